@@ -1,0 +1,60 @@
+"""Configuration of the language model that reads fMRI tokens."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_fmri_tokenizer import FmriTokenizerConfig
+
+
+@strict
+class FmriLMConfig(PreTrainedConfig):
+    """Shape of a [`FmriLMForCausalLM`]: a fMRI tokenizer, a projector and any causal language model.
+
+    Parameters
+    ----------
+    fmri_config : FmriTokenizerConfig or dict
+    text_config : PreTrainedConfig or dict
+        Configuration of a causal language model; a dict names its class with `model_type`.
+    fmri_token_id : int
+        Id of the placeholder that stands for each scan token in `input_ids`. It may lie outside the language
+        model's vocabulary, since placeholders are replaced before the text embeddings are looked up.
+    fmri_embedding_source : {"encoder", "codes"}, default="encoder"
+        What the language model reads of a scan: the continuous encoder features (the published form), or only
+        what the discrete codes say (the sum of their code vectors).
+    projector_layer_norm : bool, default=False
+        Normalise the scan features before the projector (Linear, GELU).
+    fmri_loss_weight : float
+        Weight of the next-code loss when `fmri_labels` are given.
+    initializer_range : float
+    """
+
+    model_type = "fmri_lm"
+    sub_configs_defaults = {  # noqa: RUF012 - the library's way to declare sub-configurations
+        "fmri_config": SubConfigSpec(config_class=FmriTokenizerConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
+    }
+
+    fmri_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    fmri_token_id: int = 151669
+    fmri_embedding_source: str = "encoder"
+    projector_layer_norm: bool = False
+    fmri_loss_weight: float | int = 0.1
+    initializer_range: float | int = 0.02
+
+    def validate_architecture(self):
+        """Check what holds between the fields; called when a configuration is made."""
+        if self.fmri_embedding_source not in ("encoder", "codes"):
+            raise ValueError(
+                f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
+            )
+        if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
+            raise ValueError(
+                "`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`."
+            )
+
+
+__all__ = ["FmriLMConfig"]
