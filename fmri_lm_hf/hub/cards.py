@@ -1,15 +1,15 @@
 """Model and dataset cards: Jinja templates filled with measured values, edited in place when pushed again.
 
-A template of `model_cards/` opens with the metadata (YAML between `---` lines) and wraps every generated part in
+A template of `model_cards/` opens with the metadata (YAML between `---` lines) and wraps every generated part:
 
     <!-- generated:scores -->
     ...
     <!-- /generated:scores -->
 
-`render_card` fills a template. Whatever was not measured or recorded shows as `[not recorded]`; it is never guessed.
+`render_card` fills a template. What was not measured or recorded shows as `[not recorded]`; nothing is guessed.
 `update_card` brings an existing card up to date: it exchanges the generated blocks that nobody edited and the
-metadata that follows from the data, and leaves every other byte as it was. A block remembers the checksum of what
-was generated, so a block that a person has edited, or deleted, stays as that person left it.
+metadata that follows from the data, and leaves every other byte as it was. A block remembers the checksum of
+what was generated, so a block that a person has edited, or deleted, stays as that person left it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ __all__ = ["NOT_RECORDED", "load_template", "render_card", "split_card", "templa
 
 NOT_RECORDED = "[not recorded]"
 
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)(?:^|(?<=\n))---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(
-    r"<!-- generated:(?P<name>[\w-]+)(?: sha=(?P<sha>[0-9a-f]{12}))? -->\n(?P<body>.*?)<!-- /generated:(?P=name) -->",
+    r"<!-- generated:(?P<name>[\w-]+)(?: sha=(?P<sha>[0-9a-f]{12}))? -->\r?\n"
+    r"(?P<body>.*?)<!-- /generated:(?P=name) -->",
     re.DOTALL,
 )
 # What peft and transformers write into a fresh README: a form in which nobody has written anything yet.
@@ -67,11 +68,11 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
     template : str
         Name of a template in `model_cards/`.
     metadata : dict
-        The metadata of the card, written as YAML where the template says `{{ metadata }}`. Keys whose value is
-        None or empty are left out.
+        The metadata of the card, written as YAML where the template says `{{ metadata }}`. Keys whose value
+        is None or empty are left out.
     **values
         What the template shows. A name that is missing, or None, is shown as `[not recorded]`; a name can be
-        tested with `{% if name %}`.
+        tested with `{% if name %}`. Filters: `percent`, `score` (three decimals), `commas` (thousands).
 
     Returns
     -------
@@ -91,9 +92,8 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %" if _is_number(value) else NOT_RECORDED
-    environment.filters["score"] = lambda value: f"{value:.3f}" if _is_number(value) else NOT_RECORDED
-    environment.filters["commas"] = lambda value: f"{value:,}" if _is_number(value) else NOT_RECORDED
+    for name, shape in {"percent": "{:.1%}", "score": "{:.3f}", "commas": "{:,}"}.items():
+        environment.filters[name] = _number_filter(shape)
     text = environment.from_string(load_template(template)).render(metadata=_yaml(metadata), **values)
     return _sealed(text)
 
@@ -104,19 +104,19 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
     Parameters
     ----------
     existing : str or None
-        The card as it stands on the Hub or in the folder; None, or an unfilled form of `peft` or `transformers`,
-        gives `rendered` as it is.
+        The card as it stands on the Hub or in the folder; None, or an unfilled form of `peft` or
+        `transformers`, gives `rendered` as it is.
     rendered : str
         What `render_card` returned now.
     always : iterable of str
-        Blocks that every card must show (a warning that the weights come from simulated scans): put back on top
-        when they are missing.
+        Blocks that every card must show (such as the warning that the weights come from simulated scans):
+        put back on top when they are missing.
 
     Returns
     -------
     card : str
-        `existing`, in which only the generated blocks that nobody edited and the metadata that follows from the
-        data have changed. A card without any generated block gets them all below its own text.
+        `existing`, in which only the generated blocks that nobody edited and the metadata that follows from
+        the data have changed. A card without any generated block gets them all below its own text.
     """
     if existing is None or not existing.strip() or existing.count(_UNFILLED_FORM) > 5:
         return rendered
@@ -133,7 +133,7 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
     if _BLOCK.search(old_body):
         body = _BLOCK.sub(exchanged, old_body)
     else:
-        body = old_body.rstrip("\n") + "\n\n" + "\n\n".join(match[0] for match in new_blocks.values()) + "\n"
+        body = "\n\n".join([old_body.rstrip("\n"), *(match[0] for match in new_blocks.values())]) + "\n"
     for name in always:
         if name in new_blocks and f"<!-- generated:{name}" not in body:
             body = new_blocks[name][0] + "\n\n" + body.lstrip("\n")
@@ -153,7 +153,8 @@ def split_card(card: str) -> tuple[dict[str, Any], str, str]:
         metadata = yaml.safe_load(match[1]) or {}
     except yaml.YAMLError as error:
         raise ValueError(
-            f"The metadata between the `---` lines of the card is not valid YAML ({error}); correct it by hand."
+            f"The metadata between the `---` lines of the card is not valid YAML ({error}); "
+            "correct it by hand."
         ) from error
     if not isinstance(metadata, dict):
         raise ValueError(
@@ -174,7 +175,7 @@ def _sealed(text: str) -> str:
 
 
 def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()[:12]
 
 
 def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -192,14 +193,14 @@ def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
 
 
 def _merged_results(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of a card's `model-index`: ours replace earlier ones of the same task and dataset, others stay."""
+    """Results of `model-index`: ours replace earlier ones of the same task and dataset, others stay."""
 
     def key(result: dict[str, Any]) -> tuple[str, str]:
         return str(result.get("task", {}).get("type")), str(result.get("dataset", {}).get("type"))
 
-    old_results = old[0].get("results", []) if isinstance(old, list) and old and isinstance(old[0], dict) else []
+    earlier = old[0].get("results", []) if isinstance(old, list) and old and isinstance(old[0], dict) else []
     measured = {key(result) for result in new[0]["results"]}
-    kept = [result for result in old_results if key(result) not in measured]
+    kept = [result for result in earlier if key(result) not in measured]
     return [{"name": new[0]["name"], "results": [*new[0]["results"], *kept]}]
 
 
@@ -209,10 +210,16 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number_filter(shape: str) -> Any:
+    def filled(value: Any) -> str:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return shape.format(value) if is_number else NOT_RECORDED
+
+    return filled
 
 
 def _yaml(metadata: dict[str, Any]) -> str:
-    filled = {key: value for key, value in metadata.items() if value is not None and value != [] and value != {}}
+    filled = {
+        key: value for key, value in metadata.items() if value is not None and value not in ([], {}, "")
+    }
     return yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=1000) if filled else ""
