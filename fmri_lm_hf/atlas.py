@@ -1,0 +1,444 @@
+"""Atlases: the ROIs that scans, features and models agree on, by name and in order.
+
+This file, `roi_signals`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
+import they need nothing beyond numpy and transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .roi_signals import ScanError, extract_signals, image_data, is_cifti, load_image, require
+
+__all__ = ["Atlas", "ScanError"]
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_RADIUS_MM = 5.0
+# The networks of the two Yeo parcellations, as Schaefer's ROI names spell them.
+YEO_NETWORKS = {
+    "7": {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"},
+    "17": {
+        *(
+            "VisCent",
+            "VisPeri",
+            "SomMotA",
+            "SomMotB",
+            "DorsAttnA",
+            "DorsAttnB",
+            "SalVentAttnA",
+            "SalVentAttnB",
+        ),
+        *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The ROIs of a study: their names in order, their networks, and how to take them from an image.
+
+    Parameters
+    ----------
+    name : str
+        For example `"schaefer_400_7networks_tian_s3"`.
+    roi_names : sequence of str
+        Unique, in the order of the columns of every table made with this atlas.
+    networks : sequence of str
+        The network of each ROI.
+    coordinates : sequence of (x, y, z), optional
+        Centres in mm (MNI). Images are read as spheres around them, unless the atlas has `labels`.
+    radius_mm : float or sequence of float, optional
+        Radius of the spheres, for all ROIs or each; 5 mm unless given.
+    labels : sequence of int, optional
+        Value of each ROI in a label image.
+    labels_sha256 : str, optional
+        Checksum of that image. The image itself stays with the user: an atlas read from JSON asks for it again.
+    labels_img : nibabel image, optional
+        The label image (NIfTI or CIFTI dlabel); neither saved nor compared.
+    """
+
+    name: str
+    roi_names: tuple[str, ...]
+    networks: tuple[str, ...]
+    coordinates: tuple[tuple[float, float, float], ...] | None = None
+    radius_mm: tuple[float, ...] | float | None = None
+    labels: tuple[int, ...] | None = None
+    labels_sha256: str | None = None
+    labels_img: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        def settle(**values: Any) -> None:
+            for name, value in values.items():
+                object.__setattr__(self, name, value)
+
+        settle(roi_names=tuple(map(str, self.roi_names)), networks=tuple(map(str, self.networks)))
+        if self.coordinates is not None:
+            points = tuple(tuple(map(float, point)) for point in self.coordinates)
+            radius = DEFAULT_RADIUS_MM if self.radius_mm is None else self.radius_mm
+            radii = radius if isinstance(radius, Sequence) else (radius,) * len(points)
+            settle(coordinates=points, radius_mm=tuple(map(float, radii)))
+        if self.labels is not None:
+            settle(labels=tuple(map(int, self.labels)))
+        self._validate()
+
+    def _validate(self) -> None:
+        if not self.roi_names:
+            raise ScanError(f"Atlas {self.name!r} has no ROIs: give `roi_names`.")
+        for what in ("networks", "coordinates", "radius_mm", "labels"):
+            values = getattr(self, what)
+            if isinstance(values, tuple) and len(values) != self.n_rois:
+                raise ScanError(
+                    f"Atlas {self.name!r} has {self.n_rois} ROI names but {len(values)} {what}: give one for each ROI."
+                )
+        for what in ("roi_names", "labels"):
+            twice = [str(item) for item, count in Counter(getattr(self, what) or ()).items() if count > 1]
+            if twice:
+                raise ScanError(
+                    f"Atlas {self.name!r} repeats {len(twice)} of its {what} ({_some(twice)}): make them unique."
+                )
+        if any(len(point) != 3 for point in self.coordinates or ()):
+            raise ScanError(f"Atlas {self.name!r} has coordinates that are not (x, y, z) in mm.")
+        _check_yeo_networks(self)
+
+    @property
+    def n_rois(self) -> int:
+        """Number of ROIs."""
+        return len(self.roi_names)
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """The networks, once each, in order of first appearance."""
+        return tuple(dict.fromkeys(self.networks))
+
+    # Making and saving
+
+    @classmethod
+    def numbered(cls, n_rois: int, name: str = "numbered") -> Atlas:
+        """An atlas for tables without names: `roi_001`, `roi_002`, ..., all of network `unassigned`."""
+        return cls(name, tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), ("unassigned",) * n_rois)
+
+    @classmethod
+    def load(cls, name: str) -> Atlas:
+        """An atlas that nilearn knows.
+
+        Parameters
+        ----------
+        name : str
+            `"seitzman_2018"` (300 ROIs) or `"dosenbach_2010"` (160), which need no network; or
+            `"schaefer_400_7networks"` (100 to 1000 ROIs, 7 or 17 networks), which nilearn downloads once.
+        """
+        if name in ("seitzman_2018", "dosenbach_2010"):
+            return _coordinate_atlas(name)
+        match = re.fullmatch(r"schaefer(?:_2018)?_(\d+)(?:_(7|17)networks)?", name)
+        if match is None:
+            raise ScanError(
+                f"Unknown atlas {name!r}: expected 'seitzman_2018', 'dosenbach_2010' or "
+                "'schaefer_<n_rois>_<7|17>networks'. For another one use Atlas.from_json or Atlas.from_labels_img."
+            )
+        return _schaefer_atlas(int(match[1]), int(match[2] or 7))
+
+    @classmethod
+    def from_labels_img(cls, labels_img: Any, table: Any = None, name: str = "labels") -> Atlas:
+        """An atlas from a label image and the table that names its values.
+
+        Parameters
+        ----------
+        labels_img : path or nibabel image
+            3D NIfTI, or CIFTI `.dlabel.nii` (which carries its own table).
+        table : path, optional
+            CSV or TSV with columns `index`, `name` and optionally `network`; a colour lookup table with lines
+            `index name R G B A`; or a Workbench label list (a line with the name, then one with `index R G B A`).
+            Without networks, those that Schaefer's names hold are taken, and `Subcortex` for Tian's names.
+        name : str
+            Name of the atlas.
+        """
+        image = load_image(labels_img)
+        if table is not None:
+            rows = _read_label_table(Path(table))
+        elif is_cifti(image):
+            rows = [(key, text, None) for key, (text, _) in sorted(image.header.get_axis(0).label[0].items())]
+        else:
+            raise ScanError(
+                "A NIfTI label image needs `table=`, a file with the columns index, name and network."
+            )
+        rows = [row for row in rows if row[0] != 0]  # 0 is the background
+        present = set(np.unique(np.asarray(image_data(image))).astype(int).tolist()) - {0}
+        named = {index for index, _, _ in rows}
+        if not present & named:
+            raise ScanError(
+                f"No value of the label image is named in the table of {name!r}: found {_some(sorted(present))} in the "
+                f"image and {_some(sorted(named))} in the table. Check that they belong together."
+            )
+        if present - named:
+            logger.warning(
+                f"Atlas {name!r} leaves out label values without a name: {_some(sorted(present - named))}."
+            )
+        names = _unique(text for _, text, _ in rows)
+        return cls(
+            name=name,
+            roi_names=tuple(names),
+            networks=tuple(network or _network_of(text) for _, text, network in rows),
+            labels=tuple(index for index, _, _ in rows),
+            labels_sha256=_sha256(image),
+            labels_img=image,
+        )
+
+    def with_labels_img(self, labels_img: Any) -> Atlas:
+        """The same atlas with its label image at hand, after its checksum is verified."""
+        if self.labels is None:
+            raise ScanError(f"Atlas {self.name!r} has no labels, so it takes no label image.")
+        image = load_image(labels_img)
+        found = _sha256(image)
+        if self.labels_sha256 not in (None, found):
+            raise ScanError(
+                f"The label image is not the one that atlas {self.name!r} was made with: its checksum is "
+                f"{found[:12]}..., expected {str(self.labels_sha256)[:12]}.... Give the original image, or make a "
+                "new atlas with Atlas.from_labels_img."
+            )
+        return replace(self, labels_img=image, labels_sha256=found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What identifies and extracts the atlas, ready for JSON; no local path and no image."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "roi_names": list(self.roi_names),
+            "networks": list(self.networks),
+        }
+        if self.coordinates is not None and isinstance(self.radius_mm, tuple):
+            same = len(set(self.radius_mm)) == 1
+            record["coordinates"] = [list(point) for point in self.coordinates]
+            record["radius_mm"] = self.radius_mm[0] if same else list(self.radius_mm)
+        if self.labels is not None:
+            record["labels"] = list(self.labels)
+            record["labels_sha256"] = self.labels_sha256
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], labels_img: Any = None) -> Atlas:
+        """The atlas of a `to_dict` record, with its label image (path or nibabel image) where it has one."""
+        missing = {"name", "roi_names", "networks"} - set(record)
+        if missing:
+            raise ScanError(
+                f"An atlas needs the keys name, roi_names and networks: {', '.join(sorted(missing))} not found."
+            )
+        optional = ("coordinates", "radius_mm", "labels", "labels_sha256")
+        atlas = cls(
+            record["name"],
+            record["roi_names"],
+            record["networks"],
+            **{key: record[key] for key in optional if record.get(key) is not None},
+        )
+        return atlas if labels_img is None else atlas.with_labels_img(labels_img)
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write the atlas as JSON."""
+        partial = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+        partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike, labels_img: Any = None) -> Atlas:
+        """Read an atlas written by `to_json`, or by hand: `name`, `roi_names`, `networks`, optional `coordinates`."""
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ScanError(f"The atlas file {path} does not exist.") from error
+        except (OSError, ValueError) as error:
+            raise ScanError(f"The atlas file {path} is not readable JSON: {error}.") from error
+        if not isinstance(record, dict):
+            raise ScanError(
+                f"The atlas file {path} must hold one JSON object with name, roi_names and networks."
+            )
+        return cls.from_dict(record, labels_img)
+
+    # Use
+
+    def roi_slots(self, roi_names: Iterable[str]) -> np.ndarray:
+        """Columns of a scan with `roi_names` in the order of this atlas, so that `bold[:, slots]` fits it.
+
+        Raises `ScanError` with the names that differ unless both have the same names.
+        """
+        names = [str(name) for name in roi_names]
+        unknown = [name for name in names if name not in set(self.roi_names)]
+        missing = [name for name in self.roi_names if name not in set(names)]
+        if unknown or missing or len(names) != self.n_rois:
+            parts = [
+                f"{len(unknown)} not in the atlas ({_some(unknown)})" if unknown else "",
+                f"{len(missing)} missing from the scan ({_some(missing)})" if missing else "",
+                f"{len(names) - len(set(names))} repeated" if len(names) > len(set(names)) else "",
+            ]
+            scheme_found, scheme_here = _yeo_scheme(names), _yeo_scheme(self.roi_names)
+            hint = (
+                f" The scan uses {scheme_found}-network names, the atlas {scheme_here}-network names."
+                if scheme_found and scheme_here and scheme_found != scheme_here
+                else ""
+            )
+            raise ScanError(
+                f"The ROIs of the scan do not match atlas {self.name!r} by name: "
+                f"{'; '.join(filter(None, parts))}.{hint} "
+                f"Expected its {self.n_rois} ROIs; extract the scan with this atlas."
+            )
+        where = {name: column for column, name in enumerate(names)}
+        return np.asarray([where[name] for name in self.roi_names])
+
+    def extract(self, image: Any, mask_img: Any = None) -> np.ndarray:
+        """Mean signal of every ROI of a 4D NIfTI image or a dense CIFTI series.
+
+        Parameters
+        ----------
+        image : path or nibabel image
+        mask_img : path or nibabel image, optional
+            Only voxels of this mask are read (NIfTI).
+
+        Returns
+        -------
+        np.ndarray of shape (n_timepoints, n_rois), float32
+            An ROI without a voxel in the image is a column of NaN.
+        """
+        return extract_signals(self, image, mask_img)
+
+
+# Sources of atlases
+
+
+def _coordinate_atlas(name: str) -> Atlas:
+    datasets = require("nilearn.datasets")
+    bunch = getattr(datasets, f"fetch_coords_{name}")()
+    networks = [str(network) for network in bunch["networks"]]
+    if "labels" in bunch:
+        names = [str(label) for label in bunch["labels"]]
+    else:  # seitzman_2018 has no ROI names: the network and the structure of each make them
+        names = [f"{network} {region}" for network, region in zip(networks, bunch["regions"], strict=True)]
+    coordinates = np.asarray(bunch["rois"][["x", "y", "z"]], dtype=float)
+    radius = bunch.get("radius")
+    return Atlas(
+        name=name,
+        roi_names=tuple(_unique(names)),
+        networks=tuple(networks),
+        coordinates=tuple(map(tuple, coordinates.tolist())),
+        radius_mm=None if radius is None else tuple(np.asarray(radius, dtype=float).tolist()),
+    )
+
+
+def _schaefer_atlas(n_rois: int, n_networks: int) -> Atlas:
+    datasets = require("nilearn.datasets")
+    name = f"schaefer_{n_rois}_{n_networks}networks"
+    try:
+        bunch = datasets.fetch_atlas_schaefer_2018(n_rois, n_networks, resolution_mm=2, verbose=0)
+    except OSError as error:
+        raise ScanError(
+            f"Atlas {name!r} could not be downloaded by nilearn: go online once, or give a copy of your own to "
+            "Atlas.from_labels_img(labels_img, table)."
+        ) from error
+    names = [label.decode() if isinstance(label, bytes) else str(label) for label in bunch["labels"]]
+    names = [label for label in names if label != "Background"]
+    image = load_image(bunch["maps"])
+    return Atlas(
+        name=name,
+        roi_names=tuple(names),
+        networks=tuple(map(_network_of, names)),
+        labels=tuple(range(1, len(names) + 1)),
+        labels_sha256=_sha256(image),
+        labels_img=image,
+    )
+
+
+def _read_label_table(path: Path) -> list[tuple[int, str, str | None]]:
+    """Rows (index, name, network or None) of a CSV or TSV table, a colour lookup table or a Workbench label list."""
+    try:
+        lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"The label table {path} cannot be read: {error}.") from error
+    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    delimiter = next((mark for mark in "\t," if lines and mark in lines[0]), None)
+    table = [[cell.strip().strip('"') for cell in line.split(delimiter)] for line in lines]
+    try:
+        if table and not any(_is_integer(cell) for cell in table[0]) and len(table[0]) > 1:
+            header = [cell.lower() for cell in table[0]]
+            index = next(header.index(key) for key in ("index", "label", "value", "key") if key in header)
+            name = next(header.index(key) for key in ("name", "roi", "region") if key in header)
+            network = header.index("network") if "network" in header else None
+            return [(int(r[index]), r[name], None if network is None else r[network]) for r in table[1:]]
+        if table and not _is_integer(table[0][0]):  # Workbench: the name, then its index and colour
+            pairs = zip(lines[::2], table[1::2], strict=True)
+            return [(int(numbers[0]), text.strip(), None) for text, numbers in pairs]
+        return [(int(row[0]), row[1], None) for row in table]
+    except (StopIteration, ValueError, IndexError) as error:
+        raise ScanError(
+            f"The label table {path.name} is not understood: expected columns index, name and network (CSV or TSV), "
+            "or lines `index name R G B A`."
+        ) from error
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.lstrip("-").isdigit()
+
+
+def _network_of(roi_name: str) -> str:
+    """The network that a Schaefer name holds, `Subcortex` for Tian's names, else `unassigned`."""
+    match = re.match(r"(?:7|17)Networks_[LR]H_([^_]+)", roi_name)
+    if match:
+        return match[1]
+    return "Subcortex" if re.search(r"-(lh|rh)$", roi_name) else "unassigned"
+
+
+def _yeo_scheme(roi_names: Iterable[str]) -> str:
+    """`"7"` or `"17"` where names say of which Yeo parcellation they are, `"7 and 17"` where they mix, else empty."""
+    found = {match[1] for name in roi_names if (match := re.match(r"(7|17)Networks_", name))}
+    return " and ".join(sorted(found, key=int))
+
+
+def _check_yeo_networks(atlas: Atlas) -> None:
+    scheme = _yeo_scheme(atlas.roi_names)
+    if not scheme:
+        return
+    other = "17" if scheme == "7" else "7"
+    title = re.search(r"(?<!\d)(7|17)[ _]?networks", atlas.name, flags=re.IGNORECASE)
+    wrong = sorted((set(atlas.networks) & YEO_NETWORKS[other]) - YEO_NETWORKS.get(scheme, set()))
+    if scheme not in YEO_NETWORKS:
+        raise ScanError(
+            f"Atlas {atlas.name!r} mixes ROI names of the 7- and the 17-network parcellation: use one."
+        )
+    if wrong or (title and title[1] != scheme):
+        found = f"network {_some(wrong)}" if wrong else f"the atlas name {atlas.name!r}"
+        raise ScanError(
+            f"Atlas {atlas.name!r} has {scheme}-network ROI names, but {found} belongs to the {other}-network "
+            "parcellation, whose ROIs come in another order: use the table of the image's own parcellation."
+        )
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Names made unique by numbering the repeated ones: `a, b, a` becomes `a 1, b, a 2`."""
+    names = list(names)
+    total, seen = Counter(names), Counter[str]()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(f"{name} {seen[name]}" if total[name] > 1 else name)
+    return unique
+
+
+def _sha256(labels_img: Any) -> str:
+    """Checksum of the labels and of where they lie."""
+    digest = hashlib.sha256(np.ascontiguousarray(image_data(labels_img), dtype="<i4").tobytes())
+    if not is_cifti(labels_img):
+        digest.update(np.round(np.asarray(labels_img.affine, dtype="<f8"), 3).astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _some(items: Sequence[Any], limit: int = 5) -> str:
+    """The first few items, and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

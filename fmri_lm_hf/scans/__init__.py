@@ -1,0 +1,1 @@
+"""Scan datasets: from folders of scans to sharded Parquet, and back."""
