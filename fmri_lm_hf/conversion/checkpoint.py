@@ -1,0 +1,226 @@
+"""Read a PyTorch checkpoint file without running what is in it, and without loading it into memory.
+
+The file is a zip archive with one pickle, `data.pkl`, and one uncompressed entry for each storage of numbers. The
+pickle is interpreted as data ([`PickleReader`]); tensors are views of the memory-mapped file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader
+
+logger = logging.get_logger(__name__)
+
+DTYPES = {
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ShortStorage": torch.int16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+# Objects of any class are read as inert data, but only those of these packages (and NumPy's scalars and arrays)
+# are written as the call of a class or a function that builds one.
+INERT_PREFIXES = (
+    "omegaconf.",
+    "pathlib.",
+    "numpy.dtype",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+# data.pkl of a checkpoint with thousands of tensors has about one megabyte
+MAX_PICKLE_BYTES = 256 * 2**20
+DEEPSPEED_PATTERNS = ("mp_rank_*", "*zero_pp_rank_*", "global_step*")
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """Read a checkpoint that `torch.save` wrote, executing nothing in it.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    object
+        What was saved, of dicts, lists, scalars and tensors. Tensors are views of the memory-mapped file (changes
+        to them do not reach it), and tensors that shared a storage still share it. Objects of other classes
+        are [`InertObject`]s, and a warning lists their classes.
+
+    Raises
+    ------
+    UnsafeCheckpointError
+        When the pickle tries to call anything that does not merely carry data.
+    CheckpointError
+        When the file is truncated, damaged or of another format.
+    """
+    path = Path(path)
+    _check_kind(path)
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            return _read_archive(path, archive, file)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            f"'{path}' is truncated or damaged: it begins as a checkpoint, but its table of contents is missing "
+            f"({error}). Download or copy it again and compare its size."
+        ) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Tell apart the things that are not a checkpoint file, each by its own error."""
+    if path.is_dir():
+        if any(any(path.rglob(pattern)) for pattern in DEEPSPEED_PATTERNS):
+            raise CheckpointError(
+                f"'{path}' is a DeepSpeed checkpoint, whose weights are sharded over files. Merge them first with "
+                "the `zero_to_fp32.py` that DeepSpeed put into it, and convert the merged file."
+            )
+        raise CheckpointError(f"'{path}' is a folder; give the checkpoint file in it, such as `ckpt.pt`.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no checkpoint file '{path}'.")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PK\x03\x04":
+        return
+    if magic[:1] == b"\x80":
+        raise CheckpointError(
+            f"'{path}' is a bare pickle, the format of PyTorch before 1.6, which cannot be read without running it. "
+            "Where you trust it, load it and save it again with a newer PyTorch."
+        )
+    raise CheckpointError(
+        f"'{path}' is not a PyTorch checkpoint: it begins with {magic!r}, expected the zip archive that `torch.save` "
+        "writes." + (" The file is empty." if not magic else "")
+    )
+
+
+def _read_archive(path: Path, archive: zipfile.ZipFile, file) -> Any:
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
+        raise CheckpointError(
+            f"'{path}' is a zip archive, but not a checkpoint: expected one `data.pkl` as `torch.save` writes it, "
+            f"found {sorted(entries)[:5]}."
+        )
+    root = pickles[0].removesuffix("data.pkl")
+    if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            f"The pickle in '{path}' has {entries[pickles[0]].file_size} bytes; a checkpoint's has at most "
+            f"{MAX_PICKLE_BYTES}, since its tensors lie outside of it."
+        )
+    if root + "byteorder" in entries and archive.read(root + "byteorder").decode() != sys.byteorder:
+        raise CheckpointError(f"'{path}' was written on a machine of the other byte order ({sys.byteorder}).")
+
+    storages = _Storages(path, entries, root, file)
+    reader = PickleReader(CALLS, INERT_PREFIXES, storages.load)
+    tree = reader.read(archive.read(pickles[0]))
+    if reader.inert_classes:
+        logger.warning(
+            f"Objects of these classes in '{path.name}' were read as inert data: {sorted(reader.inert_classes)}"
+        )
+    return tree
+
+
+class _Storages:
+    """The storages of an archive, each a flat tensor over the memory-mapped file, made once."""
+
+    def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], root: str, file):
+        self._path, self._entries, self._root, self._file = path, entries, root, file
+        # copy on write: a change to a tensor stays in memory
+        self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._loaded: dict[str, torch.Tensor] = {}
+
+    def load(self, persistent_id: Any) -> torch.Tensor:
+        kind, storage_type, key, _, _ = persistent_id
+        name = storage_type.name if isinstance(storage_type, GlobalName) else str(storage_type)
+        dtype = DTYPES.get(name.removeprefix("torch."))
+        if name == "torch.storage.UntypedStorage":
+            dtype = torch.uint8
+        if kind != "storage" or dtype is None:
+            raise CheckpointError(f"'{self._path}' holds a storage of an unknown kind, {name}.")
+        if key not in self._loaded:
+            self._loaded[key] = self._map(f"{self._root}data/{key}", dtype)
+        if self._loaded[key].dtype != dtype:
+            raise CheckpointError(f"'{self._path}' gives two types to one storage, `data/{key}`.")
+        return self._loaded[key]
+
+    def _map(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        if name not in self._entries:
+            raise CheckpointError(
+                f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold."
+            )
+        entry = self._entries[name]
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(
+                f"'{self._path}' was repacked with compression. Take the file as it was saved."
+            )
+        if not entry.file_size:
+            return torch.empty(0, dtype=dtype)
+        # the data begin after the entry's own header, whose length may differ from that in the table of contents
+        self._file.seek(entry.header_offset)
+        header = self._file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise CheckpointError(f"'{self._path}' is damaged: `{name}` has no header where it should begin.")
+        offset = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        n_values, rest = divmod(entry.file_size, dtype.itemsize)
+        if rest or offset + entry.file_size > len(self._memory):
+            raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
+        # numbers must be aligned in memory, and are in every file that torch.save wrote
+        if offset % dtype.itemsize:
+            data = bytearray(self._memory[offset : offset + entry.file_size])
+            return torch.frombuffer(data, dtype=dtype)
+        return torch.frombuffer(self._memory, dtype=dtype, count=n_values, offset=offset)
+
+
+def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
+    if any(not isinstance(number, int) or number < 0 for number in (offset, *size, *stride)):
+        raise CheckpointError("The pickle is damaged: a tensor has a shape that is no shape.")
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if 0 not in size and last >= len(storage):
+        raise CheckpointError(
+            f"The file is damaged: a tensor of shape {tuple(size)} lies outside its storage of {len(storage)} values."
+        )
+    return storage.as_strided(size, stride, offset)
+
+
+def _typed_tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *rest) -> torch.Tensor:
+    name = next((item.name for item in rest if isinstance(item, GlobalName)), "")
+    dtype = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise CheckpointError(f"The pickle is damaged: a tensor has the type {name or 'of nothing'}.")
+    return _tensor(storage.view(dtype), offset, size, stride)
+
+
+def _dict(items: Any = ()) -> dict:
+    return dict(items)
+
+
+# What a checkpoint may "call", and what stands in for it.
+CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _typed_tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.device": lambda *arguments: ":".join(map(str, arguments)),
+    "collections.OrderedDict": _dict,
+    "collections.defaultdict": lambda factory=None, items=(): _dict(items),
+    "builtins.set": lambda items=(): list(items),
+    "argparse.Namespace": lambda *_: InertObject("argparse.Namespace"),
+    # how protocol 2 writes bytes
+    "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),
+}
+
+__all__ = ["read_checkpoint"]

@@ -1,0 +1,344 @@
+"""Read the data in a pickle without running it.
+
+A pickle is a program for a small stack machine, and its way to build an object is to import a name and call it.
+Here the program is interpreted with names that stay names: nothing is imported, and a "call" is looked up in a
+table that the caller gives, of functions of this package. An object of any other class is kept as an
+[`InertObject`], that is, as its class name and its attributes. A pickle that tries to call anything else is refused.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle
+import pickletools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file that cannot be read."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A checkpoint whose pickle tries to call something that does not merely carry data."""
+
+
+@dataclass(frozen=True)
+class GlobalName:
+    """A class or function that the pickle refers to: its name, never the thing itself."""
+
+    name: str
+
+
+@dataclass(eq=False, repr=False)
+class InertObject:
+    """What is left of an object when its class is not run.
+
+    Attributes
+    ----------
+    class_name : str
+        Full name of its class.
+    arguments : tuple
+        What its constructor would have been given.
+    state : object
+        Its attributes, in most cases a dict; None when it has none.
+    items : list
+        Elements, or (key, value) pairs, of an object that is a container.
+    """
+
+    class_name: str
+    arguments: tuple = ()
+    state: Any = None
+    items: list = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<inert {self.class_name}>"
+
+
+# Opcodes that push their own argument, and those that push a fresh constant.
+# fmt: off
+_VALUES = frozenset([
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+])
+# fmt: on
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+_SCALARS = (str, bytes, int, float, bool, type(None))
+_MARK = object()
+
+
+class PickleReader:
+    """Interpreter of one pickle.
+
+    Parameters
+    ----------
+    calls : mapping of str to callable
+        Full name of what a pickle may "call" to the function that stands in for it; it is given the arguments
+        of the call and must only build data from them.
+    inert_prefixes : iterable of str
+        Objects whose class name begins like this may be "called" too, and become an [`InertObject`].
+    persistent_load : callable
+        Turns the persistent id of an object stored outside the pickle into that object.
+
+    Attributes
+    ----------
+    inert_classes : set of str
+        Names of the classes whose objects were kept as inert data.
+    """
+
+    def __init__(
+        self,
+        calls: Mapping[str, Callable[..., Any]],
+        inert_prefixes: Iterable[str] = (),
+        persistent_load: Callable[[Any], Any] | None = None,
+    ):
+        self._calls = calls
+        self._inert_prefixes = tuple(inert_prefixes)
+        self._persistent_load = persistent_load
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._protocol = 0
+        self.inert_classes: set[str] = set()
+
+    def read(self, data: bytes) -> Any:
+        """The object that the pickle describes, of plain containers, scalars and what `calls` return."""
+        position = 0
+        try:
+            for opcode, argument, found in pickletools.genops(data):
+                position = found if found is not None else position
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                self._step(opcode.name, argument)
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+            raise CheckpointError(f"The pickle is damaged near byte {position} ({error}).") from error
+        raise CheckpointError("The pickle is damaged: it ends without its STOP opcode.")
+
+    def _step(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self._stack.append(argument)
+        elif name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name]())
+        elif name == "MARK":
+            self._stack.append(_MARK)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = self._stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._stack.append(self._memo[argument])
+        elif name == "PROTO":
+            self._protocol = argument
+        elif name != "FRAME":
+            step = getattr(self, f"_do_{name.lower()}", None)
+            if step is None:
+                raise CheckpointError(f"The pickle uses the opcode {name}, which no checkpoint needs.")
+            step(argument)
+
+    def _pop_to_mark(self) -> list[Any]:
+        items = []
+        while (item := self._stack.pop()) is not _MARK:
+            items.append(item)
+        return items[::-1]
+
+    # --- containers
+
+    def _do_pop(self, _):
+        self._stack.pop()
+
+    def _do_pop_mark(self, _):
+        self._pop_to_mark()
+
+    def _do_dup(self, _):
+        self._stack.append(self._stack[-1])
+
+    def _do_tuple(self, _):
+        self._stack.append(tuple(self._pop_to_mark()))
+
+    def _do_tuple1(self, _):
+        self._stack[-1:] = [tuple(self._stack[-1:])]
+
+    def _do_tuple2(self, _):
+        self._stack[-2:] = [tuple(self._stack[-2:])]
+
+    def _do_tuple3(self, _):
+        self._stack[-3:] = [tuple(self._stack[-3:])]
+
+    def _do_list(self, _):
+        self._stack.append(self._pop_to_mark())
+
+    def _do_dict(self, _):
+        self._stack.append(self._fill({}, self._pairs(self._pop_to_mark())))
+
+    def _do_frozenset(self, _):
+        self._stack.append(frozenset(self._key(item) for item in self._pop_to_mark()))
+
+    def _do_append(self, _):
+        item = self._stack.pop()
+        self._extend(self._stack[-1], [item])
+
+    def _do_appends(self, _):
+        items = self._pop_to_mark()
+        self._extend(self._stack[-1], items)
+
+    _do_additems = _do_appends
+
+    def _do_setitem(self, _):
+        value, key = self._stack.pop(), self._stack.pop()
+        self._fill(self._stack[-1], [(key, value)])
+
+    def _do_setitems(self, _):
+        items = self._pop_to_mark()
+        self._fill(self._stack[-1], self._pairs(items))
+
+    @staticmethod
+    def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
+        return list(zip(items[::2], items[1::2], strict=True))
+
+    def _fill(self, target: Any, pairs: list[tuple[Any, Any]]) -> Any:
+        if isinstance(target, InertObject):
+            target.items.extend(pairs)
+        elif type(target) is dict:
+            target.update((self._key(key), value) for key, value in pairs)
+        else:
+            raise CheckpointError(f"The pickle is damaged: it sets items of {type(target).__name__}.")
+        return target
+
+    def _extend(self, target: Any, items: list[Any]) -> None:
+        if isinstance(target, InertObject):
+            target.items.extend(items)
+        elif type(target) is list:
+            target.extend(items)
+        elif type(target) is set:
+            target.update(self._key(item) for item in items)
+        else:
+            raise CheckpointError(f"The pickle is damaged: it adds elements to {type(target).__name__}.")
+
+    @staticmethod
+    def _key(key: Any) -> Any:
+        # nested tuples that share their parts can take for ever to hash
+        flat = key if type(key) is tuple else (key,)
+        if not all(isinstance(part, (*_SCALARS, GlobalName)) for part in flat):
+            raise CheckpointError(
+                f"The pickle uses a {type(key).__name__} as a key, which no checkpoint needs."
+            )
+        return key
+
+    # --- names and what would be calls
+
+    def _do_global(self, argument: str):
+        module, _, name = argument.partition(" ")
+        self._stack.append(self._global(module, name))
+
+    def _do_stack_global(self, _):
+        name, module = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._global(str(module), str(name)))
+
+    def _global(self, module: str, name: str) -> GlobalName:
+        if self._protocol < 3:  # which writes the names of Python 2, such as `__builtin__` for `builtins`
+            module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+            module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+        return GlobalName(f"{module}.{name}")
+
+    def _do_reduce(self, _):
+        arguments, function = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._call(function, arguments))
+
+    def _do_inst(self, argument: str):
+        module, _, name = argument.partition(" ")
+        self._stack.append(self._call(self._global(module, name), tuple(self._pop_to_mark())))
+
+    def _do_obj(self, _):
+        function, *arguments = self._pop_to_mark()
+        self._stack.append(self._call(function, tuple(arguments)))
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, GlobalName):
+            raise UnsafeCheckpointError(f"Refused: the pickle tries to call {function!r}, which is no class.")
+        if function.name in self._calls:
+            return self._calls[function.name](*arguments)
+        if function.name.startswith(self._inert_prefixes):
+            return self._inert(function, arguments)
+        raise UnsafeCheckpointError(
+            f"Refused: the pickle tries to call `{function.name}`, which does not merely carry data. Nothing was "
+            "run. Do not open this file with `torch.load(..., weights_only=False)`, which would run it."
+        )
+
+    def _do_newobj(self, _):
+        arguments, cls = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._inert(cls, arguments))
+
+    def _do_newobj_ex(self, _):
+        keywords, arguments, cls = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        self._stack.append(self._inert(cls, (*arguments, keywords)))
+
+    def _inert(self, cls: Any, arguments: tuple) -> InertObject:
+        if not isinstance(cls, GlobalName):
+            raise UnsafeCheckpointError(f"Refused: the pickle tries to make an object of {cls!r}, no class.")
+        self.inert_classes.add(cls.name)
+        return InertObject(cls.name, tuple(arguments))
+
+    def _do_build(self, _):
+        state = self._stack.pop()
+        target = self._stack[-1]
+        if isinstance(target, InertObject):
+            target.state = state
+        elif (
+            type(target) is not dict
+        ):  # a dict's attributes, such as `_metadata` of a state dict, are left out
+            raise CheckpointError(f"The pickle is damaged: it sets attributes of {type(target).__name__}.")
+
+    def _do_binpersid(self, _):
+        self._stack.append(self._load_persistent(self._stack.pop()))
+
+    def _do_persid(self, argument: str):
+        self._stack.append(self._load_persistent(argument))
+
+    def _load_persistent(self, persistent_id: Any) -> Any:
+        if self._persistent_load is None:
+            raise CheckpointError("The pickle refers to data outside of it, where there is none.")
+        return self._persistent_load(persistent_id)
+
+
+def to_plain(value: Any, _depth: int = 0) -> Any:
+    """Turn a configuration that was kept as inert data into plain dicts, lists and scalars.
+
+    Understands OmegaConf containers and nodes, and objects whose attributes are the fields, such as dataclasses.
+    Anything else comes out as its class name. References to other keys (``${...}``) stay as they are written.
+    """
+    if isinstance(value, _SCALARS):
+        return value
+    if _depth > 20:  # no configuration is so deep, and a cycle ends here
+        return repr(value)
+    if isinstance(value, dict):
+        return {key: to_plain(item, _depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(item, _depth + 1) for item in value]
+    if isinstance(value, InertObject) and isinstance(value.state, dict):
+        for field_name in ("_content", "_val"):
+            if field_name in value.state:
+                return to_plain(value.state[field_name], _depth + 1)
+        return {key: to_plain(item, _depth + 1) for key, item in value.state.items()}
+    if isinstance(value, InertObject) and value.items:
+        return to_plain(dict(value.items) if isinstance(value.items[0], tuple) else value.items, _depth + 1)
+    return value.name if isinstance(value, GlobalName) else repr(value)
+
+
+__all__ = [
+    "CheckpointError",
+    "GlobalName",
+    "InertObject",
+    "PickleReader",
+    "UnsafeCheckpointError",
+    "to_plain",
+]
