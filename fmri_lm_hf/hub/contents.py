@@ -1,0 +1,213 @@
+"""What a folder holds, whether it is complete, and which of its files may be published."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..configuration_trust import check_config_is_inert
+
+__all__ = ["Publication", "read_folder"]
+
+MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; larger ones are neither resumable nor pleasant to fetch
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
+# What a Trainer leaves behind to resume from: state of this machine, of no use to others.
+_LEFT_BEHIND = re.compile(
+    r"(^|/)(\.[^/]*|__pycache__|checkpoint-\d+|runs|training_args\.bin|optimizer\.pt|scheduler\.pt|scaler\.pt"
+    r"|rng_state[^/]*\.pth|trainer_state\.json|.*\.lock|.*\.tmp|cache-[^/]*\.arrow)(/|$)"
+)
+
+# kind: files that it must have (alternatives in a tuple), and how each is made
+_SAVE_MODEL = "save it with `model.save_pretrained(folder)`"
+_SAVE_PROCESSOR = "save it with `processor.save_pretrained(folder)`"
+_REQUIRED: dict[str, dict[tuple[str, ...], str]] = {
+    "fmri_lm": {
+        ("config.json",): _SAVE_MODEL,
+        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
+        ("generation_config.json",): _SAVE_MODEL,
+        ("processor_config.json",): _SAVE_PROCESSOR,
+        ("tokenizer.json", "tokenizer_config.json"): _SAVE_PROCESSOR,
+    },
+    "fmri_tokenizer": {
+        ("config.json",): _SAVE_MODEL,
+        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
+        ("preprocessor_config.json", "processor_config.json"): "save the feature extractor with "
+        "`feature_extractor.save_pretrained(folder)`",
+    },
+    "model": {
+        ("config.json",): _SAVE_MODEL,
+        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
+    },
+    "adapter": {
+        ("adapter_config.json",): _SAVE_MODEL,
+        ("adapter_model.safetensors",): _SAVE_MODEL,
+    },
+    "processor": {("processor_config.json", "preprocessor_config.json"): _SAVE_PROCESSOR},
+    "dataset": {},
+}
+
+
+@dataclass
+class Publication:
+    """What is published of a folder.
+
+    Attributes
+    ----------
+    kind : {"fmri_lm", "fmri_tokenizer", "model", "adapter", "processor", "dataset"}
+    files : dict of str to Path or bytes
+        Path in the repository -> local file, or content that replaces or joins the folder's own files.
+    left_out : list of str
+        Files of the folder that are not published: a Trainer's state, caches, hidden files.
+    """
+
+    kind: str
+    files: dict[str, Path | bytes]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def repo_type(self) -> str:
+        return "dataset" if self.kind == "dataset" else "model"
+
+    def text(self, name: str) -> str | None:
+        """The text of a file, or None when there is no such file."""
+        content = self.files.get(name)
+        if content is None:
+            return None
+        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file as a dict; empty when there is no such file."""
+        text = self.text(name)
+        if text is None:
+            return {}
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is not valid JSON ({error}); save the folder again.") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must hold a JSON object, found {type(value).__name__}.")
+        return value
+
+
+def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publication:
+    """Look into a folder that is to be published, and refuse what must not be, or cannot be loaded by others.
+
+    Parameters
+    ----------
+    folder : path
+        As `save_pretrained` or a dataset export writes it.
+    allow_incomplete : bool, default=False
+        Accept a model without its processor or generation config: a part that joins others in its repository.
+
+    Raises
+    ------
+    ValueError
+        When it holds nothing that is known, files of a kind that can run code, weights that are cut short, or
+        not everything that its kind needs. The message lists them and says what to do.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; give the folder that `save_pretrained` wrote.")
+    files: dict[str, Path | bytes] = {}
+    left_out = []
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if not path.is_file():
+            continue
+        if _LEFT_BEHIND.search(name):
+            left_out.append(name)
+        else:
+            files[name] = path
+    publication = Publication(_kind(root, files), files, left_out)
+    _check_formats(root, publication)
+    if publication.kind != "dataset":
+        _check_weights(root, publication)
+        _check_configs(publication)
+        if not allow_incomplete:
+            _check_complete(root, publication)
+    return publication
+
+
+def _kind(root: Path, files: Iterable[str]) -> str:
+    names = set(files)
+    if "adapter_config.json" in names:
+        return "adapter"
+    if "config.json" in names:
+        model_type = (
+            Publication("model", {"config.json": root / "config.json"}).json("config.json").get("model_type")
+        )
+        return model_type if model_type in _REQUIRED else "model"
+    if "dataset_dict.json" in names or any(name.endswith((".parquet", ".arrow")) for name in names):
+        return "dataset"
+    if names & {"processor_config.json", "preprocessor_config.json"}:
+        return "processor"
+    raise ValueError(
+        f"{root} holds neither a model (config.json), an adapter (adapter_config.json), a processor "
+        "(processor_config.json) nor a dataset (parquet or arrow files); "
+        f"found {', '.join(sorted(names)[:5]) or 'no files'}."
+    )
+
+
+def _check_formats(root: Path, publication: Publication) -> None:
+    pickles = [name for name in publication.files if name.lower().endswith(_PICKLES)]
+    if pickles:
+        raise ValueError(
+            f"{root} holds {', '.join(pickles)}: files that can run code when they are opened are not published; "
+            "expected safetensors. Save the weights again with `save_pretrained`, and delete these."
+        )
+    for name, path in publication.files.items():
+        if isinstance(path, Path) and path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(
+                f"{name} has {path.stat().st_size / 1e9:.1f} GB; files of at most {MAX_FILE_BYTES / 1e9:.0f} GB are "
+                "published. Save it again with `max_shard_size='2GB'`."
+            )
+
+
+def _check_weights(root: Path, publication: Publication) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for name in (name for name in publication.files if name.endswith(".safetensors")):
+        try:
+            with safe_open(root / name, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{name} cannot be read as safetensors ({error}): it is cut short or corrupt; save it again."
+            ) from error
+    for name in (name for name in publication.files if name.endswith(".safetensors.index.json")):
+        shards = set(publication.json(name).get("weight_map", {}).values())
+        if missing := sorted(shards - set(publication.files)):
+            raise ValueError(
+                f"{name} lists {', '.join(missing)}, which {root} does not hold; save the model again."
+            )
+
+
+def _check_configs(publication: Publication) -> None:
+    for name in ("config.json", "generation_config.json", "adapter_config.json"):
+        config = publication.json(name)
+        check_config_is_inert(config, name)
+        for key in ("auto_map", "custom_pipelines"):
+            foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
+            if foreign:
+                raise ValueError(
+                    f"{name}: `{key}` points at code of another repository ({', '.join(foreign)}); expected classes "
+                    "in files of the same folder. Remove it: `fmri-lm push` adds the code that belongs to the model."
+                )
+
+
+def _check_complete(root: Path, publication: Publication) -> None:
+    missing = [
+        f"{' or '.join(names)} ({remedy})"
+        for names, remedy in _REQUIRED[publication.kind].items()
+        if not any(name in publication.files for name in names)
+    ]
+    if missing:
+        raise ValueError(
+            f"{root} is not complete: a {publication.kind.replace('_', ' ')} also needs {'; '.join(missing)}. "
+            "To publish it as it is, as a part of a repository, use --allow-incomplete (`allow_incomplete=True`)."
+        )
