@@ -1,0 +1,93 @@
+"""Descriptors of a resting-state scan, from its ROI time series alone: one pure module a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from numpy.typing import ArrayLike
+
+from fmri_lm_hf.atlas import Atlas
+
+from .catalogue import FAMILIES, MEASURES, Feature, Measure, check_families, feature_table
+from .connectivity import connectivity_features
+from .gradients import gradient_features
+from .graph import graph_features
+from .ica import ica_features
+from .prepared import PreparedScan, prepare_scan
+
+if TYPE_CHECKING:
+    from fmri_lm_hf.corpus.reference import CohortReference
+
+__all__ = ["FAMILIES", "MEASURES", "Feature", "FeatureDict", "Measure", "compute_features", "feature_table"]
+
+
+class FeatureDict(dict[str, float]):
+    """Features by name, and the fingerprint of the reference maps that they were computed with (None: without)."""
+
+    maps_fingerprint: str | None = None
+
+
+def compute_features(
+    bold: ArrayLike,
+    t_r: float,
+    atlas: Atlas,
+    families: Sequence[str] = FAMILIES,
+    reference: CohortReference | None = None,
+    roi_mask: ArrayLike | None = None,
+) -> FeatureDict:
+    """Compute the descriptors of one scan.
+
+    Parameters
+    ----------
+    bold : array of shape (n_timepoints, n_rois)
+        ROI time series in the order of the atlas, in any units.
+    t_r : float
+        Repetition time in seconds.
+    atlas : Atlas
+        Names the ROIs and their networks; every network takes part, subcortical and cerebellar ones included.
+    families : sequence of {"connectivity", "gradients", "graph", "ica"}
+    reference : CohortReference, optional
+        Aligns the gradients to the cohort's and brings the maps of the group ICA. Without it the gradients keep
+        their own axes (signs fixed), and the mean signals of the networks stand in for the components of the ICA:
+        good for looking at one scan, but not comparable with a cohort.
+    roi_mask : array of shape (n_rois,), bool, optional
+        False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
+
+    Returns
+    -------
+    FeatureDict
+        A dict from feature name to value, such as ``connectivity/mean/Default-Visual``, in a fixed order. A network
+        of which no ROI is left has the value NaN, never a guess.
+
+    Raises
+    ------
+    ScanError
+        If the scan does not fit the atlas, is too short, or has too few usable ROIs.
+    ValueError
+        If a family is unknown, or the reference was fitted with another atlas.
+
+    Examples
+    --------
+    >>> features = compute_features(bold, t_r=0.72, atlas=Atlas.load("seitzman_2018"))  # doctest: +SKIP
+    >>> features["graph/modularity"]  # doctest: +SKIP
+    0.41
+    """
+    families = check_families(families)
+    if reference is not None:
+        reference.check_atlas(atlas)
+    scan = prepare_scan(bold, t_r, atlas, roi_mask)
+    gradients = None if reference is None else reference.gradients
+    ica_maps = None if reference is None else reference.ica_maps
+    compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
+        "connectivity": connectivity_features,
+        "gradients": lambda scan: gradient_features(scan, gradients),
+        "graph": graph_features,
+        "ica": lambda scan: ica_features(scan, ica_maps),
+    }
+    values: dict[str, float] = {}
+    for family in families:
+        values |= compute[family](scan)
+    features = FeatureDict({name: values[name] for name in feature_table(atlas, families)})
+    features.maps_fingerprint = None if reference is None else reference.maps_fingerprint
+    return features

@@ -1,0 +1,109 @@
+"""The list of descriptors: what each measures, over what, and in which units.
+
+A feature's name is ``family/measure`` for one value a scan, ``family/measure/Network`` for one value a network
+and ``family/measure/NetworkA-NetworkB`` for one value a pair of networks, in the order of the atlas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement
+from typing import Literal
+
+from fmri_lm_hf.atlas import Atlas
+
+__all__ = ["FAMILIES", "MEASURES", "Feature", "Measure", "check_families", "feature_name", "feature_table"]
+
+FAMILIES = ("connectivity", "gradients", "graph", "ica")
+
+Scope = Literal["scan", "network", "pair", "pair_or_within"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One descriptor. `name` is ``family/measure``; `scopes` says what it has a value for."""
+
+    name: str
+    units: str
+    scopes: tuple[Scope, ...]
+
+    @property
+    def family(self) -> str:
+        return self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number of a scan: a measure, and the networks (none, one, or a pair) that it is taken over."""
+
+    measure: Measure
+    networks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return feature_name(self.measure.name, *self.networks)
+
+
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("connectivity/mean", "Fisher z", ("pair_or_within",)),
+        *(Measure(f"gradients/g{k}", "diffusion units", ("network",)) for k in (1, 2, 3)),
+        *(Measure(f"gradients/g{k}_range", "diffusion units", ("scan",)) for k in (1, 2, 3)),
+        Measure("gradients/variance", "squared diffusion units", ("scan",)),
+        Measure("graph/modularity", "Q", ("scan",)),
+        Measure("graph/global_efficiency", "correlation", ("scan",)),
+        Measure("graph/average_clustering", "ratio", ("scan",)),
+        Measure("graph/node_strength", "summed correlation", ("network",)),
+        Measure("ica/amplitude", "signal SD", ("scan", "network")),
+        Measure("ica/variability", "ratio", ("scan", "network")),
+        Measure("ica/spectral_ratio", "log10 ratio", ("scan", "network")),
+        Measure("ica/autocorrelation", "correlation", ("scan", "network")),
+        Measure("ica/outlier_rate", "fraction of time points", ("scan", "network")),
+        Measure("ica/falff", "fraction of amplitude", ("scan", "network")),
+        Measure("ica/fnc", "Fisher z", ("pair",)),
+    )
+}
+
+
+def feature_name(measure: str, *networks: str) -> str:
+    """``family/measure`` followed by the networks, if any: ``connectivity/mean/Default-Visual``."""
+    return "/".join((measure, "-".join(networks))) if networks else measure
+
+
+def check_families(families: Sequence[str]) -> tuple[str, ...]:
+    """The families in their fixed order; an unknown or empty choice is refused."""
+    families = (families,) if isinstance(families, str) else tuple(families)
+    unknown = [family for family in families if family not in FAMILIES]
+    if unknown or not families:
+        raise ValueError(
+            f"Unknown descriptor families {unknown or families}; choose from {', '.join(FAMILIES)}."
+        )
+    return tuple(family for family in FAMILIES if family in families)
+
+
+def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str, Feature]:
+    """Every feature that the scans of an atlas have, by name, in the order in which they are computed."""
+    families = check_families(families)
+    networks = atlas.network_names
+    members: dict[Scope, list[tuple[str, ...]]] = {
+        "scan": [()],
+        "network": [(network,) for network in networks],
+        "pair": list(combinations(networks, 2)),
+        "pair_or_within": list(combinations_with_replacement(networks, 2)),
+    }
+    features = [
+        Feature(measure, names)
+        for measure in MEASURES.values()
+        if measure.family in families
+        for scope in measure.scopes
+        for names in members[scope]
+    ]
+    table = {feature.name: feature for feature in features}
+    if len(table) < len(features):
+        raise ValueError(
+            f"Two pairs of networks of atlas {atlas.name!r} give the same feature name, because its network names "
+            f"hold hyphens: {', '.join(networks)}. Rename the networks."
+        )
+    return table

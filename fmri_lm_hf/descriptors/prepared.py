@@ -1,0 +1,121 @@
+"""A checked and standardised scan: what every descriptor family starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fmri_lm_hf.atlas import Atlas, ScanError
+
+__all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_scan"]
+
+MIN_TIMEPOINTS = 20  # fewer points give correlations with standard errors above 0.2
+MIN_ROIS = 5  # three gradients need five points
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """The usable ROIs of one scan.
+
+    Parameters
+    ----------
+    signal : numpy.ndarray of shape (n_timepoints, n_usable), float32
+        Time series of the usable ROIs, each with mean 0 and SD 1.
+    t_r : float
+        Repetition time in seconds.
+    usable : numpy.ndarray of shape (n_rois,), bool
+        Which ROIs of the atlas are in `signal`.
+    atlas_membership : numpy.ndarray of shape (n_rois, n_networks), float32
+        One where an ROI of the atlas belongs to a network, in the order of `network_names`.
+    network_names : tuple of str
+    """
+
+    signal: np.ndarray
+    t_r: float
+    usable: np.ndarray
+    atlas_membership: np.ndarray
+    network_names: tuple[str, ...]
+
+    @cached_property
+    def membership(self) -> np.ndarray:
+        """Networks of the usable ROIs, (n_usable, n_networks)."""
+        return self.atlas_membership[self.usable]
+
+    @cached_property
+    def connectivity(self) -> np.ndarray:
+        """Pearson correlations of the usable ROIs, float32 (n_usable, n_usable), zeros on the diagonal."""
+        correlation = self.signal.T @ self.signal / np.float32(len(self.signal))
+        np.clip(correlation, -1.0, 1.0, out=correlation)
+        np.fill_diagonal(correlation, 0.0)
+        return correlation
+
+    def network_means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of `values` (n_usable, ...) over the ROIs of each network (n_networks, ...); NaN where none is left."""
+        sizes = self.membership.sum(axis=0)
+        sizes = np.where(sizes > 0, sizes, np.nan).reshape(-1, *[1] * (values.ndim - 1))
+        return (self.membership.T @ values) / sizes
+
+
+def prepare_scan(
+    bold: ArrayLike, t_r: float, atlas: Atlas, roi_mask: ArrayLike | None = None
+) -> PreparedScan:
+    """Check a scan and standardise its usable ROIs.
+
+    An ROI is left out when `roi_mask` says so, when it holds a NaN or an infinity, or when it is constant.
+
+    Parameters
+    ----------
+    bold : array of shape (n_timepoints, n_rois)
+    t_r : float
+        Repetition time in seconds.
+    atlas : Atlas
+    roi_mask : array of shape (n_rois,), bool, optional
+        False for ROIs that hold no data.
+
+    Raises
+    ------
+    ScanError
+        If the shapes do not fit the atlas, or too few time points or ROIs are usable.
+    """
+    bold = np.asarray(bold, dtype=np.float32)
+    n_rois = atlas.n_rois
+    if bold.ndim != 2 or bold.shape[1] != n_rois:
+        transposed = bold.ndim == 2 and bold.shape[0] == n_rois
+        raise ScanError(
+            f"bold has shape {bold.shape}, expected (n_timepoints, {n_rois}) for atlas {atlas.name!r}. "
+            + ("It looks transposed: pass bold.T." if transposed else "Extract the scan with this atlas.")
+        )
+    if len(bold) < MIN_TIMEPOINTS:
+        raise ScanError(f"The scan has {len(bold)} time points; descriptors need at least {MIN_TIMEPOINTS}.")
+    if not 0 < t_r < 60:
+        raise ScanError(f"t_r is {t_r}; expected the repetition time in seconds, between 0 and 60.")
+    mask = np.ones(n_rois, dtype=bool) if roi_mask is None else np.asarray(roi_mask, dtype=bool)
+    if mask.shape != (n_rois,):
+        raise ScanError(f"roi_mask has shape {mask.shape}, expected ({n_rois},), one value an ROI.")
+
+    finite = np.isfinite(bold).all(axis=0)
+    centre = np.where(finite, bold[0], 0.0)  # centred first: raw BOLD is a large mean with small changes
+    signal = np.where(finite, bold - centre, np.float32(0.0))
+    signal -= signal.mean(axis=0)
+    spread = signal.std(axis=0)
+    varying = spread > 1e-6 * np.maximum(np.abs(centre), np.finfo(np.float32).tiny)
+    usable = mask & finite & varying
+    if usable.sum() < MIN_ROIS:
+        masked, broken, constant = (~mask).sum(), (mask & ~finite).sum(), (mask & finite & ~varying).sum()
+        raise ScanError(
+            f"Only {usable.sum()} of {n_rois} ROIs are usable ({masked} masked, {broken} with NaN or infinite "
+            f"values, {constant} constant); descriptors need at least {MIN_ROIS}. Check the extraction, and drop "
+            "scrubbed time points rather than filling them with NaN."
+        )
+    return PreparedScan(
+        signal=np.ascontiguousarray(signal[:, usable] / spread[usable]),
+        t_r=float(t_r),
+        usable=usable,
+        atlas_membership=(np.array(atlas.networks)[:, None] == np.array(atlas.network_names)).astype(
+            np.float32
+        ),
+        network_names=atlas.network_names,
+    )
