@@ -1,0 +1,239 @@
+"""Facts as prose: a seeded grammar with many wordings, at three lengths."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from .facts import Direction, fact_measure
+from .lexicon import ADJECTIVES, DEGREES, MARKED_Z, MILD_Z, NOUNS, RELATIONS
+
+__all__ = [
+    "EXTREME_FORMS",
+    "FORMS",
+    "NUMBER_STYLES",
+    "Length",
+    "direction_phrases",
+    "render_statement",
+    "select_facts",
+    "verbalise",
+]
+
+Length = Literal["sentence", "paragraph", "full"]
+LENGTHS = ("sentence", "paragraph", "full")
+
+# A statement is about one measure in one direction. {places} names networks with their numbers ("" for the whole
+# scan, then it holds the number alone); {front} is the same at the start of a statement.
+FORMS = (
+    "{noun} is {adjective}{places}",
+    "there is {adjective} {noun}{places}",
+    "the scan shows {adjective} {noun}{places}",
+    "{noun}{places} is {relation}",
+    "{noun}{places} is found to be {adjective}",
+    "{front}, {noun} is {adjective}",
+    "{front}, {noun} is {relation}",
+)
+# The strongest and weakest pair are facts by themselves, so their forms say no direction.
+EXTREME_FORMS = ("the {noun} is{places}", "the {noun} is found{places}", "{front} lies the {noun}")
+
+NUMBER_STYLES = (
+    "",
+    " (z = {z:+.1f})",
+    " (z of {z:+.1f})",
+    " ({size:.1f} SD {side} the mean)",
+    " ({value:.3g}; z = {z:+.1f})",
+    " (value {value:.3g}, z = {z:+.1f})",
+)
+
+_OPENERS = (
+    "",
+    "",
+    "Relative to the cohort, ",
+    "Compared with the cohort, ",
+    "Against the reference cohort, ",
+)
+_SAME_DIRECTION = (", and ", "; ")
+_OTHER_DIRECTION = (", while ", ", whereas ", ", but ", "; ")
+
+# How much each length says: facts of different measures in a sentence; the same for each family in a paragraph;
+# networks or pairs of each measure in a full description.
+_PER_SENTENCE = 3
+_PER_FAMILY = 3
+_PER_MEASURE = 5
+
+
+def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", seed: int = 0) -> str:
+    """Describe facts in English.
+
+    Parameters
+    ----------
+    facts : sequence of fact
+        From `CohortReference.facts`, all or a selection, such as one family.
+    length : {"sentence", "paragraph", "full"}
+        The three most deviating measures; the three most deviating of each family; or every measure, with up to five
+        networks or pairs that deviate in it.
+    seed : int
+        Chooses the wording, not the content. The same facts and seed give the same text.
+
+    Returns
+    -------
+    str
+        One sentence; one paragraph; or one paragraph a family, one a line.
+
+    Examples
+    --------
+    >>> fact = {"family": "graph", "feature": "graph/modularity", "network": [], "value": 0.52, "z": 2.13,
+    ...         "direction": "raised", "units": "Q"}
+    >>> verbalise([fact], seed=1)
+    'Modularity of the graph is raised (z = +2.1).'
+    """
+    if length not in LENGTHS:
+        raise ValueError(f"Unknown length {length!r}; choose from {', '.join(LENGTHS)}.")
+    if not facts:
+        raise ValueError("There are no facts to describe: none of the scan's features could be compared.")
+    rng = random.Random(f"{seed}/{length}")
+    paragraphs = []
+    for chosen in select_facts(facts, length):
+        statements = _group(chosen)
+        if length != "full":
+            rng.shuffle(statements)
+        step = len(statements) if length == "sentence" else 2
+        sentences = [_sentence(statements[k : k + step], rng) for k in range(0, len(statements), step)]
+        paragraphs.append(" ".join(sentences))
+    return ("\n" if length == "full" else " ").join(paragraphs)
+
+
+def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[list[Mapping[str, Any]]]:
+    """The facts that a description of a given length states, one list a paragraph; no chance is involved."""
+    families = list(dict.fromkeys(fact["family"] for fact in facts))
+    extremes = [
+        fact for fact in facts if fact_measure(fact) in ("connectivity/strongest", "connectivity/weakest")
+    ]
+    ordinary = [fact for fact in facts if fact not in extremes]
+    if length == "sentence":
+        return [_most_deviating_measures(ordinary or extremes, _PER_SENTENCE)]
+    paragraphs = []
+    for family in families:
+        members = [fact for fact in ordinary if fact["family"] == family]
+        if length == "paragraph":
+            chosen = _most_deviating_measures(members, _PER_FAMILY)
+        else:
+            chosen = []
+            for measure in dict.fromkeys(map(fact_measure, members)):
+                same = [fact for fact in members if fact_measure(fact) == measure]
+                chosen += [fact for fact in same if not fact["network"]]
+                ranked = _by_deviation(fact for fact in same if fact["network"])
+                chosen += [f for f in ranked if f["direction"] != "typical"][:_PER_MEASURE] or ranked[:1]
+        paragraphs.append(chosen + [fact for fact in extremes if fact["family"] == family])
+    return paragraphs
+
+
+def _by_deviation(facts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(facts, key=lambda fact: (-abs(fact["z"]), fact["feature"]))
+
+
+def _most_deviating_measures(facts: Iterable[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
+    """The most deviating fact of each of the `n` most deviating measures."""
+    by_measure: dict[str, Mapping[str, Any]] = {}
+    for fact in _by_deviation(facts):
+        by_measure.setdefault(fact_measure(fact), fact)
+    return list(by_measure.values())[:n]
+
+
+def _group(facts: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Facts that one statement can hold: the same measure, direction and kind of place."""
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for fact in facts:
+        groups.setdefault((fact_measure(fact), fact["direction"], len(fact["network"])), []).append(fact)
+    return list(groups.values())
+
+
+def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], rng: random.Random) -> str:
+    text = rng.choice(_OPENERS)
+    for k, facts in enumerate(statements):
+        if k:
+            same = facts[0]["direction"] == statements[k - 1][0]["direction"]
+            text += rng.choice(_SAME_DIRECTION if same else _OTHER_DIRECTION)
+        text += _statement(facts, rng)
+    first_word = text.split(" ", 1)[0]
+    if first_word == first_word.lower():  # fALFF stays as it is
+        text = text[0].upper() + text[1:]
+    return text + "."
+
+
+def _statement(facts: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
+    measure = fact_measure(facts[0])
+    extreme = measure in ("connectivity/strongest", "connectivity/weakest")
+    forms = (
+        EXTREME_FORMS if extreme else [form for form in FORMS if facts[0]["network"] or "{front}" not in form]
+    )
+    form = rng.choice(forms)
+    phrase = "" if extreme else rng.choice(direction_phrases(facts, form))
+    return render_statement(facts, rng.choice(NOUNS[measure]), form, phrase, rng.choice(NUMBER_STYLES))
+
+
+def direction_phrases(facts: Sequence[Mapping[str, Any]], form: str) -> list[str]:
+    """The phrases for the common direction of some facts that fit into a form, with degrees where all facts agree."""
+    direction: Direction = facts[0]["direction"]
+    if "{relation}" in form:
+        return list(RELATIONS[direction])
+    phrases = list(ADJECTIVES[direction])
+    sizes = [abs(fact["z"]) for fact in facts]
+    degree = "marked" if min(sizes) >= MARKED_Z else "mild" if max(sizes) < MILD_Z else ""
+    if direction != "typical" and degree:
+        phrases += [
+            f"{adverb} {adjective}" for adverb in DEGREES[degree] for adjective in ADJECTIVES[direction]
+        ]
+    return phrases
+
+
+def render_statement(
+    facts: Sequence[Mapping[str, Any]], noun: str, form: str, phrase: str, number_style: str
+) -> str:
+    """One statement, without capital and full stop.
+
+    Parameters
+    ----------
+    facts : sequence of fact
+        Of the same measure, direction and number of networks.
+    noun : str
+        One of ``NOUNS`` of the measure.
+    form : str
+        One of `FORMS` (with ``{front}`` only for facts about networks), or of `EXTREME_FORMS`.
+    phrase : str
+        One of `direction_phrases` of the facts and the form; not used by `EXTREME_FORMS`.
+    number_style : str
+        One of `NUMBER_STYLES`.
+    """
+    if fact_measure(facts[0]).startswith("ica/") and not facts[0]["network"]:
+        noun = f"overall {noun}"
+    places = _places(facts, number_style)
+    return form.format(noun=noun, places=places, front=places.strip(), adjective=phrase, relation=phrase)
+
+
+def _places(facts: Sequence[Mapping[str, Any]], number_style: str) -> str:
+    """Networks of the facts, each followed by its number; the number alone for the whole scan."""
+    numbers = [
+        number_style.format(
+            value=fact["value"], z=fact["z"], size=abs(fact["z"]), side="above" if fact["z"] >= 0 else "below"
+        )
+        for fact in facts
+    ]
+    networks = [fact["network"] for fact in facts]
+    if not networks[0]:
+        return numbers[0]
+    if len(networks[0]) == 1:
+        names = [f"{name}{number}" for (name,), number in zip(networks, numbers, strict=True)]
+        if len(names) == 1:
+            return f" in the {networks[0][0]} network{numbers[0]}"
+        return f" in the {_enumerate(names)} networks"
+    pairs = [
+        f"within the {first} network{number}" if first == second else f"between {first} and {second}{number}"
+        for (first, second), number in zip(networks, numbers, strict=True)
+    ]
+    return f" {_enumerate(pairs)}"
+
+
+def _enumerate(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
