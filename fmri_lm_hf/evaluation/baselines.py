@@ -1,0 +1,178 @@
+"""What a score has to be compared with: logistic regression on connectivity, and the majority class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .connectivity import connectivity_features
+from .metrics import score_classification
+
+__all__ = ["Prediction", "connectivity_logistic", "fit_logistic", "majority"]
+
+REGULARISATION = np.logspace(-3, 2, 6)  # C, for features scaled so that their squared norm is about 1
+N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a baseline answers for each test scan.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Class names, sorted; the columns of `scores`.
+    labels : list of str
+        The predicted class of each scan.
+    scores : ndarray of shape (n_scans, n_classes)
+        Probabilities.
+    """
+
+    classes: tuple[str, ...]
+    labels: list[str]
+    scores: np.ndarray
+
+    def score(self, labels: Sequence[Any]) -> dict[str, float | None]:
+        """Accuracy, balanced accuracy and AUC against the true labels."""
+        return score_classification(labels, self.labels, self.scores, self.classes)
+
+
+def majority(train_labels: Sequence[Any], n_test: int) -> Prediction:
+    """Answer the commonest training label (the first in order where two are equally common) for every scan."""
+    counts = Counter(str(label) for label in train_labels)
+    classes = tuple(sorted(counts))
+    if not classes:
+        raise ValueError("No training labels found, expected at least one.")
+    frequencies = np.array([counts[name] for name in classes]) / len(train_labels)
+    return Prediction(
+        classes, [classes[int(frequencies.argmax())]] * n_test, np.tile(frequencies, (n_test, 1))
+    )
+
+
+def connectivity_logistic(
+    train_bold: Iterable[np.ndarray],
+    train_labels: Sequence[Any],
+    test_bold: Iterable[np.ndarray],
+    train_subjects: Sequence[Any] | None = None,
+    train_masks: Iterable[Sequence[bool]] | None = None,
+    test_masks: Iterable[Sequence[bool]] | None = None,
+) -> Prediction:
+    """Logistic regression on the connectivity of every pair of ROIs, fitted on training scans alone.
+
+    For more than one label of the same scans compute :func:`connectivity_features` once and call
+    :func:`fit_logistic` for each.
+
+    Parameters
+    ----------
+    train_bold, test_bold : iterables of ndarray of shape (n_timepoints, n_rois)
+        Scans of any lengths.
+    train_labels : sequence of length n_train
+        Two or more classes.
+    train_subjects : sequence of length n_train, optional
+        Whose scan each is; scans of one subject stay on one side when the strength of the penalty is chosen.
+    train_masks, test_masks : iterables of sequences of bool, optional
+        The ROIs to use of each scan.
+    """
+    return fit_logistic(
+        connectivity_features(train_bold, train_masks),
+        train_labels,
+        connectivity_features(test_bold, test_masks),
+        train_subjects,
+    )
+
+
+def fit_logistic(
+    train: np.ndarray,
+    train_labels: Sequence[Any],
+    test: np.ndarray,
+    train_subjects: Sequence[Any] | None = None,
+) -> Prediction:
+    """Ridge-penalised logistic regression with classes weighted equally.
+
+    Features are standardised with training statistics, a missing one takes its training mean. The penalty is the
+    one with the best log loss in cross-validation by subject within the training scans. It is solved in the space
+    that the training scans span, which is exact for a ridge penalty and takes seconds for any number of features.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train, n_features)
+    train_labels : sequence of length n_train
+    test : ndarray of shape (n_test, n_features)
+    train_subjects : sequence of length n_train, optional
+        Each scan a subject of its own when None.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    labels = np.array([str(label) for label in train_labels])
+    classes = tuple(np.unique(labels).tolist())
+    subjects = np.arange(len(labels)) if train_subjects is None else np.asarray(train_subjects)
+    if not len(train) == len(labels) == len(subjects):
+        raise ValueError(
+            f"{len(train)} training scans, {len(labels)} labels and {len(subjects)} subjects found, expected equally "
+            "many."
+        )
+    if len(classes) < 2:
+        raise ValueError(f"Training labels of one class {classes} found, expected at least two classes.")
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(
+            f"{train.shape[1]} features in training and {test.shape[1]} in test found, expected the same ROIs in both."
+        )
+    train, test = _standardise(train, test)
+    if len(train) < train.shape[1]:
+        train, test = _rotate(train, test)
+    penalty = _choose_penalty(train, labels, subjects)
+    model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000).fit(train, labels)
+    scores = model.predict_proba(test)
+    return Prediction(classes, [classes[i] for i in scores.argmax(1)], scores)
+
+
+def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with the training mean and SD; features that no two training scans have, or that never vary, go."""
+    known = np.isfinite(train).sum(0) >= 2
+    train, test = train[:, known].astype(np.float64), test[:, known].astype(np.float64)
+    mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
+    varies = deviation > 0
+    if not varies.any():
+        raise ValueError(
+            "No feature varies between the training scans, expected connectivity of usable ROIs."
+        )
+    scale = deviation[varies] * np.sqrt(varies.sum())
+    train, test = ((x[:, varies] - mean[varies]) / scale for x in (train, test))
+    return np.nan_to_num(train, nan=0.0), np.nan_to_num(test, nan=0.0)
+
+
+def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of both in the space that the training scans span, through their Gram matrix."""
+    gram = train @ train.T
+    values, vectors = np.linalg.eigh(gram)
+    spans = values > 1e-10 * values[-1]
+    lengths, vectors = np.sqrt(values[spans]), vectors[:, spans]
+    return vectors * lengths, test @ train.T @ (vectors / lengths)
+
+
+def _choose_penalty(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes = np.unique(labels)
+    subjects_a_class = min(len(np.unique(subjects[labels == name])) for name in classes)
+    n_folds = min(N_FOLDS, subjects_a_class)
+    if n_folds < 2:  # too few subjects to hold one out
+        return 1.0
+    losses = np.zeros(len(REGULARISATION))
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    for fit, held_out in folds.split(features, labels, subjects):
+        if len(np.unique(labels[fit])) < len(classes):
+            continue
+        model = LogisticRegression(class_weight="balanced", max_iter=1000, warm_start=True)
+        for i, penalty in enumerate(REGULARISATION):
+            probabilities = model.set_params(C=penalty).fit(features[fit], labels[fit])
+            losses[i] += log_loss(
+                labels[held_out], probabilities.predict_proba(features[held_out]), labels=classes
+            )
+    return float(REGULARISATION[losses.argmin()])

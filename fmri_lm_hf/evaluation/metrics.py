@@ -1,0 +1,184 @@
+"""Scores of classifiers, as plain functions and as `evaluate` metrics that need no network.
+
+A score that is not defined (an AUC over one class) is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+__all__ = [
+    "Accuracy",
+    "BalancedAccuracy",
+    "RocAuc",
+    "accuracy",
+    "balanced_accuracy",
+    "roc_auc",
+    "score_classification",
+]
+
+
+def accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float:
+    """Fraction of predictions that equal their label."""
+    found, expected = _pair(labels, predictions)
+    return float(np.mean(found == expected))
+
+
+def balanced_accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float | None:
+    """Mean recall over the classes that occur among the labels; None when there is only one.
+
+    A prediction that is no class at all, as a language model may give, is a wrong one.
+    """
+    truth, answers = _pair(labels, predictions)
+    classes = np.unique(truth)
+    if len(classes) < 2:
+        return None
+    return float(np.mean([np.mean(answers[truth == name] == name) for name in classes]))
+
+
+def roc_auc(
+    labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: Sequence[Any]
+) -> float | None:
+    """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
+
+    Parameters
+    ----------
+    labels : sequence of length n_scans
+    scores : array of shape (n_scans, n_classes), or (n_scans,) for two classes
+        Higher is more likely. Columns stand in the order of `classes`; a single column is of `classes[1]`.
+    classes : sequence of length n_classes
+
+    Returns
+    -------
+    float or None
+        None when the labels hold only one class, or none. Classes that no label names are left out of the mean.
+    """
+    from scipy.stats import rankdata
+
+    truth = np.asarray([str(label) for label in labels])
+    names = [str(name) for name in classes]
+    values = np.asarray(scores, dtype=np.float64)
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"classes={names} found, expected at least two different ones.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} scores are not finite, expected numbers only.")
+    if values.ndim == 1 and len(names) == 2:
+        values = np.stack([-values, values], axis=1)
+    if values.shape != (len(truth), len(names)):
+        raise ValueError(
+            f"Scores of shape {values.shape} found, expected ({len(truth)}, {len(names)}): one row a label and one "
+            f"column for each of {names}" + (", or one value a label." if len(names) == 2 else ".")
+        )
+    strangers = sorted(set(truth.tolist()) - set(names))
+    if strangers:
+        raise ValueError(f"Labels {strangers} found, expected some of the classes {names}.")
+    areas = []
+    for column, name in enumerate(names[1:] if len(names) == 2 else names, start=int(len(names) == 2)):
+        positive = truth == name
+        n_positive, n_negative = positive.sum(), (~positive).sum()
+        if n_positive and n_negative:
+            ranks = rankdata(values[:, column])
+            wins = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
+            areas.append(wins / (n_positive * n_negative))
+    return float(np.mean(areas)) if areas else None
+
+
+def score_classification(
+    labels: Sequence[Any],
+    predictions: Sequence[Any],
+    scores: Sequence[Any] | np.ndarray | None = None,
+    classes: Sequence[Any] | None = None,
+) -> dict[str, float | None]:
+    """Accuracy, balanced accuracy and AUC of a classifier.
+
+    Parameters
+    ----------
+    labels, predictions : sequences of length n_scans
+        Class names or numbers; compared as strings.
+    scores : array of shape (n_scans, n_classes), or (n_scans,) for two classes, optional
+        See :func:`roc_auc`. Without scores the AUC is None.
+    classes : sequence, optional
+        The order of the columns of `scores`; the sorted labels when None.
+
+    Returns
+    -------
+    dict
+        `{"accuracy", "balanced_accuracy", "auc"}`; a score that is not defined is None.
+    """
+    auc = None
+    if scores is not None:
+        names = sorted({str(label) for label in labels}) if classes is None else classes
+        auc = roc_auc(labels, scores, names) if len(names) > 1 else None
+    return {
+        "accuracy": accuracy(labels, predictions),
+        "balanced_accuracy": balanced_accuracy(labels, predictions),
+        "auc": auc,
+    }
+
+
+def _pair(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays of strings, so that 1 and "1" are one class."""
+    if len(labels) != len(predictions) or len(labels) == 0:
+        raise ValueError(
+            f"{len(labels)} labels and {len(predictions)} predictions found, expected equally many, at least one."
+        )
+    return np.asarray([str(v) for v in labels]), np.asarray([str(v) for v in predictions])
+
+
+class _ClassMetric(evaluate.Metric):
+    """A metric over class names. `keep_in_memory` by default: a few labels need no cache file."""
+
+    def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=(self.__doc__ or "").strip(),
+            citation="",
+            inputs_description="predictions and references: class names or numbers.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+
+class Accuracy(_ClassMetric):
+    """Fraction of predictions that equal their reference."""
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | None]:
+        return {"accuracy": accuracy(references, predictions)}
+
+
+class BalancedAccuracy(_ClassMetric):
+    """Mean recall over the classes that occur among the references; None when there is only one."""
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | None]:
+        return {"balanced_accuracy": balanced_accuracy(references, predictions)}
+
+
+class RocAuc(_ClassMetric):
+    """Area under the ROC curve, one class against the rest; None when the references hold only one class.
+
+    `compute(references=..., prediction_scores=..., classes=...)`, with one row of scores a reference and one column
+    for each of `classes`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        info = super()._info()
+        info.features = datasets.Features(
+            {
+                "prediction_scores": datasets.List(datasets.Value("float64")),
+                "references": datasets.Value("string"),
+            }
+        )
+        return info
+
+    def _compute(
+        self, prediction_scores: list[list[float]], references: list[str], classes: Sequence[Any]
+    ) -> dict[str, float | None]:
+        return {"auc": roc_auc(references, prediction_scores, classes)}

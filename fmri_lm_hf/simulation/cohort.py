@@ -1,0 +1,217 @@
+"""Cohorts with known ground truth, as a dataset or as a stream of scans."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..atlas import Atlas
+from .oracle import oracle_scores
+from .population import (
+    AGE_RANGE,
+    PHENOTYPE_LEVELS,
+    Effect,
+    Population,
+    Site,
+    Variability,
+    default_effects,
+)
+from .scan import motion_artefact, simulate_bold, simulate_displacement
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["DEFAULT_SITES", "SimulatedCohort", "cohort_features", "iter_cohort", "simulate_cohort"]
+
+DEFAULT_SITES = (Site("A", 800), Site("B", 300, gain=1.8, noise=0.8))
+SITE, LABELS, SUBJECT, SCAN = range(4)  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class SimulatedCohort:
+    """A simulated cohort and what was planted in it.
+
+    Attributes
+    ----------
+    dataset : datasets.Dataset
+        Scans in the form of a scan dataset, with the phenotypes `sex`, `diagnosis` and `age`.
+    atlas : Atlas
+        The regions of `bold`'s columns.
+    effects : tuple of Effect
+        The ground truth: which network pairs each phenotype changes, and by how much.
+    sites : tuple of Site
+        Where the scans come from.
+    """
+
+    dataset: datasets.Dataset
+    atlas: Atlas
+    effects: tuple[Effect, ...]
+    sites: tuple[Site, ...]
+
+    def oracle_scores(self, dataset: datasets.Dataset | None = None) -> dict[str, dict[str, float | None]]:
+        """The scores of a reader that knows the planted effects; see :func:`oracle_scores`.
+
+        Parameters
+        ----------
+        dataset : datasets.Dataset, optional
+            Scans to score, such as the held-out site; all of the cohort when None.
+        """
+        return oracle_scores(self.dataset if dataset is None else dataset, self.atlas, self.effects)
+
+
+def simulate_cohort(
+    atlas: Atlas | None = None,
+    sites: Sequence[Site] = DEFAULT_SITES,
+    effects: Sequence[Effect] | None = None,
+    scans_per_subject: int = 1,
+    variability: Variability | None = None,
+    seed: int = 0,
+) -> SimulatedCohort:
+    """Simulate a cohort in memory.
+
+    Sex and diagnosis are balanced within every four subjects of a site, and independent of each other, of age, of
+    the site and of motion. The defaults are a problem of known difficulty: logistic regression on connectivity,
+    fitted on the 800 scans of site A, reaches a balanced accuracy of about 0.80 on the 300 scans of site B; the
+    oracle that knows the network pairs, about 0.85.
+
+    Parameters
+    ----------
+    atlas : Atlas, optional
+        Any atlas with networks; the 160 regions of Dosenbach 2010 when None.
+    sites : sequence of Site
+        Where the scans come from, with the number of subjects, gain, noise and TR of each.
+    effects : sequence of Effect, optional
+        What sex, diagnosis and age change; :func:`default_effects` of the atlas when None.
+    scans_per_subject : int, default=1
+        Sessions of each subject.
+    variability : Variability, optional
+        How much subjects and scans differ.
+    seed : int, default=0
+        Same seed, same bytes. A subject's scans depend on the seed, the site's settings and the subject's number
+        alone: a larger cohort begins with the smaller one, site by site.
+
+    Examples
+    --------
+    >>> cohort = simulate_cohort(sites=[Site("A", 8), Site("B", 4, t_r=0.8, n_timepoints=400)], seed=1)
+    >>> cohort.dataset.unique("site")
+    ['A', 'B']
+    """
+    import datasets
+
+    atlas = Atlas.load("dosenbach_2010") if atlas is None else atlas
+    effects = default_effects(atlas) if effects is None else tuple(effects)
+    rows = list(iter_cohort(atlas, sites, effects, scans_per_subject, variability, seed))
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    dataset = datasets.Dataset.from_dict(columns, features=cohort_features(atlas.n_rois))
+    return SimulatedCohort(dataset, atlas, tuple(effects), tuple(sites))
+
+
+def iter_cohort(
+    atlas: Atlas,
+    sites: Sequence[Site] = DEFAULT_SITES,
+    effects: Sequence[Effect] | None = None,
+    scans_per_subject: int = 1,
+    variability: Variability | None = None,
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The scans of :func:`simulate_cohort` one after the other, so that a cohort of any size needs little memory.
+
+    Yields
+    ------
+    dict
+        A row of a scan dataset; `bold` is a float32 array of shape (n_timepoints, n_rois).
+    """
+    names = [site.name for site in sites]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"Sites named {names} found, expected at least one site, each with a name of its own."
+        )
+    if scans_per_subject < 1:
+        raise ValueError(f"scans_per_subject={scans_per_subject} found, expected at least 1.")
+    population = Population(atlas, default_effects(atlas) if effects is None else effects)
+    variability = Variability() if variability is None else variability
+    return (
+        row
+        for site in sites
+        for subject in range(site.n_subjects)
+        for row in _subject_scans(population, site, subject, scans_per_subject, variability, seed)
+    )
+
+
+def cohort_features(n_rois: int) -> datasets.Features:
+    """The columns of a simulated scan dataset and their types."""
+    from datasets import Array2D, Features, List, Value
+
+    types = {
+        **dict.fromkeys(("scan_id", "subject_id", "session", "site"), Value("string")),
+        "t_r": Value("float64"),
+        "n_timepoints": Value("int64"),
+        "bold": Array2D((None, n_rois), "float32"),
+        "roi_mask": List(Value("bool")),
+        "mean_fd": Value("float64"),
+        **dict.fromkeys(PHENOTYPE_LEVELS, Value("string")),
+        "age": Value("float64"),
+    }
+    return Features(types)
+
+
+def _generator(seed: int, purpose: int, site: Site, *numbers: int) -> np.random.Generator:
+    key = (purpose, zlib.crc32(site.name.encode()), *numbers)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _subject_labels(site: Site, subject: int, seed: int) -> tuple[str, str]:
+    """Sex and diagnosis: each of the four combinations once in every four subjects, in random order."""
+    order = _generator(seed, LABELS, site, subject // 4).permutation(4)[subject % 4]
+    return PHENOTYPE_LEVELS["sex"][order // 2], PHENOTYPE_LEVELS["diagnosis"][order % 2]
+
+
+def _subject_scans(
+    population: Population,
+    site: Site,
+    subject: int,
+    scans_per_subject: int,
+    variability: Variability,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    n_rois, n_networks = population.loadings.shape
+    roi_gain = site.gain * np.exp(0.15 * _generator(seed, SITE, site).standard_normal(n_rois))
+    sex, diagnosis = _subject_labels(site, subject, seed)
+    rng = _generator(seed, SUBJECT, site, subject)
+    age = round(float(rng.uniform(*AGE_RANGE)), 1)
+    trait_z = population.expected_z(sex, diagnosis, age) + variability.trait * _symmetric_normal(
+        n_networks, rng
+    )
+    loadings = population.loadings + variability.topography * rng.standard_normal((n_rois, n_networks))
+    restlessness = site.motion * rng.lognormal(0.0, 0.4)
+    subject_id = f"sub-{site.name}{subject + 1:04d}"
+    for session in range(scans_per_subject):
+        rng = _generator(seed, SCAN, site, subject, session)
+        z = trait_z + variability.state * _symmetric_normal(n_networks, rng)
+        bold = simulate_bold(z, loadings, population, site, rng)
+        bold += site.noise * rng.standard_normal(bold.shape)
+        displacement = simulate_displacement(restlessness * rng.lognormal(0.0, 0.2), site.n_timepoints, rng)
+        bold += motion_artefact(displacement, n_rois, rng)
+        yield {
+            "scan_id": f"{subject_id}_ses-{session + 1}",
+            "subject_id": subject_id,
+            "session": f"ses-{session + 1}",
+            "site": site.name,
+            "t_r": float(site.t_r),
+            "n_timepoints": site.n_timepoints,
+            "bold": (roi_gain * bold).astype(np.float32),
+            "roi_mask": [True] * n_rois,
+            "mean_fd": float(displacement.mean()),
+            "sex": sex,
+            "diagnosis": diagnosis,
+            "age": age,
+        }
+
+
+def _symmetric_normal(n: int, rng: np.random.Generator) -> np.ndarray:
+    upper = np.triu(rng.standard_normal((n, n)), 1)
+    return upper + upper.T

@@ -1,0 +1,69 @@
+"""The oracle: what a reader that knows the planted effects gets out of measured scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..atlas import Atlas
+from ..evaluation.connectivity import fisher_z_connectivity
+from ..evaluation.metrics import score_classification
+from .population import PHENOTYPE_LEVELS, Effect
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["oracle_scores"]
+
+
+def oracle_scores(
+    dataset: datasets.Dataset, atlas: Atlas, effects: Sequence[Effect]
+) -> dict[str, dict[str, float | None]]:
+    """How well each phenotype can be read by a reader that knows which network pairs it changes, and by how much.
+
+    The oracle measures what any other reader measures, the connectivity of the scan as it is, with noise, motion
+    and all. It knows the rest: a scan's score is the mean Fisher z of each planted pair's block of ROIs, weighted
+    with the planted strength and summed. Labels are balanced within a site, so the threshold is the median score of
+    the site's scans: neither gain nor noise of a site can shift it. What is left is the variability of people and
+    the shortness of scans, which no reader that looks at average connectivity can remove.
+
+    Returns
+    -------
+    dict
+        For each binary phenotype with an effect `{"accuracy", "balanced_accuracy", "auc"}`; for age `{"pearson"}`,
+        the correlation of the score with age within sites.
+    """
+    tasks = [effect.phenotype for effect in effects]
+    rows = dataset.with_format("numpy", columns=["bold", "roi_mask"])
+    scores = np.array([_scan_scores(row["bold"], row["roi_mask"], atlas, effects) for row in rows])
+    sites = np.array(dataset["site"])
+    for site in np.unique(sites):
+        scores[sites == site] -= np.median(scores[sites == site], axis=0)
+    results: dict[str, dict[str, float | None]] = {}
+    for task in dict.fromkeys(tasks):
+        score = scores[:, [name == task for name in tasks]].sum(1)
+        if task == "age":
+            ages = np.array(dataset["age"], dtype=float)
+            defined = score.std() > 0 and ages.std() > 0
+            results[task] = {"pearson": float(np.corrcoef(score, ages)[0, 1]) if defined else None}
+        else:
+            levels = PHENOTYPE_LEVELS[task]
+            predictions = [levels[int(value > 0)] for value in score]
+            results[task] = score_classification(list(dataset[task]), predictions, score, classes=levels)
+    return results
+
+
+def _scan_scores(
+    bold: np.ndarray, roi_mask: np.ndarray, atlas: Atlas, effects: Sequence[Effect]
+) -> list[float]:
+    """The weighted sum over each effect's pairs; a pair without a usable ROI adds nothing."""
+    z = fisher_z_connectivity(bold, roi_mask)
+    networks = np.array(atlas.networks)
+    scores = []
+    for effect in effects:
+        blocks = [z[np.ix_(networks == first, networks == second)] for first, second in effect.pairs]
+        means = [np.nanmean(block) if np.isfinite(block).any() else 0.0 for block in blocks]
+        scores.append(float(np.dot(effect.strengths, means)))
+    return scores

@@ -1,0 +1,209 @@
+"""What a simulated cohort is made of: sites, planted effects, and the population that scans are drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from ..atlas import Atlas
+
+__all__ = ["BAND", "PHENOTYPE_LEVELS", "Effect", "Population", "Site", "Variability", "default_effects"]
+
+BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
+PHENOTYPE_LEVELS = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
+AGE_RANGE = (20.0, 80.0)  # years, uniform
+AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # the strength of an age effect is the change over AGE_UNIT years
+UNASSIGNED = ("unassigned", "none", "unknown", "")
+POPULATION_SEED = (
+    20_101  # the population depends on the atlas alone: other seeds are other people, not another species
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where scans are acquired.
+
+    Parameters
+    ----------
+    name : str
+        Goes into the column `site` and into scan ids.
+    n_subjects : int
+        How many people are scanned there.
+    t_r : float, default=2.0
+        Repetition time in seconds.
+    n_timepoints : int, default=160
+        Volumes a scan.
+    gain : float, default=1.0
+        The scanner's scale: the whole series is multiplied by it (and by a fixed factor a ROI, about 15 %).
+    noise : float, default=0.5
+        SD of the white measurement noise; the band-limited BOLD signal has SD 1.
+    motion : float, default=0.15
+        Typical mean framewise displacement in mm; 0 is a scanner in which nobody moves.
+    """
+
+    name: str
+    n_subjects: int
+    t_r: float = 2.0
+    n_timepoints: int = 160
+    gain: float = 1.0
+    noise: float = 0.5
+    motion: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("Site(name='') found, expected a name such as 'A'.")
+        if self.n_subjects < 1:
+            raise ValueError(f"Site {self.name!r}: n_subjects={self.n_subjects} found, expected at least 1.")
+        nyquist_t_r = 1 / (2 * BAND[1])
+        if not 0 < self.t_r < nyquist_t_r:
+            raise ValueError(
+                f"Site {self.name!r}: t_r={self.t_r} s found, expected more than 0 and less than {nyquist_t_r:g} s: "
+                f"slower sampling cannot carry BOLD up to {BAND[1]} Hz."
+            )
+        shortest = math.ceil(60 / self.t_r)
+        if self.n_timepoints < shortest:
+            raise ValueError(
+                f"Site {self.name!r}: n_timepoints={self.n_timepoints} at t_r={self.t_r:g} s is "
+                f"{self.n_timepoints * self.t_r:g} s, expected at least 60 s ({shortest} volumes)."
+            )
+        if not self.gain > 0:
+            raise ValueError(f"Site {self.name!r}: gain={self.gain} found, expected a number above 0.")
+        for field in ("noise", "motion"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(
+                    f"Site {self.name!r}: {field}={getattr(self, field)} found, expected 0 or more."
+                )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A phenotype's mark on the connectivity of some network pairs.
+
+    Parameters
+    ----------
+    phenotype : {"sex", "diagnosis", "age"}
+        What causes it.
+    pairs : tuple of (str, str)
+        Pairs of different networks, named as in the atlas.
+    strengths : tuple of float
+        For each pair, the change of the networks' correlation in units of Fisher z: male minus female, patient
+        minus control, or, for age, over 20 years.
+    """
+
+    phenotype: str
+    pairs: tuple[tuple[str, str], ...]
+    strengths: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.phenotype not in (*PHENOTYPE_LEVELS, "age"):
+            raise ValueError(
+                f"Effect(phenotype={self.phenotype!r}) found, expected one of 'sex', 'diagnosis', 'age'."
+            )
+        if not self.pairs or len(self.pairs) != len(self.strengths):
+            raise ValueError(
+                f"The effect of {self.phenotype} has {len(self.pairs)} network pairs and {len(self.strengths)} "
+                "strengths, expected one strength for each of at least one pair."
+            )
+        for first, second in self.pairs:
+            if first == second:
+                raise ValueError(
+                    f"The effect of {self.phenotype} names the pair ({first!r}, {second!r}), expected two "
+                    "different networks."
+                )
+
+
+@dataclass(frozen=True)
+class Variability:
+    """How much people, and the days of one person, differ.
+
+    Parameters
+    ----------
+    trait : float
+        SD between subjects of each network pair's Fisher z; a subject keeps it in every scan.
+    state : float
+        SD between the scans of one subject, same unit.
+    topography : float
+        SD of a subject's loading of each ROI on each network; a subject keeps it in every scan.
+    """
+
+    trait: float = 0.12
+    state: float = 0.08
+    topography: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in ("trait", "state", "topography"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"Variability({field}={getattr(self, field)}) found, expected 0 or more.")
+
+
+def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
+    """Effects of sex, diagnosis and age on network pairs of their own, raised and lowered in turn.
+
+    The pairs are dealt from the (at most eight) largest networks, up to four to each phenotype, so that no pair
+    carries two effects.
+    """
+    sizes = {name: atlas.networks.count(name) for name in atlas.network_names}
+    named = [name for name in sizes if name.lower() not in UNASSIGNED]
+    largest = sorted(named, key=lambda name: -sizes[name])[:8]
+    pairs = list(combinations(largest, 2))
+    if len(pairs) < 3:
+        raise ValueError(
+            f"Atlas {atlas.name!r} has {len(largest)} named networks ({', '.join(largest)}), expected at least 3 "
+            "to choose effects on; pass `effects` of your own."
+        )
+    dealt = {
+        phenotype: tuple(pairs[start::3][:4]) for start, phenotype in enumerate(("sex", "diagnosis", "age"))
+    }
+    return tuple(
+        Effect(phenotype, chosen, tuple(strength * (-1) ** i for i in range(len(chosen))))
+        for phenotype, chosen in dealt.items()
+    )
+
+
+class Population:
+    """The people that scans are drawn from: typical network connectivity, ROI loadings, and planted effects.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Its networks give the covariance its structure. Two populations on one atlas are the same people.
+    effects : sequence of Effect
+        What sex, diagnosis and age change.
+    """
+
+    def __init__(self, atlas: Atlas, effects: Sequence[Effect]) -> None:
+        self.atlas = atlas
+        self.effects = tuple(effects)
+        names = list(atlas.network_names)
+        unknown = sorted({n for effect in effects for pair in effect.pairs for n in pair} - set(names))
+        if unknown:
+            raise ValueError(
+                f"The effects name networks that atlas {atlas.name!r} does not have: {', '.join(unknown)}; "
+                f"expected some of: {', '.join(names)}."
+            )
+        rng = np.random.default_rng([POPULATION_SEED, len(names), atlas.n_rois])
+        n_networks = len(names)
+        upper = rng.normal(0.1, 0.12, (n_networks, n_networks))
+        self.base_z = np.triu(upper, 1) + np.triu(upper, 1).T  # (n_networks, n_networks), Fisher z
+        own = np.array([names.index(network) for network in atlas.networks])
+        self.loadings = np.zeros((atlas.n_rois, n_networks))
+        self.loadings[np.arange(atlas.n_rois), own] = rng.uniform(0.5, 0.8, atlas.n_rois)
+        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of what a ROI shares with no other
+        self._effect_z = {phenotype: np.zeros_like(self.base_z) for phenotype in (*PHENOTYPE_LEVELS, "age")}
+        for effect in effects:
+            for (first, second), strength in zip(effect.pairs, effect.strengths, strict=True):
+                i, j = names.index(first), names.index(second)
+                self._effect_z[effect.phenotype][i, j] += strength
+                self._effect_z[effect.phenotype][j, i] += strength
+
+    def expected_z(self, sex: str, diagnosis: str, age: float) -> np.ndarray:
+        """Fisher z of every network pair that people of this sex, diagnosis and age have on average."""
+        values = {"sex": sex, "diagnosis": diagnosis}
+        z = self.base_z + self._effect_z["age"] * (age - AGE_CENTRE) / AGE_UNIT
+        for phenotype, value in values.items():
+            z = z + self._effect_z[phenotype] * (PHENOTYPE_LEVELS[phenotype].index(value) - 0.5)
+        return z
