@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -32,18 +34,28 @@ class FmriLMConfig(PreTrainedConfig):
     """
 
     model_type = "fmri_lm"
-    sub_configs_defaults = {  # noqa: RUF012 - the library's way to declare sub-configurations
+    sub_configs_defaults = {
         "fmri_config": SubConfigSpec(config_class=FmriTokenizerConfig),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
     }
 
-    fmri_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # dicts and None become configuration objects before `validate_architecture` runs
+    fmri_config: Any = None
+    text_config: Any = None
     fmri_token_id: int = 151669
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs):
+        for name in ("fmri_config", "text_config"):
+            if not isinstance(getattr(self, name), (PreTrainedConfig, dict, type(None))):
+                raise ValueError(
+                    f"`{name}` must be a configuration or its dict, got {getattr(self, name)!r}. "
+                    "`AutoConfig.from_pretrained` turns a model's name into its configuration."
+                )
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Check what holds between the fields; called when a configuration is made."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -53,7 +55,7 @@ class FmriTokenizerConfig(PreTrainedConfig):
     n_rois: int = 450
     n_timepoints: int = 160
     patch_size: int = 160
-    input_features: list[str] | None = None
+    input_features: list[str] = field(default_factory=lambda: ["signal"])
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -72,7 +74,6 @@ class FmriTokenizerConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs):
-        self.input_features = list(self.input_features or ["signal"])
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_hidden_layers
@@ -80,10 +81,10 @@ class FmriTokenizerConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Check what holds between the fields; called when a configuration is made."""
-        unknown = [name for name in self.input_features if name not in INPUT_FEATURES]
-        if unknown or len(set(self.input_features)) != len(self.input_features):
+        unknown = set(self.input_features) - set(INPUT_FEATURES)
+        if unknown or not self.input_features or len(set(self.input_features)) != len(self.input_features):
             raise ValueError(
-                f"`input_features` must hold each of {list(INPUT_FEATURES)} at most once, got {self.input_features}."
+                f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, got {self.input_features}."
             )
         if self.n_timepoints % self.patch_size:
             raise ValueError(

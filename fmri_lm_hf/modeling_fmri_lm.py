@@ -189,10 +189,13 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         logits_to_keep : int, default=0
             Compute logits for the last so many positions only (0: for all).
         """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give the text either as `input_ids` or as `inputs_embeds`.")
         is_fmri = None
-        if inputs_embeds is None:
-            is_fmri = input_ids == self.config.fmri_token_id
+        if input_ids is not None:
+            is_fmri = input_ids.eq(self.config.fmri_token_id)
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_fmri, 0))
+        assert inputs_embeds is not None
         n_past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
 
         if input_values is not None or fmri_features is not None:
@@ -205,9 +208,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             self._check_placeholders(is_fmri, len(fmri_features))
             embeddings = self.get_fmri_embeddings(fmri_features).to(inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(is_fmri[..., None], embeddings)
-            attention_mask = self._without_missing_tokens(
-                is_fmri, attention_mask, roi_mask, padding_mask, n_past
-            )
+            attention_mask = self._hide_missing(is_fmri, attention_mask, roi_mask, padding_mask, n_past)
         elif is_fmri is not None and is_fmri.any():
             self._check_placeholders(is_fmri, 0)
 
@@ -262,7 +263,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         """
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         is_fmri = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        attention_mask = self._without_missing_tokens(is_fmri, None, roi_mask, padding_mask, 0)
+        attention_mask = self._hide_missing(is_fmri, None, roi_mask, padding_mask)
         position_ids = self._positions(is_fmri, is_fmri)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
@@ -304,7 +305,24 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             block_sequence_ids=block_ids,
         )
 
-    def _without_missing_tokens(self, is_fmri, attention_mask, roi_mask, padding_mask, n_past):
+    def get_attention_mask(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        roi_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The mask (batch, n_positions) that hides padding and the tokens of missing ROIs.
+
+        `forward` and `generate` apply it themselves; a caller that goes on with a cache by hand needs it.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self._hide_missing(
+            input_ids == self.config.fmri_token_id, attention_mask, roi_mask, padding_mask
+        )
+
+    def _hide_missing(self, is_fmri, attention_mask, roi_mask, padding_mask, n_past=0):
         """`attention_mask` with zeros at the tokens of missing ROIs and of padded time patches."""
         if roi_mask is None and padding_mask is None:
             return attention_mask
@@ -352,12 +370,11 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         if input_ids is not None:
             # once for all steps, since later ones no longer see the scans' masks
-            kwargs["attention_mask"] = self._without_missing_tokens(
+            kwargs["attention_mask"] = self._hide_missing(
                 input_ids == self.config.fmri_token_id,
                 kwargs.get("attention_mask"),
                 kwargs.get("roi_mask"),
                 kwargs.get("padding_mask"),
-                0,
             )
         return super().generate(inputs, **kwargs)
 

@@ -141,11 +141,11 @@ class FmriLayer(nn.Module):
 class FmriTransformer(nn.Module):
     """ROI position embeddings (shared by the patches of a ROI), Transformer blocks, final LayerNorm."""
 
-    def __init__(self, config: FmriTokenizerConfig, num_layers: int):
+    def __init__(self, config: FmriTokenizerConfig, num_layers: int | None):
         super().__init__()
         self.n_patches = config.n_patches
         self.roi_embeddings = nn.Embedding(config.n_rois, config.hidden_size)
-        self.layers = nn.ModuleList(FmriLayer(config) for _ in range(num_layers))
+        self.layers = nn.ModuleList(FmriLayer(config) for _ in range(num_layers or 0))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
@@ -179,7 +179,7 @@ class FmriEncoder(nn.Module):
             patches = input_values.unflatten(-1, (self.n_patches, self.patch_size))
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_tokens, patch_size), time-major
             hidden_states = self.signal_projection(patches)
-        if self.connectivity_projection is not None:
+        if self.connectivity_projection is not None and profiles is not None:
             projected = self.connectivity_projection(profiles * CONNECTIVITY_SCALE)  # (batch, n_rois, hidden)
             hidden_states = hidden_states + projected.repeat(1, self.n_patches, 1)
         return self.transformer(hidden_states, token_mask)
@@ -374,7 +374,7 @@ class FmriPreTrainedModel(PreTrainedModel):
 
     base_model_prefix = "fmri"
     main_input_name = "input_values"
-    input_modalities = ("fmri",)
+    input_modalities: tuple[str, ...] = ("fmri",)
     _supports_sdpa = True
     # The losses are means over the batch, not sums divided by `num_items_in_batch`.
     accepts_loss_kwargs = False
@@ -498,7 +498,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         if decoded.reconstruction is not None:
             observed = roi_mask[:, :, None] & padding_mask[:, None, :]  # (batch, n_rois, n_timepoints)
             reconstruction_loss = F.mse_loss(decoded.reconstruction[observed], input_values[observed])
-        if decoded.connectivity is not None:
+        if profiles is not None:
             observed = roi_mask[:, :, None] & roi_mask[:, None, :]
             profile_loss = F.mse_loss(decoded.connectivity[observed], profiles[observed])
             reconstruction_loss = reconstruction_loss + CONNECTIVITY_SCALE**2 * profile_loss

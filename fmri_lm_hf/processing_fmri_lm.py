@@ -1,0 +1,237 @@
+"""Scans and text to model inputs: `<fmri>` placeholders, scan delimiters, chats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, ProcessorMixin
+
+from .feature_extraction_fmri import FmriFeatureExtractor
+
+# For tokenizers that come without a chat template, such as GPT-2's.
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] + eos_token + '\n' }}"
+    "{% else %}{{ message['content'] + '\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
+)
+
+
+class FmriLMProcessor(ProcessorMixin):
+    """Joins a [`FmriFeatureExtractor`] and a text tokenizer.
+
+    Each `<fmri>` in a text stands for one scan and becomes as many placeholder ids as the scan has tokens,
+    between the delimiter ids if there are any.
+
+    Parameters
+    ----------
+    feature_extractor : FmriFeatureExtractor
+    tokenizer : PreTrainedTokenizerBase
+        The placeholder is added to it when it has none. The id need not lie in the language model's vocabulary.
+    chat_template : str, optional
+        That of the tokenizer when not given; where it has none either, a plain question-and-answer form.
+    patch_size : int, optional
+        Time points of a token, as in the tokenizer's configuration; the scan's whole length when not given.
+    fmri_token : str, default="<fmri>"
+    fmri_start_ids, fmri_end_ids : list of int, optional
+        Token ids written before and after the tokens of each scan (textual scan delimiters).
+    """
+
+    def __init__(
+        self,
+        feature_extractor: FmriFeatureExtractor | None = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        patch_size: int | None = None,
+        fmri_token: str = "<fmri>",
+        fmri_start_ids: Sequence[int] = (),
+        fmri_end_ids: Sequence[int] = (),
+        **kwargs,
+    ):
+        template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
+        super().__init__(feature_extractor, tokenizer, chat_template=template)
+        self.patch_size = patch_size or feature_extractor.n_timepoints
+        self.fmri_token = fmri_token
+        self.fmri_start_ids, self.fmri_end_ids = list(fmri_start_ids), list(fmri_end_ids)
+        if fmri_token not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens(
+                {"additional_special_tokens": [fmri_token]}, replace_extra_special_tokens=False
+            )
+        self.fmri_token_id = tokenizer.convert_tokens_to_ids(fmri_token)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of a scan."""
+        return self.feature_extractor.n_rois * (self.feature_extractor.n_timepoints // self.patch_size)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]
+
+    def __call__(
+        self,
+        text: str | list[str] | None = None,
+        fmri: Any = None,
+        t_r: float | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
+        return_tensors: str | None = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """Prepare texts and scans for the model.
+
+        Parameters
+        ----------
+        text : str or list of str, optional
+            Texts with one `<fmri>` for each of their scans.
+        fmri : scan or list of scans, optional
+            As [`FmriFeatureExtractor`] takes them, in the order of the placeholders.
+        t_r : float, optional
+            Repetition time of the scans in seconds, where their files do not tell it.
+        padding, max_length, add_special_tokens, return_tensors
+            As for tokenizers. There is no truncation, which could cut a scan.
+
+        Returns
+        -------
+        BatchFeature
+            ``input_ids`` and ``attention_mask`` of shape (batch, n_positions) if there is text, and
+            ``input_values`` (n_scans, n_rois, n_timepoints), ``roi_mask`` (n_scans, n_rois) and
+            ``padding_mask`` (n_scans, n_timepoints) if there are scans.
+        """
+        if kwargs.get("truncation"):
+            raise ValueError(
+                "Prompts with scans are not truncated, which could cut a scan. Shorten the text instead."
+            )
+        if text is None and fmri is None:
+            raise ValueError("Nothing to process: give `text`, `fmri` or both.")
+        scans = (
+            BatchFeature()
+            if fmri is None
+            else self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
+        )
+        if text is None:
+            return scans
+        texts = [text] if isinstance(text, str) else list(text)
+        n_scans = 0 if fmri is None else len(scans["input_values"])
+        found = sum(each.count(self.fmri_token) for each in texts)
+        if found != n_scans:
+            raise ValueError(
+                f"Found {found} `{self.fmri_token}` in the text but received {n_scans} scan(s). "
+                f"Write one `{self.fmri_token}` where each scan belongs."
+            )
+        ids = [self.tokenize(each, add_special_tokens=add_special_tokens) for each in texts]
+        encoded = self.tokenizer.pad(
+            {"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]},
+            padding=padding,
+            max_length=max_length,
+            return_tensors=return_tensors,
+        )
+        return BatchFeature({**encoded, **scans}, tensor_type=None)
+
+    def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text, each `<fmri>` expanded to the ids that stand for a scan."""
+        ids: list[int] = []
+        scan = [*self.fmri_start_ids, *[self.fmri_token_id] * self.n_tokens, *self.fmri_end_ids]
+        for token_id in self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]:
+            ids.extend(scan if token_id == self.fmri_token_id else [token_id])
+        return ids
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict] | list[list[dict]],
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "pt",
+        **kwargs,
+    ) -> str | list[str] | BatchFeature:
+        """Render conversations whose messages hold text and scans, and tokenize them if asked.
+
+        A message's content is a string, or a list of blocks ``{"type": "text", "text": ...}`` and
+        ``{"type": "fmri", "fmri": scan}``. With `tokenize`, the result is that of calling the processor.
+
+        Examples
+        --------
+        >>> conversation = [{"role": "user", "content": [
+        ...     {"type": "fmri", "fmri": "sub-01_bold.nii.gz"}, {"type": "text", "text": "What is the sex?"}]}]
+        >>> inputs = processor.apply_chat_template(conversation, tokenize=True, add_generation_prompt=True)
+        """
+        batch = conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
+        texts = [self.render_chat(messages, add_generation_prompt) for messages in batch]
+        if not tokenize:
+            return texts if batch is conversation else texts[0]
+        blocks = [block for messages in batch for message in messages for block in _blocks(message)]
+        scans = [block["fmri"] for block in blocks if block["type"] == "fmri"]
+        kwargs = {name: value for name, value in kwargs.items() if name != "return_dict"}
+        return self(
+            text=texts, fmri=scans or None, add_special_tokens=False, return_tensors=return_tensors, **kwargs
+        )
+
+    def render_chat(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
+        """The text of a conversation in the form of the chat template, with `<fmri>` for each scan."""
+        flat = [{**message, "content": self._as_text(message)} for message in messages]
+        return self.tokenizer.apply_chat_template(
+            flat,
+            chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+
+    def _as_text(self, message: dict) -> str:
+        blocks = _blocks(message)
+        unknown = [block["type"] for block in blocks if block["type"] not in ("fmri", "text")]
+        if unknown:
+            raise ValueError(f"Content blocks must have type 'text' or 'fmri', found {unknown[0]!r}.")
+        return "".join(self.fmri_token if block["type"] == "fmri" else block["text"] for block in blocks)
+
+    def split_chat(self, messages: list[dict]) -> list[tuple[str, bool]]:
+        """Cut a rendered conversation into pieces: (text, whether the assistant says it).
+
+        An answer's piece ends with what the template writes behind it, so that a model that learns it also
+        learns to stop. Training and scoring tokenize piece by piece, so both see the same ids.
+        """
+        pieces: list[tuple[str, bool]] = []
+        done = ""
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self.render_chat(messages[:i], add_generation_prompt=True)
+            answered = self.render_chat(messages[: i + 1])
+            if not (prompt.startswith(done) and answered.startswith(prompt)):
+                raise ValueError(
+                    "This chat template rewrites earlier turns when a conversation goes on, so its answers cannot "
+                    "be told from its prompts. Use one question and one answer a conversation."
+                )
+            pieces += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
+            done = answered
+        if not pieces:
+            raise ValueError("The conversation holds no message of the role 'assistant'.")
+        return pieces
+
+    def encode_chat(self, messages: list[dict]) -> dict[str, list[int]]:
+        """`input_ids` of a conversation and `labels`, -100 everywhere but on the assistant's words."""
+        input_ids: list[int] = []
+        labels: list[int] = []
+        for text, is_answer in self.split_chat(messages):
+            ids = self.tokenize(text)
+            input_ids += ids
+            labels += ids if is_answer else [-100] * len(ids)
+        return {"input_ids": input_ids, "labels": labels}
+
+    def decode_answer(self, token_ids: Any) -> str:
+        """Text of generated ids, without placeholders and special tokens."""
+        ids = np.asarray(token_ids).reshape(-1)
+        return self.tokenizer.decode(
+            ids[ids != self.fmri_token_id].tolist(), skip_special_tokens=True
+        ).strip()
+
+
+def _blocks(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+__all__ = ["FmriLMProcessor"]
