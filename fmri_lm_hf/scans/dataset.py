@@ -1,0 +1,331 @@
+"""Scan datasets on disk: writing them as sharded Parquet, and loading them in every form that is accepted.
+
+A scan dataset has a row for each scan: `scan_id`, `subject_id`, `session`, `site`, `t_r` (seconds), `n_timepoints`,
+`bold` (n_timepoints, n_rois) float32, `roi_mask`, `mean_fd` (mm), and phenotypes. In a folder it looks like this, so
+that `datasets.load_dataset(folder)` reads it, from disk and from the Hub alike::
+
+    data/train-00000.parquet, ...   the scans
+    atlas.json                      the ROIs, in the order of the columns of `bold`
+    provenance.json                 how it was made
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.scan_reading import read_scan
+
+__all__ = [
+    "REQUIRED_COLUMNS",
+    "SHARD_BYTES",
+    "load_scan_dataset",
+    "package_versions",
+    "scan_features",
+    "scan_row",
+    "shard_name",
+    "write_json",
+    "write_scan_dataset",
+    "write_shard",
+]
+
+REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
+SHARD_BYTES = 300_000_000
+ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
+
+
+def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas | None]:
+    """Load a scan dataset.
+
+    Parameters
+    ----------
+    path : path
+        A folder written by `write_scan_dataset` or `fmri-lm scans`, another folder of Parquet files, a folder of
+        `Dataset.save_to_disk`, or a single Parquet file. The columns `scan_id`, `subject_id`, `site`, `t_r` and `bold`
+        are required, others are kept as they are.
+
+    Returns
+    -------
+    dataset : datasets.Dataset
+        `bold` comes as float32 numpy arrays (n_timepoints, n_rois), other columns as plain Python values.
+    atlas : Atlas or None
+        From `atlas.json` in the folder (or beside the file), if there is one.
+    """
+    path = Path(path)
+    dataset = _open(path)
+    missing = [column for column in REQUIRED_COLUMNS if column not in dataset.column_names]
+    if missing:
+        raise ScanError(
+            f"The scan dataset {path.name} has no column {', '.join(missing)}: "
+            f"found {', '.join(dataset.column_names)}; expected at least {', '.join(REQUIRED_COLUMNS)}."
+        )
+    if not len(dataset):
+        raise ScanError(f"The scan dataset {path.name} has no scans.")
+    dataset = _with_bold_arrays(dataset, path)
+    atlas_file = (path if path.is_dir() else path.parent) / "atlas.json"
+    atlas = Atlas.from_json(atlas_file) if atlas_file.exists() else None
+    n_rois = dataset.features["bold"].shape[1]
+    if atlas is not None and atlas.n_rois != n_rois:
+        raise ScanError(
+            f"The scans of {path.name} have {n_rois} ROIs, but atlas.json beside them has {atlas.n_rois} "
+            f"({atlas.name!r}): put the atlas of these scans there."
+        )
+    return dataset, atlas
+
+
+def write_scan_dataset(
+    rows: Iterable[Mapping[str, Any]] | datasets.Dataset,
+    out: str | os.PathLike,
+    atlas: Atlas,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write scans as a scan dataset folder.
+
+    Parameters
+    ----------
+    rows : datasets.Dataset, or iterable of mappings
+        `scan_id`, `subject_id`, `site`, `t_r`, `bold` (n_timepoints, n_rois), optional `session`, `roi_mask`,
+        `mean_fd`, and phenotypes. Only one shard is held in memory at a time.
+    out : path
+        A new folder (or an empty one).
+    atlas : Atlas
+    parameters : mapping, optional
+        How the scans were made, for `provenance.json`.
+    shard_bytes : int
+        Largest size of the BOLD of one shard.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ScanError(f"The folder {out} is not empty: give a new one, or remove it first.")
+    extra_features = None
+    if isinstance(rows, datasets.Dataset):
+        extra_features = dict(rows.features)
+        rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
+    features: datasets.Features | None = None
+    seen: set[str] = set()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        for number, shard in enumerate(_in_shards((scan_row(row, atlas) for row in rows), shard_bytes)):
+            for row in shard:
+                if row["scan_id"] in seen:
+                    raise ScanError(
+                        f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own."
+                    )
+                seen.add(row["scan_id"])
+            features = features or scan_features(shard, atlas.n_rois, extra_features)
+            write_shard(shard, partial / shard_name(number), features)
+        if features is None:
+            raise ScanError("There are no scans to write.")
+        atlas.to_json(partial / "atlas.json")
+        provenance = {
+            "parameters": dict(parameters or {}),
+            "versions": package_versions(),
+            "n_scans": len(seen),
+        }
+        write_json(provenance, partial / "provenance.json")
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def scan_row(row: Mapping[str, Any], atlas: Atlas | None, n_rois: int | None = None) -> dict[str, Any]:
+    """A checked row of a scan dataset, with all its columns and `bold` as float32."""
+    missing = [column for column in REQUIRED_COLUMNS if column not in row]
+    if missing:
+        raise ScanError(f"A scan has no {', '.join(missing)}: expected {', '.join(REQUIRED_COLUMNS)}.")
+    scan = read_scan(row, atlas, n_rois=n_rois, max_masked=1.0)
+    standard = {
+        "scan_id": str(row["scan_id"]),
+        "subject_id": str(row["subject_id"]),
+        "session": row.get("session"),
+        "site": row["site"],
+        "t_r": scan.t_r,
+        "n_timepoints": len(scan.bold),
+        "bold": scan.bold,
+        "roi_mask": scan.roi_mask,
+        "mean_fd": row.get("mean_fd"),
+    }
+    return standard | {key: value for key, value in row.items() if key not in standard}
+
+
+def scan_features(
+    rows: Sequence[Mapping[str, Any]], n_rois: int, known: Mapping[str, Any] | None = None
+) -> datasets.Features:
+    """Features of a scan dataset; phenotypes have their `known` feature, or one that fits all their values."""
+    features: dict[str, Any] = dict.fromkeys(
+        ("scan_id", "subject_id", "session", "site"), datasets.Value("string")
+    )
+    features["t_r"] = datasets.Value("float64")
+    features["n_timepoints"] = datasets.Value("int32")
+    features["bold"] = datasets.Array2D((None, n_rois), "float32")
+    features["roi_mask"] = datasets.List(datasets.Value("bool"))
+    features["mean_fd"] = datasets.Value("float32")
+    for column in dict.fromkeys(itertools.chain.from_iterable(rows)):
+        if column not in features:
+            given = (known or {}).get(column)
+            features[column] = given or _feature_of(column, [row.get(column) for row in rows])
+    return datasets.Features(features)
+
+
+def write_shard(rows: Sequence[Mapping[str, Any]], path: Path, features: datasets.Features) -> None:
+    """Write rows as one Parquet file, which appears under its name only when it is complete."""
+    unknown = set(itertools.chain.from_iterable(rows)) - set(features)
+    if unknown:
+        raise ScanError(
+            f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}."
+        )
+    schema = features.arrow_schema
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    in_group = max(1, int(ROW_GROUP_BYTES / max(row["bold"].nbytes for row in rows)))
+    try:
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for start in range(0, len(rows), in_group):
+                group = rows[start : start + in_group]
+                columns = [
+                    _arrow_column(field, [row.get(field.name) for row in group], features) for field in schema
+                ]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def shard_name(number: int) -> str:
+    """Where a shard lies in the folder of its dataset."""
+    return f"data/train-{number:05d}.parquet"
+
+
+def write_json(record: Any, path: Path) -> None:
+    """Write JSON at once or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a scan dataset depends on."""
+    packages = ("fmri-lm-hf", "nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def _open(path: Path) -> datasets.Dataset:
+    if not path.exists():
+        raise ScanError(f"The scan dataset {path} does not exist: expected a folder or a .parquet file.")
+    try:
+        if path.is_dir() and any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(path))
+            if isinstance(loaded, datasets.DatasetDict):
+                if len(loaded) != 1:
+                    raise ScanError(
+                        f"{path.name} holds the splits {', '.join(loaded)}: give the folder of one of them."
+                    )
+                loaded = next(iter(loaded.values()))
+            return loaded
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith("."))
+        else:
+            files = [path] if path.suffix == ".parquet" else []
+        if not files:
+            raise ScanError(
+                f"{path.name} holds no scan dataset: expected Parquet files or a folder of Dataset.save_to_disk. "
+                "`fmri-lm scans` makes one from folders of scans."
+            )
+        return datasets.Dataset.from_parquet([str(file) for file in files])
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
+        raise ScanError(
+            f"The scan dataset {path.name} is not readable: a file of it may be truncated."
+        ) from error
+
+
+def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
+    feature = dataset.features["bold"]
+    if not isinstance(feature, datasets.Array2D):
+        first = dataset[0]["bold"]
+        if np.ndim(first) != 2:
+            raise ScanError(
+                f"`bold` of {path.name} has {np.ndim(first)} axes in its first row: expected (n_timepoints, n_rois)."
+            )
+        try:
+            dataset = dataset.cast_column("bold", datasets.Array2D((None, len(first[0])), "float32"))
+        except (TypeError, pa.ArrowException) as error:
+            raise ScanError(
+                f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row."
+            ) from error
+    return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
+
+
+def _in_shards(rows: Iterable[dict[str, Any]], shard_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    shard: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        if shard and size + row["bold"].nbytes > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(row)
+        size += row["bold"].nbytes
+    if shard:
+        yield shard
+
+
+def _feature_of(column: str, values: Sequence[Any]) -> Any:
+    values = [value for value in values if value is not None]
+    first = values[0] if values else None
+    if isinstance(first, (list, tuple, np.ndarray)):
+        return datasets.List(_feature_of(column, [item for value in values for item in value]))
+    for kinds, dtype in (
+        ((bool, np.bool_), "bool"),
+        ((int, np.integer), "int64"),
+        ((int, float, np.number), "float64"),
+    ):
+        if values and all(isinstance(value, kinds) for value in values):
+            return datasets.Value(dtype)
+    if all(isinstance(value, str) for value in values):
+        return datasets.Value("string")
+    kinds_found = sorted({type(value).__name__ for value in values})
+    raise ScanError(
+        f"Column {column!r} mixes {' and '.join(kinds_found)}: give one type of value, and None for missing."
+    )
+
+
+def _arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Features) -> pa.Array:
+    if field.name != "bold":
+        encoder = datasets.Features({field.name: features[field.name]})
+        try:
+            return pa.array(encoder.encode_batch({field.name: values})[field.name], field.type)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise ScanError(
+                f"Column {field.name!r} should hold {field.type} in every row: {error}."
+            ) from error
+    n_rois = features["bold"].shape[1]
+    lengths = np.asarray([len(bold) for bold in values])
+    numbers = pa.array(np.concatenate(values).reshape(-1))
+    rows = pa.ListArray.from_arrays(pa.array(np.arange(lengths.sum() + 1, dtype=np.int32) * n_rois), numbers)
+    scans = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)), rows)
+    return pa.ExtensionArray.from_storage(field.type, scans)
