@@ -1,1 +1,16 @@
 """Publishing on the Hugging Face Hub, fetching from it, and checking what was fetched."""
+
+from .checksums import Verification, verify_download
+from .errors import HubAccessError, clear_errors
+from .push import PushResult, push_to_hub
+from .remote_code import export_remote_code
+
+__all__ = [
+    "HubAccessError",
+    "PushResult",
+    "Verification",
+    "clear_errors",
+    "export_remote_code",
+    "push_to_hub",
+    "verify_download",
+]

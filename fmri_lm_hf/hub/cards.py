@@ -22,7 +22,16 @@ from typing import Any
 
 import yaml
 
-__all__ = ["NOT_RECORDED", "load_template", "render_card", "split_card", "template_folder", "update_card"]
+__all__ = [
+    "NOT_RECORDED",
+    "is_edited",
+    "load_template",
+    "render_card",
+    "sign_card",
+    "split_card",
+    "template_folder",
+    "update_card",
+]
 
 NOT_RECORDED = "[not recorded]"
 
@@ -32,6 +41,7 @@ _BLOCK = re.compile(
     r"(?P<body>.*?)<!-- /generated:(?P=name) -->",
     re.DOTALL,
 )
+_SIGNATURE = re.compile(r"\n<!-- published sha=([0-9a-f]{12}) -->\n\Z")
 # What peft and transformers write into a fresh README: a form in which nobody has written anything yet.
 _UNFILLED_FORM = "[More Information Needed]"
 
@@ -55,7 +65,7 @@ def load_template(name: str) -> str:
     """The text of the template `name`, for instance `"fmri_lm"` for `model_cards/fmri_lm.md.jinja`."""
     path = template_folder() / f"{name}.md.jinja"
     if not path.is_file():
-        known = sorted(p.name.removesuffix(".md.jinja") for p in template_folder().glob("*.md.jinja"))
+        known = sorted(p.name.removesuffix(".md.jinja") for p in template_folder().glob("[!_]*.md.jinja"))
         raise ValueError(f"There is no card template {name!r}; known templates are {known}.")
     return path.read_text(encoding="utf-8")
 
@@ -85,7 +95,9 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
         def __str__(self) -> str:
             return NOT_RECORDED
 
+    load_template(template)  # with its error, when there is none of that name
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_folder()),
         undefined=Unknown,
         finalize=lambda value: NOT_RECORDED if value is None else value,
         trim_blocks=True,
@@ -94,8 +106,8 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
     )
     for name, shape in {"percent": "{:.1%}", "score": "{:.3f}", "commas": "{:,}"}.items():
         environment.filters[name] = _number_filter(shape)
-    text = environment.from_string(load_template(template)).render(metadata=_yaml(metadata), **values)
-    return _sealed(text)
+    text = environment.get_template(f"{template}.md.jinja").render(metadata=_yaml(metadata), **values)
+    return _sealed(re.sub(r"\n{3,}", "\n\n", text))
 
 
 def update_card(existing: str | None, rendered: str, always: Iterable[str] = ()) -> str:
@@ -142,6 +154,17 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
     # The person's own YAML, with its comments and order, stays when nothing in it changes.
     front = old_yaml if metadata == old_metadata and old_yaml else f"---\n{_yaml(metadata)}---\n"
     return front + body
+
+
+def sign_card(card: str) -> str:
+    """End a card with the checksum of its text, by which `is_edited` tells later whether a person changed it."""
+    text = _SIGNATURE.sub("", card).rstrip("\n") + "\n"
+    return f"{text}\n<!-- published sha={_checksum(text)} -->\n"
+
+
+def is_edited(card: str) -> bool:
+    """Whether a card is not exactly what `sign_card` returned: somebody wrote it, or changed it since."""
+    return card != sign_card(card)
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str, str]:
@@ -195,8 +218,9 @@ def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
 def _merged_results(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of `model-index`: ours replace earlier ones of the same task and dataset, others stay."""
 
-    def key(result: dict[str, Any]) -> tuple[str, str]:
-        return str(result.get("task", {}).get("type")), str(result.get("dataset", {}).get("type"))
+    def key(result: dict[str, Any]) -> tuple[str, ...]:
+        task, dataset = result.get("task", {}), result.get("dataset", {})
+        return tuple(str(value) for value in (task.get("type"), task.get("name"), dataset.get("name")))
 
     earlier = old[0].get("results", []) if isinstance(old, list) and old and isinstance(old[0], dict) else []
     measured = {key(result) for result in new[0]["results"]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration_trust import check_config_is_inert
+from fmri_lm_hf.configuration_trust import check_config_is_inert
 
 __all__ = ["Publication", "read_folder"]
 
@@ -39,10 +39,6 @@ _REQUIRED: dict[str, dict[tuple[str, ...], str]] = {
         ("preprocessor_config.json", "processor_config.json"): "save the feature extractor with "
         "`feature_extractor.save_pretrained(folder)`",
     },
-    "model": {
-        ("config.json",): _SAVE_MODEL,
-        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
-    },
     "adapter": {
         ("adapter_config.json",): _SAVE_MODEL,
         ("adapter_model.safetensors",): _SAVE_MODEL,
@@ -58,7 +54,7 @@ class Publication:
 
     Attributes
     ----------
-    kind : {"fmri_lm", "fmri_tokenizer", "model", "adapter", "processor", "dataset"}
+    kind : {"fmri_lm", "fmri_tokenizer", "adapter", "processor", "dataset"}
     files : dict of str to Path or bytes
         Path in the repository -> local file, or content that replaces or joins the folder's own files.
     left_out : list of str
@@ -78,7 +74,7 @@ class Publication:
         content = self.files.get(name)
         if content is None:
             return None
-        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+        return (content if isinstance(content, bytes) else content.read_bytes()).decode()
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file as a dict; empty when there is no such file."""
@@ -138,10 +134,13 @@ def _kind(root: Path, files: Iterable[str]) -> str:
     if "adapter_config.json" in names:
         return "adapter"
     if "config.json" in names:
-        model_type = (
-            Publication("model", {"config.json": root / "config.json"}).json("config.json").get("model_type")
-        )
-        return model_type if model_type in _REQUIRED else "model"
+        config = Publication("", {"config.json": root / "config.json"}).json("config.json")
+        if config.get("model_type") not in ("fmri_lm", "fmri_tokenizer"):
+            raise ValueError(
+                f"{root / 'config.json'} has the model type {config.get('model_type')!r}; expected 'fmri_lm' or "
+                "'fmri_tokenizer'. Other models are published with `hf upload`."
+            )
+        return config["model_type"]
     if "dataset_dict.json" in names or any(name.endswith((".parquet", ".arrow")) for name in names):
         return "dataset"
     if names & {"processor_config.json", "preprocessor_config.json"}:

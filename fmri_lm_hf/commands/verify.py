@@ -1,0 +1,44 @@
+"""Check the downloaded files of a repository against the checksums that the Hub lists.
+
+A download that has the right size is accepted by the Hub's client, whatever it contains; a broken disk, proxy or
+cache can go unnoticed until a model answers nonsense. This compares the content of every downloaded file with the
+sha256 (large files) or git sha1 (others) of the repository, prints the commit, and ends with exit code 1 when a
+file differs. When nothing is downloaded yet, everything is fetched first.
+
+examples:
+  fmri-lm verify my-lab/fmri-lm-small
+  fmri-lm verify my-lab/fmri-lm-small --revision v1.0 --repair
+  fmri-lm verify my-lab/rest-pairs --dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fmri-lm verify`."""
+    parser.add_argument("repo_id", metavar="org/name", help="the repository")
+    parser.add_argument("--revision", help="branch, tag or commit (default: main, as it was downloaded)")
+    parser.add_argument("--dataset", action="store_true", help="the repository is a dataset")
+    parser.add_argument("--repair", action="store_true", help="fetch damaged files again")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, print what was found; 1 when a file is damaged."""
+    from fmri_lm_hf.hub import verify_download
+
+    repo_type = "dataset" if args.dataset else "model"
+    found = verify_download(args.repo_id, args.revision, repo_type, repair=args.repair)
+    print(f"{found.repo_id} at commit {found.commit}: {len(found.verified)} files are as the Hub lists them")
+    for name in found.repaired:
+        print(f"repaired: {name}")
+    if found.not_downloaded:
+        print(f"not downloaded, not checked: {', '.join(found.not_downloaded)}")
+    for name in found.damaged:
+        print(f"DAMAGED: {name}")
+    if found.damaged:
+        print("Fetch the damaged files again with --repair before you use this repository.")
+    return 1 if found.damaged else 0

@@ -1,0 +1,127 @@
+"""Compare files with the checksums that the Hub lists: sha256 of large files, git's sha1 of the others."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoFile
+from tqdm.auto import tqdm
+
+from .errors import clear_errors, retried
+
+__all__ = ["Verification", "is_same", "verify_download"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_download` found.
+
+    Attributes
+    ----------
+    repo_id, commit : str
+    verified : tuple of str
+        Files whose content is what the repository lists.
+    damaged : tuple of str
+        Files whose content is not.
+    repaired : tuple of str
+        Damaged files that were fetched again, and are right now.
+    not_downloaded : tuple of str
+        Files of the repository that are not in the cache.
+    """
+
+    repo_id: str
+    commit: str
+    verified: tuple[str, ...]
+    damaged: tuple[str, ...]
+    repaired: tuple[str, ...]
+    not_downloaded: tuple[str, ...]
+
+
+def verify_download(
+    repo_id: str, revision: str | None = None, repo_type: str = "model", repair: bool = False
+) -> Verification:
+    """Check the downloaded files of a repository against the checksums that the Hub lists.
+
+    The Hub's client accepts a download that has the right size, whatever it contains. What is not in the cache yet
+    is fetched first when nothing is.
+
+    Parameters
+    ----------
+    repo_id : str
+    revision : str, optional
+        Branch, tag or commit; the default branch as it was downloaded when not given.
+    repo_type : {"model", "dataset"}, default="model"
+    repair : bool, default=False
+        Fetch damaged files again.
+
+    Raises
+    ------
+    HubAccessError
+        When the repository or its checksums cannot be reached.
+    """
+    api = HfApi()
+    with clear_errors(repo_id, revision):
+        commit = _downloaded_commit(repo_id, repo_type, revision or "main")
+        if commit is None:
+            path = retried(
+                lambda: snapshot_download(repo_id, revision=revision, repo_type=repo_type),
+                f"Fetching {repo_id}",
+            )
+            commit = Path(path).name
+        tree = retried(
+            lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
+            f"Listing {repo_id}",
+        )
+        found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "not_downloaded": []}
+        files = [entry for entry in tree if isinstance(entry, RepoFile)]
+        for file in tqdm(files, desc=f"Verifying {repo_id}", unit="file", disable=None):
+            cached = try_to_load_from_cache(repo_id, file.path, revision=commit, repo_type=repo_type)
+            if not isinstance(cached, str):
+                found["not_downloaded"].append(file.path)
+            elif is_same(Path(cached), file):
+                found["verified"].append(file.path)
+            elif repair and is_same(_fetched_again(repo_id, repo_type, commit, file.path), file):
+                found["repaired"].append(file.path)
+            else:
+                found["damaged"].append(file.path)
+    return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in found.items()})
+
+
+def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
+    """Whether a file of a repository has this content, by size and checksum."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if remote is None or remote.size != size:
+        return False
+    if remote.lfs is not None:
+        return _digest(content, hashlib.sha256()) == remote.lfs.sha256
+    return _digest(content, hashlib.sha1(b"blob %d\0" % size)) == remote.blob_id
+
+
+def _digest(content: Path | bytes, digest: Any) -> str:
+    if isinstance(content, bytes):
+        digest.update(content)
+    else:
+        with content.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _downloaded_commit(repo_id: str, repo_type: str, revision: str) -> str | None:
+    """The commit that the cache holds for a revision, or None when it holds none."""
+    storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
+    reference = storage / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    return commit if (storage / "snapshots" / commit).is_dir() else None
+
+
+def _fetched_again(repo_id: str, repo_type: str, commit: str, path: str) -> Path:
+    def fetch() -> str:
+        return hf_hub_download(repo_id, path, revision=commit, repo_type=repo_type, force_download=True)
+
+    return Path(retried(fetch, f"Fetching {path}"))

@@ -1,0 +1,105 @@
+"""Let a checkpoint carry its code, so that it loads where only transformers is installed.
+
+`AutoModelForCausalLM.from_pretrained("org/name", trust_remote_code=True)` then needs nothing of this package. Where
+the package is installed, its own classes are used and the files are not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .contents import Publication, read_folder
+
+__all__ = ["export_remote_code", "with_remote_code"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+_LANGUAGE_MODEL = "modeling_fmri_lm.FmriLMForCausalLM"
+_TOKENIZER = "modeling_fmri_tokenizer.FmriTokenizer"
+_AUTO_MAPS = {
+    "fmri_lm": {
+        "AutoConfig": "configuration_fmri_lm.FmriLMConfig",
+        "AutoModel": _LANGUAGE_MODEL,
+        "AutoModelForCausalLM": _LANGUAGE_MODEL,
+    },
+    "fmri_tokenizer": {
+        "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",
+        "AutoModel": _TOKENIZER,
+    },
+}
+_EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_fmri.FmriFeatureExtractor"}
+_PROCESSOR_MAP = {"AutoProcessor": "processing_fmri_lm.FmriLMProcessor"}
+
+
+def export_remote_code(folder: str | Path) -> list[str]:
+    """Write the code of a saved model or processor beside it, and `auto_map` into its JSON files.
+
+    Parameters
+    ----------
+    folder : path
+        As `model.save_pretrained` and `processor.save_pretrained` wrote it. Files are replaced atomically.
+
+    Returns
+    -------
+    names : list of str
+        The files that were written.
+    """
+    root = Path(folder)
+    publication = read_folder(root, allow_incomplete=True)
+    names = with_remote_code(publication)
+    for name in names:
+        content = publication.files[name]
+        temporary = root / f".{name}.tmp"
+        temporary.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        os.replace(temporary, root / name)
+    return names
+
+
+def with_remote_code(publication: Publication) -> list[str]:
+    """Add the code to what is published, and return the names of the files that were added or changed.
+
+    Nothing is added to adapters, which load onto their base, nor to datasets.
+    """
+    if publication.kind in ("adapter", "dataset"):
+        return []
+    maps: dict[str, dict[str, str]] = {}
+    if publication.kind in _AUTO_MAPS:
+        maps["config.json"] = _AUTO_MAPS[publication.kind]
+    if "processor_config.json" in publication.files:
+        has_tokenizer = publication.json("processor_config.json").get("processor_class") == "FmriLMProcessor"
+        maps["processor_config.json"] = _PROCESSOR_MAP if has_tokenizer else _EXTRACTOR_MAP
+    if "preprocessor_config.json" in publication.files:
+        maps["preprocessor_config.json"] = _EXTRACTOR_MAP
+
+    changed: list[str] = []
+    for name, auto_map in maps.items():
+        record = _with_auto_map(publication.json(name), auto_map)
+        publication.files[name] = (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+        changed.append(name)
+    modules = {reference.split(".")[0] for auto_map in maps.values() for reference in auto_map.values()}
+    if "processor_config.json" in maps:
+        modules.add("feature_extraction_fmri")
+    for path in _with_relative_imports(modules):
+        publication.files[path.name] = path.read_bytes()
+        changed.append(path.name)
+    return changed
+
+
+def _with_auto_map(record: dict[str, Any], auto_map: dict[str, str]) -> dict[str, Any]:
+    record = {**record, "auto_map": auto_map}
+    if isinstance(record.get("feature_extractor"), dict):
+        record["feature_extractor"] = {**record["feature_extractor"], "auto_map": _EXTRACTOR_MAP}
+    return record
+
+
+def _with_relative_imports(modules: set[str]) -> list[Path]:
+    """The files of these modules and of all that they import from beside them."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    paths = {_PACKAGE / f"{module}.py" for module in modules}
+    for path in sorted(paths):
+        paths |= {Path(needed) for needed in get_relative_import_files(path)}
+    return sorted(paths)
