@@ -32,9 +32,9 @@ def strongest_edges(connectivity: np.ndarray, density: float = DENSITY) -> np.nd
     pairs = connectivity[np.triu_indices(n_rois, 1)]
     n_kept = max(1, round(density * len(pairs)))
     threshold = np.partition(pairs, len(pairs) - n_kept)[len(pairs) - n_kept]
-    weights = np.where((connectivity >= threshold) & (connectivity > 0), connectivity, np.float32(0.0))
-    np.fill_diagonal(weights, 0.0)
-    return weights
+    weights = np.triu(connectivity, 1)
+    weights[(weights < threshold) | (weights < 0)] = 0.0
+    return weights + weights.T
 
 
 def modularity(weights: np.ndarray, communities: np.ndarray) -> float:

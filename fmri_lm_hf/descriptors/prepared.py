@@ -80,7 +80,7 @@ def prepare_scan(
     ScanError
         If the shapes do not fit the atlas, or too few time points or ROIs are usable.
     """
-    bold = np.asarray(bold, dtype=np.float32)
+    bold = np.asarray(bold, dtype=np.float32, order="C")  # sums of equal scans then have equal bits
     n_rois = atlas.n_rois
     if bold.ndim != 2 or bold.shape[1] != n_rois:
         transposed = bold.ndim == 2 and bold.shape[0] == n_rois

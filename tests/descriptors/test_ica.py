@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.descriptors import compute_features
+from fmri_lm_hf.descriptors.ica import component_networks, fit_group_ica, ica_features, time_course_measures
+from fmri_lm_hf.descriptors.prepared import prepare_scan
+
+
+def sine(frequency: float, t_r: float, n_timepoints: int = 400) -> np.ndarray:
+    return np.sin(2 * np.pi * frequency * t_r * np.arange(n_timepoints))[:, None]
+
+
+def falff_by_definition(signal: np.ndarray, t_r: float) -> float:
+    """Sum of Fourier amplitudes at 0.01-0.1 Hz over that at all positive frequencies, from the Fourier sums."""
+    n = len(signal)
+    times = np.arange(n)
+    low = total = 0.0
+    for k in range(1, n // 2 + 1):
+        amplitude = abs((signal * np.exp(-2j * np.pi * k * times / n)).sum())
+        total += amplitude
+        if 0.01 <= k / (n * t_r) <= 0.1:
+            low += amplitude
+    return low / total
+
+
+@pytest.mark.parametrize("t_r", [0.72, 2.0, 3.0])
+@pytest.mark.parametrize("n_timepoints", [120, 121])
+def test_falff_is_its_definition(t_r, n_timepoints):
+    signal = np.cumsum(np.random.default_rng(0).standard_normal(n_timepoints)) * 0.2
+    found = time_course_measures(signal[:, None], t_r)["falff"][0]
+    assert found == pytest.approx(falff_by_definition(signal, t_r), rel=1e-6)
+
+
+@pytest.mark.parametrize("t_r", [0.5, 0.72, 1.0, 2.0])
+def test_bands_are_in_hertz_whatever_the_repetition_time(t_r):
+    n_timepoints = int(600 / t_r)
+    slow, fast = (time_course_measures(sine(f, t_r, n_timepoints), t_r) for f in (0.05, 0.2))
+    assert slow["falff"][0] > 0.9 > 0.1 > fast["falff"][0]
+    assert slow["spectral_ratio"][0] > 2
+    assert fast["spectral_ratio"][0] < -2
+
+
+def test_without_frequencies_in_the_upper_band_there_is_no_spectral_ratio():
+    noise = np.random.default_rng(0).standard_normal((200, 2))
+    assert np.isnan(time_course_measures(noise, 3.5)["spectral_ratio"]).all()
+    assert np.isfinite(time_course_measures(noise, 3.0)["spectral_ratio"]).all()
+
+
+def test_amplitude_is_the_standard_deviation_and_scales():
+    noise = np.random.default_rng(0).standard_normal((200, 3))
+    found = time_course_measures(noise, 2.0)
+    np.testing.assert_allclose(found["amplitude"], noise.std(axis=0))
+    scaled = time_course_measures(3 * noise, 2.0)
+    np.testing.assert_allclose(scaled["amplitude"], 3 * found["amplitude"])
+    for measure in set(found) - {"amplitude"}:
+        np.testing.assert_allclose(scaled[measure], found[measure], err_msg=measure)
+
+
+def test_bursts_raise_the_variability():
+    noise = np.random.default_rng(0).standard_normal((300, 1))
+    envelope = np.where(np.arange(300) // 60 % 2, 3.0, 0.5)[:, None]
+    steady, bursting = (time_course_measures(x, 2.0)["variability"][0] for x in (noise, noise * envelope))
+    assert bursting > 2 * steady
+
+
+@pytest.mark.parametrize("coefficient", [-0.4, 0.0, 0.7])
+def test_autocorrelation_is_that_of_the_process(coefficient):
+    signal = np.random.default_rng(0).standard_normal((5000, 1))
+    for t in range(1, 5000):
+        signal[t] += coefficient * signal[t - 1]
+    assert time_course_measures(signal, 2.0)["autocorrelation"][0] == pytest.approx(coefficient, abs=0.05)
+
+
+def test_outliers_are_counted():
+    signal = np.random.default_rng(0).uniform(-1, 1, (200, 1))  # nothing beyond 3 robust SDs
+    assert time_course_measures(signal, 2.0)["outlier_rate"][0] == 0
+    signal[[3, 50, 51, 120]] = 40
+    assert time_course_measures(signal, 2.0)["outlier_rate"][0] == pytest.approx(4 / 200)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """Three sources over 60 ROIs with known maps and time courses, and little noise."""
+    rng = np.random.default_rng(0)
+    maps = np.zeros((3, 60))
+    for k in range(3):
+        maps[k, 20 * k : 20 * k + 20] = rng.uniform(0.7, 1.3, 20)
+    time_courses = rng.standard_normal((300, 3))
+    return maps, time_courses, time_courses @ maps + 0.1 * rng.standard_normal((300, 60))
+
+
+def test_group_ica_finds_planted_maps():
+    rng = np.random.default_rng(0)
+    maps = np.zeros((3, 150))
+    for k in range(3):
+        maps[k, 12 * k : 12 * k + 15] = 1  # neighbours share three ROIs
+    bold = rng.standard_normal((400, 3)) @ maps + 0.7 * rng.standard_normal((400, 150))
+    correlation = np.corrcoef(bold.T)
+    found = fit_group_ica(correlation, n_components=3)
+    agreement = np.sort(np.abs(np.corrcoef(np.vstack([maps, found]))[:3, 3:]), axis=1)
+    assert (agreement[:, -1] > 0.95).all()
+    assert (agreement[:, -2] < 0.3).all()
+    np.testing.assert_array_equal(found, fit_group_ica(correlation, n_components=3))
+
+
+def test_group_pca_equals_that_of_the_scans_concatenated_in_time():
+    scans = np.random.default_rng(0).standard_normal((4, 80, 12)) @ np.random.default_rng(1).standard_normal(
+        (12, 12)
+    )
+    scans = (scans - scans.mean(axis=1, keepdims=True)) / scans.std(axis=1, keepdims=True)
+    mean_correlation = np.mean([np.corrcoef(scan.T) for scan in scans], axis=0)
+    maps = fit_group_ica(mean_correlation, n_components=3)
+    _, _, components = np.linalg.svd(np.concatenate(scans), full_matrices=False)
+    span = np.vstack([components[:3], np.ones(12)])  # FastICA centres the maps
+    residual = maps - maps @ np.linalg.pinv(span) @ span
+    np.testing.assert_allclose(residual, 0, atol=1e-6)
+
+
+def test_components_go_to_the_network_that_they_load_on(mixture):
+    maps, _, _ = mixture
+    membership = np.repeat(np.eye(3), 20, axis=0)
+    np.testing.assert_array_equal(
+        component_networks(maps[[2, 0, 1]], membership), np.eye(3, dtype=bool)[[2, 0, 1]]
+    )
+
+
+def test_a_network_that_no_component_chose_gets_the_nearest(mixture):
+    maps, _, _ = mixture
+    membership = np.repeat(np.eye(4), 15, axis=0)  # four networks, three components
+    chosen = component_networks(maps, membership)
+    assert chosen.any(axis=0).all()
+    assert chosen.sum() == 4
+
+
+def test_time_courses_of_the_components_are_regressed_out_of_the_scan(mixture):
+    maps, time_courses, bold = mixture
+    networks = tuple(np.repeat(["A", "B", "C"], 20))
+    scan = prepare_scan(bold, 2.0, Atlas("toy", tuple(map(str, range(60))), networks))
+    features = ica_features(scan, maps)
+    expected = np.arctanh(np.corrcoef(time_courses.T) * (1 - np.eye(3)))
+    assert features["ica/fnc/A-B"] == pytest.approx(expected[0, 1], abs=0.02)
+    assert features["ica/fnc/B-C"] == pytest.approx(expected[1, 2], abs=0.02)
+    lag = time_course_measures(time_courses, 2.0)["autocorrelation"]
+    assert features["ica/autocorrelation/A"] == pytest.approx(lag[0], abs=0.02)
+    assert features["ica/autocorrelation"] == pytest.approx(lag.mean(), abs=0.02)
+
+
+def test_masked_rois_hardly_change_the_time_courses(mixture):
+    maps, _, bold = mixture
+    networks = tuple(np.repeat(["A", "B", "C"], 20))
+    atlas = Atlas("toy", tuple(map(str, range(60))), networks)
+    whole = ica_features(prepare_scan(bold, 2.0, atlas), maps)
+    holes = ica_features(prepare_scan(bold, 2.0, atlas, np.arange(60) % 5 > 0), maps)
+    for name in ("ica/falff/A", "ica/fnc/A-C", "ica/autocorrelation"):
+        assert holes[name] == pytest.approx(whole[name], abs=0.03)
+
+
+def test_without_maps_the_network_means_take_their_place(bold, atlas):
+    features = compute_features(bold, 2.0, atlas, families=("ica",))
+    standardised = (bold - bold.mean(axis=0)) / bold.std(axis=0)
+    means = np.stack(
+        [standardised[:, np.array(atlas.networks) == n].mean(axis=1) for n in atlas.network_names]
+    )
+    expected = np.arctanh(np.corrcoef(means)[0, 1])
+    assert features["ica/fnc/Visual-Motor"] == pytest.approx(expected, abs=1e-4)
+    assert features["ica/amplitude/Limbic"] == pytest.approx(means[3].std(), rel=1e-4)
