@@ -53,8 +53,15 @@ def load_image(image: Any) -> Any:
 
 def image_data(image: Any) -> np.ndarray:
     """The values of an image as float32; a truncated file ends in a `ScanError`."""
+    proxy = image.dataobj
     try:
-        return np.asanyarray(image.dataobj, dtype=np.float32)
+        if not hasattr(proxy, "get_unscaled"):
+            return np.asanyarray(proxy, dtype=np.float32)
+        # nibabel scales integers in float64, which takes ten times as long and twice the memory
+        data = np.array(proxy.get_unscaled(), dtype=np.float32)
+        data *= np.float32(proxy.slope)
+        data += np.float32(proxy.inter)
+        return data
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(_unreadable(image.get_filename() or "The image")) from error
 
@@ -121,7 +128,9 @@ def extract_signals(atlas: Any, image: Any, mask_img: Any = None) -> np.ndarray:
                 "(x, y, z, time). Give the BOLD series, not an anatomical or mean image."
             )
         data = image_data(image)
-        image = require("nibabel").Nifti1Image(np.where(np.isfinite(data), data, 0), image.affine)
+        if not np.isfinite(data).all():
+            data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+        image = require("nibabel").Nifti1Image(data, image.affine)
         signals = (_label_signals if atlas.labels else _sphere_signals)(atlas, image, mask_img)
     seen = np.isfinite(signals).all(axis=0)
     if not np.any(np.ptp(signals[:, seen], axis=0) > 0):
@@ -157,6 +166,7 @@ def _sphere_signals(atlas: Any, image: Any, mask_img: Any) -> np.ndarray:
             radius=float(radius),
             mask_img=nibabel.Nifti1Image(union, affine),
             allow_overlap=True,  # neighbouring spheres may share voxels: each ROI is a mean of its own
+            standardize=None,
             reports=False,
         )
         signals[:, rois] = masker.fit_transform(image)
@@ -179,7 +189,10 @@ def _label_signals(atlas: Any, image: Any, mask_img: Any) -> np.ndarray:
     if present.size:
         values = np.where(np.isin(values, present), values, 0).astype(np.int32)
         masker = require("nilearn.maskers").NiftiLabelsMasker(
-            require("nibabel").Nifti1Image(values, image.affine), resampling_target=None, reports=False
+            require("nibabel").Nifti1Image(values, image.affine),
+            resampling_target=None,
+            standardize=None,
+            reports=False,
         )
         columns = {label: column for column, label in enumerate(atlas.labels)}
         signals[:, [columns[int(label)] for label in present]] = masker.fit_transform(image)
@@ -225,12 +238,15 @@ def _labels_img(atlas: Any) -> Any:
 
 
 def _on_grid(labels_img: Any, image: Any) -> np.ndarray:
-    """A 3D label or mask image on the voxels of `image`, without interpolation of its values."""
+    """Values of a 3D label or mask image at the voxels of `image`: the nearest one, zero outside."""
     source = load_image(labels_img)
-    source = require("nibabel").Nifti1Image(image_data(source).reshape(source.shape[:3]), source.affine)
-    if source.shape == image.shape[:3] and np.allclose(source.affine, image.affine):
-        return image_data(source)
-    resample = require("nilearn.image").resample_to_img
-    return image_data(resample(source, image.slicer[..., :1], interpolation="nearest")).reshape(
-        image.shape[:3]
-    )
+    values = image_data(source).reshape(source.shape[:3])
+    shape, to_source = image.shape[:3], np.linalg.inv(source.affine) @ image.affine
+    if values.shape == shape and np.allclose(to_source, np.eye(4)):
+        return values
+    nearest = to_source[:3, :3] @ np.indices(shape).reshape(3, -1) + to_source[:3, 3:]
+    nearest = np.round(nearest).astype(int)
+    inside = np.all((nearest >= 0) & (nearest < np.array(values.shape)[:, None]), axis=0)
+    found = np.zeros(inside.size, dtype=values.dtype)
+    found[inside] = values[tuple(nearest[:, inside])]
+    return found.reshape(shape)

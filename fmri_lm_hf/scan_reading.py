@@ -202,7 +202,8 @@ def _header_t_r(image: Any) -> float | None:
     step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
     if step <= 0 or (step == 1 and unit == "unknown"):
         return None
-    return step * SECONDS_PER_UNIT[unit] if unit in SECONDS_PER_UNIT else None
+    # the header holds float32: without rounding, 0.72 s would be 0.7200000286 s
+    return round(step * SECONDS_PER_UNIT[unit], 6) if unit in SECONDS_PER_UNIT else None
 
 
 def _read_numpy(path: Path) -> tuple[Any, float | None, Sequence[str] | None, Any]:

@@ -1,0 +1,88 @@
+"""Writing ROI signals as a 4D NIfTI image, for demonstrations and tests: `write_nifti`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.roi_signals import ScanError, require, sphere_voxels
+
+__all__ = ["write_nifti"]
+
+# Extent of the MNI152 template, in mm.
+MNI_LOW, MNI_HIGH = np.array([-90.0, -126.0, -72.0]), np.array([90.0, 90.0, 108.0])
+BASELINE, PERCENT = 1000.0, 10.0  # an arbitrary scanner unit, in which one SD of a signal is 1 %
+
+
+def write_nifti(
+    bold: np.ndarray,
+    atlas: Atlas,
+    path: str | os.PathLike,
+    t_r: float,
+    voxel_size: float = 4.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Path:
+    """Paint ROI signals as spheres into a 4D image in MNI space.
+
+    Parameters
+    ----------
+    bold : np.ndarray of shape (n_timepoints, n_rois)
+        Signals, in any unit; scaled to 1 % of a constant baseline.
+    atlas : Atlas
+        With coordinates. A voxel in several spheres takes the signal of the nearest centre.
+    path : path
+        `.nii` or `.nii.gz`.
+    t_r : float
+        TR in seconds, written into the header.
+    voxel_size : float
+        In mm.
+    noise : float
+        SD of white noise added to every painted voxel, in SDs of the signals.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    bold = np.asarray(bold, dtype=np.float32)
+    if atlas.coordinates is None or not isinstance(atlas.radius_mm, tuple):
+        raise ScanError(
+            f"Atlas {atlas.name!r} has no coordinates to paint: use one such as 'dosenbach_2010'."
+        )
+    if bold.ndim != 2 or bold.shape[1] != atlas.n_rois:
+        raise ScanError(f"`bold` has shape {bold.shape}: expected (n_timepoints, {atlas.n_rois}).")
+    affine = np.diag([voxel_size] * 3 + [1.0])
+    affine[:3, 3] = MNI_LOW
+    shape = tuple(np.floor((MNI_HIGH - MNI_LOW) / voxel_size).astype(int) + 1)
+    owner, nearest = np.full(shape, -1), np.full(shape, np.inf)
+    for roi, (centre, radius) in enumerate(zip(atlas.coordinates, atlas.radius_mm, strict=True)):
+        voxels, distances = sphere_voxels(centre, radius, affine, shape)
+        voxels = voxels[distances < nearest[tuple(voxels.T)]]
+        where = tuple(voxels.T)
+        nearest[where] = np.linalg.norm(voxels @ affine[:3, :3] + affine[:3, 3] - centre, axis=1)
+        owner[where] = roi
+    painted = owner >= 0
+    scale = PERCENT / np.maximum(bold.std(), np.finfo(np.float32).tiny)
+    signals = (bold - bold.mean(axis=0)).T[owner[painted]] * scale  # (n_voxels, n_timepoints)
+    signals += noise * PERCENT * np.random.default_rng(seed).standard_normal(signals.shape, dtype=np.float32)
+    volume = np.zeros((*shape, len(bold)), dtype=np.float32)
+    volume[painted] = BASELINE + signals
+    nibabel = require("nibabel")
+    image = nibabel.Nifti1Image(volume, affine)
+    image.header.set_data_dtype(
+        np.int16
+    )  # nibabel sets the scale factor: 16 bits are plenty and compress well
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((voxel_size,) * 3 + (t_r,))
+    image.header["qform_code"] = image.header["sform_code"] = 4  # MNI152
+    path = Path(path)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    nibabel.save(image, partial)
+    os.replace(partial, path)
+    return path
