@@ -38,7 +38,7 @@ _REPLACED = {
     "fmri_lm": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
     "fmri_tokenizer": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
     "adapter": re.compile(r"adapter_model\.safetensors"),
-    "dataset": re.compile(r"data/[^/]+-\d+-of-\d+\.parquet"),
+    "dataset": re.compile(r"data/[^/]+\.parquet"),
 }
 
 
@@ -154,8 +154,9 @@ def is_controlled(publication: Publication) -> bool:
     records: list[Mapping[str, Any]] = [split_card(publication.text("README.md") or "")[0]]
     for name in publication.files:
         if name.endswith(".json") and "/" not in name:
-            record = publication.json(name)
-            records += [record, *(value for value in record.values() if isinstance(value, Mapping))]
+            record = json.loads(publication.text(name) or "")
+            if isinstance(record, Mapping):
+                records += [record, *(value for value in record.values() if isinstance(value, Mapping))]
     return any(bool(record.get("controlled")) for record in records)
 
 

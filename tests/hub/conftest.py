@@ -136,9 +136,9 @@ def no_faults_left(hub: Hub) -> None:
 
 @pytest.fixture(scope="module")
 def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client that has imported `fmri_lm_hf.hub`, and starts each snippet from there."""
+    """A client that has imported the package, and starts each snippet from there."""
     home = tmp_path_factory.mktemp("hf_home")
-    client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub",))
+    client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub", "tiny", "jinja2"))
     yield client
     client.close()
 
