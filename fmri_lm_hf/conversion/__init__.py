@@ -2,5 +2,16 @@
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, InertObject, UnsafeCheckpointError, to_plain
+from .published_atlas import published_atlas
+from .upstream import Conversion, convert_upstream
 
-__all__ = ["CheckpointError", "InertObject", "UnsafeCheckpointError", "read_checkpoint", "to_plain"]
+__all__ = [
+    "CheckpointError",
+    "Conversion",
+    "InertObject",
+    "UnsafeCheckpointError",
+    "convert_upstream",
+    "published_atlas",
+    "read_checkpoint",
+    "to_plain",
+]

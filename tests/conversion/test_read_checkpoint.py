@@ -94,11 +94,10 @@ def test_containers_and_scalars_survive(tmp_path):
         assert read_checkpoint(tmp_path / "plain.pt") == saved
 
 
-def test_objects_of_other_classes_are_inert_data(tmp_path, caplog):
+def test_objects_of_other_classes_are_inert_data(tmp_path):
     settings = Settings(width=4, inner=Settings(names=["a"]), kind=Settings)
-    torch.save(
-        {"args": settings, "namespace": argparse.Namespace(lr=0.1), "folder": Path("data")}, tmp_path / "c.pt"
-    )
+    saved = {"args": settings, "namespace": argparse.Namespace(lr=0.1), "folder": Path("data")}
+    torch.save(saved | {"accuracy": np.float64(0.5), "scores": np.ones(2)}, tmp_path / "c.pt")
     found = read_checkpoint(tmp_path / "c.pt")
     assert isinstance(found["args"], InertObject)
     assert found["args"].class_name.endswith("Settings")

@@ -1,0 +1,114 @@
+"""Turn a checkpoint of the published fMRI-LM program into a model of this package.
+
+The checkpoint is a pickle. Nothing in it is executed: its tensors are read from the memory-mapped file, its settings
+as plain data, and a pickle that tries to call anything is refused. Takes the tokenizer of stage 1 (`ckpt.pt`) and the
+language models of stages 2 and 3 (files with `model` and `model_args`), among them the released one.
+
+OUT becomes a folder with `config.json`, safetensors, what prepares its input, and a card that says where it came from.
+The checkpoint's licence is not stated: convert it for your own use, and do not republish the result.
+
+From the released file to a prediction:
+
+  fmri-lm convert-upstream fMRI-LM-B-Qwen3-0.6B-instruct.pt fmri-lm-qwen3 --text-config Qwen/Qwen3-0.6B --merge
+  python -c "import fmri_lm_hf; from transformers import pipeline; \\
+    print(pipeline('fmri-zero-shot-classification', model='fmri-lm-qwen3')('sub-01_timeseries.tsv', \\
+    candidate_labels=['Male', 'Female'], question='What is the sex of the participant?'))"
+
+Without a network, and with a LoRA adapter kept apart from the weights:
+
+  fmri-lm convert-upstream ckpt.pt OUT --text-config qwen3_config.json --delimiter-ids 5,6 7,8,9
+
+A stage-1 tokenizer of an unpublished width:
+
+  fmri-lm convert-upstream ckpt.pt OUT --encoder-heads 4 --atlas my_atlas.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fmri-lm convert-upstream`."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the `.pt` file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the converted model")
+    parser.add_argument(
+        "--text-config",
+        metavar="FILE.json|ID",
+        help="configuration of the language model: a JSON file, or a model folder or Hub id, with which its text "
+        "tokenizer comes along (default: the id that the checkpoint names)",
+    )
+    parser.add_argument(
+        "--encoder-heads",
+        type=int,
+        metavar="N",
+        help="attention heads of the scan encoder (default: 6, 12, 16 for widths 384, 768, 1024)",
+    )
+    parser.add_argument(
+        "--lora-alpha", type=float, metavar="A", help="alpha of the LoRA adapter (default: twice its rank)"
+    )
+    parser.add_argument(
+        "--delimiter-ids",
+        nargs=2,
+        type=_ids,
+        metavar=("START", "END"),
+        help="token ids before and after a scan, each a comma-separated list (default: what the text tokenizer makes "
+        "of <fmri> and </fmri>, where the checkpoint was trained with them)",
+    )
+    parser.add_argument(
+        "--atlas",
+        metavar="FILE.json|NAME",
+        help="names of the ROI slots (default: the published 450, Tian scale III and Schaefer 400)",
+    )
+    parser.add_argument(
+        "--normalization",
+        type=Path,
+        metavar="FILE",
+        help=".npz or JSON with `medians` and `iqrs` of the cohort (default: each scan is scaled by its own)",
+    )
+    parser.add_argument(
+        "--n-timepoints",
+        type=int,
+        metavar="N",
+        help="length of the model's input at TR 2.0 s (default: what the checkpoint says)",
+    )
+    parser.add_argument(
+        "--merge", action="store_true", help="merge the LoRA adapter into the weights (default: keep it beside them)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and say what came out."""
+    from fmri_lm_hf.conversion import convert_upstream
+
+    result = convert_upstream(
+        args.checkpoint,
+        args.out,
+        text_config=args.text_config,
+        encoder_heads=args.encoder_heads,
+        lora_alpha=args.lora_alpha,
+        delimiter_ids=args.delimiter_ids,
+        atlas=args.atlas,
+        normalization=args.normalization,
+        n_timepoints=args.n_timepoints,
+        merge=args.merge,
+    )
+    lora = f", LoRA {result.lora}" if result.lora else ""
+    print(
+        f"{result.folder}: {type(result.model).__name__} with {result.model.num_parameters():,} parameters{lora}, and "
+        f"{type(result.preprocessor).__name__}"
+    )
+    for note in result.notes:
+        print(f"- {note}")
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(token_id) for token_id in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected token ids separated by commas, such as 5,6, found {text!r}"
+        ) from error

@@ -1,0 +1,195 @@
+"""What a converted model needs beside its weights: preprocessing, text tokenizer, scan delimiters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.configuration_trust import check_config_is_inert
+from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
+
+from .published_atlas import published_atlas
+
+DELIMITER_TAGS = ("<fmri>", "</fmri>")
+T_R = 2.0  # seconds
+
+
+def published_feature_extractor(
+    config: FmriTokenizerConfig,
+    atlas: str | Path | Atlas | None,
+    normalization: str | Path | None,
+    notes: list[str],
+) -> FmriFeatureExtractor:
+    """The published preprocessing: TR 2.0 s by linear resampling, first points or nearest-neighbour stretching,
+    robust scaling of each ROI by the statistics of a cohort or, without them, by the scan's own."""
+    if atlas is None and config.n_rois == published_atlas().n_rois:
+        atlas = published_atlas()
+        notes.append(
+            "The ROI slots are named as in the label image that the published program extracts time series with: 50 "
+            "regions of Tian scale III, then the 400 parcels of Schaefer (7 networks)."
+        )
+    elif isinstance(atlas, (str, Path)):
+        atlas = Atlas.from_json(atlas) if Path(atlas).suffix == ".json" else Atlas.load(str(atlas))
+    if atlas is None:
+        notes.append(f"The {config.n_rois} ROI slots have no names; give an atlas to name them.")
+    elif atlas.n_rois != config.n_rois:
+        raise ValueError(
+            f"The atlas {atlas.name!r} has {atlas.n_rois} ROIs, but the checkpoint has {config.n_rois} ROI slots: "
+            "give the atlas that it was trained with."
+        )
+    statistics: dict[str, Any] = {}
+    if normalization is not None:
+        statistics = read_statistics(normalization, config.n_rois)
+    notes.append(
+        "Scans are normalised by the medians and IQRs given."
+        if statistics
+        else "Scans are normalised by their own medians and IQRs; the cohort statistics of the published program were "
+        "not released."
+    )
+    return FmriFeatureExtractor(
+        atlas=atlas,
+        n_rois=config.n_rois,
+        n_timepoints=config.n_timepoints,
+        t_r=T_R,
+        resampling="linear",
+        short_scans="stretch",
+        normalization="cohort" if statistics else "scan",
+        **statistics,
+    )
+
+
+def read_statistics(path: str | Path, n_rois: int) -> dict[str, list[float]]:
+    """`roi_median` and `roi_iqr` from the `medians` and `iqrs` of a `.npz` or JSON file, one number or one an ROI."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}' with normalisation statistics.")
+    found: Mapping[str, Any]
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    else:
+        found = _read_json(path)
+    missing = {"medians", "iqrs"} - set(found)
+    if missing:
+        raise ValueError(f"'{path}' must hold `medians` and `iqrs`, found {sorted(found)}.")
+    values = {"roi_median": np.ravel(found["medians"]), "roi_iqr": np.ravel(found["iqrs"])}
+    for name, array in values.items():
+        if array.size not in (1, n_rois):
+            raise ValueError(f"'{path}' has {array.size} values for `{name}`; expected 1 or {n_rois}.")
+    return {name: np.broadcast_to(array.astype(float), n_rois).tolist() for name, array in values.items()}
+
+
+def load_text_model_files(
+    text_config: str | Path | dict[str, Any] | PreTrainedConfig | None,
+    arguments: Mapping[str, Any],
+    notes: list[str],
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
+    """Configuration of the language model, and its tokenizer where it is known."""
+    if text_config is None:
+        text_config = arguments.get("base_model")
+        if not text_config:
+            raise ValueError(
+                "The checkpoint does not tell its language model (`model_args` has no `base_model`): give "
+                "`text_config` (`--text-config`), a JSON file or an id on the Hub."
+            )
+    tokenizer = None
+    if isinstance(text_config, (str, Path)) and not _is_json(text_config):
+        config, tokenizer = _from_hub(str(text_config), notes)
+    elif isinstance(text_config, PreTrainedConfig):
+        config = text_config
+    else:
+        fields = text_config if isinstance(text_config, dict) else _read_json(Path(text_config))
+        check_config_is_inert(fields, "text_config")
+        if "model_type" not in fields:
+            raise ValueError(
+                "The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'."
+            )
+        # private fields say where the configuration once lay
+        config = AutoConfig.for_model(
+            **{key: value for key, value in fields.items() if not key.startswith("_")}
+        )
+    config._name_or_path = ""
+    if tokenizer is None:
+        notes.append(
+            "No text tokenizer is known, so there is no processor: call the model with `input_ids`, or convert again "
+            "with the id or folder of the language model as `text_config`."
+        )
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return config, tokenizer
+
+
+def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(
+            f"The configuration of the language model '{name}' could not be loaded from the Hub or its cache: go "
+            "online, or give it as `text_config` (`--text-config`), a JSON file or a model folder."
+        ) from error
+    try:
+        return config, AutoTokenizer.from_pretrained(name, padding_side="left")
+    except (OSError, ValueError):
+        notes.append(f"'{name}' has no text tokenizer that could be loaded.")
+        return config, None
+
+
+def _is_json(path: str | Path) -> bool:
+    if Path(path).suffix == ".json" and not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file '{path}' with the language model's configuration.")
+    return Path(path).is_file()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not readable JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' must hold one JSON object, found a {type(content).__name__}.")
+    return content
+
+
+def find_delimiter_ids(
+    delimiter_ids: tuple[Sequence[int], Sequence[int]] | None,
+    arguments: Mapping[str, Any],
+    vocab_size: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+    notes: list[str],
+) -> tuple[list[int], list[int]]:
+    """Token ids written before and after a scan; both empty where the model uses none or they are not known."""
+    if delimiter_ids is not None:
+        start, end = (list(ids) for ids in delimiter_ids)
+        outside = [token_id for token_id in start + end if not 0 <= token_id < vocab_size]
+        if outside:
+            raise ValueError(
+                f"The delimiter ids {outside} lie outside the vocabulary of the language model (0 to {vocab_size - 1})."
+            )
+    elif not arguments.get("add_fmri_delimiter"):
+        start, end = [], []
+    elif tokenizer is None:
+        notes.append(
+            "The checkpoint was trained with delimiter ids around a scan, which are not known without its text "
+            f"tokenizer: write its encoding of {' and '.join(DELIMITER_TAGS)} around the scan's places in `input_ids`."
+        )
+        return [], []
+    else:
+        start, end = (tokenizer.encode(tag) for tag in DELIMITER_TAGS)
+    if start or end:
+        notes.append(f"A scan stands between the token ids {start} and {end}.")
+    return start, end
+
+
+__all__ = [
+    "find_delimiter_ids",
+    "load_text_model_files",
+    "published_feature_extractor",
+    "read_statistics",
+]
