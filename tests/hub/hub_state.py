@@ -299,7 +299,9 @@ class Hub:
         file = commit.files[path]
         about = {"X_Repo_Commit": commit.sha, "ETag": f'"{file.etag}"', "Accept_Ranges": "bytes"}
         if file.sha256:
-            where = f"{endpoint}/_lfs/{repo.kind}/{repo.id}/{file.sha256}"
+            # Another host name, as the Hub's storage has: clients follow redirects of HEAD within a host only.
+            storage = endpoint.replace("127.0.0.1", "localhost")
+            where = f"{storage}/_lfs/{repo.kind}/{repo.id}/{file.sha256}"
             linked = {"X_Linked_Size": str(file.size), "X_Linked_ETag": f'"{file.sha256}"'}
             return Reply(302, b"", Location=where, **about, **linked)
         return ranged(repo.content(file), headers, about)
