@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import GenerationConfig, Pipeline
+from transformers import Pipeline
 
 
 class FmriToTextPipeline(Pipeline):
@@ -23,9 +23,6 @@ class FmriToTextPipeline(Pipeline):
     _load_tokenizer = False
     _load_feature_extractor = False
     _load_image_processor = False
-    _pipeline_calls_generate = True
-    # short and reproducible unless asked otherwise
-    _default_generation_config = GenerationConfig(max_new_tokens=128, do_sample=False)
 
     def __call__(self, scans: Any, **kwargs) -> list:
         """Generate text about a scan or about each scan of a list.
@@ -40,7 +37,8 @@ class FmriToTextPipeline(Pipeline):
         t_r : float, optional
             Repetition time in seconds, where the scans do not tell it.
         **generate_kwargs
-            Passed on to `generate`, such as `max_new_tokens`, `num_beams`, `do_sample`.
+            Passed on to `generate`, such as `max_new_tokens` (default 128), `num_beams`, `do_sample` (default
+            False, so that the same scan gives the same text).
 
         Returns
         -------
@@ -62,8 +60,9 @@ class FmriToTextPipeline(Pipeline):
         return self.processor(text=text, fmri=scan, t_r=t_r, add_special_tokens=False)
 
     def _forward(self, model_inputs, **generate_kwargs):
-        generate_kwargs.setdefault("generation_config", self.generation_config)
-        generated = self.model.generate(**model_inputs, **generate_kwargs)
+        generated = self.model.generate(
+            **model_inputs, **{"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
+        )
         return generated[:, model_inputs["input_ids"].shape[1] :]
 
     def postprocess(self, model_outputs):

@@ -1,0 +1,191 @@
+"""Training of all stages with the Trainer of transformers: collators, Trainer subclasses, provenance.
+
+Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with
+`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import Trainer
+
+from .modeling_fmri_lm import SCAN_INPUTS
+from .processing_fmri_lm import FmriLMProcessor
+
+IGNORED = -100
+
+
+class FmriLMCollator:
+    """Batches examples for `FmriLMTrainer`.
+
+    Parameters
+    ----------
+    processor : FmriLMProcessor
+
+    Notes
+    -----
+    An example holds ``conversation`` (a list of messages, scored on the assistant's words) or ``text`` (plain
+    text, scored on every token), and one row of `fmri_features` or `input_values` with their masks for each
+    scan that its conversation holds. Tokens of texts are kept, since training meets the same ones again and
+    again.
+    """
+
+    def __init__(self, processor: FmriLMProcessor):
+        self.processor = processor
+        self._tokens: dict[str, dict[str, list[int]]] = {}
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        encoded = [self._encode(example) for example in examples]
+        longest = max(len(each["input_ids"]) for each in encoded)
+        pad_id = self.processor.tokenizer.pad_token_id
+        batch = {}
+        for name, filler in (("input_ids", pad_id), ("labels", IGNORED)):
+            rows = [each[name] + [filler] * (longest - len(each[name])) for each in encoded]
+            batch[name] = torch.tensor(rows)
+        lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
+        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        for name in (*SCAN_INPUTS, "fmri_labels"):
+            rows = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
+            if rows:
+                batch[name] = torch.stack(rows)
+        return batch
+
+    def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
+        key = example["text"] if "text" in example else json.dumps(example["conversation"], sort_keys=True)
+        if key not in self._tokens:
+            if "text" in example:
+                ids = self.processor.tokenize(example["text"] + (self.processor.tokenizer.eos_token or ""))
+                self._tokens[key] = {"input_ids": ids, "labels": ids}
+            else:
+                self._tokens[key] = self.processor.encode_chat(example["conversation"])
+        return self._tokens[key]
+
+
+class FmriTrainer(Trainer):
+    """Trainer that logs every part of the loss, averaged over the steps since the last log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._parts: dict[str, list[torch.Tensor]] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        self.record(outputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def record(self, outputs: Mapping[str, Any]) -> None:
+        """Keep the scalar parts of a model's output for the next log."""
+        prefix = "" if self.model.training else "eval_"
+        for name, value in outputs.items():
+            if name.endswith("_loss") or name == "codebook_usage":
+                self._parts.setdefault(prefix + name, []).append(value.detach())
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Log with the parts recorded since the last time."""
+        prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
+        for name in [name for name in self._parts if name.startswith("eval_") == bool(prefix)]:
+            logs[name] = round(float(torch.stack(self._parts.pop(name)).mean()), 4)
+        super().log(logs, *args, **kwargs)
+
+
+class FmriLMTrainer(FmriTrainer):
+    """Trainer of stages 2 and 3: text about scans, plain text and next codes, each with its weight.
+
+    The loss is ``F2T + fmri_loss_weight * F2F + text_only_loss_weight * T2T`` (arXiv 2511.21760): cross-entropy
+    on text behind scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
+    a scan, which keep the language model's language.
+
+    Parameters
+    ----------
+    text_only_loss_weight : float, default=0.5
+    *args, **kwargs
+        As for [`Trainer`].
+    """
+
+    def __init__(self, *args, text_only_loss_weight: float = 0.5, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.text_only_loss_weight = text_only_loss_weight
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        # logits are needed only from the position before the first label on, and scans come first
+        first = int((labels != IGNORED).any(0).int().argmax())
+        n_kept = labels.shape[1] - max(first - 1, 0)
+        outputs = model(**{**inputs, "labels": None}, logits_to_keep=n_kept)
+        has_scan = (inputs["input_ids"] == self.config.fmri_token_id).any(1)
+        parts = {
+            "text_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], has_scan),
+            "text_only_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], ~has_scan),
+            "fmri_loss": outputs.fmri_loss,
+        }
+        weights = {
+            "text_loss": 1.0,
+            "text_only_loss": self.text_only_loss_weight,
+            "fmri_loss": self.config.fmri_loss_weight,
+        }
+        parts = {name: value for name, value in parts.items() if value is not None}
+        outputs.loss = sum(weights[name] * value for name, value in parts.items())
+        self.record(parts)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    @property
+    def config(self):
+        return self.accelerator.unwrap_model(self.model).config
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """Mean next-token cross-entropy over the labels of some rows; None where these rows have none."""
+    labels = labels[rows, 1:].reshape(-1)
+    if not (labels != IGNORED).any():
+        return None
+    return F.cross_entropy(logits[rows, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORED)
+
+
+def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
+    """Write `training_info.json` beside a checkpoint: what was trained, on what, with which versions.
+
+    Parameters
+    ----------
+    folder : path
+        The checkpoint's folder.
+    **facts
+        JSON values, such as ``stage``, ``simulated`` (whether the scans are), ``n_scans``, ``seed``,
+        ``training_arguments``, ``log_history``.
+
+    Returns
+    -------
+    Path
+    """
+    packages = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
+    info = {
+        **facts,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+    path = Path(folder) / "training_info.json"
+    write_json(path, info)
+    return path
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON so that the file is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    os.replace(file.name, path)
+
+
+__all__ = ["FmriLMCollator", "FmriLMTrainer", "FmriTrainer", "write_training_info"]
