@@ -76,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="length of the model's input at TR 2.0 s (default: what the checkpoint says)",
     )
     parser.add_argument(
-        "--merge", action="store_true", help="merge the LoRA adapter into the weights (default: keep it beside them)"
+        "--merge",
+        action="store_true",
+        help="merge the LoRA adapter into the weights (default: keep it beside them)",
     )
 
 

@@ -27,7 +27,12 @@ from fmri_lm_hf.processing_fmri_lm import FmriLMProcessor
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, to_plain
-from .upstream_inputs import find_delimiter_ids, load_text_model_files, published_feature_extractor
+from .upstream_inputs import (
+    find_delimiter_ids,
+    load_text_model_files,
+    published_chat_template,
+    published_feature_extractor,
+)
 from .upstream_names import (
     clean_state_dict,
     is_language_model,
@@ -142,6 +147,7 @@ def convert_upstream(
             preprocessor = FmriLMProcessor(
                 extractor,
                 tokenizer,
+                chat_template=published_chat_template(tokenizer),
                 patch_size=config.patch_size,
                 fmri_start_ids=delimiters[0],
                 fmri_end_ids=delimiters[1],

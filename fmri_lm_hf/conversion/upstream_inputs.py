@@ -20,6 +20,17 @@ from .published_atlas import published_atlas
 DELIMITER_TAGS = ("<fmri>", "</fmri>")
 T_R = 2.0  # seconds
 
+# The form of the published instructions: the scan first, outside of the user's turn, and a blank before the answer.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] }}END"
+    "{% else %}"
+    "{{ '<fmri>' * (message['content'].split('<fmri>') | length - 1) }}"
+    "BEGIN{{ '### Question: ' + message['content'].replace('<fmri>', '') | trim + '\\n### Answer:' }}ANSWER"
+    "{% endif %}"
+    "{% endfor %}"
+)
+
 
 def published_feature_extractor(
     config: FmriTokenizerConfig,
@@ -157,6 +168,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def published_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The form in which the published program asks: in the chat turns of Qwen, or plainly where there are none."""
+    own = str(tokenizer.chat_template or "")
+    marks = {"BEGIN": "", "ANSWER": "", "END": "{{ eos_token }}"}
+    if "<|im_start|>" in own:
+        no_thinking = "<think>\n\n</think>\n\n" if "<think>" in own else ""
+        marks = {
+            "BEGIN": "{% if not loop.first %}{{ '\\n' }}{% endif %}<|im_start|>user\n",
+            "ANSWER": f"<|im_end|>\n<|im_start|>assistant\n{no_thinking}",
+            "END": "<|im_end|>",
+        }
+    template = _CHAT_TEMPLATE
+    for mark, text in marks.items():
+        template = template.replace(mark, text)
+    return template
+
+
 def find_delimiter_ids(
     delimiter_ids: tuple[Sequence[int], Sequence[int]] | None,
     arguments: Mapping[str, Any],
@@ -190,6 +218,7 @@ def find_delimiter_ids(
 __all__ = [
     "find_delimiter_ids",
     "load_text_model_files",
+    "published_chat_template",
     "published_feature_extractor",
     "read_statistics",
 ]

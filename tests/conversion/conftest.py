@@ -65,7 +65,12 @@ def converted(golden, tmp_path_factory) -> dict[str, Path]:
     from fmri_lm_hf.conversion import convert_upstream
 
     folders = {}
-    for name, source, merge in [*((name, name, False) for name in NAMES), ("qwen3_merged", "qwen3_lora", True)]:
+    for name, source, merge in [
+        *((name, name, False) for name in NAMES),
+        ("qwen3_merged", "qwen3_lora", True),
+    ]:
         folders[name] = tmp_path_factory.mktemp("converted") / name
-        convert_upstream(golden[source].folder / "checkpoint.pt", folders[name], merge=merge, **golden[source].options)
+        convert_upstream(
+            golden[source].folder / "checkpoint.pt", folders[name], merge=merge, **golden[source].options
+        )
     return folders
