@@ -84,7 +84,8 @@ class FmriTokenizerConfig(PreTrainedConfig):
         unknown = set(self.input_features) - set(INPUT_FEATURES)
         if unknown or not self.input_features or len(set(self.input_features)) != len(self.input_features):
             raise ValueError(
-                f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, got {self.input_features}."
+                f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, "
+                f"got {self.input_features}."
             )
         if self.n_timepoints % self.patch_size:
             raise ValueError(

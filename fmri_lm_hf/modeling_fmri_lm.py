@@ -222,9 +222,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=self._block_mask(
-                is_fmri, inputs_embeds, attention_mask, position_ids, past_key_values
-            ),
+            attention_mask=self._block_mask(is_fmri, inputs_embeds, attention_mask, past_key_values),
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -267,7 +265,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         position_ids = self._positions(is_fmri, is_fmri)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
-            attention_mask=self._block_mask(is_fmri, embeddings, attention_mask, position_ids, None),
+            attention_mask=self._block_mask(is_fmri, embeddings, attention_mask, None),
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
@@ -286,7 +284,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         advances = is_token & (~is_fmri | opens_patch)
         return (advances.cumsum(1) - 1).clamp_min(0)
 
-    def _block_mask(self, is_fmri, inputs_embeds, attention_mask, position_ids, past_key_values):
+    def _block_mask(self, is_fmri, inputs_embeds, attention_mask, past_key_values):
         """The mask in the form that the backbone wants, with the tokens of one time patch seeing each other."""
         if attention_mask is not None and attention_mask.ndim != 2:
             return attention_mask
@@ -301,7 +299,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            # Positions shared by a time patch would be taken for the borders of packed sequences.
+            position_ids=None,
             block_sequence_ids=block_ids,
         )
 

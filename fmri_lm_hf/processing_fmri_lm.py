@@ -52,6 +52,8 @@ class FmriLMProcessor(ProcessorMixin):
         **kwargs,
     ):
         template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
+        if feature_extractor is None or tokenizer is None:
+            raise ValueError("A processor needs both a `feature_extractor` and a `tokenizer`.")
         super().__init__(feature_extractor, tokenizer, chat_template=template)
         self.patch_size = patch_size or feature_extractor.n_timepoints
         self.fmri_token = fmri_token
@@ -159,7 +161,9 @@ class FmriLMProcessor(ProcessorMixin):
         ...     {"type": "fmri", "fmri": "sub-01_bold.nii.gz"}, {"type": "text", "text": "What is the sex?"}]}]
         >>> inputs = processor.apply_chat_template(conversation, tokenize=True, add_generation_prompt=True)
         """
-        batch = conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
+        batch: Any = (
+            conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
+        )
         texts = [self.render_chat(messages, add_generation_prompt) for messages in batch]
         if not tokenize:
             return texts if batch is conversation else texts[0]
