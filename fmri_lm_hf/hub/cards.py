@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ import yaml
 
 __all__ = [
     "NOT_RECORDED",
+    "exchange_blocks",
     "is_edited",
+    "join_card",
     "load_template",
     "render_card",
     "sign_card",
@@ -152,8 +154,23 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
 
     metadata = _merged_metadata(old_metadata, new_metadata)
     # The person's own YAML, with its comments and order, stays when nothing in it changes.
-    front = old_yaml if metadata == old_metadata and old_yaml else f"---\n{_yaml(metadata)}---\n"
-    return front + body
+    return old_yaml + body if metadata == old_metadata and old_yaml else join_card(metadata, body)
+
+
+def exchange_blocks(card: str, change: Callable[[str], str]) -> str:
+    """Apply `change` to the text of every generated block that nobody edited."""
+
+    def exchanged(match: re.Match[str]) -> str:
+        if match["sha"] != _checksum(match["body"]):
+            return match[0]
+        return _sealed(match[0].replace(match["body"], change(match["body"])))
+
+    return _BLOCK.sub(exchanged, card)
+
+
+def join_card(metadata: dict[str, Any], body: str) -> str:
+    """A card of its metadata and its text: what `split_card` takes apart."""
+    return f"---\n{_yaml(metadata)}---\n{body}"
 
 
 def sign_card(card: str) -> str:

@@ -12,14 +12,14 @@ from .contents import Publication
 
 __all__ = ["ALWAYS_SHOWN", "describe"]
 
-# The block that says that weights come from simulated scans: a card of such weights always has it.
-ALWAYS_SHOWN = ("simulated",)
+# The blocks that say that weights come from simulated scans, or that a cohort is controlled: such a card has them.
+ALWAYS_SHOWN = ("simulated", "controlled")
 
 _METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auc": "ROC AUC"}
 _OURS = "fmri_lm"
 
 
-def describe(publication: Publication, repo_id: str) -> str:
+def describe(publication: Publication, repo_id: str, controlled: bool = False) -> str:
     """Render the card of a publication.
 
     Parameters
@@ -28,11 +28,13 @@ def describe(publication: Publication, repo_id: str) -> str:
         Read are `config.json`, the processor, `training_info.json`, `results.json`, or the rows of a dataset.
     repo_id : str
         Shown in the examples.
+    controlled : bool, default=False
+        Of a dataset: whether its cohort is declared as controlled.
     """
     if publication.kind == "dataset":
         from .describe_dataset import describe_dataset
 
-        return describe_dataset(publication, repo_id)
+        return describe_dataset(publication, repo_id, controlled)
     training = publication.json("training_info.json")
     results = publication.json("results.json")
     config = publication.json("adapter_config.json" if publication.kind == "adapter" else "config.json")

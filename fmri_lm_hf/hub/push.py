@@ -139,7 +139,9 @@ def push_to_hub(
                 "(`confirm_controlled=True`)."
             )
         with_remote_code(publication)
-        card = update_card(publication.text("README.md"), describe(publication, repo_id), ALWAYS_SHOWN)
+        card = update_card(
+            publication.text("README.md"), describe(publication, repo_id, controlled), ALWAYS_SHOWN
+        )
         publication.files["README.md"] = sign_card(card).encode()
         _refuse_private(publication, repo_id)
         target = _Target(HfApi(token=token), repo_id, publication.repo_type, revision or "main")

@@ -104,11 +104,11 @@ def save(folder: str | Path, seed: int = 0, **training) -> Path:
 
 def logits(model: FmriLMForCausalLM, processor: FmriLMProcessor) -> list[float]:
     """What a model says about a scan: equal for equal weights and processors."""
-    inputs = processor(text=["<fmri> What is the sex ?"], fmri=[scan()])
+    inputs = processor(text=["<fmri> What is the sex ?"], fmri=[scan()], t_r=2.0)
     with torch.no_grad():
         return model(**inputs).logits[0, -1].tolist()
 
 
 def codes(tokenizer: FmriTokenizer, extractor: FmriFeatureExtractor) -> list[int]:
     with torch.no_grad():
-        return tokenizer.encode(**extractor(scan())).fmri_codes.flatten().tolist()
+        return tokenizer.encode(**extractor(scan(), t_r=2.0)).fmri_codes.flatten().tolist()

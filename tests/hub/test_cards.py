@@ -1,0 +1,195 @@
+"""Cards say what was measured, and what a person wrote into them stays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import ClientError
+from huggingface_hub import ModelCard
+
+from fmri_lm_hf.hub.cards import NOT_RECORDED, is_edited, render_card, sign_card, split_card, update_card
+
+METADATA = {"library_name": "transformers", "tags": ["fmri"], "license": None}
+SCORES = [{"task": "sex", "model": "fmri_lm", "is_ours": True, "accuracy": 0.81234, "auc": None}]
+INDEX = [
+    {
+        "name": "model",
+        "results": [
+            {
+                "task": {"type": "zero-shot-classification", "name": "sex"},
+                "dataset": {"type": "fmri", "name": "held-out scans"},
+                "metrics": [{"type": "accuracy", "value": 0.8, "name": "Accuracy"}],
+            }
+        ],
+    }
+]
+
+
+def card(**values):
+    return render_card("fmri_lm", values.pop("metadata", METADATA), repo_id="org/model", **values)
+
+
+def test_unknowns_are_marked_and_nothing_is_guessed():
+    text = card(scores=SCORES)
+    assert "| sex | **this model** | 0.812 | [not recorded] | [not recorded] |" in text
+    assert f"| parameters | {NOT_RECORDED} |" in text
+    assert f"| language model | {NOT_RECORDED} |" in text
+    assert "license" not in split_card(text)[0]
+
+
+def test_an_unknown_template_is_named():
+    with pytest.raises(ValueError, match=r"no card template 'poem'; known templates are \[.*'fmri_lm'"):
+        render_card("poem", {})
+
+
+def test_the_hub_can_read_the_scores():
+    results = ModelCard(card(metadata={**METADATA, "model-index": INDEX})).data.eval_results
+    assert [(r.task_name, r.metric_type, r.metric_value) for r in results] == [("sex", "accuracy", 0.8)]
+
+
+def test_updating_an_unedited_card_gives_the_new_one():
+    assert update_card(card(), card(scores=SCORES)) == card(scores=SCORES)
+    assert update_card(None, card()) == card()
+
+
+EDITS = {
+    "text after": lambda text: text + "\nWritten by a person.\n",
+    "text before": lambda text: text.replace("## Use", "Read this first.\n\n## Use", 1),
+    "a plain section": lambda text: text.replace("## Limits", "## Limits, as we met them", 1),
+    "a section removed": lambda text: text[: text.index("## Data terms")],
+    "inside a generated block": lambda text: text.replace("scan input", "scan input (after GSR)", 1),
+    "a block removed": lambda text: text.replace(block(text, "about"), "", 1),
+}
+
+
+def block(text, name):
+    start = text.index(f"<!-- generated:{name}")
+    end = f"<!-- /generated:{name} -->"
+    return text[start : text.index(end) + len(end)]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_a_person_wrote_stays_and_scores_are_brought_up_to_date(edit):
+    edited = EDITS[edit](card())
+    updated = update_card(edited, card(scores=SCORES))
+    assert block(updated, "scores") == block(card(scores=SCORES), "scores")
+    assert updated.replace(block(updated, "scores"), "") == edited.replace(block(edited, "scores"), "")
+    assert update_card(updated, card(scores=SCORES)) == updated
+
+
+def test_line_endings_of_another_system_are_no_edit():
+    updated = update_card(card().replace("\n", "\r\n"), card(scores=SCORES))
+    assert block(card(scores=SCORES), "scores") in updated
+
+
+def test_a_card_of_a_person_gets_the_generated_parts_below():
+    theirs = "# Our model\n\nMade in spring.\n"
+    updated = update_card(theirs, card(scores=SCORES))
+    assert split_card(updated)[1].startswith(theirs)
+    assert updated.count("<!-- generated:scores") == 1
+    assert update_card(updated, card(scores=SCORES)) == updated
+
+
+def test_an_unfilled_form_is_replaced():
+    assert update_card("# Model Card\n" + "- **x:** [More Information Needed]\n" * 9, card()) == card()
+
+
+def test_metadata_of_a_person_wins_unless_it_was_measured():
+    theirs = """---
+# chosen with care
+license: cc-by-nc-4.0
+tags: [mine]
+base_model: org/old
+model-index:
+- name: model
+  results:
+  - task: {type: text-generation}
+    dataset: {type: wiki, name: wiki}
+    metrics: [{type: perplexity, value: 9.0}]
+---
+text
+"""
+    ours = {"license": "apache-2.0", "tags": ["fmri"], "base_model": "org/new", "model-index": INDEX}
+    metadata = split_card(update_card(theirs, card(metadata=ours)))[0]
+    assert metadata["license"] == "cc-by-nc-4.0"
+    assert metadata["tags"] == ["mine", "fmri"]
+    assert metadata["base_model"] == "org/new"
+    tasks = [result["task"]["type"] for result in metadata["model-index"][0]["results"]]
+    assert tasks == ["zero-shot-classification", "text-generation"]
+    # Where nothing changes, their comments and order stay too.
+    unchanged = update_card(theirs, card(metadata={"license": "mit"}))
+    assert unchanged.startswith("---\n# chosen with care\nlicense: cc-by-nc-4.0\ntags: [mine]\n")
+
+
+def test_weights_from_simulated_scans_always_say_so():
+    simulated = card(simulated=True)
+    edited = simulated.replace(block(simulated, "simulated"), "")
+    assert "Trained on simulated scans" in update_card(edited, simulated, always=("simulated",))
+    assert "Trained on simulated scans" not in card(simulated=False)
+
+
+def test_metadata_that_cannot_be_read_is_named():
+    with pytest.raises(ValueError, match="not valid YAML"):
+        update_card("---\n a: [\n---\ntext", card())
+    with pytest.raises(ValueError, match="must be `key: value` lines, found 'word'"):
+        update_card("---\nword\n---\ntext", card())
+
+
+def test_a_signed_card_knows_whether_it_was_edited():
+    signed = sign_card(card())
+    assert not is_edited(signed)
+    assert sign_card(signed) == signed
+    assert is_edited(signed.replace("Limits", "limits"))
+    assert is_edited(card())
+
+
+EDIT_ON_THE_HUB = """
+from huggingface_hub import HfApi
+from pathlib import Path
+api = HfApi()
+text = Path(api.hf_hub_download(repo, "README.md")).read_text() + "A person wrote this on the Hub.\\n"
+api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=repo)
+"""
+PUSH = """
+from fmri_lm_hf.hub import push_to_hub
+from huggingface_hub import hf_hub_download
+push_to_hub(folder, repo)
+result = open(hf_hub_download(repo, "README.md")).read()
+"""
+
+
+def test_a_card_that_was_edited_on_the_hub_is_edited_by_the_next_push(client, tmp_path):
+    repo, folder = "org/card", tmp_path / "model"
+    client.run("import tiny; tiny.save(folder)", folder=folder)
+    first = client.run(PUSH, folder=folder, repo=repo)
+    assert "| sex | connectivity_logistic | 0.810 |" in first
+    assert "Trained on simulated scans" in first
+    client.run(EDIT_ON_THE_HUB, repo=repo)
+    results = json.loads((folder / "results.json").read_text())
+    results["tasks"]["sex"]["connectivity_logistic"]["accuracy"] = 0.9
+    (folder / "results.json").write_text(json.dumps(results))
+    second = client.run(PUSH, folder=folder, repo=repo)
+    assert "A person wrote this on the Hub." in second
+    assert "| sex | connectivity_logistic | 0.900 |" in second
+    assert "value: 0.9\n" in second
+
+
+def test_a_card_in_the_folder_is_published_with_the_generated_parts(client, tmp_path):
+    repo, folder = "org/own-card", tmp_path / "model"
+    client.run("import tiny; tiny.save(folder)", folder=folder)
+    (folder / "README.md").write_text("# Ours\n")
+    published = client.run(PUSH, folder=folder, repo=repo)
+    assert "# Ours\n" in published
+    assert "connectivity_logistic" in published
+    (folder / "README.md").write_text("# Ours, second edition\n")
+    assert "# Ours, second edition\n" in client.run(PUSH, folder=folder, repo=repo)
+    assert (folder / "README.md").read_text() == "# Ours, second edition\n"
+
+
+def test_a_card_that_cannot_be_read_stops_the_push(client, tmp_path):
+    folder = tmp_path / "model"
+    client.run("import tiny; tiny.save(folder)", folder=folder)
+    (folder / "README.md").write_text("---\n a: [\n---\n")
+    with pytest.raises(ClientError, match="not valid YAML"):
+        client.run(PUSH, folder=folder, repo="org/broken-card")
