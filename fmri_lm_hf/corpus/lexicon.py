@@ -7,6 +7,7 @@ from .facts import Direction
 __all__ = [
     "ADJECTIVES",
     "ALIASES",
+    "COHORT_MEAN",
     "DEGREES",
     "DIRECTION_WORDS",
     "MARKED_Z",
@@ -29,7 +30,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "gradients/variance": ("gradient variance", "gradient dispersion", "variance of the gradients"),
     "graph/modularity": ("modularity", "graph modularity", "modularity of the graph"),
     "graph/global_efficiency": ("global efficiency", "global graph efficiency", "efficiency of the graph"),
-    "graph/average_clustering": ("average clustering", "mean clustering coefficient", "graph clustering"),
+    "graph/average_clustering": ("clustering coefficient", "mean clustering coefficient", "graph clustering"),
     "graph/node_strength": ("node strength", "nodal strength", "mean node strength"),
     "ica/amplitude": ("component amplitude", "signal amplitude", "fluctuation amplitude"),
     "ica/variability": ("temporal variability", "amplitude variability", "variability over time"),
@@ -57,7 +58,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "gradients/g3_range": ("range of the third gradient",),
     "graph/modularity": ("modular organisation", "modular organization", "network modularity"),
     "graph/global_efficiency": ("network efficiency", "efficiency"),
-    "graph/average_clustering": ("clustering coefficient", "clustering", "local clustering"),
+    "graph/average_clustering": ("average clustering", "clustering", "local clustering"),
     "ica/amplitude": ("amplitude",),
     "ica/variability": ("variability",),
     "ica/spectral_ratio": (
@@ -74,7 +75,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 ADJECTIVES: dict[Direction, tuple[str, ...]] = {
     "raised": ("raised", "elevated", "increased", "high", "heightened"),
     "lowered": ("lowered", "reduced", "decreased", "low", "diminished"),
-    "typical": ("typical", "average", "ordinary", "unremarkable", "normal"),
+    "typical": ("typical", "usual", "ordinary", "unremarkable", "normal"),
 }
 
 # Phrases that compare with the cohort ("modularity is above the cohort mean").
@@ -84,45 +85,15 @@ RELATIONS: dict[Direction, tuple[str, ...]] = {
     "typical": ("close to the cohort mean", "about average", "in the usual range"),
 }
 
-# Every word for a direction that the checker understands (regular expressions, whole words).
-DIRECTION_WORDS: dict[Direction, tuple[str, ...]] = {
-    "raised": (
-        *(
-            "raised",
-            "elevated",
-            "increased?",
-            "increases",
-            "high",
-            "higher",
-            "highest",
-            "heightened",
-            "enhanced",
-        ),
-        *("greater", "larger", "stronger", r"above(?: (?:the|its|their))?(?: \w+)?(?: average| mean| norm)?"),
-    ),
-    "lowered": (
-        *(
-            "lowered",
-            "reduced",
-            "decreased?",
-            "decreases",
-            "low",
-            "lower",
-            "lowest",
-            "diminished",
-            "attenuated",
-        ),
-        *(
-            "smaller",
-            "weaker",
-            "reduction",
-            r"below(?: (?:the|its|their))?(?: \w+)?(?: average| mean| norm)?",
-        ),
-    ),
-    "typical": (
-        *("typical", "average", "ordinary", "unremarkable", "normal", "usual", "unchanged", "unaltered"),
-        r"(?:close to|near|around|about|in line with)(?: the)?(?: \w+)? (?:average|mean|norm|cohort)",
-    ),
+COHORT_MEAN = r"(?: the)?(?: (?:cohort|reference|group))*(?: (?:average|mean|norm))?"
+# Every word for a direction that the checker understands (a regular expression, for whole words).
+DIRECTION_WORDS: dict[Direction, str] = {
+    "raised": "raised|elevated|increased?|increases|high|higher|highest|heightened|enhanced|greater|larger|stronger"
+    f"|above{COHORT_MEAN}",
+    "lowered": "lowered|reduced|reduction|decreased?|decreases|low|lower|lowest|diminished|attenuated|smaller|weaker"
+    f"|below{COHORT_MEAN}",
+    "typical": "typical|average|ordinary|unremarkable|normal|usual|unchanged|unaltered"
+    f"|(?:close to|near|around|about|in line with){COHORT_MEAN}",
 }
 
 MARKED_Z = 2.0

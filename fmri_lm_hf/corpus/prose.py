@@ -86,7 +86,7 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
     >>> fact = {"family": "graph", "feature": "graph/modularity", "network": [], "value": 0.52, "z": 2.13,
     ...         "direction": "raised", "units": "Q"}
     >>> verbalise([fact], seed=1)
-    'Modularity of the graph is raised (z = +2.1).'
+    'Graph modularity (z of +2.1) is above average.'
     """
     if length not in LENGTHS:
         raise ValueError(f"Unknown length {length!r}; choose from {', '.join(LENGTHS)}.")

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fmri_lm_hf.corpus import faithfulness, select_facts, verbalise
+from fmri_lm_hf.corpus.facts import direction_of, fact_measure
+from fmri_lm_hf.corpus.lexicon import NOUNS
+from fmri_lm_hf.corpus.prose import EXTREME_FORMS, FORMS, NUMBER_STYLES, direction_phrases, render_statement
+from fmri_lm_hf.descriptors import MEASURES
+
+NETWORKS = ("Default", "Visual", "Somatomotor", "Limbic")
+EXTREMES = ("connectivity/strongest", "connectivity/weakest")
+PLACES = {"scan": [()], "network": [("Default",)], "pair": [("Default", "Visual")]}
+PLACES["pair_or_within"] = [*PLACES["pair"], ("Limbic", "Limbic")]
+# Written down here, apart from the vocabulary of the package: what a reader takes these words to mean.
+UP = ("raised", "elevated", "increased", "high", "higher", "heightened", "above")
+DOWN = ("lowered", "reduced", "decreased", "low", "lower", "diminished", "below")
+NEITHER = ("typical", "average", "ordinary", "unremarkable", "normal", "close to", "usual", "about")
+
+
+def make_fact(measure: str, networks: tuple[str, ...] = (), z: float = 2.46, value: float = 0.3127) -> dict:
+    return {
+        "family": measure.split("/")[0],
+        "feature": "/".join([measure, "-".join(networks)]) if networks else measure,
+        "network": list(networks),
+        "value": value,
+        "z": z,
+        "direction": direction_of(z),
+        "units": "units",
+    }
+
+
+def words_in(text: str, words: tuple[str, ...]) -> set[str]:
+    return {word for word in words if re.search(rf"\b{word}\b", text)}
+
+
+def test_every_measure_has_words():
+    assert set(NOUNS) == set(MEASURES) | set(EXTREMES)
+
+
+ORDINARY = [
+    (name, networks)
+    for name, measure in MEASURES.items()
+    for scope in measure.scopes
+    for networks in PLACES[scope]
+]
+
+
+@pytest.mark.parametrize(
+    "measure, networks", ORDINARY, ids=lambda value: value if isinstance(value, str) else "-".join(value)
+)
+def test_sign_of_every_template(measure, networks):
+    """Raise the feature, and the text says it is raised: to the checker, and to anyone who reads its words."""
+    n_templates = 0
+    for z in (2.46, 1.23, 0.62, -1.23, -2.46):
+        fact = make_fact(measure, networks, z)
+        expected, others = {
+            "raised": (UP, DOWN + NEITHER),
+            "lowered": (DOWN, UP + NEITHER),
+            "typical": (NEITHER, UP + DOWN),
+        }[fact["direction"]]
+        assert len(direction_phrases([fact], FORMS[0])) > 3
+        for form in (form for form in FORMS if networks or "{front}" not in form):
+            for noun in NOUNS[measure]:
+                for phrase in direction_phrases([fact], form):
+                    for style in NUMBER_STYLES:
+                        statement = render_statement([fact], noun, form, phrase, style)
+                        assert faithfulness(statement, [fact]).is_faithful, statement
+                        plain = statement.replace(noun, "").replace(" above the mean)", ")")
+                        plain = plain.replace(" below the mean)", ")")
+                        assert words_in(plain, expected), statement
+                        if "about average" not in phrase and "above average" != phrase != "below average":
+                            assert not words_in(plain, others), statement
+                        n_templates += 1
+                    if fact["direction"] != "typical":
+                        opposite = {**fact, "z": -z, "direction": direction_of(-z)}
+                        assert faithfulness(statement, [opposite]).contradicted, statement
+    assert n_templates > 1000
+
+
+@pytest.mark.parametrize("measure", EXTREMES)
+def test_every_template_of_the_extreme_pairs(measure):
+    fact = make_fact(measure, ("Default", "Visual"))
+    wrong_pair = make_fact(measure, ("Default", "Limbic"))
+    other_extreme = make_fact(EXTREMES[1 - EXTREMES.index(measure)], ("Default", "Visual"))
+    for form in EXTREME_FORMS:
+        for noun in NOUNS[measure]:
+            for style in NUMBER_STYLES:
+                statement = render_statement([fact], noun, form, "", style)
+                assert faithfulness(statement, [fact]).is_faithful, statement
+                assert faithfulness(statement, [wrong_pair]).invented, statement
+                assert faithfulness(statement, [other_extreme]).invented, statement
+                assert measure.split("/")[1] in statement
+
+
+@pytest.fixture(scope="module")
+def facts():
+    """A fact of every feature, with deviations of all sizes."""
+    facts = []
+    for measure, networks in ORDINARY:
+        for k, other in enumerate(NETWORKS[1:] if networks else [""]):
+            z = ((7 * len(facts) + 3) % 61 - 30) / 10
+            places = (networks[0], other) if len(set(networks)) == 2 else (other,) * len(networks)
+            facts.append(make_fact(measure, places, z, value=0.1 * k - 0.05 * z))
+    facts += [make_fact(measure, ("Default", "Visual")) for measure in EXTREMES]
+    return facts
+
+
+@pytest.mark.parametrize("length", ["sentence", "paragraph", "full"])
+def test_what_a_text_states_are_exactly_the_facts_selected_for_it(facts, length):
+    selected = [fact for paragraph in select_facts(facts, length) for fact in paragraph]
+    for seed in range(60):
+        text = verbalise(facts, length, seed)
+        report = faithfulness(text, selected, NETWORKS)
+        assert report.is_faithful, (text, report.missing, report.contradicted, report.invented)
+        assert report.score == 1
+
+
+@pytest.mark.parametrize("length", ["sentence", "paragraph", "full"])
+def test_the_seed_chooses_the_wording_and_nothing_else(facts, length):
+    texts = [verbalise(facts, length, seed) for seed in range(20)]
+    assert texts == [verbalise(facts, length, seed) for seed in range(20)]
+    assert len(set(texts)) == 20
+
+
+def test_one_fact_has_many_wordings():
+    fact = make_fact("graph/modularity")
+    assert len({verbalise([fact], seed=seed) for seed in range(400)}) > 100
+
+
+def test_lengths_grow_and_a_sentence_is_one_sentence(facts):
+    sentence, paragraph, full = (verbalise(facts, length) for length in ("sentence", "paragraph", "full"))
+    assert len(sentence) < len(paragraph) < len(full)
+    assert re.findall(r"\.(?=\s|$)", sentence) == ["."]
+    assert "\n" not in paragraph
+    assert len(full.splitlines()) == 4
+
+
+def test_a_sentence_states_the_most_deviating_measures(facts):
+    (selected,) = select_facts(facts, "sentence")
+    assert len({fact_measure(fact) for fact in selected}) == 3
+    ordinary = [fact for fact in facts if fact_measure(fact) not in EXTREMES]
+    assert abs(selected[0]["z"]) == max(abs(fact["z"]) for fact in ordinary)
+
+
+def test_a_full_text_states_every_measure(facts):
+    selected = [fact for paragraph in select_facts(facts, "full") for fact in paragraph]
+    assert {fact_measure(fact) for fact in selected} == {fact_measure(fact) for fact in facts}
+
+
+def test_a_scan_in_which_all_is_typical_is_said_to_be_typical():
+    fact = make_fact("graph/modularity", z=0.3)
+    assert words_in(verbalise([fact], seed=3), NEITHER)
+
+
+def test_names_of_networks_are_used_as_the_atlas_spells_them():
+    fact = make_fact("graph/node_strength", ("Cont-A_left 2",))
+    text = verbalise([fact])
+    assert "Cont-A_left 2" in text
+    assert faithfulness(text, [fact]).is_faithful
+
+
+def test_nothing_to_say_and_unknown_lengths_are_refused():
+    with pytest.raises(ValueError, match="no facts to describe"):
+        verbalise([])
+    with pytest.raises(ValueError, match="choose from sentence, paragraph, full"):
+        verbalise([make_fact("graph/modularity")], length="novel")
