@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader
+from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader, checked_key
 
 logger = logging.get_logger(__name__)
 
@@ -145,11 +145,11 @@ class _Storages:
 
     def load(self, persistent_id: Any) -> torch.Tensor:
         kind, storage_type, key, _, _ = persistent_id
-        name = storage_type.name if isinstance(storage_type, GlobalName) else str(storage_type)
+        name = storage_type.name if isinstance(storage_type, GlobalName) else type(storage_type).__name__
         dtype = DTYPES.get(name.removeprefix("torch."))
         if name == "torch.storage.UntypedStorage":
             dtype = torch.uint8
-        if kind != "storage" or dtype is None:
+        if kind != "storage" or dtype is None or not isinstance(key, str):
             raise CheckpointError(f"'{self._path}' holds a storage of an unknown kind, {name}.")
         if key not in self._loaded:
             self._loaded[key] = self._map(f"{self._root}data/{key}", dtype)
@@ -205,7 +205,8 @@ def _typed_tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple
 
 
 def _dict(items: Any = ()) -> dict:
-    return dict(items)
+    pairs = items.items() if isinstance(items, dict) else items
+    return {checked_key(key): value for key, value in pairs}
 
 
 # What a checkpoint may "call", and what stands in for it.
@@ -214,7 +215,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *arguments: ":".join(map(str, arguments)),
+    "torch.device": lambda kind, index=None: kind,
     "collections.OrderedDict": _dict,
     "collections.defaultdict": lambda factory=None, items=(): _dict(items),
     "builtins.set": lambda items=(): list(items),

@@ -76,6 +76,14 @@ _SCALARS = (str, bytes, int, float, bool, type(None))
 _MARK = object()
 
 
+def checked_key(key: Any) -> Any:
+    """The key itself, refused unless it is a scalar or a flat tuple: nested ones can take for ever to hash."""
+    parts = key if type(key) is tuple else (key,)
+    if not all(isinstance(part, (*_SCALARS, GlobalName)) for part in parts):
+        raise CheckpointError(f"The pickle uses a {type(key).__name__} as a key, which no checkpoint needs.")
+    return key
+
+
 class PickleReader:
     """Interpreter of one pickle.
 
@@ -181,7 +189,7 @@ class PickleReader:
         self._stack.append(self._fill({}, self._pairs(self._pop_to_mark())))
 
     def _do_frozenset(self, _):
-        self._stack.append(frozenset(self._key(item) for item in self._pop_to_mark()))
+        self._stack.append(frozenset(checked_key(item) for item in self._pop_to_mark()))
 
     def _do_append(self, _):
         item = self._stack.pop()
@@ -209,7 +217,7 @@ class PickleReader:
         if isinstance(target, InertObject):
             target.items.extend(pairs)
         elif type(target) is dict:
-            target.update((self._key(key), value) for key, value in pairs)
+            target.update((checked_key(key), value) for key, value in pairs)
         else:
             raise CheckpointError(f"The pickle is damaged: it sets items of {type(target).__name__}.")
         return target
@@ -220,19 +228,9 @@ class PickleReader:
         elif type(target) is list:
             target.extend(items)
         elif type(target) is set:
-            target.update(self._key(item) for item in items)
+            target.update(checked_key(item) for item in items)
         else:
             raise CheckpointError(f"The pickle is damaged: it adds elements to {type(target).__name__}.")
-
-    @staticmethod
-    def _key(key: Any) -> Any:
-        # nested tuples that share their parts can take for ever to hash
-        flat = key if type(key) is tuple else (key,)
-        if not all(isinstance(part, (*_SCALARS, GlobalName)) for part in flat):
-            raise CheckpointError(
-                f"The pickle uses a {type(key).__name__} as a key, which no checkpoint needs."
-            )
-        return key
 
     # --- names and what would be calls
 
@@ -264,7 +262,7 @@ class PickleReader:
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, GlobalName):
-            raise UnsafeCheckpointError(f"Refused: the pickle tries to call {function!r}, which is no class.")
+            raise UnsafeCheckpointError(f"Refused: the pickle tries to call a {type(function).__name__}.")
         if function.name in self._calls:
             return self._calls[function.name](*arguments)
         if function.name.startswith(self._inert_prefixes):
@@ -284,7 +282,7 @@ class PickleReader:
 
     def _inert(self, cls: Any, arguments: tuple) -> InertObject:
         if not isinstance(cls, GlobalName):
-            raise UnsafeCheckpointError(f"Refused: the pickle tries to make an object of {cls!r}, no class.")
+            raise UnsafeCheckpointError(f"Refused: the pickle makes an object of a {type(cls).__name__}.")
         self.inert_classes.add(cls.name)
         return InertObject(cls.name, tuple(arguments))
 
@@ -310,28 +308,44 @@ class PickleReader:
         return self._persistent_load(persistent_id)
 
 
-def to_plain(value: Any, _depth: int = 0) -> Any:
+def to_plain(value: Any) -> Any:
     """Turn a configuration that was kept as inert data into plain dicts, lists and scalars.
 
     Understands OmegaConf containers and nodes, and objects whose attributes are the fields, such as dataclasses.
     Anything else comes out as its class name. References to other keys (``${...}``) stay as they are written.
     """
-    if isinstance(value, _SCALARS):
-        return value
-    if _depth > 20:  # no configuration is so deep, and a cycle ends here
-        return repr(value)
-    if isinstance(value, dict):
-        return {key: to_plain(item, _depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_plain(item, _depth + 1) for item in value]
-    if isinstance(value, InertObject) and isinstance(value.state, dict):
-        for field_name in ("_content", "_val"):
-            if field_name in value.state:
-                return to_plain(value.state[field_name], _depth + 1)
-        return {key: to_plain(item, _depth + 1) for key, item in value.state.items()}
-    if isinstance(value, InertObject) and value.items:
-        return to_plain(dict(value.items) if isinstance(value.items[0], tuple) else value.items, _depth + 1)
-    return value.name if isinstance(value, GlobalName) else repr(value)
+    return _Plain().convert(value)
+
+
+class _Plain:
+    """Conversion of one tree, in which each object is converted once."""
+
+    def __init__(self):
+        self._done: dict[int, Any] = {}
+
+    def convert(self, value: Any) -> Any:
+        if isinstance(value, _SCALARS):
+            return value
+        if id(value) not in self._done:
+            self._done[id(value)] = None  # what a cycle comes to
+            self._done[id(value)] = self._convert(value)
+        return self._done[id(value)]
+
+    def _convert(self, value: Any) -> Any:
+        if isinstance(value, InertObject):
+            state = value.state if isinstance(value.state, dict) else {}
+            if value.items:
+                is_mapping = isinstance(value.items[0], tuple)
+                return self._convert(dict(value.items) if is_mapping else value.items)
+            content = next(
+                (state[name] for name in ("_content", "_val") if name in state), state or repr(value)
+            )
+            return self.convert(content)
+        if isinstance(value, dict):
+            return {key: self.convert(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self.convert(item) for item in value]
+        return value.name if isinstance(value, GlobalName) else f"<{type(value).__name__}>"
 
 
 __all__ = [

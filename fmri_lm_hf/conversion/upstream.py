@@ -137,6 +137,9 @@ def convert_upstream(
     preprocessor: ProcessorMixin | FeatureExtractionMixin
     if is_language_model(state):
         arguments = to_plain(tree.get("model_args") or {})
+        if not isinstance(arguments, dict):
+            arguments = {}
+            notes.append("`model_args` of the checkpoint could not be read.")
         config = _fmri_config(state, arguments, encoder_heads, n_timepoints, notes)
         text, tokenizer = load_text_model_files(text_config, arguments, notes)
         extractor = published_feature_extractor(config, atlas, normalization, notes)
@@ -180,7 +183,7 @@ def _fmri_config(state, arguments, encoder_heads, n_timepoints, notes) -> FmriTo
     fields = tokenizer_fields(state, "tokenizer.", encoder_heads)
     if n_timepoints is None:
         n_tokens = arguments.get("num_fmri_tokens")
-        if n_tokens is None:
+        if not isinstance(n_tokens, int):
             n_tokens = fields["n_rois"]
             notes.append(
                 f"Assumed one time patch, {fields['patch_size']} points, since `model_args` tells no length."

@@ -117,7 +117,6 @@ def load_text_model_files(
         config = text_config
     else:
         fields = text_config if isinstance(text_config, dict) else _read_json(Path(text_config))
-        check_config_is_inert(fields, "text_config")
         if "model_type" not in fields:
             raise ValueError(
                 "The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'."
@@ -126,6 +125,7 @@ def load_text_model_files(
         config = AutoConfig.for_model(
             **{key: value for key, value in fields.items() if not key.startswith("_")}
         )
+    check_config_is_inert(config.to_dict(), "text_config")
     config._name_or_path = ""
     if tokenizer is None:
         notes.append(

@@ -44,13 +44,17 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
     """The state dict of a checkpoint, without the prefixes that compiled and distributed models add."""
     state = tree.get("model", tree) if isinstance(tree, dict) else None
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        found = f"the keys {list(tree)[:8]}" if isinstance(tree, dict) else f"{tree!r}"
+        found = f"the keys {list(tree)[:8]}" if isinstance(tree, dict) else f"a {type(tree).__name__}"
         raise CheckpointError(f"The checkpoint holds no weights: expected them under `model`, found {found}.")
     cleaned = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
                 f"`{name}` of the checkpoint's `model` is no tensor but a {type(value).__name__}."
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"The tensor `{name}` of the checkpoint repeats values in place of storing them."
             )
         name = name.replace("_orig_mod.", "")
         while name.startswith("module."):

@@ -1,4 +1,4 @@
-"""Each way in which a checkpoint or an option can be wrong has its own error, and leaves no folder behind."""
+"""Each way in which a checkpoint or an option can be wrong has its own error, and leaves no model behind."""
 
 from __future__ import annotations
 
@@ -77,6 +77,11 @@ TENSOR_PROBLEMS = {
         "gpt2",
         put(tokenizer__norm__bias=torch.full((48,), torch.nan)),
         "`tokenizer.norm.bias`.*holds NaN",
+    ),
+    "repeated": (
+        "gpt2",
+        put(tokenizer__norm__bias=torch.zeros(1).expand(48)),
+        "repeats values in place of storing",
     ),
     "text": ("gpt2", put(note="text"), "`note` of the checkpoint's `model` is no tensor but a str"),
     "empty": ("gpt2", lambda state, tree: state.clear(), "holds no weights"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,28 @@ def test_conversion_changes_no_checkpoint(golden, converted):
     expected = torch.load(source / "checkpoint.pt", weights_only=True)["model"]
     for name, tensor in read_checkpoint(source / "checkpoint.pt")["model"].items():
         assert torch.equal(tensor, expected[name])
+
+
+@pytest.mark.slow
+def test_memory_stays_near_the_size_of_the_weights(golden, tmp_path):
+    tree = torch.load(golden["qwen3_lora"].folder / "checkpoint.pt", weights_only=True)
+    prefix = "llm.base_model.base_model.model."
+    table = torch.randn(1_000_000, 32)  # 128 MB
+    tree["model"] |= {prefix + "model.embed_tokens.weight": table, prefix + "lm_head.weight": table}
+    torch.save(tree, tmp_path / "ckpt.pt")
+    options = golden["qwen3_lora"].options
+    options["text_config"] = options["text_config"] | {"vocab_size": len(table)}
+    del table, tree
+    program = f"""
+import resource, sys
+import peft, fmri_lm_hf
+from fmri_lm_hf.conversion import convert_upstream
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+convert_upstream("ckpt.pt", "out", merge=True, **{options!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout.split()[-1]) * kilobyte < 1.4 * (tmp_path / "ckpt.pt").stat().st_size

@@ -115,6 +115,15 @@ def test_omegaconf_arguments_read_like_plain_ones(name):
     assert to_plain(omegaconf) == plain
 
 
+def test_configurations_that_share_or_contain_themselves_are_plain_at_once():
+    shared: list = [1]
+    for _ in range(60):
+        shared = [shared, shared]
+    cycle = InertObject("omegaconf.dictconfig.DictConfig")
+    cycle.state = {"_content": {"me": cycle, "parts": shared}}
+    assert to_plain(cycle)["me"] is None
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     ("call", "named"),
@@ -184,11 +193,18 @@ def test_a_damaged_pickle_has_one_kind_of_error(tmp_path, program):
 
 
 def test_nested_keys_that_take_for_ever_to_hash_are_refused(tmp_path):
-    doubling = b"\x80\x02}(K\x01" + b"2\x86" * 64 + b"K\x01u."
-    with zipfile.ZipFile(tmp_path / "bomb.pt", "w") as archive:
-        archive.writestr("archive/data.pkl", doubling)
-    with pytest.raises(CheckpointError, match="as a key"):
-        read_checkpoint(tmp_path / "bomb.pt")
+    key = b"K\x01" + b"2\x86" * 64
+    for i, program in enumerate(
+        (
+            b"}(" + key + b"K\x01u.",
+            b"ccollections\nOrderedDict\n](" + key + b"K\x01\x86e\x85R.",
+            b"(" + key + b"\x91.",
+        )
+    ):
+        with zipfile.ZipFile(tmp_path / f"bomb{i}.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x80\x04" + program)
+        with pytest.raises(CheckpointError, match="as a key"):
+            read_checkpoint(tmp_path / f"bomb{i}.pt")
 
 
 def test_truncated_file(tmp_path):
