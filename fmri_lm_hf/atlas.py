@@ -130,6 +130,12 @@ class Atlas:
         return cls(name, tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), ("unassigned",) * n_rois)
 
     @classmethod
+    def from_names(cls, roi_names: Iterable[str], name: str) -> Atlas:
+        """An atlas for tables with ROI names, with the networks that Schaefer's and Tian's names hold."""
+        names = tuple(map(str, roi_names))
+        return cls(name, names, tuple(map(_network_of, names)))
+
+    @classmethod
     def load(cls, name: str) -> Atlas:
         """An atlas that nilearn knows.
 

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from .atlas import Atlas
 from .roi_signals import ScanError, image_data, is_cifti, load_image
 
-__all__ = ["Scan", "constant_rois", "read_scan", "stem"]
+__all__ = ["Scan", "constant_rois", "read_scan", "sidecar_t_r", "stem", "table_names"]
 
 logger = logging.get_logger(__name__)
 
@@ -57,6 +57,7 @@ def read_scan(
     *,
     n_rois: int | None = None,
     max_masked: float = 0.5,
+    mask_img: Any = None,
 ) -> Scan:
     """Read a scan into a table of ROI signals with its TR.
 
@@ -78,6 +79,8 @@ def read_scan(
         Expected number of ROIs where there is no atlas.
     max_masked : float
         The scan is refused if a larger part of its ROIs has no usable signal.
+    mask_img : path or nibabel image, optional
+        Only voxels of this brain mask are read from a NIfTI scan.
 
     Returns
     -------
@@ -91,7 +94,7 @@ def read_scan(
     report: list[str] = []
     if isinstance(scan, (str, os.PathLike)):
         label = Path(scan).name
-        bold, found_t_r, found_names, row_mask = _read_file(Path(scan), atlas, report)
+        bold, found_t_r, found_names, row_mask = _read_file(Path(scan), atlas, mask_img, report)
     elif isinstance(scan, Mapping):
         label = str(scan.get("scan_id", "The scan"))
         if "bold" not in scan:
@@ -102,7 +105,7 @@ def read_scan(
         row_mask = scan.get("roi_mask")
     elif hasattr(scan, "dataobj"):
         label = Path(scan.get_filename() or "The image").name
-        bold, found_t_r, found_names = _read_image(scan, atlas)
+        bold, found_t_r, found_names = _read_image(scan, atlas, mask_img)
         row_mask = None
     else:
         label = "The scan"
@@ -144,11 +147,17 @@ def constant_rois(bold: np.ndarray) -> np.ndarray:
     return (high - low) <= 1e-6 * np.maximum(np.abs(low), np.abs(high))
 
 
+def table_names(path: str | os.PathLike) -> tuple[int, list[str] | None]:
+    """Number of ROIs of a table (or `.ptseries.nii`), and their names where the file holds them."""
+    bold, _, names, _ = _read_file(Path(path), None, None, [])
+    return _as_table(bold, Path(path).name).shape[1], None if names is None else list(names)
+
+
 Content = tuple[Any, float | None, Sequence[str] | None]
 
 
 def _read_file(
-    path: Path, atlas: Atlas | None, report: list[str]
+    path: Path, atlas: Atlas | None, mask_img: Any, report: list[str]
 ) -> tuple[Any, float | None, Sequence[str] | None, Any]:
     suffix = path.name.lower()
     if not path.exists():
@@ -157,7 +166,7 @@ def _read_file(
         raise ScanError(f"{path.name} is a folder: expected one scan. For folders use `fmri-lm scans`.")
     row_mask = None
     if suffix.endswith((".nii", ".nii.gz")):
-        bold, t_r, names = _read_image(load_image(path), atlas)
+        bold, t_r, names = _read_image(load_image(path), atlas, mask_img)
     elif suffix.endswith((".npy", ".npz")):
         bold, t_r, names, row_mask = _read_numpy(path)
     elif suffix.endswith((".tsv", ".csv")):
@@ -167,7 +176,7 @@ def _read_file(
             f"{path.name} is of an unknown kind: expected .nii, .nii.gz, .dtseries.nii, .ptseries.nii, .npy, .npz, "
             ".tsv or .csv."
         )
-    beside = _sidecar_t_r(path)
+    beside = sidecar_t_r(path)
     if beside is not None and t_r is not None and not math.isclose(beside, t_r, rel_tol=1e-3):
         note = f"{path.name}: the header says TR {t_r:g} s, its sidecar {beside:g} s; the sidecar is taken."
         logger.warning(note)
@@ -175,13 +184,13 @@ def _read_file(
     return bold, t_r if beside is None else beside, names, row_mask
 
 
-def _read_image(image: Any, atlas: Atlas | None) -> Content:
+def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Content:
     if not is_cifti(image):
         if atlas is None:
             raise ScanError(
                 "Reading an image needs an atlas: give `atlas=`, for example Atlas.load('dosenbach_2010')."
             )
-        return atlas.extract(image), _header_t_r(image), None
+        return atlas.extract(image, mask_img), _header_t_r(image), None
     axes = [image.header.get_axis(i) for i in range(image.ndim)]
     kinds = [type(axis).__name__ for axis in axes]
     if kinds[0] != "SeriesAxis":
@@ -257,7 +266,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _sidecar_t_r(path: Path) -> float | None:
+def sidecar_t_r(path: Path) -> float | None:
     """`RepetitionTime` of the BIDS sidecar beside a scan."""
     sidecar = path.with_name(stem(path) + ".json")
     if not sidecar.exists():

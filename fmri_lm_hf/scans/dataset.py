@@ -17,9 +17,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -32,19 +32,23 @@ from fmri_lm_hf.scan_reading import read_scan
 
 __all__ = [
     "REQUIRED_COLUMNS",
+    "ROW_GROUP_BYTES",
     "SHARD_BYTES",
+    "in_groups",
     "load_scan_dataset",
     "package_versions",
+    "rows_table",
     "scan_features",
     "scan_row",
     "shard_name",
     "write_json",
+    "write_parquet",
     "write_scan_dataset",
-    "write_shard",
 ]
 
 REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
 SHARD_BYTES = 300_000_000
+Item = TypeVar("Item")
 ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
 
 
@@ -126,7 +130,8 @@ def write_scan_dataset(
     seen: set[str] = set()
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        for number, shard in enumerate(_in_shards((scan_row(row, atlas) for row in rows), shard_bytes)):
+        checked = (scan_row(row, atlas) for row in rows)
+        for number, shard in enumerate(in_groups(checked, _bold_bytes, shard_bytes)):
             for row in shard:
                 if row["scan_id"] in seen:
                     raise ScanError(
@@ -134,7 +139,9 @@ def write_scan_dataset(
                     )
                 seen.add(row["scan_id"])
             features = features or scan_features(shard, atlas.n_rois, extra_features)
-            write_shard(shard, partial / shard_name(number), features)
+            groups = in_groups(shard, _bold_bytes, ROW_GROUP_BYTES)
+            tables = (rows_table(group, features) for group in groups)
+            write_parquet(tables, partial / shard_name(number), features.arrow_schema)
         if features is None:
             raise ScanError("There are no scans to write.")
         atlas.to_json(partial / "atlas.json")
@@ -191,28 +198,43 @@ def scan_features(
     return datasets.Features(features)
 
 
-def write_shard(rows: Sequence[Mapping[str, Any]], path: Path, features: datasets.Features) -> None:
-    """Write rows as one Parquet file, which appears under its name only when it is complete."""
+def rows_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -> pa.Table:
+    """Rows of a scan dataset as an Arrow table."""
     unknown = set(itertools.chain.from_iterable(rows)) - set(features)
     if unknown:
         raise ScanError(
             f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}."
         )
     schema = features.arrow_schema
+    columns = [_arrow_column(field, [row.get(field.name) for row in rows], features) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write_parquet(row_groups: Iterable[pa.Table], path: Path, schema: pa.Schema) -> None:
+    """Write tables as the row groups of one Parquet file, which appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    in_group = max(1, int(ROW_GROUP_BYTES / max(row["bold"].nbytes for row in rows)))
     try:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for start in range(0, len(rows), in_group):
-                group = rows[start : start + in_group]
-                columns = [
-                    _arrow_column(field, [row.get(field.name) for row in group], features) for field in schema
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            for table in row_groups:
+                writer.write_table(table)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def in_groups(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Consecutive items in groups of at most `limit` bytes (a larger item is a group of its own)."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        if group and size + n_bytes(item) > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += n_bytes(item)
+    if group:
+        yield group
 
 
 def shard_name(number: int) -> str:
@@ -233,6 +255,10 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
     }
+
+
+def _bold_bytes(row: Mapping[str, Any]) -> int:
+    return row["bold"].nbytes
 
 
 def _open(path: Path) -> datasets.Dataset:
@@ -279,19 +305,6 @@ def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset
                 f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row."
             ) from error
     return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
-
-
-def _in_shards(rows: Iterable[dict[str, Any]], shard_bytes: int) -> Iterator[list[dict[str, Any]]]:
-    shard: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        if shard and size + row["bold"].nbytes > shard_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(row)
-        size += row["bold"].nbytes
-    if shard:
-        yield shard
 
 
 def _feature_of(column: str, values: Sequence[Any]) -> Any:
