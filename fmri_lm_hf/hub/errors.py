@@ -32,6 +32,7 @@ _PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
 _ATTEMPTS = 8
 _FIRST_WAIT = 0.5  # seconds; doubles with every attempt
 _LONGEST_WAIT = 30.0
+_CONNECTING_ATTEMPTS = 3  # where nobody answers at all, there is most likely no network
 
 
 class HubAccessError(OSError):
@@ -83,6 +84,8 @@ def _wait_for(error: BaseException, attempt: int) -> float | None:
             return max(wait, float(asked)) if asked.isdigit() else wait
         if isinstance(cause, OfflineModeIsEnabled):
             return None
+        if type(cause).__name__ == "ConnectError":
+            return wait if attempt + 1 < _CONNECTING_ATTEMPTS else None
         # A page of HTML where the client expects JSON is a gateway's way of saying "busy".
         if isinstance(cause, (HTTPError, ConnectionError, json.JSONDecodeError)):
             return wait

@@ -117,7 +117,7 @@ class Client:
         self.process.stdout.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hub() -> Iterator[Hub]:
     process = subprocess.Popen(
         [sys.executable, str(HERE / "hub_server.py")], stdout=subprocess.PIPE, text=True
@@ -134,9 +134,12 @@ def no_faults_left(hub: Hub) -> None:
     hub.faults()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client that has imported the package, and starts each snippet from there."""
+    """A client that has imported the package, and starts each snippet from there.
+
+    Server and client live as long as the session; each test module has repositories of its own.
+    """
     home = tmp_path_factory.mktemp("hf_home")
     client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub", "tiny", "jinja2"))
     yield client
