@@ -113,6 +113,18 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         model.generation_config = language_model.generation_config
         return model.to(language_model.device)
 
+    def freeze_fmri_tokenizer(self) -> None:
+        """Stop training the tokenizer: its weights and its codebook stay as they are."""
+        self.fmri_tokenizer.requires_grad_(False)
+        self.fmri_tokenizer.eval()
+
+    def train(self, mode: bool = True) -> FmriLMForCausalLM:
+        """Switch to training mode; a frozen tokenizer stays out of it, so that its codebook does not move."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.fmri_tokenizer.parameters()):
+            self.fmri_tokenizer.eval()
+        return self
+
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
 
