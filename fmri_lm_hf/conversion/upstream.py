@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.configuration_fmri_lm import FmriLMConfig
 from fmri_lm_hf.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
 from fmri_lm_hf.hub.cards import render_card
 from fmri_lm_hf.modeling_fmri_lm import FmriLMForCausalLM
 from fmri_lm_hf.modeling_fmri_tokenizer import FmriTokenizer
@@ -68,7 +68,7 @@ class Conversion:
 
     folder: Path
     model: PreTrainedModel
-    preprocessor: ProcessorMixin | FeatureExtractionMixin
+    preprocessor: FmriLMProcessor | FmriFeatureExtractor
     source: str
     sha256: str
     lora: str | None = None
@@ -133,38 +133,34 @@ def convert_upstream(
     _check_finite(state)
     notes: list[str] = []
     lora: dict[str, torch.Tensor] = {}
-    model: PreTrainedModel
-    preprocessor: ProcessorMixin | FeatureExtractionMixin
     if is_language_model(state):
         arguments = to_plain(tree.get("model_args") or {})
         if not isinstance(arguments, dict):
             arguments = {}
             notes.append("`model_args` of the checkpoint could not be read.")
-        config = _fmri_config(state, arguments, encoder_heads, n_timepoints, notes)
-        text, tokenizer = load_text_model_files(text_config, arguments, notes)
+        config = _encoder_config(state, arguments, encoder_heads, n_timepoints, notes)
         extractor = published_feature_extractor(config, atlas, normalization, notes)
+        text, tokenizer = load_text_model_files(text_config, arguments, notes)
         delimiters = find_delimiter_ids(delimiter_ids, arguments, text.vocab_size, tokenizer, notes)
-        preprocessor = extractor
-        token_id = text.vocab_size  # lies outside of the vocabulary, so that no text can hold it
-        if tokenizer is not None:
-            preprocessor = FmriLMProcessor(
-                extractor,
-                tokenizer,
-                chat_template=published_chat_template(tokenizer),
-                patch_size=config.patch_size,
-                fmri_start_ids=delimiters[0],
-                fmri_end_ids=delimiters[1],
-            )
-            token_id = preprocessor.fmri_token_id
+        preprocessor = _processor(extractor, tokenizer, config.patch_size, delimiters)
         state, lora = split_lora(state)
-        model = _language_model(config, text, token_id, state, bool(lora), notes)
+        lm_config = FmriLMConfig(
+            fmri_config=config,
+            text_config=text,
+            # outside of the vocabulary, so that no text can hold it
+            fmri_token_id=getattr(preprocessor, "fmri_token_id", text.vocab_size),
+            # for whoever writes `input_ids` without a processor
+            fmri_start_ids=delimiters[0],
+            fmri_end_ids=delimiters[1],
+        )
+        model = _language_model(lm_config, state, bool(lora), notes)
         model.generation_config = _generation_config(text, tokenizer)
     else:
         state, left_out = split_stage_1(state)
         if left_out:
             notes.append(f"Left out what only training needs: {', '.join(left_out)}.")
-        fields = stage_1_fields(state)
-        config = FmriTokenizerConfig(**tokenizer_fields(state, "encoder.", encoder_heads), **fields)
+        fields = tokenizer_fields(state, "encoder.", encoder_heads) | stage_1_fields(state)
+        config = FmriTokenizerConfig(**fields)
         preprocessor = published_feature_extractor(config, atlas, normalization, notes)
         model = _load(FmriTokenizer, config, state)
         if config.n_patches > 1:
@@ -178,7 +174,7 @@ def convert_upstream(
     return result
 
 
-def _fmri_config(state, arguments, encoder_heads, n_timepoints, notes) -> FmriTokenizerConfig:
+def _encoder_config(state, arguments, encoder_heads, n_timepoints, notes) -> FmriTokenizerConfig:
     """Configuration of the scan encoder in a stage-2 or stage-3 checkpoint."""
     fields = tokenizer_fields(state, "tokenizer.", encoder_heads)
     if n_timepoints is None:
@@ -205,23 +201,37 @@ def _fmri_config(state, arguments, encoder_heads, n_timepoints, notes) -> FmriTo
     )
 
 
-def _language_model(config, text, token_id, state, has_lora, notes) -> FmriLMForCausalLM:
-    lm_config = FmriLMConfig(fmri_config=config, text_config=text, fmri_token_id=token_id)
-    if lm_config.text_config.tie_word_embeddings:
+def _processor(extractor, tokenizer, patch_size, delimiters) -> FmriLMProcessor | FmriFeatureExtractor:
+    """The processor, or where no text tokenizer is known, what prepares the scans alone."""
+    if tokenizer is None:
+        return extractor
+    return FmriLMProcessor(
+        extractor,
+        tokenizer,
+        chat_template=published_chat_template(tokenizer),
+        patch_size=patch_size,
+        fmri_start_ids=delimiters[0],
+        fmri_end_ids=delimiters[1],
+    )
+
+
+def _language_model(config: FmriLMConfig, state, has_lora, notes) -> FmriLMForCausalLM:
+    if config.text_config.tie_word_embeddings:
         with torch.device("meta"):
-            names = dict(FmriLMForCausalLM(lm_config).named_modules(remove_duplicate=False))
-            model = names[""]
-        ours = [next(name for name, module in names.items() if module is end)
-                for end in (model.get_input_embeddings(), model.get_output_embeddings())]  # fmt: skip
-        source, tied = (published_name(f"{name}.weight", has_lora) for name in ours)
+            model = FmriLMForCausalLM(config)
+        names = {module: name for name, module in model.named_modules()}
+        source, tied = (
+            published_name(f"{names[module]}.weight", has_lora)
+            for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        )
         if tied not in state and source in state:
             state = state | {tied: state[source]}
         elif source in state and not torch.equal(state[source], state[tied]):
-            lm_config.text_config.tie_word_embeddings = False
+            config.text_config.tie_word_embeddings = False
             notes.append(
                 "Input and output embeddings differ, so they are kept apart and not tied as configured."
             )
-    return _load(FmriLMForCausalLM, lm_config, state, has_lora)
+    return _load(FmriLMForCausalLM, config, state, has_lora)
 
 
 def _load(model_class, config, state, has_lora=False) -> Any:
@@ -322,7 +332,8 @@ def _write(result: Conversion, lora: dict[str, torch.Tensor], lora_alpha: float 
 
 def _card(result: Conversion) -> str:
     config = result.model.config
-    extractor = getattr(result.preprocessor, "feature_extractor", result.preprocessor)
+    prepares = result.preprocessor
+    extractor = prepares.feature_extractor if isinstance(prepares, FmriLMProcessor) else prepares
     fmri = getattr(config, "fmri_config", config)
     is_lm = isinstance(config, FmriLMConfig)
     return render_card(
@@ -348,7 +359,7 @@ def _card(result: Conversion) -> str:
         t_r=extractor.t_r,
         normalization=extractor.normalization,
         notes=result.notes,
-        has_processor=isinstance(result.preprocessor, FmriLMProcessor),
+        has_processor=extractor is not prepares,
     )
 
 

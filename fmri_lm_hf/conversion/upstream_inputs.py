@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def load_text_model_files(
     if isinstance(text_config, (str, Path)) and not _is_json(text_config):
         config, tokenizer = _from_hub(str(text_config), notes)
     elif isinstance(text_config, PreTrainedConfig):
-        config = text_config
+        config = copy.deepcopy(text_config)
     else:
         fields = text_config if isinstance(text_config, dict) else _read_json(Path(text_config))
         if "model_type" not in fields:

@@ -59,11 +59,13 @@ def test_language_model(models, expected, name):
     model, golden = models[name], expected[name]
     values, prompts = golden.expected, golden.prompts(model.config.fmri_token_id)
     assert model.config.fmri_token_id >= model.config.text_config.vocab_size
+    assert (model.config.fmri_start_ids, model.config.fmri_end_ids) == tuple(golden.delimiters.values())
     features = model.get_fmri_features(values["bold"])
     assert_close(model.get_fmri_embeddings(features), values["lm_embeddings"])
     mask = torch.ones_like(prompts)
     logits = model(input_ids=prompts, input_values=values["bold"], attention_mask=mask).logits
     assert_close(logits, values["logits"])
+    assert_close(model(input_ids=prompts, input_values=values["bold"]).logits, values["logits"])
     assert_close(model.fmri_logits(values["bold"]), values["fmri_logits"])
     assert_close(model(input_ids=values["input_ids"]).logits, values["text_only_logits"])
 
