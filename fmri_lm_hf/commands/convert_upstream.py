@@ -11,7 +11,7 @@ From the released file to a prediction:
 
   fmri-lm convert-upstream fMRI-LM-B-Qwen3-0.6B-instruct.pt fmri-lm-qwen3 --text-config Qwen/Qwen3-0.6B --merge
   python -c "import fmri_lm_hf; from transformers import pipeline; \\
-    print(pipeline('fmri-zero-shot-classification', model='fmri-lm-qwen3')('sub-01_timeseries.tsv', \\
+    print(pipeline('fmri-zero-shot-classification', model='fmri-lm-qwen3')('sub-01_timeseries.tsv', t_r=0.72, \\
     candidate_labels=['Male', 'Female'], question='What is the sex of the participant?'))"
 
 Without a network, and with a LoRA adapter kept apart from the weights:
