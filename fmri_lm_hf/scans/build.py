@@ -310,9 +310,11 @@ def _read_all(source: Source, files: Sequence[ScanFile], workers: int) -> Iterat
         for file in files:
             yield _read_one(source, file)
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy the threads of numpy and Arrow in mid-air
+    # A plain fork would copy threads of numpy and Arrow in mid-air; a fork server imports this once for all workers.
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload([__name__])
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
         # Only so many in flight: results must not pile up faster than they are written.
         in_flight: collections.deque[concurrent.futures.Future[Result]] = collections.deque()

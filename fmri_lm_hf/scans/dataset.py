@@ -168,8 +168,8 @@ def scan_row(row: Mapping[str, Any], atlas: Atlas | None, n_rois: int | None = N
     standard = {
         "scan_id": str(row["scan_id"]),
         "subject_id": str(row["subject_id"]),
-        "session": row.get("session"),
-        "site": row["site"],
+        "session": None if row.get("session") is None else str(row["session"]),
+        "site": None if row["site"] is None else str(row["site"]),
         "t_r": scan.t_r,
         "n_timepoints": len(scan.bold),
         "bold": scan.bold,
@@ -275,7 +275,11 @@ def _open(path: Path) -> datasets.Dataset:
                 loaded = next(iter(loaded.values()))
             return loaded
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*.parquet") if not file.name.startswith("."))
+            files = sorted(
+                file
+                for file in path.rglob("*.parquet")
+                if not any(part.startswith(".") for part in file.relative_to(path).parts)  # unfinished work
+            )
         else:
             files = [path] if path.suffix == ".parquet" else []
         if not files:
@@ -329,9 +333,13 @@ def _feature_of(column: str, values: Sequence[Any]) -> Any:
 
 def _arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Features) -> pa.Array:
     if field.name != "bold":
-        encoder = datasets.Features({field.name: features[field.name]})
+        feature = features[field.name]
         try:
-            return pa.array(encoder.encode_batch({field.name: values})[field.name], field.type)
+            if not isinstance(feature, (datasets.Value, datasets.List)):  # such as names of classes
+                values = datasets.Features({field.name: feature}).encode_batch({field.name: values})[
+                    field.name
+                ]
+            return pa.array(values).cast(field.type)  # refuses what would lose something
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise ScanError(
                 f"Column {field.name!r} should hold {field.type} in every row: {error}."
