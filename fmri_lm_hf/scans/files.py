@@ -88,10 +88,10 @@ def read_mat(path: Path, key: str = "tc") -> np.ndarray:
     np.ndarray of shape (n_timepoints, n_rois), float32
     """
     path = Path(path)
+    if not path.exists():
+        raise ScanError(f"The scan {path.name} does not exist: check the path {path}.")
     try:
         content = require("scipy.io").loadmat(path, variable_names=[key])
-    except FileNotFoundError as error:
-        raise ScanError(f"The scan {path.name} does not exist: check the path {path}.") from error
     except (OSError, ValueError, TypeError, NotImplementedError, EOFError) as error:
         raise ScanError(
             f"{path.name} is not a readable MATLAB file: it may be truncated, or of version 7.3. Save it with `-v7`."

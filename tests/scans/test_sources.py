@@ -1,0 +1,428 @@
+"""The sources of `fmri-lm scans`, each on a small folder in its real layout."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import numpy as np
+import pandas
+import pytest
+from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
+from scipy.io import savemat
+
+from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat, write_nifti
+from fmri_lm_hf.scans.denoising import STRATEGIES, denoise
+
+SPHERES = Atlas(
+    "four",
+    ("a", "b", "c", "d"),
+    ("x", "x", "y", "y"),
+    coordinates=((-40, 0, 0), (40, 0, 0), (0, 40, 20), (0, -60, 20)),
+    radius_mm=10,
+)
+T = 80
+
+
+def build(kind, root, out, **options):
+    """Build a dataset; its rows by scan_id, its atlas, and the summary."""
+    summary = build_scan_dataset(SOURCES[kind](root, **options), out, progress=False)
+    dataset, atlas = load_scan_dataset(out)
+    return {row["scan_id"]: row for row in dataset}, atlas, summary
+
+
+def correlation(x, y):
+    return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(np.transpose(x), np.transpose(y), strict=True)])
+
+
+# fMRIPrep
+
+
+def confound_table(rng, censored=()):
+    motion = {f"{kind}_{axis}": rng.normal(size=T) for kind in ("trans", "rot") for axis in "xyz"}
+    table = pandas.DataFrame(motion | {"csf": rng.normal(size=T), "white_matter": rng.normal(size=T)})
+    table["global_signal"] = rng.normal(size=T)
+    for name in motion:
+        table[f"{name}_derivative1"] = table[name].diff()
+        table[f"{name}_power2"] = table[name] ** 2
+        table[f"{name}_derivative1_power2"] = table[f"{name}_derivative1"] ** 2
+    table["cosine00"] = np.cos(np.pi * (np.arange(T) + 0.5) / T)
+    table["framewise_displacement"] = np.where(np.isin(np.arange(T), censored), 1.5, 0.1)
+    table["std_dvars"] = 1.0
+    return table
+
+
+def fmriprep_scan(root, name, bold, table, t_r=2.0):
+    stem = root / name
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    image = write_nifti(
+        bold, SPHERES, f"{stem}_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold.nii.gz", t_r, 8
+    )
+    mask = nibabel.Nifti1Image(np.ones(nibabel.load(image).shape[:3], np.uint8), nibabel.load(image).affine)
+    nibabel.save(mask, f"{stem}_space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz")
+    table.to_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
+    (root / f"{name}_desc-confounds_timeseries.json").write_text("{}")
+    return image
+
+
+@pytest.fixture
+def fmriprep(tmp_path, rng):
+    """Signals, and the folder in which they are mixed with the confounds of two scans."""
+    root, signals = tmp_path / "fmriprep", rng.normal(size=(T, 4))
+    table = confound_table(rng, censored=(30, 31))
+    mixed = signals + 3 * table[["trans_x", "csf"]].to_numpy() @ rng.normal(size=(2, 4))
+    mixed[[30, 31]] += 20
+    fmriprep_scan(root, "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-1", mixed, table)
+    fmriprep_scan(root, "sub-02/func/sub-02_task-rest", signals, table)
+    return root, signals, table
+
+
+def test_fmriprep_confounds_are_removed(fmriprep, tmp_path):
+    root, signals, _ = fmriprep
+    rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="scrubbing")
+    assert summary.failures == []
+    row = rows["sub-01_ses-a_task-rest_run-1"]
+    assert (row["subject_id"], row["session"], row["t_r"], row["n_timepoints"]) == ("sub-01", "a", 2.0, T)
+    assert row["mean_fd"] == pytest.approx((2 * 1.5 + 78 * 0.1) / T)
+    assert np.flatnonzero(~np.array(row["sample_mask"])).tolist() == [30, 31]
+    kept = np.array(row["sample_mask"])
+    raw, _, _ = build("fmriprep", root, tmp_path / "raw", atlas=SPHERES, strategy="none")
+    before = correlation(raw[row["scan_id"]]["bold"][kept], signals[kept])
+    after = correlation(row["bold"][kept], signals[kept])
+    assert after.min() > 0.7 > before.max()  # 27 confounds take a third of the variance of 78 points
+    clean = rows["sub-02_task-rest"]["bold"]
+    np.testing.assert_allclose(correlation(clean[kept], row["bold"][kept]), 1, atol=0.01)
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["parameters"]["confounds"]["fd_threshold"] == 0.5
+    assert [len(scan["inputs"]) for scan in provenance["scans"]] == [3, 3]  # image, mask, confounds
+
+
+def test_fmriprep_confound_fit_equals_least_squares(rng):
+    bold, confounds = rng.normal(size=(T, 4)) + 100, rng.normal(size=(T, 3))
+    kept = rng.random(T) > 0.2
+    design = np.column_stack([np.ones(T), np.arange(T), confounds])[kept]
+    expected = (
+        bold[kept] - design @ np.linalg.lstsq(design, bold[kept], rcond=None)[0] + bold[kept].mean(axis=0)
+    )
+    cleaned = denoise(bold, confounds, kept)
+    np.testing.assert_allclose(cleaned[kept], expected, atol=0.02)
+    assert np.isfinite(cleaned).all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_is_one_that_nilearn_knows(fmriprep, tmp_path, strategy):
+    root, _, table = fmriprep
+    components = {
+        f"a_comp_cor_{i:02d}": {"Mask": "combined", "Method": "aCompCor", "Retained": True} for i in range(3)
+    }
+    rng = np.random.default_rng(1)
+    for path in root.rglob("*_desc-confounds_timeseries.tsv"):
+        wide = table.assign(**{name: rng.normal(size=T) for name in components})
+        wide.to_csv(path, sep="\t", index=False, na_rep="n/a")
+        path.with_suffix(".json").write_text(json.dumps(components))
+    rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy=strategy)
+    assert len(rows) == 2, summary.failures
+
+
+@pytest.mark.filterwarnings("ignore:All volumes were marked")
+def test_fmriprep_scans_that_fail_are_listed(fmriprep, tmp_path, rng):
+    root, _, table = fmriprep
+    table.iloc[:50].to_csv(
+        root / "sub-02/func/sub-02_task-rest_desc-confounds_timeseries.tsv",
+        sep="\t",
+        na_rep="n/a",
+        index=False,
+    )
+    moved = confound_table(rng, censored=range(0, T, 2))
+    fmriprep_scan(root, "sub-03/func/sub-03_task-rest", rng.normal(size=(T, 4)), moved)
+    bare = fmriprep_scan(root, "sub-04/func/sub-04_task-rest", rng.normal(size=(T, 4)), moved)
+    (bare.parent / "sub-04_task-rest_desc-confounds_timeseries.tsv").unlink()
+    rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="scrubbing")
+    assert list(rows) == ["sub-01_ses-a_task-rest_run-1"]
+    reasons = {failure["scan_id"]: failure["reason"] for failure in summary.failures}
+    assert "80 time points, but its confounds have 50 rows" in reasons["sub-02_task-rest"]
+    assert "moved too much" in reasons["sub-03_task-rest"]
+    assert "confounds of sub-04_task-rest" in reasons["sub-04_task-rest"]
+
+
+def test_fmriprep_options_that_do_not_fit(fmriprep, tmp_path):
+    root, _, _ = fmriprep
+    with pytest.raises(ScanError, match=r"No scan is in space MNI152NLin6Asym: found MNI152NLin2009cAsym"):
+        build("fmriprep", root, tmp_path / "out", atlas=SPHERES, space="MNI152NLin6Asym")
+    with pytest.raises(ScanError, match="give an atlas that reads images"):
+        build("fmriprep", root, tmp_path / "out")
+    with pytest.raises(ScanError, match="Unknown strategy 'best': expected one of none, simple"):
+        build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="best")
+
+
+# XCP-D
+
+
+@pytest.fixture
+def xcpd(tmp_path, rng):
+    """One scan with its outliers in the table, one from which XCP-D took them out."""
+    root, signals = tmp_path / "xcp_d", rng.normal(size=(T, 3)).cumsum(axis=0)
+    outlier = np.zeros(T, dtype=int)
+    outlier[[10, 11, 40]] = 1
+    names = ["LH_Vis_1", "RH_Vis_1", "HIP-lh"]
+    for subject, rows in (("sub-01", slice(None)), ("sub-02", outlier == 0)):
+        func = root / subject / "func"
+        func.mkdir(parents=True)
+        stem = f"{subject}_task-rest_space-MNI152NLin2009cAsym"
+        table = pandas.DataFrame(signals[rows], columns=names)
+        table.to_csv(func / f"{stem}_seg-4S156Parcels_stat-mean_timeseries.tsv", sep="\t", index=False)
+        table.iloc[:, :2].to_csv(func / f"{stem}_seg-Tian_stat-mean_timeseries.tsv", sep="\t", index=False)
+        pandas.DataFrame({"outlier": outlier}).to_csv(
+            func / f"{subject}_task-rest_outliers.tsv", sep="\t", index=False
+        )
+        fd = pandas.DataFrame({"framewise_displacement": np.full(T, 0.2)})
+        fd.to_csv(func / f"{subject}_task-rest_motion.tsv", sep="\t", index=False)
+        (func / f"{stem}_desc-denoised_bold.json").write_text('{"RepetitionTime": 0.8}')
+        spread = np.column_stack([signals, signals[:, 0]])
+        write_nifti(spread[rows], SPHERES, func / f"{stem}_desc-denoised_bold.nii.gz", 0.8, 8)
+    return root, signals, outlier == 0
+
+
+def test_xcpd_time_series(xcpd, tmp_path):
+    root, signals, kept = xcpd
+    rows, atlas, _ = build("xcpd", root, tmp_path / "out", segmentation="4S156Parcels")
+    assert atlas.name == "xcpd_4S156Parcels"
+    assert atlas.networks == ("unassigned", "unassigned", "Subcortex")
+    whole, censored = rows["sub-01_task-rest"], rows["sub-02_task-rest"]
+    for row in (whole, censored):
+        assert (row["t_r"], row["n_timepoints"], row["subject_id"]) == (0.8, T, row["scan_id"][:6])
+        assert row["mean_fd"] == pytest.approx(0.2)
+        np.testing.assert_array_equal(row["sample_mask"], kept)
+        np.testing.assert_allclose(row["bold"][kept], signals[kept], rtol=1e-5)
+    np.testing.assert_allclose(censored["bold"][40], (signals[39] + signals[41]) / 2, rtol=1e-5)
+
+
+def test_xcpd_denoised_images(xcpd, tmp_path):
+    root, signals, _ = xcpd
+    rows, _, _ = build("xcpd", root, tmp_path / "out", atlas=SPHERES)
+    assert correlation(rows["sub-01_task-rest"]["bold"][:, :3], signals).min() > 0.999
+
+
+def test_xcpd_asks_which_segmentation(xcpd, tmp_path):
+    root, _, _ = xcpd
+    with pytest.raises(
+        ScanError, match="time series of 4S156Parcels, Tian; none was chosen: give one with --segm"
+    ):
+        build("xcpd", root, tmp_path / "out")
+    with pytest.raises(ScanError, match="'Glasser' was asked for"):
+        build("xcpd", root, tmp_path / "out", segmentation="Glasser")
+    table = next((root / "sub-02").rglob("*4S156*.tsv"))
+    pandas.read_csv(table, sep="\t").iloc[:60].to_csv(table, sep="\t", index=False)
+    _, _, summary = build("xcpd", root, tmp_path / "out", segmentation="4S156Parcels")
+    assert "has 60 time points; expected 80, or 77 without the outliers" in summary.failures[0]["reason"]
+
+
+# HCP
+
+
+def hcp_folder(root, subject, run="rfMRI_REST1_LR"):
+    folder = root / subject / "MNINonLinear" / "Results" / run
+    folder.mkdir(parents=True)
+    (folder / "Movement_RelativeRMS_mean.txt").write_text("0.085\n")
+    return folder / f"{run}_Atlas_MSMAll"
+
+
+def test_hcp_parcellated_and_dense(tmp_path, rng):
+    root, data = tmp_path / "hcp", rng.normal(size=(T, 10)).astype(np.float32)
+    cortex = BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
+    series = SeriesAxis(0, 0.72, T)
+    keys = np.repeat([1, 2], 5)
+    means = np.stack([data[:, keys == key].mean(axis=1) for key in (1, 2)], axis=1)
+    parcels = ParcelsAxis(
+        ["7Networks_LH_Vis_1", "7Networks_LH_Cont_1"],
+        [np.empty((0, 3), int)] * 2,
+        [{"CIFTI_STRUCTURE_CORTEX_LEFT": np.flatnonzero(keys == key)} for key in (1, 2)],
+        nvertices={"CIFTI_STRUCTURE_CORTEX_LEFT": 10},
+    )
+    for subject in ("100307", "100408"):
+        stem = hcp_folder(root, subject)
+        Cifti2Image(data, (series, cortex)).to_filename(f"{stem}.dtseries.nii")
+        Cifti2Image(means, (series, parcels)).to_filename(f"{stem}.ptseries.nii")
+    names = {i: (name, (1, 1, 1, 1)) for i, name in enumerate(["???", *parcels.name])}
+    labels = Cifti2Image(keys[None].astype(np.float32), (LabelAxis(["map"], [names]), cortex))
+    labels.to_filename(tmp_path / "atlas.dlabel.nii")
+    atlas = Atlas.from_labels_img(tmp_path / "atlas.dlabel.nii")
+    from_tables, named, _ = build("hcp", root, tmp_path / "tables")
+    from_dense, _, _ = build("hcp", root, tmp_path / "dense", atlas=atlas)
+    assert list(from_tables) == list(from_dense) == ["100307_rfMRI_REST1_LR", "100408_rfMRI_REST1_LR"]
+    assert named.networks == atlas.networks == ("Vis", "Cont")
+    row = from_dense["100307_rfMRI_REST1_LR"]
+    assert (row["subject_id"], row["session"], row["t_r"]) == (
+        "100307",
+        "rfMRI_REST1_LR",
+        pytest.approx(0.72),
+    )
+    assert row["mean_fd"] == pytest.approx(0.085)
+    np.testing.assert_allclose(row["bold"], means, atol=1e-6)
+    np.testing.assert_allclose(from_tables["100307_rfMRI_REST1_LR"]["bold"], means, atol=1e-6)
+    Cifti2Image(data, (series, cortex)).to_filename(root / "loose.ptseries.nii")
+    with pytest.raises(ScanError, match=r"loose.ptseries.nii lies in no subject's folder"):
+        build("hcp", root, tmp_path / "out")
+
+
+# Single files
+
+
+def test_mat_files_with_names_from_the_path(tmp_path, rng):
+    root, bold = tmp_path / "sites", rng.normal(size=(T, 5)).astype(np.float32)
+    for site, subject in (("east", "p1"), ("east", "p2"), ("west", "p1")):
+        folder = root / site / subject
+        folder.mkdir(parents=True)
+        savemat(folder / "rest.mat", {"tc": bold.T.astype(np.float64)})
+        savemat(folder / "structure.mat", {"sc": np.eye(5)})
+    options = {"pattern": "{site}/{subject}/rest*.mat", "t_r": {"east": 0.72, "west": 2.0}}
+    rows, atlas, summary = build("files", root, tmp_path / "out", **options)
+    assert summary.failures == []
+    assert atlas == Atlas.numbered(5, "files")
+    found = [(row["site"], row["subject_id"], row["t_r"]) for row in rows.values()]
+    assert found == [("east", "p1", 0.72), ("east", "p2", 0.72), ("west", "p1", 2.0)]
+    np.testing.assert_array_equal(rows["west_p1_rest"]["bold"], bold)
+    _, _, summary = build("files", root, tmp_path / "all", t_r={"": 2.0})
+    assert len(summary.failures) == 3
+    assert "structure.mat has no variable 'tc'" in summary.failures[0]["reason"]
+    with pytest.raises(ScanError, match=r"may hold {subject}, {session} and {site}, once each"):
+        build("files", root, tmp_path / "bad", pattern="{subject}/{scanner}.mat")
+
+
+def test_mat_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "bad.mat").write_bytes(b"MATLAB 7.3 MAT-file, which is HDF5" + bytes(100))
+    savemat(tmp_path / "whole.mat", {"tc": np.random.default_rng(0).normal(size=(20, 50))})
+    (tmp_path / "cut.mat").write_bytes((tmp_path / "whole.mat").read_bytes()[:1000])
+    for name in ("bad.mat", "cut.mat"):
+        with pytest.raises(ScanError, match=f"{name} is not a readable MATLAB file") as caught:
+            read_mat(tmp_path / name)
+        assert caught.value.__cause__ is not None
+    with pytest.raises(ScanError, match=r"gone.mat does not exist"):
+        read_mat(tmp_path / "gone.mat")
+
+
+def test_tables_with_names_are_brought_into_one_order(tmp_path, rng):
+    root, bold = tmp_path / "tables", rng.normal(size=(T, 3)).astype(np.float32)
+    root.mkdir()
+    for i, order in enumerate(([0, 1, 2], [2, 0, 1])):
+        names = np.array(["a", "b", "c"])[order]
+        np.savez(root / f"sub-{i}_ses-{i}_bold.npz", bold=bold[:, order], roi_names=names, t_r=1.5)
+    np.savez(root / "sub-9_bold.npz", bold=bold, roi_names=["a", "b", "z"], t_r=1.5)
+    (root / "participants.tsv").write_text("participant_id\n")
+    rows, atlas, summary = build("files", root, tmp_path / "out")
+    assert atlas.roi_names == ("a", "b", "c")
+    for i, row in enumerate(rows.values()):
+        assert (row["subject_id"], row["session"]) == (f"sub-{i}", str(i))
+        np.testing.assert_array_equal(row["bold"], bold)
+    assert "1 not in the atlas (z)" in summary.failures[0]["reason"]
+
+
+def test_images_need_an_atlas_and_unreadable_folders_say_why(tmp_path, rng):
+    root = tmp_path / "images"
+    root.mkdir()
+    bold = rng.normal(size=(T, 4))
+    write_nifti(bold, SPHERES, root / "first.nii.gz", 2.0, 8)
+    rows, _, _ = build("files", root, tmp_path / "out", atlas=SPHERES)
+    assert rows["first"]["subject_id"] == "first"
+    assert correlation(rows["first"]["bold"], bold).min() > 0.999
+    with pytest.raises(ScanError, match="No scans of the kind 'files'"):
+        build("files", root, tmp_path / "none")
+    (root / "bad.tsv").write_text("")
+    with pytest.raises(ScanError, match=r"No table could be read to learn the ROIs from: bad.tsv is empty"):
+        build("files", root, tmp_path / "none")
+
+
+# Public cohorts: what nilearn's fetchers return, without a network connection
+
+
+def test_abide(tmp_path, rng, monkeypatch):
+    bold = [rng.normal(size=(n, 4)) for n in (80, 90, 70)]
+    phenotypic = pandas.DataFrame(
+        {
+            "SUB_ID": [50002, 50003, 50004],
+            "FILE_ID": ["Pitt_0050002", "KKI_0050003", "Moon_0050004"],
+            "SITE_ID": ["PITT", "KKI", "MOON"],
+            "AGE_AT_SCAN": [16.77, 24.45, 30.0],
+            "SEX": [1, 2, 1],
+            "DX_GROUP": [1, 2, 1],
+            "FIQ": [103.0, -9999.0, np.nan],
+            "func_mean_fd": [0.1, 0.2, 0.3],
+        }
+    )
+    asked = {}
+
+    def fetch(**options):
+        asked.update(options)
+        return {"phenotypic": phenotypic, "rois_cc200": bold}
+
+    monkeypatch.setattr("nilearn.datasets.fetch_abide_pcp", fetch)
+    rows, atlas, summary = build("abide_pcp", tmp_path, tmp_path / "out", rois="rois_cc200", n_subjects=3)
+    assert asked == {
+        "data_dir": str(tmp_path),
+        "n_subjects": 3,
+        "pipeline": "cpac",
+        "derivatives": ["rois_cc200"],
+    }
+    assert atlas == Atlas.numbered(4, "rois_cc200")
+    first, second = rows["Pitt_0050002"], rows["KKI_0050003"]
+    assert (first["sex"], first["diagnosis"], first["age"], first["fiq"]) == ("male", "autism", 16.77, 103.0)
+    assert (second["site"], second["t_r"], second["sex"], second["fiq"]) == ("KKI", 2.5, "female", None)
+    assert second["mean_fd"] == pytest.approx(0.2)
+    np.testing.assert_allclose(second["bold"], bold[1], rtol=1e-6)
+    assert "does not say its TR" in summary.failures[0]["reason"]  # a site that is not in ABIDE
+    summary = build_scan_dataset(
+        SOURCES["abide_pcp"](tmp_path, rois="rois_cc200", n_subjects=3), tmp_path / "out", progress=False
+    )
+    assert (summary.n_before, summary.n_new) == (2, 0)
+
+
+@pytest.mark.parametrize("kind", ["adhd", "development_fmri"])
+def test_image_cohorts(tmp_path, rng, monkeypatch, kind):
+    bold, noise = rng.normal(size=(T, 4)), rng.normal(size=(T, 2))
+    image = write_nifti(bold + 2 * noise @ rng.normal(size=(2, 4)), SPHERES, tmp_path / "scan.nii.gz", 2.0, 8)
+    confounds = tmp_path / "confounds.tsv"
+    if kind == "adhd":
+        table = pandas.DataFrame(
+            {"csf": noise[:, 0], "motion-pitch": noise[:, 1], "constant": 1.0, "global": bold[:, 0]}
+        )
+        phenotypic = pandas.DataFrame(
+            {
+                "Subject": ["0010042"],
+                "site": ['"NYU"'],
+                "age": [9.3],
+                "sex": ["F"],
+                "adhd": [1],
+                "MeanFD": [0.05],
+            }
+        )
+        expected = {"subject_id": "0010042", "age": 9.3, "sex": "female", "diagnosis": "adhd"}
+    else:
+        table = pandas.DataFrame(
+            {"trans_x": noise[:, 0], "a_comp_cor_00": noise[:, 1], "framewise_displacement": 0.05}
+        )
+        phenotypic = pandas.DataFrame(
+            {"participant_id": ["sub-pixar001"], "Age": [4.7], "Gender": ["M"], "Child_Adult": ["child"]}
+        )
+        expected = {"subject_id": "sub-pixar001", "age": 4.7, "sex": "male", "age_group": "child"}
+    table.to_csv(confounds, sep="\t", index=False)
+    bunch = {"func": [str(image)], "confounds": [str(confounds)], "phenotypic": phenotypic, "t_r": 2.0}
+    monkeypatch.setattr(f"nilearn.datasets.fetch_{kind}", lambda **_: bunch)
+    rows, _, summary = build(kind, tmp_path, tmp_path / "out", atlas=SPHERES)
+    assert summary.failures == []
+    [row] = rows.values()
+    assert {name: row[name] for name in expected} == expected
+    assert row["mean_fd"] == pytest.approx(0.05)
+    assert correlation(row["bold"], bold).min() > 0.95
+
+
+def test_cohorts_offline(tmp_path, monkeypatch):
+    def offline(**_):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("nilearn.datasets.fetch_adhd", offline)
+    with pytest.raises(ScanError, match="cohort adhd could not be downloaded: go online"):
+        build("adhd", tmp_path, tmp_path / "out", atlas=SPHERES)
+    with pytest.raises(ScanError, match="consists of images: give an atlas"):
+        build("adhd", tmp_path, tmp_path / "out")
