@@ -33,7 +33,7 @@ def check_config_is_inert(config: Mapping[str, Any], name: str = "config.json") 
     Parameters
     ----------
     config : mapping
-        A configuration as read from JSON, with its nested configurations.
+        A configuration as read from JSON; nested configurations may be dicts or configuration objects.
     name : str, default="config.json"
         What to call it in the error.
 
@@ -64,8 +64,9 @@ def _check(config: Mapping[str, Any], where: str, is_top: bool) -> None:
             method = value.get("quant_method") if isinstance(value, Mapping) else value
             if method not in _LIBRARY_QUANTIZATION:
                 raise _refusal(place, method, f"one of {', '.join(_LIBRARY_QUANTIZATION)}")
-        elif isinstance(value, Mapping):
-            _check(value, f"{where}: {key}", is_top=False)
+        elif isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            nested = value if isinstance(value, Mapping) else value.to_dict()
+            _check(nested, f"{where}: {key}", is_top=False)
         elif isinstance(value, (list, tuple)):
             for item in value:
                 if isinstance(item, Mapping):

@@ -1,6 +1,6 @@
 """Publishing on the Hugging Face Hub, fetching from it, and checking what was fetched."""
 
-from .checksums import Verification, verify_download
+from .download import Verification, fetch, verify_download
 from .errors import HubAccessError, clear_errors
 from .push import PushResult, push_to_hub
 from .remote_code import export_remote_code
@@ -11,6 +11,7 @@ __all__ = [
     "Verification",
     "clear_errors",
     "export_remote_code",
+    "fetch",
     "push_to_hub",
     "verify_download",
 ]

@@ -36,7 +36,7 @@ def describe(publication: Publication, repo_id: str, controlled: bool = False) -
 
         return describe_dataset(publication, repo_id, controlled)
     training = publication.json("training_info.json")
-    results = publication.json("results.json")
+    results = publication.json("results.json") or {"tasks": training.get("scores", {})}
     config = publication.json("adapter_config.json" if publication.kind == "adapter" else "config.json")
     values = {
         "repo_id": repo_id,
@@ -44,7 +44,7 @@ def describe(publication: Publication, repo_id: str, controlled: bool = False) -
         "extractor": _extractor(publication),
         "n_parameters": _n_parameters(publication),
         "training": training,
-        "training_rows": _flat(training),
+        "training_rows": _flat({key: value for key, value in training.items() if key != "scores"}),
         "simulated": is_simulated(training),
         "scores": _score_rows(results),
         "base_model": config.get("base_model_name_or_path"),

@@ -21,9 +21,9 @@ from huggingface_hub.hf_api import RepoFile
 from transformers.utils import logging
 
 from .cards import is_edited, sign_card, split_card, update_card
-from .checksums import is_same
 from .contents import Publication, read_folder
 from .describe import ALWAYS_SHOWN, describe
+from .download import is_same
 from .errors import HubAccessError, clear_errors, retried
 from .privacy import find_private
 from .remote_code import with_remote_code
@@ -40,6 +40,9 @@ _REPLACED = {
     "adapter": re.compile(r"adapter_model\.safetensors"),
     "dataset": re.compile(r"data/[^/]+\.parquet"),
 }
+
+# Whoever finds weights without a record of their training should not have to wonder whether it got lost.
+_NOTHING_RECORDED = b'{"training": "[not recorded]"}\n'
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def push_to_hub(
                 "nothing was sent. If you have the right to publish it, say so with --confirm-controlled "
                 "(`confirm_controlled=True`)."
             )
+        if publication.kind in ("fmri_lm", "fmri_tokenizer", "adapter"):
+            publication.files.setdefault("training_info.json", _NOTHING_RECORDED)
         with_remote_code(publication)
         card = update_card(
             publication.text("README.md"), describe(publication, repo_id, controlled), ALWAYS_SHOWN

@@ -322,3 +322,33 @@ def test_other_things_are_refused_with_what_to_do(client, tmp_path):
         client.run(PUSH, folder=tmp_path, repo="org/x", options={})
     with pytest.raises(ClientError, match="must be named 'organisation/name', got 'x'"):
         client.run(PUSH, folder=tmp_path, repo="x", options={})
+
+
+def test_weights_without_a_record_say_so_and_a_record_of_scores_fills_the_card(hub, client, folder):
+    show = "from huggingface_hub import hf_hub_download; result = open(hf_hub_download(repo, name)).read()"
+    (folder / "results.json").unlink()
+    (folder / "training_info.json").unlink()
+    client.run(PUSH, folder=folder, repo="org/unrecorded", options={})
+    assert "[not recorded]" in client.run(show, repo="org/unrecorded", name="training_info.json")
+    scores = {"sex": {"fmri_lm": {"accuracy": 0.75}, "majority": {"accuracy": 0.5}}}
+    (folder / "training_info.json").write_text(json.dumps({"scores": scores, "n_scans": 12}))
+    client.run(PUSH, folder=folder, repo="org/recorded", options={})
+    card = client.run(show, repo="org/recorded", name="README.md")
+    assert "| sex | majority | 0.500 | [not recorded] | [not recorded] |" in card
+    assert "| n_scans | 12 |" in card
+
+
+def test_an_object_with_the_mixin_pushes_itself(hub, client):
+    push = """
+import tiny
+from fmri_lm_hf.publishing import PublishedOnHub
+from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
+class Extractor(PublishedOnHub, FmriFeatureExtractor):
+    pass
+result = Extractor(atlas=tiny.atlas(), n_timepoints=16).push_to_hub("org/extractor", private=True).commit
+"""
+    commit = client.run(push)
+    state = hub.state("models/org/extractor")
+    assert state["private"]
+    assert state["branches"]["main"] == commit
+    assert {"README.md", "preprocessor_config.json", "feature_extraction_fmri.py"} <= set(state["files"])

@@ -1,4 +1,4 @@
-"""Compare files with the checksums that the Hub lists: sha256 of large files, git's sha1 of the others."""
+"""Fetch repositories, and compare files with the checksums that the Hub lists (sha256, or git's sha1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .errors import clear_errors, retried
 
-__all__ = ["Verification", "is_same", "verify_download"]
+__all__ = ["Verification", "fetch", "is_same", "verify_download"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,32 @@ def verify_download(
             else:
                 found["damaged"].append(file.path)
     return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in found.items()})
+
+
+def fetch(repo_id: str, revision: str | None = None, repo_type: str = "model") -> tuple[Path, str]:
+    """Download a repository, whole, and say which commit it was.
+
+    Parameters
+    ----------
+    repo_id : str
+    revision : str, optional
+        Branch, tag or commit.
+    repo_type : {"model", "dataset"}, default="model"
+
+    Returns
+    -------
+    folder : Path
+        In the cache of the Hub's client.
+    commit : str
+        For the record of whoever uses it.
+    """
+
+    def download() -> str:
+        return snapshot_download(repo_id, revision=revision, repo_type=repo_type)
+
+    with clear_errors(repo_id, revision):
+        folder = Path(retried(download, f"Fetching {repo_id}"))
+    return folder, folder.name
 
 
 def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
