@@ -46,7 +46,7 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
     np.fill_diagonal(profiles, 0.0)
     n_kept = max(1, round(KEPT * n_rois))
     thresholds = np.partition(profiles, n_rois - n_kept, axis=1)[:, [n_rois - n_kept]]
-    profiles[(profiles < thresholds) | (profiles < 0)] = 0.0
+    profiles *= profiles >= np.maximum(thresholds, 0)
     lengths = np.linalg.norm(profiles, axis=1, keepdims=True)
     profiles /= np.where(lengths > 0, lengths, 1)
     affinity = 1 - np.arccos(np.clip(profiles @ profiles.T, 0.0, 1.0)) / np.float32(np.pi)
@@ -55,7 +55,7 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
     density = affinity.sum(axis=0) ** ALPHA
     affinity /= density[:, None] * density
     root = np.sqrt(affinity.sum(axis=0, dtype=np.float64))
-    symmetric = affinity / (root[:, None] * root)  # float64: similar to the random walk, and symmetric
+    symmetric = affinity / (root[:, None] * root)  # similar to the random walk, but symmetric; float64
     if n_rois < _LANCZOS_FROM:
         eigenvalues, vectors = eigh(symmetric, subset_by_index=[n_rois - n_gradients - 1, n_rois - 1])
     else:

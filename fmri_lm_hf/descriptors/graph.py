@@ -96,22 +96,21 @@ def find_communities(weights: np.ndarray, seed: int = SEED) -> np.ndarray:
 def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One level of the Louvain method: move single nodes while that raises Q; communities as 0, 1, ...
 
-    `links[c, i]` holds the weight between node i and community c and `strengths[c]` the strength of c, both kept up
-    to date with each move, so that a visit costs a few operations on vectors. Only nodes that would gain are visited.
+    `links[c, i]` holds the weight between node i and community c, and `strengths[c]` the strength of c; both are kept
+    up to date with each move, so that a visit costs a few operations on vectors. Only nodes that would gain by a move
+    are visited.
     """
-    n_nodes = len(graph)
     node_strengths = graph.sum(axis=0)
     total = node_strengths.sum()
-    own = np.diag(graph)
-    communities = np.arange(n_nodes)
-    links = graph - np.diag(own)
-    strengths = node_strengths.copy()
-    nodes = np.arange(n_nodes)
+    between = graph - np.diag(np.diag(graph))
+    communities = np.arange(len(graph))
     while True:
+        links = np.eye(communities.max() + 1)[:, communities] @ between
+        strengths = np.bincount(communities, weights=node_strengths)
         gains = links - strengths[:, None] * (node_strengths / total)  # (community, node)
         stays = (
-            gains[communities, nodes] + node_strengths**2 / total
-        )  # a node does not count as its own neighbour
+            gains[communities, np.arange(len(graph))] + node_strengths**2 / total
+        )  # without the node itself
         candidates = np.flatnonzero(gains.max(axis=0) - stays > _MIN_GAIN * total)
         n_moves = 0
         for node in rng.permutation(candidates):
@@ -122,15 +121,14 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             new = gain.argmax()
             if gain[new] - gain[old] > _MIN_GAIN * total:
                 communities[node] = new
-                row = graph[node].copy()
-                row[node] = 0.0
-                links[old] -= row
-                links[new] += row
+                links[old] -= between[node]
+                links[new] += between[node]
                 strengths[old] -= node_strengths[node]
                 strengths[new] += node_strengths[node]
                 n_moves += 1
+        communities = np.unique(communities, return_inverse=True)[1]
         if n_moves == 0:
-            return np.unique(communities, return_inverse=True)[1]
+            return communities
 
 
 def global_efficiency(weights: np.ndarray) -> float:
