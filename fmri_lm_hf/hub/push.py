@@ -38,7 +38,7 @@ _REPLACED = {
     "fmri_lm": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
     "fmri_tokenizer": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
     "adapter": re.compile(r"adapter_model\.safetensors"),
-    "dataset": re.compile(r"data/[^/]+\.parquet"),
+    "dataset": re.compile(r"data/.+\.parquet"),
 }
 
 # Whoever finds weights without a record of their training should not have to wonder whether it got lost.

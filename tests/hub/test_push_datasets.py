@@ -164,3 +164,13 @@ pq.write_table(table.replace_schema_metadata({"made_from": metadata}), folder + 
         client.run(save, folder=str(folder), value=value, metadata=metadata)
         with pytest.raises(ClientError, match=place):
             client.run(PUSH, folder=folder, repo="org/secret", options={})
+
+
+def test_a_card_that_came_with_the_data_names_its_new_repository(client, make, tmp_path):
+    folder = make(tmp_path / "scans")
+    card = client.run(PUSH, folder=folder, repo="org/first-home", options={})["card"]
+    (folder / "README.md").write_text(card.replace("## Limits", "## Limits that we know of"))
+    moved = client.run(PUSH, folder=folder, repo="org/second-home", options={})["card"]
+    assert 'load_dataset("org/second-home", split="train")' in moved
+    assert "## Limits that we know of" in moved
+    assert "| A | 3 | 3 | 2.0 |" in moved
