@@ -36,7 +36,7 @@ class FmriFeatureExtractor(FeatureExtractionMixin):
     t_r : float
         TR of the model's input, in seconds.
     resampling : {"antialiased", "linear"}
-        `"linear"` interpolates as the published model does. `"antialiased"`, the default, first removes what the new
+        `"linear"` interpolates as the published program does, on its grid (see `resampling_weights`). `"antialiased"`, the default, first removes what the new
         TR cannot hold (a low-pass below its Nyquist frequency) when a scan is slowed down: at TR 0.7 s breathing and
         heartbeat would otherwise fold into the band of the BOLD signal. Both agree for scans of the model's own TR.
     short_scans : {"pad", "stretch"}
@@ -251,8 +251,10 @@ def resampling_weights(
 ) -> np.ndarray:
     """Matrix that resamples a series to another TR: `weights @ bold[:weights.shape[1]]`.
 
-    The new points lie at multiples of `new_t_r` as long as the series has points on both sides; only the first
-    `max_timepoints` are made, and only the points of the series that they depend on have a column.
+    The new points lie at multiples of `new_t_r` as long as the series has points on both sides; those of `"linear"`
+    are spread evenly from the first to the last point of the series, which is the published program's grid and brings
+    the TR only close to `new_t_r`. Only the first `max_timepoints` are made, and only the points of the series that
+    they depend on have a column.
 
     Parameters
     ----------
@@ -269,8 +271,12 @@ def resampling_weights(
     -------
     np.ndarray of shape (n_new, n_used), float32
     """
-    n_new = min(max_timepoints, int((n_timepoints - 1) * t_r / new_t_r + 1e-9) + 1)
-    position = np.arange(n_new) * (new_t_r / t_r)  # where the new points lie, in old points
+    n_steps = (n_timepoints - 1) * t_r / new_t_r
+    if resampling == "linear":  # as published: the last new point lies on the last old one
+        position = np.linspace(0, n_timepoints - 1, round(n_steps) + 1)[:max_timepoints]
+    else:
+        position = np.arange(min(max_timepoints, int(n_steps + 1e-9) + 1)) * (new_t_r / t_r)
+    n_new = len(position)  # `position`: where the new points lie, in old points
     before = np.minimum(position.astype(int), n_timepoints - 2)
     after = position - before
     ratio = t_r / new_t_r

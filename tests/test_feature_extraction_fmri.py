@@ -53,7 +53,8 @@ def test_linear_resampling_is_numpy_interpolation_of_the_published_grid(rng, t_r
     bold = rng.normal(size=(200, N_ROIS))
     features = extractor(resampling="linear")(bold, t_r=t_r)
     times = np.arange(200) * t_r
-    grid = np.arange(40) * 2.0
+    # as the published program: evenly from the first to the last point, in steps of about 2 s
+    grid = np.linspace(0, times[-1], int(np.round(times[-1] / 2.0)) + 1)[:40]
     expected = robust_z(np.stack([np.interp(grid, times, column) for column in bold.T], axis=1))
     np.testing.assert_allclose(features["input_values"][0].T, expected, atol=1e-5)
 
@@ -64,16 +65,17 @@ def test_antialiasing_keeps_the_bold_band_and_removes_what_would_fold_into_it():
         np.sin(2 * np.pi * 0.05 * times),
         np.sin(2 * np.pi * 0.47 * times),
     )  # 0.47 Hz folds to 0.03 Hz
-    grid = np.arange(200) * 2.0
-    for resampling, left in (("antialiased", 0.02), ("linear", 0.3)):
+    published = np.linspace(0, times[-1], int(np.round(times[-1] / 2.0)) + 1)[:200]
+    for resampling, left, grid in (("antialiased", 0.02, np.arange(200) * 2.0), ("linear", 0.3, published)):
         weights = resampling_weights(1000, 0.72, 2.0, 200, resampling)
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
         kept = (weights @ slow[: weights.shape[1]])[10:-10]
         np.testing.assert_allclose(kept, np.sin(2 * np.pi * 0.05 * grid)[10:-10], atol=0.03)
         folded = (weights @ breathing[: weights.shape[1]])[10:-10].std()
         assert folded < left if resampling == "antialiased" else folded > left
-    up = [resampling_weights(50, 3.0, 2.0, 60, resampling) for resampling in ("antialiased", "linear")]
-    np.testing.assert_array_equal(*up)  # nothing can fold when a scan is made faster
+    # nothing can fold when a scan is made faster; 147 s end at a point of the new TR of 1.5 s, so the grids agree
+    up = [resampling_weights(50, 3.0, 1.5, 60, resampling) for resampling in ("antialiased", "linear")]
+    np.testing.assert_array_equal(*up)
 
 
 def test_the_grid_never_leaves_the_scan():
