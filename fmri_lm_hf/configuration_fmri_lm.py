@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -23,6 +24,9 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_token_id : int
         Id of the placeholder that stands for each scan token in `input_ids`. It may lie outside the language
         model's vocabulary, since placeholders are replaced before the text embeddings are looked up.
+    fmri_start_ids, fmri_end_ids : list of int
+        Text ids around the tokens of each scan, for callers who build `input_ids` without a processor (which has
+        its own). The model itself reads them as the text they are.
     fmri_embedding_source : {"encoder", "codes"}, default="encoder"
         What the language model reads of a scan: the continuous encoder features (the published form), or only
         what the discrete codes say (the sum of their code vectors).
@@ -43,6 +47,8 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_config: Any = None
     text_config: Any = None
     fmri_token_id: int = 151669
+    fmri_start_ids: list[int] = field(default_factory=list)
+    fmri_end_ids: list[int] = field(default_factory=list)
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
     fmri_loss_weight: float | int = 0.1
