@@ -92,6 +92,11 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
         raise ValueError(f"Unknown length {length!r}; choose from {', '.join(LENGTHS)}.")
     if not facts:
         raise ValueError("There are no facts to describe: none of the scan's features could be compared.")
+    unknown = {fact_measure(fact) for fact in facts} - NOUNS.keys()
+    if unknown:
+        raise ValueError(
+            f"There are no words for {', '.join(sorted(unknown))}. Pass facts of CohortReference.facts."
+        )
     rng = random.Random(f"{seed}/{length}")
     paragraphs = []
     for chosen in select_facts(facts, length):

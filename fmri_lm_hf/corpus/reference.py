@@ -153,21 +153,46 @@ class CohortReference:
                     f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}"
                 )
                 continue
-            total[np.ix_(scan.usable, scan.usable)] += scan.connectivity
-            n_known[np.ix_(scan.usable, scan.usable)] += 1
-        if not n_known.any():
-            raise ScanError("No scan could be used for the cohort reference; the warnings above say why.")
-        mean_connectivity = total / np.maximum(n_known, 1)
+            cells = np.ix_(scan.usable, scan.usable)
+            total[cells] += scan.connectivity
+            n_known[cells] += 1
+        return cls.from_connectivity_sums(total, n_known, atlas, families, n_components, seed)
+
+    @classmethod
+    def from_connectivity_sums(
+        cls,
+        total: np.ndarray,
+        n_known: np.ndarray,
+        atlas: Atlas,
+        families: Sequence[str] = FAMILIES,
+        n_components: int = 20,
+        seed: int = 0,
+    ) -> CohortReference:
+        """The same as `fit_maps`, from sums over the scans, which several processes can take in parts.
+
+        Parameters
+        ----------
+        total : numpy.ndarray of shape (n_rois, n_rois)
+            Sum of ``PreparedScan.connectivity`` over the scans.
+        n_known : numpy.ndarray of shape (n_rois, n_rois), int
+            How many scans have both ROIs.
+        """
+        families = check_families(families)
         known = np.diag(n_known) > 0
-        known_connectivity = mean_connectivity[np.ix_(known, known)]
+        if not known.any():
+            raise ScanError(
+                "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
+                "errors say what is wrong with them."
+            )
+        mean = (total / np.maximum(n_known, 1))[np.ix_(known, known)]
         gradients = ica_maps = None
         if "gradients" in families:
             gradients = np.zeros((atlas.n_rois, 3))
-            gradients[known] = diffusion_gradients(known_connectivity)
+            gradients[known] = diffusion_gradients(mean)
         if "ica" in families:
-            n_components = max(2, min(n_components, known.sum() // 3))
+            n_components = max(2, min(n_components, int(known.sum()) // 3))
             ica_maps = np.zeros((n_components, atlas.n_rois))
-            ica_maps[:, known] = fit_group_ica(known_connectivity, n_components, seed)
+            ica_maps[:, known] = fit_group_ica(mean, n_components, seed)
         return cls(atlas=atlas, families=families, gradients=gradients, ica_maps=ica_maps)
 
     def fit_statistics(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> CohortReference:

@@ -162,8 +162,10 @@ def test_names_of_networks_are_used_as_the_atlas_spells_them():
     assert faithfulness(text, [fact]).is_faithful
 
 
-def test_nothing_to_say_and_unknown_lengths_are_refused():
+def test_nothing_to_say_unknown_measures_and_lengths_are_refused():
     with pytest.raises(ValueError, match="no facts to describe"):
         verbalise([])
+    with pytest.raises(ValueError, match="no words for graph/smallness"):
+        verbalise([make_fact("graph/smallness")])
     with pytest.raises(ValueError, match="choose from sentence, paragraph, full"):
         verbalise([make_fact("graph/modularity")], length="novel")

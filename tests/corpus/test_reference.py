@@ -9,6 +9,7 @@ from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.corpus.reference import RunningMoments
 from fmri_lm_hf.descriptors import compute_features
+from fmri_lm_hf.descriptors.prepared import prepare_scan
 
 NETWORKS = ("Visual", "Motor", "Default")
 
@@ -141,7 +142,7 @@ def test_unusable_scans_are_skipped_with_a_warning_and_too_few_refused(reference
     broken = make_scan(99, atlas, n_timepoints=5)
     fitted = CohortReference.fit([*scans, broken], atlas, families=("connectivity",))
     assert fitted.n_scans == 8
-    with pytest.raises(ScanError, match="No scan could be used"):
+    with pytest.raises(ScanError, match="No training scan could be used"):
         CohortReference.fit([broken, broken], atlas)
     with pytest.raises(ScanError, match="at least two usable training scans, found 1"):
         CohortReference.fit(scans[:1], atlas, families=("connectivity",))
@@ -183,3 +184,27 @@ def test_fitting_leaves_out_what_test_subjects_would_change(scans, atlas, refere
     with_leak = CohortReference.fit([*scans, outlier], atlas, n_components=4)
     assert with_leak.subjects_sha256 != reference.subjects_sha256
     assert with_leak.maps_fingerprint != reference.maps_fingerprint
+
+
+def test_maps_from_sums_taken_in_parts_are_those_of_all_scans(scans, atlas, reference):
+    total, n_known = np.zeros((24, 24)), np.zeros((24, 24), dtype=int)
+    for part in (scans[:3], scans[3:]):
+        connectivity = [prepare_scan(scan["bold"], 2.0, atlas).connectivity for scan in part]
+        total += np.sum(connectivity, axis=0, dtype=np.float64)
+        n_known += len(part)
+    maps = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
+    np.testing.assert_allclose(maps.gradients, reference.gradients, atol=1e-6)
+    np.testing.assert_allclose(maps.ica_maps, reference.ica_maps, atol=1e-4)
+
+
+def test_masked_rois_do_not_lower_the_mean_connectivity(scans, atlas):
+    """An ROI that half of the scans lack has the mean over the other half, not half of it."""
+    total, n_known = np.zeros((24, 24)), np.zeros((24, 24), dtype=int)
+    connectivity = prepare_scan(scans[0]["bold"], 2.0, atlas).connectivity
+    total += 2 * connectivity
+    n_known += 2
+    whole = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
+    total[5], total[:, 5] = connectivity[5], connectivity[:, 5]
+    n_known[5] = n_known[:, 5] = 1
+    half = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
+    np.testing.assert_allclose(half.gradients, whole.gradients, atol=1e-9)
