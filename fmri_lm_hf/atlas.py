@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .roi_signals import ScanError, extract_signals, image_data, is_cifti, load_image, require
+from .roi_signals import ScanError, extract_signals, image_data, is_cifti, load_image, require, volume_data
 
 __all__ = ["Atlas", "ScanError"]
 
@@ -180,7 +180,8 @@ class Atlas:
                 "A NIfTI label image needs `table=`, a file with the columns index, name and network."
             )
         rows = [row for row in rows if row[0] != 0]  # 0 is the background
-        present = set(np.unique(np.asarray(image_data(image))).astype(int).tolist()) - {0}
+        values = image_data(image) if is_cifti(image) else volume_data(image)
+        present = set(np.unique(values).astype(int).tolist()) - {0}
         named = {index for index, _, _ in rows}
         if not present & named:
             raise ScanError(

@@ -36,9 +36,10 @@ class FmriFeatureExtractor(FeatureExtractionMixin):
     t_r : float
         TR of the model's input, in seconds.
     resampling : {"antialiased", "linear"}
-        `"linear"` interpolates as the published program does, on its grid (see `resampling_weights`). `"antialiased"`, the default, first removes what the new
-        TR cannot hold (a low-pass below its Nyquist frequency) when a scan is slowed down: at TR 0.7 s breathing and
-        heartbeat would otherwise fold into the band of the BOLD signal. Both agree for scans of the model's own TR.
+        `"linear"` interpolates as the published program does, on its grid (see `resampling_weights`).
+        `"antialiased"`, the default, first removes what the new TR cannot hold (a low-pass below its Nyquist
+        frequency) when a scan is slowed down: at TR 0.7 s breathing and heartbeat would otherwise fold into the band
+        of the BOLD signal. Both agree for scans of the model's own TR.
     short_scans : {"pad", "stretch"}
         `"pad"` appends zeros that `padding_mask` marks; `"stretch"` repeats points (nearest neighbour) until the
         length is reached, as the published model does.

@@ -22,6 +22,7 @@ __all__ = [
     "load_image",
     "require",
     "sphere_voxels",
+    "volume_data",
 ]
 
 
@@ -64,6 +65,13 @@ def image_data(image: Any) -> np.ndarray:
         return data
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(_unreadable(image.get_filename() or "The image")) from error
+
+
+def volume_data(image: Any) -> np.ndarray:
+    """The values of a 3D image (also one that has a fourth axis of length one)."""
+    if len(image.shape) < 3 or np.prod(image.shape[3:]) != 1:
+        raise ScanError(f"The label or mask image has shape {tuple(image.shape)}: expected one 3D volume.")
+    return image_data(image).reshape(image.shape[:3])
 
 
 def _unreadable(path: Any) -> str:
@@ -132,8 +140,7 @@ def extract_signals(atlas: Any, image: Any, mask_img: Any = None) -> np.ndarray:
             data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
         image = require("nibabel").Nifti1Image(data, image.affine)
         signals = (_label_signals if atlas.labels else _sphere_signals)(atlas, image, mask_img)
-    seen = np.isfinite(signals).all(axis=0)
-    if not np.any(np.ptp(signals[:, seen], axis=0) > 0):
+    if not np.any(np.nan_to_num(signals)):
         raise ScanError(
             f"No ROI of atlas {atlas.name!r} has signal in the image, so they do not overlap: expected a scan in "
             "the space of the atlas (usually MNI). Normalise the scan first, or use an atlas in its space."
@@ -240,7 +247,7 @@ def _labels_img(atlas: Any) -> Any:
 def _on_grid(labels_img: Any, image: Any) -> np.ndarray:
     """Values of a 3D label or mask image at the voxels of `image`: the nearest one, zero outside."""
     source = load_image(labels_img)
-    values = image_data(source).reshape(source.shape[:3])
+    values = volume_data(source)
     shape, to_source = image.shape[:3], np.linalg.inv(source.affine) @ image.affine
     if values.shape == shape and np.allclose(to_source, np.eye(4)):
         return values

@@ -199,6 +199,8 @@ def test_label_tables_that_do_not_fit(tmp_path, table):
         Atlas.from_labels_img(label_image([40, 41]), table)
     with pytest.raises(ScanError, match=r"needs `table="):
         Atlas.from_labels_img(label_image([1, 2]))
+    with pytest.raises(ScanError, match=r"has shape \(3, 3, 3, 2\): expected one 3D volume"):
+        Atlas.from_labels_img(nibabel.Nifti1Image(np.ones((3, 3, 3, 2)), AFFINE), table)
     bad = tmp_path / "bad.csv"
     bad.write_text("foo,bar\n1,2\n")
     with pytest.raises(ScanError, match=r"bad.csv is not understood"):

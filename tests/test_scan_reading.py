@@ -207,6 +207,12 @@ def test_images_that_cannot_be_used(tmp_path, rng):
     affine = np.diag([4.0, 4, 4, 1])
     with pytest.raises(ScanError, match=r"image is 3D.*expected a 4D image"):
         read_scan(nibabel.Nifti1Image(rng.normal(size=(9, 9, 9)), affine), SPHERES, t_r=2.0)
+    affine[:3, 3] = -50
+    flat = nibabel.Nifti1Image(np.full((25, 25, 25, 5), 7.0), affine)
+    with pytest.raises(ScanError, match="2 constant"):
+        read_scan(flat, SPHERES, t_r=2.0)
+    with pytest.raises(ScanError, match="has 1 time point"):
+        read_scan(flat.slicer[..., :1], SPHERES, t_r=2.0)
     affine[:3, 3] = 500
     with pytest.raises(ScanError, match=r"do not overlap"):
         read_scan(nibabel.Nifti1Image(rng.normal(size=(9, 9, 9, 5)), affine), SPHERES, t_r=2.0)

@@ -157,6 +157,38 @@ def test_fmriprep_options_that_do_not_fit(fmriprep, tmp_path):
         build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="best")
 
 
+def test_fmriprep_cifti(tmp_path, rng):
+    folder, signals, table = (
+        tmp_path / "fmriprep" / "sub-01" / "func",
+        rng.normal(size=(T, 10)),
+        confound_table(rng),
+    )
+    folder.mkdir(parents=True)
+    mixed = signals + 5 * table[["csf"]].to_numpy()
+    cortex = BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
+    image = Cifti2Image(mixed.astype(np.float32), (SeriesAxis(0, 1.2, T), cortex))
+    image.to_filename(folder / "sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii")
+    table.to_csv(
+        folder / "sub-01_task-rest_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a"
+    )
+    (folder / "sub-01_task-rest_desc-confounds_timeseries.json").write_text("{}")
+    names = {0: ("???", (0, 0, 0, 0)), 1: ("left", (1, 1, 1, 1)), 2: ("right", (1, 1, 1, 1))}
+    keys = np.repeat([1, 2], 5)
+    labels = Cifti2Image(keys[None].astype(np.float32), (LabelAxis(["map"], [names]), cortex))
+    rows, _, summary = build(
+        "fmriprep",
+        tmp_path / "fmriprep",
+        tmp_path / "out",
+        atlas=Atlas.from_labels_img(labels, name="halves"),
+    )
+    assert summary.failures == []
+    row = rows["sub-01_task-rest"]
+    assert row["t_r"] == pytest.approx(1.2)
+    means = np.stack([signals[:, keys == key].mean(axis=1) for key in (1, 2)], axis=1)
+    assert correlation(row["bold"], means).min() > 0.7
+    np.testing.assert_allclose(correlation(row["bold"], table[["csf", "csf"]].to_numpy()), 0, atol=1e-4)
+
+
 # XCP-D
 
 
