@@ -33,7 +33,7 @@ def make_fact(measure: str, networks: tuple[str, ...] = (), z: float = 2.46, val
 
 
 def words_in(text: str, words: tuple[str, ...]) -> set[str]:
-    return {word for word in words if re.search(rf"\b{word}\b", text)}
+    return set(re.findall(rf"\b(?:{'|'.join(words)})\b", text))
 
 
 def test_every_measure_has_words():
