@@ -87,6 +87,18 @@ class FmriTokenizerConfig(PreTrainedConfig):
                 f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, "
                 f"got {self.input_features}."
             )
+        for name in (
+            "n_rois",
+            "n_timepoints",
+            "patch_size",
+            "hidden_size",
+            "num_attention_heads",
+            "codebook_size",
+            "codebook_dim",
+            "num_quantizers",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.n_timepoints % self.patch_size:
             raise ValueError(
                 f"`n_timepoints` must be a multiple of `patch_size`, got {self.n_timepoints} and {self.patch_size}."
@@ -96,8 +108,6 @@ class FmriTokenizerConfig(PreTrainedConfig):
                 "`hidden_size` must be a multiple of `num_attention_heads`, got "
                 f"{self.hidden_size} and {self.num_attention_heads}."
             )
-        if self.num_quantizers < 1:
-            raise ValueError(f"`num_quantizers` must be at least 1, got {self.num_quantizers}.")
 
     @property
     def n_patches(self) -> int:

@@ -104,14 +104,18 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         **config
             Further fields of [`FmriLMConfig`], such as `fmri_token_id`.
         """
-        model = cls(
-            FmriLMConfig(fmri_config=fmri_tokenizer.config, text_config=language_model.config, **config)
-        )
-        model.fmri_tokenizer, model.language_model = fmri_tokenizer, language_model
+        with torch.device("meta"):  # without memory for two children that are replaced at once
+            model = cls(
+                FmriLMConfig(fmri_config=fmri_tokenizer.config, text_config=language_model.config, **config)
+            )
+        model.fmri_tokenizer = fmri_tokenizer.to(language_model.device)
+        model.language_model = language_model
+        for fresh in (model.projector, model.roi_embeddings, model.fmri_head):
+            fresh.to_empty(device=language_model.device).apply(model._init_weights)
         # both must stay one object, so that resizing the vocabulary keeps them in step
         model.config.fmri_config, model.config.text_config = fmri_tokenizer.config, language_model.config
         model.generation_config = language_model.generation_config
-        return model.to(language_model.device)
+        return model
 
     def freeze_fmri_tokenizer(self) -> None:
         """Stop training the tokenizer: its weights and its codebook stay as they are."""
@@ -197,12 +201,18 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             Text labels, -100 where there is none; shifted inside.
         fmri_labels : torch.LongTensor of shape (n_scans, n_tokens[, num_quantizers]), optional
             Codes of the scans. From the tokens of time patch w the code of each ROI at w + 1 is predicted;
-            a scan of one time patch has no next patch and so no such loss. -100 is ignored.
+            a scan of one time patch has no next patch and so no such loss. -100 is ignored, and so are tokens
+            of missing ROIs and padded time patches.
         logits_to_keep : int, default=0
             Compute logits for the last so many positions only (0: for all).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the text either as `input_ids` or as `inputs_embeds`.")
+        if attention_mask is not None and attention_mask.ndim != 2:
+            raise ValueError(
+                "`attention_mask` must have shape (batch, n_past + n_positions), found "
+                f"{tuple(attention_mask.shape)}; which scan tokens see each other is worked out inside."
+            )
         is_fmri = None
         if input_ids is not None:
             is_fmri = input_ids.eq(self.config.fmri_token_id)
@@ -232,6 +242,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 )
             position_ids = self.get_position_ids(input_ids, attention_mask)
 
+        output_hidden_states = kwargs.pop("output_hidden_states", None)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=self._block_mask(is_fmri, inputs_embeds, attention_mask, past_key_values),
@@ -239,7 +250,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            output_hidden_states=fmri_labels is not None or kwargs.pop("output_hidden_states", None),
+            output_hidden_states=fmri_labels is not None or output_hidden_states,
             **kwargs,
         )
         text_loss = fmri_loss = None
@@ -248,7 +259,9 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 outputs.logits, labels[:, -logits_to_keep:], vocab_size=self.config.text_config.vocab_size
             )
         if fmri_labels is not None:
-            fmri_loss = self._next_code_loss(outputs.hidden_states[-1][is_fmri], fmri_labels)
+            fmri_loss = self._next_code_loss(
+                outputs.hidden_states[-1][is_fmri], fmri_labels, roi_mask, padding_mask
+            )
         losses = [text_loss, None if fmri_loss is None else self.config.fmri_loss_weight * fmri_loss]
         given = [loss for loss in losses if loss is not None]
         return FmriLMOutput(
@@ -257,7 +270,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             fmri_loss=fmri_loss,
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
 
@@ -281,7 +294,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             use_cache=False,
         ).last_hidden_state
-        return self.fmri_head(hidden_states)
+        return self._code_logits(hidden_states)
 
     def get_position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -298,8 +311,6 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
 
     def _block_mask(self, is_fmri, inputs_embeds, attention_mask, past_key_values):
         """The mask in the form that the backbone wants, with the tokens of one time patch seeing each other."""
-        if attention_mask is not None and attention_mask.ndim != 2:
-            return attention_mask
         block_ids = None
         if is_fmri is not None and is_fmri.any():
             patch = (is_fmri.cumsum(1) - 1) // self.config.fmri_config.n_rois
@@ -335,16 +346,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
 
     def _hide_missing(self, is_fmri, attention_mask, roi_mask, padding_mask, n_past=0):
         """`attention_mask` with zeros at the tokens of missing ROIs and of padded time patches."""
-        if roi_mask is None and padding_mask is None:
-            return attention_mask
-        fmri = self.config.fmri_config
-        given = roi_mask if roi_mask is not None else padding_mask
-        if roi_mask is None:
-            roi_mask = given.new_ones(len(given), fmri.n_rois)
-        if padding_mask is None:
-            padding_mask = given.new_ones(len(given), fmri.n_timepoints)
-        present = self.fmri_tokenizer.token_mask(roi_mask.bool(), padding_mask.bool())
-        if present.all():
+        present = self._present(
+            int(is_fmri.sum()) // self.config.fmri_config.n_tokens, roi_mask, padding_mask
+        )
+        if present is None or present.all():
             return attention_mask
         if attention_mask is None:
             attention_mask = torch.ones(
@@ -352,6 +357,13 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             )
         new = attention_mask[:, n_past:].masked_scatter(is_fmri, present.to(attention_mask.dtype))
         return torch.cat([attention_mask[:, :n_past], new], dim=1)
+
+    def _present(self, n_scans, roi_mask, padding_mask) -> torch.Tensor | None:
+        """Which tokens of scans stand for observed data, (n_scans, n_tokens); None where no mask says so."""
+        if roi_mask is None and padding_mask is None:
+            return None
+        tokenizer = self.fmri_tokenizer
+        return tokenizer.token_mask(*tokenizer.complete_masks(n_scans, roi_mask, padding_mask))
 
     def _check_placeholders(self, is_fmri: torch.Tensor, n_scans: int) -> None:
         n_tokens = self.config.fmri_config.n_tokens
@@ -363,15 +375,30 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 "`FmriLMProcessor` expand it, and pass its `input_values` along."
             )
 
-    def _next_code_loss(self, hidden_states: torch.Tensor, fmri_labels: torch.Tensor) -> torch.Tensor:
+    def _code_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # the head may be kept in a higher precision than the language model
+        return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
+
+    def _next_code_loss(self, hidden_states, fmri_labels, roi_mask, padding_mask) -> torch.Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
+        expected = (len(hidden_states) // fmri.n_tokens, fmri.n_tokens, fmri.num_quantizers)
+        # a single level needs no axis
+        if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
+            raise ValueError(
+                f"`fmri_labels` must have shape {expected}, as `encode` returns codes, found "
+                f"{tuple(fmri_labels.shape)}."
+            )
+        fmri_labels = fmri_labels.reshape(expected)
+        present = self._present(expected[0], roi_mask, padding_mask)
+        if present is not None:
+            fmri_labels = fmri_labels.masked_fill(~present[..., None], -100)
         hidden_states = hidden_states.view(-1, fmri.n_patches, fmri.n_rois, hidden_states.shape[-1])[:, :-1]
-        labels = fmri_labels.view(-1, fmri.n_patches, fmri.n_rois, fmri.num_quantizers)[:, 1:]
-        if not labels.numel():
-            return hidden_states.sum()
+        labels = fmri_labels.unflatten(1, (fmri.n_patches, fmri.n_rois))[:, 1:]
+        if not labels.ne(-100).any():
+            return 0 * hidden_states.sum()
         return F.cross_entropy(
-            self.fmri_head(hidden_states).reshape(-1, fmri.codebook_size), labels.reshape(-1)
+            self._code_logits(hidden_states).reshape(-1, fmri.codebook_size).float(), labels.reshape(-1)
         )
 
     # --- generation -------------------------------------------------------------------------------------------
@@ -380,9 +407,15 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`."""
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         if input_ids is not None:
+            is_fmri = input_ids == self.config.fmri_token_id
+            scans = [
+                kwargs[name] for name in ("input_values", "fmri_features") if kwargs.get(name) is not None
+            ]
+            if scans:
+                self._check_placeholders(is_fmri, len(scans[0]))
             # once for all steps, since later ones no longer see the scans' masks
             kwargs["attention_mask"] = self._hide_missing(
-                input_ids == self.config.fmri_token_id,
+                is_fmri,
                 kwargs.get("attention_mask"),
                 kwargs.get("roi_mask"),
                 kwargs.get("padding_mask"),

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -122,7 +123,7 @@ class FmriAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(batch, n_tokens, hidden))
 
 
-class FmriLayer(nn.Module):
+class FmriLayer(GradientCheckpointingLayer):
     """A pre-norm Transformer block with exact GELU, as in ViT."""
 
     def __init__(self, config: FmriTokenizerConfig):
@@ -174,13 +175,15 @@ class FmriEncoder(nn.Module):
         self, input_values: torch.Tensor, profiles: torch.Tensor | None, token_mask: torch.Tensor
     ) -> torch.Tensor:
         """Features of shape (batch, n_tokens, hidden_size)."""
+        dtype = self.transformer.norm.weight.dtype  # scans are float32, whatever the weights are
         hidden_states: torch.Tensor | int = 0
         if self.signal_projection is not None:
-            patches = input_values.unflatten(-1, (self.n_patches, self.patch_size))
+            patches = input_values.to(dtype).unflatten(-1, (self.n_patches, self.patch_size))
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_tokens, patch_size), time-major
             hidden_states = self.signal_projection(patches)
         if self.connectivity_projection is not None and profiles is not None:
-            projected = self.connectivity_projection(profiles * CONNECTIVITY_SCALE)  # (batch, n_rois, hidden)
+            scaled = (profiles * CONNECTIVITY_SCALE).to(dtype)
+            projected = self.connectivity_projection(scaled)  # (batch, n_rois, hidden_size)
             hidden_states = hidden_states + projected.repeat(1, self.n_patches, 1)
         return self.transformer(hidden_states, token_mask)
 
@@ -235,6 +238,7 @@ class FmriCodebook(nn.Module):
     @torch.no_grad()
     def update(self, latents: torch.Tensor) -> None:
         """One step of training on latents of shape (n, codebook_dim)."""
+        latents = latents.to(self.embedding.dtype)  # autocast may have lowered them
         if not self.initialized.item():
             self._start_by_kmeans(latents)
         sums, counts = self._assign(latents)
@@ -376,6 +380,7 @@ class FmriPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities: tuple[str, ...] = ("fmri",)
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     # The losses are means over the batch, not sums divided by `num_items_in_batch`.
     accepts_loss_kwargs = False
 
@@ -448,7 +453,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         padding_mask : torch.BoolTensor of shape (batch, n_timepoints), optional
             False for time points that were added to reach `n_timepoints`.
         """
-        roi_mask, padding_mask = self._complete_masks(input_values, roi_mask, padding_mask)
+        input_values, roi_mask, padding_mask = self._observed(input_values, roi_mask, padding_mask)
         token_mask = self.token_mask(roi_mask, padding_mask)
         embeddings = self.encoder(
             input_values, self._profiles(input_values, roi_mask, padding_mask), token_mask
@@ -485,7 +490,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         """
         if self.quantizer is None or self.decoder is None:
             raise ValueError("This tokenizer is `encoder_only` and has no loss; use `encode`.")
-        roi_mask, padding_mask = self._complete_masks(input_values, roi_mask, padding_mask)
+        input_values, roi_mask, padding_mask = self._observed(input_values, roi_mask, padding_mask)
         token_mask = self.token_mask(roi_mask, padding_mask)
         profiles = self._profiles(input_values, roi_mask, padding_mask)
         embeddings = self.encoder(input_values, profiles, token_mask)
@@ -497,10 +502,10 @@ class FmriTokenizer(FmriPreTrainedModel):
         reconstruction_loss = torch.zeros((), device=embeddings.device)
         if decoded.reconstruction is not None:
             observed = roi_mask[:, :, None] & padding_mask[:, None, :]  # (batch, n_rois, n_timepoints)
-            reconstruction_loss = F.mse_loss(decoded.reconstruction[observed], input_values[observed])
+            reconstruction_loss = F.mse_loss(decoded.reconstruction[observed].float(), input_values[observed])
         if profiles is not None:
             observed = roi_mask[:, :, None] & roi_mask[:, None, :]
-            profile_loss = F.mse_loss(decoded.connectivity[observed], profiles[observed])
+            profile_loss = F.mse_loss(decoded.connectivity[observed].float(), profiles[observed])
             reconstruction_loss = reconstruction_loss + CONNECTIVITY_SCALE**2 * profile_loss
         losses["reconstruction_loss"] = reconstruction_loss
         loss = reconstruction_loss + self.config.commitment_loss_weight * losses["commitment_loss"]
@@ -527,7 +532,32 @@ class FmriTokenizer(FmriPreTrainedModel):
     def token_mask(self, roi_mask: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
         """Which tokens stand for observed data: (batch, n_tokens), from the masks of ROIs and time points."""
         patches = padding_mask.unflatten(-1, (self.config.n_patches, self.config.patch_size)).any(-1)
-        return (patches[:, :, None] & roi_mask[:, None, :]).flatten(1)
+        mask = (patches[:, :, None] & roi_mask[:, None, :]).flatten(1)
+        empty = (~mask.any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(
+                f"Scan(s) {empty} of the batch have no observed ROI or no observed time point, by `roi_mask` and "
+                "`padding_mask`: leave them out."
+            )
+        return mask
+
+    def complete_masks(
+        self, n_scans: int, roi_mask: torch.Tensor | None, padding_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both masks as booleans of checked shapes; one that is None hides nothing."""
+        masks = []
+        for name, mask, size in (
+            ("roi_mask", roi_mask, self.config.n_rois),
+            ("padding_mask", padding_mask, self.config.n_timepoints),
+        ):
+            if mask is None:
+                mask = torch.ones(n_scans, size, dtype=torch.bool, device=self.device)
+            if tuple(mask.shape) != (n_scans, size):
+                raise ValueError(
+                    f"`{name}` must have shape {(n_scans, size)}, one row a scan, found {tuple(mask.shape)}."
+                )
+            masks.append(mask.bool())
+        return masks[0], masks[1]
 
     def _usage(self, codes: torch.Tensor) -> torch.Tensor:
         levels = codes.reshape(len(codes), -1).unbind(-1)
@@ -539,7 +569,10 @@ class FmriTokenizer(FmriPreTrainedModel):
             return None
         return connectivity_profiles(input_values, roi_mask, padding_mask)
 
-    def _complete_masks(self, input_values, roi_mask, padding_mask) -> tuple[torch.Tensor, torch.Tensor]:
+    def _observed(
+        self, input_values: torch.Tensor, roi_mask: torch.Tensor | None, padding_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The checked inputs; values that were not observed become zero, whatever stood there."""
         expected = (self.config.n_rois, self.config.n_timepoints)
         if input_values.ndim != 3 or tuple(input_values.shape[1:]) != expected:
             raise ValueError(
@@ -547,15 +580,9 @@ class FmriTokenizer(FmriPreTrainedModel):
                 f"(batch, {expected[0]}, {expected[1]}), found {tuple(input_values.shape)}. "
                 "`FmriFeatureExtractor` brings scans into this form."
             )
-        masks = []
-        for name, mask, axis in (("roi_mask", roi_mask, 1), ("padding_mask", padding_mask, 2)):
-            shape = (input_values.shape[0], input_values.shape[axis])
-            if mask is None:
-                mask = torch.ones(shape, dtype=torch.bool, device=input_values.device)
-            if tuple(mask.shape) != shape:
-                raise ValueError(f"`{name}` must have shape {shape}, found {tuple(mask.shape)}.")
-            masks.append(mask.bool())
-        return masks[0], masks[1]
+        roi_mask, padding_mask = self.complete_masks(len(input_values), roi_mask, padding_mask)
+        observed = roi_mask[:, :, None] & padding_mask[:, None, :]
+        return input_values.float().masked_fill(~observed, 0), roi_mask, padding_mask
 
 
 __all__ = [
