@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import Pipeline
 
+from .scans import as_pipeline_input, join_inputs
+
 
 class FmriToTextPipeline(Pipeline):
     """Generate text about a scan: a description, or the answer to an open question.
@@ -45,7 +47,7 @@ class FmriToTextPipeline(Pipeline):
         list of dict, or list of these lists
             ``[{"generated_text": str}]`` for each scan.
         """
-        return super().__call__(scans, **kwargs)
+        return super().__call__(as_pipeline_input(scans), **kwargs)
 
     def _sanitize_parameters(self, text=None, t_r=None, **generate_kwargs) -> tuple[dict, dict, dict]:
         preparing = {name: value for name, value in (("text", text), ("t_r", t_r)) if value is not None}
@@ -57,13 +59,14 @@ class FmriToTextPipeline(Pipeline):
             text = self.processor.render_chat(
                 [{"role": "user", "content": blocks}], add_generation_prompt=True
             )
-        return self.processor(text=text, fmri=scan, t_r=t_r, add_special_tokens=False)
+        return {"inputs": dict(self.processor(text=text, fmri=scan, t_r=t_r, add_special_tokens=False))}
 
     def _forward(self, model_inputs, **generate_kwargs):
+        inputs = join_inputs(model_inputs["inputs"])  # of one length, since all hold the same text
         generated = self.model.generate(
-            **model_inputs, **{"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
+            **inputs, **{"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
         )
-        return generated[:, model_inputs["input_ids"].shape[1] :]
+        return generated[:, inputs["input_ids"].shape[1] :]
 
     def postprocess(self, model_outputs):
         return [{"generated_text": self.processor.decode_answer(ids)} for ids in model_outputs.cpu()]

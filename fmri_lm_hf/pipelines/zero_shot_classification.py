@@ -9,6 +9,7 @@ import torch
 from transformers import Pipeline
 
 from ..evaluation.answers import answer_log_probabilities, encode_question
+from .scans import as_pipeline_input, join_inputs
 
 
 class FmriZeroShotClassificationPipeline(Pipeline):
@@ -55,58 +56,45 @@ class FmriZeroShotClassificationPipeline(Pipeline):
         list of dict, or list of these lists
             ``{"label": str, "score": float}`` in order of falling score; the scores sum to one.
         """
-        return super().__call__(scans, candidate_labels=candidate_labels, **kwargs)
+        return super().__call__(as_pipeline_input(scans), candidate_labels=candidate_labels, **kwargs)
 
     def _sanitize_parameters(
         self, candidate_labels=None, question=None, t_r=None, length_normalization=None
     ) -> tuple[dict, dict, dict]:
-        asked: dict[str, Any] = {}
+        labels: dict[str, Any] = {}
         if candidate_labels is not None:
-            if isinstance(candidate_labels, str) or len(set(candidate_labels)) != len(candidate_labels):
-                raise ValueError(
-                    f"`candidate_labels` must be a list of different strings, got {candidate_labels!r}."
-                )
-            if len(candidate_labels) < 2:
-                raise ValueError(
-                    f"`candidate_labels` needs at least two labels, got {list(candidate_labels)!r}."
-                )
-            asked["candidate_labels"] = list(candidate_labels)
-        if question is not None:
-            asked["question"] = question
-        scoring = {} if length_normalization is None else {"length_normalization": length_normalization}
-        return ({} if t_r is None else {"t_r": t_r}) | asked, {}, scoring
+            labels["candidate_labels"] = _check_labels(candidate_labels)
+        asked = {"question": question, "length_normalization": length_normalization}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return ({} if t_r is None else {"t_r": t_r}), labels | asked, labels
 
-    def preprocess(self, scan, candidate_labels, question=None, t_r=None):
+    def preprocess(self, scan, t_r=None):
+        return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
+
+    def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False):
         if question is None:
             question = f"Which of these describes this scan: {', '.join(candidate_labels)}?"
         prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)
-        scans = self.processor(fmri=scan, t_r=t_r)
-        return {
-            "scans": dict(scans),
-            "prompt_ids": prompt_ids,
-            "answer_ids": answer_ids,
-            "labels": candidate_labels,
-        }
-
-    def _forward(self, model_inputs):
-        log_probabilities = answer_log_probabilities(
-            self.model, model_inputs["prompt_ids"], model_inputs["answer_ids"], **model_inputs["scans"]
-        )
-        lengths = torch.tensor([len(ids) for ids in model_inputs["answer_ids"]])
-        return {
-            "log_probabilities": log_probabilities[0],
-            "lengths": lengths,
-            "labels": model_inputs["labels"],
-        }
-
-    def postprocess(self, model_outputs, length_normalization=False):
-        values = model_outputs["log_probabilities"].double().cpu()
+        scans = join_inputs(model_inputs["scans"])
+        scores = answer_log_probabilities(self.model, prompt_ids, answer_ids, **scans)
         if length_normalization:
-            values = values / model_outputs["lengths"].cpu()
-        scored = zip(model_outputs["labels"], values.softmax(-1).tolist())
-        return [
-            {"label": label, "score": score} for label, score in sorted(scored, key=lambda pair: -pair[1])
-        ]
+            scores = scores / torch.tensor([len(ids) for ids in answer_ids], device=scores.device)
+        return scores
+
+    def postprocess(self, model_outputs, candidate_labels):
+        scores = model_outputs[0].double().softmax(-1).tolist()
+        ranked = sorted(zip(candidate_labels, scores), key=lambda pair: -pair[1])
+        return [{"label": label, "score": score} for label, score in ranked]
+
+
+def _check_labels(candidate_labels: Sequence[str]) -> list[str]:
+    if isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels):
+        raise ValueError(f"`candidate_labels` must be a list of strings, got {candidate_labels!r}.")
+    if len(set(candidate_labels)) != len(candidate_labels):
+        raise ValueError(f"`candidate_labels` must all be different, got {list(candidate_labels)!r}.")
+    if len(candidate_labels) < 2:
+        raise ValueError(f"`candidate_labels` needs at least two labels, got {list(candidate_labels)!r}.")
+    return list(candidate_labels)
 
 
 __all__ = ["FmriZeroShotClassificationPipeline"]
