@@ -13,7 +13,7 @@ from .feature_extraction_fmri import FmriFeatureExtractor
 # For tokenizers that come without a chat template, such as GPT-2's.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] + eos_token + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] }}{{ eos_token }}{{ '\n' }}"
     "{% else %}{{ message['content'] + '\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
@@ -31,6 +31,7 @@ class FmriLMProcessor(ProcessorMixin):
     feature_extractor : FmriFeatureExtractor
     tokenizer : PreTrainedTokenizerBase
         The placeholder is added to it when it has none. The id need not lie in the language model's vocabulary.
+        A tokenizer without padding token, such as GPT-2's, pads with its end-of-text token from then on.
     chat_template : str, optional
         That of the tokenizer when not given; where it has none either, a plain question-and-answer form.
     patch_size : int, optional
@@ -62,6 +63,8 @@ class FmriLMProcessor(ProcessorMixin):
             tokenizer.add_special_tokens(
                 {"additional_special_tokens": [fmri_token]}, replace_extra_special_tokens=False
             )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         self.fmri_token_id = tokenizer.convert_tokens_to_ids(fmri_token)
 
     @property
@@ -82,7 +85,7 @@ class FmriLMProcessor(ProcessorMixin):
         max_length: int | None = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = "pt",
-        **kwargs,
+        truncation: bool | str | None = None,
     ) -> BatchFeature:
         """Prepare texts and scans for the model.
 
@@ -95,7 +98,9 @@ class FmriLMProcessor(ProcessorMixin):
         t_r : float, optional
             Repetition time of the scans in seconds, where their files do not tell it.
         padding, max_length, add_special_tokens, return_tensors
-            As for tokenizers. There is no truncation, which could cut a scan.
+            As for tokenizers.
+        truncation
+            Refused, since it could cut a scan.
 
         Returns
         -------
@@ -104,7 +109,7 @@ class FmriLMProcessor(ProcessorMixin):
             ``input_values`` (n_scans, n_rois, n_timepoints), ``roi_mask`` (n_scans, n_rois) and
             ``padding_mask`` (n_scans, n_timepoints) if there are scans.
         """
-        if kwargs.get("truncation"):
+        if truncation:
             raise ValueError(
                 "Prompts with scans are not truncated, which could cut a scan. Shorten the text instead."
             )
@@ -168,7 +173,12 @@ class FmriLMProcessor(ProcessorMixin):
         if not tokenize:
             return texts if batch is conversation else texts[0]
         blocks = [block for messages in batch for message in messages for block in _blocks(message)]
-        scans = [block["fmri"] for block in blocks if block["type"] == "fmri"]
+        scans = [block.get("fmri") for block in blocks if block["type"] == "fmri"]
+        if any(scan is None for scan in scans):
+            raise ValueError(
+                'A content block of type \'fmri\' holds no scan: write {"type": "fmri", "fmri": scan}, '
+                "or render the text alone with `tokenize=False`."
+            )
         kwargs = {name: value for name, value in kwargs.items() if name != "return_dict"}
         return self(
             text=texts, fmri=scans or None, add_special_tokens=False, return_tensors=return_tensors, **kwargs
