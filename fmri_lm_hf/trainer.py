@@ -1,7 +1,7 @@
 """Training of all stages with the Trainer of transformers: collators, Trainer subclasses, provenance.
 
 Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with
-`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone.
+`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone. `training_examples` makes them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .modeling_fmri_lm import SCAN_INPUTS
 from .processing_fmri_lm import FmriLMProcessor
 
 IGNORED = -100
+MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps
 
 
 class FmriLMCollator:
@@ -34,10 +35,10 @@ class FmriLMCollator:
 
     Notes
     -----
-    An example holds ``conversation`` (a list of messages, scored on the assistant's words) or ``text`` (plain
-    text, scored on every token), and one row of `fmri_features` or `input_values` with their masks for each
-    scan that its conversation holds. Tokens of texts are kept, since training meets the same ones again and
-    again.
+    An example holds ``conversation`` (a list of messages, scored on the assistant's words), ``text`` (plain text,
+    scored on every token) or ``input_ids`` (the same, tokenized before). One whose conversation holds a scan also
+    has its `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept, since
+    training meets the same ones again and again.
     """
 
     def __init__(self, processor: FmriLMProcessor):
@@ -61,10 +62,16 @@ class FmriLMCollator:
         return batch
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
-        key = example["text"] if "text" in example else json.dumps(example["conversation"], sort_keys=True)
+        if example.get("input_ids") is not None:
+            ids = list(example["input_ids"])
+            return {"input_ids": ids, "labels": ids}
+        if len(self._tokens) >= MAX_KEPT_TEXTS:
+            self._tokens.clear()
+        text = example.get("text")  # None where a dataset has the column for other examples
+        key = json.dumps(example["conversation"], sort_keys=True) if text is None else text
         if key not in self._tokens:
-            if "text" in example:
-                ids = self.processor.tokenize(example["text"] + (self.processor.tokenizer.eos_token or ""))
+            if text is not None:
+                ids = self.processor.tokenize(text + (self.processor.tokenizer.eos_token or ""))
                 self._tokens[key] = {"input_ids": ids, "labels": ids}
             else:
                 self._tokens[key] = self.processor.encode_chat(example["conversation"])
@@ -77,6 +84,10 @@ class FmriTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = {}
+        # evaluation, too, has a loss without labels
+        self.can_return_loss = True
+        if self.args.label_names is None:
+            self.label_names: list[str] = []
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
@@ -108,15 +119,44 @@ class FmriLMTrainer(FmriTrainer):
     Parameters
     ----------
     text_only_loss_weight : float, default=0.5
+    next_codes : bool, default=False
+        Predict the codes that the frozen tokenizer gives the scans (as `fmri_labels`).
+    roi_dropout : float, default=0.0
+        In training, up to this share of a scan's ROIs is hidden from the language model, others each time.
     *args, **kwargs
         As for [`Trainer`].
     """
 
-    def __init__(self, *args, text_only_loss_weight: float = 0.5, **kwargs):
+    def __init__(
+        self,
+        *args,
+        text_only_loss_weight: float = 0.5,
+        next_codes: bool = False,
+        roi_dropout: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        if self.args.label_names is None:
+            self.label_names = ["labels"]  # without the `fmri_labels`, which not every batch holds
         self.text_only_loss_weight = text_only_loss_weight
+        self.next_codes, self.roi_dropout = next_codes, roi_dropout
+        if not 0 <= roi_dropout < 1:
+            raise ValueError(f"`roi_dropout` must be at least 0 and less than 1, got {roi_dropout}.")
+        if next_codes or roi_dropout:
+            fmri_tokenizer = self.unwrapped_model.fmri_tokenizer
+            if any(parameter.requires_grad for parameter in fmri_tokenizer.parameters()):
+                raise ValueError(
+                    "`next_codes` and `roi_dropout` need a frozen tokenizer: call "
+                    "`model.freeze_fmri_tokenizer()` first."
+                )
+            if next_codes and fmri_tokenizer.quantizer is None:
+                raise ValueError(
+                    "`next_codes` needs a codebook, but the tokenizer of this model is `encoder_only`."
+                )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.next_codes or self.roi_dropout:
+            inputs = self._read_scans(inputs)
         labels = inputs["labels"]
         # logits are needed only from the position before the first label on, and scans come first
         first = int((labels != IGNORED).any(0).int().argmax())
@@ -138,9 +178,38 @@ class FmriLMTrainer(FmriTrainer):
         self.record(parts)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    @torch.no_grad()
+    def _read_scans(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch with features and codes of its scans, read whole, in place of the scans; then ROIs are hidden."""
+        read = dict(inputs)
+        if "input_values" in read:
+            encoded = self.unwrapped_model.fmri_tokenizer.encode(
+                read.pop("input_values"), read.get("roi_mask"), read.get("padding_mask")
+            )
+            reads_encoder = self.config.fmri_embedding_source == "encoder"
+            read["fmri_features"] = encoded.embeddings if reads_encoder else encoded.quantized
+            if self.next_codes:
+                codes = encoded.fmri_codes.clone()
+                codes[~encoded.token_mask] = IGNORED
+                later = codes[
+                    :, self.config.fmri_config.n_rois :
+                ]  # those that a token before them can predict
+                if (later != IGNORED).any():
+                    read["fmri_labels"] = codes
+        if self.roi_dropout and self.model.training and "roi_mask" in read:
+            roi_mask = read["roi_mask"]
+            share = self.roi_dropout * torch.rand(len(roi_mask), 1, device=roi_mask.device)
+            read["roi_mask"] = roi_mask & (torch.rand(roi_mask.shape, device=roi_mask.device) >= share)
+        return read
+
+    @property
+    def unwrapped_model(self):
+        """The model without what distributed training wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
     @property
     def config(self):
-        return self.accelerator.unwrap_model(self.model).config
+        return self.unwrapped_model.config
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
