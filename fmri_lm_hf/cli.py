@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             raise
-        print(f"fmri-lm {args.command}: {error}", file=sys.stderr)
+        print(f"fmri-lm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
