@@ -1,0 +1,390 @@
+"""From a scan dataset to a dataset of fMRI-text pairs: `build_corpus`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from ..atlas import Atlas, ScanError
+from ..descriptors import FAMILIES
+from ..descriptors.catalogue import check_families
+from ..scans.dataset import package_versions, write_json
+from .card import write_card
+from .engine import Engine, open_engine
+from .prose import LENGTHS
+from .reference import CohortReference
+from .shards import WORK_FOLDER, AssemblyTask, assemble
+from .source import ScanSource
+from .splits import SplitManifest, make_splits
+from .subjects import DEMOGRAPHICS, SUBJECT_TEXT_COLUMN, describe_subject
+from .tasks import (
+    ChunkTask,
+    compute_chunk,
+    fit_maps,
+    read_connectivity_sums,
+    read_features,
+    sum_connectivity,
+    text_seed,
+    write_texts,
+)
+
+__all__ = ["CorpusConfig", "CorpusSummary", "build_corpus"]
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What a corpus is made of. Two builds with equal configs and equal scans are equal, byte for byte.
+
+    Parameters
+    ----------
+    families : sequence of {"connectivity", "gradients", "graph", "ica"}
+        Descriptors; each family is a config of the dataset, beside `all`.
+    lengths : sequence of {"sentence", "paragraph", "full"}
+        A row is written for each length.
+    wordings : int
+        Texts of each scan and length; they state the same facts in other words.
+    fractions : sequence of three floats
+        Shares of the subjects for train, validation and test.
+    group_by : str, optional
+        Column whose equal values keep subjects in one split, such as `family_id` or `site`.
+    holdout_sites : sequence of str
+        Sites whose subjects are all test.
+    splits : mapping of str to list of str, optional
+        Subject ids of each split, from the manifest of another corpus; replaces the three before. Scans of other
+        subjects are left out, and listed.
+    describe : sequence of str, optional
+        Columns that `subject_description` tells; those of age, sex, handedness, education and diagnosis that the
+        scans have when None.
+    n_components : int
+        Of the group ICA.
+    seed : int
+        Of the splits, the group ICA and the wordings.
+    scan_dataset : str, optional
+        Repository of the scans on the Hub, `org/name`: what `scan_id` and `scan_index` point into.
+    license : str, optional
+        Of the corpus; the card says that it has to be filled in when None.
+    controlled : bool
+        The scans come from a cohort with a data-use agreement; the card warns, and publishing asks for
+        confirmation.
+    simulated : bool
+        The scans were simulated; the card says so.
+    """
+
+    families: Sequence[str] = FAMILIES
+    lengths: Sequence[str] = LENGTHS
+    wordings: int = 1
+    fractions: Sequence[float] = (0.8, 0.1, 0.1)
+    group_by: str | None = None
+    holdout_sites: Sequence[str] = ()
+    splits: Mapping[str, Sequence[str]] | None = None
+    describe: Sequence[str] | None = None
+    n_components: int = 20
+    seed: int = 0
+    scan_dataset: str | None = None
+    license: str | None = None
+    controlled: bool = False
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        check_families(self.families)
+        unknown = [length for length in self.lengths if length not in LENGTHS]
+        if unknown or not self.lengths:
+            raise ValueError(f"lengths={list(self.lengths)} found, expected some of {', '.join(LENGTHS)}.")
+        for field in ("wordings", "n_components"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} found, expected at least 1.")
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """What a build has made.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the corpus; `datasets.load_dataset(folder)` loads it.
+    n_scans, n_subjects : int
+        Described, in all splits.
+    rows : dict
+        Number of rows by config and split.
+    failures : list of dict
+        `{"scan_id", "reason"}` of every scan that is not in the corpus.
+    """
+
+    folder: Path
+    n_scans: int
+    n_subjects: int
+    rows: dict[str, dict[str, int]]
+    failures: list[dict[str, str]]
+
+
+def build_corpus(
+    scans: str | Path,
+    out: str | Path,
+    config: CorpusConfig | None = None,
+    atlas: Atlas | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: bool = False,
+) -> CorpusSummary:
+    """Describe every scan of a scan dataset in words, next to the facts that the words state.
+
+    Gradients, ICA maps, means and SDs that scans are compared with come from training subjects alone. Scans that
+    cannot be used are listed with their reason, and the rest goes on. A build that was interrupted continues when it
+    is called again; what is done is not done again. Memory does not grow with the number of scans.
+
+    Parameters
+    ----------
+    scans : path
+        A scan dataset in any form that `load_scan_dataset` reads.
+    out : path
+        Folder of the corpus: Parquet shards in `data/<config>/`, the cohort reference in `reference/`, `atlas.json`,
+        `splits.json`, `failures.json`, `provenance.json`, and the card `README.md`.
+    config : CorpusConfig, optional
+        What to make.
+    atlas : Atlas, optional
+        Of the scans; read from `atlas.json` beside them when None.
+    workers : int, default=1
+        Processes on this machine.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers see the same files; `workers` is then not used.
+    progress : bool, default=False
+        Show a progress bar for each step.
+    """
+    config = CorpusConfig() if config is None else config
+    scans, out = Path(scans).resolve(), Path(out).resolve()
+    work = out / WORK_FOLDER
+    source = ScanSource.open(scans, work)
+    atlas = atlas or source.atlas() or ScanSource(scans).atlas()
+    if atlas is None:
+        raise ScanError(
+            f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
+        )
+    config = _inherit(config, scans)
+    parameters = _parameters(config, source, atlas)
+    if (out / "provenance.json").exists():
+        _check_parameters(json.loads((out / "provenance.json").read_text())["parameters"], parameters, out)
+        return _read_summary(out)
+    manifest = _split(config, source)
+    tasks = _chunk_tasks(config, source, manifest, work)
+    _start_or_continue(work, parameters, out)
+    atlas.to_json(work / "atlas.json")
+    with open_engine(workers, scheduler) as engine:
+        steps = _Steps(engine, sum(len(task.rows) for task in tasks), progress)
+        if not (out / "reference" / "reference.json").exists():
+            maps = _fit_maps(steps, tasks, config, atlas, work)
+            steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
+            training = (
+                (row["subject_id"], dict(zip(maps.feature_names, features, strict=True)))
+                for row, features, _ in read_features(tasks)
+                if row["split"] == "train" and features is not None
+            )
+            maps.fit_statistics(training).save(out / "reference")
+        steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
+        texts = tuple(str(task.file("texts")) for task in tasks)
+        configs = ("all", *check_families(config.families))
+        assembly = [AssemblyTask(name, i, texts, str(out)) for i, name in enumerate(configs)]
+        steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
+    return _finish(out, config, source, manifest, tasks, assembly, parameters)
+
+
+class _Steps:
+    """Runs the tasks of a step that are not done yet, with a progress bar."""
+
+    def __init__(self, engine: Engine, n_scans: int, progress: bool) -> None:
+        self.engine, self.n_scans, self.progress = engine, n_scans, progress
+
+    def run(
+        self,
+        name: str,
+        function: Callable[[Any], int],
+        tasks: Sequence[Any],
+        result: Callable[[Any], Path],
+        unit: str = "scan",
+    ) -> None:
+        waiting = [task for task in tasks if not result(task).exists()]
+        total = self.n_scans if unit == "scan" else len(tasks)
+        done = sum(len(t.rows) if unit == "scan" else 1 for t in tasks) - sum(
+            len(t.rows) if unit == "scan" else 1 for t in waiting
+        )
+        with tqdm(total=total, initial=done, desc=name, unit=unit, disable=not self.progress) as bar:
+            for count in self.engine(function, waiting):
+                bar.update(count)
+
+
+def _inherit(config: CorpusConfig, scans: Path) -> CorpusConfig:
+    """What the provenance of the scans says about them holds for the corpus too."""
+    file = (scans if scans.is_dir() else scans.parent) / "provenance.json"
+    if not file.exists():
+        return config
+    record = json.loads(file.read_text(encoding="utf-8"))
+    said = {**record.get("parameters", {}), **record}
+    return replace(
+        config,
+        controlled=config.controlled or said.get("controlled") is True,
+        simulated=config.simulated or said.get("simulated") is True,
+    )
+
+
+def _parameters(config: CorpusConfig, source: ScanSource, atlas: Atlas) -> dict[str, Any]:
+    """All that decides what a corpus holds, as JSON gives it back."""
+    chosen = asdict(config) | {"families": check_families(config.families)}
+    record = {**chosen, "scans_sha256": source.fingerprint, "atlas": atlas.to_dict()}
+    return json.loads(json.dumps(record))
+
+
+def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            raise ValueError(
+                f"{out} was begun with {name} = {_short(earlier.get(name))}, now it is {_short(now.get(name))}. Give "
+                "the same parameters to continue, or another folder."
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> None:
+    record = work / "parameters.json"
+    if record.exists():
+        _check_parameters(json.loads(record.read_text()), parameters, out)
+        return
+    found = [path.name for path in out.iterdir() if path != work] if out.exists() else []
+    if found:
+        raise ValueError(
+            f"{out} is not empty and holds no corpus ({', '.join(sorted(found)[:5])}): give a new folder."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(parameters, record)
+
+
+def _split(config: CorpusConfig, source: ScanSource) -> SplitManifest:
+    if config.splits is not None:
+        return SplitManifest({split: sorted(ids) for split, ids in config.splits.items()}, {"given": True})
+    return make_splits(source.index, config.fractions, config.group_by, config.holdout_sites, config.seed)
+
+
+def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
+    known = source.index[0]
+    if config.describe is None:
+        return [column for column in DEMOGRAPHICS if column in known]
+    absent = [column for column in config.describe if column not in known]
+    if absent:
+        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
+    return list(config.describe)
+
+
+def _chunk_tasks(
+    config: CorpusConfig, source: ScanSource, manifest: SplitManifest, work: Path
+) -> list[ChunkTask]:
+    split_of = manifest.split_of()
+    described = _described_columns(config, source)
+    options = {
+        "lengths": list(config.lengths),
+        "wordings": config.wordings,
+        "seed": config.seed,
+        "described_columns": described,
+    }
+
+    def light(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "scan_id": str(row["scan_id"]),
+            "subject_id": str(row["subject_id"]),
+            "site": None if row["site"] is None else str(row["site"]),
+            "split": split_of.get(str(row["subject_id"])),
+            SUBJECT_TEXT_COLUMN: describe_subject(
+                row, described, seed=text_seed(config.seed, row["subject_id"])
+            )
+            or None,
+        }
+
+    return [
+        ChunkTask(
+            number,
+            chunk,
+            str(work),
+            tuple(light(row) for row in source.index[chunk.first : chunk.first + len(chunk)]),
+            options,
+        )
+        for number, chunk in enumerate(source.chunks)
+    ]
+
+
+def _fit_maps(
+    steps: _Steps, tasks: Sequence[ChunkTask], config: CorpusConfig, atlas: Atlas, work: Path
+) -> CohortReference:
+    """Gradients and ICA maps of the training scans' mean connectivity, kept where every worker can read them."""
+    folder = work / "maps_reference"
+    if not (folder / "reference.json").exists():
+        steps.run("connectivity", sum_connectivity, tasks, lambda task: task.file("maps"))
+        total, n_known = read_connectivity_sums(tasks, atlas.n_rois)
+        families = check_families(config.families)
+        with threadpool_limits(1):  # the same bits on every machine
+            fit_maps(total, n_known, atlas, families, config.n_components, config.seed).save(folder)
+        shutil.rmtree(work / "maps")
+    return CohortReference.load(folder)
+
+
+def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:
+    for row, features, failure in read_features(tasks):
+        if row["split"] is None:
+            yield {"scan_id": row["scan_id"], "reason": "Its subject is in no split of the given manifest."}
+        elif features is None:
+            yield {"scan_id": row["scan_id"], "reason": str(failure)}
+
+
+def _finish(
+    out: Path,
+    config: CorpusConfig,
+    source: ScanSource,
+    manifest: SplitManifest,
+    tasks: Sequence[ChunkTask],
+    assembly: Sequence[AssemblyTask],
+    parameters: dict[str, Any],
+) -> CorpusSummary:
+    """Write what stands beside the shards; provenance comes last and says that the corpus is complete."""
+    failures = list(_failures(tasks))
+    failed = {failure["scan_id"] for failure in failures}
+    described = [row for row in source.index if str(row["scan_id"]) not in failed]
+    rows = {task.config: json.loads(task.done.read_text()) for task in assembly}
+    write_json(manifest.to_dict(), out / "splits.json")
+    write_json(failures, out / "failures.json")
+    shutil.copyfile(out / WORK_FOLDER / "atlas.json", out / "atlas.json")
+    write_card(out, config, described, manifest, rows, failures)
+    provenance = {
+        "parameters": parameters,
+        "versions": package_versions(),
+        "splits_sha256": manifest.sha256,
+        "controlled": config.controlled,
+        "simulated": config.simulated,
+        "n_scans": len(described),
+        "n_subjects": len({str(row["subject_id"]) for row in described}),
+        "rows": rows,
+    }
+    write_json(provenance, out / "provenance.json")
+    shutil.rmtree(out / WORK_FOLDER)
+    return _read_summary(out)
+
+
+def _read_summary(out: Path) -> CorpusSummary:
+    provenance = json.loads((out / "provenance.json").read_text())
+    shutil.rmtree(
+        out / WORK_FOLDER, ignore_errors=True
+    )  # if the end came between the last two lines of a build
+    return CorpusSummary(
+        folder=out,
+        n_scans=provenance["n_scans"],
+        n_subjects=provenance["n_subjects"],
+        rows=provenance["rows"],
+        failures=json.loads((out / "failures.json").read_text()),
+    )

@@ -1,0 +1,213 @@
+"""The card of a corpus or of a scan dataset, from what was measured in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
+
+from ..hub.cards import render_card
+from .shards import published_features
+from .splits import SPLITS, SplitManifest
+
+if TYPE_CHECKING:
+    from .build import CorpusConfig
+
+__all__ = ["scan_dataset_card", "scan_statistics", "write_card"]
+
+NO_LICENSE = "unknown"  # what the Hub takes where none is given; the card asks for one
+
+
+def write_card(
+    out: Path,
+    config: CorpusConfig,
+    scans: Sequence[Mapping[str, Any]],
+    manifest: SplitManifest,
+    rows: Mapping[str, Mapping[str, int]],
+    failures: Sequence[Mapping[str, str]],
+) -> None:
+    """Write `README.md` of a corpus: its configs for `load_dataset`, and what it holds.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the corpus.
+    config : CorpusConfig
+        How it was made.
+    scans : sequence of mappings
+        The scans that are described.
+    manifest : SplitManifest
+        Which subject is in which split.
+    rows : mapping
+        Number of rows by config and split.
+    failures : sequence of mappings
+        The scans that are not in the corpus.
+    """
+    filled = {name: [split for split in SPLITS if split in rows[name]] for name in rows if rows[name]}
+    configs = [
+        {
+            "config_name": name,
+            **({"default": True} if name == "all" else {}),
+            "data_files": [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in splits],
+        }
+        for name, splits in filled.items()
+    ]
+    split_of = manifest.split_of()
+    subjects = Counter(split_of[name] for name in {str(scan["subject_id"]) for scan in scans})
+    scan_counts = Counter(split_of[str(scan["subject_id"])] for scan in scans)
+    card = render_card(
+        "fmri_text_dataset",
+        {
+            "pretty_name": "fMRI-text pairs",
+            "license": config.license or NO_LICENSE,
+            "language": ["en"],
+            "task_categories": ["text-generation"],
+            "tags": [*_tags(config.simulated), "fmri-text"],
+            "configs": configs,
+            "dataset_info": [_dataset_info(out / "data" / name, rows[name]) for name in filled],
+        },
+        name=out.name,
+        rows=rows,
+        splits=[s for s in SPLITS if scan_counts[s]],
+        n_split_scans=scan_counts,
+        n_split_subjects=subjects,
+        statistics=scan_statistics(scans),
+        n_failures=len(failures),
+        lengths=list(config.lengths),
+        wordings=config.wordings,
+        group_by=config.group_by,
+        holdout_sites=list(config.holdout_sites),
+        splits_sha256=manifest.sha256,
+        scan_dataset=config.scan_dataset,
+        license=config.license,
+        controlled=config.controlled,
+        simulated=config.simulated,
+        seed=config.seed,
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def _dataset_info(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What `datasets` wants to know about the config whose shards lie in a folder.
+
+    Without it, `load_dataset` takes two corpora in folders of one name for the same, and gives the cached one.
+    """
+    splits = SplitDict()
+    for split in SPLITS:
+        if split in rows:
+            metadata = [pq.read_metadata(file) for file in sorted(folder.glob(f"{split}-*.parquet"))]
+            groups = [file.row_group(i) for file in metadata for i in range(file.num_row_groups)]
+            n_bytes = sum(group.total_byte_size for group in groups)
+            splits.add(SplitInfo(split, num_bytes=n_bytes, num_examples=rows[split]))
+    info = DatasetInfo(
+        config_name=folder.name,
+        features=published_features(),
+        splits=splits,
+        download_size=sum(file.stat().st_size for file in folder.glob("*.parquet")),
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
+    data = DatasetCardData()
+    DatasetInfosDict({folder.name: info}).to_dataset_card_data(data)
+    return data.to_dict()["dataset_info"]
+
+
+def scan_dataset_card(
+    scans: Sequence[Mapping[str, Any]],
+    name: str,
+    n_rois: int,
+    atlas_name: str | None,
+    license: str | None = None,
+    controlled: bool = False,
+    simulated: bool = False,
+) -> str:
+    """The card of a scan dataset.
+
+    Parameters
+    ----------
+    scans : sequence of mappings
+        All columns of every scan but its data.
+    name : str
+        Title of the card.
+    n_rois : int
+        Columns of `bold`.
+    atlas_name : str or None
+        Of the atlas beside the scans.
+    license : str, optional
+        The card says that it has to be filled in when None.
+    controlled, simulated : bool
+        Whether the cohort has a data-use agreement; whether the scans are simulated.
+    """
+    standard = ("scan_id", "subject_id", "session", "site", "t_r", "n_timepoints", "mean_fd")
+    return render_card(
+        "scan_dataset",
+        {
+            "pretty_name": "fMRI scans as ROI time series",
+            "license": license or NO_LICENSE,
+            "tags": [*_tags(simulated), "timeseries"],
+            "configs": [
+                {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+            ],
+        },
+        name=name,
+        statistics=scan_statistics(scans),
+        n_rois=n_rois,
+        atlas_name=atlas_name,
+        phenotypes=[column for column in scans[0] if column not in standard],
+        license=license,
+        controlled=controlled,
+        simulated=simulated,
+    )
+
+
+def scan_statistics(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts, ages, motion and sites of scans: `n_scans`, `n_subjects`, `age`, `sex`, `mean_fd`, `sites`."""
+
+    def spread(column: str, of: Sequence[Mapping[str, Any]] = scans) -> dict[str, float] | None:
+        values = np.array([scan[column] for scan in of if _is_number(scan.get(column))], dtype=float)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return None
+        return {
+            "n": len(values),
+            "mean": float(values.mean()),
+            "sd": float(values.std()),
+            "min": float(values.min()),
+            "max": float(values.max()),
+        }
+
+    sites = []
+    for site in dict.fromkeys(scan["site"] for scan in scans):
+        here = [scan for scan in scans if scan["site"] == site]
+        sites.append(
+            {
+                "name": site,
+                "n_scans": len(here),
+                "n_subjects": len({scan["subject_id"] for scan in here}),
+                "t_r": sorted({round(float(scan["t_r"]), 4) for scan in here if _is_number(scan["t_r"])}),
+                "n_timepoints": spread("n_timepoints", here),
+            }
+        )
+    sexes = Counter(str(scan["sex"]) for scan in scans if scan.get("sex") is not None)
+    return {
+        "n_scans": len(scans),
+        "n_subjects": len({scan["subject_id"] for scan in scans}),
+        "age": spread("age"),
+        "sex": dict(sorted(sexes.items())),
+        "mean_fd": spread("mean_fd"),
+        "sites": sites,
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _tags(simulated: bool) -> list[str]:
+    return ["fmri", "neuroimaging", *(["simulated-data"] if simulated else [])]

@@ -1,0 +1,99 @@
+"""Running many independent tasks: in this process, in several, or on a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+__all__ = ["Engine", "open_engine"]
+
+Task = TypeVar("Task")
+Engine = Callable[[Callable[[Task], int], Sequence[Task]], Iterator[int]]
+"""Takes a function and its tasks, yields what each call returns, in the order in which they finish."""
+
+RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
+
+
+@contextmanager
+def open_engine(workers: int = 1, scheduler: str | None = None) -> Iterator[Engine]:
+    """An engine that runs tasks, and lets go of its processes at the end.
+
+    Tasks write what they make into files, each in one atomic step, and return a count for the progress bar. A task
+    may therefore run twice, or on any machine that sees the same files.
+
+    Parameters
+    ----------
+    workers : int, default=1
+        Processes on this machine; with 1 the tasks run in this one.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://node:8786``, whose workers see the same files.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers} found, expected at least 1.")
+    if scheduler is not None:
+        with _dask(scheduler) as engine:
+            yield engine
+    elif workers == 1:
+        yield map
+    else:
+        with _processes(workers) as engine:
+            yield engine
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Engine]:
+    with ProcessPoolExecutor(workers) as pool:
+
+        def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
+            futures = [pool.submit(function, task) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BrokenProcessPool as error:
+                raise OSError(
+                    "A worker process ended unexpectedly, perhaps because memory ran out. Run the same command "
+                    "again, with fewer workers: it continues where it stopped."
+                ) from error
+            finally:
+                for future in futures:
+                    future.cancel()
+
+        yield run
+
+
+@contextmanager
+def _dask(scheduler: str) -> Iterator[Engine]:
+    try:
+        from distributed import Client, KilledWorker
+        from distributed import as_completed as dask_as_completed
+    except ImportError as error:
+        raise ImportError(
+            "A Dask scheduler needs the package distributed: `pip install 'fmri-lm-hf[dask]'`."
+        ) from error
+    try:
+        client = Client(scheduler, timeout=30, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise OSError(
+            f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`, or check the address."
+        ) from error
+    with client:
+
+        def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
+            # Nothing but as_completed holds the futures, so that what is done and counted is not computed again when
+            # the worker that did it is lost. It collects results itself, which survives such a loss as well.
+            results = dask_as_completed(
+                client.map(function, tasks, pure=False, retries=RETRIES), loop=client.loop, with_results=True
+            )
+            try:
+                for _, count in results:
+                    yield count
+            except KilledWorker as error:
+                raise OSError(
+                    "Several Dask workers died over the same scans, perhaps because memory ran out. Run the same "
+                    "command again, with more memory a worker: it continues where it stopped."
+                ) from error
+
+        yield run

@@ -1,0 +1,181 @@
+"""Splits by subject: nobody, and no family or site where asked, stands on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SPLITS", "SplitManifest", "make_splits"]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """Which subject is in which split, and how that was decided.
+
+    Attributes
+    ----------
+    subjects : dict of str to list of str
+        Sorted subject ids of each split that has any.
+    parameters : dict
+        What :func:`make_splits` was asked for.
+    """
+
+    subjects: dict[str, list[str]]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the assignment alone: equal for two datasets that are split alike."""
+        return hashlib.sha256(json.dumps(self.subjects, sort_keys=True).encode()).hexdigest()
+
+    def split_of(self) -> dict[str, str]:
+        """The split of each subject."""
+        return {subject: split for split, members in self.subjects.items() for subject in members}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "parameters": self.parameters, "subjects": self.subjects}
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> SplitManifest:
+        """Read a manifest, check its hash and that no subject is in two splits."""
+        path = Path(path)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            manifest = cls(
+                {k: sorted(v) for k, v in record["subjects"].items()}, record.get("parameters", {})
+            )
+        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no split manifest: expected the `splits.json` of a corpus, a JSON object with "
+                '"subjects": {"train": [...], ...}.'
+            ) from error
+        unknown = set(manifest.subjects) - set(SPLITS)
+        if unknown:
+            raise ValueError(
+                f"{path} names the splits {sorted(unknown)}, expected some of {', '.join(SPLITS)}."
+            )
+        counts = Counter(subject for split in manifest.subjects.values() for subject in split)
+        twice = sorted(subject for subject, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(
+                f"{path} has {', '.join(twice[:5])} in two splits, expected each subject in one."
+            )
+        if record.get("sha256", manifest.sha256) != manifest.sha256:
+            raise ValueError(
+                f"{path} was changed: it gives the hash {record['sha256'][:12]} and has {manifest.sha256[:12]}. "
+                "Take the original, or remove the line with the hash."
+            )
+        return manifest
+
+
+def make_splits(
+    scans: Sequence[Mapping[str, Any]],
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    group_by: str | None = None,
+    holdout_sites: Sequence[str] = (),
+    seed: int = 0,
+) -> SplitManifest:
+    """Split subjects into train, validation and test.
+
+    Parameters
+    ----------
+    scans : sequence of mappings
+        With `subject_id`, `site`, and the column `group_by`.
+    fractions : sequence of three floats, default=(0.8, 0.1, 0.1)
+        Share of the subjects that train, validation and test should get; they sum to 1. A split with a share above
+        0 gets at least one group.
+    group_by : str, optional
+        Keep subjects together that share a value of this column, such as `family_id` or `site`.
+    holdout_sites : sequence of str
+        Subjects with a scan from these sites are all test; no scan of theirs is elsewhere. `fractions` then shares
+        out the others between train and validation (its third number is 0, or not used).
+    seed : int, default=0
+        Of the order in which groups are dealt.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
+        raise ValueError(
+            f"fractions={tuple(fractions)} found, expected three numbers of at least 0 for train, validation and "
+            "test that sum to 1, with something left to train on."
+        )
+    groups = _groups(scans, group_by)
+    sites = {str(scan["site"]) for scan in scans}
+    absent = [site for site in holdout_sites if site not in sites]
+    if absent:
+        raise ValueError(
+            f"No scan is from site {', '.join(absent)}; the sites are {', '.join(sorted(sites))}."
+        )
+    held_out = {str(scan["subject_id"]) for scan in scans if str(scan["site"]) in holdout_sites}
+    test_groups = [group for group in groups if held_out & set(group)]
+    others = [group for group in groups if not held_out & set(group)]
+    others.sort(key=lambda group: hashlib.sha256(f"{seed}/{group[0]}".encode()).digest())
+    shares = [fractions[0], fractions[1], 0.0 if holdout_sites else fractions[2]]
+    counts = _deal([len(group) for group in others], shares, group_by)
+    dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split, start, stop in zip(SPLITS, [0, *counts], counts, strict=False):
+        dealt[split] += [subject for group in others[start:stop] for subject in group]
+    dealt["test"] += [subject for group in test_groups for subject in group]
+    parameters = {
+        "fractions": [float(fraction) for fraction in fractions],
+        "group_by": group_by,
+        "holdout_sites": list(holdout_sites),
+        "seed": seed,
+    }
+    return SplitManifest({split: sorted(members) for split, members in dealt.items() if members}, parameters)
+
+
+def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[list[str]]:
+    """Subjects that have to stay together, directly or through others (a subject may belong to two sites)."""
+    if group_by is not None and group_by not in scans[0]:
+        raise ValueError(
+            f"The scans have no column {group_by!r} to keep subjects together by; they have {', '.join(scans[0])}."
+        )
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for scan in scans:
+        subject = ("subject", str(scan["subject_id"]))
+        value = None if group_by is None else scan[group_by]
+        # A missing family is no family: such subjects are not each other's relatives.
+        parent[root(subject)] = root(subject if value is None else ("group", str(value)))
+    members: dict[tuple[str, str], set[str]] = {}
+    for scan in scans:
+        subject_id = str(scan["subject_id"])
+        members.setdefault(root(("subject", subject_id)), set()).add(subject_id)
+    return [sorted(group) for group in members.values()]
+
+
+def _deal(sizes: Sequence[int], shares: Sequence[float], group_by: str | None) -> list[int]:
+    """Where, in the list of groups, each split ends: as near to the shares as whole groups allow."""
+    wanted = [share > 0 for share in shares]
+    if len(sizes) < sum(wanted):
+        raise ValueError(
+            f"{len(sizes)} groups of subjects (by {group_by or 'subject_id'}) found, expected at least {sum(wanted)} "
+            "to fill every split. Change the fractions, for example to 1 0 0."
+        )
+    total, scale = sum(sizes), sum(shares)
+    stops, stop, reached, share_sum = [], 0, 0, 0.0
+    for index, share in enumerate(shares):
+        share_sum += share / scale
+        needed_later = sum(wanted[index + 1 :])
+        least = stop + int(wanted[index])
+        while (
+            share
+            and stop < len(sizes) - needed_later
+            and (stop < least or reached + sizes[stop] / 2 <= share_sum * total)
+        ):
+            reached += sizes[stop]
+            stop += 1
+        stops.append(stop)
+    return stops

@@ -1,0 +1,244 @@
+"""The steps of building a corpus that run in parallel: each reads files, writes one file, and may run twice.
+
+A step's results lie in a folder of their own in the work folder, one file for each chunk of scans::
+
+    maps/00012.safetensors      sums of the training scans' connectivity
+    features/00012.parquet      descriptors of each scan, or why it failed
+    texts/00012.parquet         facts and texts of each scan; one row group a config
+
+Results do not depend on who computes them: matrix products run on one thread, and sums are taken in the order of
+the scans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
+
+from ..atlas import Atlas, ScanError
+from ..descriptors import compute_features
+from ..descriptors.gradients import diffusion_gradients
+from ..descriptors.ica import fit_group_ica
+from ..descriptors.prepared import prepare_scan
+from .facts import Fact
+from .prose import select_facts, verbalise
+from .reference import CohortReference
+from .shards import TEXT_SCHEMA, write_file
+from .source import Chunk, read_chunk
+from .subjects import SUBJECT_TEXT_COLUMN
+
+__all__ = [
+    "ChunkTask",
+    "compute_chunk",
+    "fit_maps",
+    "read_connectivity_sums",
+    "read_features",
+    "sum_connectivity",
+    "text_seed",
+    "write_texts",
+]
+
+FEATURE_SCHEMA = pa.schema([("features", pa.list_(pa.float64())), ("failure", pa.string())])
+
+
+@dataclass(frozen=True)
+class ChunkTask:
+    """A chunk of scans, and what has to be known about it.
+
+    Attributes
+    ----------
+    number : int
+        Of the chunk; names its files.
+    chunk : Chunk
+        Where the scans are.
+    work : str
+        The work folder.
+    rows : tuple of mappings
+        Of each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split`, and `subject_description`.
+    options : mapping
+        `families`, `lengths`, `wordings`, `seed`, `described_columns`.
+    """
+
+    number: int
+    chunk: Chunk
+    work: str
+    rows: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any]
+
+    def file(self, step: str) -> Path:
+        """Where the result of a step for this chunk lies."""
+        suffix = "safetensors" if step == "maps" else "parquet"
+        return Path(self.work) / step / f"{self.number:05d}.{suffix}"
+
+
+def sum_connectivity(task: ChunkTask) -> int:
+    """Sum the connectivity of the chunk's training scans; a scan that cannot be used adds nothing."""
+    atlas = Atlas.from_json(Path(task.work) / "atlas.json")
+    upper = np.triu_indices(atlas.n_rois)
+    total = np.zeros((atlas.n_rois, atlas.n_rois))
+    n_known = np.zeros((atlas.n_rois, atlas.n_rois), dtype=np.int32)
+    with _one_thread():
+        for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
+            if row["split"] != "train":
+                continue
+            try:
+                prepared = prepare_scan(_checked_bold(scan), scan["t_r"], atlas, scan.get("roi_mask"))
+            except ScanError:
+                continue  # the next step lists it with its reason
+            cells = np.ix_(prepared.usable, prepared.usable)
+            total[cells] += prepared.connectivity
+            n_known[cells] += 1
+    arrays: dict[str, np.ndarray] = {"total": total[upper], "n_known": n_known[upper]}
+    write_file(task.file("maps"), lambda path: save_file(arrays, path))
+    return len(task.rows)
+
+
+def read_connectivity_sums(tasks: Sequence[ChunkTask], n_rois: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of all chunks: connectivity and number of scans, both of shape (n_rois, n_rois)."""
+    upper = np.triu_indices(n_rois)
+    total, n_known = np.zeros(len(upper[0])), np.zeros(len(upper[0]), dtype=np.int64)
+    for task in tasks:
+        arrays = load_file(task.file("maps"))
+        total += arrays["total"]
+        n_known += arrays["n_known"]
+    squares: list[np.ndarray] = []
+    for values in (total, n_known):
+        square = np.zeros((n_rois, n_rois), dtype=values.dtype)
+        square[upper] = values
+        squares.append(square + np.triu(square, 1).T)
+    return squares[0], squares[1]
+
+
+def fit_maps(
+    total: np.ndarray,
+    n_known: np.ndarray,
+    atlas: Atlas,
+    families: Sequence[str],
+    n_components: int,
+    seed: int,
+) -> CohortReference:
+    """The reference of `CohortReference.fit_maps`, from the sums that it takes over the scans itself."""
+    known = np.diag(n_known) > 0
+    if not known.any():
+        raise ScanError(
+            "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
+            "errors say what is wrong with them."
+        )
+    mean = (total / np.maximum(n_known, 1))[np.ix_(known, known)]
+    gradients = ica_maps = None
+    if "gradients" in families:
+        gradients = np.zeros((atlas.n_rois, 3))
+        gradients[known] = diffusion_gradients(mean)
+    if "ica" in families:
+        n_components = max(2, min(n_components, int(known.sum()) // 3))
+        ica_maps = np.zeros((n_components, atlas.n_rois))
+        ica_maps[:, known] = fit_group_ica(mean, n_components, seed)
+    return CohortReference(atlas=atlas, families=tuple(families), gradients=gradients, ica_maps=ica_maps)
+
+
+def compute_chunk(task: ChunkTask) -> int:
+    """Compute the descriptors of the chunk's scans; a scan that cannot be used gets the reason instead."""
+    maps = CohortReference.load(Path(task.work) / "maps_reference")
+    rows: list[dict[str, Any]] = []
+    with _one_thread():
+        for scan in read_chunk(task.chunk):
+            try:
+                features = compute_features(
+                    _checked_bold(scan), scan["t_r"], maps.atlas, maps.families, maps, scan.get("roi_mask")
+                )
+            except ScanError as error:
+                rows.append({"features": None, "failure": str(error)})
+            else:
+                rows.append({"features": [features[name] for name in maps.feature_names], "failure": None})
+    table = pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA)
+    write_file(task.file("features"), lambda path: pq.write_table(table, path))
+    return len(rows)
+
+
+def write_texts(task: ChunkTask) -> int:
+    """Write facts and texts of the chunk's scans: a row group for `all` and for each family."""
+    reference = CohortReference.load(Path(task.work).parent / "reference")
+    features = pq.read_table(task.file("features"), use_threads=False)["features"]
+    configs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("all", *reference.families)}
+    for offset, (row, values) in enumerate(zip(task.rows, features, strict=True)):
+        if not values.is_valid or row["split"] is None:
+            continue
+        numbers = values.values.to_numpy(zero_copy_only=False)
+        facts = reference.facts(dict(zip(reference.feature_names, numbers, strict=True)))
+        shared = {
+            "scan_id": row["scan_id"],
+            "subject_id": row["subject_id"],
+            "site": row["site"],
+            "scan_index": task.chunk.first + offset,
+            SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
+            "described_columns": task.options["described_columns"],
+            "split": row["split"],
+        }
+        for config, pairs in configs.items():
+            chosen = facts if config == "all" else [fact for fact in facts if fact["family"] == config]
+            pairs += [shared | pair for pair in _pairs(chosen, config, row["scan_id"], task.options)]
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
+            for pairs in configs.values():
+                writer.write_table(pa.Table.from_pylist(pairs, schema=TEXT_SCHEMA), row_group_size=10**6)
+
+    write_file(task.file("texts"), write)
+    return len(task.rows)
+
+
+def read_features(
+    tasks: Sequence[ChunkTask],
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None, str | None]]:
+    """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
+    for task in tasks:
+        table = pq.read_table(task.file("features"), use_threads=False)
+        for row, values, failure in zip(task.rows, table["features"], table["failure"], strict=True):
+            features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
+            yield row, features, failure.as_py()
+
+
+def _pairs(
+    facts: list[Fact], config: str, scan_id: str, options: Mapping[str, Any]
+) -> Iterator[dict[str, str]]:
+    """Texts of every length and wording, each with the facts that it states."""
+    if not facts:
+        return
+    for length in options["lengths"]:
+        stated = [_rounded(fact) for paragraph in select_facts(facts, length) for fact in paragraph]
+        for wording in range(options["wordings"]):
+            text = verbalise(facts, length, text_seed(options["seed"], scan_id, config, wording))
+            yield {"length": length, "text": text, "facts": json.dumps(stated)}
+
+
+def text_seed(*parts: Any) -> int:
+    """A seed that depends on what is described, not on when."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "big")
+
+
+def _rounded(fact: Mapping[str, Any]) -> dict[str, Any]:
+    """Six digits say all that a scan's numbers mean; texts round to fewer."""
+    return {**fact, "value": float(f"{fact['value']:.6g}"), "z": float(f"{fact['z']:.6g}")}
+
+
+def _checked_bold(scan: Mapping[str, Any]) -> np.ndarray:
+    if scan["bold"] is None:
+        raise ScanError("bold is not numbers of shape (n_timepoints, n_rois). Extract the scan again.")
+    if scan["t_r"] is None:
+        raise ScanError("t_r is missing; expected the repetition time in seconds.")
+    return scan["bold"]
+
+
+def _one_thread() -> Any:
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
