@@ -48,6 +48,13 @@ __all__ = [
 
 REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
 SHARD_BYTES = 300_000_000
+# Signals hardly repeat a value: trying a dictionary of them takes nine times as long, and splitting their bytes into
+# streams makes files a third smaller.
+PARQUET_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": False,
+    "column_encoding": {"bold.list.element.list.element": "BYTE_STREAM_SPLIT"},
+}
 Item = TypeVar("Item")
 ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
 
@@ -215,7 +222,7 @@ def write_parquet(row_groups: Iterable[pa.Table], path: Path, schema: pa.Schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(partial, schema, **PARQUET_OPTIONS) as writer:
             for table in row_groups:
                 writer.write_table(table)
         os.replace(partial, path)
