@@ -1,7 +1,6 @@
 """Configuration of the language model that reads fMRI tokens."""
 
-from __future__ import annotations
-
+# Annotations stay evaluated here: `strict` checks the types of fields only where they are not strings.
 from dataclasses import field
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .configuration_trust import check_config_is_inert
 
 
 @strict
@@ -61,6 +61,7 @@ class FmriLMConfig(PreTrainedConfig):
                     f"`{name}` must be a configuration or its dict, got {getattr(self, name)!r}. "
                     "`AutoConfig.from_pretrained` turns a model's name into its configuration."
                 )
+        check_config_is_inert({**kwargs, "text_config": self.text_config, "fmri_config": self.fmri_config})
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

@@ -1,11 +1,12 @@
 """Configuration of the fMRI tokenizer."""
 
-from __future__ import annotations
-
+# Annotations stay evaluated here: `strict` checks the types of fields only where they are not strings.
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .configuration_trust import check_config_is_inert
 
 INPUT_FEATURES = ("signal", "connectivity")
 
@@ -77,6 +78,7 @@ class FmriTokenizerConfig(PreTrainedConfig):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_hidden_layers
+        check_config_is_inert(kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

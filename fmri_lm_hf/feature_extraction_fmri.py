@@ -13,13 +13,14 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .atlas import Atlas
+from .publishing import PublishedOnHub
 from .roi_signals import ScanError
 from .scan_reading import read_scan
 
 __all__ = ["FmriFeatureExtractor", "resampling_weights"]
 
 
-class FmriFeatureExtractor(FeatureExtractionMixin):
+class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
     """Turns scans into the input of fMRI-LM models.
 
     Each scan is read (`read_scan`), resampled to `t_r`, cut to its first `n_timepoints`, normalised for each ROI, and

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .publishing import PublishedOnHub
 
 # Correlations of a scan spread by about 0.25; this brings profiles to the scale of the z-scored signal.
 CONNECTIVITY_SCALE = 4.0
@@ -373,7 +374,7 @@ class TextAlignment(nn.Module):
         return contrastive, F.binary_cross_entropy_with_logits(guess, is_scan.to(guess.dtype))
 
 
-class FmriPreTrainedModel(PreTrainedModel):
+class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
     """Loading, saving and initialisation shared by the models of this package."""
 
     base_model_prefix = "fmri"

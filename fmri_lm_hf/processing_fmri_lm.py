@@ -9,6 +9,7 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from .feature_extraction_fmri import FmriFeatureExtractor
+from .publishing import PublishedOnHub
 
 # For tokenizers that come without a chat template, such as GPT-2's.
 DEFAULT_CHAT_TEMPLATE = (
@@ -20,7 +21,7 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 
-class FmriLMProcessor(ProcessorMixin):
+class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     """Joins a [`FmriFeatureExtractor`] and a text tokenizer.
 
     Each `<fmri>` in a text stands for one scan and becomes as many placeholder ids as the scan has tokens,
