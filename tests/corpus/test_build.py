@@ -20,6 +20,9 @@ from fmri_lm_hf import cli
 from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
 from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
+from fmri_lm_hf.hub.contents import read_folder
+from fmri_lm_hf.hub.describe import describe
+from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Site, iter_cohort
 
@@ -270,6 +273,15 @@ def test_published_files_name_no_local_path(corpus, scans):
     for file in corpus.rglob("*"):
         if file.is_file():
             assert str(scans.parent).encode() not in file.read_bytes(), file
+
+
+def test_folder_is_ready_to_be_published(corpus):
+    publication = read_folder(corpus)
+    assert (publication.kind, publication.left_out) == ("dataset", [])
+    card = describe(publication, "organisation/corpus")
+    assert 'load_dataset("organisation/corpus", "graph", split="train")' in card
+    assert "path: data/graph/test-*.parquet" in card
+    assert find_private(publication.files, namespace="organisation") == []
 
 
 def test_splits_of_another_corpus_are_kept(corpus, scans, tmp_path):
