@@ -274,11 +274,12 @@ def resampling_weights(
     np.ndarray of shape (n_new, n_used), float32
     """
     n_steps = (n_timepoints - 1) * t_r / new_t_r
+    position: np.ndarray  # where the new points lie, in old points
     if resampling == "linear":  # as published: the last new point lies on the last old one
         position = np.linspace(0, n_timepoints - 1, round(n_steps) + 1)[:max_timepoints]
     else:
         position = np.arange(min(max_timepoints, int(n_steps + 1e-9) + 1)) * (new_t_r / t_r)
-    n_new = len(position)  # `position`: where the new points lie, in old points
+    n_new = len(position)
     before = np.minimum(position.astype(int), n_timepoints - 2)
     after = position - before
     ratio = t_r / new_t_r
