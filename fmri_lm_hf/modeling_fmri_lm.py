@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+    SuppressTokensLogitsProcessor,
+)
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
 from transformers.utils import ModelOutput, can_return_tuple
@@ -404,7 +410,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
     # --- generation -------------------------------------------------------------------------------------------
 
     def generate(self, inputs=None, **kwargs):
-        """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`."""
+        """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`.
+
+        The placeholder is never generated: no scan would stand behind it.
+        """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         if input_ids is not None:
             is_fmri = input_ids == self.config.fmri_token_id
@@ -420,6 +429,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 kwargs.get("roi_mask"),
                 kwargs.get("padding_mask"),
             )
+        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=self.device)
+        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
         return super().generate(inputs, **kwargs)
 
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
