@@ -1,0 +1,100 @@
+"""Small models with random weights, and their inputs. Weights are large, so that every connection shows."""
+
+from __future__ import annotations
+
+import torch
+from hub import tiny
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
+
+BACKBONES = ("llama", "qwen3", "gpt2")
+VOCAB_SIZE = 32
+PATCH_SIZE = 8
+N_TOKENS = tiny.N_ROIS * tiny.N_TIMEPOINTS // PATCH_SIZE
+FMRI = len(tiny.WORDS)  # id of the placeholder in the tokenizer of `tiny`
+
+
+def fmri_tokenizer(seed: int = 0, **changes) -> FmriTokenizer:
+    """A tokenizer of scans (6 ROIs, 16 time points, 2 patches)."""
+    torch.manual_seed(seed)
+    config = {
+        "n_rois": tiny.N_ROIS,
+        "n_timepoints": tiny.N_TIMEPOINTS,
+        "patch_size": PATCH_SIZE,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "codebook_size": 8,
+        "codebook_dim": 4,
+        "initializer_range": 0.2,
+    }
+    return FmriTokenizer(FmriTokenizerConfig(**(config | changes))).eval()
+
+
+def text_model(backbone: str = "llama", seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    common = ids | {"initializer_range": 0.2}
+    if backbone == "gpt2":
+        no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return GPT2LMHeadModel(
+            GPT2Config(**common, n_embd=16, n_layer=2, n_head=2, n_positions=128, **no_dropout)
+        )
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 128,
+    }
+    if backbone == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**common, **shape, head_dim=8, tie_word_embeddings=True))
+    return LlamaForCausalLM(LlamaConfig(**common, **shape))
+
+
+def language_model(
+    backbone: str = "llama", attention: str = "sdpa", seed: int = 0, tokenizer: dict | None = None, **config
+) -> FmriLMForCausalLM:
+    torch.manual_seed(seed)
+    config = {"fmri_token_id": FMRI, "initializer_range": 0.2} | config
+    model = FmriLMForCausalLM.from_components(
+        fmri_tokenizer(seed, **(tokenizer or {})), text_model(backbone, seed), **config
+    )
+    model.set_attn_implementation(attention)
+    model.generation_config.eos_token_id = None  # generated texts have a known length
+    return model.eval()
+
+
+def scans(n: int, seed: int = 0) -> torch.Tensor:
+    """(n, n_rois, n_timepoints)"""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, tiny.N_ROIS, tiny.N_TIMEPOINTS, generator=generator)
+
+
+def prompt(*parts: str | int) -> torch.Tensor:
+    """Ids (1, n_positions) of a prompt: "scan", or a text token's id."""
+    ids = [each for part in parts for each in ([FMRI] * N_TOKENS if part == "scan" else [part])]
+    return torch.tensor([ids])
+
+
+def left_padded(prompts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    longest = max(each.shape[1] for each in prompts)
+    rows = [torch.cat([torch.full((1, longest - each.shape[1]), 3), each], 1) for each in prompts]
+    lengths = torch.tensor([each.shape[1] for each in prompts])
+    mask = (torch.arange(longest) >= longest - lengths[:, None]).long()
+    return {"input_ids": torch.cat(rows), "attention_mask": mask}
+
+
+def processor():
+    """The processor for these models (words of `hub.tiny`, padded on the left)."""
+    return tiny.processor()
