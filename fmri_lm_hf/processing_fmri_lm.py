@@ -171,7 +171,10 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
         )
         texts = [self.render_chat(messages, add_generation_prompt) for messages in batch]
+        kwargs.pop("return_dict", None)  # tokenized inputs always are one
         if not tokenize:
+            if kwargs:
+                raise TypeError(f"Options of tokenizing, but `tokenize` is False: {sorted(kwargs)}.")
             return texts if batch is conversation else texts[0]
         blocks = [block for messages in batch for message in messages for block in _blocks(message)]
         scans = [block.get("fmri") for block in blocks if block["type"] == "fmri"]
@@ -180,7 +183,6 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
                 'A content block of type \'fmri\' holds no scan: write {"type": "fmri", "fmri": scan}, '
                 "or render the text alone with `tokenize=False`."
             )
-        kwargs = {name: value for name, value in kwargs.items() if name != "return_dict"}
         return self(
             text=texts, fmri=scans or None, add_special_tokens=False, return_tensors=return_tensors, **kwargs
         )
