@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class ScanConversations(Dataset):
     converse : callable
         Gives the messages about the scan in a row of the dataset. It is called each time the scan is met, so that
         it can draw other words; it should draw with torch, whose random state a resumed training restores.
-    plain_texts : sequence of mappings, optional
+    plain_texts : datasets.Dataset or sequence of mappings, optional
         With `input_ids`; drawn at random, one for each scan in an epoch.
     """
 
@@ -70,7 +70,7 @@ class ScanConversations(Dataset):
         self,
         scans: ScanInputs,
         converse: Callable[[int], list[dict[str, Any]]],
-        plain_texts: Sequence[Mapping[str, Any]] | Any | None = None,
+        plain_texts: Any = None,
     ):
         self.scans, self.converse, self.plain_texts = scans, converse, plain_texts
 

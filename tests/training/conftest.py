@@ -1,0 +1,50 @@
+"""The tiny inputs, and the three stages trained on them with the tiny recipes: once for all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from scripts import TRAINING, run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def importable():
+    """The scripts import each other from their own folder."""
+    sys.path.insert(0, str(TRAINING))
+    yield
+    sys.path.remove(str(TRAINING))
+
+
+@pytest.fixture(scope="session")
+def made(importable, tmp_path_factory) -> Path:
+    """A folder with `tiny`, the inputs of the tiny recipes."""
+    import datasets
+    from make_tiny_inputs import make
+
+    folder = tmp_path_factory.mktemp("training")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    make(folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def tiny(made, monkeypatch) -> Path:
+    """`tiny`, beside which the scripts run: recipes name their inputs relative to the working folder."""
+    monkeypatch.chdir(made)
+    return made / "tiny"
+
+
+@pytest.fixture(scope="session")
+def trained(made) -> Path:
+    """`tiny` with the three stages in it."""
+    before = Path.cwd()
+    os.chdir(made)
+    try:
+        for stage in ("tokenizer", "alignment", "instruction"):
+            run(f"train_{stage}.py", f"{stage}_tiny.yaml")
+    finally:
+        os.chdir(before)
+    return made / "tiny"
