@@ -1,6 +1,6 @@
 """The `fmri-lm` command. Each sub-command is a thin module of `fmri_lm_hf.commands` over the library.
 
-A sub-command's module is imported only when it is called, so that `fmri-lm --help` answers at once.
+A sub-command's module is imported only when it is called, so that no command waits for another's libraries.
 """
 
 from __future__ import annotations
