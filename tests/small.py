@@ -98,3 +98,14 @@ def left_padded(prompts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
 def processor():
     """The processor for these models (words of `hub.tiny`, padded on the left)."""
     return tiny.processor()
+
+
+def missing_roi(n_scans: int = 1, roi: int = 2) -> torch.Tensor:
+    """A mask of ROIs that lacks one in the last scan: (n_scans, n_rois)."""
+    roi_mask = torch.ones(n_scans, tiny.N_ROIS, dtype=torch.bool)
+    roi_mask[-1, roi] = False
+    return roi_mask
+
+
+def close(left: torch.Tensor, right: torch.Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=2e-5)

@@ -1,0 +1,283 @@
+"""Training: batches, the three losses and their weights, logs, accumulation, evaluation, resuming."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small import FMRI, N_TOKENS, fmri_tokenizer, language_model, processor, scans
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
+
+from fmri_lm_hf.trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer, write_training_info
+
+PAD = 3
+
+
+def conversation(answer: str, with_scan: bool = True) -> list[dict]:
+    content = [{"type": "text", "text": "What is the sex ?"}]
+    content = [{"type": "fmri"}, *content] if with_scan else content
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+
+
+def about_scans(n: int, answers: tuple[str, ...] = ("female", "male"), **more) -> list[dict]:
+    return [
+        {
+            "conversation": conversation(answers[i % len(answers)]),
+            "input_values": scans(n)[i],
+            "roi_mask": torch.ones(6, dtype=torch.bool),
+            "padding_mask": torch.ones(16, dtype=torch.bool),
+            **{name: values[i] for name, values in more.items()},
+        }
+        for i in range(n)
+    ]
+
+
+def arguments(folder, **changes) -> TrainingArguments:
+    defaults = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "seed": 0,
+    }
+    return TrainingArguments(**(defaults | changes))
+
+
+def trainer(folder, examples, model=None, text_only_loss_weight: float = 0.5, **changes) -> FmriLMTrainer:
+    return FmriLMTrainer(
+        model or language_model(),
+        arguments(folder, **changes),
+        data_collator=FmriLMCollator(processor()),
+        train_dataset=examples,
+        eval_dataset=examples,
+        text_only_loss_weight=text_only_loss_weight,
+    )
+
+
+def tokenizer_trainer(folder, **changes) -> FmriTrainer:
+    torch.manual_seed(0)
+    return FmriTrainer(
+        fmri_tokenizer(text_embed_dim=10),
+        arguments(folder, **changes),
+        data_collator=default_data_collator,
+        train_dataset=[{"input_values": scans(8)[i], "text_embeds": torch.randn(10)} for i in range(8)],
+        eval_dataset=[{"input_values": scans(4, seed=1)[i]} for i in range(4)],
+    )
+
+
+def logged(of: FmriTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in of.state.log_history if name in entry]
+
+
+# --- batches --------------------------------------------------------------------------------------------------
+
+
+def test_batches_of_conversations_and_texts():
+    process = processor()
+    examples = [
+        *about_scans(2, ("female", "the sex is male")),
+        # as a dataset with all columns gives them
+        {"text": "the sex is male", "conversation": None, "input_values": None, "roi_mask": None},
+        {"text": None, "conversation": conversation("male", with_scan=False)},
+        {"input_ids": [4, 5, 2]},
+    ]
+    batch = FmriLMCollator(process)(examples)
+    text = process.tokenize("the sex is male</s>")
+    expected = [process.encode_chat(each["conversation"]) for each in examples[:2]]
+    expected += [
+        {"input_ids": text, "labels": text},
+        process.encode_chat(examples[3]["conversation"]),
+        {"input_ids": [4, 5, 2], "labels": [4, 5, 2]},
+    ]
+    for i, each in enumerate(expected):
+        n = len(each["input_ids"])
+        rest = batch["input_ids"].shape[1] - n
+        assert batch["input_ids"][i].tolist() == each["input_ids"] + [PAD] * rest
+        assert batch["labels"][i].tolist() == each["labels"] + [-100] * rest
+        assert batch["attention_mask"][i].tolist() == [1] * n + [0] * rest
+    assert torch.equal(batch["input_values"], scans(2))
+    assert batch["roi_mask"].shape == (2, 6)
+    assert batch["padding_mask"].shape == (2, 16)
+    again = FmriLMCollator(process)(examples[2:])
+    assert sorted(again) == ["attention_mask", "input_ids", "labels"]
+
+
+# --- losses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_levels", [1, 2])
+def test_the_loss_of_scans_is_the_loss_of_the_model(tmp_path, n_levels):
+    model = language_model(tokenizer={"num_quantizers": n_levels}, fmri_loss_weight=0.3)
+    codes = model.fmri_tokenizer.encode(scans(4)).fmri_codes
+    for more in ({}, {"fmri_labels": codes}):
+        run = trainer(tmp_path, about_scans(4, ("female", "the sex is male"), **more), model)
+        batch = run.data_collator(run.train_dataset)
+        ours = run.compute_loss(model, dict(batch))
+        output = model(**batch)
+        torch.testing.assert_close(ours, output.loss)
+        assert (output.fmri_loss is not None) == bool(more)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_texts_without_scans_have_their_own_weight(tmp_path, weight):
+    model = language_model()
+    examples = [*about_scans(2), {"text": "the sex is male"}, {"conversation": conversation("male", False)}]
+    run = trainer(tmp_path, examples, model, text_only_loss_weight=weight)
+    batch = run.data_collator(examples)
+    loss, outputs = run.compute_loss(model, dict(batch), return_outputs=True)
+    assert outputs.loss is loss
+    logits, labels = model(**{**batch, "labels": None}).logits[:, :-1], batch["labels"][:, 1:]
+    parts = [cross_entropy(logits[rows].flatten(0, 1), labels[rows].flatten()) for rows in ([0, 1], [2, 3])]
+    torch.testing.assert_close(loss, parts[0] + weight * parts[1])
+    alone = run.compute_loss(model, run.data_collator(examples[2:]))
+    torch.testing.assert_close(alone, weight * parts[1])
+
+
+def test_a_scan_in_the_batch_does_not_change_the_loss_of_a_text(tmp_path):
+    model = language_model()
+    run = trainer(tmp_path, about_scans(1), model, text_only_loss_weight=1.0)
+    together = run.compute_loss(model, run.data_collator([*about_scans(1), {"text": "the sex"}]))
+    alone = [
+        run.compute_loss(model, run.data_collator(each)) for each in (about_scans(1), [{"text": "the sex"}])
+    ]
+    torch.testing.assert_close(together, sum(alone))
+
+
+# --- training -------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_the_loss_are_logged_and_training_lowers_it(tmp_path):
+    model = language_model()
+    codes = model.fmri_tokenizer.encode(scans(4)).fmri_codes
+    model.freeze_fmri_tokenizer()
+    examples = [*about_scans(4, fmri_labels=codes), *[{"text": "the sex is male"}] * 2]
+    run = trainer(tmp_path, examples, model, per_device_train_batch_size=6, max_steps=12)
+    run.train()
+    names = ("text_loss", "text_only_loss", "fmri_loss")
+    parts = {name: logged(run, name) for name in names}
+    assert all(len(values) == 12 for values in parts.values())
+    losses = logged(run, "loss")
+    for i, loss in enumerate(losses):
+        total = parts["text_loss"][i] + 0.5 * parts["text_only_loss"][i] + 0.1 * parts["fmri_loss"][i]
+        assert loss == pytest.approx(total, abs=1e-3)
+    assert losses[-1] < 0.5 * losses[0]
+    assert parts["fmri_loss"][-1] < parts["fmri_loss"][0]
+
+
+def test_stage_one_logs_its_parts(tmp_path):
+    run = tokenizer_trainer(tmp_path, max_steps=2)
+    run.train()
+    for name in (
+        "reconstruction_loss",
+        "commitment_loss",
+        "contrastive_loss",
+        "domain_loss",
+        "codebook_usage",
+    ):
+        assert len(logged(run, name)) == 2, name
+    assert 0 < logged(run, "codebook_usage")[0] <= 1
+
+
+def test_parts_are_averaged_between_logs(tmp_path):
+    logs = {}
+    for every in (1, 4):
+        run = tokenizer_trainer(tmp_path, logging_steps=every)
+        run.train()
+        logs[every] = logged(run, "reconstruction_loss")
+    assert logs[4] == pytest.approx([sum(logs[1]) / 4], abs=1e-3)
+
+
+def test_evaluation_has_a_loss_with_its_parts_in_both_stages(tmp_path):
+    run = tokenizer_trainer(tmp_path)
+    metrics = run.evaluate()
+    with torch.no_grad():
+        output = run.model(scans(4, seed=1))
+    assert metrics["eval_loss"] == pytest.approx(output.loss.item(), abs=1e-5)
+    assert run.state.log_history[-1]["eval_commitment_loss"] == pytest.approx(
+        output.commitment_loss.item(), abs=1e-4
+    )
+
+    examples = about_scans(4)
+    run = trainer(tmp_path, examples)
+    with torch.no_grad():
+        expected = run.model(**run.data_collator(examples)).loss.item()
+    assert run.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+    assert run.state.log_history[-1]["eval_text_loss"] == pytest.approx(expected, abs=1e-4)
+    run = trainer(tmp_path, examples, eval_strategy="steps", eval_steps=1, max_steps=2)
+    run.train()
+    assert len(logged(run, "eval_loss")) == len(logged(run, "eval_text_loss")) == 2
+    assert len(logged(run, "text_loss")) == 2
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "language model"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, stage):
+    weights = []
+    for batch_size, accumulated in ((4, 1), (2, 2)):
+        options = {
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulated,
+            "max_steps": 1,
+            "optim": "sgd",
+            "max_grad_norm": 1e9,
+        }
+        if stage == "language model":
+            run = trainer(tmp_path, about_scans(4), **options)
+            run.model.freeze_fmri_tokenizer()
+        else:
+            run = tokenizer_trainer(tmp_path, **options)
+            run.train_dataset = [{"input_values": scans(4)[i]} for i in range(4)]
+            # a codebook that moves between the halves of a batch would make them differ from the whole
+            run.model.quantizer.codebooks[0].update = lambda latents: None
+        run.train()
+        weights.append({name: value.clone() for name, value in run.model.named_parameters()})
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "language model"])
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, stage):
+    def make(**options):
+        options = {"per_device_train_batch_size": 2, "max_steps": 6} | options
+        if stage == "tokenizer":
+            return tokenizer_trainer(tmp_path, **options)
+        return trainer(tmp_path, about_scans(8), **options)
+
+    whole = make(save_strategy="steps", save_steps=3)
+    whole.train()
+    resumed = make()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 6
+    expected = whole.model.state_dict()
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_trained_model_is_loaded_as_it_is(tmp_path):
+    run = trainer(tmp_path, about_scans(4), max_steps=2)
+    run.train()
+    run.save_model(str(tmp_path / "model"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    state = run.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_padding_and_placeholders_are_never_learnt(tmp_path):
+    batch = FmriLMCollator(processor())([*about_scans(2, ("female", "the sex is male")), {"text": "male"}])
+    assert not torch.isin(batch["labels"], torch.tensor([PAD, FMRI])).any()
+    assert (batch["input_ids"] == FMRI).sum() == 2 * N_TOKENS
+
+
+def test_training_info(tmp_path):
+    path = write_training_info(tmp_path / "model", stage="instruction", simulated=True, name="größer")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert (content["stage"], content["simulated"], content["name"]) == ("instruction", True, "größer")
+    assert content["versions"]["torch"] == torch.__version__
+    assert [file.name for file in path.parent.iterdir()] == ["training_info.json"]
