@@ -29,8 +29,13 @@ import fmri_lm_hf.corpus.build as build
 start = time.perf_counter()
 summary = build.build_corpus(sys.argv[1], sys.argv[2], build.CorpusConfig(), workers=int(sys.argv[3]))
 seconds = time.perf_counter() - start
-peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps({"n_scans": summary.n_scans, "seconds": seconds, "peak_rss_mb": max(peaks)}))
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(json.dumps({
+    "n_scans": summary.n_scans,
+    "seconds": seconds,
+    "processor_seconds": sum(one.ru_utime + one.ru_stime for one in used),
+    "peak_rss_mb": max(one.ru_maxrss for one in used) / 1024,
+}))
 """
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -108,6 +113,9 @@ def main() -> None:
         "scans": large / small,
         "time": median("seconds", large, 1) / seconds,
         "time_per_scan": median("seconds", large, 1) / seconds / (large / small),
+        "processor_time_per_scan": median("processor_seconds", large, 1)
+        / median("processor_seconds", small, 1)
+        / (large / small),
         "peak_memory": median("peak_rss_mb", large, 1) / memory,
         "speed_of_two_workers": seconds / median("seconds", small, 2),
     }
@@ -128,7 +136,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for name, value in ratios.items():
-        print(f"{name:<22}{value:6.2f}")
+        print(f"{name:<26}{value:6.2f}")
 
 
 if __name__ == "__main__":

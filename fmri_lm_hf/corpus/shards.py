@@ -35,7 +35,7 @@ PAIR_SCHEMA = pa.schema(
 TEXT_SCHEMA = PAIR_SCHEMA.append(pa.field("split", pa.string()))
 WORK_FOLDER = ".build"  # in the folder of the corpus, until it is complete
 SHARD_BYTES = 300_000_000  # of a shard before compression
-ROW_GROUP_BYTES = 8_000_000  # streaming fetches a row group at a time
+ROW_GROUP_BYTES = 2_000_000  # streaming fetches a row group at a time
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class _ShardWriter:
         self._writer.write_table(table.cast(self._writer.schema), row_group_size=len(table))
         self._shard_bytes += self._waiting_bytes
         self._waiting_bytes = 0
+        pa.default_memory_pool().release_unused()  # or the pool keeps what large row groups needed, and grows
 
     def _end_shard(self) -> None:
         if self._writer is not None:

@@ -19,7 +19,8 @@ from ..scans.dataset import REQUIRED_COLUMNS, load_scan_dataset
 __all__ = ["CHUNK_SCANS", "Chunk", "ScanSource"]
 
 CHUNK_SCANS = 50  # scans that a worker takes at a time
-LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a worker holds one row group in memory
+BATCH_SCANS = 10  # scans that are in memory at a time
+LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,17 @@ def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
     """The scans of a chunk: `scan_id`, `t_r`, `bold` (None when it is not numbers in two axes), `roi_mask`."""
     file = pq.ParquetFile(chunk.file)
     columns = [name for name in ("scan_id", "t_r", "bold", "roi_mask") if name in file.schema_arrow.names]
-    table = file.read_row_group(chunk.row_group, columns=columns, use_threads=False)
-    table = table.slice(chunk.start, len(chunk)).combine_chunks()
-    light = table.drop_columns(["bold"]).to_pylist()
-    for row, bold in zip(light, table["bold"], strict=True):
-        yield row | {"bold": _as_array(bold)}
+    position = 0
+    for batch in file.iter_batches(BATCH_SCANS, [chunk.row_group], columns, use_threads=False):
+        start, stop = max(chunk.start - position, 0), min(chunk.stop - position, len(batch))
+        position += len(batch)
+        if start < stop:
+            wanted = batch.slice(start, stop - start)
+            light = wanted.drop_columns(["bold"]).to_pylist()
+            for row, bold in zip(light, wanted["bold"], strict=True):
+                yield row | {"bold": _as_array(bold)}
+        if position >= chunk.stop:
+            break
 
 
 def _as_array(bold: pa.Scalar) -> np.ndarray | None:
