@@ -84,7 +84,7 @@ class FmriTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = {}
-        # evaluation, too, has a loss without labels
+        # evaluation, too, has a loss whichever labels a batch holds
         self.can_return_loss = True
         if self.args.label_names is None:
             self.label_names: list[str] = []
@@ -136,8 +136,6 @@ class FmriLMTrainer(FmriTrainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        if self.args.label_names is None:
-            self.label_names = ["labels"]  # without the `fmri_labels`, which not every batch holds
         self.text_only_loss_weight = text_only_loss_weight
         self.next_codes, self.roi_dropout = next_codes, roi_dropout
         if not 0 <= roi_dropout < 1:
