@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from transformers import AutoConfig, AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
+from fmri_lm_hf.modeling_fmri_tokenizer import connectivity_profiles
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 BOTH = ["signal", "connectivity"]
@@ -122,18 +123,30 @@ def test_a_padded_patch_changes_no_token_before_it():
     torch.testing.assert_close(encoded.embeddings[:, :N_ROIS], alone)
 
 
-def test_connectivity_profiles_are_the_correlations_of_observed_points():
-    from fmri_lm_hf.modeling_fmri_tokenizer import connectivity_profiles
-
-    inputs = scans(2)
-    observed = masks()
+def test_connectivity_profiles_are_correlations_in_units_of_the_scan():
+    inputs, observed = scans(2), masks()
     profiles = connectivity_profiles(inputs, **observed)
     kept = [roi for roi in range(N_ROIS) if roi != 1]
-    expected = np.corrcoef(inputs[1, kept, :11].numpy()) - np.eye(len(kept))
-    np.testing.assert_allclose(profiles[1][kept][:, kept], expected, atol=1e-5)
     assert not profiles[1, 1].any()
     assert not profiles[1, :, 1].any()
-    np.testing.assert_allclose(profiles[0], np.corrcoef(inputs[0].numpy()) - np.eye(N_ROIS), atol=1e-5)
+    for found, series in ((profiles[0], inputs[0]), (profiles[1][kept][:, kept], inputs[1, kept, :11])):
+        expected = np.corrcoef(series.numpy()) - np.eye(len(series))
+        rms = np.sqrt(np.mean(expected[~np.eye(len(series), dtype=bool)] ** 2))
+        np.testing.assert_allclose(found, expected / rms, atol=1e-5)
+
+
+def test_connectivity_profiles_do_not_see_the_level_of_noise_that_all_rois_share():
+    # the same share of independent noise in every ROI shrinks all correlations by one factor
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(4, 20_000, generator=generator)
+    series = torch.stack([signal[0], signal[0] + signal[1], signal[1] + signal[2], signal[2]])
+    series = series / series.std(-1, keepdim=True)
+    noisy = series + torch.randn(4, 20_000, generator=generator)
+    both = torch.stack([series, noisy])
+    clean, other = connectivity_profiles(
+        both, torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 20_000, dtype=torch.bool)
+    )
+    torch.testing.assert_close(clean, other, rtol=0, atol=0.1)
 
 
 # --- the codebook ---------------------------------------------------------------------------------------------
