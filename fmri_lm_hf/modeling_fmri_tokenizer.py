@@ -22,9 +22,6 @@ from transformers.utils import ModelOutput
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .publishing import PublishedOnHub
 
-# Correlations of a scan spread by about 0.25; this brings profiles to the scale of the z-scored signal.
-CONNECTIVITY_SCALE = 4.0
-
 
 @dataclass
 class FmriTokenizerEncoderOutput(ModelOutput):
@@ -57,7 +54,7 @@ class FmriTokenizerDecoderOutput(ModelOutput):
     reconstruction : torch.FloatTensor of shape (batch, n_rois, n_timepoints)
         The normalised signal; None when the tokenizer does not see the signal.
     connectivity : torch.FloatTensor of shape (batch, n_rois, n_rois)
-        Correlation profiles; None when the tokenizer does not see connectivity.
+        Connectivity profiles, as `connectivity_profiles` has them; None when the tokenizer does not see them.
     """
 
     reconstruction: torch.FloatTensor | None = None
@@ -87,7 +84,10 @@ class FmriTokenizerOutput(ModelOutput):
 def connectivity_profiles(
     input_values: torch.Tensor, roi_mask: torch.Tensor, padding_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Pearson correlation of each ROI with every ROI of the scan, over its observed time points.
+    """Correlation of each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
+
+    Noise that a scanner adds shrinks all correlations of a scan alike; dividing by their root mean square takes
+    that out, so that scans of different sites can be compared.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def connectivity_profiles(
     Returns
     -------
     torch.Tensor of shape (batch, n_rois, n_rois)
-        Zero on the diagonal and for missing ROIs.
+        Pearson correlations divided by the root mean square of those between different observed ROIs; zero on
+        the diagonal and for missing ROIs.
     """
     observed = padding_mask[:, None].to(input_values.dtype)  # (batch, 1, n_timepoints)
     centred = (
@@ -106,7 +107,11 @@ def connectivity_profiles(
     ) * observed
     unit = F.normalize(centred, dim=-1) * roi_mask[..., None]
     correlation = unit @ unit.transpose(1, 2)
-    return correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2))
+    correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2))
+    n_observed = roi_mask.sum(-1)
+    n_pairs = (n_observed * (n_observed - 1)).clamp_min(1)
+    rms = (correlation.square().sum((1, 2)) / n_pairs).sqrt().clamp_min(1e-6)
+    return correlation / rms[:, None, None]
 
 
 class FmriAttention(nn.Module):
@@ -183,8 +188,7 @@ class FmriEncoder(nn.Module):
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_tokens, patch_size), time-major
             hidden_states = self.signal_projection(patches)
         if self.connectivity_projection is not None and profiles is not None:
-            scaled = (profiles * CONNECTIVITY_SCALE).to(dtype)
-            projected = self.connectivity_projection(scaled)  # (batch, n_rois, hidden_size)
+            projected = self.connectivity_projection(profiles.to(dtype))  # (batch, n_rois, hidden_size)
             hidden_states = hidden_states + projected.repeat(1, self.n_patches, 1)
         return self.transformer(hidden_states, token_mask)
 
@@ -212,7 +216,7 @@ class FmriDecoder(nn.Module):
         signal, profiles = self.head(by_roi).split(self.sizes, dim=-1)
         return FmriTokenizerDecoderOutput(
             reconstruction=signal if self.sizes[0] else None,
-            connectivity=profiles / CONNECTIVITY_SCALE if self.sizes[1] else None,
+            connectivity=profiles if self.sizes[1] else None,
         )
 
 
@@ -507,7 +511,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         if profiles is not None:
             observed = roi_mask[:, :, None] & roi_mask[:, None, :]
             profile_loss = F.mse_loss(decoded.connectivity[observed].float(), profiles[observed])
-            reconstruction_loss = reconstruction_loss + CONNECTIVITY_SCALE**2 * profile_loss
+            reconstruction_loss = reconstruction_loss + profile_loss
         losses["reconstruction_loss"] = reconstruction_loss
         loss = reconstruction_loss + self.config.commitment_loss_weight * losses["commitment_loss"]
         if text_embeds is not None:

@@ -29,6 +29,10 @@ class Recipe:
     text_epochs, tokenizer_epochs, alignment_epochs, instruction_epochs : int
     batch_size : int
     learning_rate : float
+    n_windows : int
+        Random windows in time of each training scan that the language model meets beside the whole scan.
+    shortest_window : float
+        Least share of the scan in a window.
     token_dropout : float
         Largest share of a scan's ROIs that are hidden from the language model while it trains.
     seed : int
@@ -46,12 +50,14 @@ class Recipe:
     lm_hidden_size: int = 128
     lm_num_layers: int = 2
     vocab_size: int = 800
-    text_epochs: int = 3
-    tokenizer_epochs: int = 5
-    alignment_epochs: int = 5
-    instruction_epochs: int = 6
+    text_epochs: int = 1
+    tokenizer_epochs: int = 4
+    alignment_epochs: int = 2
+    instruction_epochs: int = 9
     batch_size: int = 32
     learning_rate: float = 2e-3
+    n_windows: int = 5
+    shortest_window: float = 0.4
     token_dropout: float = 0.5
     seed: int = 0
     initializer_range: float = 0.08  # about hidden_size ** -0.5: small models start to attend sooner

@@ -27,7 +27,7 @@ from .real_scans import describe_real_scans
 from .recipe import Recipe
 from .report import READERS, write_report
 from .scoring import score_tasks
-from .training import Training, frozen_features
+from .training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -84,25 +84,33 @@ def run_demo(
         _say("Stage 1: the tokenizer learns to turn scans into tokens")
         tokenizer = training.train_tokenizer(language_model)
         model = training.join(tokenizer, language_model)
-        features = frozen_features(model, data.inputs)
+        views = training.training_views(model)
         _say("Stage 2: the language model learns to read the tokens")
-        n_plain = len(data.train) // 4
         training.train_language_model(
             model,
-            features,
+            views,
             "alignment",
             recipe.alignment_epochs,
-            n_pairs=6,
+            n_pairs=4,
             ask_labels=False,
-            n_plain=n_plain,
+            share_described=1.0,
+            n_plain=len(data.train) // 4,
         )
         _say("Stage 3: it learns to answer questions about scans")
         training.train_language_model(
-            model, features, "instruction", recipe.instruction_epochs, n_pairs=2, ask_labels=True, n_plain=0
+            model,
+            views,
+            "instruction",
+            recipe.instruction_epochs,
+            n_pairs=0,
+            ask_labels=True,
+            share_described=0.2,
+            n_plain=0,
         )
+        del views
 
     _say(f"Site {holdout_site}, which was never seen")
-    tasks = score_tasks(model, training.processor, data, features)
+    tasks = score_tasks(model, training.processor, data)
     if cohort is not None:
         oracle = cohort.oracle_scores(data.dataset.select(data.test.tolist()))
         for label, task in tasks.items():

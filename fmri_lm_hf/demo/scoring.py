@@ -42,7 +42,7 @@ def answer_probabilities(
 
 
 def score_tasks(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, data: DemoData, features: torch.Tensor
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, data: DemoData
 ) -> dict[str, dict[str, Any]]:
     """Scores of every label on the held-out scans: the model, logistic regression on connectivity, the majority
     class, and the model asked without a scan (what it would say from the question alone).
@@ -64,9 +64,7 @@ def score_tasks(
         truth = [data.labels[label][row] for row in test]
         known = [data.labels[label][row] for row in train]
         question = ASK_LABEL[0].format(label=label)
-        inputs = {"fmri_features": features[test]} | {
-            name: data.inputs[name][test] for name in ("roi_mask", "padding_mask")
-        }
+        inputs = {name: values[test] for name, values in data.inputs.items()}
         probabilities = answer_probabilities(model, processor, question, classes, inputs)
         prompt, answer_ids = encode_question(processor, question, classes, with_scan=False)
         blind = answer_log_probabilities(model, prompt, answer_ids).double().softmax(-1).numpy()

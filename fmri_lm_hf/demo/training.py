@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -114,12 +115,14 @@ class Conversations(Dataset):
     Parameters
     ----------
     data, descriptions
-    features : torch.Tensor of shape (n_scans, n_tokens, size)
-        Of the frozen tokenizer, computed once.
+    features : torch.Tensor of shape (n_views, n_train, n_tokens, size)
+        Of the frozen tokenizer, computed once; each time a scan is met one of its views is drawn.
     n_pairs : int
         Questions about network pairs in each conversation.
     ask_labels : bool
-        Whether labels are asked for (stage 3) or a description (stage 2).
+        Whether labels are asked for (stage 3).
+    share_described : float
+        Share of the conversations that ask for a description.
     n_plain : int
         Plain texts without a scan that are added (stage 2).
     token_dropout : float
@@ -134,12 +137,14 @@ class Conversations(Dataset):
         features: torch.Tensor,
         n_pairs: int,
         ask_labels: bool,
+        share_described: float,
         n_plain: int,
         token_dropout: float,
         seed: int,
     ):
         self.data, self.descriptions, self.features = data, descriptions, features
         self.n_pairs, self.ask_labels, self.n_plain = n_pairs, ask_labels, n_plain
+        self.share_described = share_described
         self.token_dropout = token_dropout
         self.random = random.Random(seed)
         self.rows = data.train.tolist()
@@ -164,7 +169,7 @@ class Conversations(Dataset):
                 (name, values[row]) for name, values in self.data.labels.items() if values[row] is not None
             ]
             turns += [(choose.choice(ASK_LABEL).format(label=name), str(value)) for name, value in known]
-        else:
+        if choose.random() < self.share_described:
             turns.append((choose.choice(DESCRIBE), choose.choice(self.descriptions.sentences[row])))
         choose.shuffle(turns)
         conversation: list[dict[str, Any]] = []
@@ -174,7 +179,7 @@ class Conversations(Dataset):
         hidden = torch.rand(self.data.atlas.n_rois) < self.token_dropout * choose.random()
         return {
             "conversation": conversation,
-            "fmri_features": self.features[row],
+            "fmri_features": self.features[choose.randrange(len(self.features)), index],
             "roi_mask": self.data.inputs["roi_mask"][row] & ~hidden,
             "padding_mask": self.data.inputs["padding_mask"][row],
         }
@@ -272,6 +277,7 @@ class Training:
         )
         texts = [self.descriptions.sentences[row][0] for row in data.train]
         embeds = embed_texts(language_model, self.text_tokenizer, texts)
+        embeds = embeds - embeds.mean(0)  # what all descriptions share says nothing about a scan
         examples = [
             {name: values[row] for name, values in data.inputs.items()} | {"text_embeds": embeds[i]}
             for i, row in enumerate(data.train.tolist())
@@ -299,6 +305,18 @@ class Training:
         model.freeze_fmri_tokenizer()
         return model
 
+    def training_views(self, model: FmriLMForCausalLM) -> torch.Tensor:
+        """Features of the training scans, whole and through random windows: (n_views, n_train, n_tokens, size)."""
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        scans = {name: values[self.data.train] for name, values in self.data.inputs.items()}
+        views = [scans] + [
+            windows(scans, self.recipe.shortest_window, generator) for _ in range(self.recipe.n_windows)
+        ]
+        titles = ["Tokens of the training scans"] + [
+            f"The same, window {i + 1}" for i in range(len(views) - 1)
+        ]
+        return torch.stack([frozen_features(model, view, title) for view, title in zip(views, titles)])
+
     def train_language_model(
         self, model: FmriLMForCausalLM, features: torch.Tensor, stage: str, epochs: int, **conversations: Any
     ) -> None:
@@ -323,11 +341,33 @@ class Training:
 
 
 @torch.inference_mode()
-def frozen_features(model: FmriLMForCausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Features of all scans from the frozen tokenizer: (n_scans, n_tokens, size)."""
-    n_scans = len(inputs["input_values"])
+def frozen_features(model: FmriLMForCausalLM, inputs: dict[str, torch.Tensor], title: str) -> torch.Tensor:
+    """Features of scans from the frozen tokenizer: (n_scans, n_tokens, size)."""
     parts = [
         model.get_fmri_features(**{name: values[start : start + 32] for name, values in inputs.items()})
-        for start in range(0, n_scans, 32)
+        for start in tqdm(range(0, len(inputs["input_values"]), 32), desc=title, unit="batch")
     ]
     return torch.cat(parts).clone()
+
+
+def windows(
+    inputs: dict[str, torch.Tensor], shortest: float, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """The same scans seen through random windows in time: another sample of each person's connectivity.
+
+    Parameters
+    ----------
+    inputs : dict of torch.Tensor
+        Scans, with `padding_mask`.
+    shortest : float
+        Least share of a scan's time points that its window holds.
+    generator : torch.Generator
+    """
+    padding_mask = inputs["padding_mask"]
+    length = padding_mask.sum(1)
+    share = shortest + (1 - shortest) * torch.rand(len(length), generator=generator)
+    kept = (length * share).long()
+    first = ((length - kept + 1) * torch.rand(len(length), generator=generator)).long()
+    place = torch.arange(padding_mask.shape[1])
+    inside = (place >= first[:, None]) & (place < (first + kept)[:, None])
+    return inputs | {"padding_mask": padding_mask & inside}
