@@ -28,6 +28,9 @@ class FmriTokenizerConfig(PreTrainedConfig):
     input_features : list of {"signal", "connectivity"}, default=["signal"]
         What a token sees of its ROI: the patch of its time series (the published form), its correlation with
         every ROI of the scan, or both. The decoder reconstructs what the encoder sees.
+    roi_networks : list of int, optional
+        Number of each ROI's network, counted from 0. With it a connectivity profile also holds the ROI's mean
+        correlation with every network, which carries less noise than single correlations do.
     hidden_size, num_hidden_layers, num_attention_heads : int
         Shape of the encoder, a pre-norm Transformer.
     intermediate_size : int, optional
@@ -57,6 +60,7 @@ class FmriTokenizerConfig(PreTrainedConfig):
     n_timepoints: int = 160
     patch_size: int = 160
     input_features: list[str] = field(default_factory=lambda: ["signal"])
+    roi_networks: list[int] | None = None
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -105,11 +109,26 @@ class FmriTokenizerConfig(PreTrainedConfig):
             raise ValueError(
                 f"`n_timepoints` must be a multiple of `patch_size`, got {self.n_timepoints} and {self.patch_size}."
             )
+        if self.roi_networks is not None and (
+            len(self.roi_networks) != self.n_rois
+            or sorted(set(self.roi_networks)) != list(range(max(self.roi_networks) + 1))
+        ):
+            raise ValueError(
+                f"`roi_networks` must hold a network number for each of {self.n_rois} ROIs, counted from 0 without "
+                f"gaps, got {len(self.roi_networks)} numbers {sorted(set(self.roi_networks))}."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 "`hidden_size` must be a multiple of `num_attention_heads`, got "
                 f"{self.hidden_size} and {self.num_attention_heads}."
             )
+
+    @property
+    def profile_size(self) -> int:
+        """Length of a connectivity profile; 0 where tokens do not see connectivity."""
+        if "connectivity" not in self.input_features:
+            return 0
+        return self.n_rois + (0 if self.roi_networks is None else max(self.roi_networks) + 1)
 
     @property
     def n_patches(self) -> int:

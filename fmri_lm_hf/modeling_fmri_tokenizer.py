@@ -22,6 +22,9 @@ from transformers.utils import ModelOutput
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .publishing import PublishedOnHub
 
+# Means over a network differ less between scans than single correlations do; this brings them to a like scale.
+NETWORK_SCALE = 3.0
+
 
 @dataclass
 class FmriTokenizerEncoderOutput(ModelOutput):
@@ -53,7 +56,7 @@ class FmriTokenizerDecoderOutput(ModelOutput):
     ----------
     reconstruction : torch.FloatTensor of shape (batch, n_rois, n_timepoints)
         The normalised signal; None when the tokenizer does not see the signal.
-    connectivity : torch.FloatTensor of shape (batch, n_rois, n_rois)
+    connectivity : torch.FloatTensor of shape (batch, n_rois, profile_size)
         Connectivity profiles, as `connectivity_profiles` has them; None when the tokenizer does not see them.
     """
 
@@ -82,7 +85,10 @@ class FmriTokenizerOutput(ModelOutput):
 
 
 def connectivity_profiles(
-    input_values: torch.Tensor, roi_mask: torch.Tensor, padding_mask: torch.Tensor
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+    roi_networks: list[int] | None = None,
 ) -> torch.Tensor:
     """Correlation of each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
 
@@ -94,12 +100,15 @@ def connectivity_profiles(
     input_values : torch.Tensor of shape (batch, n_rois, n_timepoints)
     roi_mask : torch.BoolTensor of shape (batch, n_rois)
     padding_mask : torch.BoolTensor of shape (batch, n_timepoints)
+    roi_networks : list of int, optional
+        Network of each ROI.
 
     Returns
     -------
-    torch.Tensor of shape (batch, n_rois, n_rois)
+    torch.Tensor of shape (batch, n_rois, n_rois [+ n_networks])
         Pearson correlations divided by the root mean square of those between different observed ROIs; zero on
-        the diagonal and for missing ROIs.
+        the diagonal and for missing ROIs. With `roi_networks`, then the means over the other observed ROIs of
+        each network, times `NETWORK_SCALE`.
     """
     observed = padding_mask[:, None].to(input_values.dtype)  # (batch, 1, n_timepoints)
     centred = (
@@ -107,11 +116,17 @@ def connectivity_profiles(
     ) * observed
     unit = F.normalize(centred, dim=-1) * roi_mask[..., None]
     correlation = unit @ unit.transpose(1, 2)
-    correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2))
+    others = 1 - torch.eye(correlation.shape[-1], device=correlation.device, dtype=correlation.dtype)
+    correlation = correlation * others
     n_observed = roi_mask.sum(-1)
     n_pairs = (n_observed * (n_observed - 1)).clamp_min(1)
     rms = (correlation.square().sum((1, 2)) / n_pairs).sqrt().clamp_min(1e-6)
-    return correlation / rms[:, None, None]
+    profiles = correlation / rms[:, None, None]
+    if roi_networks is None:
+        return profiles
+    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device)).to(profiles.dtype)
+    n_members = (others * roi_mask[:, None, :]) @ members  # (batch, n_rois, n_networks)
+    return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
 
 
 class FmriAttention(nn.Module):
@@ -173,7 +188,7 @@ class FmriEncoder(nn.Module):
             nn.Linear(config.patch_size, config.hidden_size) if "signal" in config.input_features else None
         )
         self.connectivity_projection = (
-            nn.Linear(config.n_rois, config.hidden_size) if "connectivity" in config.input_features else None
+            nn.Linear(config.profile_size, config.hidden_size) if config.profile_size else None
         )
         self.transformer = FmriTransformer(config, config.num_hidden_layers)
 
@@ -199,7 +214,7 @@ class FmriDecoder(nn.Module):
         self.n_patches, self.n_rois = config.n_patches, config.n_rois
         self.sizes = [
             config.n_timepoints if "signal" in config.input_features else 0,
-            config.n_rois if "connectivity" in config.input_features else 0,
+            config.profile_size,
         ]
         self.input_projection = nn.Linear(config.codebook_dim, config.hidden_size)
         self.transformer = FmriTransformer(config, config.num_decoder_layers)
@@ -509,7 +524,9 @@ class FmriTokenizer(FmriPreTrainedModel):
             observed = roi_mask[:, :, None] & padding_mask[:, None, :]  # (batch, n_rois, n_timepoints)
             reconstruction_loss = F.mse_loss(decoded.reconstruction[observed].float(), input_values[observed])
         if profiles is not None:
-            observed = roi_mask[:, :, None] & roi_mask[:, None, :]
+            observed = roi_mask[:, :, None] & F.pad(
+                roi_mask, (0, self.config.profile_size - self.config.n_rois), value=True
+            ).unsqueeze(1)
             profile_loss = F.mse_loss(decoded.connectivity[observed].float(), profiles[observed])
             reconstruction_loss = reconstruction_loss + profile_loss
         losses["reconstruction_loss"] = reconstruction_loss
@@ -570,9 +587,9 @@ class FmriTokenizer(FmriPreTrainedModel):
         return torch.tensor(sum(shares) / len(shares), device=codes.device)
 
     def _profiles(self, input_values, roi_mask, padding_mask) -> torch.Tensor | None:
-        if "connectivity" not in self.config.input_features:
+        if not self.config.profile_size:
             return None
-        return connectivity_profiles(input_values, roi_mask, padding_mask)
+        return connectivity_profiles(input_values, roi_mask, padding_mask, self.config.roi_networks)
 
     def _observed(
         self, input_values: torch.Tensor, roi_mask: torch.Tensor | None, padding_mask: torch.Tensor | None

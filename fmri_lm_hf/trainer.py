@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Trainer
 
+from .json_file import write_json
 from .modeling_fmri_lm import SCAN_INPUTS
 from .processing_fmri_lm import FmriLMProcessor
 
@@ -239,20 +239,8 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
     path = Path(folder) / "training_info.json"
-    write_json(path, info)
+    write_json(info, path)
     return path
-
-
-def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON so that the file is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    os.replace(file.name, path)
 
 
 __all__ = ["FmriLMCollator", "FmriLMTrainer", "FmriTrainer", "write_training_info"]

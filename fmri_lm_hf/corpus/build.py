@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ..atlas import Atlas, ScanError
 from ..descriptors import FAMILIES
 from ..descriptors.catalogue import check_families
-from ..scans.dataset import package_versions, write_json
+from ..json_file import write_json
+from ..scans.dataset import package_versions
 from .card import write_card
 from .engine import Engine, open_engine
 from .prose import LENGTHS
@@ -27,7 +28,6 @@ from .subjects import DEMOGRAPHICS, SUBJECT_TEXT_COLUMN, describe_subject
 from .tasks import (
     ChunkTask,
     compute_chunk,
-    fit_maps,
     read_connectivity_sums,
     read_features,
     sum_connectivity,
@@ -330,7 +330,9 @@ def _fit_maps(
         total, n_known = read_connectivity_sums(tasks, atlas.n_rois)
         families = check_families(config.families)
         with threadpool_limits(1):  # the same bits on every machine
-            fit_maps(total, n_known, atlas, families, config.n_components, config.seed).save(folder)
+            CohortReference.from_connectivity_sums(
+                total, n_known, atlas, families, config.n_components, config.seed
+            ).save(folder)
         shutil.rmtree(work / "maps")
     return CohortReference.load(folder)
 

@@ -26,8 +26,6 @@ from safetensors.numpy import load_file, save_file
 
 from ..atlas import Atlas, ScanError
 from ..descriptors import compute_features
-from ..descriptors.gradients import diffusion_gradients
-from ..descriptors.ica import fit_group_ica
 from ..descriptors.prepared import prepare_scan
 from .facts import Fact
 from .prose import select_facts, verbalise
@@ -39,7 +37,6 @@ from .subjects import SUBJECT_TEXT_COLUMN
 __all__ = [
     "ChunkTask",
     "compute_chunk",
-    "fit_maps",
     "read_connectivity_sums",
     "read_features",
     "sum_connectivity",
@@ -116,33 +113,6 @@ def read_connectivity_sums(tasks: Sequence[ChunkTask], n_rois: int) -> tuple[np.
         square[upper] = values
         squares.append(square + np.triu(square, 1).T)
     return squares[0], squares[1]
-
-
-def fit_maps(
-    total: np.ndarray,
-    n_known: np.ndarray,
-    atlas: Atlas,
-    families: Sequence[str],
-    n_components: int,
-    seed: int,
-) -> CohortReference:
-    """The reference of `CohortReference.fit_maps`, from the sums that it takes over the scans itself."""
-    known = np.diag(n_known) > 0
-    if not known.any():
-        raise ScanError(
-            "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
-            "errors say what is wrong with them."
-        )
-    mean = (total / np.maximum(n_known, 1))[np.ix_(known, known)]
-    gradients = ica_maps = None
-    if "gradients" in families:
-        gradients = np.zeros((atlas.n_rois, 3))
-        gradients[known] = diffusion_gradients(mean)
-    if "ica" in families:
-        n_components = max(2, min(n_components, int(known.sum()) // 3))
-        ica_maps = np.zeros((n_components, atlas.n_rois))
-        ica_maps[:, known] = fit_group_ica(mean, n_components, seed)
-    return CohortReference(atlas=atlas, families=tuple(families), gradients=gradients, ica_maps=ica_maps)
 
 
 def compute_chunk(task: ChunkTask) -> int:

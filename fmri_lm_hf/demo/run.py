@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..atlas import Atlas
+from ..json_file import write_json
 from ..roi_signals import ScanError
 from ..scans import load_scan_dataset, write_scan_dataset
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
-from ..trainer import write_json, write_training_info
+from ..trainer import write_training_info
 from .data import ASK_LABEL, DemoData, describe, prepare
 from .real_scans import describe_real_scans
 from .recipe import Recipe
@@ -140,7 +141,7 @@ def run_demo(
         scores=tasks,
         log_history=training.logs,
     )
-    write_json(out / "results.json", results)
+    write_json(results, out / "results.json")
     write_report(out / "report.html", data, training.logs, results, sections)
     print(_table(results))
     for title, text in sections:

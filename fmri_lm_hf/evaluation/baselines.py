@@ -125,7 +125,9 @@ def fit_logistic(
     train, test = _standardise(train, test)
     if len(train) < train.shape[1]:
         train, test = _rotate(train, test)
-    with threadpool_limits(1, user_api="blas"):  # many small products: threads that wait for each other cost 20x
+    with threadpool_limits(
+        1, user_api="blas"
+    ):  # many small products: threads that wait for each other cost 20x
         penalty = _choose_penalty(train, labels, subjects)
         model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000).fit(train, labels)
     scores = model.predict_proba(test)

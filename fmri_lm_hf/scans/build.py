@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from fmri_lm_hf.json_file import write_json
 from fmri_lm_hf.roi_signals import ScanError
 
 from .dataset import (
@@ -40,7 +41,6 @@ from .dataset import (
     rows_table,
     scan_features,
     shard_name,
-    write_json,
     write_parquet,
 )
 from .participants import subject_key

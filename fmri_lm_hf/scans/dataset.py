@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 import shutil
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.json_file import write_json
 from fmri_lm_hf.roi_signals import ScanError
 from fmri_lm_hf.scan_reading import read_scan
 
@@ -41,7 +41,6 @@ __all__ = [
     "scan_features",
     "scan_row",
     "shard_name",
-    "write_json",
     "write_parquet",
     "write_scan_dataset",
 ]
@@ -247,13 +246,6 @@ def in_groups(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int)
 def shard_name(number: int) -> str:
     """Where a shard lies in the folder of its dataset."""
     return f"data/train-{number:05d}.parquet"
-
-
-def write_json(record: Any, path: Path) -> None:
-    """Write JSON at once or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def package_versions() -> dict[str, str]:

@@ -1,0 +1,185 @@
+"""The demo on a small cohort: what it writes, what it refuses, and that the held-out site stays out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from fmri_lm_hf import Atlas, ScanError
+from fmri_lm_hf.cli import main
+from fmri_lm_hf.demo import Recipe, run_demo
+from fmri_lm_hf.demo.data import describe, prepare
+from fmri_lm_hf.demo.real_scans import aal2_atlas
+from fmri_lm_hf.demo.training import windows
+from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import Site, simulate_cohort
+
+SMALL = Recipe(
+    hidden_size=16,
+    codebook_size=16,
+    codebook_dim=8,
+    num_quantizers=2,
+    lm_hidden_size=16,
+    vocab_size=300,
+    tokenizer_epochs=1,
+    alignment_epochs=1,
+    instruction_epochs=1,
+    n_windows=1,
+    batch_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    whole = Atlas.load("dosenbach_2010")
+    kept = [
+        i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(whole.networks) == name)[:4]
+    ]
+    atlas = Atlas(
+        "twelve",
+        tuple(whole.roi_names[i] for i in kept),
+        tuple(whole.networks[i] for i in kept),
+        tuple(whole.coordinates[i] for i in kept),
+    )
+    return simulate_cohort(atlas, sites=(Site("A", 16, n_timepoints=60), Site("B", 8, n_timepoints=80)))
+
+
+def rows(cohort, **changes) -> list[dict]:
+    """The cohort's scans, with columns added or replaced by functions of the row."""
+    dataset = cohort.dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
+    return [row | {name: change(i, row) for name, change in changes.items()} for i, row in enumerate(dataset)]
+
+
+@pytest.fixture(scope="module")
+def scans(cohort, tmp_path_factory):
+    """The cohort with a class column of numbers, in which one label is missing and one scan is too short."""
+    folder = tmp_path_factory.mktemp("cohort") / "scans"
+    changed = rows(
+        cohort,
+        group=lambda i, row: None if i == 3 else i % 2,
+        bold=lambda i, row: row["bold"][:12] if i == 5 else row["bold"],
+        n_timepoints=lambda i, row: 12 if i == 5 else row["n_timepoints"],
+    )
+    return write_scan_dataset(changed, folder, cohort.atlas)
+
+
+@pytest.fixture(scope="module")
+def finished(scans, tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, run_demo(out, scans, labels=["sex", "group"], recipe=SMALL)
+
+
+@pytest.mark.slow
+def test_the_demo_writes_scores_with_their_baselines(finished):
+    out, results = finished
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert set(results["tasks"]) == {"sex", "group"}
+    for task in results["tasks"].values():
+        for reader in ("fmri_lm", "connectivity_logistic", "majority", "text_only"):
+            assert {"accuracy", "balanced_accuracy", "auc"} <= set(task[reader])
+        assert task["majority"]["balanced_accuracy"] == task["text_only"]["balanced_accuracy"] == 0.5
+        assert task["n_test"] == 8
+    assert results["tasks"]["sex"]["n_train"] == 15
+    assert results["tasks"]["group"]["n_train"] == 14
+    assert [failure["scan_id"] for failure in results["failures"]] == ["sub-A0006_ses-1"]
+    assert results["seconds"] > 0
+    assert results["peak_rss_mb"] > 0
+
+
+@pytest.mark.slow
+def test_the_report_stands_alone_and_warns(finished):
+    out, _ = finished
+    report = (out / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 3
+    assert "Nothing here may guide decisions about a person" in report
+    assert "sub-A0006_ses-1" in report
+    assert 'src="http' not in report
+
+
+@pytest.mark.slow
+def test_the_saved_model_answers(finished):
+    out, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(out / "model").eval()
+    processor = AutoProcessor.from_pretrained(out / "model")
+    conversation = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "fmri", "fmri": str(out / "scan.npz")},
+                {"type": "text", "text": "What is the sex?"},
+            ],
+        }
+    ]
+    inputs = processor.apply_chat_template(conversation, tokenize=True, add_generation_prompt=True)
+    assert isinstance(processor.decode_answer(model.generate(**inputs, max_new_tokens=4)[0]), str)
+    info = json.loads((out / "model" / "training_info.json").read_text())
+    assert not info["simulated"]
+    assert info["n_subjects"] == 15
+
+
+def prepared(scans, labels=("sex",), site="B"):
+    dataset, atlas = load_scan_dataset(scans)
+    return prepare(dataset, atlas, list(labels), site, 80, 2.0)
+
+
+def test_nothing_of_the_held_out_site_reaches_the_descriptions(cohort, scans, tmp_path):
+    noise = np.random.default_rng(0)
+    changed = rows(
+        cohort,
+        bold=lambda i, row: noise.normal(size=row["bold"].shape) if row["site"] == "B" else row["bold"],
+    )
+    other = write_scan_dataset(
+        [row for i, row in enumerate(changed) if i != 5], tmp_path / "scans", cohort.atlas
+    )
+    first, second = (describe(prepared(folder), n_wordings=2, seed=0) for folder in (scans, other))
+    assert list(first.sentences.values()) == list(second.sentences.values())
+    assert list(first.answers.values()) == list(second.answers.values())
+
+
+def test_a_subject_of_the_held_out_site_takes_no_part_in_training(cohort, tmp_path):
+    changed = rows(cohort, subject_id=lambda i, row: "both" if i in (0, 16) else row["subject_id"])
+    data = prepared(write_scan_dataset(changed, tmp_path / "scans", cohort.atlas))
+    assert len(data.train) == 15
+    assert 0 not in data.train
+
+
+@pytest.mark.parametrize(
+    ("labels", "site", "message"),
+    [
+        (["handedness"], "B", r"no column 'handedness': found scan_id, .*--labels"),
+        (["sex"], "C", r"Site 'C' cannot be held out: the scans come from 'A', 'B'"),
+        (["age"], "B", r"Column 'age' has \d+ different values .* expected 2 to 10 classes. Bin"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(scans, labels, site, message):
+    with pytest.raises(ScanError, match=message):
+        prepared(scans, labels, site)
+
+
+def test_scans_without_an_atlas_need_one(scans, tmp_path, capsys):
+    bare = tmp_path / "bare.parquet"
+    bare.write_bytes(next(scans.glob("data/*.parquet")).read_bytes())
+    assert main(["demo", "--scans", str(bare), "--out", str(tmp_path / "out")]) == 2
+    assert "give `--atlas` the JSON file of its ROIs" in capsys.readouterr().err
+
+
+def test_windows_hide_time_points_and_nothing_else(scans):
+    inputs = prepared(scans).inputs
+    seen = windows(inputs, 0.4, torch.Generator().manual_seed(0))
+    assert torch.equal(seen["input_values"], inputs["input_values"])
+    assert not (seen["padding_mask"] & ~inputs["padding_mask"]).any()
+    share = seen["padding_mask"].sum(1) / inputs["padding_mask"].sum(1)
+    assert share.min() >= 0.38
+    assert share.max() <= 1
+    assert share.std() > 0.05
+
+
+def test_the_regions_of_the_real_scans_are_those_of_their_atlas():
+    atlas = aal2_atlas()
+    assert atlas.n_rois == len(set(atlas.roi_names)) == 94
+    assert atlas.roi_names[0] == "Precentral_L"
+    assert atlas.roi_names[-1] == "Temporal_Inf_R"
