@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from transformers import AutoConfig, AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
-from fmri_lm_hf.modeling_fmri_tokenizer import connectivity_profiles
+from fmri_lm_hf.modeling_fmri_tokenizer import NETWORK_SCALE, connectivity_profiles
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 BOTH = ["signal", "connectivity"]
@@ -133,6 +133,26 @@ def test_connectivity_profiles_are_correlations_in_units_of_the_scan():
         expected = np.corrcoef(series.numpy()) - np.eye(len(series))
         rms = np.sqrt(np.mean(expected[~np.eye(len(series), dtype=bool)] ** 2))
         np.testing.assert_allclose(found, expected / rms, atol=1e-5)
+
+
+def test_profiles_hold_the_means_over_the_other_rois_of_each_network():
+    inputs, observed = scans(2), masks()
+    networks = [roi % 2 for roi in range(N_ROIS)]
+    plain = connectivity_profiles(inputs, **observed)
+    profiles = connectivity_profiles(inputs, **observed, roi_networks=networks)
+    assert torch.equal(profiles[..., :N_ROIS], plain)
+    for scan, roi, network in ((0, 0, 0), (0, 0, 1), (1, 2, 1), (1, 3, 1)):
+        others = [
+            other
+            for other in range(N_ROIS)
+            if other != roi and networks[other] == network and observed["roi_mask"][scan, other]
+        ]
+        expected = NETWORK_SCALE * plain[scan, roi, others].mean()
+        torch.testing.assert_close(profiles[scan, roi, N_ROIS + network], expected)
+    tokenizer = fmri_tokenizer(input_features=["connectivity"], roi_networks=networks)
+    output = tokenizer(inputs, **observed)
+    assert output.connectivity.shape == (2, N_ROIS, N_ROIS + 2)
+    assert torch.isfinite(output.loss)
 
 
 def test_connectivity_profiles_do_not_see_the_level_of_noise_that_all_rois_share():
@@ -373,6 +393,11 @@ def test_pickled_weights_are_not_read(tmp_path):
         ({"input_features": ["signal", "signal"]}, r"each once, got \['signal', 'signal'\]"),
         ({"n_timepoints": 150}, "must be a multiple of `patch_size`, got 150 and 160"),
         ({"num_attention_heads": 7}, "must be a multiple of `num_attention_heads`, got 768 and 7"),
+        (
+            {"n_rois": 3, "roi_networks": [0, 2, 0]},
+            r"each of 3 ROIs, counted from 0 without gaps, got 3 numbers",
+        ),
+        ({"n_rois": 3, "roi_networks": [0, 1]}, r"each of 3 ROIs, .* got 2 numbers \[0, 1\]"),
         ({"num_quantizers": 0}, "`num_quantizers` must be at least 1, got 0"),
         ({"patch_size": 0}, "`patch_size` must be at least 1, got 0"),
         ({"n_rois": -1}, "`n_rois` must be at least 1, got -1"),

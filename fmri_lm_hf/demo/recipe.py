@@ -51,9 +51,9 @@ class Recipe:
     lm_num_layers: int = 2
     vocab_size: int = 800
     text_epochs: int = 1
-    tokenizer_epochs: int = 4
+    tokenizer_epochs: int = 5
     alignment_epochs: int = 2
-    instruction_epochs: int = 9
+    instruction_epochs: int = 12
     batch_size: int = 32
     learning_rate: float = 2e-3
     n_windows: int = 5

@@ -105,7 +105,7 @@ def run_demo(
             recipe.instruction_epochs,
             n_pairs=0,
             ask_labels=True,
-            share_described=0.2,
+            share_described=0.05,
             n_plain=0,
         )
         del views
