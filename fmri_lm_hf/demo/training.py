@@ -25,6 +25,7 @@ from ..modeling_fmri_lm import FmriLMForCausalLM
 from ..modeling_fmri_tokenizer import FmriTokenizer
 from ..processing_fmri_lm import FmriLMProcessor
 from ..trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer
+from ..training_examples import about_scan, embed_texts
 from .data import ASK_LABEL, ASK_PAIR, DESCRIBE, DemoData, Descriptions
 from .recipe import Recipe
 
@@ -173,33 +174,13 @@ class Conversations(Dataset):
         if choose.random() < self.share_described:
             turns.append((choose.choice(DESCRIBE), choose.choice(self.descriptions.sentences[row])))
         choose.shuffle(turns)
-        conversation: list[dict[str, Any]] = []
-        for question, answer in turns:
-            conversation += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        conversation[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": conversation[0]["content"]}]
         hidden = torch.rand(self.data.atlas.n_rois) < self.token_dropout * choose.random()
         return {
-            "conversation": conversation,
+            "conversation": about_scan(turns),
             "fmri_features": self.features[choose.randrange(len(self.features)), index],
             "roi_mask": self.data.inputs["roi_mask"][row] & ~hidden,
             "padding_mask": self.data.inputs["padding_mask"][row],
         }
-
-
-@torch.inference_mode()
-def embed_texts(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-) -> torch.Tensor:
-    """Mean of a text's last hidden states: (n_texts, hidden_size)."""
-    embedded = []
-    for start in range(0, len(texts), 64):
-        batch = tokenizer(list(texts[start : start + 64]), padding=True, return_tensors="pt")
-        mask = batch["attention_mask"][..., None]
-        hidden = model.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state
-        embedded.append((hidden * mask).sum(1) / mask.sum(1))
-    return torch.cat(embedded).clone()
 
 
 class Training:
