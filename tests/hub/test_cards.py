@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ClientError
+from hub_processes import ClientError
 from huggingface_hub import ModelCard
 
 from fmri_lm_hf.hub.cards import NOT_RECORDED, is_edited, render_card, sign_card, split_card, update_card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import READER, Client, ClientError, client_environment
+from hub_processes import READER, Client, ClientError, client_environment
 
 SETUP = """
 import tiny

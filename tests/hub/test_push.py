@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from conftest import ClientError, wait_until
+from hub_processes import ClientError, wait_until
 
 PUSH = """
 import logging, fmri_lm_hf.hub.errors as errors
@@ -338,17 +338,20 @@ def test_weights_without_a_record_say_so_and_a_record_of_scores_fills_the_card(h
     assert "| n_scans | 12 |" in card
 
 
-def test_an_object_with_the_mixin_pushes_itself(hub, client):
+def test_every_object_pushes_itself(hub, client):
     push = """
 import tiny
-from fmri_lm_hf.publishing import PublishedOnHub
-from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
-class Extractor(PublishedOnHub, FmriFeatureExtractor):
-    pass
-result = Extractor(atlas=tiny.atlas(), n_timepoints=16).push_to_hub("org/extractor", private=True).commit
+tiny.fmri_tokenizer().push_to_hub("org/itself", allow_incomplete=True)
+tiny.processor().push_to_hub("org/processor")
+tiny.language_model().push_to_hub("org/lm", processor=tiny.processor(), allow_incomplete=True)
+result = tiny.feature_extractor().push_to_hub("org/extractor", private=True).commit
 """
     commit = client.run(push)
     state = hub.state("models/org/extractor")
     assert state["private"]
     assert state["branches"]["main"] == commit
     assert {"README.md", "preprocessor_config.json", "feature_extraction_fmri.py"} <= set(state["files"])
+    assert {"README.md", "model.safetensors"} <= set(hub.state("models/org/itself")["files"])
+    assert {"README.md", "processor_config.json"} <= set(hub.state("models/org/processor")["files"])
+    lm = {"README.md", "model.safetensors", "processor_config.json", "modeling_fmri_lm.py"}
+    assert lm <= set(hub.state("models/org/lm")["files"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ClientError
+from hub_processes import ClientError
 from huggingface_hub import DatasetCard
 
 PUSH = """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import client_environment
+from hub_processes import client_environment
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Client, client_environment
+from hub_processes import Client, client_environment
 
 pytestmark = pytest.mark.slow
 
