@@ -146,8 +146,11 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
             f"The configuration of the language model '{name}' could not be loaded from the Hub or its cache: go "
             "online, or give it as `text_config` (`--text-config`), a JSON file or a model folder."
         ) from error
+    commit = getattr(config, "_commit_hash", None)  # none for a local folder
+    if commit:
+        notes.append(f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}.")
     try:
-        return config, AutoTokenizer.from_pretrained(name, padding_side="left")
+        return config, AutoTokenizer.from_pretrained(name, revision=commit or "main", padding_side="left")
     except (OSError, ValueError):
         notes.append(f"'{name}' has no text tokenizer that could be loaded.")
         return config, None
