@@ -148,7 +148,9 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
         ) from error
     commit = getattr(config, "_commit_hash", None)  # none for a local folder
     if commit:
-        notes.append(f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}.")
+        notes.append(
+            f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}."
+        )
     try:
         return config, AutoTokenizer.from_pretrained(name, revision=commit or "main", padding_side="left")
     except (OSError, ValueError):

@@ -106,7 +106,7 @@ def draw_training(logs: dict[str, list[dict[str, float]]]):
 def draw_scores(tasks: dict[str, dict[str, Any]]):
     """Balanced accuracy of every reader of every task."""
     readers = [name for name in READERS if any(name in task for task in tasks.values())]
-    figure = _figure(figsize=(8, 3.2), layout="constrained")
+    figure = _figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(readers)
     for i, reader in enumerate(readers):
@@ -116,7 +116,7 @@ def draw_scores(tasks: dict[str, dict[str, Any]]):
         axes.bar(places, scores, width, yerr=errors, label=READERS[reader], color=COLOURS[reader])
     axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, list(tasks))
     axes.set(ylabel="balanced accuracy", ylim=(0, 1), title="On the site that was never seen")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
