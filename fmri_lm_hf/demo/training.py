@@ -38,7 +38,16 @@ CHAT_TEMPLATE = (
 
 
 class _Progress(ProgressCallback):
-    """A progress bar that carries the loss, and no printed logs."""
+    """A progress bar that says what is being trained and carries the loss, and no printed logs."""
+
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.title)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and logs and "loss" in logs:
@@ -70,7 +79,7 @@ def _arguments(recipe: Recipe, epochs: int, out: str, **changes: Any) -> Trainin
 def _run(trainer: Trainer, title: str) -> list[dict[str, float]]:
     """Train with a bar that says what is being trained; return the logged losses."""
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress)
+    trainer.add_callback(_Progress(title))
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
