@@ -147,6 +147,12 @@ def prepare(
                 f"Column {label!r} has {n_classes} different values among the training scans; expected 2 to "
                 f"{MAX_CLASSES} classes. Bin a continuous measure first."
             )
+        if not len(data.labelled(label, data.test)):
+            raise ScanError(
+                f"No scan of site {holdout_site!r} has a value of {label!r} that training scans have "
+                f"({', '.join(data.classes(label))}), so there is nothing to test. Hold out another site, or leave "
+                "the column out of `--labels`."
+            )
     return data
 
 
@@ -162,22 +168,17 @@ class Descriptions:
 
     Attributes
     ----------
-    reference : CohortReference
     sentences : dict of int to list of str
         Some descriptions of each training scan.
     pairs : list of str
         The network pairs that can be asked about.
     answers : dict of int to list of str
         For each training scan, "lowered", "typical" or "raised" for each of the pairs.
-    z : numpy.ndarray of shape (n_train, n_pairs)
-        The same as numbers.
     """
 
-    reference: CohortReference
     sentences: dict[int, list[str]]
     pairs: list[str]
     answers: dict[int, list[str]]
-    z: np.ndarray
 
 
 def describe(data: DemoData, n_wordings: int, seed: int) -> Descriptions:
@@ -208,11 +209,9 @@ def describe(data: DemoData, n_wordings: int, seed: int) -> Descriptions:
     pairs = sorted(set.intersection(*(set(named) for named in by_pair.values())))
     z = np.array([[by_pair[row][pair]["z"] for pair in pairs] for row in rows])
     return Descriptions(
-        reference=reference,
         sentences=sentences,
         pairs=pairs,
         answers={row: [_tercile(value) for value in z[i]] for i, row in enumerate(rows)},
-        z=z,
     )
 
 

@@ -120,15 +120,21 @@ def draw_scores(tasks: dict[str, dict[str, Any]]):
     return figure
 
 
-def _table(tasks: dict[str, dict[str, Any]]) -> str:
-    rows = ["<tr><th>task</th><th>reader</th><th>accuracy</th><th>balanced accuracy</th><th>AUC</th></tr>"]
+def score_rows(tasks: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rows of the table of scores: task, reader, accuracy, balanced accuracy, AUC ("-" where not defined)."""
+    rows = []
     for label, task in tasks.items():
         for reader, title in READERS.items():
             if reader in task:
                 scores = [task[reader].get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
-                cells = "".join(f"<td>{'-' if score is None else f'{score:.3f}'}</td>" for score in scores)
-                rows.append(f"<tr><td>{html.escape(label)}</td><td>{title}</td>{cells}</tr>")
-    return f"<table>{''.join(rows)}</table>"
+                rows.append([label, title, *("-" if score is None else f"{score:.3f}" for score in scores)])
+    return rows
+
+
+def _table(tasks: dict[str, dict[str, Any]]) -> str:
+    head = "<tr><th>task</th><th>reader</th><th>accuracy</th><th>balanced accuracy</th><th>AUC</th></tr>"
+    rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in score_rows(tasks)]
+    return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def write_report(

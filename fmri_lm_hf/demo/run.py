@@ -26,7 +26,7 @@ from ..trainer import write_training_info
 from .data import ASK_LABEL, DemoData, describe, prepare
 from .real_scans import describe_real_scans
 from .recipe import Recipe
-from .report import READERS, write_report
+from .report import score_rows, write_report
 from .scoring import score_tasks
 from .training import Training
 
@@ -136,7 +136,7 @@ def run_demo(
         model_dir,
         simulated=cohort is not None,
         n_scans=len(data.train),
-        n_subjects=len({data.dataset[int(row)]["subject_id"] for row in data.train}),
+        n_subjects=len(set(np.array(data.dataset["subject_id"])[data.train])),
         recipe=vars(recipe),
         scores=tasks,
         log_history=training.logs,
@@ -206,14 +206,8 @@ def _single_scans(
 
 
 def _table(results: dict[str, Any]) -> str:
-    lines = [f"\n{'task':<12} {'reader':<36} {'accuracy':>9} {'balanced':>9} {'AUC':>6}"]
-    for label, task in results["tasks"].items():
-        for reader, title in READERS.items():
-            if reader in task:
-                scores = [task[reader].get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
-                shown = ["-" if score is None else f"{score:.3f}" for score in scores]
-                lines.append(f"{label:<12} {title:<36} {shown[0]:>9} {shown[1]:>9} {shown[2]:>6}")
-    return "\n".join(lines)
+    rows = [["task", "reader", "accuracy", "balanced", "AUC"], *score_rows(results["tasks"])]
+    return "\n" + "\n".join(f"{a:<12} {b:<36} {c:>9} {d:>9} {e:>6}" for a, b, c, d, e in rows)
 
 
 __all__ = ["run_demo"]

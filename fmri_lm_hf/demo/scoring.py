@@ -59,8 +59,6 @@ def score_tasks(
     for label in data.labels:
         classes = data.classes(label)
         train, test = data.labelled(label, data.train), data.labelled(label, data.test)
-        if not len(test):
-            continue
         truth = [data.labels[label][row] for row in test]
         known = [data.labels[label][row] for row in train]
         question = ASK_LABEL[0].format(label=label)

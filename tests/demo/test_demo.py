@@ -160,6 +160,13 @@ def test_what_cannot_be_asked_is_refused(scans, labels, site, message):
         prepared(scans, labels, site)
 
 
+def test_a_label_that_the_held_out_site_lacks_is_refused(cohort, tmp_path):
+    changed = rows(cohort, sex=lambda i, row: None if row["site"] == "B" else row["sex"])
+    folder = write_scan_dataset(changed, tmp_path / "scans", cohort.atlas)
+    with pytest.raises(ScanError, match=r"No scan of site 'B' has a value of 'sex' .*\(female, male\)"):
+        prepared(folder)
+
+
 def test_scans_without_an_atlas_need_one(scans, tmp_path, capsys):
     bare = tmp_path / "bare.parquet"
     bare.write_bytes(next(scans.glob("data/*.parquet")).read_bytes())
