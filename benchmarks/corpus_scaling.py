@@ -42,7 +42,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 def write_scans(folder: Path, n_scans: int, n_rois: int, n_timepoints: int) -> None:
     """Write a simulated scan dataset of two scans a subject."""
-    from fmri_lm_hf.atlas import Atlas
+    from fmri_lm_hf.models.atlas import Atlas
     from fmri_lm_hf.scans.dataset import write_scan_dataset
     from fmri_lm_hf.simulation import Site, iter_cohort
 

@@ -26,9 +26,9 @@ import scipy
 from scipy.signal import periodogram
 from threadpoolctl import threadpool_limits
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.descriptors import FAMILIES, compute_features
+from fmri_lm_hf.models.atlas import Atlas
 
 GOAL_SECONDS = 0.08
 N_ROIS, N_TIMEPOINTS, T_R = 400, 490, 1.2
@@ -122,8 +122,8 @@ def main() -> None:
     atlas = Atlas("benchmark", tuple(f"roi_{k}" for k in range(N_ROIS)), networks)
     training = [{"bold": make_scan(seed), "t_r": T_R, "subject_id": str(seed)} for seed in range(1, 5)]
     reference = CohortReference.fit(training, atlas)
-    assert reference.ica_maps is not None
-    bold, maps = make_scan(0), reference.ica_maps
+    assert reference.maps.ica_maps is not None
+    bold, maps = make_scan(0), reference.maps.ica_maps
     plain = {
         "connectivity": lambda: plain_connectivity(bold, atlas),
         "gradients": lambda: plain_gradients(bold, atlas),

@@ -1,45 +1,40 @@
 """Language models that read fMRI scans, native to the Hugging Face ecosystem.
 
-Importing the package registers its classes with the Auto classes and the pipelines of transformers.
+After ``import fmri_lm_hf`` the Auto classes and the pipelines of transformers know the classes of this package. The
+import itself is quick: classes are loaded when they are first used, and registered when transformers needs them.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoProcessor,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .__about__ import __version__
-from .atlas import Atlas
-from .configuration_fmri_lm import FmriLMConfig
-from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .feature_extraction_fmri import FmriFeatureExtractor
-from .modeling_fmri_lm import FmriLMForCausalLM
-from .modeling_fmri_tokenizer import FmriTokenizer
-from .pipelines import FmriToTextPipeline, FmriZeroShotClassificationPipeline
-from .processing_fmri_lm import FmriLMProcessor
-from .roi_signals import ScanError
+from .registration import register_when_needed
 
-AutoConfig.register("fmri_tokenizer", FmriTokenizerConfig, exist_ok=True)
-AutoConfig.register("fmri_lm", FmriLMConfig, exist_ok=True)
-AutoModel.register(FmriTokenizerConfig, FmriTokenizer, exist_ok=True)
-AutoModel.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
-AutoModelForCausalLM.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
-AutoFeatureExtractor.register(FmriTokenizerConfig, FmriFeatureExtractor, exist_ok=True)
-AutoFeatureExtractor.register(FmriLMConfig, FmriFeatureExtractor, exist_ok=True)
-AutoProcessor.register(FmriLMConfig, FmriLMProcessor, exist_ok=True)
-PIPELINE_REGISTRY.register_pipeline(
-    "fmri-zero-shot-classification",
-    pipeline_class=FmriZeroShotClassificationPipeline,
-    pt_model=AutoModelForCausalLM,
-    type="multimodal",
-)
-PIPELINE_REGISTRY.register_pipeline(
-    "fmri-to-text", pipeline_class=FmriToTextPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
-)
+if TYPE_CHECKING:
+    from .models.atlas import Atlas
+    from .models.configuration_fmri_lm import FmriLMConfig
+    from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
+    from .models.feature_extraction_fmri import FmriFeatureExtractor
+    from .models.modeling_fmri_lm import FmriLMForCausalLM
+    from .models.modeling_fmri_tokenizer import FmriTokenizer
+    from .models.processing_fmri_lm import FmriLMProcessor
+    from .models.scan_images import ScanError
+    from .pipelines import FmriToTextPipeline, FmriZeroShotClassificationPipeline
+
+_HOME = {
+    "Atlas": ".models.atlas",
+    "FmriFeatureExtractor": ".models.feature_extraction_fmri",
+    "FmriLMConfig": ".models.configuration_fmri_lm",
+    "FmriLMForCausalLM": ".models.modeling_fmri_lm",
+    "FmriLMProcessor": ".models.processing_fmri_lm",
+    "FmriToTextPipeline": ".pipelines",
+    "FmriTokenizer": ".models.modeling_fmri_tokenizer",
+    "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
+    "FmriZeroShotClassificationPipeline": ".pipelines",
+    "ScanError": ".models.scan_images",
+}
 
 __all__ = [
     "Atlas",
@@ -54,3 +49,18 @@ __all__ = [
     "ScanError",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+register_when_needed()

@@ -20,10 +20,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file, logging
 
 from fmri_lm_hf import FmriFeatureExtractor, ScanError
-from fmri_lm_hf.corpus.splits import SplitManifest
 from fmri_lm_hf.hub.download import fetch
 from fmri_lm_hf.scans.dataset import load_scan_dataset
-from fmri_lm_hf.trainer import write_training_info
+from fmri_lm_hf.scans.splits import SplitManifest
+from fmri_lm_hf.training.trainer import write_training_info
 
 logger = logging.get_logger("fmri_lm_hf.training")
 

@@ -19,7 +19,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
+from fmri_lm_hf.corpus.build import build_corpus
+from fmri_lm_hf.corpus.config import CorpusConfig
 from fmri_lm_hf.demo.training import train_text_tokenizer
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort

@@ -10,7 +10,7 @@ import datasets
 import torch
 from common import dataset_folder
 
-from fmri_lm_hf.training_examples import about_scan
+from fmri_lm_hf.training.data import about_scan
 
 Messages = list[dict[str, Any]]
 

@@ -22,8 +22,8 @@ from texts import Descriptions, plain_text_blocks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fmri_lm_hf import FmriFeatureExtractor, FmriLMForCausalLM, FmriLMProcessor, FmriTokenizer
-from fmri_lm_hf.trainer import FmriLMCollator, FmriLMTrainer
-from fmri_lm_hf.training_examples import ScanConversations, ScanInputs
+from fmri_lm_hf.training.data import ScanConversations, ScanInputs
+from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer
 
 
 @dataclass

@@ -22,8 +22,8 @@ from peft import get_peft_model
 from texts import GivenConversations, LabelQuestions
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.trainer import FmriLMCollator, FmriLMTrainer
-from fmri_lm_hf.training_examples import ScanConversations, ScanInputs
+from fmri_lm_hf.training.data import ScanConversations, ScanInputs
+from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer
 
 
 @dataclass

@@ -19,8 +19,8 @@ from texts import Descriptions
 from transformers import AutoModel, AutoTokenizer, default_data_collator
 
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizer, FmriTokenizerConfig
-from fmri_lm_hf.trainer import FmriTrainer
-from fmri_lm_hf.training_examples import ScanInputs, embed_texts
+from fmri_lm_hf.training.data import ScanInputs, embed_texts
+from fmri_lm_hf.training.trainer import FmriTrainer
 
 
 @dataclass

@@ -108,9 +108,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm corpus build`."""
-    from ..atlas import Atlas
-    from ..corpus.build import CorpusConfig, build_corpus
-    from ..corpus.splits import SplitManifest
+    from ..corpus.build import build_corpus
+    from ..corpus.config import CorpusConfig
+    from ..models.atlas import Atlas
+    from ..scans.splits import SplitManifest
 
     config = CorpusConfig(
         families=args.families,

@@ -28,19 +28,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
-from fmri_lm_hf.scans import SOURCES, build_scan_dataset, read_participants
-from fmri_lm_hf.scans.denoising import STRATEGIES
+if TYPE_CHECKING:
+    from ..models.atlas import Atlas
+    from ..scans import Source
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SOURCE_NAMES", "STRATEGY_NAMES", "add_arguments", "run"]
+
+# The library's own names (`scans.SOURCES`, `scans.denoising.STRATEGIES`), which `--help` tells without loading it.
+SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
+STRATEGY_NAMES = ("none", "simple", "simple_gsr", "scrubbing", "scrubbing_gsr", "compcor")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm scans`."""
-    parser.add_argument("source", metavar="SOURCE", choices=list(SOURCES), help="kind of scans, see above")
+    parser.add_argument("source", metavar="SOURCE", choices=SOURCE_NAMES, help="kind of scans, see above")
     parser.add_argument("input", metavar="INPUT", type=Path, help="folder with the scans")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the dataset, new or to be continued"
@@ -76,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     only = parser.add_argument_group("options of one source")
     only.add_argument("--space", help="fmriprep: standard space (MNI152NLin2009cAsym)")
     only.add_argument(
-        "--strategy", choices=list(STRATEGIES), help="fmriprep: how confounds are regressed out (simple)"
+        "--strategy", choices=STRATEGY_NAMES, help="fmriprep: how confounds are regressed out (simple)"
     )
     only.add_argument("--segmentation", help="xcpd: which of its atlases")
     only.add_argument("--pattern", help="files: where {subject}, {session} and {site} stand in the path")
@@ -88,17 +91,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm scans`; 1 if no scan could be used."""
+    from ..scans import SOURCES, build_scan_dataset, read_participants
+
     participants_file = args.participants
     if participants_file is None and (args.input / "participants.tsv").exists():
         participants_file = args.input / "participants.tsv"
-    source = SOURCES[args.source](
+    kind = SOURCES[args.source]
+    source = kind(
         root=args.input,
         atlas=_atlas(args.atlas, args.labels_img),
         site=args.site,
         t_r=_t_r(args.t_r),
         match=args.match,
         max_masked=args.max_masked,
-        **_own_options(args),
+        **_own_options(args, kind),
     )
     summary = build_scan_dataset(
         source,
@@ -120,11 +126,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if summary.n_new + summary.n_before else 1
 
 
-def _own_options(args: argparse.Namespace) -> dict[str, Any]:
+def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]:
     """Options that only some sources have; refuses those that this one has not."""
+    from ..models.scan_images import ScanError
+
     names = ("space", "strategy", "segmentation", "pattern", "mat_key", "pipeline", "rois", "n_subjects")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    unfit = set(given) - {item.name for item in dataclasses.fields(SOURCES[args.source])}
+    unfit = set(given) - {item.name for item in dataclasses.fields(kind)}
     if unfit:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unfit))
         raise ScanError(f"The source {args.source} has no option {options}: leave it out.")
@@ -132,6 +140,8 @@ def _own_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
+    from ..models.atlas import Atlas, ScanError
+
     if name is None:
         if labels_img is not None:
             raise ScanError("--labels-img belongs to an atlas JSON file: give that with --atlas.")
@@ -146,6 +156,8 @@ def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
 
 def _t_r(words: list[str]) -> dict[str, float]:
     """`["2.0"]` is the TR of all sites, `["a=0.72", "b=2.0"]` that of each."""
+    from ..models.scan_images import ScanError
+
     t_r = {}
     for word in words:
         site, _, seconds = word.rpartition("=")

@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.configuration_fmri_lm import FmriLMConfig
-from fmri_lm_hf.configuration_fmri_tokenizer import FmriTokenizerConfig
-from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
-from fmri_lm_hf.hub.cards import render_card
-from fmri_lm_hf.modeling_fmri_lm import FmriLMForCausalLM
-from fmri_lm_hf.modeling_fmri_tokenizer import FmriTokenizer
-from fmri_lm_hf.processing_fmri_lm import FmriLMProcessor
+from fmri_lm_hf.cards.rendering import render_card
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.configuration_fmri_lm import FmriLMConfig
+from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
+from fmri_lm_hf.models.modeling_fmri_lm import FmriLMForCausalLM
+from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
+from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, to_plain

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.configuration_fmri_tokenizer import FmriTokenizerConfig
-from fmri_lm_hf.configuration_trust import check_config_is_inert
-from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.config_safety import check_config_is_inert
+from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
 
 from .published_atlas import published_atlas
 

@@ -16,12 +16,11 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 from transformers.utils import logging
 
-from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.descriptors import FAMILIES, Feature, FeatureDict, compute_features, feature_table
 from fmri_lm_hf.descriptors.catalogue import check_families
-from fmri_lm_hf.descriptors.gradients import diffusion_gradients
-from fmri_lm_hf.descriptors.ica import fit_group_ica
 from fmri_lm_hf.descriptors.prepared import prepare_scan
+from fmri_lm_hf.descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 from .facts import Fact, make_facts
 
@@ -32,7 +31,6 @@ logger = logging.get_logger(__name__)
 ARRAYS_FILE = "reference.safetensors"
 JSON_FILE = "reference.json"
 FORMAT_VERSION = 1
-_MAP_FAMILIES = ("gradients", "ica")  # their features depend on the maps of the reference
 
 
 class RunningMoments:
@@ -66,13 +64,10 @@ class CohortReference:
 
     Parameters
     ----------
-    atlas : Atlas
+    maps : ReferenceMaps
+        The atlas, and the maps that the gradient and ICA families need.
     families : tuple of str
         Descriptor families that it knows.
-    gradients : numpy.ndarray of shape (n_rois, 3), or None
-        Gradients of the mean connectivity; None without the family.
-    ica_maps : numpy.ndarray of shape (n_components, n_rois), or None
-        Maps of the group ICA; None without the family.
     mean, std : numpy.ndarray of shape (n_features,)
         In the order of `feature_names`; NaN where the training scans tell nothing.
     count : numpy.ndarray of shape (n_features,), int
@@ -83,10 +78,8 @@ class CohortReference:
         Hash of the sorted subject ids: says whether two references saw the same subjects, without naming them.
     """
 
-    atlas: Atlas
+    maps: ReferenceMaps
     families: tuple[str, ...] = FAMILIES
-    gradients: np.ndarray | None = None
-    ica_maps: np.ndarray | None = None
     mean: np.ndarray = field(default_factory=lambda: np.empty(0))
     std: np.ndarray = field(default_factory=lambda: np.empty(0))
     count: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -140,8 +133,8 @@ class CohortReference:
     ) -> CohortReference:
         """A reference with gradients and ICA maps, from the mean connectivity of the scans, but no statistics yet."""
         families = check_families(families)
-        if not set(families) & set(_MAP_FAMILIES):
-            return cls(atlas=atlas, families=families)
+        if not set(families) & set(MAP_FAMILIES):
+            return cls(maps=ReferenceMaps(atlas), families=families)
         total = np.zeros((atlas.n_rois, atlas.n_rois))
         n_known = np.zeros((atlas.n_rois, atlas.n_rois), dtype=np.int64)
         scans = tqdm(_readable_twice(scans), desc="reference: maps", unit="scan", disable=not progress)
@@ -178,22 +171,8 @@ class CohortReference:
             How many scans have both ROIs.
         """
         families = check_families(families)
-        known = np.diag(n_known) > 0
-        if not known.any():
-            raise ScanError(
-                "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
-                "errors say what is wrong with them."
-            )
-        mean = (total / np.maximum(n_known, 1))[np.ix_(known, known)]
-        gradients = ica_maps = None
-        if "gradients" in families:
-            gradients = np.zeros((atlas.n_rois, 3))
-            gradients[known] = diffusion_gradients(mean)
-        if "ica" in families:
-            n_components = max(2, min(n_components, int(known.sum()) // 3))
-            ica_maps = np.zeros((n_components, atlas.n_rois))
-            ica_maps[:, known] = fit_group_ica(mean, n_components, seed)
-        return cls(atlas=atlas, families=families, gradients=gradients, ica_maps=ica_maps)
+        maps = ReferenceMaps.from_connectivity_sums(total, n_known, atlas, families, n_components, seed)
+        return cls(maps=maps, families=families)
 
     def fit_statistics(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> CohortReference:
         """A copy with mean and SD of every feature over ``(subject_id, features)`` of the training scans.
@@ -234,6 +213,10 @@ class CohortReference:
 
     # ------------------------------------------------------------------------------------------------- using
 
+    @property
+    def atlas(self) -> Atlas:
+        return self.maps.atlas
+
     @cached_property
     def feature_table(self) -> dict[str, Feature]:
         """The features that the reference knows, by name."""
@@ -243,32 +226,9 @@ class CohortReference:
     def feature_names(self) -> tuple[str, ...]:
         return tuple(self.feature_table)
 
-    @cached_property
-    def maps_fingerprint(self) -> str:
-        """Hash of the maps and of the atlas: features computed with equal fingerprints are comparable."""
-        parts = [repr((self.atlas.roi_names, self.atlas.networks)).encode()]
-        parts += [m.astype("<f4").tobytes() for m in (self.gradients, self.ica_maps) if m is not None]
-        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-
-    def check_atlas(self, atlas: Atlas) -> None:
-        """Refuse an atlas with other ROIs or networks than the reference's, naming what differs."""
-        for what in ("roi_names", "networks"):
-            ours, theirs = tuple(getattr(self.atlas, what)), tuple(getattr(atlas, what))
-            if ours == theirs:
-                continue
-            if len(ours) != len(theirs):
-                found = f"{len(theirs)} ROIs instead of {len(ours)}"
-            else:
-                k = next(k for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-                found = f"{theirs[k]!r} instead of {ours[k]!r} at position {k}"
-            raise ValueError(
-                f"The reference was fitted with atlas {self.atlas.name!r}; atlas {atlas.name!r} differs in its {what}: "
-                f"{found}. Extract the scans with the reference's atlas, or fit a reference for this one."
-            )
-
     def compute(self, bold: Any, t_r: float, roi_mask: Any = None) -> FeatureDict:
-        """`compute_features` of a scan (n_timepoints, n_rois) with this reference, its atlas and its families."""
-        return compute_features(bold, t_r, self.atlas, self.families, reference=self, roi_mask=roi_mask)
+        """`compute_features` of a scan (n_timepoints, n_rois) with the maps, atlas and families of this reference."""
+        return compute_features(bold, t_r, self.atlas, self.families, self.maps, roi_mask)
 
     def z_scores(self, features: Mapping[str, float]) -> dict[str, float]:
         """``(value - mean) / SD`` of each feature that is given; NaN where it, the mean or a positive SD is missing."""
@@ -289,7 +249,7 @@ class CohortReference:
         Parameters
         ----------
         features : mapping from feature name to value
-            From `compute_features` with this reference (all of its families or some). Features that are NaN, or do
+            From `compute` (all of its families or some). Features that are NaN, or do
             not vary in the cohort, give no fact.
 
         Examples
@@ -308,15 +268,15 @@ class CohortReference:
                 f"The reference knows no feature {unknown[0]!r} ({len(unknown)} unknown of {len(features)}). It was "
                 f"fitted for families {', '.join(self.families)} of atlas {self.atlas.name!r}."
             )
-        depends = any(name.startswith(_MAP_FAMILIES) for name in features)
+        depends = any(name.startswith(MAP_FAMILIES) for name in features)
         if (
             depends
             and isinstance(features, FeatureDict)
-            and features.maps_fingerprint != self.maps_fingerprint
+            and features.maps_fingerprint != self.maps.fingerprint
         ):
             raise ValueError(
                 "The gradients and ICA features were computed with other maps than this reference's. Compute them with "
-                "compute_features(..., reference=reference)."
+                "reference.compute(bold, t_r)."
             )
 
     # ------------------------------------------------------------------------------------------------- files
@@ -327,7 +287,9 @@ class CohortReference:
         directory.mkdir(parents=True, exist_ok=True)
         arrays = {"mean": self.mean, "std": self.std, "count": self.count}
         arrays |= {
-            k: v for k, v in (("gradients", self.gradients), ("ica_maps", self.ica_maps)) if v is not None
+            name: values
+            for name, values in (("gradients", self.maps.gradients), ("ica_maps", self.maps.ica_maps))
+            if values is not None
         }
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         description = {
@@ -362,10 +324,10 @@ class CohortReference:
         digest = hashlib.sha256((directory / ARRAYS_FILE).read_bytes()).hexdigest()
         arrays = load_file(directory / ARRAYS_FILE)
         reference = cls(
-            atlas=Atlas.from_dict(description["atlas"]),
+            maps=ReferenceMaps(
+                Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")
+            ),
             families=tuple(description["families"]),
-            gradients=arrays.get("gradients"),
-            ica_maps=arrays.get("ica_maps"),
             mean=arrays["mean"],
             std=arrays["std"],
             count=arrays["count"],

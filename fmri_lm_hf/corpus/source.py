@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..atlas import Atlas, ScanError
+from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, load_scan_dataset
 
 __all__ = ["CHUNK_SCANS", "Chunk", "ScanSource"]

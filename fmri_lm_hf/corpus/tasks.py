@@ -24,9 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from ..atlas import Atlas, ScanError
-from ..descriptors import compute_features
 from ..descriptors.prepared import prepare_scan
+from ..models.atlas import Atlas, ScanError
 from .facts import Fact
 from .prose import select_facts, verbalise
 from .reference import CohortReference
@@ -122,9 +121,7 @@ def compute_chunk(task: ChunkTask) -> int:
     with _one_thread():
         for scan in read_chunk(task.chunk):
             try:
-                features = compute_features(
-                    _checked_bold(scan), scan["t_r"], maps.atlas, maps.families, maps, scan.get("roi_mask")
-                )
+                features = maps.compute(_checked_bold(scan), scan["t_r"], scan.get("roi_mask"))
             except ScanError as error:
                 rows.append({"features": None, "failure": str(error)})
             else:

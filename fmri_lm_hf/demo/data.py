@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..atlas import Atlas
 from ..corpus import CohortReference, verbalise
 from ..descriptors import compute_features
-from ..feature_extraction_fmri import FmriFeatureExtractor
-from ..roi_signals import ScanError
+from ..models.atlas import Atlas
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.scan_images import ScanError
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..atlas import Atlas
 from ..corpus import CohortReference, verbalise
-from ..descriptors import compute_features
-from ..scans.files import read_mat
+from ..models.atlas import Atlas
+from ..scans.sources.files import read_mat
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +82,7 @@ def describe_real_scans() -> list[tuple[str, str]]:
     described = []
     for site in SITES:
         scan = next(scan for scan in scans if scan["subject_id"] == f"{site} 1")
-        features = compute_features(
-            scan["bold"], scan["t_r"], atlas, families=reference.families, reference=reference
-        )
+        features = reference.compute(scan["bold"], scan["t_r"])
         described.append((scan["subject_id"], verbalise(reference.facts(features), "paragraph")))
     return described
 

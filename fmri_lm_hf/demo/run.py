@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..atlas import Atlas
-from ..json_file import write_json
-from ..roi_signals import ScanError
+from ..files import write_json
+from ..models.atlas import Atlas
+from ..models.scan_images import ScanError
 from ..scans import load_scan_dataset, write_scan_dataset
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
-from ..trainer import write_training_info
+from ..training.trainer import write_training_info
 from .data import ASK_LABEL, DemoData, describe, prepare
 from .real_scans import describe_real_scans
 from .recipe import Recipe

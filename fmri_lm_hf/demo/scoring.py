@@ -18,8 +18,8 @@ from ..evaluation import (
     score_classification,
 )
 from ..evaluation.answers import answer_log_probabilities, encode_question
-from ..modeling_fmri_lm import FmriLMForCausalLM
-from ..processing_fmri_lm import FmriLMProcessor
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
 from .data import ASK_LABEL, DemoData
 
 

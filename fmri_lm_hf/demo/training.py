@@ -20,12 +20,12 @@ from transformers import (
     default_data_collator,
 )
 
-from ..configuration_fmri_tokenizer import FmriTokenizerConfig
-from ..modeling_fmri_lm import FmriLMForCausalLM
-from ..modeling_fmri_tokenizer import FmriTokenizer
-from ..processing_fmri_lm import FmriLMProcessor
-from ..trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer
-from ..training_examples import about_scan, embed_texts
+from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.processing_fmri_lm import FmriLMProcessor
+from ..training.data import about_scan, embed_texts
+from ..training.trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer
 from .data import ASK_LABEL, ASK_PAIR, DESCRIBE, DemoData, Descriptions
 from .recipe import Recipe
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.models.atlas import Atlas
 
 from .catalogue import FAMILIES, MEASURES, Feature, Measure, check_families, feature_table
 from .connectivity import connectivity_features
@@ -15,11 +14,18 @@ from .gradients import gradient_features
 from .graph import graph_features
 from .ica import ica_features
 from .prepared import PreparedScan, prepare_scan
+from .reference_maps import ReferenceMaps
 
-if TYPE_CHECKING:
-    from fmri_lm_hf.corpus.reference import CohortReference
-
-__all__ = ["FAMILIES", "MEASURES", "Feature", "FeatureDict", "Measure", "compute_features", "feature_table"]
+__all__ = [
+    "FAMILIES",
+    "MEASURES",
+    "Feature",
+    "FeatureDict",
+    "Measure",
+    "ReferenceMaps",
+    "compute_features",
+    "feature_table",
+]
 
 
 class FeatureDict(dict[str, float]):
@@ -33,7 +39,7 @@ def compute_features(
     t_r: float,
     atlas: Atlas,
     families: Sequence[str] = FAMILIES,
-    reference: CohortReference | None = None,
+    maps: ReferenceMaps | None = None,
     roi_mask: ArrayLike | None = None,
 ) -> FeatureDict:
     """Compute the descriptors of one scan.
@@ -47,10 +53,10 @@ def compute_features(
     atlas : Atlas
         Names the ROIs and their networks; every network takes part, subcortical and cerebellar ones included.
     families : sequence of {"connectivity", "gradients", "graph", "ica"}
-    reference : CohortReference, optional
-        Aligns the gradients to the cohort's and brings the maps of the group ICA. Without it the gradients keep
-        their own axes (signs fixed), and the mean signals of the networks stand in for the components of the ICA:
-        good for looking at one scan, but not comparable with a cohort.
+    maps : ReferenceMaps, optional
+        Of a cohort: its gradients, to which the scan's are aligned, and the maps of its group ICA. Without them the
+        gradients keep their own axes (signs fixed), and the mean signals of the networks stand in for the components
+        of the ICA: good for looking at one scan, but not comparable with a cohort.
     roi_mask : array of shape (n_rois,), bool, optional
         False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
 
@@ -65,7 +71,7 @@ def compute_features(
     ScanError
         If the scan does not fit the atlas, is too short, or has too few usable ROIs.
     ValueError
-        If a family is unknown, or the reference was fitted with another atlas.
+        If a family is unknown, or the maps were fitted with another atlas.
 
     Examples
     --------
@@ -74,11 +80,11 @@ def compute_features(
     0.41
     """
     families = check_families(families)
-    if reference is not None:
-        reference.check_atlas(atlas)
+    if maps is not None:
+        maps.check_atlas(atlas)
     scan = prepare_scan(bold, t_r, atlas, roi_mask)
-    gradients = None if reference is None else reference.gradients
-    ica_maps = None if reference is None else reference.ica_maps
+    gradients = None if maps is None else maps.gradients
+    ica_maps = None if maps is None else maps.ica_maps
     compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
         "connectivity": connectivity_features,
         "gradients": lambda scan: gradient_features(scan, gradients),
@@ -89,5 +95,5 @@ def compute_features(
     for family in families:
         values |= compute[family](scan)
     features = FeatureDict({name: values[name] for name in feature_table(atlas, families)})
-    features.maps_fingerprint = None if reference is None else reference.maps_fingerprint
+    features.maps_fingerprint = None if maps is None else maps.fingerprint
     return features

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fmri_lm_hf.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 __all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_scan"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .connectivity import connectivity_features
+from ..descriptors.fisher_z import connectivity_features
 from .metrics import score_classification
 
 __all__ = ["Prediction", "connectivity_logistic", "fit_logistic", "majority"]

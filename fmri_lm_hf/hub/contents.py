@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmri_lm_hf.configuration_trust import check_config_is_inert
+from fmri_lm_hf.models.config_safety import check_config_is_inert
 
 __all__ = ["Publication", "read_folder"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cards import render_card
+from ..cards.rendering import render_card
 from .contents import Publication
 
 __all__ = ["ALWAYS_SHOWN", "describe"]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .cards import exchange_blocks, join_card, render_card, split_card
+from ..cards.rendering import exchange_blocks, join_card, render_card, split_card
 from .contents import Publication
 
 __all__ = ["describe_dataset"]
@@ -78,7 +78,7 @@ def _card_of_rows(publication: Publication, repo_id: str, controlled: bool) -> s
             controlled=controlled,
             simulated=simulated,
         )
-    from fmri_lm_hf.corpus.card import scan_dataset_card
+    from fmri_lm_hf.cards.dataset_cards import scan_dataset_card
 
     table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     return scan_dataset_card(

@@ -20,7 +20,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 from transformers.utils import logging
 
-from .cards import is_edited, sign_card, split_card, update_card
+from ..cards.rendering import is_edited, sign_card, split_card, update_card
 from .contents import Publication, read_folder
 from .describe import ALWAYS_SHOWN, describe
 from .download import is_same

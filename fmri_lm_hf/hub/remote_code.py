@@ -15,7 +15,7 @@ from .contents import Publication, read_folder
 
 __all__ = ["export_remote_code", "with_remote_code"]
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_MODELS = Path(__file__).resolve().parents[1] / "models"
 
 _LANGUAGE_MODEL = "modeling_fmri_lm.FmriLMForCausalLM"
 _TOKENIZER = "modeling_fmri_tokenizer.FmriTokenizer"
@@ -99,7 +99,7 @@ def _with_relative_imports(modules: set[str]) -> list[Path]:
     """The files of these modules and of all that they import from beside them."""
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    paths = {_PACKAGE / f"{module}.py" for module in modules}
+    paths = {_MODELS / f"{module}.py" for module in modules}
     for path in sorted(paths):
         paths |= {Path(needed) for needed in get_relative_import_files(path)}
     return sorted(paths)

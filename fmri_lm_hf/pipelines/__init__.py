@@ -3,4 +3,9 @@
 from .fmri_to_text import FmriToTextPipeline
 from .zero_shot_classification import FmriZeroShotClassificationPipeline
 
-__all__ = ["FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]
+PIPELINES = {
+    "fmri-zero-shot-classification": FmriZeroShotClassificationPipeline,
+    "fmri-to-text": FmriToTextPipeline,
+}
+
+__all__ = ["PIPELINES", "FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]

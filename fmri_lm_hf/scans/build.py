@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from fmri_lm_hf.json_file import write_json
-from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.files import write_json
+from fmri_lm_hf.models.scan_images import ScanError
 
 from .dataset import (
     ROW_GROUP_BYTES,
@@ -44,7 +44,7 @@ from .dataset import (
     write_parquet,
 )
 from .participants import subject_key
-from .source import ScanFile, Source
+from .sources.source import ScanFile, Source
 
 __all__ = ["BuildSummary", "build_scan_dataset"]
 

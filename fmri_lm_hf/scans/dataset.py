@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.json_file import write_json
-from fmri_lm_hf.roi_signals import ScanError
-from fmri_lm_hf.scan_reading import read_scan
+from fmri_lm_hf.files import write_json
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_reading import read_scan
 
 __all__ = [
     "REQUIRED_COLUMNS",

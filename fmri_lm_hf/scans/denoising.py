@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.roi_signals import require
+from fmri_lm_hf.models.scan_images import require
 
 __all__ = ["STRATEGIES", "denoise", "interpolate_censored"]
 

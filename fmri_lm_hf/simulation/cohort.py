@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..atlas import Atlas
+from ..models.atlas import Atlas
 from .oracle import oracle_scores
 from .population import (
     AGE_RANGE,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..atlas import Atlas
-from ..evaluation.connectivity import fisher_z_connectivity
+from ..descriptors.fisher_z import fisher_z_connectivity
 from ..evaluation.metrics import score_classification
+from ..models.atlas import Atlas
 from .population import PHENOTYPE_LEVELS, Effect
 
 if TYPE_CHECKING:

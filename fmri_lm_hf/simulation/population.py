@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..atlas import Atlas
+from ..models.atlas import Atlas
 
 __all__ = ["BAND", "PHENOTYPE_LEVELS", "Effect", "Population", "Site", "Variability", "default_effects"]
 

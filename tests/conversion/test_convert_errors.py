@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.conversion import CheckpointError, convert_upstream, published_atlas
+from fmri_lm_hf.models.atlas import Atlas
 
 
 @pytest.fixture

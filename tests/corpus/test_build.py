@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf import cli
-from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
-from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
+from fmri_lm_hf.corpus.build import build_corpus
+from fmri_lm_hf.corpus.config import CorpusConfig
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.describe import describe
 from fmri_lm_hf.hub.privacy import find_private
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Site, iter_cohort
 
@@ -129,8 +130,8 @@ def test_reference_is_that_of_the_training_subjects(corpus, scans):
     found = CohortReference.load(corpus / "reference")
     assert found.n_subjects == len(train) == 8
     assert found.subjects_sha256 == expected.subjects_sha256
-    np.testing.assert_allclose(found.ica_maps, expected.ica_maps, atol=1e-6)
-    np.testing.assert_allclose(found.gradients, expected.gradients, atol=1e-6)
+    np.testing.assert_allclose(found.maps.ica_maps, expected.maps.ica_maps, atol=1e-6)
+    np.testing.assert_allclose(found.maps.gradients, expected.maps.gradients, atol=1e-6)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.std, expected.std, rtol=1e-3, atol=1e-6)
 

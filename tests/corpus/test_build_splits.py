@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fmri_lm_hf.corpus.splits import SplitManifest, make_splits
+from fmri_lm_hf.scans.splits import SplitManifest, make_splits
 
 
 def scans(n_subjects: int = 40, per_subject: int = 2) -> list[dict]:

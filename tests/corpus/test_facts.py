@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.corpus.facts import direction_of, fact_measure, make_facts
 from fmri_lm_hf.descriptors import feature_table
+from fmri_lm_hf.models.atlas import Atlas
 
 ATLAS = Atlas("toy", tuple("abcd"), ("Visual", "Motor", "Default-Mode", "Default-Mode"))
 

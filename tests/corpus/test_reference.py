@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.corpus.reference import RunningMoments
 from fmri_lm_hf.descriptors import compute_features
 from fmri_lm_hf.descriptors.prepared import prepare_scan
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 NETWORKS = ("Visual", "Motor", "Default")
 
@@ -112,17 +112,17 @@ def test_an_unknown_format_and_an_empty_folder_are_refused(reference, tmp_path):
 def test_another_atlas_is_refused_with_the_name_that_differs(reference, scans, atlas):
     renamed = Atlas("other", (*atlas.roi_names[:-1], "cerebellum"), atlas.networks)
     with pytest.raises(ValueError, match="'cerebellum' instead of 'roi_23'"):
-        compute_features(scans[0]["bold"], 2.0, renamed, reference=reference)
+        compute_features(scans[0]["bold"], 2.0, renamed, maps=reference.maps)
     with pytest.raises(ValueError, match="3 ROIs instead of 24"):
-        reference.check_atlas(Atlas("small", ("a", "b", "c"), ("x", "x", "y")))
+        reference.maps.check_atlas(Atlas("small", ("a", "b", "c"), ("x", "x", "y")))
     regrouped = Atlas("other", atlas.roi_names, ("Motor", *atlas.networks[1:]))
     with pytest.raises(ValueError, match=r"networks.*'Motor' instead of 'Visual' at position 0"):
-        reference.check_atlas(regrouped)
+        reference.maps.check_atlas(regrouped)
 
 
 def test_features_computed_with_other_maps_are_refused(reference, scans, atlas):
     without = compute_features(scans[0]["bold"], 2.0, atlas)
-    with pytest.raises(ValueError, match=r"reference=reference"):
+    with pytest.raises(ValueError, match=r"reference\.compute"):
         reference.facts(without)
     fewer = compute_features(scans[0]["bold"], 2.0, atlas, families=("connectivity", "graph"))
     assert reference.facts(fewer)  # these families need no maps
@@ -159,7 +159,7 @@ def test_an_roi_that_no_scan_has_leaves_the_rest_usable(scans, atlas):
     masked = [scan | {"roi_mask": mask} for scan in scans]
     reference = CohortReference.fit(masked, atlas, n_components=4)
     assert np.isfinite(reference.mean).all()
-    assert not reference.ica_maps[:, 3].any()
+    assert not reference.maps.ica_maps[:, 3].any()
 
 
 def test_a_datasets_dataset_gives_the_same_reference(scans, atlas, reference):
@@ -183,7 +183,7 @@ def test_fitting_leaves_out_what_test_subjects_would_change(scans, atlas, refere
     outlier["bold"] = np.cumsum(outlier["bold"], axis=0)
     with_leak = CohortReference.fit([*scans, outlier], atlas, n_components=4)
     assert with_leak.subjects_sha256 != reference.subjects_sha256
-    assert with_leak.maps_fingerprint != reference.maps_fingerprint
+    assert with_leak.maps.fingerprint != reference.maps.fingerprint
 
 
 def test_maps_from_sums_taken_in_parts_are_those_of_all_scans(scans, atlas, reference):
@@ -193,8 +193,8 @@ def test_maps_from_sums_taken_in_parts_are_those_of_all_scans(scans, atlas, refe
         total += np.sum(connectivity, axis=0, dtype=np.float64)
         n_known += len(part)
     maps = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
-    np.testing.assert_allclose(maps.gradients, reference.gradients, atol=1e-6)
-    np.testing.assert_allclose(maps.ica_maps, reference.ica_maps, atol=1e-4)
+    np.testing.assert_allclose(maps.maps.gradients, reference.maps.gradients, atol=1e-6)
+    np.testing.assert_allclose(maps.maps.ica_maps, reference.maps.ica_maps, atol=1e-4)
 
 
 def test_masked_rois_do_not_lower_the_mean_connectivity(scans, atlas):
@@ -207,4 +207,4 @@ def test_masked_rois_do_not_lower_the_mean_connectivity(scans, atlas):
     total[5], total[:, 5] = connectivity[5], connectivity[:, 5]
     n_known[5] = n_known[:, 5] = 1
     half = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
-    np.testing.assert_allclose(half.gradients, whole.gradients, atol=1e-9)
+    np.testing.assert_allclose(half.maps.gradients, whole.maps.gradients, atol=1e-9)

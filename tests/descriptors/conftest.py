@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
+from fmri_lm_hf.models.atlas import Atlas
 
 NETWORKS = ("Visual", "Motor", "Default", "Limbic")
 

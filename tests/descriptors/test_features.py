@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas, ScanError
 from fmri_lm_hf.descriptors import FAMILIES, MEASURES, compute_features, feature_table
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 
 def test_every_measure_of_the_catalogue_is_computed_in_its_order(bold, atlas):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.descriptors import compute_features
+from fmri_lm_hf.descriptors import ReferenceMaps, compute_features
 from fmri_lm_hf.descriptors.gradients import align, diffusion_gradients
 
 
@@ -88,17 +88,10 @@ def test_features_are_means_ranges_and_variance_of_the_gradients(bold, atlas):
 def test_a_reference_decides_the_signs(bold, atlas):
     gradients = diffusion_gradients(np.corrcoef(bold.T))
 
-    class Reference:
-        ica_maps, maps_fingerprint = None, "flipped"
-
-        def __init__(self, gradients):
-            self.gradients = gradients
-
-        def check_atlas(self, atlas):
-            pass
-
     plain, flipped = (
-        compute_features(bold, 2.0, atlas, families=("gradients",), reference=Reference(sign * gradients))
+        compute_features(
+            bold, 2.0, atlas, families=("gradients",), maps=ReferenceMaps(atlas, sign * gradients)
+        )
         for sign in (1, -1)
     )
     for network in atlas.network_names:

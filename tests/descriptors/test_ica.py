@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.descriptors import compute_features
 from fmri_lm_hf.descriptors.ica import component_networks, fit_group_ica, ica_features, time_course_measures
 from fmri_lm_hf.descriptors.prepared import prepare_scan
+from fmri_lm_hf.models.atlas import Atlas
 
 
 def sine(frequency: float, t_r: float, n_timepoints: int = 400) -> np.ndarray:

@@ -8,7 +8,14 @@ import pytest
 from hub_processes import ClientError
 from huggingface_hub import ModelCard
 
-from fmri_lm_hf.hub.cards import NOT_RECORDED, is_edited, render_card, sign_card, split_card, update_card
+from fmri_lm_hf.cards.rendering import (
+    NOT_RECORDED,
+    is_edited,
+    render_card,
+    sign_card,
+    split_card,
+    update_card,
+)
 
 METADATA = {"library_name": "transformers", "tags": ["fmri"], "license": None}
 SCORES = [{"task": "sex", "model": "fmri_lm", "is_ours": True, "accuracy": 0.81234, "auc": None}]

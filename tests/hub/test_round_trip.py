@@ -84,7 +84,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 for repo in ("org/lm", "org/lm-object"):
     model, processor = AutoModelForCausalLM.from_pretrained(repo).eval(), AutoProcessor.from_pretrained(repo)
     assert tiny.logits(model, processor) == logits, repo
-assert type(model).__module__ == "fmri_lm_hf.modeling_fmri_lm"   # no remote code where the package is installed
+assert type(model).__module__ == "fmri_lm_hf.models.modeling_fmri_lm"   # no remote code where the package is installed
 assert processor.feature_extractor.atlas == tiny.atlas()
 assert AutoTokenizer.from_pretrained("org/lm")("female")["input_ids"] == [6]
 path = hf_hub_download("org/lm", "model.safetensors")

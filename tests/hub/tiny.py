@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.configuration_fmri_tokenizer import FmriTokenizerConfig
-from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor
-from fmri_lm_hf.modeling_fmri_lm import FmriLMForCausalLM
-from fmri_lm_hf.modeling_fmri_tokenizer import FmriTokenizer
-from fmri_lm_hf.processing_fmri_lm import FmriLMProcessor
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
+from fmri_lm_hf.models.modeling_fmri_lm import FmriLMForCausalLM
+from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
+from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 WORDS = [

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
-from fmri_lm_hf.scans import FilesSource, build_scan_dataset, load_scan_dataset, read_participants
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.scans import build_scan_dataset, load_scan_dataset, read_participants
+from fmri_lm_hf.scans.sources.files import FilesSource
 
 N_SCANS = 9
 

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.scans import load_scan_dataset, write_nifti
+from fmri_lm_hf.commands.scans import SOURCE_NAMES, STRATEGY_NAMES
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.scans import SOURCES, load_scan_dataset, write_nifti
+from fmri_lm_hf.scans.denoising import STRATEGIES
 
 
 @pytest.fixture
@@ -83,3 +85,8 @@ def test_no_usable_scan_is_a_failure(tmp_path, capsys):
         main(["scans", "files", str(tmp_path / "tables"), "--t-r", "2", "--out", str(tmp_path / "out")]) == 1
     )
     assert "0 scans read" in capsys.readouterr().out
+
+
+def test_the_command_offers_what_the_library_has():
+    assert set(SOURCE_NAMES) == set(SOURCES)
+    assert set(STRATEGY_NAMES) == set(STRATEGIES)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
 
 ATLAS = Atlas("five", tuple("abcde"), ("x",) * 5)

@@ -11,8 +11,8 @@ import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
 from scipy.io import savemat
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat, write_nifti
 from fmri_lm_hf.scans.denoising import STRATEGIES, denoise
 

@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
 from fmri_lm_hf.evaluation import connectivity_features, fisher_z_connectivity, fit_logistic
+from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.simulation import (
     Effect,
     Site,

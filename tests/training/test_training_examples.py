@@ -11,8 +11,8 @@ from transformers import AutoModel, AutoTokenizer, TrainingArguments
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.scans.dataset import load_scan_dataset
-from fmri_lm_hf.trainer import FmriLMCollator, FmriLMTrainer
-from fmri_lm_hf.training_examples import ScanConversations, ScanInputs, about_scan, embed_texts
+from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan, embed_texts
+from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer
 
 pytestmark = pytest.mark.slow
 ASK = about_scan([("What is the sex?", "female"), ("Age?", "older")])

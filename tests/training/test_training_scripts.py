@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from scripts import TRAINING, run
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor, pipeline
 
-from fmri_lm_hf.corpus.splits import SplitManifest
 from fmri_lm_hf.evaluation.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.scans.splits import SplitManifest
 
 pytestmark = pytest.mark.slow
 

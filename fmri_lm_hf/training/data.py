@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from .feature_extraction_fmri import FmriFeatureExtractor
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
 
 
 class ScanInputs(Dataset):

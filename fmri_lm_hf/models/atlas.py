@@ -1,6 +1,6 @@
 """Atlases: the ROIs that scans, features and models agree on, by name and in order.
 
-This file, `roi_signals`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
+This file, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
 import they need nothing beyond numpy and transformers.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .roi_signals import ScanError, extract_signals, image_data, is_cifti, load_image, require, volume_data
+from .scan_images import ScanError, extract_signals, image_data, is_cifti, load_image, require, volume_data
 
 __all__ = ["Atlas", "ScanError"]
 

@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .publishing import PublishedOnHub
+from .hub_mixin import PublishedOnHub
 
 # Means over a network differ less between scans than single correlations do; this brings them to a like scale.
 NETWORK_SCALE = 3.0

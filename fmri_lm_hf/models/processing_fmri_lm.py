@@ -9,7 +9,7 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from .feature_extraction_fmri import FmriFeatureExtractor
-from .publishing import PublishedOnHub
+from .hub_mixin import PublishedOnHub
 
 # For tokenizers that come without a chat template, such as GPT-2's.
 DEFAULT_CHAT_TEMPLATE = (

@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError, sphere_voxels
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
 from fmri_lm_hf.scans.synthetic_image import write_nifti
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])

@@ -5,31 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from datasets import DatasetInfo, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from ..hub.cards import render_card
-from .shards import published_features
-from .splits import SPLITS, SplitManifest
+from .rendering import render_card
 
-if TYPE_CHECKING:
-    from .build import CorpusConfig
+__all__ = ["scan_dataset_card", "scan_statistics", "write_corpus_card"]
 
-__all__ = ["scan_dataset_card", "scan_statistics", "write_card"]
-
+_SPLITS = ("train", "validation", "test")  # in the order of the card
 NO_LICENSE = "unknown"  # what the Hub takes where none is given; the card asks for one
 
 
-def write_card(
+def write_corpus_card(
     out: Path,
-    config: CorpusConfig,
+    config: Mapping[str, Any],
     scans: Sequence[Mapping[str, Any]],
-    manifest: SplitManifest,
+    split_of: Mapping[str, str],
+    splits_sha256: str,
+    features: Features,
     rows: Mapping[str, Mapping[str, int]],
     failures: Sequence[Mapping[str, str]],
 ) -> None:
@@ -39,18 +37,22 @@ def write_card(
     ----------
     out : Path
         Folder of the corpus.
-    config : CorpusConfig
-        How it was made.
+    config : mapping
+        How it was made: the fields of `CorpusConfig`.
     scans : sequence of mappings
         The scans that are described.
-    manifest : SplitManifest
-        Which subject is in which split.
+    split_of : mapping of str to str
+        The split of each subject.
+    splits_sha256 : str
+        Hash of the split manifest.
+    features : datasets.Features
+        Columns of the corpus.
     rows : mapping
         Number of rows by config and split.
     failures : sequence of mappings
         The scans that are not in the corpus.
     """
-    filled = {name: [split for split in SPLITS if split in rows[name]] for name in rows if rows[name]}
+    filled = {name: [split for split in _SPLITS if split in rows[name]] for name in rows if rows[name]}
     configs = [
         {
             "config_name": name,
@@ -59,48 +61,47 @@ def write_card(
         }
         for name, splits in filled.items()
     ]
-    split_of = manifest.split_of()
     subjects = Counter(split_of[name] for name in {str(scan["subject_id"]) for scan in scans})
     scan_counts = Counter(split_of[str(scan["subject_id"])] for scan in scans)
     card = render_card(
         "fmri_text_dataset",
         {
             "pretty_name": "fMRI-text pairs",
-            "license": config.license or NO_LICENSE,
+            "license": config["license"] or NO_LICENSE,
             "language": ["en"],
             "task_categories": ["text-generation"],
-            "tags": [*_tags(config.simulated), "fmri-text"],
+            "tags": [*_tags(config["simulated"]), "fmri-text"],
             "configs": configs,
-            "dataset_info": [_dataset_info(out / "data" / name, rows[name]) for name in filled],
+            "dataset_info": [_dataset_info(out / "data" / name, rows[name], features) for name in filled],
         },
         name=out.name,
         rows=rows,
-        splits=[s for s in SPLITS if scan_counts[s]],
+        splits=[s for s in _SPLITS if scan_counts[s]],
         n_split_scans=scan_counts,
         n_split_subjects=subjects,
         statistics=scan_statistics(scans),
         n_failures=len(failures),
-        lengths=list(config.lengths),
-        wordings=config.wordings,
-        group_by=config.group_by,
-        holdout_sites=list(config.holdout_sites),
-        splits_sha256=manifest.sha256,
-        scan_dataset=config.scan_dataset,
-        license=config.license,
-        controlled=config.controlled,
-        simulated=config.simulated,
-        seed=config.seed,
+        lengths=list(config["lengths"]),
+        wordings=config["wordings"],
+        group_by=config["group_by"],
+        holdout_sites=list(config["holdout_sites"]),
+        splits_sha256=splits_sha256,
+        scan_dataset=config["scan_dataset"],
+        license=config["license"],
+        controlled=config["controlled"],
+        simulated=config["simulated"],
+        seed=config["seed"],
     )
     (out / "README.md").write_text(card, encoding="utf-8")
 
 
-def _dataset_info(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+def _dataset_info(folder: Path, rows: Mapping[str, int], features: Features) -> dict[str, Any]:
     """What `datasets` wants to know about the config whose shards lie in a folder.
 
     Without it, `load_dataset` takes two corpora in folders of one name for the same, and gives the cached one.
     """
     splits = SplitDict()
-    for split in SPLITS:
+    for split in _SPLITS:
         if split in rows:
             metadata = [pq.read_metadata(file) for file in sorted(folder.glob(f"{split}-*.parquet"))]
             groups = [file.row_group(i) for file in metadata for i in range(file.num_row_groups)]
@@ -108,7 +109,7 @@ def _dataset_info(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
             splits.add(SplitInfo(split, num_bytes=n_bytes, num_examples=rows[split]))
     info = DatasetInfo(
         config_name=folder.name,
-        features=published_features(),
+        features=features,
         splits=splits,
         download_size=sum(file.stat().st_size for file in folder.glob("*.parquet")),
         dataset_size=sum(split.num_bytes for split in splits.values()),

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError, require
-from fmri_lm_hf.scan_reading import read_scan, sidecar_t_r
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError, require
+from fmri_lm_hf.models.scan_reading import read_scan, sidecar_t_r
 
-from .denoising import interpolate_censored
+from ..denoising import interpolate_censored
 from .source import ScanFile, Source, bids_entities, first_atlas, row_of
 
 __all__ = ["XcpdSource"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
-from fmri_lm_hf.scan_reading import read_scan
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_reading import read_scan
 from fmri_lm_hf.scans.synthetic_image import write_nifti
 
 ATLAS = Atlas("abcd", ("a", "b", "c", "d"), ("x", "x", "y", "y"))

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.roi_signals import ScanError, is_cifti, require
-from fmri_lm_hf.scan_reading import read_scan
+from fmri_lm_hf.models.scan_images import ScanError, is_cifti, require
+from fmri_lm_hf.models.scan_reading import read_scan
 
-from .denoising import STRATEGIES, denoise
+from ..denoising import STRATEGIES, denoise
 from .source import ScanFile, Source, bids_entities, row_of
 
 __all__ = ["FmriprepSource"]

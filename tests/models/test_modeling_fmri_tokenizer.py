@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from transformers import AutoConfig, AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
-from fmri_lm_hf.modeling_fmri_tokenizer import NETWORK_SCALE, connectivity_profiles
+from fmri_lm_hf.models.modeling_fmri_tokenizer import NETWORK_SCALE, connectivity_profiles
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 BOTH = ["signal", "connectivity"]

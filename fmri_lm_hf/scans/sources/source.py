@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError
-from fmri_lm_hf.scan_reading import Scan, stem, table_names
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_reading import Scan, stem, table_names
 
 __all__ = ["ScanFile", "Source", "bids_entities", "first_atlas", "row_of"]
 

@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .config_safety import check_config_is_inert
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .configuration_trust import check_config_is_inert
 
 
 @strict

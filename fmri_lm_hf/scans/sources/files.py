@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError, require
-from fmri_lm_hf.scan_reading import read_scan, stem
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError, require
+from fmri_lm_hf.models.scan_reading import read_scan, stem
 
 from .source import ScanFile, Source, bids_entities, first_atlas, row_of
 

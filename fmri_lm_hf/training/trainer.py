@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from transformers import Trainer
 
-from .json_file import write_json
-from .modeling_fmri_lm import SCAN_INPUTS
-from .processing_fmri_lm import FmriLMProcessor
+from ..files import write_json
+from ..models.modeling_fmri_lm import SCAN_INPUTS
+from ..models.processing_fmri_lm import FmriLMProcessor
 
 IGNORED = -100
 MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps

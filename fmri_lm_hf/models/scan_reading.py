@@ -16,7 +16,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .atlas import Atlas
-from .roi_signals import ScanError, image_data, is_cifti, load_image
+from .scan_images import ScanError, image_data, is_cifti, load_image
 
 __all__ = ["Scan", "constant_rois", "read_scan", "sidecar_t_r", "stem", "table_names"]
 

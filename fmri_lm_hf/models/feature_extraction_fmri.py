@@ -13,8 +13,8 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .atlas import Atlas
-from .publishing import PublishedOnHub
-from .roi_signals import ScanError
+from .hub_mixin import PublishedOnHub
+from .scan_images import ScanError
 from .scan_reading import read_scan
 
 __all__ = ["FmriFeatureExtractor", "resampling_weights"]

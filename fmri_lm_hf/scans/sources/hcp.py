@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmri_lm_hf.roi_signals import ScanError, is_cifti
-from fmri_lm_hf.scan_reading import read_scan, stem
+from fmri_lm_hf.models.scan_images import ScanError, is_cifti
+from fmri_lm_hf.models.scan_reading import read_scan, stem
 
 from .source import ScanFile, Source, row_of
 

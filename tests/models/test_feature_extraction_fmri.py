@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.feature_extraction_fmri import FmriFeatureExtractor, resampling_weights
-from fmri_lm_hf.roi_signals import ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor, resampling_weights
+from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans.synthetic_image import write_nifti
 
 N_ROIS = 6
@@ -187,7 +187,7 @@ def test_travels_with_a_checkpoint_as_its_own_code(tmp_path, monkeypatch):
     monkeypatch.setattr(FmriFeatureExtractor, "_auto_class", "AutoFeatureExtractor")
     extractor().save_pretrained(tmp_path / "checkpoint")
     files = {path.name for path in (tmp_path / "checkpoint").glob("*.py")}
-    own = {"atlas.py", "publishing.py", "roi_signals.py", "scan_reading.py", "feature_extraction_fmri.py"}
+    own = {"atlas.py", "hub_mixin.py", "scan_images.py", "scan_reading.py", "feature_extraction_fmri.py"}
     assert files == own
     # a fresh process in which neither this package nor what reads images can be imported
     program = f"""

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fmri_lm_hf.atlas import Atlas
-from fmri_lm_hf.roi_signals import ScanError, require
-from fmri_lm_hf.scan_reading import read_scan
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_images import ScanError, require
+from fmri_lm_hf.models.scan_reading import read_scan
 
-from .denoising import denoise
-from .participants import plain_value
+from ..denoising import denoise
+from ..participants import plain_value
 from .source import ScanFile, Source, row_of
 
 __all__ = ["AbideSource", "AdhdSource", "DevelopmentSource"]

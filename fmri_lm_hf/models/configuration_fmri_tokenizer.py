@@ -6,7 +6,7 @@ from dataclasses import field
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_trust import check_config_is_inert
+from .config_safety import check_config_is_inert
 
 INPUT_FEATURES = ("signal", "connectivity")
 

@@ -1,0 +1,1 @@
+"""Model and dataset cards: templates, filled with what was measured."""
