@@ -1,6 +1,6 @@
 """Answer a question about scans with a saved model, in a process that knows nothing but its folder.
 
-Run by the demo as ``python -m fmri_lm_hf.demo.fresh MODEL QUESTION LABELS SCAN...``; prints JSON.
+Run by the demo as ``python -m fmri_lm_hf.demo.ask MODEL QUESTION LABELS SCAN...``; prints JSON.
 """
 
 from __future__ import annotations

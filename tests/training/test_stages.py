@@ -1,4 +1,4 @@
-"""The training scripts from end to end on tiny simulated scans, and what they refuse."""
+"""The stages from end to end on tiny simulated scans, and what they refuse."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from scripts import TRAINING, run
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor, pipeline
 
+from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
@@ -42,7 +43,7 @@ def log_probabilities(model, processor, scan) -> torch.Tensor:
 
 def recipe(tmp_path, stage: str, **changes) -> str:
     """A tiny recipe with some arguments changed (None: left out)."""
-    arguments = yaml.safe_load((TRAINING / "recipes" / f"{stage}_tiny.yaml").read_text()) | changes
+    arguments = yaml.safe_load((TRAINING / "recipes" / "tiny" / f"{stage}.yaml").read_text()) | changes
     path = tmp_path / f"{stage}.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in arguments.items() if value is not None}))
     return str(path)
@@ -109,7 +110,7 @@ def test_scans_of_test_subjects_change_nothing(trained, tiny, tmp_path):
         for scan in dataset
     ]
     write_scan_dataset(rows, tmp_path / "scans", atlas)
-    words = ["train_tokenizer.py", "tokenizer_tiny.yaml", "--normalization", "cohort", "--output_dir"]
+    words = ["tokenizer", "tiny/tokenizer", "--normalization", "cohort", "--output_dir"]
     run(*words, str(tmp_path / "a"))
     run(*words, str(tmp_path / "b"), "--scans", str(tmp_path / "scans"))
     assert changed(weights(tmp_path / "a"), weights(tmp_path / "b")) == set()
@@ -121,7 +122,7 @@ def test_scans_of_test_subjects_change_nothing(trained, tiny, tmp_path):
 
 @pytest.mark.parametrize("options", [(), ("--lora_rank", "2")], ids=["full", "lora"])
 def test_a_resumed_training_ends_like_one_that_was_never_interrupted(options, trained, tiny, tmp_path):
-    words = ["train_alignment.py", "alignment_tiny.yaml", *options, "--output_dir"]
+    words = ["alignment", "tiny/alignment", *options, "--output_dir"]
     run(*words, str(tmp_path / "whole"))
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
     run(*words, str(tmp_path / "resumed"), "--resume_from_checkpoint", "true")
@@ -132,9 +133,7 @@ def test_a_resumed_training_ends_like_one_that_was_never_interrupted(options, tr
 
 
 def test_low_rank_alignment_is_merged(trained, tiny, tmp_path):
-    run(
-        "train_alignment.py", "alignment_tiny.yaml", "--lora_rank", "2", "--output_dir", str(tmp_path / "out")
-    )
+    run("alignment", "tiny/alignment", "--lora_rank", "2", "--output_dir", str(tmp_path / "out"))
     merged = weights(tmp_path / "out")
     base = {f"language_model.{name}": tensor for name, tensor in weights(tiny / "language_model").items()}
     differing = {name for name in base if not torch.equal(base[name], merged[name])}
@@ -144,7 +143,7 @@ def test_low_rank_alignment_is_merged(trained, tiny, tmp_path):
 
 def test_low_rank_instruction_is_an_adapter_of_its_model(trained, tiny, tmp_path):
     words = ("--lora_rank", "2", "--learning_rate", "0.01", "--output_dir", str(tmp_path / "adapter"))
-    run("train_instruction.py", "instruction_tiny.yaml", *words)
+    run("instruction", "tiny/instruction", *words)
     names = set(weights(tmp_path / "adapter", "adapter_model.safetensors"))
     assert all("language_model." in name or "projector." in name for name in names)
     scan = load_scan_dataset(tiny / "scans")[0][0]
@@ -166,7 +165,7 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
     path = recipe(tmp_path, "instruction", questions=None, splits=None, eval_strategy="no", num_train_epochs=20,
                   learning_rate="1e-2", save_strategy="no", conversations=str(tmp_path / "talk.jsonl"),
                   output_dir=str(tmp_path / "out"))  # fmt: skip
-    run("train_instruction.py", path)
+    run("instruction", path)
     assert json.loads((tmp_path / "out" / "training_info.json").read_text())["n_scans"] == 8
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     margins = []
@@ -178,7 +177,7 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
     lines.append(json.dumps({"scan_id": "nobody", "messages": talk}))
     (tmp_path / "talk.jsonl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match="about scan 'nobody', which is not in the scan dataset"):
-        run("train_instruction.py", path, "--output_dir", str(tmp_path / "other"))
+        run("instruction", path, "--output_dir", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +187,10 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
         ("tokenizer", {"corpus": None, "text_model": None}, "Evaluation needs held-out subjects: give `splits`"),
         ("tokenizer", {"text_length": "novel"}, "no text of length novel: found sentence"),
         ("tokenizer", {"learnig_rate": 1}, "unknown arguments: learnig_rate"),
+        ("tokenizer", {"tokenizer": {"hidden": 1}}, "`tokenizer` has unknown fields: hidden"),
+        ("alignment", {"roi_dropout": 1.0}, "`roi_dropout` must be at least 0 and less than 1, got 1.0"),
+        ("alignment", {"shortest_window": 0}, "`shortest_window` must be more than 0 and at most 1"),
+        ("instruction", {"share_described": 0.5}, "`share_described` needs the descriptions of a corpus"),
         ("tokenizer", {"output_dir": "tiny"}, "The folder tiny is not empty. Give `resume_from_checkpoint: true`"),
         ("alignment", {"plain_text": None}, "T2T needs plain text: give `plain_text`, or set"),
         ("alignment", {"plain_text": "tiny/empty.txt"}, "empty.txt holds no text to train on"),
@@ -211,7 +214,7 @@ def test_what_cannot_be_trained_on_is_refused(stage, changes, message, trained, 
     (tiny / "other_splits.json").write_text(json.dumps({"subjects": subjects}))
     path = recipe(tmp_path, stage, **({"output_dir": str(tmp_path / "out")} | changes))
     with pytest.raises(ValueError, match=message):
-        run(f"train_{stage}.py", path)
+        run(stage, path)
 
 
 def test_bad_scans_are_left_out_with_their_reason(trained, tiny, tmp_path, caplog):
@@ -223,17 +226,18 @@ def test_bad_scans_are_left_out_with_their_reason(trained, tiny, tmp_path, caplo
     path = recipe(
         tmp_path, "tokenizer", **arguments, scans=str(tmp_path / "scans"), output_dir=str(tmp_path / "out")
     )
-    run("train_tokenizer.py", path)
+    run("tokenizer", path)
     assert json.loads((tmp_path / "out" / "training_info.json").read_text())["n_scans"] == len(rows) - 1
     assert f"Scan {rows[0]['scan_id']} is left out: The scan is too short" in caplog.text
 
 
-@pytest.mark.parametrize("script", ["train_tokenizer.py", "train_alignment.py", "train_instruction.py"])
-def test_help_teaches(script, capsys):
+@pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction", "language_model"])
+def test_help_teaches(stage, capsys):
+    name = stage.replace("_", "-")
     with pytest.raises(SystemExit):
-        run(script, "--help")
+        main(["train", name, "--help"])
     text = capsys.readouterr().out
-    assert f"accelerate launch --num_processes 4 training/{script} training/recipes/" in text
+    assert f"fmri-lm train {name} " in text
     assert "scan dataset: a folder that `fmri-lm scans` made" in text
 
 
@@ -241,13 +245,46 @@ def test_help_teaches(script, capsys):
 def test_full_size_recipes_name_only_arguments_that_exist(stage, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="The scan dataset scans does not exist"):  # all arguments were read
-        run(f"train_{stage}.py", str(TRAINING / "recipes" / f"{stage}.yaml"))
+        run(stage, str(TRAINING / "recipes" / f"{stage}.yaml"))
 
 
-def test_the_command_gives_the_same_weights_again(trained, tiny, tmp_path):
-    command = [str(TRAINING / "train_tokenizer.py"), str(TRAINING / "recipes" / "tokenizer_tiny.yaml")]
+def test_script_and_command_give_the_same_weights_again(trained, tiny, tmp_path):
+    command = [str(TRAINING / "train_tokenizer.py"), str(TRAINING / "recipes" / "tiny" / "tokenizer.yaml")]
     done = subprocess.run(
-        [sys.executable, *command, "--output_dir", str(tmp_path)], capture_output=True, text=True
+        [sys.executable, *command, "--output_dir", str(tmp_path / "script")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert changed(weights(tmp_path), weights(trained / "tokenizer")) == set()
+    assert changed(weights(tmp_path / "script"), weights(trained / "tokenizer")) == set()
+    assert main(["train", "tokenizer", "tiny/tokenizer", "--output_dir", str(tmp_path / "command")]) == 0
+    assert changed(weights(tmp_path / "command"), weights(trained / "tokenizer")) == set()
+
+
+def test_entries_of_a_recipe_are_changed_one_by_one(trained, tiny, tmp_path):
+    words = ("--tokenizer.codebook_size", "8", "--tokenizer.input_features", "[connectivity]")
+    run(
+        "tokenizer",
+        "tiny/tokenizer",
+        *words,
+        "--network_means",
+        "true",
+        "--output_dir",
+        str(tmp_path / "out"),
+    )
+    config = AutoModel.from_pretrained(tmp_path / "out").config
+    assert (config.codebook_size, config.codebook_dim, config.input_features) == (8, 8, ["connectivity"])
+    atlas = load_scan_dataset(tiny / "scans")[1]
+    assert [atlas.network_names[i] for i in config.roi_networks] == list(atlas.networks)
+
+
+def test_an_unknown_recipe_and_a_missing_argument_are_named(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no recipe tiny/nothing: give a YAML file, or one .* tiny/tokenizer"
+    ):
+        run("tokenizer", "tiny/nothing")
+    with pytest.raises(ValueError, match="Give `scans`, in the recipe or as `--scans`"):
+        run("tokenizer", "--output_dir", str(tmp_path / "out"))
+    (tmp_path / "list.yaml").write_text("- scans")
+    with pytest.raises(
+        ValueError, match=r"list\.yaml is no recipe: expected `argument: value` lines, found list"
+    ):
+        run("tokenizer", str(tmp_path / "list.yaml"))
