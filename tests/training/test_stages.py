@@ -198,7 +198,7 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
         ("alignment", {"splits": "tiny/other_splits.json"}, "are not those of the corpus"),
         ("instruction", {"splits": "tiny/other_splits.json"}, "scans is of a validation subject: the splits name 0"),
         ("instruction", {"questions": None}, "Give either `questions` about label columns or `conversations`"),
-        ("instruction", {"questions": {"iq": {}}}, "ask about 'iq', which the scans do not have: found scan_id"),
+        ("instruction", {"questions": {"iq": {"ask": ["IQ?"], "answers": {1: "low"}}}}, "ask about 'iq', which the scans do not have: found scan_id"),
         ("instruction", {"questions": {"sex": {"ask": []}}}, "expected `ask` .* and either `answers`"),
         (
             "instruction",
