@@ -136,9 +136,14 @@ class FmriTokenizerConfig(PreTrainedConfig):
         return self.n_timepoints // self.patch_size
 
     @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Tokens of each block of a scan, in order: its time patches. A block takes one position in a prompt."""
+        return (self.n_rois,) * self.n_patches
+
+    @property
     def n_tokens(self) -> int:
         """Tokens of a scan: all ROIs of time patch 0, then all ROIs of patch 1, and so on."""
-        return self.n_rois * self.n_patches
+        return sum(self.block_sizes)
 
 
 __all__ = ["FmriTokenizerConfig"]

@@ -20,14 +20,15 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_masks_for_generate
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_fmri_lm import FmriLMConfig
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
+from .scan_layout import ScanLayout
 
-# Inputs with one row per scan (a prompt may hold several scans, or none).
-SCAN_INPUTS = ("input_values", "fmri_features", "roi_mask", "padding_mask")
+# Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
+SCANS = ("input_values", "fmri_features")
+SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask")
 
 
 @dataclass
@@ -202,7 +203,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         attention_mask : torch.LongTensor of shape (batch, n_past + n_positions), optional
             Zero for padding.
         position_ids : torch.LongTensor of shape (batch, n_positions), optional
-            Result of `get_position_ids` when not given.
+            Those of `get_position_ids`, going on from the cache if there is one, when not given.
         labels : torch.LongTensor of shape (batch, n_positions), optional
             Text labels, -100 where there is none; shifted inside.
         fmri_labels : torch.LongTensor of shape (n_scans, n_tokens[, num_quantizers]), optional
@@ -214,51 +215,43 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the text either as `input_ids` or as `inputs_embeds`.")
-        if attention_mask is not None and attention_mask.ndim != 2:
-            raise ValueError(
-                "`attention_mask` must have shape (batch, n_past + n_positions), found "
-                f"{tuple(attention_mask.shape)}; which scan tokens see each other is worked out inside."
-            )
-        is_fmri = None
+        is_scan = None
         if input_ids is not None:
-            is_fmri = input_ids.eq(self.config.fmri_token_id)
-            inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_fmri, 0))
+            is_scan = input_ids == self.config.fmri_token_id
+            inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_scan, 0))
         assert inputs_embeds is not None
-        n_past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
 
-        if input_values is not None or fmri_features is not None:
-            if is_fmri is None:
+        if input_values is None and fmri_features is None:
+            if is_scan is not None:
+                self._check_placeholders(is_scan, 0)
+            layout = self._layout(inputs_embeds, None, attention_mask, position_ids, past_key_values)
+        else:
+            if is_scan is None:
                 raise ValueError(
                     "Scans need `input_ids` with placeholders; they cannot be joined to `inputs_embeds`."
                 )
             if fmri_features is None:
                 fmri_features = self.get_fmri_features(input_values, roi_mask, padding_mask)
-            self._check_placeholders(is_fmri, len(fmri_features))
+            self._check_placeholders(is_scan, len(fmri_features))
+            present = self._present(len(fmri_features), roi_mask, padding_mask)
+            layout = self._layout(
+                inputs_embeds, is_scan, attention_mask, position_ids, past_key_values, present
+            )
             embeddings = self.get_fmri_embeddings(fmri_features).to(inputs_embeds.dtype)
-            inputs_embeds = inputs_embeds.masked_scatter(is_fmri[..., None], embeddings)
-            attention_mask = self._hide_missing(is_fmri, attention_mask, roi_mask, padding_mask, n_past)
-        elif is_fmri is not None and is_fmri.any():
-            self._check_placeholders(is_fmri, 0)
-
-        if position_ids is None and input_ids is not None:
-            if n_past:
-                raise ValueError(
-                    "With a filled cache the positions of new tokens depend on the scans before them: pass "
-                    "`position_ids`, the last columns of `model.get_position_ids(all_input_ids, attention_mask)`."
-                )
-            position_ids = self.get_position_ids(input_ids, attention_mask)
+            inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
         output_hidden_states = kwargs.pop("output_hidden_states", None)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=self._block_mask(is_fmri, inputs_embeds, attention_mask, past_key_values),
-            position_ids=position_ids,
+            attention_mask=layout.backbone_mask(self.language_model.config, inputs_embeds, past_key_values),
+            position_ids=layout.position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_hidden_states=fmri_labels is not None or output_hidden_states,
             **kwargs,
         )
+        layout.remember(outputs.past_key_values)
         text_loss = fmri_loss = None
         if labels is not None:
             text_loss = self.loss_function(
@@ -266,7 +259,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             )
         if fmri_labels is not None:
             fmri_loss = self._next_code_loss(
-                outputs.hidden_states[-1][is_fmri], fmri_labels, roi_mask, padding_mask
+                outputs.hidden_states[-1], is_scan, fmri_labels, roi_mask, padding_mask
             )
         losses = [text_loss, None if fmri_loss is None else self.config.fmri_loss_weight * fmri_loss]
         given = [loss for loss in losses if loss is not None]
@@ -291,13 +284,13 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         The logits at the token of ROI r and time patch w are for the code of ROI r at patch w + 1.
         """
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
-        is_fmri = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        attention_mask = self._hide_missing(is_fmri, None, roi_mask, padding_mask)
-        position_ids = self._positions(is_fmri, is_fmri)
+        is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
+        present = self._present(len(embeddings), roi_mask, padding_mask)
+        layout = self._layout(embeddings, is_scan, None, None, None, present)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
-            attention_mask=self._block_mask(is_fmri, embeddings, attention_mask, None),
-            position_ids=position_ids,
+            attention_mask=layout.backbone_mask(self.language_model.config, embeddings, None),
+            position_ids=layout.position_ids,
             use_cache=False,
         ).last_hidden_state
         return self._code_logits(hidden_states)
@@ -306,32 +299,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Positions (batch, n_positions): one for each text token and one for each time patch of a scan."""
-        is_fmri = input_ids == self.config.fmri_token_id
-        is_token = torch.ones_like(is_fmri) if attention_mask is None else attention_mask.bool() | is_fmri
-        return self._positions(is_fmri, is_token)
-
-    def _positions(self, is_fmri: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
-        opens_patch = (is_fmri.cumsum(1) - 1) % self.config.fmri_config.n_rois == 0
-        advances = is_token & (~is_fmri | opens_patch)
-        return (advances.cumsum(1) - 1).clamp_min(0)
-
-    def _block_mask(self, is_fmri, inputs_embeds, attention_mask, past_key_values):
-        """The mask in the form that the backbone wants, with the tokens of one time patch seeing each other."""
-        block_ids = None
-        if is_fmri is not None and is_fmri.any():
-            patch = (is_fmri.cumsum(1) - 1) // self.config.fmri_config.n_rois
-            n_past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-            # block ids are counted from the beginning of the cache
-            block_ids = F.pad(torch.where(is_fmri, patch, -1), (n_past, 0), value=-1)
-        return create_masks_for_generate(
-            config=self.language_model.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            # Positions shared by a time patch would be taken for the borders of packed sequences.
-            position_ids=None,
-            block_sequence_ids=block_ids,
-        )
+        is_scan = input_ids == self.config.fmri_token_id
+        return self._layout(input_ids, is_scan, attention_mask).position_ids
 
     def get_attention_mask(
         self,
@@ -342,27 +311,24 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """The mask (batch, n_positions) that hides padding and the tokens of missing ROIs.
 
-        `forward` and `generate` apply it themselves; a caller that goes on with a cache by hand needs it.
+        `forward` and `generate` apply it themselves, and the cache that they fill remembers it.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return self._hide_missing(
-            input_ids == self.config.fmri_token_id, attention_mask, roi_mask, padding_mask
-        )
-
-    def _hide_missing(self, is_fmri, attention_mask, roi_mask, padding_mask, n_past=0):
-        """`attention_mask` with zeros at the tokens of missing ROIs and of padded time patches."""
+        is_scan = input_ids == self.config.fmri_token_id
         present = self._present(
-            int(is_fmri.sum()) // self.config.fmri_config.n_tokens, roi_mask, padding_mask
+            int(is_scan.sum()) // self.config.fmri_config.n_tokens, roi_mask, padding_mask
         )
-        if present is None or present.all():
-            return attention_mask
-        if attention_mask is None:
-            attention_mask = torch.ones(
-                is_fmri.shape[0], n_past + is_fmri.shape[1], dtype=torch.long, device=is_fmri.device
-            )
-        new = attention_mask[:, n_past:].masked_scatter(is_fmri, present.to(attention_mask.dtype))
-        return torch.cat([attention_mask[:, :n_past], new], dim=1)
+        layout = self._layout(input_ids, is_scan, attention_mask, present=present)
+        assert layout.attention_mask is not None
+        return layout.attention_mask
+
+    def _layout(
+        self, new, is_scan, attention_mask, position_ids=None, cache=None, present=None
+    ) -> ScanLayout:
+        """The layout of new ids or embeddings, behind a cache if there is one."""
+        block_sizes = self.config.fmri_config.block_sizes
+        return ScanLayout.of(new, is_scan, block_sizes, present, attention_mask, position_ids, cache)
 
     def _present(self, n_scans, roi_mask, padding_mask) -> torch.Tensor | None:
         """Which tokens of scans stand for observed data, (n_scans, n_tokens); None where no mask says so."""
@@ -371,9 +337,11 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         tokenizer = self.fmri_tokenizer
         return tokenizer.token_mask(*tokenizer.complete_masks(n_scans, roi_mask, padding_mask))
 
-    def _check_placeholders(self, is_fmri: torch.Tensor, n_scans: int) -> None:
+    def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int) -> None:
+        if torch.compiler.is_compiling():  # a check of values would break the graph
+            return
         n_tokens = self.config.fmri_config.n_tokens
-        found = is_fmri.sum(1)
+        found = is_scan.sum(1)
         if int(found.sum()) != n_scans * n_tokens or (found % n_tokens).any():
             raise ValueError(
                 f"The prompts hold {found.tolist()} fMRI placeholders (id {self.config.fmri_token_id}), but "
@@ -385,27 +353,27 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         # the head may be kept in a higher precision than the language model
         return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
 
-    def _next_code_loss(self, hidden_states, fmri_labels, roi_mask, padding_mask) -> torch.Tensor:
+    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, roi_mask, padding_mask) -> torch.Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
-        expected = (len(hidden_states) // fmri.n_tokens, fmri.n_tokens, fmri.num_quantizers)
+        n_scans, n_codes = len(fmri_labels), fmri.n_rois * fmri.n_patches
+        scan_states = hidden_states[is_scan].view(-1, fmri.n_tokens, hidden_states.shape[-1])
+        expected = (len(scan_states), n_codes, fmri.num_quantizers)
         # a single level needs no axis
         if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
             raise ValueError(
                 f"`fmri_labels` must have shape {expected}, as `encode` returns codes, found "
                 f"{tuple(fmri_labels.shape)}."
             )
-        fmri_labels = fmri_labels.reshape(expected)
-        present = self._present(expected[0], roi_mask, padding_mask)
+        labels = fmri_labels.reshape(expected)
+        present = self._present(n_scans, roi_mask, padding_mask)
         if present is not None:
-            fmri_labels = fmri_labels.masked_fill(~present[..., None], -100)
-        hidden_states = hidden_states.view(-1, fmri.n_patches, fmri.n_rois, hidden_states.shape[-1])[:, :-1]
-        labels = fmri_labels.unflatten(1, (fmri.n_patches, fmri.n_rois))[:, 1:]
-        if not labels.ne(-100).any():
-            return 0 * hidden_states.sum()
-        return F.cross_entropy(
-            self._code_logits(hidden_states).reshape(-1, fmri.codebook_size).float(), labels.reshape(-1)
-        )
+            labels = labels.masked_fill(~present[:, :n_codes, None], -100)
+        labels = labels[:, fmri.n_rois :].flatten()
+        logits = self._code_logits(scan_states[:, : n_codes - fmri.n_rois]).reshape(-1, fmri.codebook_size)
+        # a mean that is zero, not NaN, where no token has a next code
+        total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
+        return total / labels.ne(-100).sum().clamp_min(1)
 
     # --- generation -------------------------------------------------------------------------------------------
 
@@ -415,20 +383,9 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         The placeholder is never generated: no scan would stand behind it.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if input_ids is not None:
-            is_fmri = input_ids == self.config.fmri_token_id
-            scans = [
-                kwargs[name] for name in ("input_values", "fmri_features") if kwargs.get(name) is not None
-            ]
-            if scans:
-                self._check_placeholders(is_fmri, len(scans[0]))
-            # once for all steps, since later ones no longer see the scans' masks
-            kwargs["attention_mask"] = self._hide_missing(
-                is_fmri,
-                kwargs.get("attention_mask"),
-                kwargs.get("roi_mask"),
-                kwargs.get("padding_mask"),
-            )
+        scans = next((kwargs[name] for name in SCANS if kwargs.get(name) is not None), None)
+        if input_ids is not None and scans is not None:
+            self._check_placeholders(input_ids == self.config.fmri_token_id, len(scans))
         no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=self.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
         return super().generate(inputs, **kwargs)
@@ -436,15 +393,37 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
         if use_cache and not is_first_iteration:
             kwargs = {name: value for name, value in kwargs.items() if name not in SCAN_INPUTS}
-        return super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
+        new_ids = inputs.get("input_ids")
+        if new_ids is not None and new_ids.shape[1] < input_ids.shape[1]:
+            inputs |= self._new_scans(input_ids, new_ids, inputs)
+        return inputs
+
+    def _new_scans(self, input_ids, new_ids, inputs) -> dict[str, torch.Tensor | None]:
+        """The scan inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
+        n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
+        of_prompt = torch.arange(sum(n_all)).split(n_all)
+        rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
+        given = {name: inputs[name] for name in SCAN_INPUTS if inputs.get(name) is not None}
+        return {name: values[rows.to(values.device)] if len(rows) else None for name, values in given.items()}
+
+    def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
+        """Scans of each prompt."""
+        is_scan = input_ids == self.config.fmri_token_id
+        return (is_scan.sum(1) // self.config.fmri_config.n_tokens).tolist()
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         input_ids = model_kwargs.get("input_ids", inputs_tensor)
         if input_ids.ndim != 2 or input_ids.is_floating_point():
             return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        return self.get_position_ids(input_ids, model_kwargs.get("attention_mask"))
+        attention_mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
+        if attention_mask is None or attention_mask.shape[1] == input_ids.shape[1]:
+            return self.get_position_ids(input_ids, attention_mask)
+        # only what is new behind a cache, with the mask of the whole
+        is_scan = input_ids == self.config.fmri_token_id
+        return self._layout(input_ids, is_scan, attention_mask, cache=cache).position_ids
 
     def _expand_inputs_for_generation(
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
@@ -452,8 +431,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         if expand_size == 1 or input_ids is None:
             return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         # each copy of a prompt needs all of the prompt's scans, in their order
-        n_scans = (input_ids == self.config.fmri_token_id).sum(1) // self.config.fmri_config.n_tokens
-        of_prompt = torch.arange(int(n_scans.sum()), device=input_ids.device).split(n_scans.tolist())
+        n_scans = self._n_scans(input_ids)
+        of_prompt = torch.arange(sum(n_scans), device=input_ids.device).split(n_scans)
         rows = torch.cat([rows for rows in of_prompt for _ in range(expand_size)])
         scans = {name: kwargs.pop(name)[rows] for name in SCAN_INPUTS if kwargs.get(name) is not None}
         input_ids, kwargs = super()._expand_inputs_for_generation(

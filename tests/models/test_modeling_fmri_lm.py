@@ -240,6 +240,58 @@ def test_going_on_from_a_cache_by_hand(model):
         past_key_values=first.past_key_values,
     )
     close(then.logits, whole[:, -2:])
+    # the cache knows what it holds, also when it is repeated or cut
+    for n_rows in (1, 3):
+        first = model(input_ids=input_ids, **inputs, use_cache=True)
+        cache = first.past_key_values
+        cache.crop(-2)
+        cache.batch_repeat_interleave(n_rows)
+        for column in (-2, -1):
+            then = model(input_ids=input_ids[:, [column]].repeat(n_rows, 1), past_key_values=cache)
+            close(then.logits[:, 0], whole[:, column].repeat(n_rows, 1))
+
+
+TURNS = {
+    "all ids, scans again": lambda ids, n, scans, masks: {"input_ids": ids, **scans, **masks},
+    "all ids, masks again": lambda ids, n, scans, masks: {"input_ids": ids, **masks},
+    "all ids": lambda ids, n, scans, masks: {"input_ids": ids},
+    "new ids": lambda ids, n, scans, masks: {"input_ids": ids[:, n:]},
+}
+
+
+@pytest.mark.parametrize("given", TURNS)
+@torch.no_grad()
+def test_a_second_turn_from_the_cache_is_that_of_a_fresh_prompt(model, given):
+    ids, mask = left_padded([prompt("scan", 5), prompt(4, "scan", 6)]).values()
+    scan, masks = {"input_values": scans(2)}, {"roi_mask": missing_roi(2)}
+    options = GREEDY | {"return_dict_in_generate": True}
+    first = model.generate(ids, attention_mask=mask, **scan, **masks, **options)
+    n_past = first.past_key_values.get_seq_length()
+    longer = torch.cat([first.sequences, torch.tensor([[7, 8], [9, 10]])], 1)
+    mask = torch.nn.functional.pad(mask, (0, longer.shape[1] - mask.shape[1]), value=1)
+    fresh = model.generate(longer, attention_mask=mask, **scan, **masks, **GREEDY)
+    turn = TURNS[given](longer, n_past, scan, masks)
+    second = model.generate(**turn, attention_mask=mask, past_key_values=first.past_key_values, **GREEDY)
+    assert torch.equal(second[:, -6:], fresh[:, -6:])
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["all scans", "the new scan"])
+@torch.no_grad()
+def test_a_second_turn_may_bring_a_further_scan(model, again):
+    inputs, roi_mask = scans(2), missing_roi(2)
+    options = GREEDY | {"return_dict_in_generate": True}
+    first = model.generate(prompt("scan", 5), input_values=inputs[1:], roi_mask=roi_mask[1:], **options)
+    longer = torch.cat([first.sequences, prompt("scan", 6)], 1)
+    inputs, roi_mask = inputs[[1, 0]], roi_mask[[1, 0]]
+    fresh = model.generate(longer, input_values=inputs, roi_mask=roi_mask, **GREEDY)
+    n_past, cache = first.past_key_values.get_seq_length(), first.past_key_values
+    if again:
+        turn = {"input_ids": longer, "input_values": inputs, "roi_mask": roi_mask}
+    else:
+        turn = {"input_ids": longer[:, n_past:], "input_values": inputs[1:], "roi_mask": roi_mask[1:]}
+    turn["attention_mask"] = torch.ones_like(longer)
+    second = model.generate(**turn, past_key_values=cache, **GREEDY)
+    assert torch.equal(second[:, -6:], fresh[:, -6:])
 
 
 @torch.no_grad()
@@ -295,7 +347,7 @@ def test_a_second_scan_after_a_filled_cache(model):
                 "input_values": scans(1),
                 "attention_mask": torch.ones(1, 1, 12, 12),
             },
-            r"`attention_mask` must have shape \(batch, n_past \+ n_positions\), found \(1, 1, 12, 12\)",
+            r"`attention_mask` .* \(batch, n_past \+ n_positions\) = \(1, 12\), found \(1, 1, 12, 12\)",
         ),
         (
             {
@@ -323,11 +375,19 @@ def test_generation_says_what_is_missing(options):
         model.generate(prompt("scan", 5), **GREEDY, **options)
 
 
-def test_a_filled_cache_needs_positions():
+def test_a_cache_that_the_model_did_not_fill_needs_positions():
     model = language_model()
-    cache = model(input_ids=prompt("scan", 5), input_values=scans(1), use_cache=True).past_key_values
+    cache = model.language_model(prompt(4, 5), use_cache=True).past_key_values
     with pytest.raises(ValueError, match="pass `position_ids`, the last columns of"):
         model(input_ids=prompt(6), past_key_values=cache)
+
+
+def test_a_cache_of_other_prompts_is_refused():
+    model = language_model()
+    two = torch.cat([prompt("scan", 5)] * 2)
+    cache = model(input_ids=two, input_values=scans(2), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"filled for 2 prompt\(s\) and cannot go on with 3"):
+        model(input_ids=torch.cat([prompt(6)] * 3), past_key_values=cache)
 
 
 @pytest.mark.parametrize(
