@@ -13,11 +13,11 @@ import torch
 from tqdm.auto import tqdm
 
 from ..descriptors.fisher_z import connectivity_features
+from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.scan_images import ScanError
 from ..scans.splits import SplitManifest
-from .answers import answer_log_probabilities, encode_question
 from .baselines import fit_logistic, majority
 from .metrics import score_classification
 from .tasks import Task

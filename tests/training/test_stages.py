@@ -17,13 +17,14 @@ from scripts import TRAINING, run
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor, pipeline
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.evaluation.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
+from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest
 
 pytestmark = pytest.mark.slow
+IQ = {"iq": {"ask": ["IQ?"], "answers": {1: "low"}}}
 
 
 def weights(folder, file="model.safetensors") -> dict[str, torch.Tensor]:
@@ -198,7 +199,7 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
         ("alignment", {"splits": "tiny/other_splits.json"}, "are not those of the corpus"),
         ("instruction", {"splits": "tiny/other_splits.json"}, "scans is of a validation subject: the splits name 0"),
         ("instruction", {"questions": None}, "Give either `questions` about label columns or `conversations`"),
-        ("instruction", {"questions": {"iq": {"ask": ["IQ?"], "answers": {1: "low"}}}}, "ask about 'iq', which the scans do not have: found scan_id"),
+        ("instruction", {"questions": IQ}, "ask about 'iq', which the scans do not have: found scan_id"),
         ("instruction", {"questions": {"sex": {"ask": []}}}, "expected `ask` .* and either `answers`"),
         (
             "instruction",

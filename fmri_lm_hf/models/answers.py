@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..models.processing_fmri_lm import FmriLMProcessor
+from .modeling_fmri_lm import FmriLMForCausalLM
+from .processing_fmri_lm import FmriLMProcessor
 
 
 def encode_question(
