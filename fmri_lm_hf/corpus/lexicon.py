@@ -20,7 +20,11 @@ __all__ = [
 NOUNS: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("functional connectivity", "connectivity", "functional coupling"),
     # relative to the scan itself, not to a cohort: see `reading.scan_facts`
-    "connectivity/level": ("connectivity within this scan", "within-scan connectivity", "coupling within this scan"),
+    "connectivity/level": (
+        "connectivity within this scan",
+        "within-scan connectivity",
+        "coupling within this scan",
+    ),
     "connectivity/strongest": ("strongest network pair", "strongest coupling", "strongest connection"),
     "connectivity/weakest": ("weakest network pair", "weakest coupling", "weakest connection"),
     "gradients/g1": ("principal-gradient value", "gradient-1 value", "position on gradient 1"),

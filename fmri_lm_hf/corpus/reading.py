@@ -27,6 +27,7 @@ __all__ = [
     "ask_comparison",
     "ask_extreme",
     "ask_level",
+    "level_question",
     "describe_scan",
     "level_of",
     "pair_words",
@@ -50,9 +51,9 @@ DESCRIBE = (
     "What is notable within this scan?",
 )
 _ASK_LEVEL = (
+    "Connectivity {pair}?",
     "How strong is connectivity {pair}?",
     "What is the level of connectivity {pair} within this scan?",
-    "Connectivity {pair}?",
     "Within this scan, how high is the coupling {pair}?",
     "How would you grade connectivity {pair}?",
     "Is connectivity {pair} high or low?",
@@ -81,16 +82,15 @@ _LEVEL_FORMS = (
     "{noun} is {adjective}{places}",
 )
 _EXTREME_FORMS = ("the {noun} is{places}", "{front} lies the {noun}")
-_OPENERS = ("", "", "Within this scan, ", "In this scan, ")
+_OPENERS = ("", "Within this scan, ", "In this scan, ")
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scan and its answer; `pair` numbers the network pair that it is about, if it is about one."""
+    """A question about a scan and its answer."""
 
     text: str
     answer: str
-    pair: int | None = None
 
 
 def level_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
@@ -124,10 +124,13 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
         ``connectivity/strongest/A-B`` and ``connectivity/weakest/A-B``, of different networks.
     """
     facts = []
-    for first, second, value, known in zip(*np.triu_indices(len(network_names)), values, present, strict=True):
+    firsts, seconds = np.triu_indices(len(network_names))
+    steps = level_of(np.asarray(values), firsts == seconds) - 2.0
+    for first, second, value, step, known in zip(
+        firsts.tolist(), seconds.tolist(), values, steps.tolist(), present, strict=True
+    ):
         if not known:
             continue
-        step = float(level_of(value, first == second)) - 2
         names = [network_names[first], network_names[second]]
         facts.append(
             Fact(
@@ -160,10 +163,15 @@ def pair_words(networks: Sequence[str], rng: random.Random | None = None) -> str
     return f"between {first} and {second}"
 
 
-def ask_level(fact: Fact, rng: random.Random | None = None) -> Question:
+def level_question(networks: Sequence[str], rng: random.Random | None = None) -> str:
     """How strong is a pair? Without a generator in the first wording."""
     form = _ASK_LEVEL[0] if rng is None else rng.choice(_ASK_LEVEL)
-    return Question(form.format(pair=pair_words(fact["network"], rng)), LEVELS[round(fact["z"]) + 2])
+    return form.format(pair=pair_words(networks, rng))
+
+
+def ask_level(fact: Fact, rng: random.Random | None = None) -> Question:
+    """The question for the level of a fact's pair, with the fact's level as answer."""
+    return Question(level_question(fact["network"], rng), LEVELS[round(fact["z"]) + 2])
 
 
 def ask_extreme(facts: Sequence[Fact], extreme: str, rng: random.Random | None = None) -> Question:
@@ -191,7 +199,8 @@ def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:
     rng.shuffle(chosen)
     sentences = []
     for fact in chosen:
-        opener = rng.choice(_OPENERS)
+        # the nouns for a level name the scan themselves
+        opener = "" if fact in levels else rng.choice(_OPENERS)
         sentence = opener + _statement(fact, rng)
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
     return " ".join(sentences)
@@ -207,4 +216,6 @@ def _statement(fact: Fact, rng: random.Random) -> str:
 
 def says_no_scan(text: str) -> bool:
     """Whether an answer says that there is no scan to speak of."""
-    return re.search(r"\bno (?:readable |usable )?scan\b|\bnot a (?:readable )?scan\b", text, re.I) is not None
+    return (
+        re.search(r"\bno (?:readable |usable )?scan\b|\bnot a (?:readable )?scan\b", text, re.I) is not None
+    )

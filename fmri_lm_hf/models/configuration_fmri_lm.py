@@ -11,6 +11,8 @@ from transformers.configuration_utils import SubConfigSpec
 from .config_safety import check_config_is_inert
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
+SCAN_TOKENS = ("rois", "network_pairs")
+
 
 @strict
 class FmriLMConfig(PreTrainedConfig):
@@ -32,6 +34,12 @@ class FmriLMConfig(PreTrainedConfig):
         what the discrete codes say (the sum of their code vectors).
     projector_layer_norm : bool, default=False
         Normalise the scan features before the projector (Linear, GELU).
+    scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
+        What a scan's tokens stand for: its ROIs (in each time patch, the published form), its network pairs, or
+        both. Network pairs need no weight that depends on an atlas, and alone they need no fMRI tokenizer: the
+        model then has none, and of `fmri_config` only the shape of the scans and `roi_networks` count.
+    network_name_ids : list of list of int, optional
+        Text ids of each network's name, in the order of `fmri_config.roi_networks`. Needed with network pairs.
     fmri_loss_weight : float
         Weight of the next-code loss when `fmri_labels` are given.
     initializer_range : float
@@ -51,6 +59,8 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_end_ids: list[int] = field(default_factory=list)
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
+    scan_tokens: list[str] = field(default_factory=lambda: ["rois"])
+    network_name_ids: list[list[int]] | None = None
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
 
@@ -74,6 +84,47 @@ class FmriLMConfig(PreTrainedConfig):
             raise ValueError(
                 "`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`."
             )
+        if not self.scan_tokens or set(self.scan_tokens) - set(SCAN_TOKENS):
+            raise ValueError(f"`scan_tokens` must name some of {list(SCAN_TOKENS)}, got {self.scan_tokens}.")
+        if self.reads_network_pairs:
+            networks, names = self.fmri_config.roi_networks, self.network_name_ids
+            n_networks = 0 if networks is None else max(networks) + 1
+            if not n_networks or len(names or []) != n_networks or not all(names or []):
+                raise ValueError(
+                    "Network-pair tokens need `roi_networks` in `fmri_config` and the text ids of each network's name "
+                    f"in `network_name_ids`, got {n_networks} networks and {len(names or [])} names."
+                )
+
+    @property
+    def reads_rois(self) -> bool:
+        """Whether a scan has tokens for its ROIs."""
+        return "rois" in self.scan_tokens
+
+    @property
+    def reads_network_pairs(self) -> bool:
+        """Whether a scan has tokens for its network pairs."""
+        return "network_pairs" in self.scan_tokens
+
+    @property
+    def n_roi_tokens(self) -> int:
+        """Tokens of a scan that stand for ROIs."""
+        return self.fmri_config.n_tokens if self.reads_rois else 0
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Tokens of each block of a scan: its ROIs in each time patch, then one block of the scan and its pairs."""
+        blocks = list(self.fmri_config.block_sizes) if self.reads_rois else []
+        return [*blocks, n_pair_tokens(len(self.network_name_ids))] if self.reads_network_pairs else blocks
+
+    @property
+    def n_scan_tokens(self) -> int:
+        """Tokens of a scan."""
+        return sum(self.block_sizes)
 
 
-__all__ = ["FmriLMConfig"]
+def n_pair_tokens(n_networks: int) -> int:
+    """Tokens of network pairs (each network with itself included), and one for the scan as a whole."""
+    return 1 + n_networks * (n_networks + 1) // 2
+
+
+__all__ = ["FmriLMConfig", "n_pair_tokens"]

@@ -7,13 +7,13 @@ differ in is drawn anew (domain randomisation).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import fft
 
-from ..atlas import Atlas
+from ..models.atlas import Atlas
 from .network_names import draw_network_names
 from .scan import motion_artefact, simulate_displacement
 
@@ -24,6 +24,7 @@ __all__ = ["RandomScans", "ScanRanges", "random_atlas", "random_scan"]
 
 ATLAS, SIZE, SCAN = range(3)  # what a random stream is for
 Range = tuple[float, float]
+ScanKind = Literal["brain", "noise", "shuffled"]
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,18 @@ def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), s
 
 
 def random_scan(
-    atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None
+    atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
 ) -> dict[str, Any]:
     """A scan as a row of a scan dataset; the same arguments give the same bytes.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    seed, index : int
+    ranges : ScanRanges, optional
+    kind : {"brain", "noise", "shuffled"}
+        ``"noise"`` leaves out all that ROIs share, and ``"shuffled"`` gives the ROIs of a scan to the wrong networks:
+        what a reader should not describe.
 
     Returns
     -------
@@ -163,6 +173,9 @@ def random_scan(
     roi_signal = draw("roi_signal", n_rois)
     global_weights = draw("global_signal") * (1 + 0.2 * rng.standard_normal(n_rois))
 
+    if kind == "noise":
+        loadings[:], global_weights[:] = 0, 0
+
     spectrum, n_long, inside = _band(ranges, draw, n_timepoints, t_r)
     waves = rng.standard_normal((2, len(inside), mixing.shape[1] + 1 + n_rois), dtype=np.float32)
     waves = (waves[0] + 1j * waves[1]) * spectrum[:, None]
@@ -175,12 +188,14 @@ def random_scan(
     bold = fft.irfft(padded, n_long, axis=0)[:n_timepoints]
 
     bold += draw("white_noise") * rng.standard_normal(bold.shape, dtype=np.float32)
-    if rng.random() < 0.5:
+    if kind != "noise" and rng.random() < 0.5:
         displacement = simulate_displacement(draw("motion"), n_timepoints, rng)
         bold += motion_artefact(displacement, n_rois, rng)
     if rng.random() < 0.2:
         bold = _without_global_signal(bold)
     bold = bold * np.exp(draw("gain") + 0.15 * rng.standard_normal(n_rois))
+    if kind == "shuffled":
+        bold = bold[:, rng.permutation(n_rois)]
     roi_mask = rng.random(n_rois) >= draw("missing") * (rng.random() < 0.5)
     if not roi_mask.any():
         roi_mask[:] = True
@@ -237,6 +252,47 @@ class RandomScans:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return random_scan(self.atlas_of(index), self.seed, index, self.ranges)
+
+    def iterable(self, n_scans: int, num_shards: int = 1) -> datasets.IterableDataset:
+        """The first scans of the stream as a dataset, of one atlas.
+
+        Parameters
+        ----------
+        n_scans : int
+        num_shards : int, default=1
+            Parts that the workers of a `DataLoader` share; scans of different parts alternate.
+
+        Returns
+        -------
+        datasets.IterableDataset
+            Its rows are those of `random_scan`. It resumes (`state_dict`, `load_state_dict`) where it was.
+        """
+        import datasets
+
+        if self.atlas is None:
+            raise ValueError(
+                "The scans of a stream of random atlases have columns of different meaning: give the stream an `atlas` "
+                "for a dataset, or index it."
+            )
+        features = datasets.Features(
+            {
+                **dict.fromkeys(("scan_id", "subject_id"), datasets.Value("string")),
+                "t_r": datasets.Value("float64"),
+                "n_timepoints": datasets.Value("int64"),
+                "bold": datasets.Array2D((None, self.atlas.n_rois), "float32"),
+                "roi_mask": datasets.List(datasets.Value("bool")),
+            }
+        )
+        shards = [list(range(first, n_scans, num_shards)) for first in range(num_shards)]
+        return datasets.IterableDataset.from_generator(
+            _rows, features=features, gen_kwargs={"stream": [self] * num_shards, "indices": shards}
+        )
+
+
+def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+    for each, chosen in zip(stream, indices, strict=True):
+        for index in chosen:
+            yield each[index]
 
 
 def _band(ranges: ScanRanges, draw: Any, n_timepoints: int, t_r: float) -> tuple[np.ndarray, int, np.ndarray]:
