@@ -20,7 +20,7 @@ from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .answers import answer_log_probabilities, encode_question
+from ..models.answers import answer_log_probabilities, encode_question
 
 __all__ = ["description_truth", "level_probabilities", "mirage", "pair_level_truth", "scan_pairs", "truth"]
 
