@@ -22,7 +22,7 @@ from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.answers import answer_log_probabilities, encode_question
 
-__all__ = ["description_truth", "level_probabilities", "mirage", "pair_level_truth", "scan_pairs", "truth"]
+__all__ = ["description_truth", "generate_texts", "level_probabilities", "mirage", "pair_level_truth", "scan_pairs", "truth"]
 
 BATCH = 32
 Inputs = Mapping[str, torch.Tensor]
