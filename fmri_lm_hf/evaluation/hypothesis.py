@@ -1,4 +1,4 @@
-"""A hypothesis in words: which network pairs are stronger or weaker, and how far a scan agrees, with no label at all."""
+"""A hypothesis in words: which network pairs are stronger or weaker, and how far a scan agrees. No label is used."""
 
 from __future__ import annotations
 

@@ -61,14 +61,61 @@ PUBLISHED_NAMES = (
     "DefaultC",
     "TempPar",
 )
-_TERMS = (
-    "anterior posterior dorsal ventral lateral medial left right superior inferior primary secondary central "
-    "frontal temporal parietal occipital cingulate insular motor sensory visual auditory attention control "
-    "memory language executive emotion reward cortex nucleus gyrus pole area lobe hub core system cluster "
-    "A B C 1 2 3 4 5 6 7 8"
-).split()
-_ONSETS = "b c d f g l m n p r s t v br cr st tr".split()
-_VOWELS = "a e i o u ea ai".split()
+_TERMS = [
+    "anterior",
+    "posterior",
+    "dorsal",
+    "ventral",
+    "lateral",
+    "medial",
+    "left",
+    "right",
+    "superior",
+    "inferior",
+    "primary",
+    "secondary",
+    "central",
+    "frontal",
+    "temporal",
+    "parietal",
+    "occipital",
+    "cingulate",
+    "insular",
+    "motor",
+    "sensory",
+    "visual",
+    "auditory",
+    "attention",
+    "control",
+    "memory",
+    "language",
+    "executive",
+    "emotion",
+    "reward",
+    "cortex",
+    "nucleus",
+    "gyrus",
+    "pole",
+    "area",
+    "lobe",
+    "hub",
+    "core",
+    "system",
+    "cluster",
+    "A",
+    "B",
+    "C",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "8",
+]
+_ONSETS = ["b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t", "v", "br", "cr", "st", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u", "ea", "ai"]
 
 
 def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:

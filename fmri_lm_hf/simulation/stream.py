@@ -57,7 +57,7 @@ class ScanRanges:
     roi_signal : (float, float)
         SD of what a ROI shares with no other, inside the band.
     global_signal : (float, float)
-        SD of a signal in all ROIs, such as breathing; it is removed by global signal regression in a fifth of the scans.
+        SD of a signal in all ROIs, such as breathing; it is regressed out in a fifth of the scans.
     white_noise : (float, float)
         SD of the measurement noise.
     motion : (float, float)

@@ -34,8 +34,13 @@ def test_levels_of_pairs_and_the_extremes():
     said = {fact["feature"]: LEVELS[round(fact["z"]) + 2] for fact in facts()[:6]}
     assert said["connectivity/level/default-visual"] == "high"
     assert said["connectivity/level/default-fronto-parietal"] == "markedly low"
-    assert said["connectivity/level/default-default"] == "markedly low"  # little for what lies within a network
-    assert [fact["network"] for fact in facts()[6:]] == [["visual", "fronto-parietal"], ["default", "fronto-parietal"]]
+    assert (
+        said["connectivity/level/default-default"] == "markedly low"
+    )  # little for what lies within a network
+    assert [fact["network"] for fact in facts()[6:]] == [
+        ["visual", "fronto-parietal"],
+        ["default", "fronto-parietal"],
+    ]
 
 
 def test_a_pair_without_rois_has_no_fact():

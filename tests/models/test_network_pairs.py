@@ -64,7 +64,9 @@ def test_values_are_mean_correlations_in_units_of_the_rms():
 
 
 def test_ranks_compare_pairs_of_one_kind():
-    values = torch.tensor([[9.0, 0.1, 0.3, 8.0, 0.2, 7.0]])  # within, between, between, within, between, within
+    values = torch.tensor(
+        [[9.0, 0.1, 0.3, 8.0, 0.2, 7.0]]
+    )  # within, between, between, within, between, within
     ranks = pair_ranks(values, torch.ones(1, 6, dtype=torch.bool), 3)
     torch.testing.assert_close(ranks, torch.tensor([[1.0, 0.0, 1.0, 0.5, 0.5, 0.0]]))
 
@@ -84,7 +86,9 @@ def test_a_model_of_pairs_round_trips_and_generates(scan_tokens, tmp_path):
     scans = small.scans(1)
     model.save_pretrained(tmp_path)
     again = FmriLMForCausalLM.from_pretrained(tmp_path).eval()
-    small.close(model(input_ids=ids, input_values=scans).logits, again(input_ids=ids, input_values=scans).logits)
+    small.close(
+        model(input_ids=ids, input_values=scans).logits, again(input_ids=ids, input_values=scans).logits
+    )
     generated = again.generate(input_ids=ids, input_values=scans, max_new_tokens=4, do_sample=False)
     whole = ids
     for _ in range(4):  # without a cache
@@ -112,7 +116,9 @@ def test_gain_and_offset_of_a_roi_change_nothing():
     model, scans = pair_model(), small.scans(2)
     ids = prompt("scan", 9).expand(2, -1)
     moved = scans * torch.rand(1, 6, 1).add(0.5) + torch.randn(1, 6, 1)
-    small.close(model(input_ids=ids, input_values=scans).logits, model(input_ids=ids, input_values=moved).logits)
+    small.close(
+        model(input_ids=ids, input_values=scans).logits, model(input_ids=ids, input_values=moved).logits
+    )
 
 
 def test_a_missing_network_influences_nothing():
@@ -189,5 +195,7 @@ def test_the_processor_writes_as_many_placeholders_and_knows_the_names():
     assert processor.network_name_ids() == [[4], [8], [9]]
     with pytest.raises(ValueError, match="with an atlas"):
         FmriLMProcessor(
-            FmriFeatureExtractor(n_rois=6, n_timepoints=16), tiny.text_tokenizer(), scan_tokens=["network_pairs"]
+            FmriFeatureExtractor(n_rois=6, n_timepoints=16),
+            tiny.text_tokenizer(),
+            scan_tokens=["network_pairs"],
         )

@@ -26,10 +26,12 @@ def test_a_scan_depends_on_its_seed_and_index_alone():
 def test_scans_are_what_a_reader_takes():
     for index in range(30):
         row = random_scan(ATLAS, 0, index)
-        assert row["bold"].dtype == np.float32 and row["bold"].shape == (row["n_timepoints"], 24)
+        assert row["bold"].dtype == np.float32
+        assert row["bold"].shape == (row["n_timepoints"], 24)
         assert np.isfinite(row["bold"]).all()
         assert (row["bold"].std(0) > 0).tolist() == row["roi_mask"].tolist()
-        assert 80 <= row["n_timepoints"] <= 280 and 0.6 <= row["t_r"] <= 3
+        assert 80 <= row["n_timepoints"] <= 280
+        assert 0.6 <= row["t_r"] <= 3
 
 
 def test_networks_hold_together_except_where_there_is_only_noise():
