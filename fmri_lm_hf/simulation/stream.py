@@ -148,7 +148,8 @@ def random_scan(
     rng = _generator(seed, SCAN, index)
 
     def draw(name: str, size: Any = None) -> Any:
-        return rng.uniform(*getattr(ranges, name), size)
+        low, high = getattr(ranges, name)
+        return rng.uniform(low, high, size)
 
     names = list(atlas.network_names)
     own = np.array([names.index(network) for network in atlas.networks])
