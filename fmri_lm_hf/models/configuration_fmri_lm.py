@@ -60,7 +60,7 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
     scan_tokens: list[str] = field(default_factory=lambda: ["rois"])
-    network_name_ids: list[list[int]] | None = None
+    network_name_ids: list[list[int]] = field(default_factory=list)
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
 
@@ -92,10 +92,10 @@ class FmriLMConfig(PreTrainedConfig):
         if self.reads_network_pairs:
             networks, names = self.fmri_config.roi_networks, self.network_name_ids
             n_networks = 0 if networks is None else max(networks) + 1
-            if not n_networks or len(names or []) != n_networks or not all(names or []):
+            if not n_networks or len(names) != n_networks or not all(names):
                 raise ValueError(
                     "Network-pair tokens need `roi_networks` in `fmri_config` and the text ids of each network's name "
-                    f"in `network_name_ids`, got {n_networks} networks and {len(names or [])} names."
+                    f"in `network_name_ids`, got {n_networks} networks and {len(names)} names."
                 )
 
     @property

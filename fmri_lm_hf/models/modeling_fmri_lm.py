@@ -456,7 +456,9 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
-            raise ValueError("`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone.")
+            raise ValueError(
+                "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
+            )
         n_scans, n_codes = len(fmri_labels), fmri.n_rois * fmri.n_patches
         scan_states = hidden_states[is_scan].view(-1, self.config.n_scan_tokens, hidden_states.shape[-1])
         expected = (len(scan_states), n_codes, fmri.num_quantizers)

@@ -14,8 +14,8 @@ from torch import nn
 
 from .configuration_fmri_lm import FmriLMConfig
 
-# Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs of
-# the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
+# Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs
+# of the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
 PRESENT, VALUE, RANK = range(3)
 N_FEATURES = 4
 MAX_NAME_TOKENS = 8

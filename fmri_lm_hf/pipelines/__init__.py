@@ -2,10 +2,12 @@
 
 from ..models.pipeline_fmri_to_text import FmriToTextPipeline
 from ..models.pipeline_zero_shot_classification import FmriZeroShotClassificationPipeline
+from .hypothesis import FmriHypothesisPipeline
 
 PIPELINES = {
     "fmri-zero-shot-classification": FmriZeroShotClassificationPipeline,
     "fmri-to-text": FmriToTextPipeline,
+    "fmri-hypothesis": FmriHypothesisPipeline,
 }
 
-__all__ = ["PIPELINES", "FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]
+__all__ = ["PIPELINES", "FmriHypothesisPipeline", "FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]

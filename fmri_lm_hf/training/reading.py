@@ -1,4 +1,4 @@
-"""A reader: a small language model that learns to read network pairs from random scans, each met once.
+"""What a reader is trained on: questions about random scans, from few networks and one wording to many.
 
 Attention comes to look a pair up by its two names only where there are few pairs to choose from. So training begins
 with few networks and one-word questions and widens from there; see `ReaderRecipe`.
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from ..corpus.facts import Fact
 from ..corpus.reading import (
@@ -29,16 +28,12 @@ from ..corpus.reading import (
     scan_facts,
 )
 from ..models.atlas import Atlas
-from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
-from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import MAX_NAME_TOKENS, network_pair_features, pad_name_ids
-from ..models.processing_fmri_lm import FmriLMProcessor
 from ..simulation.network_names import PUBLISHED_NAMES, draw_network_names
 from ..simulation.stream import RandomScans, random_scan
-from .trainer import IGNORED, FmriLMTrainer
+from .trainer import IGNORED
 
-__all__ = ["ReaderRecipe", "ReadingBatches", "new_reader", "reading_texts", "train_reader", "with_atlas"]
+__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
 
 
 @dataclass(frozen=True)
@@ -269,144 +264,3 @@ def reading_texts(n: int, seed: int = 0) -> list[str]:
         ]
         texts += [ask_extreme(facts, extreme, rng).text for extreme in ("strongest", "weakest")]
     return texts
-
-
-def new_reader(
-    recipe: ReaderRecipe, atlas: Atlas, n_timepoints: int = 240, t_r: float = 2.0
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """An untrained reader and its processor.
-
-    Parameters
-    ----------
-    recipe : ReaderRecipe
-    atlas : Atlas
-        That of the processor; no weight depends on it.
-    n_timepoints : int, default=240
-        Longest input, in points of `t_r` seconds.
-    t_r : float, default=2.0
-    """
-    from .language_model import train_text_tokenizer
-
-    tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
-    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
-    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
-    torch.manual_seed(recipe.seed)
-    std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights
-    language_model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=2 * recipe.hidden_size,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.num_heads,
-            max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-            initializer_range=std,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model = FmriLMForCausalLM.from_components(
-        _shape(atlas, n_timepoints),
-        language_model,
-        scan_tokens=["network_pairs"],
-        network_name_ids=processor.network_name_ids(),
-        fmri_token_id=processor.fmri_token_id,
-        initializer_range=std,
-    )
-    return model, processor
-
-
-def with_atlas(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A reader for scans of another atlas: the same weights, with that atlas's networks and their names."""
-    if not model.config.reads_network_pairs or model.config.reads_rois:
-        raise ValueError(
-            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
-            f"{model.config.scan_tokens}."
-        )
-    old = processor.feature_extractor
-    extractor = FmriFeatureExtractor(
-        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
-    )
-    processor = FmriLMProcessor(extractor, processor.tokenizer, scan_tokens=["network_pairs"])
-    config = type(model.config).from_dict(
-        {
-            **model.config.to_dict(),
-            "fmri_config": _shape(atlas, old.n_timepoints),
-            "network_name_ids": processor.network_name_ids(),
-        }
-    )
-    other = FmriLMForCausalLM(config)
-    other.load_state_dict(model.state_dict())
-    return other.eval(), processor
-
-
-def _shape(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
-    return FmriTokenizerConfig(
-        n_rois=atlas.n_rois,
-        n_timepoints=n_timepoints,
-        patch_size=n_timepoints,
-        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
-    )
-
-
-def train_reader(
-    recipe: ReaderRecipe,
-    out: str,
-    atlas: Atlas | None = None,
-    fixed: bool = False,
-    **arguments: Any,
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """Train a reader; an interrupted training goes on from its last checkpoint.
-
-    Parameters
-    ----------
-    recipe : ReaderRecipe
-    out : str
-        Folder for the Trainer's checkpoints.
-    atlas : Atlas, optional
-        That of the reader's processor; the 160 regions of Dosenbach 2010 when None.
-    fixed : bool, default=False
-        Train on this atlas alone.
-    **arguments
-        Further `TrainingArguments`.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    atlas = Atlas.load("dosenbach_2010") if atlas is None else atlas
-    model, processor = new_reader(recipe, atlas)
-    batches = ReadingBatches(processor.tokenizer, recipe, atlas if fixed else None)
-    defaults: dict[str, Any] = {
-        "output_dir": out,
-        "max_steps": recipe.steps,
-        "per_device_train_batch_size": 1,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 100,
-        "weight_decay": 0.01,
-        "adam_beta2": 0.98,
-        "logging_steps": 50,
-        "save_steps": 500,
-        "save_total_limit": 2,
-        "seed": recipe.seed,
-        "use_cpu": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }
-    trainer = FmriLMTrainer(
-        model,
-        TrainingArguments(**(defaults | arguments)),
-        data_collator=_only,
-        train_dataset=batches,
-    )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(out))
-    return model.eval(), processor
-
-
-def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The one batch that a step takes from `ReadingBatches`."""
-    return batches[0]
