@@ -9,20 +9,26 @@ import numpy as np
 
 from fmri_lm_hf.descriptors import Feature
 
-__all__ = ["DIRECTION_THRESHOLD", "Direction", "Fact", "direction_of", "fact_measure", "make_facts"]
+__all__ = [
+    "BORDERLINE",
+    "DIRECTION_THRESHOLD",
+    "OTHER_ACQUISITIONS",
+    "Direction",
+    "Fact",
+    "direction_of",
+    "fact_measure",
+    "is_decided",
+    "make_facts",
+]
 
 DIRECTION_THRESHOLD = 1.0
+BORDERLINE = 0.25  # a z within this of the threshold is on no side of it
+OTHER_ACQUISITIONS = "scans of other acquisitions"
 
 Direction = Literal["raised", "lowered", "typical"]
 
 
-class Fact(TypedDict):
-    """One statement about a scan.
-
-    `feature` is the feature's full name, `network` the list of networks that it is about (none, one or two; the same
-    one twice for a value within a network), `value` is in `units`, and `z` counts SDs from the cohort's mean.
-    """
-
+class _Statement(TypedDict):
     family: str
     feature: str
     network: list[str]
@@ -32,11 +38,32 @@ class Fact(TypedDict):
     units: str
 
 
+class Fact(_Statement, total=False):
+    """One statement about a scan.
+
+    `feature` is the feature's full name, `network` the list of networks that it is about (none, one or two; the same
+    one twice for a value within a network), `value` is in `units`, and `z` counts SDs from the cohort's mean.
+    `relative_to` is there where the cohort has no scans of this site and repetition time, so that part of `z` may be
+    the scanner's doing.
+    """
+
+    relative_to: str
+
+
 def direction_of(z: float) -> Direction:
     """``raised`` from one SD above the cohort's mean, ``lowered`` from one SD below it, ``typical`` in between."""
     if z >= DIRECTION_THRESHOLD:
         return "raised"
     return "lowered" if z <= -DIRECTION_THRESHOLD else "typical"
+
+
+def is_decided(fact: Mapping) -> bool:
+    """Whether a fact's direction would stand if the scan were a little longer or shorter.
+
+    A mean over fewer time points is another number. With z within 0.25 of the threshold the direction is a matter of
+    chance: such facts are true, but no text is made of them.
+    """
+    return abs(abs(fact["z"]) - DIRECTION_THRESHOLD) >= BORDERLINE
 
 
 def fact_measure(fact: Mapping) -> str:
@@ -50,7 +77,8 @@ def make_facts(
     """Facts of all features that have a finite z, in the order of the table.
 
     The strongest and the weakest pair of different networks follow as ``connectivity/strongest/A-B`` and
-    ``connectivity/weakest/A-B``, with the value and z of that pair's mean connectivity.
+    ``connectivity/weakest/A-B``, with the value and z of that pair's mean connectivity. Strong and weak go by
+    magnitude: the weakest pair is the one nearest to zero, not the most negative one.
 
     Parameters
     ----------
@@ -75,7 +103,7 @@ def make_facts(
         fact for fact in facts if fact_measure(fact) == "connectivity/mean" and len(set(fact["network"])) == 2
     ]
     if len(pairs) > 1:
-        ranked = sorted(pairs, key=lambda fact: fact["value"])
+        ranked = sorted(pairs, key=lambda fact: abs(fact["value"]))
         for extreme, fact in (("strongest", ranked[-1]), ("weakest", ranked[0])):
             name = fact["feature"].replace("connectivity/mean", f"connectivity/{extreme}", 1)
             facts.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))

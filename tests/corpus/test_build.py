@@ -132,8 +132,8 @@ def test_reference_is_that_of_the_training_subjects(corpus, scans):
     assert found.subjects_sha256 == expected.subjects_sha256
     np.testing.assert_allclose(found.maps.ica_maps, expected.maps.ica_maps, atol=1e-6)
     np.testing.assert_allclose(found.maps.gradients, expected.maps.gradients, atol=1e-6)
-    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.std, expected.std, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.statistics.mean, expected.statistics.mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.statistics.std, expected.statistics.std, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_of_test_scans_reaches_training_rows(corpus, tmp_path):
