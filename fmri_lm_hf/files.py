@@ -1,11 +1,18 @@
-"""JSON files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process works in at a time."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_json(record: Any, path: str | os.PathLike) -> None:
@@ -17,4 +24,40 @@ def write_json(record: Any, path: str | os.PathLike) -> None:
     os.replace(partial, path)
 
 
-__all__ = ["write_json"]
+@contextmanager
+def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder for this process alone; it is made if need be.
+
+    The lock ends with the process, however that ends. Where the system has no such locks (Windows), there is none.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    """
+    folder = Path(folder)
+    if fcntl is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    with _open_lock(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"Another process is at work in {folder.parent if folder.name.startswith('.') else folder}: wait "
+                "until it has ended, or give another folder."
+            ) from error
+        yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("w")
+        except FileNotFoundError:  # another process has just removed the folder, at the end of its work
+            continue
+
+
+__all__ = ["exclusive", "write_json"]

@@ -31,7 +31,7 @@ from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 from .facts import OTHER_ACQUISITIONS, Fact, make_facts
 
-__all__ = ["CohortReference", "RunningMoments", "Statistics"]
+__all__ = ["CohortReference", "RunningMoments", "Statistics", "acquisition_of"]
 
 logger = logging.get_logger(__name__)
 
@@ -225,7 +225,7 @@ class CohortReference:
         for subject, features in rows:
             self._check_features(features)
             values = np.array([features.get(name, np.nan) for name in names], dtype=np.float64)
-            moments, subjects = single.setdefault(_acquisition_of(features), (RunningMoments(len(names)), []))
+            moments, subjects = single.setdefault(acquisition_of(features), (RunningMoments(len(names)), []))
             for each in (pooled, moments):
                 each.update(values)
             subjects.append(str(subject))
@@ -269,7 +269,7 @@ class CohortReference:
         """The features that the reference knows, by name."""
         return feature_table(self.atlas, self.families)
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(self.feature_table)
 
@@ -291,18 +291,15 @@ class CohortReference:
             bold, t_r, self.atlas, self.families, self.maps, roi_mask, sample_mask, site
         )
 
-    def is_matched(self, features: Mapping[str, float]) -> bool:
-        """Whether there are training scans of the acquisition of these features.
+    def knows(self, acquisition: Acquisition | None) -> bool:
+        """Whether there are training scans of an acquisition to compare a scan with.
 
-        A scan of no named site matches those of its repetition time, wherever they are from; features in a plain
-        dict, which do not know their acquisition, match.
+        A scan of no named site is known by its repetition time. None, for features that do not know where they are
+        from, is taken for known.
         """
-        return self._matching(features) is not None
+        return self._matching(acquisition) is not None
 
-    def _matching(self, features: Mapping[str, float]) -> Statistics | None:
-        """What the features are to be compared with, None if no training scan is of their acquisition."""
-        assert self.statistics is not None
-        acquisition = _acquisition_of(features)
+    def _matching(self, acquisition: Acquisition | None) -> Statistics | None:
         if acquisition is None:
             return self.statistics
         if acquisition.site:
@@ -322,14 +319,17 @@ class CohortReference:
         if self.statistics is None:
             raise ValueError("The reference has maps but no statistics yet: call fit_statistics on it first.")
         self._check_features(features)
-        matching = self._matching(features)
+        matching = self._matching(acquisition_of(features))
         statistics = self.statistics if matching is None else matching
-        z: dict[str, float] = {}
-        for name, mean, scale in zip(self.feature_names, statistics.mean, statistics.scale, strict=True):
-            if name in features:
-                known = matching is not None or not self.feature_table[name].measure.needs_acquisition
-                z[name] = float((features[name] - mean) / scale) if known else float("nan")
-        return z
+        values = np.array([features.get(name, np.nan) for name in self.feature_names], dtype=np.float64)
+        z = (values - statistics.mean) / statistics.scale
+        if matching is None:
+            z[self._needs_acquisition] = np.nan
+        return {name: each for name, each in zip(self.feature_names, z.tolist(), strict=True) if name in features}
+
+    @cached_property
+    def _needs_acquisition(self) -> np.ndarray:
+        return np.array([feature.measure.needs_acquisition for feature in self.feature_table.values()])
 
     def facts(self, features: Mapping[str, float]) -> list[Fact]:
         """What the features of a scan say against this cohort, see `fmri_lm_hf.corpus.facts.make_facts`.
@@ -348,7 +348,7 @@ class CohortReference:
          'value': 0.83, 'z': 1.4, 'direction': 'raised', 'units': 'Fisher z'}
         """
         facts = make_facts(features, self.z_scores(features), self.feature_table)
-        if not self.is_matched(features):
+        if not self.knows(acquisition_of(features)):
             for fact in facts:
                 fact["relative_to"] = OTHER_ACQUISITIONS
         return facts
@@ -397,7 +397,7 @@ class CohortReference:
             "atlas": self.atlas.to_dict(),
         }
         for name, data in ((ARRAYS_FILE, content), (JSON_FILE, json.dumps(description, indent=2).encode())):
-            temporary = directory / f".{name}.{os.getpid()}"
+            temporary = directory / f".{name}.{os.getpid()}.tmp"
             temporary.write_bytes(data)
             os.replace(temporary, directory / name)
 
@@ -442,7 +442,8 @@ class CohortReference:
         return reference
 
 
-def _acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
+def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
+    """Where and how the scan of some features was taken, if they know."""
     return features.acquisition if isinstance(features, FeatureDict) else None
 
 

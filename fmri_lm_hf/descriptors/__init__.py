@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
@@ -27,6 +27,7 @@ __all__ = [
     "ReferenceMaps",
     "compute_features",
     "feature_table",
+    "features_of",
 ]
 
 
@@ -124,7 +125,16 @@ def compute_features(
     if maps is not None:
         maps.check_atlas(atlas)
     table = feature_table(atlas, families)
-    scan = prepare_scan(bold, t_r, atlas, roi_mask, sample_mask)
+    return features_of(prepare_scan(bold, t_r, atlas, roi_mask, sample_mask), table, maps, site)
+
+
+def features_of(
+    scan: PreparedScan,
+    table: Mapping[str, Feature],
+    maps: ReferenceMaps | None = None,
+    site: str | None = None,
+) -> FeatureDict:
+    """The features of a table (see `feature_table`) of a scan that is prepared already; see `compute_features`."""
     gradients = None if maps is None else maps.gradients
     ica_maps = None if maps is None else maps.ica_maps
     compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
@@ -134,9 +144,9 @@ def compute_features(
         "ica": lambda scan: ica_features(scan, ica_maps),
     }
     values: dict[str, float] = {}
-    for family in families:
+    for family in dict.fromkeys(feature.measure.family for feature in table.values()):
         values |= compute[family](scan)
     features = FeatureDict({name: values[name] for name in table})
-    features.acquisition = Acquisition.of(site, t_r)
+    features.acquisition = Acquisition.of(site, scan.t_r)
     features.maps_fingerprint = None if maps is None else maps.fingerprint
     return features

@@ -43,7 +43,7 @@ def cohort(**changes) -> list[dict]:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several chunks of scans, so that parallel and interrupted builds have something to share out."""
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.CHUNK_SCANS", 5)
+    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 5)
 
 
 @pytest.fixture(scope="session")
@@ -385,7 +385,7 @@ def test_a_scheduler_that_does_not_answer_is_reported(scans, tmp_path):
 @pytest.mark.slow
 def test_dask_workers_give_the_same_bytes_though_one_is_killed(corpus, scans, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.CHUNK_SCANS", 1)  # 32 tasks a step
+    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 1)  # 32 tasks a step
     out = tmp_path / "corpus"
     done_when_killed: list[int] = []
 
