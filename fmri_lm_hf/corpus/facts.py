@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, TypedDict
-
-import numpy as np
 
 from fmri_lm_hf.descriptors import Feature
 
@@ -68,7 +68,12 @@ def is_decided(fact: Mapping) -> bool:
 
 def fact_measure(fact: Mapping) -> str:
     """The measure of a fact, ``family/measure``: its feature's name without the networks."""
-    return "/".join(fact["feature"].split("/", 2)[:2])
+    return _measure_of(fact["feature"])
+
+
+@lru_cache(maxsize=4096)
+def _measure_of(feature: str) -> str:
+    return "/".join(feature.split("/", 2)[:2])
 
 
 def make_facts(
@@ -97,7 +102,7 @@ def make_facts(
             units=feature.measure.units,
         )
         for name, feature in table.items()
-        if np.isfinite(z_scores.get(name, np.nan))
+        if math.isfinite(z_scores.get(name, math.nan))
     ]
     pairs = [
         fact for fact in facts if fact_measure(fact) == "connectivity/mean" and len(set(fact["network"])) == 2

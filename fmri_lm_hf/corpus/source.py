@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,10 @@ class ScanSource:
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """The scan dataset in pieces of equal size, which depends on the number of scans alone."""
+        """The scan dataset in chunks, whose size depends on the number of scans and on the files alone.
+
+        A row group is read from its start, so that small ones are not split.
+        """
         groups = [
             (str(file), group, metadata.row_group(group).num_rows)
             for file in self.files
@@ -147,18 +151,14 @@ class ScanSource:
         waiting: list[Piece] = []
         first = 0
         for file, group, n_rows in groups:
-            start = 0
-            while start < n_rows:
-                stop = min(n_rows, start + size - sum(map(len, waiting)))
+            n_parts = 1 if n_rows <= 2 * size else -(-n_rows // size)
+            edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+            for start, stop in pairwise(edges):
                 waiting.append(Piece(file, group, start, stop))
-                start = stop
-                if sum(map(len, waiting)) == size:
+                if sum(map(len, waiting)) >= size:
                     chunks.append(Chunk(tuple(waiting), first))
-                    first += size
-                    waiting = []
-        if waiting:
-            chunks.append(Chunk(tuple(waiting), first))
-        return chunks
+                    first, waiting = first + len(chunks[-1]), []
+        return [*chunks, Chunk(tuple(waiting), first)] if waiting else chunks
 
     @cached_property
     def fingerprint(self) -> str:

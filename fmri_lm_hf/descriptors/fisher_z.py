@@ -32,7 +32,8 @@ def fisher_z(correlation: np.ndarray) -> np.ndarray:
     .. [1] Silver NC, Dunlap WP (1987). Averaging correlation coefficients: should Fisher's z transformation be
        used? Journal of Applied Psychology 72, 146-148.
     """
-    return np.arctanh(np.clip(correlation, -LARGEST_CORRELATION, LARGEST_CORRELATION))
+    clipped = np.clip(correlation, -LARGEST_CORRELATION, LARGEST_CORRELATION)
+    return np.log((1 + clipped) / (1 - clipped)) / 2  # arctanh, several times faster
 
 
 def usable_rois(bold: np.ndarray, roi_mask: ArrayLike | None = None) -> np.ndarray:

@@ -100,33 +100,32 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     node_strengths = graph.sum(axis=0)
     total = node_strengths.sum()
+    shares = node_strengths / total
+    least = _MIN_GAIN * total
     between = graph - np.diag(np.diag(graph))
-    communities = np.arange(len(graph))
+    nodes = np.arange(len(graph))
+    communities, links, strengths = nodes.copy(), between.copy(), node_strengths.copy()
     while True:
-        links = np.eye(communities.max() + 1)[:, communities] @ between
-        strengths = np.bincount(communities, weights=node_strengths)
-        gains = links - strengths[:, None] * (node_strengths / total)  # (community, node)
-        stays = (
-            gains[communities, np.arange(len(graph))] + node_strengths**2 / total
-        )  # without the node itself
-        candidates = np.flatnonzero(gains.max(axis=0) - stays > _MIN_GAIN * total)
+        gains = links - strengths[:, None] * shares  # (community, node)
+        stays = gains[communities, nodes] + node_strengths * shares  # without the node itself
+        candidates = np.flatnonzero(gains.max(axis=0) - stays > least)
         n_moves = 0
-        for node in rng.permutation(candidates):
+        for node in rng.permutation(candidates).tolist():
             old = communities[node]
-            share = node_strengths[node] / total
-            gain = links[:, node] - strengths * share
-            gain[old] += node_strengths[node] * share
+            gain = links[:, node] - strengths * shares[node]
+            gain[old] += node_strengths[node] * shares[node]
             new = gain.argmax()
-            if gain[new] - gain[old] > _MIN_GAIN * total:
+            if gain[new] - gain[old] > least:
                 communities[node] = new
                 links[old] -= between[node]
                 links[new] += between[node]
                 strengths[old] -= node_strengths[node]
                 strengths[new] += node_strengths[node]
                 n_moves += 1
-        communities = np.unique(communities, return_inverse=True)[1]
+        left, communities = np.unique(communities, return_inverse=True)
         if n_moves == 0:
             return communities
+        links, strengths = links[left], strengths[left]  # communities that nobody is left in go
 
 
 def global_efficiency(weights: np.ndarray) -> float:
@@ -172,9 +171,11 @@ def average_clustering(weights: np.ndarray) -> float:
     .. [1] Onnela JP et al. (2005). Intensity and coherence of motifs in weighted complex networks. Physical Review
        E 71, 065103.
     """
-    roots = np.cbrt(weights)
+    roots = np.zeros_like(weights)
+    edges = weights > 0
+    roots[edges] = np.cbrt(weights[edges])
     triangles = ((roots @ roots) * roots).sum(axis=1)
-    degrees = (weights > 0).sum(axis=1)
+    degrees = edges.sum(axis=1)
     return float((triangles / np.maximum(degrees * (degrees - 1), 1)).mean())
 
 
