@@ -155,7 +155,7 @@ class ScanSource:
             edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
             for start, stop in pairwise(edges):
                 waiting.append(Piece(file, group, start, stop))
-                if sum(map(len, waiting)) >= size:
+                if n_parts > 1 or sum(map(len, waiting)) >= size:
                     chunks.append(Chunk(tuple(waiting), first))
                     first, waiting = first + len(chunks[-1]), []
         return [*chunks, Chunk(tuple(waiting), first)] if waiting else chunks
