@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, TypedDict
 
-from fmri_lm_hf.descriptors import Feature
+from fmri_lm_hf.descriptors import MEASURES, Feature, Measure
 
 __all__ = [
-    "BORDERLINE",
     "DIRECTION_THRESHOLD",
     "OTHER_ACQUISITIONS",
     "Direction",
@@ -22,7 +21,6 @@ __all__ = [
 ]
 
 DIRECTION_THRESHOLD = 1.0
-BORDERLINE = 0.25  # a z within this of the threshold is on no side of it
 OTHER_ACQUISITIONS = "scans of other acquisitions"
 
 Direction = Literal["raised", "lowered", "typical"]
@@ -60,10 +58,12 @@ def direction_of(z: float) -> Direction:
 def is_decided(fact: Mapping) -> bool:
     """Whether a fact's direction would stand if the scan were a little longer or shorter.
 
-    A mean over fewer time points is another number. With z within 0.25 of the threshold the direction is a matter of
-    chance: such facts are true, but no text is made of them.
+    A value over fewer time points is another number. Where z is nearer to the threshold than the measure's margin, the
+    direction is a matter of chance: such facts are true, but no text is made of them.
     """
-    return abs(abs(fact["z"]) - DIRECTION_THRESHOLD) >= BORDERLINE
+    measure = MEASURES.get(fact_measure(fact))
+    margin = Measure.margin if measure is None else measure.margin
+    return abs(abs(fact["z"]) - DIRECTION_THRESHOLD) >= margin
 
 
 def fact_measure(fact: Mapping) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.corpus import CohortReference, reference, select_facts, verbalise
-from fmri_lm_hf.corpus.facts import OTHER_ACQUISITIONS, fact_measure
+from fmri_lm_hf.corpus import CohortReference, reference, verbalise
+from fmri_lm_hf.corpus.facts import OTHER_ACQUISITIONS, fact_measure, is_decided
 from fmri_lm_hf.descriptors import FAMILIES, MEASURES, Acquisition
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.simulation import Site, iter_cohort
@@ -105,8 +105,5 @@ def test_censoring_turns_few_directions(cohort, kind):
 
 
 def decided(facts: list[dict]) -> dict[str, str]:
-    """Directions of the facts that a full text of all measures would choose from."""
-    names = {fact["feature"] for fact in facts if not 0.75 < abs(fact["z"]) < 1.25}
-    stated = [fact for paragraph in select_facts(facts, "full") for fact in paragraph]
-    assert {f["feature"] for f in stated if "connectivity/s" not in f["feature"] and "weakest" not in f["feature"]} <= names
-    return {fact["feature"]: fact["direction"] for fact in facts if fact["feature"] in names}
+    """Directions of the facts that texts choose from."""
+    return {fact["feature"]: fact["direction"] for fact in facts if is_decided(fact)}

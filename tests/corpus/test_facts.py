@@ -74,9 +74,21 @@ def test_the_strongest_and_weakest_pair_are_chosen_by_magnitude_between_networks
     assert len(facts) == len(features) + 2
 
 
-@pytest.mark.parametrize("z, decided", [(0.0, True), (0.74, True), (0.8, False), (-1.2, False), (-1.3, True)])
-def test_a_direction_near_the_threshold_is_not_decided(z, decided):
-    assert is_decided({"z": z}) == decided
+@pytest.mark.parametrize(
+    "measure, z, decided",
+    [
+        ("ica/fnc", 0.0, True),
+        ("ica/fnc", 0.65, True),
+        ("ica/fnc", 0.8, False),
+        ("ica/fnc", -1.2, False),
+        ("ica/fnc", -1.35, True),
+        ("ica/variability", 0.5, False),  # few windows: a value as uncertain as that says little
+        ("ica/variability", -1.7, False),
+        ("ica/variability", 1.9, True),
+    ],
+)
+def test_a_direction_near_the_threshold_is_not_decided(measure, z, decided):
+    assert is_decided({"feature": f"{measure}/A-B", "z": z}) == decided
 
 
 def test_one_pair_is_neither_strongest_nor_weakest():
