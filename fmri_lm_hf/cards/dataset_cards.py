@@ -41,6 +41,7 @@ def write_corpus_card(
     features: Features,
     rows: Mapping[str, Mapping[str, int]],
     failures: Sequence[Mapping[str, str]],
+    warnings: Sequence[str],
 ) -> None:
     """Write `README.md` of a corpus: its configs for `load_dataset`, and what it holds.
 
@@ -62,6 +63,8 @@ def write_corpus_card(
         Number of rows by config and split.
     failures : sequence of mappings
         The scans that are not in the corpus.
+    warnings : sequence of str
+        What readers of the texts have to know.
     """
     filled = {name: [split for split in _SPLITS if split in rows[name]] for name in rows if rows[name]}
     configs = [
@@ -92,6 +95,7 @@ def write_corpus_card(
         n_split_subjects=subjects,
         statistics=scan_statistics(scans),
         n_failures=len(failures),
+        warnings=list(warnings),
         lengths=list(config["lengths"]),
         wordings=config["wordings"],
         group_by=config["group_by"],

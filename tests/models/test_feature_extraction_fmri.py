@@ -187,7 +187,7 @@ def test_travels_with_a_checkpoint_as_its_own_code(tmp_path, monkeypatch):
     monkeypatch.setattr(FmriFeatureExtractor, "_auto_class", "AutoFeatureExtractor")
     extractor().save_pretrained(tmp_path / "checkpoint")
     files = {path.name for path in (tmp_path / "checkpoint").glob("*.py")}
-    own = {"atlas.py", "hub_mixin.py", "scan_images.py", "scan_reading.py", "feature_extraction_fmri.py"}
+    own = {"atlas.py", "atlas_names.py", "hub_mixin.py", "scan_images.py", "scan_reading.py", "feature_extraction_fmri.py"}
     assert files == own
     # a fresh process in which neither this package nor what reads images can be imported
     program = f"""

@@ -221,7 +221,7 @@ def test_xcpd_time_series(xcpd, tmp_path):
     root, signals, kept = xcpd
     rows, atlas, _ = build("xcpd", root, tmp_path / "out", segmentation="4S156Parcels")
     assert atlas.name == "xcpd_4S156Parcels"
-    assert atlas.networks == ("unassigned", "unassigned", "Subcortex")
+    assert atlas.networks == ("Vis", "Vis", "Subcortex")
     whole, censored = rows["sub-01_task-rest"], rows["sub-02_task-rest"]
     for row in (whole, censored):
         assert (row["t_r"], row["n_timepoints"], row["subject_id"]) == (0.8, T, row["scan_id"][:6])
