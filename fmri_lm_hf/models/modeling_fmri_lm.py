@@ -22,6 +22,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .backbone_contract import check_backbone
 from .configuration_fmri_lm import FmriLMConfig
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
 from .scan_layout import ScanLayout
@@ -111,6 +112,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         **config
             Further fields of [`FmriLMConfig`], such as `fmri_token_id`.
         """
+        check_backbone(language_model)
         with torch.device("meta"):  # without memory for two children that are replaced at once
             model = cls(
                 FmriLMConfig(fmri_config=fmri_tokenizer.config, text_config=language_model.config, **config)
