@@ -15,9 +15,11 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     GenerationMixin,
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     SuppressTokensLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
@@ -68,6 +70,20 @@ class FmriProjector(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return F.gelu(self.linear(self.norm(features)))
+
+
+class _WithColumns(LogitsProcessor):
+    """Runs a processor over scores that also have columns for a placeholder outside of the vocabulary.
+
+    Many processors look up the scores of all ids in the prompt.
+    """
+
+    def __init__(self, processor: LogitsProcessor, n_columns: int):
+        self.processor, self.n_columns = processor, n_columns
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        widened = F.pad(scores, (0, self.n_columns), value=-torch.inf)
+        return self.processor(input_ids, widened)[:, : scores.shape[1]]
 
 
 class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
@@ -166,7 +182,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
 
     def get_fmri_embeddings(self, fmri_features: torch.Tensor) -> torch.Tensor:
         """Embeddings (n_scans, n_tokens, lm_hidden_size) that enter the language model for scans."""
-        roi_embeddings = self.roi_embeddings.weight.repeat(self.config.fmri_config.n_patches, 1)
+        # called, not read: a module whose weights are offloaded has them only while it is called
+        fmri = self.config.fmri_config
+        roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
+        roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
         return self.projector(fmri_features) + roi_embeddings
 
     @can_return_tuple
@@ -223,7 +242,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_scan, 0))
         assert inputs_embeds is not None
 
+        present = None
         if input_values is None and fmri_features is None:
+            if fmri_labels is not None:
+                raise ValueError("`fmri_labels` are codes of scans, but no scans were given.")
             if is_scan is not None:
                 self._check_placeholders(is_scan, 0)
             layout = self._layout(inputs_embeds, None, attention_mask, position_ids, past_key_values)
@@ -235,7 +257,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             if fmri_features is None:
                 fmri_features = self.get_fmri_features(input_values, roi_mask, padding_mask)
             self._check_placeholders(is_scan, len(fmri_features))
-            present = self._present(len(fmri_features), roi_mask, padding_mask)
+            present = self._present(len(fmri_features), roi_mask, padding_mask, fmri_features.device)
             layout = self._layout(
                 inputs_embeds, is_scan, attention_mask, position_ids, past_key_values, present
             )
@@ -260,9 +282,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 outputs.logits, labels[:, -logits_to_keep:], vocab_size=self.config.text_config.vocab_size
             )
         if fmri_labels is not None:
-            fmri_loss = self._next_code_loss(
-                outputs.hidden_states[-1], is_scan, fmri_labels, roi_mask, padding_mask
-            )
+            fmri_loss = self._next_code_loss(outputs.hidden_states[-1], is_scan, fmri_labels, present)
         losses = [text_loss, None if fmri_loss is None else self.config.fmri_loss_weight * fmri_loss]
         given = [loss for loss in losses if loss is not None]
         return FmriLMOutput(
@@ -287,7 +307,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         """
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        present = self._present(len(embeddings), roi_mask, padding_mask)
+        present = self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
         layout = self._layout(embeddings, is_scan, None, None, None, present)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
@@ -318,9 +338,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         is_scan = input_ids == self.config.fmri_token_id
-        present = self._present(
-            int(is_scan.sum()) // self.config.fmri_config.n_tokens, roi_mask, padding_mask
-        )
+        n_scans = int(is_scan.sum()) // self.config.fmri_config.n_tokens
+        present = self._present(n_scans, roi_mask, padding_mask, input_ids.device)
         layout = self._layout(input_ids, is_scan, attention_mask, present=present)
         assert layout.attention_mask is not None
         return layout.attention_mask
@@ -332,12 +351,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         block_sizes = self.config.fmri_config.block_sizes
         return ScanLayout.of(new, is_scan, block_sizes, present, attention_mask, position_ids, cache)
 
-    def _present(self, n_scans, roi_mask, padding_mask) -> torch.Tensor | None:
-        """Which tokens of scans stand for observed data, (n_scans, n_tokens); None where no mask says so."""
-        if roi_mask is None and padding_mask is None:
-            return None
-        tokenizer = self.fmri_tokenizer
-        return tokenizer.token_mask(*tokenizer.complete_masks(n_scans, roi_mask, padding_mask))
+    def _present(self, n_scans, roi_mask, padding_mask, device) -> torch.Tensor:
+        """Which tokens of scans stand for observed data: (n_scans, n_tokens)."""
+        masks = self.fmri_tokenizer.complete_masks(n_scans, roi_mask, padding_mask, device)
+        return self.fmri_tokenizer.token_mask(*masks)
 
     def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int) -> None:
         if torch.compiler.is_compiling():  # a check of values would break the graph
@@ -355,23 +372,22 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         # the head may be kept in a higher precision than the language model
         return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
 
-    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, roi_mask, padding_mask) -> torch.Tensor:
+    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
-        n_scans, n_codes = len(fmri_labels), fmri.n_rois * fmri.n_patches
-        scan_states = hidden_states[is_scan].view(-1, fmri.n_tokens, hidden_states.shape[-1])
-        expected = (len(scan_states), n_codes, fmri.num_quantizers)
+        n_codes = fmri.n_rois * fmri.n_patches
+        expected = (len(present), n_codes, fmri.num_quantizers)
         # a single level needs no axis
         if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
             raise ValueError(
                 f"`fmri_labels` must have shape {expected}, as `encode` returns codes, found "
                 f"{tuple(fmri_labels.shape)}."
             )
-        labels = fmri_labels.reshape(expected)
-        present = self._present(n_scans, roi_mask, padding_mask)
-        if present is not None:
-            labels = labels.masked_fill(~present[:, :n_codes, None], -100)
+        labels = fmri_labels.reshape(expected).masked_fill(~present[:, :n_codes, None], -100)
         labels = labels[:, fmri.n_rois :].flatten()
+        # the scan tokens in their order, found without a look at how many there are
+        rows = torch.argsort(is_scan.flatten().int(), descending=True, stable=True)[: present.numel()]
+        scan_states = hidden_states.flatten(0, 1)[rows].view(*present.shape, -1)
         logits = self._code_logits(scan_states[:, : n_codes - fmri.n_rois]).reshape(-1, fmri.codebook_size)
         # a mean that is zero, not NaN, where no token has a next code
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
@@ -382,34 +398,74 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
     def generate(self, inputs=None, **kwargs):
         """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`.
 
-        The placeholder is never generated: no scan would stand behind it.
+        The placeholder is never generated: no scan would stand behind it. A second turn that goes on from the cache
+        of a first one may give all ids and scans again, all ids alone, or only what is new.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         scans = next((kwargs[name] for name in SCANS if kwargs.get(name) is not None), None)
         if input_ids is not None and scans is not None:
             self._check_placeholders(input_ids == self.config.fmri_token_id, len(scans))
-        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=self.device)
+        self._check_assistant(kwargs)
+        prompt = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
+        device = self.device if prompt is None else prompt.device  # where weights are offloaded, not the model's
+        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
         return super().generate(inputs, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
-        if use_cache and not is_first_iteration:
-            kwargs = {name: value for name, value in kwargs.items() if name not in SCAN_INPUTS}
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
-        )
-        new_ids = inputs.get("input_ids")
-        if new_ids is not None and new_ids.shape[1] < input_ids.shape[1]:
-            inputs |= self._new_scans(input_ids, new_ids, inputs)
-        return inputs
+    def _check_assistant(self, options: dict) -> None:
+        """Refuse what would draft a text without reading the scans."""
+        config = options.get("generation_config") or self.generation_config
+        if options.get("assistant_early_exit", config.assistant_early_exit) is not None:
+            raise ValueError(
+                "`assistant_early_exit` is not supported: give a smaller model that reads scans as `assistant_model`, "
+                "or let candidates be copied from the prompt with `prompt_lookup_num_tokens`."
+            )
+        assistant = options.get("assistant_model")
+        if assistant is None:
+            return
+        own, its = self.config, assistant.config
+        if its.model_type != own.model_type:
+            raise ValueError(
+                f"`assistant_model` must be a model that reads scans, as this one does, found one of type "
+                f"'{its.model_type}': join its language model to a tokenizer of scans, or let candidates be copied from "
+                "the prompt with `prompt_lookup_num_tokens`."
+            )
+        shapes = [(each.fmri_token_id, each.fmri_config.n_tokens) for each in (own, its)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                "`assistant_model` must read the same prompts: expected the placeholder id and the number of tokens of "
+                f"a scan to be {shapes[0]}, found {shapes[1]}."
+            )
 
-    def _new_scans(self, input_ids, new_ids, inputs) -> dict[str, torch.Tensor | None]:
-        """The scan inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
+    def _get_logits_processor(self, *args, **kwargs):
+        processors = super()._get_logits_processor(*args, **kwargs)
+        n_outside = self.config.fmri_token_id + 1 - self.config.text_config.vocab_size
+        if n_outside <= 0:
+            return processors
+        return LogitsProcessorList(
+            # guidance subtracts the scores of another pass, and looks at no ids
+            each if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) else _WithColumns(each, n_outside)
+            for each in processors
+        )
+
+    def prepare_inputs_for_generation(self, input_ids, **kwargs):
+        scans = {name: kwargs.pop(name) for name in SCAN_INPUTS if kwargs.get(name) is not None}
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        new_ids = inputs.get("input_ids")
+        if not scans or new_ids is None:
+            return inputs | scans
+        return inputs | self._new_scans(scans, input_ids, new_ids)
+
+    def _new_scans(self, scans, input_ids, new_ids) -> dict[str, torch.Tensor]:
+        """Inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
+        if new_ids.shape[1] == input_ids.shape[1]:
+            return scans
+        if new_ids.shape[1] < self.config.fmri_config.n_tokens:
+            return {}
         n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
         of_prompt = torch.arange(sum(n_all)).split(n_all)
         rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
-        given = {name: inputs[name] for name in SCAN_INPUTS if inputs.get(name) is not None}
-        return {name: values[rows.to(values.device)] if len(rows) else None for name, values in given.items()}
+        return {name: values[rows.to(values.device)] for name, values in scans.items()} if len(rows) else {}
 
     def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
         """Scans of each prompt."""

@@ -124,7 +124,8 @@ def connectivity_profiles(
     profiles = correlation / rms[:, None, None]
     if roi_networks is None:
         return profiles
-    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device)).to(profiles.dtype)
+    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device), max(roi_networks) + 1)
+    members = members.to(profiles.dtype)
     n_members = (others * roi_mask[:, None, :]) @ members  # (batch, n_rois, n_networks)
     return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
 
@@ -172,8 +173,12 @@ class FmriTransformer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
         """Map (batch, n_tokens, hidden_size) to the same shape; tokens outside `token_mask` are not attended to."""
-        hidden_states = hidden_states + self.roi_embeddings.weight.repeat(self.n_patches, 1)
-        attention_mask = None if token_mask.all() else token_mask[:, None, None, :]
+        # called, not read: a module whose weights are offloaded has them only while it is called
+        rois = torch.arange(self.roi_embeddings.num_embeddings, device=hidden_states.device)
+        hidden_states = hidden_states + self.roi_embeddings(rois).repeat(self.n_patches, 1)
+        # a look at values would break the graph of a compiled model
+        sees_all = not torch.compiler.is_compiling() and bool(token_mask.all())
+        attention_mask = None if sees_all else token_mask[:, None, None, :]
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask)
         return self.norm(hidden_states)
@@ -555,8 +560,8 @@ class FmriTokenizer(FmriPreTrainedModel):
         """Which tokens stand for observed data: (batch, n_tokens), from the masks of ROIs and time points."""
         patches = padding_mask.unflatten(-1, (self.config.n_patches, self.config.patch_size)).any(-1)
         mask = (patches[:, :, None] & roi_mask[:, None, :]).flatten(1)
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
-        if empty:
+        if not torch.compiler.is_compiling() and not mask.any(1).all():
+            empty = (~mask.any(1)).nonzero().flatten().tolist()
             raise ValueError(
                 f"Scan(s) {empty} of the batch have no observed ROI or no observed time point, by `roi_mask` and "
                 "`padding_mask`: leave them out."
@@ -564,7 +569,11 @@ class FmriTokenizer(FmriPreTrainedModel):
         return mask
 
     def complete_masks(
-        self, n_scans: int, roi_mask: torch.Tensor | None, padding_mask: torch.Tensor | None
+        self,
+        n_scans: int,
+        roi_mask: torch.Tensor | None,
+        padding_mask: torch.Tensor | None,
+        device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both masks as booleans of checked shapes; one that is None hides nothing."""
         masks = []
@@ -573,7 +582,7 @@ class FmriTokenizer(FmriPreTrainedModel):
             ("padding_mask", padding_mask, self.config.n_timepoints),
         ):
             if mask is None:
-                mask = torch.ones(n_scans, size, dtype=torch.bool, device=self.device)
+                mask = torch.ones(n_scans, size, dtype=torch.bool, device=device)
             if tuple(mask.shape) != (n_scans, size):
                 raise ValueError(
                     f"`{name}` must have shape {(n_scans, size)}, one row a scan, found {tuple(mask.shape)}."
@@ -602,7 +611,9 @@ class FmriTokenizer(FmriPreTrainedModel):
                 f"(batch, {expected[0]}, {expected[1]}), found {tuple(input_values.shape)}. "
                 "`FmriFeatureExtractor` brings scans into this form."
             )
-        roi_mask, padding_mask = self.complete_masks(len(input_values), roi_mask, padding_mask)
+        roi_mask, padding_mask = self.complete_masks(
+            len(input_values), roi_mask, padding_mask, input_values.device
+        )
         observed = roi_mask[:, :, None] & padding_mask[:, None, :]
         return input_values.float().masked_fill(~observed, 0), roi_mask, padding_mask
 
