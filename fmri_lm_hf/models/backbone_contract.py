@@ -134,8 +134,8 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: torch.Tensor) 
 def _check_cache(
     language_model: PreTrainedModel, outputs: Any, prompts: torch.Tensor, layout: ScanLayout
 ) -> None:
-    cache = outputs.get("past_key_values")
-    if not hasattr(cache, "batch_repeat_interleave"):
+    cache = getattr(outputs, "past_key_values", None)
+    if cache is None or not hasattr(cache, "batch_repeat_interleave"):
         raise _refusal(
             language_model, f"it returns no cache that can be repeated, but {type(cache).__name__}"
         )

@@ -35,6 +35,9 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_loss_weight : float
         Weight of the next-code loss when `fmri_labels` are given.
     initializer_range : float
+    language_model_dtype : str, optional
+        Precision of the language model, such as "bfloat16", where it is not that of the other parts; written by
+        `save_pretrained`.
     """
 
     model_type = "fmri_lm"
@@ -53,6 +56,7 @@ class FmriLMConfig(PreTrainedConfig):
     projector_layer_norm: bool = False
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
+    language_model_dtype: str | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("fmri_config", "text_config"):
@@ -69,6 +73,11 @@ class FmriLMConfig(PreTrainedConfig):
         if self.fmri_embedding_source not in ("encoder", "codes"):
             raise ValueError(
                 f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
+            )
+        if self.language_model_dtype not in (None, "float32", "bfloat16", "float16", "float64"):
+            raise ValueError(
+                "`language_model_dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
+                f"{self.language_model_dtype!r}."
             )
         if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
             raise ValueError(

@@ -7,31 +7,21 @@ give them one shared position.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationMixin,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    SuppressTokensLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_contract import check_backbone
 from .configuration_fmri_lm import FmriLMConfig
+from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
 from .scan_layout import ScanLayout
-
-# Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
-SCANS = ("input_values", "fmri_features")
-SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask")
 
 
 @dataclass
@@ -41,8 +31,12 @@ class FmriLMOutput(ModelOutput):
     Attributes
     ----------
     loss : torch.FloatTensor of shape (1,)
-        ``text_loss + fmri_loss_weight * fmri_loss``, as far as their labels are given.
+        ``text_loss + fmri_loss_weight * fmri_loss``, as far as their labels are given; with either also
+        ``router_aux_loss_coef * aux_loss``, where the language model has it.
     text_loss, fmri_loss : torch.FloatTensor of shape (1,)
+    aux_loss : torch.FloatTensor of shape (1,)
+        Load balancing loss of a mixture of experts, over all tokens that are not hidden. None unless the language
+        model's configuration, or the call, has `output_router_logits`.
     logits : torch.FloatTensor of shape (batch, n_kept, vocab_size)
     past_key_values : Cache
     hidden_states, attentions : tuple of torch.FloatTensor
@@ -52,6 +46,7 @@ class FmriLMOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     text_loss: torch.FloatTensor | None = None
     fmri_loss: torch.FloatTensor | None = None
+    aux_loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -72,21 +67,7 @@ class FmriProjector(nn.Module):
         return F.gelu(self.linear(self.norm(features)))
 
 
-class _WithColumns(LogitsProcessor):
-    """Runs a processor over scores that also have columns for a placeholder outside of the vocabulary.
-
-    Many processors look up the scores of all ids in the prompt.
-    """
-
-    def __init__(self, processor: LogitsProcessor, n_columns: int):
-        self.processor, self.n_columns = processor, n_columns
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        widened = F.pad(scores, (0, self.n_columns), value=-torch.inf)
-        return self.processor(input_ids, widened)[:, : scores.shape[1]]
-
-
-class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
+class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     """A causal language model that answers questions about fMRI scans.
 
     Attention: the tokens of one time patch see each other, everything before them and no later patch; text is
@@ -129,6 +110,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             Further fields of [`FmriLMConfig`], such as `fmri_token_id`.
         """
         check_backbone(language_model)
+        quantization = getattr(language_model.config, "quantization_config", None)
+        if getattr(quantization, "quant_method", None) == "gguf":
+            # its weights were unpacked when the file was read; what is left is the name of the file
+            del language_model.config.quantization_config
         with torch.device("meta"):  # without memory for two children that are replaced at once
             model = cls(
                 FmriLMConfig(fmri_config=fmri_tokenizer.config, text_config=language_model.config, **config)
@@ -141,6 +126,32 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         model.config.fmri_config, model.config.text_config = fmri_tokenizer.config, language_model.config
         model.generation_config = language_model.generation_config
         return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a model as `PreTrainedModel.from_pretrained` does; safetensors only.
+
+        Without `dtype` every part comes in the precision in which it was saved.
+        """
+        if kwargs.get("dtype") not in (None, "auto"):  # one precision for all
+            config = kwargs.get("config")
+            if isinstance(config, FmriLMConfig):
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.language_model_dtype = None
+            else:
+                kwargs["language_model_dtype"] = None
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save the model as `PreTrainedModel.save_pretrained` does, and note the language model's own precision."""
+        own, text = self.dtype, self.language_model.dtype
+        self.config.language_model_dtype = None if own == text else str(text).removeprefix("torch.")
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _get_dtype_plan(self, dtype):
+        plan = super()._get_dtype_plan(dtype)
+        name = self.config.language_model_dtype
+        return plan if name is None else plan | {"language_model": getattr(torch, name)}
 
     def freeze_fmri_tokenizer(self) -> None:
         """Stop training the tokenizer: its weights and its codebook stay as they are."""
@@ -265,14 +276,17 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
         output_hidden_states = kwargs.pop("output_hidden_states", None)
-        outputs = self.language_model(
+        text_config = self.language_model.config
+        balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))
+        outputs = (self._balanced if balances else self.language_model)(
             inputs_embeds=inputs_embeds,
-            attention_mask=layout.backbone_mask(self.language_model.config, inputs_embeds, past_key_values),
+            attention_mask=layout.backbone_mask(text_config, inputs_embeds, past_key_values),
             position_ids=layout.position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_hidden_states=fmri_labels is not None or output_hidden_states,
+            **({"layout": layout} if balances else {}),
             **kwargs,
         )
         layout.remember(outputs.past_key_values)
@@ -285,15 +299,38 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             fmri_loss = self._next_code_loss(outputs.hidden_states[-1], is_scan, fmri_labels, present)
         losses = [text_loss, None if fmri_loss is None else self.config.fmri_loss_weight * fmri_loss]
         given = [loss for loss in losses if loss is not None]
+        aux_loss = outputs.get("aux_loss")
+        if given and aux_loss is not None:
+            given.append(self.aux_loss_weight * aux_loss)
         return FmriLMOutput(
             loss=sum(given) if given else None,
             text_loss=text_loss,
             fmri_loss=fmri_loss,
+            aux_loss=aux_loss,
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
+
+    @property
+    def aux_loss_weight(self) -> float:
+        """Weight of the load balancing loss of a mixture of experts."""
+        return getattr(self.language_model.config, "router_aux_loss_coef", 0.0)
+
+    def _balanced(self, attention_mask, layout, **inputs):
+        """Call a mixture of experts, whose load balancing loss wants the mask of tokens, not that of attention."""
+
+        def attend(_, args, kwargs):
+            return args, kwargs | {"attention_mask": attention_mask}
+
+        tokens = layout.attention_mask
+        tokens = None if tokens is None else tokens[:, -layout.position_ids.shape[1] :]
+        hook = self.language_model.base_model.register_forward_pre_hook(attend, with_kwargs=True)
+        try:
+            return self.language_model(attention_mask=tokens, **inputs)
+        finally:
+            hook.remove()
 
     def fmri_logits(
         self,
@@ -393,117 +430,5 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
         return total / labels.ne(-100).sum().clamp_min(1)
 
-    # --- generation -------------------------------------------------------------------------------------------
 
-    def generate(self, inputs=None, **kwargs):
-        """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`.
-
-        The placeholder is never generated: no scan would stand behind it. A second turn that goes on from the cache
-        of a first one may give all ids and scans again, all ids alone, or only what is new.
-        """
-        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        scans = next((kwargs[name] for name in SCANS if kwargs.get(name) is not None), None)
-        if input_ids is not None and scans is not None:
-            self._check_placeholders(input_ids == self.config.fmri_token_id, len(scans))
-        self._check_assistant(kwargs)
-        prompt = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
-        device = self.device if prompt is None else prompt.device  # where weights are offloaded, not the model's
-        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=device)
-        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
-        return super().generate(inputs, **kwargs)
-
-    def _check_assistant(self, options: dict) -> None:
-        """Refuse what would draft a text without reading the scans."""
-        config = options.get("generation_config") or self.generation_config
-        if options.get("assistant_early_exit", config.assistant_early_exit) is not None:
-            raise ValueError(
-                "`assistant_early_exit` is not supported: give a smaller model that reads scans as `assistant_model`, "
-                "or let candidates be copied from the prompt with `prompt_lookup_num_tokens`."
-            )
-        assistant = options.get("assistant_model")
-        if assistant is None:
-            return
-        own, its = self.config, assistant.config
-        if its.model_type != own.model_type:
-            raise ValueError(
-                f"`assistant_model` must be a model that reads scans, as this one does, found one of type "
-                f"'{its.model_type}': join its language model to a tokenizer of scans, or let candidates be copied from "
-                "the prompt with `prompt_lookup_num_tokens`."
-            )
-        shapes = [(each.fmri_token_id, each.fmri_config.n_tokens) for each in (own, its)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                "`assistant_model` must read the same prompts: expected the placeholder id and the number of tokens of "
-                f"a scan to be {shapes[0]}, found {shapes[1]}."
-            )
-
-    def _get_logits_processor(self, *args, **kwargs):
-        processors = super()._get_logits_processor(*args, **kwargs)
-        n_outside = self.config.fmri_token_id + 1 - self.config.text_config.vocab_size
-        if n_outside <= 0:
-            return processors
-        return LogitsProcessorList(
-            # guidance subtracts the scores of another pass, and looks at no ids
-            each if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) else _WithColumns(each, n_outside)
-            for each in processors
-        )
-
-    def prepare_inputs_for_generation(self, input_ids, **kwargs):
-        scans = {name: kwargs.pop(name) for name in SCAN_INPUTS if kwargs.get(name) is not None}
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        new_ids = inputs.get("input_ids")
-        if not scans or new_ids is None:
-            return inputs | scans
-        return inputs | self._new_scans(scans, input_ids, new_ids)
-
-    def _new_scans(self, scans, input_ids, new_ids) -> dict[str, torch.Tensor]:
-        """Inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
-        if new_ids.shape[1] == input_ids.shape[1]:
-            return scans
-        if new_ids.shape[1] < self.config.fmri_config.n_tokens:
-            return {}
-        n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
-        of_prompt = torch.arange(sum(n_all)).split(n_all)
-        rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
-        return {name: values[rows.to(values.device)] for name, values in scans.items()} if len(rows) else {}
-
-    def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
-        """Scans of each prompt."""
-        is_scan = input_ids == self.config.fmri_token_id
-        return (is_scan.sum(1) // self.config.fmri_config.n_tokens).tolist()
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        input_ids = model_kwargs.get("input_ids", inputs_tensor)
-        if input_ids.ndim != 2 or input_ids.is_floating_point():
-            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        attention_mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
-        if attention_mask is None or attention_mask.shape[1] == input_ids.shape[1]:
-            return self.get_position_ids(input_ids, attention_mask)
-        # only what is new behind a cache, with the mask of the whole
-        is_scan = input_ids == self.config.fmri_token_id
-        return self._layout(input_ids, is_scan, attention_mask, cache=cache).position_ids
-
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
-    ):
-        if expand_size == 1 or input_ids is None:
-            return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        # each copy of a prompt needs all of the prompt's scans, in their order
-        n_scans = self._n_scans(input_ids)
-        of_prompt = torch.arange(sum(n_scans), device=input_ids.device).split(n_scans)
-        rows = torch.cat([rows for rows in of_prompt for _ in range(expand_size)])
-        scans = {name: kwargs.pop(name)[rows] for name in SCAN_INPUTS if kwargs.get(name) is not None}
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
-        return input_ids, kwargs | scans
-
-    @staticmethod
-    def create_masks_for_generate(
-        config, inputs_embeds, attention_mask, past_key_values, position_ids, **kwargs
-    ):
-        """Leave the mask to `forward`, which knows where the scans are (called for static caches)."""
-        return attention_mask
-
-
-__all__ = ["FmriLMForCausalLM", "FmriLMOutput"]
+__all__ = ["SCAN_INPUTS", "FmriLMForCausalLM", "FmriLMOutput"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -432,6 +433,27 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
                 f"The weights in '{pretrained_model_name_or_path}' cannot be read: a safetensors file is corrupt "
                 f"or was cut short ({error}). Download or copy it again."
             ) from error
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        """Read weights, of the model or of an adapter, from safetensors only.
+
+        `use_safetensors` alone does not ensure that: an index may name any file, and adapters fall back to a pickle.
+        """
+        files = [Path(path) for path in checkpoint_files or ()]
+        # of a local adapter, the name that it should have is given without a look whether it is there
+        pickles = [path.with_suffix(".bin") for path in files if not path.exists()]
+        others = [path for path in files if path.suffix != ".safetensors"]
+        others += [path for path in pickles if path.exists()]
+        if others:
+            raise OSError(
+                f"The weights in '{load_config.pretrained_model_name_or_path}' are named as {others[0].name!r}, "
+                "which may be a pickle and was not read: expected safetensors files. Where you trust it, load it "
+                "with torch and save it again with `save_pretrained`."
+            )
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
 
 
 class FmriTokenizer(FmriPreTrainedModel):
