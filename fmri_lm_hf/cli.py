@@ -17,6 +17,8 @@ COMMANDS = {
     "demo": "the three training stages and a prediction, on a simulated cohort or on your scan dataset",
     "scans": "turn derivative folders, ROI tables or public cohorts into a scan dataset",
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
+    "train": "train one of the stages from a recipe",
+    "evaluate": "judge a model on test subjects, with baselines and controls beside every score",
     "convert-upstream": "turn a checkpoint of the published fMRI-LM program into one of this package, safely",
     "push": "publish a model, processor, adapter or dataset folder on the Hub",
     "verify": "check a downloaded repository against the checksums that the Hub lists",

@@ -1,4 +1,4 @@
-"""JSON files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that come with the package."""
 
 from __future__ import annotations
 
@@ -7,14 +7,29 @@ import os
 from pathlib import Path
 from typing import Any
 
+__all__ = ["project_folder", "write_json", "write_text"]
 
-def write_json(record: Any, path: str | os.PathLike) -> None:
-    """Write JSON into a file, atomically; its folder is made if need be."""
+
+def write_text(text: str, path: str | os.PathLike) -> None:
+    """Write a text file, atomically; its folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-__all__ = ["write_json"]
+def write_json(record: Any, path: str | os.PathLike) -> None:
+    """Write JSON into a file, atomically; its folder is made if need be."""
+    write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", path)
+
+
+def project_folder(name: str) -> Path:
+    """A folder that comes with the package: inside it when installed, beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    for root in (package, package.parent):
+        if (root / name).is_dir():
+            return root / name
+    raise FileNotFoundError(
+        f"The folder {name} of fmri_lm_hf is missing: this installation is incomplete, install the package again."
+    )

@@ -12,7 +12,7 @@ from small import language_model
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from fmri_lm_hf import FmriToTextPipeline, FmriZeroShotClassificationPipeline
-from fmri_lm_hf.evaluation.answers import answer_log_probabilities, encode_question
+from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
 
 QUESTION = "What is the sex ?"
 LABELS = ["female", "male", "the sex is female ."]  # one, one and five tokens

@@ -35,10 +35,7 @@ def run(code: str) -> None:
     [
         "import fmri_lm_hf",
         "import fmri_lm_hf; from transformers import LlamaForCausalLM, Trainer",  # modeling_layers comes first
-        "import fmri_lm_hf; from transformers import pipeline",
-        "import fmri_lm_hf; import transformers.models.auto.modeling_auto",
         "from transformers import LlamaForCausalLM, pipeline, AutoProcessor; import fmri_lm_hf",
-        "from transformers import AutoConfig; import fmri_lm_hf",
         "from fmri_lm_hf import FmriLMForCausalLM",
         "from fmri_lm_hf.training import trainer",
     ],

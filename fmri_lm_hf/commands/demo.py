@@ -15,7 +15,6 @@ model/ (load it with AutoModelForCausalLM and AutoProcessor).
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 
@@ -56,9 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..demo import Recipe, run_demo
+    from ..demo import run_demo
 
-    recipe = replace(
-        Recipe(), input_features=tuple(args.input_features), read_codes=args.read_codes, seed=args.seed
-    )
-    run_demo(args.out, args.scans, args.atlas, args.labels, args.holdout_site, recipe)
+    options = {
+        "tokenizer": ["--tokenizer.input_features", "[" + ", ".join(args.input_features) + "]"],
+        "alignment": ["--fmri_embedding_source", "codes" if args.read_codes else "encoder"],
+    }
+    run_demo(args.out, args.scans, args.atlas, args.labels, args.holdout_site, args.seed, options)

@@ -14,7 +14,13 @@ from .lexicon import ALIASES, COHORT_MEAN, DEGREES, DIRECTION_WORDS, MARKED_Z, N
 
 __all__ = ["Claim", "Faithfulness", "faithfulness", "parse_claims"]
 
-_PAIR_MEASURES = ("connectivity/mean", "connectivity/strongest", "connectivity/weakest", "ica/fnc")
+_PAIR_MEASURES = (
+    "connectivity/mean",
+    "connectivity/level",
+    "connectivity/strongest",
+    "connectivity/weakest",
+    "ica/fnc",
+)
 _EXTREMES = ("connectivity/strongest", "connectivity/weakest")  # naming the pair is a claim by itself
 
 _NUMBER = r"(?<![\w.+\-])[+\-]?\d+(?:\.\d+)?(?:e[+\-]?\d+)?"

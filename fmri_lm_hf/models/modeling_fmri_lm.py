@@ -8,19 +8,23 @@ give them one shared position.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_contract import check_backbone
-from .configuration_fmri_lm import FmriLMConfig
+from .configuration_fmri_lm import FmriLMConfig, n_pair_tokens
+from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
+from .network_pairs import PRESENT, NetworkPairEmbedding, network_pair_features, observed_pairs, pad_name_ids
 from .scan_layout import ScanLayout
 
 
@@ -58,13 +62,18 @@ class FmriProjector(nn.Module):
 
     def __init__(self, config: FmriLMConfig):
         super().__init__()
-        fmri, text = config.fmri_config, config.text_config
-        size = fmri.hidden_size if config.fmri_embedding_source == "encoder" else fmri.codebook_dim
+        size, text = _feature_size(config), config.text_config
         self.norm = nn.LayerNorm(size) if config.projector_layer_norm else nn.Identity()
         self.linear = nn.Linear(size, text.hidden_size)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return F.gelu(self.linear(self.norm(features)))
+
+
+def _feature_size(config: FmriLMConfig) -> int:
+    """Size of what the projector reads of a ROI token."""
+    fmri = config.fmri_config
+    return fmri.hidden_size if config.fmri_embedding_source == "encoder" else fmri.codebook_dim
 
 
 class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
@@ -84,26 +93,37 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     def __init__(self, config: FmriLMConfig):
         super().__init__(config)
-        self.fmri_tokenizer = FmriTokenizer._from_config(config.fmri_config)
-        self.projector = FmriProjector(config)
-        self.roi_embeddings = nn.Embedding(config.fmri_config.n_rois, config.text_config.hidden_size)
+        hidden_size = config.text_config.hidden_size
+        for name in ("fmri_tokenizer", "projector", "roi_embeddings", "fmri_head", "network_pairs"):
+            setattr(self, name, None)  # what the scan tokens of this configuration have no use for
+        if config.reads_rois:
+            self.fmri_tokenizer = FmriTokenizer._from_config(config.fmri_config)
+            self.projector = FmriProjector(config)
+            self.roi_embeddings = nn.Embedding(config.fmri_config.n_rois, hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.fmri_head = nn.Linear(
-            config.text_config.hidden_size,
-            config.fmri_config.codebook_size * config.fmri_config.num_quantizers,
-            bias=False,
-        )
+        if config.reads_rois:
+            n_codes = config.fmri_config.codebook_size * config.fmri_config.num_quantizers
+            self.fmri_head = nn.Linear(hidden_size, n_codes, bias=False)
+        if config.reads_network_pairs:
+            self.network_pairs = NetworkPairEmbedding(config)
         self.post_init()
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, NetworkPairEmbedding):
+            init.ones_(module.name_order)
+            init.normal_(module.within, std=self.config.initializer_range)
 
     @classmethod
     def from_components(
-        cls, fmri_tokenizer: FmriTokenizer, language_model: PreTrainedModel, **config
+        cls, fmri_tokenizer: FmriTokenizer | FmriTokenizerConfig, language_model: PreTrainedModel, **config
     ) -> FmriLMForCausalLM:
         """Join a trained tokenizer and a pretrained language model; projector and heads start fresh.
 
         Parameters
         ----------
-        fmri_tokenizer : FmriTokenizer
+        fmri_tokenizer : FmriTokenizer or FmriTokenizerConfig
+            A configuration alone where `scan_tokens` are network pairs: the shape of the scans and their networks.
         language_model : PreTrainedModel
             Any causal language model. It is not copied: training the result trains it.
         **config
@@ -114,16 +134,24 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if getattr(quantization, "quant_method", None) == "gguf":
             # its weights were unpacked when the file was read; what is left is the name of the file
             del language_model.config.quantization_config
+        trained = fmri_tokenizer if isinstance(fmri_tokenizer, FmriTokenizer) else None
+        fmri_config = fmri_tokenizer if trained is None else trained.config
         with torch.device("meta"):  # without memory for two children that are replaced at once
-            model = cls(
-                FmriLMConfig(fmri_config=fmri_tokenizer.config, text_config=language_model.config, **config)
+            model = cls(FmriLMConfig(fmri_config=fmri_config, text_config=language_model.config, **config))
+        if (trained is not None) != model.config.reads_rois:
+            raise ValueError(
+                f"`scan_tokens` are {model.config.scan_tokens}: give "
+                + ("a FmriTokenizer" if model.config.reads_rois else "the configuration of one alone")
+                + f", got {type(fmri_tokenizer).__name__}."
             )
-        model.fmri_tokenizer = fmri_tokenizer.to(language_model.device)
+        if trained is not None:
+            model.fmri_tokenizer = trained.to(language_model.device)
         model.language_model = language_model
-        for fresh in (model.projector, model.roi_embeddings, model.fmri_head):
-            fresh.to_empty(device=language_model.device).apply(model._init_weights)
+        for fresh in (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs):
+            if fresh is not None:
+                fresh.to_empty(device=language_model.device).apply(model._init_weights)
         # both must stay one object, so that resizing the vocabulary keeps them in step
-        model.config.fmri_config, model.config.text_config = fmri_tokenizer.config, language_model.config
+        model.config.fmri_config, model.config.text_config = fmri_config, language_model.config
         model.generation_config = language_model.generation_config
         return model
 
@@ -137,30 +165,38 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             config = kwargs.get("config")
             if isinstance(config, FmriLMConfig):
                 kwargs["config"] = config = copy.deepcopy(config)
-                config.language_model_dtype = None
+                config.part_dtypes = None
             else:
-                kwargs["language_model_dtype"] = None
+                kwargs["part_dtypes"] = None
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save the model as `PreTrainedModel.save_pretrained` does, and note the language model's own precision."""
-        own, text = self.dtype, self.language_model.dtype
-        self.config.language_model_dtype = None if own == text else str(text).removeprefix("torch.")
+        """Save the model as `PreTrainedModel.save_pretrained` does, and note which parts have another precision."""
+        first = {name: next(module.parameters(), None) for name, module in self.named_children()}
+        dtypes = {name: each.dtype for name, each in first.items() if each is not None}
+        others = {
+            name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items() if dtype != self.dtype
+        }
+        self.config.part_dtypes = others or None
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _get_dtype_plan(self, dtype):
-        plan = super()._get_dtype_plan(dtype)
-        name = self.config.language_model_dtype
-        return plan if name is None else plan | {"language_model": getattr(torch, name)}
+        parts = {
+            rf"^{name}\.": getattr(torch, part) for name, part in (self.config.part_dtypes or {}).items()
+        }
+        return super()._get_dtype_plan(dtype) | parts
 
     def freeze_fmri_tokenizer(self) -> None:
         """Stop training the tokenizer: its weights and its codebook stay as they are."""
-        self.fmri_tokenizer.requires_grad_(False)
-        self.fmri_tokenizer.eval()
+        if self.fmri_tokenizer is not None:
+            self.fmri_tokenizer.requires_grad_(False)
+            self.fmri_tokenizer.eval()
 
     def train(self, mode: bool = True) -> FmriLMForCausalLM:
         """Switch to training mode; a frozen tokenizer stays out of it, so that its codebook does not move."""
         super().train(mode)
+        if self.fmri_tokenizer is None:
+            return self
         if not any(parameter.requires_grad for parameter in self.fmri_tokenizer.parameters()):
             self.fmri_tokenizer.eval()
         return self
@@ -183,21 +219,56 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         roi_mask: torch.Tensor | None = None,
         padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the projector reads of scans: (n_scans, n_tokens, hidden_size or codebook_dim).
+        """What the language model's side reads of scans: (n_scans, n_scan_tokens, size).
 
-        Computed once, it can be passed to `forward` and `generate` as `fmri_features` in place of
-        `input_values`, which saves the encoder when a scan is used many times.
+        Rows for ROIs hold `hidden_size` or `codebook_dim` values, for the projector; those for network pairs what
+        `network_pair_features` says, filled up with zeros where ROIs have more. Computed once, it can be passed to
+        `forward` and `generate` as `fmri_features` in place of `input_values`, which saves the encoder when a scan is
+        used many times.
         """
-        encoded = self.fmri_tokenizer.encode(input_values, roi_mask, padding_mask)
-        return encoded.embeddings if self.config.fmri_embedding_source == "encoder" else encoded.quantized
+        parts = []
+        if self.config.reads_rois:
+            encoded = self.fmri_tokenizer.encode(input_values, roi_mask, padding_mask)
+            parts.append(
+                encoded.embeddings if self.config.fmri_embedding_source == "encoder" else encoded.quantized
+            )
+        if self.config.reads_network_pairs:
+            parts.append(self._pair_features(input_values, roi_mask, padding_mask))
+        widest = max(part.shape[-1] for part in parts)
+        return torch.cat([F.pad(part, (0, widest - part.shape[-1])) for part in parts], dim=1)
 
-    def get_fmri_embeddings(self, fmri_features: torch.Tensor) -> torch.Tensor:
-        """Embeddings (n_scans, n_tokens, lm_hidden_size) that enter the language model for scans."""
-        # called, not read: a module whose weights are offloaded has them only while it is called
-        fmri = self.config.fmri_config
-        roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
-        roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
-        return self.projector(fmri_features) + roi_embeddings
+    def _pair_features(self, input_values, roi_mask, padding_mask) -> torch.Tensor:
+        if roi_mask is None:
+            roi_mask = torch.ones(input_values.shape[:2], dtype=torch.bool, device=input_values.device)
+        if padding_mask is None:
+            padding_mask = torch.ones_like(input_values[:, 0], dtype=torch.bool)
+        networks = torch.tensor(self.config.fmri_config.roi_networks, device=input_values.device)
+        n_networks = len(self.config.network_name_ids or ())
+        return network_pair_features(
+            input_values.float(), roi_mask.bool(), padding_mask.bool(), networks, n_networks
+        )
+
+    def get_fmri_embeddings(
+        self, fmri_features: torch.Tensor, network_name_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embeddings (n_scans, n_scan_tokens, lm_hidden_size) that enter the language model for scans."""
+        n_rois = self.config.n_roi_tokens
+        parts = []
+        if self.config.reads_rois:
+            # called, not read: a module whose weights are offloaded has them only while it is called
+            fmri = self.config.fmri_config
+            roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
+            roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
+            of_rois = fmri_features[:, :n_rois, : _feature_size(self.config)]
+            parts.append(self.projector(of_rois) + roi_embeddings)
+        if self.config.reads_network_pairs:
+            if network_name_ids is None:
+                network_name_ids = pad_name_ids(self.config.network_name_ids or ())[None].to(
+                    fmri_features.device
+                )
+            names = self.get_input_embeddings()(network_name_ids.clamp_min(0))
+            parts.append(self.network_pairs(fmri_features[:, n_rois:], names, network_name_ids >= 0))
+        return torch.cat(parts, dim=1)
 
     @can_return_tuple
     def forward(
@@ -213,6 +284,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         fmri_labels: torch.Tensor | None = None,
+        network_name_ids: torch.Tensor | None = None,
+        text_segments: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **kwargs,
@@ -242,6 +315,12 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             Codes of the scans. From the tokens of time patch w the code of each ROI at w + 1 is predicted;
             a scan of one time patch has no next patch and so no such loss. -100 is ignored, and so are tokens
             of missing ROIs and padded time patches.
+        network_name_ids : torch.LongTensor of shape (n_scans, n_networks, n_ids), optional
+            Text ids of the names of each scan's networks, -1 behind the end of a name, where they are not those of
+            the configuration: scans of many atlases in one batch, read as `fmri_features` of network pairs alone.
+        text_segments : torch.LongTensor of shape (batch, n_positions), optional
+            Tokens of two different segments do not see each other; segment 0 is seen by all. So one reading of a
+            scan serves many questions. Their `position_ids` go on from the scan.
         logits_to_keep : int, default=0
             Compute logits for the last so many positions only (0: for all).
         """
@@ -267,12 +346,18 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 )
             if fmri_features is None:
                 fmri_features = self.get_fmri_features(input_values, roi_mask, padding_mask)
-            self._check_placeholders(is_scan, len(fmri_features))
-            present = self._present(len(fmri_features), roi_mask, padding_mask, fmri_features.device)
+            block_sizes = self.config.block_sizes
+            if network_name_ids is None:
+                present = self._present(len(fmri_features), roi_mask, padding_mask, fmri_features.device)
+            else:
+                block_sizes = [n_pair_tokens(network_name_ids.shape[1])]
+                present = fmri_features[..., PRESENT] > 0
+                present[:, 0] = True  # the token of the scan as a whole
+            self._check_placeholders(is_scan, len(fmri_features), sum(block_sizes))
             layout = self._layout(
-                inputs_embeds, is_scan, attention_mask, position_ids, past_key_values, present
+                inputs_embeds, is_scan, attention_mask, position_ids, past_key_values, present, block_sizes
             )
-            embeddings = self.get_fmri_embeddings(fmri_features).to(inputs_embeds.dtype)
+            embeddings = self.get_fmri_embeddings(fmri_features, network_name_ids).to(inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
         output_hidden_states = kwargs.pop("output_hidden_states", None)
@@ -280,7 +365,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))
         outputs = (self._balanced if balances else self.language_model)(
             inputs_embeds=inputs_embeds,
-            attention_mask=layout.backbone_mask(text_config, inputs_embeds, past_key_values),
+            attention_mask=layout.backbone_mask(text_config, inputs_embeds, past_key_values, text_segments),
             position_ids=layout.position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -342,6 +427,10 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
         The logits at the token of ROI r and time patch w are for the code of ROI r at patch w + 1.
         """
+        if not self.config.reads_rois:
+            raise ValueError(
+                "Codes are those of ROI tokens, and the scan tokens of this model are network pairs."
+            )
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
         present = self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
@@ -352,7 +441,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             position_ids=layout.position_ids,
             use_cache=False,
         ).last_hidden_state
-        return self._code_logits(hidden_states)
+        return self._code_logits(hidden_states[:, : self.config.n_roi_tokens])
 
     def get_position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -375,28 +464,43 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         is_scan = input_ids == self.config.fmri_token_id
-        n_scans = int(is_scan.sum()) // self.config.fmri_config.n_tokens
+        n_scans = int(is_scan.sum()) // self.config.n_scan_tokens
         present = self._present(n_scans, roi_mask, padding_mask, input_ids.device)
         layout = self._layout(input_ids, is_scan, attention_mask, present=present)
         assert layout.attention_mask is not None
         return layout.attention_mask
 
     def _layout(
-        self, new, is_scan, attention_mask, position_ids=None, cache=None, present=None
+        self,
+        new,
+        is_scan,
+        attention_mask,
+        position_ids=None,
+        cache=None,
+        present=None,
+        block_sizes: Sequence[int] | None = None,
     ) -> ScanLayout:
         """The layout of new ids or embeddings, behind a cache if there is one."""
-        block_sizes = self.config.fmri_config.block_sizes
+        block_sizes = self.config.block_sizes if block_sizes is None else block_sizes
         return ScanLayout.of(new, is_scan, block_sizes, present, attention_mask, position_ids, cache)
 
     def _present(self, n_scans, roi_mask, padding_mask, device) -> torch.Tensor:
-        """Which tokens of scans stand for observed data: (n_scans, n_tokens)."""
-        masks = self.fmri_tokenizer.complete_masks(n_scans, roi_mask, padding_mask, device)
-        return self.fmri_tokenizer.token_mask(*masks)
+        """Which tokens of scans stand for observed data: (n_scans, n_scan_tokens)."""
+        fmri, parts = self.config.fmri_config, []
+        if self.config.reads_rois:
+            masks = self.fmri_tokenizer.complete_masks(n_scans, roi_mask, padding_mask, device)
+            parts.append(self.fmri_tokenizer.token_mask(*masks))
+        if self.config.reads_network_pairs:
+            if roi_mask is None:
+                roi_mask = torch.ones(n_scans, fmri.n_rois, dtype=torch.bool, device=device)
+            networks = torch.tensor(fmri.roi_networks, device=roi_mask.device)
+            parts.append(observed_pairs(roi_mask, networks, len(self.config.network_name_ids or ())))
+        return torch.cat(parts, dim=1)
 
-    def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int) -> None:
+    def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int, n_tokens: int | None = None) -> None:
         if torch.compiler.is_compiling():  # a check of values would break the graph
             return
-        n_tokens = self.config.fmri_config.n_tokens
+        n_tokens = self.config.n_scan_tokens if n_tokens is None else n_tokens
         found = is_scan.sum(1)
         if int(found.sum()) != n_scans * n_tokens or (found % n_tokens).any():
             raise ValueError(
@@ -412,6 +516,10 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
+        if not self.config.reads_rois:
+            raise ValueError(
+                "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
+            )
         n_codes = fmri.n_rois * fmri.n_patches
         expected = (len(present), n_codes, fmri.num_quantizers)
         # a single level needs no axis

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
+from .configuration_fmri_lm import n_pair_tokens
 from .feature_extraction_fmri import FmriFeatureExtractor
 from .hub_mixin import PublishedOnHub
 
@@ -40,6 +41,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     fmri_token : str, default="<fmri>"
     fmri_start_ids, fmri_end_ids : list of int, optional
         Token ids written before and after the tokens of each scan (textual scan delimiters).
+    scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
+        What a scan's tokens stand for, as in the model's configuration.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         fmri_token: str = "<fmri>",
         fmri_start_ids: Sequence[int] = (),
         fmri_end_ids: Sequence[int] = (),
+        scan_tokens: Sequence[str] = ("rois",),
         **kwargs,
     ):
         template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
@@ -60,6 +64,11 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         self.patch_size = patch_size or feature_extractor.n_timepoints
         self.fmri_token = fmri_token
         self.fmri_start_ids, self.fmri_end_ids = list(fmri_start_ids), list(fmri_end_ids)
+        self.scan_tokens = list(scan_tokens)
+        if "network_pairs" in self.scan_tokens and feature_extractor.atlas is None:
+            raise ValueError(
+                "Network-pair tokens need a `feature_extractor` with an atlas, which has networks."
+            )
         if fmri_token not in tokenizer.get_vocab():
             tokenizer.add_special_tokens(
                 {"additional_special_tokens": [fmri_token]}, replace_extra_special_tokens=False
@@ -71,7 +80,16 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     @property
     def n_tokens(self) -> int:
         """Tokens of a scan."""
-        return self.feature_extractor.n_rois * (self.feature_extractor.n_timepoints // self.patch_size)
+        n_rois, n_timepoints = self.feature_extractor.n_rois, self.feature_extractor.n_timepoints
+        tokens = n_rois * (n_timepoints // self.patch_size) if "rois" in self.scan_tokens else 0
+        if "network_pairs" in self.scan_tokens:
+            tokens += n_pair_tokens(len(self.feature_extractor.atlas.network_names))
+        return tokens
+
+    def network_name_ids(self) -> list[list[int]]:
+        """Text ids of the names of the atlas's networks, as they stand inside a sentence."""
+        names = self.feature_extractor.atlas.network_names
+        return [self.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
 
     @property
     def model_input_names(self) -> list[str]:

@@ -6,7 +6,7 @@ goes on from it (a further token, a second turn) is read as if the whole prompt 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,9 +111,16 @@ class ScanLayout:
         )
 
     def backbone_mask(
-        self, config: PreTrainedConfig, inputs_embeds: torch.Tensor, cache: Cache | None
+        self,
+        config: PreTrainedConfig,
+        inputs_embeds: torch.Tensor,
+        cache: Cache | None,
+        segments: torch.Tensor | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor] | None:
-        """The attention mask in the form that the backbone of this configuration wants."""
+        """The attention mask in the form that the backbone of this configuration wants.
+
+        Tokens of different `segments` (batch, n_past + n_new) do not see each other; all see segment 0.
+        """
         return create_masks_for_generate(
             config=config,
             inputs_embeds=inputs_embeds,
@@ -122,6 +129,7 @@ class ScanLayout:
             # positions shared by a block would be taken for the borders of packed sequences
             position_ids=None,
             block_sequence_ids=self.block_ids,
+            and_mask_function=None if segments is None else _within_segments(segments),
         )
 
     def remember(self, cache: Cache | None) -> None:
@@ -210,6 +218,15 @@ def _hidden(
     if present is not None and is_scan is not None:
         now = now.masked_scatter(is_scan, present.to(now.dtype))
     return torch.cat([before, now], dim=1)
+
+
+def _within_segments(segments: torch.Tensor) -> Callable:
+    """A mask function: every token sees segment 0 and its own."""
+
+    def visible(batch, head, query, key):
+        return (segments[batch, key] == 0) | (segments[batch, key] == segments[batch, query])
+
+    return visible
 
 
 __all__ = ["ScanLayout"]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from ..models.answers import answer_log_probabilities, encode_question
 from .scans import as_pipeline_input, join_inputs
 
 
@@ -71,9 +72,6 @@ class FmriZeroShotClassificationPipeline(Pipeline):
         return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
 
     def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False):
-        # here, since it brings scikit-learn and datasets along, which importing the package must not wait for
-        from ..evaluation.answers import answer_log_probabilities, encode_question
-
         if question is None:
             question = f"Which of these describes this scan: {', '.join(candidate_labels)}?"
         prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)

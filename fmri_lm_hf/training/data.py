@@ -1,90 +1,278 @@
-"""What the stages are trained on: scans, conversations about them, plain texts, and embeddings of texts."""
+"""Examples of the stages: each pairs what a scan shows with what is said about that scan, by its `scan_id`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
+from transformers.utils import cached_file, logging
 
+from ..hub.dataset_location import dataset_folder
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.scan_images import ScanError
+from ..scans.dataset import load_scan_dataset
+from ..scans.splits import SplitManifest
+from .arguments import LanguageModelArguments, StageArguments
+from .feature_store import FeatureStore, StoredScans
+
+__all__ = [
+    "ScanConversations",
+    "ScanInputs",
+    "TrainingScans",
+    "about_scan",
+]
+
+logger = logging.get_logger(__name__)
+
+Messages = list[dict[str, Any]]
+
+
+class TrainingScans:
+    """The scans of a stage, and its splits by subject.
+
+    Parameters
+    ----------
+    arguments : StageArguments
+    corpus : str, optional
+        A corpus of these scans, whose splits are used.
+
+    Attributes
+    ----------
+    dataset : datasets.Dataset
+    atlas : Atlas or None
+    n_rois : int
+    store : FeatureStore
+    """
+
+    def __init__(self, arguments: StageArguments, corpus: str | None = None):
+        assert arguments.scans is not None
+        self.folder = dataset_folder(arguments.scans)
+        self.dataset, self.atlas = load_scan_dataset(self.folder)
+        self.n_rois = self.dataset.features["bold"].shape[1]
+        self.store = FeatureStore(arguments.feature_store)
+        self.evaluates = arguments.eval_strategy != "no"
+        self._manifest = None if arguments.splits is None else SplitManifest.from_json(arguments.splits)
+        if corpus is not None and (dataset_folder(corpus) / "splits.json").exists():
+            of_corpus = SplitManifest.from_json(dataset_folder(corpus) / "splits.json")
+            if self._manifest not in (None, of_corpus) and self._manifest.sha256 != of_corpus.sha256:
+                raise ValueError(
+                    f"`splits` ({self._manifest.sha256[:12]}) are not those of the corpus "
+                    f"({of_corpus.sha256[:12]}), whose texts compare scans with its own training subjects. Leave "
+                    "`splits` out, or build the corpus with `fmri-lm corpus build --splits`."
+                )
+            self._manifest = of_corpus
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Hash of the split manifest; None when all scans are trained on."""
+        return None if self._manifest is None else self._manifest.sha256
+
+    def split_rows(self, rows: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Rows of "train", and of "validation" if the training evaluates; no subject is in both.
+
+        Parameters
+        ----------
+        rows : sequence of int, optional
+            The scans to choose from, such as those that have a text; all when None.
+        """
+        subjects = [str(subject) for subject in self.dataset["subject_id"]]
+        candidates = list(range(len(subjects)) if rows is None else rows)
+        if self._manifest is None:
+            if self.evaluates:
+                raise ValueError(
+                    "Evaluation needs held-out subjects: give `splits`, the splits.json of a corpus."
+                )
+            return {"train": candidates}
+        split_of = self._manifest.split_of()
+        chosen: dict[str, list[int]] = {}
+        for split in ("train", "validation") if self.evaluates else ("train",):
+            chosen[split] = [row for row in candidates if split_of.get(subjects[row]) == split]
+            if not chosen[split]:
+                raise ValueError(
+                    f"None of {len(candidates)} scans is of a {split} subject: the splits name "
+                    f"{len(self._manifest.subjects.get(split, []))} of them. Do scans and splits belong together?"
+                )
+        return chosen
+
+    def read(
+        self, extractor: FmriFeatureExtractor, rows: Mapping[str, Sequence[int]]
+    ) -> tuple[StoredScans, dict[str, list[int]]]:
+        """Model inputs of the scans of all splits, and the rows whose scans can be used.
+
+        A scan that the extractor refuses is left out, with a warning that says why.
+        """
+        wanted = [row for of_split in rows.values() for row in of_split]
+        inputs = self.store.extract(self.dataset, extractor, wanted)
+        for scan_id, reason in inputs.failures.items():
+            logger.warning(f"Scan {scan_id} is left out: {reason}")
+        ids = self.scan_ids
+        usable = {
+            split: [row for row in of_split if ids[row] not in inputs.failures]
+            for split, of_split in rows.items()
+        }
+        for split, of_split in usable.items():
+            if not of_split:
+                raise ScanError(
+                    f"None of {len(rows[split])} {split} scans can be used; the reasons are logged above."
+                )
+        return inputs, usable
+
+    def views(
+        self,
+        inputs: StoredScans,
+        fmri_tokenizer: FmriTokenizer,
+        arguments: LanguageModelArguments,
+        source: str,
+    ) -> list[StoredScans]:
+        """What the frozen tokenizer says of the scans: whole, then through `n_windows` random windows in time."""
+        windows: list[dict[str, Any] | None] = [None]
+        windows += [
+            {"shortest": arguments.shortest_window, "seed": arguments.seed + i}
+            for i in range(arguments.n_windows)
+        ]
+        return [self.store.encode(inputs, fmri_tokenizer, source, window) for window in windows]
+
+    @property
+    def scan_ids(self) -> list[str]:
+        return [str(scan_id) for scan_id in self.dataset["scan_id"]]
+
+    def facts(self, rows: Sequence[int]) -> dict[str, Any]:
+        """What `training_info.json` says about the scans that were trained on; it names no subject."""
+        subjects = self.dataset["subject_id"]
+        file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
+        record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return {
+            "simulated": {**record.get("parameters", {}), **record}.get("simulated") is True,
+            "n_scans": len(rows),
+            "n_subjects": len({subjects[row] for row in rows}),
+            "manifest_sha256": self.manifest_sha256,
+        }
+
+    def earlier_info(self, checkpoint: str) -> dict[str, Any]:
+        """`training_info.json` of the stage before, without its log; a warning when its splits were others."""
+        file = cached_file(checkpoint, "training_info.json", _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            return {}
+        info = json.loads(Path(file).read_text(encoding="utf-8"))
+        if info.get("manifest_sha256") != self.manifest_sha256:
+            before, now = (str(each)[:12] for each in (info.get("manifest_sha256"), self.manifest_sha256))
+            logger.warning(
+                f"{checkpoint} was trained with the splits {before}, this training has {now}: make sure that no "
+                "subject who will be tested was trained on there."
+            )
+        return {name: value for name, value in info.items() if name not in ("log_history", "versions")}
 
 
 class ScanInputs(Dataset):
-    """Scans as model inputs, each read and normalised when it is asked for.
+    """Examples of stage 1: `input_values` and masks of a scan, and `text_embeds` of its description if there are any.
 
     Parameters
     ----------
-    dataset : datasets.Dataset or sequence of mappings
-        A scan dataset, as `load_scan_dataset` gives it.
-    extractor : FmriFeatureExtractor
-    rows : sequence of int, optional
-        The scans to use, all of them when None.
-    text_embeds : torch.Tensor of shape (n_scans, text_embed_dim), optional
-        Of the texts that describe these scans, in the order of `rows`.
-
-    Notes
-    -----
-    An item is a dict of `input_values` (n_rois, n_timepoints), `roi_mask` (n_rois,), `padding_mask`
-    (n_timepoints,), and `text_embeds` (text_embed_dim,) if there are any.
+    inputs : StoredScans
+        From `FeatureStore.extract`.
+    scan_ids : sequence of str
+        The scans to use.
+    text_embeds : mapping of str to torch.Tensor of shape (text_embed_dim,), optional
+        By `scan_id`.
     """
 
     def __init__(
         self,
-        dataset: Any,
-        extractor: FmriFeatureExtractor,
-        rows: Sequence[int] | None = None,
-        text_embeds: torch.Tensor | None = None,
+        inputs: StoredScans,
+        scan_ids: Sequence[str],
+        text_embeds: Mapping[str, torch.Tensor] | None = None,
     ):
-        self.dataset, self.extractor, self.text_embeds = dataset, extractor, text_embeds
-        self.rows = list(range(len(dataset))) if rows is None else list(rows)
-        if text_embeds is not None and len(text_embeds) != len(self.rows):
+        self.inputs, self.scan_ids, self.text_embeds = inputs, list(scan_ids), text_embeds
+        if text_embeds is not None and (missing := [name for name in scan_ids if name not in text_embeds]):
             raise ValueError(
-                f"`text_embeds` has {len(text_embeds)} rows for {len(self.rows)} scans: give one for each."
+                f"`text_embeds` has none for scan {missing[0]!r}: give one for each of the scans."
             )
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.scan_ids)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        inputs = self.extractor(self.dataset[self.rows[index]])
-        item = {name: inputs[name][0] for name in self.extractor.model_input_names}
-        return item if self.text_embeds is None else item | {"text_embeds": self.text_embeds[index]}
+        scan_id = self.scan_ids[index]
+        item = self.inputs.row(scan_id)
+        return item if self.text_embeds is None else item | {"text_embeds": self.text_embeds[scan_id]}
 
 
 class ScanConversations(Dataset):
-    """A conversation about each scan, and as many plain texts, as examples for `FmriLMCollator`.
+    """Examples of stages 2 and 3: a conversation about each scan, and plain texts beside them.
+
+    What is drawn (words, a window, hidden ROIs) is a function of seed, epoch and index, so that a resumed training
+    meets what an uninterrupted one would have met.
 
     Parameters
     ----------
-    scans : ScanInputs
+    views : sequence of StoredScans
+        From `FeatureStore.encode`: the scans, whole and through windows in time; one of them is drawn each time.
+    scan_ids : sequence of str
+        The scans to use.
     converse : callable
-        Gives the messages about the scan in a row of the dataset. It is called each time the scan is met, so that
-        it can draw other words; it should draw with torch, whose random state a resumed training restores.
-    plain_texts : datasets.Dataset or sequence of mappings, optional
-        With `input_ids`; drawn at random, one for each scan in an epoch.
+        ``converse(scan_id, draw)`` gives the messages about a scan; `draw` is a `numpy.random.Generator`.
+    plain_texts : sequence of mappings, optional
+        With `input_ids`; drawn at random.
+    n_plain : int, optional
+        Plain texts in an epoch; as many as scans when None.
+    roi_dropout : float
+        Up to this share of a scan's ROIs is hidden from the language model, others each time.
+    next_codes : bool
+        Whether the codes of the scans are to be predicted too (`fmri_labels`).
+    seed : int
     """
 
     def __init__(
         self,
-        scans: ScanInputs,
-        converse: Callable[[int], list[dict[str, Any]]],
+        views: Sequence[StoredScans],
+        scan_ids: Sequence[str],
+        converse: Callable[[str, np.random.Generator], Messages],
         plain_texts: Any = None,
+        n_plain: int | None = None,
+        roi_dropout: float = 0.0,
+        next_codes: bool = False,
+        seed: int = 0,
     ):
-        self.scans, self.converse, self.plain_texts = scans, converse, plain_texts
+        self.views, self.scan_ids, self.converse = list(views), list(scan_ids), converse
+        self.plain_texts, self.roi_dropout, self.next_codes, self.seed = (
+            plain_texts,
+            roi_dropout,
+            next_codes,
+            seed,
+        )
+        self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; the Trainer's data loader calls it."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.scans) * (1 if self.plain_texts is None else 2)
+        return len(self.scan_ids) + self.n_plain
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if index < len(self.scans):
-            return {"conversation": self.converse(self.scans.rows[index]), **self.scans[index]}
-        drawn = int(torch.randint(len(self.plain_texts), ()))
-        return {"input_ids": self.plain_texts[drawn]["input_ids"]}
+        draw = np.random.default_rng([self.seed, self.epoch, index])
+        if index >= len(self.scan_ids):
+            return {"input_ids": self.plain_texts[int(draw.integers(len(self.plain_texts)))]["input_ids"]}
+        scan_id = self.scan_ids[index]
+        seen = self.views[int(draw.integers(len(self.views)))].row(scan_id)
+        codes = seen.pop("fmri_codes", None)
+        if self.next_codes and codes is not None:
+            seen["fmri_labels"] = codes.long()
+        if self.roi_dropout:
+            hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout * draw.random()
+            if not hidden.all():
+                seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
+        return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw), **seen}
 
 
-def about_scan(turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def about_scan(turns: Sequence[tuple[str, str]]) -> Messages:
     """Messages of a conversation about one scan, from its questions and answers.
 
     Examples
@@ -92,46 +280,8 @@ def about_scan(turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     >>> about_scan([("What is the sex?", "female")])[1]
     {'role': 'assistant', 'content': 'female'}
     """
-    messages: list[dict[str, Any]] = []
+    messages: Messages = []
     for question, answer in turns:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     messages[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": messages[0]["content"]}]
     return messages
-
-
-@torch.inference_mode()
-def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
-    """What a language model makes of texts: the mean of each text's last hidden states.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        With or without a language modelling head.
-    tokenizer : PreTrainedTokenizerBase
-        With a padding token. Texts are cut to the length that the model takes.
-    texts : sequence of str
-    batch_size : int
-
-    Returns
-    -------
-    torch.Tensor of shape (n_texts, hidden_size), float32, on the CPU
-    """
-    longest = getattr(model.config, "max_position_embeddings", None)
-    embedded = []
-    for start in range(0, len(texts), batch_size):
-        batch = tokenizer(
-            list(texts[start : start + batch_size]),
-            padding=True,
-            padding_side="right",
-            truncation=longest is not None,
-            max_length=longest,
-            return_tensors="pt",
-        ).to(model.device)
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        hidden = model.base_model(**inputs).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None]
-        embedded.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
-    return torch.cat(embedded).clone()
-
-
-__all__ = ["ScanConversations", "ScanInputs", "about_scan", "embed_texts"]

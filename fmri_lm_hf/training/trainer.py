@@ -1,24 +1,19 @@
-"""Training of all stages with the Trainer of transformers: collators, Trainer subclasses, provenance.
+"""Training of all stages with the Trainer of transformers: the collator and the Trainer subclasses.
 
 Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with
-`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone. `training_examples` makes them.
+`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone, as `data` makes them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 
-from ..files import write_json
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.processing_fmri_lm import FmriLMProcessor
 
@@ -119,48 +114,22 @@ class FmriLMTrainer(FmriTrainer):
     Parameters
     ----------
     text_only_loss_weight : float, default=0.5
-    next_codes : bool, default=False
-        Predict the codes that the frozen tokenizer gives the scans (as `fmri_labels`).
-    roi_dropout : float, default=0.0
-        In training, up to this share of a scan's ROIs is hidden from the language model, others each time.
     *args, **kwargs
         As for [`Trainer`].
     """
 
-    def __init__(
-        self,
-        *args,
-        text_only_loss_weight: float = 0.5,
-        next_codes: bool = False,
-        roi_dropout: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, *args, text_only_loss_weight: float = 0.5, **kwargs):
         super().__init__(*args, **kwargs)
         self.text_only_loss_weight = text_only_loss_weight
-        self.next_codes, self.roi_dropout = next_codes, roi_dropout
-        if not 0 <= roi_dropout < 1:
-            raise ValueError(f"`roi_dropout` must be at least 0 and less than 1, got {roi_dropout}.")
-        if next_codes or roi_dropout:
-            fmri_tokenizer = self.unwrapped_model.fmri_tokenizer
-            if any(parameter.requires_grad for parameter in fmri_tokenizer.parameters()):
-                raise ValueError(
-                    "`next_codes` and `roi_dropout` need a frozen tokenizer: call "
-                    "`model.freeze_fmri_tokenizer()` first."
-                )
-            if next_codes and fmri_tokenizer.quantizer is None:
-                raise ValueError(
-                    "`next_codes` needs a codebook, but the tokenizer of this model is `encoder_only`."
-                )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.next_codes or self.roi_dropout:
-            inputs = self._read_scans(inputs)
         labels = inputs["labels"]
         # logits are needed only from the position before the first label on, and scans come first
         first = int((labels != IGNORED).any(0).int().argmax())
         n_kept = labels.shape[1] - max(first - 1, 0)
         outputs = model(**{**inputs, "labels": None}, logits_to_keep=n_kept)
-        has_scan = (inputs["input_ids"] == self.config.fmri_token_id).any(1)
+        config = self.accelerator.unwrap_model(self.model).config
+        has_scan = (inputs["input_ids"] == config.fmri_token_id).any(1)
         parts = {
             "text_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], has_scan),
             "text_only_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], ~has_scan),
@@ -169,45 +138,12 @@ class FmriLMTrainer(FmriTrainer):
         weights = {
             "text_loss": 1.0,
             "text_only_loss": self.text_only_loss_weight,
-            "fmri_loss": self.config.fmri_loss_weight,
+            "fmri_loss": config.fmri_loss_weight,
         }
         parts = {name: value for name, value in parts.items() if value is not None}
         outputs.loss = sum(weights[name] * value for name, value in parts.items())
         self.record(parts)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    @torch.no_grad()
-    def _read_scans(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch with features and codes of its scans, read whole, in place of the scans; then ROIs are hidden."""
-        read = dict(inputs)
-        if "input_values" in read:
-            encoded = self.unwrapped_model.fmri_tokenizer.encode(
-                read.pop("input_values"), read.get("roi_mask"), read.get("padding_mask")
-            )
-            reads_encoder = self.config.fmri_embedding_source == "encoder"
-            read["fmri_features"] = encoded.embeddings if reads_encoder else encoded.quantized
-            if self.next_codes:
-                codes = encoded.fmri_codes.clone()
-                codes[~encoded.token_mask] = IGNORED
-                later = codes[
-                    :, self.config.fmri_config.n_rois :
-                ]  # those that a token before them can predict
-                if (later != IGNORED).any():
-                    read["fmri_labels"] = codes
-        if self.roi_dropout and self.model.training and "roi_mask" in read:
-            roi_mask = read["roi_mask"]
-            share = self.roi_dropout * torch.rand(len(roi_mask), 1, device=roi_mask.device)
-            read["roi_mask"] = roi_mask & (torch.rand(roi_mask.shape, device=roi_mask.device) >= share)
-        return read
-
-    @property
-    def unwrapped_model(self):
-        """The model without what distributed training wraps around it."""
-        return self.accelerator.unwrap_model(self.model)
-
-    @property
-    def config(self):
-        return self.unwrapped_model.config
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
@@ -218,29 +154,28 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tenso
     return F.cross_entropy(logits[rows, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORED)
 
 
-def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
-    """Write `training_info.json` beside a checkpoint: what was trained, on what, with which versions.
+class StageProgress(ProgressCallback):
+    """A progress bar that says what is being trained and carries the loss, in place of printed logs."""
 
-    Parameters
-    ----------
-    folder : path
-        The checkpoint's folder.
-    **facts
-        JSON values, such as ``stage``, ``simulated`` (whether the scans are), ``n_scans``, ``seed``,
-        ``training_arguments``, ``log_history``.
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
 
-    Returns
-    -------
-    Path
-    """
-    packages = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
-    info = {
-        **facts,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-    }
-    path = Path(folder) / "training_info.json"
-    write_json(info, path)
-    return path
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.title)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
 
-__all__ = ["FmriLMCollator", "FmriLMTrainer", "FmriTrainer", "write_training_info"]
+def show_progress(trainer: Trainer, title: str) -> None:
+    """Give a trainer the bar of its stage, unless it was told to show none."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(StageProgress(title))
+
+
+__all__ = ["FmriLMCollator", "FmriLMTrainer", "FmriTrainer", "StageProgress", "show_progress"]

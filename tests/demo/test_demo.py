@@ -6,31 +6,34 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from datasets import load_dataset
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from fmri_lm_hf import Atlas, ScanError
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.demo import Recipe, run_demo
-from fmri_lm_hf.demo.data import describe, prepare
+from fmri_lm_hf.demo import run_demo
 from fmri_lm_hf.demo.real_scans import aal2_atlas
-from fmri_lm_hf.demo.training import windows
-from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.scans import write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
-SMALL = Recipe(
-    hidden_size=16,
-    codebook_size=16,
-    codebook_dim=8,
-    num_quantizers=2,
-    lm_hidden_size=16,
-    vocab_size=300,
-    tokenizer_epochs=1,
-    alignment_epochs=1,
-    instruction_epochs=1,
-    n_windows=1,
-    batch_size=8,
-)
+# Sizes for seconds: what the demo's recipes would do at full size.
+SMALL = {
+    "language_model": ["--vocab_size", "300", "--model.hidden_size", "16", "--model.intermediate_size", "32"],
+    "tokenizer": [
+        *(
+            "--tokenizer.hidden_size",
+            "16",
+            "--tokenizer.codebook_size",
+            "16",
+            "--tokenizer.codebook_dim",
+            "8",
+        ),
+        *("--num_train_epochs", "1", "--per_device_train_batch_size", "8"),
+    ],
+    "alignment": ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--n_windows", "1"],
+    "instruction": ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--n_windows", "1"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def scans(cohort, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(scans, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "out"
-    return out, run_demo(out, scans, labels=["sex", "group"], recipe=SMALL)
+    return out, run_demo(out, scans, labels=["sex", "group"], options=SMALL)
 
 
 @pytest.mark.slow
@@ -78,16 +81,25 @@ def test_the_demo_writes_scores_with_their_baselines(finished):
     out, results = finished
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert set(results["tasks"]) == {"sex", "group"}
-    for task in results["tasks"].values():
-        for reader in ("fmri_lm", "connectivity_logistic", "majority", "text_only"):
-            assert {"accuracy", "balanced_accuracy", "auc"} <= set(task[reader])
-        assert task["majority"]["balanced_accuracy"] == task["text_only"]["balanced_accuracy"] == 0.5
-        assert task["n_test"] == 8
-    assert results["tasks"]["sex"]["n_train"] == 15
-    assert results["tasks"]["group"]["n_train"] == 14
+    for name, readers in results["tasks"].items():
+        for reader in ("fmri_lm", "connectivity_logistic", "majority", "without_scan", "other_scan"):
+            assert {"accuracy", "balanced_accuracy", "auc"} <= set(readers[reader])
+        assert readers["majority"]["balanced_accuracy"] == readers["without_scan"]["balanced_accuracy"] == 0.5
+        assert results["asked"][name]["n_test"] == 8
+    assert (
+        results["asked"]["sex"]["n_train"] == 16
+    )  # the baselines have the scan that is too short to describe
+    assert results["asked"]["group"]["n_train"] == 15
     assert [failure["scan_id"] for failure in results["failures"]] == ["sub-A0006_ses-1"]
     assert results["seconds"] > 0
     assert results["peak_rss_mb"] > 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "corpus",
+        "model",
+        "report.html",
+        "results.json",
+        "scan.npz",
+    ]
 
 
 @pytest.mark.slow
@@ -121,30 +133,37 @@ def test_the_saved_model_answers(finished):
     assert info["n_subjects"] == 15
 
 
-def prepared(scans, labels=("sex",), site="B"):
-    dataset, atlas = load_scan_dataset(scans)
-    return prepare(dataset, atlas, list(labels), site, 80, 2.0)
+def words(scans, out, *more: str) -> list[str]:
+    return ["demo", "--scans", str(scans), "--out", str(out), *more]
 
 
-def test_nothing_of_the_held_out_site_reaches_the_descriptions(cohort, scans, tmp_path):
+@pytest.mark.slow
+def test_nothing_of_the_held_out_site_reaches_weights_vocabulary_or_texts(finished, cohort, scans, tmp_path):
+    out, _ = finished
     noise = np.random.default_rng(0)
     changed = rows(
         cohort,
-        bold=lambda i, row: noise.normal(size=row["bold"].shape) if row["site"] == "B" else row["bold"],
+        group=lambda i, row: None if i == 3 else i % 2,
+        bold=lambda i, row: (
+            noise.normal(size=row["bold"].shape)
+            if row["site"] == "B"
+            else row["bold"][:12]
+            if i == 5
+            else row["bold"]
+        ),
+        n_timepoints=lambda i, row: 12 if i == 5 else row["n_timepoints"],
     )
-    other = write_scan_dataset(
-        [row for i, row in enumerate(changed) if i != 5], tmp_path / "scans", cohort.atlas
-    )
-    first, second = (describe(prepared(folder), n_wordings=2, seed=0) for folder in (scans, other))
-    assert list(first.sentences.values()) == list(second.sentences.values())
-    assert list(first.answers.values()) == list(second.answers.values())
-
-
-def test_a_subject_of_the_held_out_site_takes_no_part_in_training(cohort, tmp_path):
-    changed = rows(cohort, subject_id=lambda i, row: "both" if i in (0, 16) else row["subject_id"])
-    data = prepared(write_scan_dataset(changed, tmp_path / "scans", cohort.atlas))
-    assert len(data.train) == 15
-    assert 0 not in data.train
+    other = write_scan_dataset(changed, tmp_path / "scans", cohort.atlas)
+    run_demo(tmp_path / "out", other, labels=["sex", "group"], options=SMALL)
+    for name in ("tokenizer.json", "preprocessor_config.json", "processor_config.json"):
+        if (out / "model" / name).exists():
+            assert (out / "model" / name).read_bytes() == (tmp_path / "out" / "model" / name).read_bytes()
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "out"))
+    assert all(tensor.equal(after[name]) for name, tensor in before.items())
+    texts = [
+        load_dataset(str(folder / "corpus"), split="train")["text"] for folder in (out, tmp_path / "out")
+    ]
+    assert list(texts[0]) == list(texts[1])
 
 
 @pytest.mark.parametrize(
@@ -155,34 +174,23 @@ def test_a_subject_of_the_held_out_site_takes_no_part_in_training(cohort, tmp_pa
         (["age"], "B", r"Column 'age' has \d+ different values .* expected 2 to 10 classes. Bin"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(scans, labels, site, message):
-    with pytest.raises(ScanError, match=message):
-        prepared(scans, labels, site)
+def test_what_cannot_be_asked_is_refused(scans, labels, site, message, tmp_path):
+    with pytest.raises((ScanError, ValueError), match=message):
+        run_demo(tmp_path / "out", scans, labels=labels, holdout_site=site)
 
 
 def test_a_label_that_the_held_out_site_lacks_is_refused(cohort, tmp_path):
     changed = rows(cohort, sex=lambda i, row: None if row["site"] == "B" else row["sex"])
     folder = write_scan_dataset(changed, tmp_path / "scans", cohort.atlas)
-    with pytest.raises(ScanError, match=r"No scan of site 'B' has a value of 'sex' .*\(female, male\)"):
-        prepared(folder)
+    with pytest.raises(ValueError, match=r"No test scan has a value of 'sex' .*\(female, male\)"):
+        run_demo(tmp_path / "out", folder, labels=["sex"])
 
 
 def test_scans_without_an_atlas_need_one(scans, tmp_path, capsys):
     bare = tmp_path / "bare.parquet"
     bare.write_bytes(next(scans.glob("data/*.parquet")).read_bytes())
-    assert main(["demo", "--scans", str(bare), "--out", str(tmp_path / "out")]) == 2
+    assert main(words(bare, tmp_path / "out")) == 2
     assert "give `--atlas` the JSON file of its ROIs" in capsys.readouterr().err
-
-
-def test_windows_hide_time_points_and_nothing_else(scans):
-    inputs = prepared(scans).inputs
-    seen = windows(inputs, 0.4, torch.Generator().manual_seed(0))
-    assert torch.equal(seen["input_values"], inputs["input_values"])
-    assert not (seen["padding_mask"] & ~inputs["padding_mask"]).any()
-    share = seen["padding_mask"].sum(1) / inputs["padding_mask"].sum(1)
-    assert share.min() >= 0.38
-    assert share.max() <= 1
-    assert share.std() > 0.05
 
 
 def test_the_regions_of_the_real_scans_are_those_of_their_atlas():

@@ -1,4 +1,4 @@
-"""The tiny inputs, and the three stages trained on them with the tiny recipes: once for all tests."""
+"""The tiny inputs, and the stages trained on them with the tiny recipes: once for all tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scripts import TRAINING, run
 
 @pytest.fixture(scope="session", autouse=True)
 def importable():
-    """The scripts import each other from their own folder."""
+    """`make_tiny_inputs` is a script beside the recipes."""
     sys.path.insert(0, str(TRAINING))
     yield
     sys.path.remove(str(TRAINING))
@@ -32,19 +32,19 @@ def made(importable, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny(made, monkeypatch) -> Path:
-    """`tiny`, beside which the scripts run: recipes name their inputs relative to the working folder."""
+    """`tiny`, beside which the stages run: recipes name their inputs relative to the working folder."""
     monkeypatch.chdir(made)
     return made / "tiny"
 
 
 @pytest.fixture(scope="session")
 def trained(made) -> Path:
-    """`tiny` with the three stages in it."""
+    """`tiny` with the stages in it."""
     before = Path.cwd()
     os.chdir(made)
     try:
-        for stage in ("tokenizer", "alignment", "instruction"):
-            run(f"train_{stage}.py", f"{stage}_tiny.yaml")
+        for stage in ("language_model", "tokenizer", "alignment", "instruction"):
+            run(stage, f"tiny/{stage}")
     finally:
         os.chdir(before)
     return made / "tiny"

@@ -10,7 +10,8 @@ from small import FMRI, N_TOKENS, fmri_tokenizer, language_model, processor, sca
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
-from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer, write_training_info
+from fmri_lm_hf.training.record import write_training_info
+from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer
 
 PAD = 3
 

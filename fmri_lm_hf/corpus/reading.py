@@ -1,0 +1,221 @@
+"""What can be said of a scan from the scan alone, and the questions that ask for it.
+
+No cohort is needed: a network pair's connectivity is its mean correlation in units of the scan's RMS correlation, and
+its level one of five, between fixed bounds. Every statement names this scan as what it is relative to.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .facts import Fact, direction_of
+from .lexicon import NOUNS
+from .prose import render_statement
+
+__all__ = [
+    "ABSENT_ANSWERS",
+    "BOUNDS_BETWEEN",
+    "BOUNDS_WITHIN",
+    "LEVELS",
+    "DESCRIBE",
+    "Question",
+    "ask_comparison",
+    "ask_extreme",
+    "ask_level",
+    "level_question",
+    "describe_scan",
+    "level_of",
+    "pair_words",
+    "says_no_scan",
+    "scan_facts",
+]
+
+LEVELS = ("markedly low", "low", "moderate", "high", "markedly high")
+# Between the levels, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
+# pairs of different networks and for what lies within one.
+BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
+BOUNDS_WITHIN = (0.5, 0.8, 1.1, 1.4)
+UNITS = "scan RMS correlation"
+
+ABSENT_ANSWERS = ("No scan can be read here.", "There is no readable scan.", "There is no scan to read here.")
+DESCRIBE = (
+    "Describe this scan.",
+    "Describe the connectivity of this scan.",
+    "What does this scan show?",
+    "Summarise this scan.",
+    "What is notable within this scan?",
+)
+_ASK_LEVEL = (
+    "Connectivity {pair}?",
+    "How strong is connectivity {pair}?",
+    "What is the level of connectivity {pair} within this scan?",
+    "Within this scan, how high is the coupling {pair}?",
+    "How would you grade connectivity {pair}?",
+    "Is connectivity {pair} high or low?",
+)
+_ASK_EXTREME = {
+    "strongest": (
+        "Which two networks are coupled most strongly?",
+        "Which is the strongest network pair within this scan?",
+        "Between which networks lies the strongest connection?",
+    ),
+    "weakest": (
+        "Which two networks are coupled most weakly?",
+        "Which is the weakest network pair within this scan?",
+        "Between which networks lies the weakest connection?",
+    ),
+}
+_ASK_COMPARISON = (
+    "Is connectivity {first} higher than {second}?",
+    "Is the coupling {first} stronger than {second}?",
+    "Within this scan, is connectivity higher {first} than {second}?",
+)
+# Forms without words about a cohort: a pair comes first where the form begins with it, so that its level is read then.
+_LEVEL_FORMS = (
+    "{front}, {noun} is {adjective}",
+    "{noun}{places} is found to be {adjective}",
+    "{noun} is {adjective}{places}",
+)
+_EXTREME_FORMS = ("the {noun} is{places}", "{front} lies the {noun}")
+_OPENERS = ("", "Within this scan, ", "In this scan, ")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scan and its answer."""
+
+    text: str
+    answer: str
+
+
+def level_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
+    """Level, 0 to 4, of connectivity in units of the scan's RMS correlation.
+
+    Parameters
+    ----------
+    value : float or ndarray
+    within : bool or ndarray
+        Whether the value is that within one network.
+    """
+    between_level = np.digitize(value, BOUNDS_BETWEEN)
+    return np.where(within, np.digitize(value, BOUNDS_WITHIN), between_level)
+
+
+def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: Sequence[str]) -> list[Fact]:
+    """Facts about a scan that need no cohort: the level of each network pair, the strongest pair and the weakest.
+
+    Parameters
+    ----------
+    values : sequence of float, length n_pairs
+        Connectivity in units of the scan's RMS correlation, in the order of `numpy.triu_indices(n_networks)`.
+    present : sequence of bool, length n_pairs
+        Pairs that the scan has ROIs for; the others have no facts.
+    network_names : sequence of str
+
+    Returns
+    -------
+    list of fact
+        ``connectivity/level/A-B`` for each pair, with its level counted from the middle one (-2 to 2) as `z`; then
+        ``connectivity/strongest/A-B`` and ``connectivity/weakest/A-B``, of different networks.
+    """
+    facts = []
+    firsts, seconds = np.triu_indices(len(network_names))
+    steps = level_of(np.asarray(values), firsts == seconds) - 2.0
+    for first, second, value, step, known in zip(
+        firsts.tolist(), seconds.tolist(), values, steps.tolist(), present, strict=True
+    ):
+        if not known:
+            continue
+        names = [network_names[first], network_names[second]]
+        facts.append(
+            Fact(
+                family="connectivity",
+                feature=f"connectivity/level/{names[0]}-{names[1]}",
+                network=names,
+                value=float(value),
+                z=step,
+                direction=direction_of(step),
+                units=UNITS,
+            )
+        )
+    pairs = sorted(
+        (fact for fact in facts if fact["network"][0] != fact["network"][1]), key=lambda fact: fact["value"]
+    )
+    if len(pairs) > 1:
+        for extreme, fact in (("strongest", pairs[-1]), ("weakest", pairs[0])):
+            name = fact["feature"].replace("connectivity/level", f"connectivity/{extreme}", 1)
+            facts.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))
+    return facts
+
+
+def pair_words(networks: Sequence[str], rng: random.Random | None = None) -> str:
+    """``between A and B`` (in either order where chance decides), or ``within A``."""
+    first, second = networks
+    if first == second:
+        return f"within {first}"
+    if rng is not None and rng.random() < 0.5:
+        first, second = second, first
+    return f"between {first} and {second}"
+
+
+def level_question(networks: Sequence[str], rng: random.Random | None = None) -> str:
+    """How strong is a pair? Without a generator in the first wording."""
+    form = _ASK_LEVEL[0] if rng is None else rng.choice(_ASK_LEVEL)
+    return form.format(pair=pair_words(networks, rng))
+
+
+def ask_level(fact: Fact, rng: random.Random | None = None) -> Question:
+    """The question for the level of a fact's pair, with the fact's level as answer."""
+    return Question(level_question(fact["network"], rng), LEVELS[round(fact["z"]) + 2])
+
+
+def ask_extreme(facts: Sequence[Fact], extreme: str, rng: random.Random | None = None) -> Question:
+    """Which pair of different networks is the strongest, or the weakest?"""
+    (fact,) = (fact for fact in facts if fact["feature"].startswith(f"connectivity/{extreme}/"))
+    forms = _ASK_EXTREME[extreme]
+    return Question(forms[0] if rng is None else rng.choice(forms), " and ".join(fact["network"]))
+
+
+def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) -> Question:
+    """Is one pair stronger than another?"""
+    form = _ASK_COMPARISON[0] if rng is None else rng.choice(_ASK_COMPARISON)
+    text = form.format(first=pair_words(first["network"], rng), second=pair_words(second["network"], rng))
+    return Question(text, "yes" if first["value"] > second["value"] else "no")
+
+
+def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:
+    """A few sentences about a scan: its strongest and its weakest pair, and some pairs with their levels.
+
+    Every statement is one that `faithfulness` reads back.
+    """
+    levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+    extremes = [fact for fact in facts if not fact["feature"].startswith("connectivity/level/")]
+    chosen = [*rng.sample(levels, min(rng.randint(2, 3), len(levels))), *extremes]
+    rng.shuffle(chosen)
+    sentences = []
+    for fact in chosen:
+        # the nouns for a level name the scan themselves
+        opener = "" if fact in levels else rng.choice(_OPENERS)
+        sentence = opener + _statement(fact, rng)
+        sentences.append(sentence[0].upper() + sentence[1:] + ".")
+    return " ".join(sentences)
+
+
+def _statement(fact: Fact, rng: random.Random) -> str:
+    measure = "/".join(fact["feature"].split("/", 2)[:2])
+    if measure != "connectivity/level":
+        return render_statement([fact], rng.choice(NOUNS[measure]), rng.choice(_EXTREME_FORMS), "", "")
+    form = rng.choice(_LEVEL_FORMS)
+    return render_statement([fact], rng.choice(NOUNS[measure]), form, LEVELS[round(fact["z"]) + 2], "")
+
+
+def says_no_scan(text: str) -> bool:
+    """Whether an answer says that there is no scan to speak of."""
+    return (
+        re.search(r"\bno (?:readable |usable )?scan\b|\bnot a (?:readable )?scan\b", text, re.I) is not None
+    )

@@ -1,0 +1,181 @@
+"""Questions about the labels of scans, as data: what is asked, and which answer each value of a column has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+
+__all__ = ["Task", "class_name", "is_missing", "load_tasks", "tasks_of_columns"]
+
+MAX_CLASSES = 10
+_WORDINGS = (
+    "What is the {label}?",
+    "Which {label} does this scan show?",
+    "State the {label} of this person.",
+)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a label is not known: None or NaN."""
+    return value is None or value != value
+
+
+def class_name(value: Any) -> str:
+    """The name of a class: 1.0, as pandas writes an integer column with gaps, is "1"."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question about a label column.
+
+    Attributes
+    ----------
+    name : str
+        What the scores are listed under.
+    column : str
+        Of the scan dataset.
+    ask : tuple of str
+        Wordings; the first one is used where scans are judged.
+    answers : dict of str to str
+        The answer to each value (as `class_name` writes it).
+    below : dict of float to str
+        For numbers, in place of `answers`: the answer below each bound.
+    """
+
+    name: str
+    column: str
+    ask: tuple[str, ...]
+    answers: Mapping[str, str] = field(default_factory=dict)
+    below: Mapping[float, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
+        """A task from its declaration: `ask`, `answers` or `below`, and `column` where it is not the name."""
+        kinds = set(declared) - {"column"}
+        if kinds not in ({"ask", "answers"}, {"ask", "below"}) or not declared["ask"]:
+            raise ValueError(
+                f"The question about {name!r} has {', '.join(declared) or 'nothing'}: expected `ask` (a list of "
+                "wordings) and either `answers` (value: answer) or `below` (upper bound: answer)."
+            )
+        ask = [declared["ask"]] if isinstance(declared["ask"], str) else declared["ask"]
+        return cls(
+            name=name,
+            column=declared.get("column", name),
+            ask=tuple(ask),
+            answers={class_name(value): str(answer) for value, answer in declared.get("answers", {}).items()},
+            below={
+                bound: str(answer)
+                for bound, answer in sorted(
+                    (float(b), answer) for b, answer in declared.get("below", {}).items()
+                )
+            },
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration that `from_dict` reads."""
+        kind = {"below": dict(self.below)} if self.below else {"answers": dict(self.answers)}
+        return {"column": self.column, "ask": list(self.ask), **kind}
+
+    @property
+    def classes(self) -> list[str]:
+        """The answers to choose from: in the order of the bounds for numbers, else sorted."""
+        return list(dict.fromkeys(self.below.values())) if self.below else sorted(set(self.answers.values()))
+
+    def answer(self, value: Any) -> str | None:
+        """The answer to a value; None where it is missing or has no answer."""
+        if is_missing(value):
+            return None
+        if self.below:
+            return next((answer for bound, answer in self.below.items() if value < bound), None)
+        return self.answers.get(class_name(value))
+
+    def answers_of(self, scans: datasets.Dataset) -> list[str | None]:
+        """The answer for each scan.
+
+        Raises
+        ------
+        ValueError
+            If the scans have no such column, or none of them has one of the answers.
+        """
+        if self.column not in scans.column_names:
+            raise ValueError(
+                f"`questions` ask about {self.column!r}, which the scans do not have: found "
+                f"{', '.join(scans.column_names)}."
+            )
+        values = scans[self.column]
+        answers = [self.answer(value) for value in values]
+        for answer in self.classes:
+            if answer not in answers:
+                found = sorted({class_name(value) for value in values if not is_missing(value)})
+                raise ValueError(
+                    f"No scan's {self.column!r} has the answer {answer!r}: found the values "
+                    f"{', '.join(found[:10])}. (In YAML, yes, no, on and off need quotes.)"
+                )
+        return answers
+
+
+def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
+    """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``."""
+    declared = source
+    if not isinstance(source, Mapping):
+        path = Path(source)
+        if not path.is_file():
+            raise ValueError(
+                f"There is no file of tasks {path}: give a YAML file with `name: {{ask, answers}}`."
+            )
+        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(declared, Mapping) or not declared:
+        raise ValueError("Tasks are a mapping from a name to `ask` and `answers` or `below`; found none.")
+    return {str(name): Task.from_dict(str(name), task) for name, task in declared.items()}
+
+
+def tasks_of_columns(
+    scans: datasets.Dataset, columns: Sequence[str], train: Sequence[int], test: Sequence[int]
+) -> dict[str, Task]:
+    """A task for each label column, with the classes that the training scans have.
+
+    Parameters
+    ----------
+    scans : datasets.Dataset
+    columns : sequence of str
+    train, test : sequence of int
+        Rows.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, it is no column of 2 to 10 classes, or no test scan has one of them.
+    """
+    tasks = {}
+    for column in columns:
+        if column not in scans.column_names:
+            raise ValueError(
+                f"The scan dataset has no column {column!r}: found {', '.join(scans.column_names)}. "
+                "Give `--labels` the columns to ask about."
+            )
+        values = scans[column]
+        classes = sorted({class_name(values[row]) for row in train if not is_missing(values[row])})
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            raise ValueError(
+                f"Column {column!r} has {len(classes)} different values among the training scans; expected 2 to "
+                f"{MAX_CLASSES} classes. Bin a continuous measure first."
+            )
+        if not any(class_name(values[row]) in classes for row in test if not is_missing(values[row])):
+            raise ValueError(
+                f"No test scan has a value of {column!r} that training scans have ({', '.join(classes)}), so there is "
+                "nothing to test. Hold out another site, or leave the column out of `--labels`."
+            )
+        label = column.replace("_", " ")
+        tasks[column] = Task(
+            column,
+            column,
+            tuple(form.format(label=label) for form in _WORDINGS),
+            {name: name for name in classes},
+        )
+    return tasks

@@ -1,0 +1,290 @@
+"""Is it true what a model says about scans? Levels of network pairs, descriptions, and scans that are not there.
+
+Every score stands beside two others: the same answers held against another scan's truth, which a model reaches that
+says what is true of most scans, and the answers most common among these scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from tqdm.auto import tqdm
+
+from ..corpus.faithfulness import parse_claims
+from ..corpus.facts import fact_measure
+from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no_scan, scan_facts
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.network_pairs import network_pair_values, pair_indices
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .answers import answer_log_probabilities, encode_question
+
+__all__ = ["description_truth", "level_probabilities", "mirage", "pair_level_truth", "scan_pairs", "truth"]
+
+BATCH = 32
+Inputs = Mapping[str, torch.Tensor]
+
+
+def truth(
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    scans: Sequence[Any],
+    n_absent: int = 50,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """All that this module measures, in the form of `results.json`.
+
+    Parameters
+    ----------
+    model, processor
+        The processor's feature extractor needs an atlas with networks.
+    scans : sequence of scans
+        As [`FmriFeatureExtractor`] takes them; at least two, so that another scan's answers exist.
+    n_absent : int, default=50
+        Prompts without a scan, and as many scans of noise, for the mirage rate.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    dict
+        ``{"pair_level": ..., "descriptions": ..., "mirage": ...}``, see the functions of these names.
+    """
+    inputs = dict(processor(fmri=list(scans)))
+    return {
+        "pair_level": pair_level_truth(model, processor, inputs),
+        "descriptions": description_truth(model, processor, inputs),
+        "mirage": mirage(model, processor, inputs, n_absent, seed),
+    }
+
+
+def scan_pairs(
+    processor: FmriLMProcessor, inputs: Inputs
+) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """Connectivity of each network pair in each scan, which pairs there are, and the networks' names.
+
+    Returns
+    -------
+    values : torch.Tensor of shape (n_scans, n_pairs)
+        In units of the scan's RMS correlation.
+    present : torch.BoolTensor of shape (n_scans, n_pairs)
+    names : tuple of str
+    """
+    atlas = processor.feature_extractor.atlas
+    if atlas is None:
+        raise ValueError(
+            "The processor's feature extractor has no atlas, so its scans have no networks to ask about: make it "
+            "with `FmriFeatureExtractor(atlas=...)`."
+        )
+    names = atlas.network_names
+    networks = torch.tensor([names.index(name) for name in atlas.networks])
+    values, present, _ = network_pair_values(
+        inputs["input_values"], inputs["roi_mask"], inputs["padding_mask"], networks, len(names)
+    )
+    return values, present, names
+
+
+def level_probabilities(
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, pairs: Sequence[int] | None = None
+) -> torch.Tensor:
+    """How probable a model finds each level of each network pair, asked one question at a time.
+
+    Parameters
+    ----------
+    model, processor
+    inputs : mapping of torch.Tensor
+        What the processor makes of the scans.
+    pairs : sequence of int, optional
+        Numbers of the pairs to ask for, in the order of `numpy.triu_indices`; all when None.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_scans, len(pairs), 5)
+        Sums to one over the levels.
+    """
+    names = scan_pairs(processor, inputs)[2]
+    first, second = pair_indices(len(names)).tolist()
+    chosen = range(len(first)) if pairs is None else pairs
+    asked = []
+    for pair in tqdm(chosen, desc="Pairs", unit="question", disable=len(chosen) < 10):
+        question = level_question([names[first[pair]], names[second[pair]]])
+        prompt, answers = encode_question(processor, question, LEVELS)
+        scores = [
+            answer_log_probabilities(model, prompt, answers, **batch).cpu() for batch in _batches(inputs)
+        ]
+        asked.append(torch.cat(scores).softmax(-1))
+    return torch.stack(asked, dim=1)
+
+
+def pair_level_truth(
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs
+) -> dict[str, float | None]:
+    """How often a model grades a network pair right, on five levels.
+
+    Returns
+    -------
+    dict
+        `exact` and `within_one`: share of right answers, and of those at most one level off; `other_scan`: of answers
+        that are right for the next scan; `most_common`: what always answering each pair's most common level among
+        these scans reaches; `rank_correlation`: Spearman correlation, over scans, of a pair's expected level and its
+        connectivity, mean over pairs (None with fewer than three scans).
+    """
+    values, present, names = scan_pairs(processor, inputs)
+    probabilities = level_probabilities(model, processor, inputs).numpy()
+    first, second = pair_indices(len(names)).numpy()
+    levels = level_of(values.numpy(), first == second)
+    known = present.numpy()
+    answers = probabilities.argmax(-1)
+    expected = probabilities @ np.arange(len(LEVELS))
+    both = known & np.roll(known, -1, axis=0)
+    common = [np.bincount(levels[known[:, k], k], minlength=len(LEVELS)).argmax() for k in range(len(first))]
+    correlations = [
+        spearmanr(expected[known[:, k], k], values.numpy()[known[:, k], k])[0]
+        for k in range(len(first))
+        if known[:, k].sum() > 2 and np.ptp(expected[known[:, k], k]) > 0
+    ]
+    return {
+        "exact": _mean((answers == levels)[known]),
+        "other_scan": _mean((answers == np.roll(levels, -1, axis=0))[both]),
+        "most_common": _mean((levels == np.array(common))[known]),
+        "within_one": _mean((np.abs(answers - levels) <= 1)[known]),
+        "rank_correlation": _mean(correlations),
+    }
+
+
+def description_truth(
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    inputs: Inputs,
+    facts: Sequence[Sequence[Mapping[str, Any]]] | None = None,
+    max_new_tokens: int = 160,
+) -> dict[str, float | None]:
+    """How much of what a model says of scans is true.
+
+    Parameters
+    ----------
+    model, processor
+    inputs : mapping of torch.Tensor
+    facts : sequence of sequence of fact, optional
+        What is true of each scan; `scan_facts` of each when None. Give a cohort's facts as well where the model was
+        taught to speak of a cohort.
+    max_new_tokens : int
+
+    Returns
+    -------
+    dict
+        `precision`: share of statements that are true, a statement being what is said of one feature of one network
+        pair; `recall`: share of the facts that are stated right; `other_scan_precision`: precision against the next
+        scan's facts; `statements`: mean number of statements a scan. Precision is None where nothing is stated.
+    """
+    values, present, names = scan_pairs(processor, inputs)
+    if facts is None:
+        facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
+    texts = generate_texts(model, processor, DESCRIBE[0], inputs, max_new_tokens)
+    right = said = stated = other_right = 0
+    for number, text in enumerate(texts):
+        claims = parse_claims(text, names)
+        n_right, keys = _check(claims, facts[number])
+        right, said, stated = right + n_right, said + len(claims), stated + len(keys)
+        other_right += _check(claims, facts[(number + 1) % len(facts)])[0]
+    n_facts = sum(map(len, facts))
+    return {
+        "precision": right / said if said else None,
+        "recall": stated / n_facts if n_facts else None,
+        "other_scan_precision": other_right / said if said else None,
+        "statements": said / len(texts),
+    }
+
+
+def mirage(
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    inputs: Inputs,
+    n_absent: int = 50,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """How often a model describes what is not there, and how often it answers where a scan is.
+
+    An answer that says that there is no scan is none; every other text counts as a description.
+
+    Returns
+    -------
+    dict
+        `absent_described`: share of prompts without a scan, and of scans of noise, that are described;
+        `no_scan_described`, `noise_described`: its two parts; `shuffled_described`: the same for these scans with
+        their ROIs in random order; `real_answered`: share of these scans that are answered.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    questions = [DESCRIBE[k % len(DESCRIBE)] for k in range(n_absent)]
+    alone = [generate_texts(model, processor, question, None)[0] for question in dict.fromkeys(questions)]
+    no_scan = np.resize([not says_no_scan(text) for text in alone], n_absent)
+    shape = inputs["input_values"].shape[1:]
+    noise = {
+        "input_values": torch.randn(n_absent, *shape, generator=generator),
+        "roi_mask": torch.ones(n_absent, shape[0], dtype=torch.bool),
+        "padding_mask": torch.ones(n_absent, shape[1], dtype=torch.bool),
+    }
+    order = torch.randperm(shape[0], generator=generator)
+    shuffled = {
+        "input_values": inputs["input_values"][:, order],
+        "roi_mask": inputs["roi_mask"][:, order],
+        "padding_mask": inputs["padding_mask"],
+    }
+
+    def described(scans: Inputs) -> np.ndarray:
+        texts = generate_texts(model, processor, DESCRIBE[0], scans, 24)
+        return np.array([not says_no_scan(text) for text in texts])
+
+    of_noise = described(noise)
+    return {
+        "absent_described": _mean(np.concatenate([no_scan, of_noise])),
+        "no_scan_described": _mean(no_scan),
+        "noise_described": _mean(of_noise),
+        "shuffled_described": _mean(described(shuffled)),
+        "real_answered": _mean(described(inputs)),
+    }
+
+
+@torch.inference_mode()
+def generate_texts(
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    question: str,
+    inputs: Inputs | None,
+    max_new_tokens: int = 160,
+) -> list[str]:
+    """A model's answer to a question about each scan, or about none (then one answer); nothing is sampled."""
+    prompt, _ = encode_question(processor, question, ["-"], with_scan=inputs is not None)
+    texts = []
+    for batch in [{}] if inputs is None else _batches(inputs):
+        n = max((len(values) for values in batch.values()), default=1)
+        ids = torch.tensor(prompt, device=model.device).expand(n, -1)
+        generated = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            **{name: values.to(model.device) for name, values in batch.items()},
+        )
+        texts += [processor.decode_answer(row) for row in generated[:, ids.shape[1] :].cpu()]
+    return texts
+
+
+def _check(claims: Sequence[Any], facts: Sequence[Mapping[str, Any]]) -> tuple[int, set]:
+    """How many claims are true, and which facts they state."""
+    known = {(fact_measure(fact), tuple(sorted(fact["network"]))): fact for fact in facts}
+    true = [claim.key for claim in claims if claim.key in known and not claim.disagreements(known[claim.key])]
+    return len(true), set(true)
+
+
+def _batches(inputs: Inputs) -> Iterator[dict[str, torch.Tensor]]:
+    n_scans = len(next(iter(inputs.values())))
+    for start in range(0, n_scans, BATCH):
+        yield {name: values[start : start + BATCH] for name, values in inputs.items()}
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None

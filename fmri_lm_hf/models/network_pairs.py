@@ -1,0 +1,203 @@
+"""Network-pair tokens: one for each pair of networks, with the pair's mean connectivity and the networks' names.
+
+A pair's token is the sum of the embeddings of its two names, taken from the language model's own text embeddings,
+and of its value. Attention can then look a pair up by the names in a question, and no weight depends on an atlas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_fmri_lm import FmriLMConfig
+
+# Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs of
+# the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
+PRESENT, VALUE, RANK = range(3)
+N_FEATURES = 4
+MAX_NAME_TOKENS = 8
+
+
+def pair_indices(n_networks: int) -> torch.Tensor:
+    """First and second network of each pair, (2, n_pairs); a network with itself stands for what lies within it."""
+    return torch.triu_indices(n_networks, n_networks)
+
+
+def network_pair_values(
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+    roi_networks: torch.Tensor,
+    n_networks: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean correlation of the ROIs of every two networks, in units of the scan's RMS correlation.
+
+    Parameters
+    ----------
+    input_values : torch.Tensor of shape (n_scans, n_rois, n_timepoints)
+    roi_mask : torch.BoolTensor of shape (n_scans, n_rois)
+    padding_mask : torch.BoolTensor of shape (n_scans, n_timepoints)
+    roi_networks : torch.LongTensor of shape (n_rois,) or (n_scans, n_rois)
+        Number of each ROI's network.
+    n_networks : int
+
+    Returns
+    -------
+    values : torch.Tensor of shape (n_scans, n_pairs)
+        Mean over pairs of different observed ROIs; zero where there is none.
+    present : torch.BoolTensor of shape (n_scans, n_pairs)
+        Whether there is any.
+    rms : torch.Tensor of shape (n_scans,)
+        Root mean square of the correlations of different observed ROIs.
+    """
+    observed = padding_mask[:, None].to(input_values.dtype)
+    mean = (input_values * observed).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True)
+    unit = F.normalize((input_values - mean) * observed, dim=-1) * roi_mask[..., None]
+    correlation = unit @ unit.transpose(1, 2)
+    correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2))
+    n_observed = roi_mask.sum(-1)
+    rms = (correlation.square().sum((1, 2)) / (n_observed * (n_observed - 1)).clamp_min(1)).sqrt()
+    members = F.one_hot(roi_networks, n_networks).to(unit.dtype).expand(len(unit), -1, -1)
+    members = members * roi_mask[..., None]
+    sums = members.transpose(1, 2) @ correlation @ members  # (n_scans, n_networks, n_networks)
+    sizes = members.sum(1)
+    counts = sizes[:, :, None] * sizes[:, None] - torch.diag_embed(sizes)
+    first, second = pair_indices(n_networks).to(sums.device)
+    counts = counts[:, first, second]
+    values = sums[:, first, second] / counts.clamp_min(1) / rms.clamp_min(1e-6)[:, None]
+    return values, counts > 0, rms
+
+
+def pair_ranks(values: torch.Tensor, present: torch.Tensor, n_networks: int) -> torch.Tensor:
+    """Rank of each pair among those of its kind (different networks, or within one) in its scan, from 0 to 1."""
+    first, second = pair_indices(n_networks).to(values.device)
+    within = first == second
+    comparable = present[:, None, :] & (within[:, None] == within[None, :])
+    below = ((values[:, None, :] < values[:, :, None]) & comparable).sum(-1)
+    others = (comparable.sum(-1) - 1).clamp_min(1)
+    return (below / others).masked_fill(~present, 0.0)
+
+
+def network_pair_features(
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+    roi_networks: torch.Tensor,
+    n_networks: int,
+) -> torch.Tensor:
+    """What the tokens of a scan and its network pairs hold, without the names: (n_scans, 1 + n_pairs, N_FEATURES).
+
+    Parameters are those of `network_pair_values`.
+    """
+    values, present, rms = network_pair_values(input_values, roi_mask, padding_mask, roi_networks, n_networks)
+    features = values.new_zeros(len(values), 1 + values.shape[1], N_FEATURES)
+    features[:, 1:, PRESENT] = present.to(values.dtype)
+    features[:, 1:, VALUE] = values
+    features[:, 1:, RANK] = pair_ranks(values, present, n_networks)
+    first, second = pair_indices(n_networks).to(values.device)
+    between, within = present & (first != second), present & (first == second)
+    mean = (values * between).sum(1) / between.sum(1).clamp_min(1)
+    spread = ((values - mean[:, None]).square() * between).sum(1) / between.sum(1).clamp_min(1)
+    inside = (values * within).sum(1) / within.sum(1).clamp_min(1)
+    features[:, 0] = torch.stack([rms, mean, spread.sqrt(), inside], dim=-1)
+    return features
+
+
+def observed_pairs(roi_mask: torch.Tensor, roi_networks: torch.Tensor, n_networks: int) -> torch.Tensor:
+    """Which tokens of scan and pairs stand for observed data, (n_scans, 1 + n_pairs); that of the scan always does."""
+    sizes = roi_mask.to(torch.long) @ F.one_hot(roi_networks, n_networks)
+    first, second = pair_indices(n_networks).to(sizes.device)
+    counts = sizes[:, first] * (sizes[:, second] - (first == second).long())
+    return F.pad(counts > 0, (1, 0), value=True)
+
+
+def pad_name_ids(name_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Ids of names of different lengths as one tensor (n_names, longest), -1 behind the end of a name."""
+    longest = max(map(len, name_ids))
+    return torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in name_ids])
+
+
+class NetworkPairEmbedding(nn.Module):
+    """Embeddings of network-pair tokens, from their features and the text embeddings of the networks' names.
+
+    Connectivity is written as its position among fixed points (soft thresholds), from which levels are easily read.
+    Names and values enter with equal weight.
+    """
+
+    def __init__(self, config: FmriLMConfig):
+        super().__init__()
+        size = config.text_config.hidden_size
+        # the order of a name's tokens is marked by a factor for each place
+        self.name_order = nn.Parameter(torch.ones(MAX_NAME_TOKENS, size))
+        self.within = nn.Parameter(torch.empty(size))
+        # Fixed: were it learnt, names would be turned down at first, when values alone already say something, and the
+        # model would not come to look pairs up by name.
+        self.scale = 1.25 * config.initializer_range
+        self.value_in = nn.Linear(len(_value_points()) + len(_rank_points()), size)
+        self.value_out = nn.Linear(size, size)
+        self.scan = nn.Linear(N_FEATURES, size)
+
+    def forward(self, features: torch.Tensor, names: torch.Tensor, is_id: torch.Tensor) -> torch.Tensor:
+        """Embed tokens.
+
+        Parameters
+        ----------
+        features : torch.Tensor of shape (n_scans, 1 + n_pairs, N_FEATURES)
+        names : torch.Tensor of shape (1 or n_scans, n_networks, n_ids, hidden_size)
+            Text embeddings of the tokens of each network's name.
+        is_id : torch.BoolTensor of shape (1 or n_scans, n_networks, n_ids)
+            False behind the end of a name.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_scans, 1 + n_pairs, hidden_size)
+        """
+        dtype = self.value_in.weight.dtype  # which may be higher than the language model's
+        features = features[..., :N_FEATURES].float()
+        value, rank = features[:, 1:, VALUE, None], features[:, 1:, RANK, None]
+        points = [
+            torch.tanh((value - _value_points().to(value)) / 0.1),
+            torch.tanh((rank - _rank_points().to(value)) / 0.1),
+        ]
+        values = self.value_out(F.gelu(self.value_in(torch.cat(points, dim=-1).to(dtype))))
+
+        names, is_id = names[:, :, :MAX_NAME_TOKENS].to(dtype), is_id[:, :, :MAX_NAME_TOKENS, None]
+        ordered = names * self.name_order[: names.shape[2]]
+        names = (ordered * is_id).sum(-2) / is_id.sum(-2).clamp_min(
+            1
+        ).sqrt()  # (1 or n_scans, n_networks, hidden)
+        first, second = pair_indices(names.shape[1]).to(names.device)
+        others = torch.where(
+            (first == second)[:, None], self.within.expand_as(names[:, first]), names[:, second]
+        )
+        pairs = self.scale * (_unit(names[:, first] + others) + _unit(values))
+        return torch.cat([self.scan(features[:, :1].to(dtype)), pairs], dim=1)
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors scaled to a root mean square of one."""
+    return vectors * torch.rsqrt(vectors.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def _value_points() -> torch.Tensor:
+    return torch.linspace(-1.6, 3.0, 47)
+
+
+def _rank_points() -> torch.Tensor:
+    return torch.linspace(0.0, 1.0, 12)
+
+
+__all__ = [
+    "MAX_NAME_TOKENS",
+    "PRESENT",
+    "NetworkPairEmbedding",
+    "network_pair_features",
+    "network_pair_values",
+    "observed_pairs",
+    "pad_name_ids",
+    "pair_indices",
+    "pair_ranks",
+]

@@ -1,0 +1,319 @@
+"""An endless stream of random scans: every scan has a covariance, noise, motion, length and atlas of its own.
+
+A reader that is trained on such scans, each met once, can rely on nothing but what it reads: all that real scans may
+differ in is drawn anew (domain randomisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import fft
+
+from ..models.atlas import Atlas
+from .network_names import draw_network_names
+from .scan import motion_artefact, simulate_displacement
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["RandomScans", "ScanRanges", "random_atlas", "random_scan"]
+
+ATLAS, SIZE, SCAN = range(3)  # what a random stream is for
+Range = tuple[float, float]
+ScanKind = Literal["brain", "noise", "shuffled"]
+
+
+@dataclass(frozen=True)
+class ScanRanges:
+    """Between which bounds the properties of random scans are drawn.
+
+    Attributes
+    ----------
+    n_timepoints : (int, int)
+    t_r : (float, float)
+        Repetition time in seconds.
+    low_edge, high_edge : (float, float)
+        Edges of the band of the BOLD signal, in Hz; the upper one never exceeds 0.9 of the Nyquist frequency.
+    spectral_slope : (float, float)
+        Power falls with frequency to this power.
+    shared_factors : (int, int)
+        Independent sources that the network signals mix.
+    source_scale : (float, float)
+        SD of the weights of that mixture.
+    network_signal : (float, float)
+        SD of what a network shares with no other.
+    network_strength : (float, float)
+        Scale of all that a network does, so that some networks are heard less than others.
+    common_signal : (float, float)
+        SD of a signal that all networks share, such as arousal.
+    loading : (float, float)
+        How much of its network's signal a ROI carries.
+    overlap : (float, float)
+        SD of the weights with which a ROI carries other networks' signals.
+    roi_signal : (float, float)
+        SD of what a ROI shares with no other, inside the band.
+    global_signal : (float, float)
+        SD of a signal in all ROIs, such as breathing; it is removed by global signal regression in a fifth of the scans.
+    white_noise : (float, float)
+        SD of the measurement noise.
+    motion : (float, float)
+        Typical displacement in mm.
+    gain : (float, float)
+        Logarithm of the scanner's scale.
+    missing : (float, float)
+        Share of ROIs without signal.
+    """
+
+    n_timepoints: tuple[int, int] = (80, 280)
+    t_r: Range = (0.6, 3.0)
+    low_edge: Range = (0.005, 0.02)
+    high_edge: Range = (0.08, 0.2)
+    spectral_slope: Range = (0.0, 1.5)
+    shared_factors: tuple[int, int] = (1, 8)
+    source_scale: Range = (0.1, 1.0)
+    network_signal: Range = (0.2, 1.0)
+    network_strength: Range = (0.3, 1.3)
+    common_signal: Range = (0.0, 1.0)
+    loading: Range = (0.2, 1.0)
+    overlap: Range = (0.0, 0.35)
+    roi_signal: Range = (0.2, 1.0)
+    global_signal: Range = (0.0, 0.8)
+    white_noise: Range = (0.1, 1.2)
+    motion: Range = (0.0, 0.3)
+    gain: Range = (-1.0, 5.0)
+    missing: Range = (0.0, 0.08)
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"ScanRanges({name}=({low}, {high})) found, expected the lower bound first.")
+        if self.n_timepoints[0] < 20 or self.t_r[0] <= 0 or self.missing[1] >= 1:
+            raise ValueError(
+                f"ScanRanges with n_timepoints={self.n_timepoints}, t_r={self.t_r}, missing={self.missing} found, "
+                "expected at least 20 time points, a t_r above 0 and fewer than all ROIs missing."
+            )
+
+
+def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), same_size: int = 1) -> Atlas:
+    """An atlas of 40 to 140 ROIs in networks of random sizes (2 ROIs or more) with random names.
+
+    Names are those of published atlases, anatomical terms joined at random, and made-up words, so that a reader
+    has to read them.
+
+    Parameters
+    ----------
+    seed, index : int
+        The same two give the same atlas.
+    n_networks : (int, int)
+        Fewest and most networks.
+    same_size : int, default=1
+        So many consecutive atlases have the same number of networks.
+    """
+    size = int(_generator(seed, SIZE, index // same_size).integers(n_networks[0], n_networks[1] + 1))
+    rng = _generator(seed, ATLAS, index)
+    names = draw_network_names(size, rng)
+    n_rois = int(rng.integers(max(40, 2 * len(names)), 141))
+    shares = rng.dirichlet(np.full(len(names), 3.0))
+    sizes = 2 + rng.multinomial(n_rois - 2 * len(names), shares)
+    networks = np.repeat(names, sizes)
+    return Atlas(f"random_{seed}_{index}", tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), tuple(networks))
+
+
+def random_scan(
+    atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
+) -> dict[str, Any]:
+    """A scan as a row of a scan dataset; the same arguments give the same bytes.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    seed, index : int
+    ranges : ScanRanges, optional
+    kind : {"brain", "noise", "shuffled"}
+        ``"noise"`` leaves out all that ROIs share, and ``"shuffled"`` gives the ROIs of a scan to the wrong networks:
+        what a reader should not describe.
+
+    Returns
+    -------
+    dict
+        `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with zeros for
+        missing ROIs, and `roi_mask` (n_rois,) bool.
+    """
+    ranges = ScanRanges() if ranges is None else ranges
+    rng = _generator(seed, SCAN, index)
+
+    def draw(name: str, size: Any = None) -> Any:
+        return rng.uniform(*getattr(ranges, name), size)
+
+    names = list(atlas.network_names)
+    own = np.array([names.index(network) for network in atlas.networks])
+    n_rois, n_networks = atlas.n_rois, len(names)
+    n_timepoints = int(rng.integers(ranges.n_timepoints[0], ranges.n_timepoints[1] + 1))
+    t_r = round(float(draw("t_r")), 3)
+
+    # network signals: shared sources, one of their own, and one in common
+    n_sources = int(rng.integers(ranges.shared_factors[0], ranges.shared_factors[1] + 1))
+    mixing = np.concatenate(
+        [
+            draw("source_scale") * rng.standard_normal((n_networks, n_sources)),
+            np.diag(draw("network_signal", n_networks)),
+            np.full((n_networks, 1), draw("common_signal")),
+        ],
+        axis=1,
+    )
+    mixing *= draw("network_strength", n_networks)[:, None]
+    # ROIs: their network, some of the others, one signal of their own, and the global one
+    loadings = draw("overlap") * rng.standard_normal((n_rois, n_networks))
+    loadings[np.arange(n_rois), own] += draw("loading", n_rois)
+    roi_signal = draw("roi_signal", n_rois)
+    global_weights = draw("global_signal") * (1 + 0.2 * rng.standard_normal(n_rois))
+
+    if kind == "noise":
+        loadings[:], global_weights[:] = 0, 0
+
+    spectrum, n_long, inside = _band(ranges, draw, n_timepoints, t_r)
+    waves = rng.standard_normal((2, len(inside), mixing.shape[1] + 1 + n_rois), dtype=np.float32)
+    waves = (waves[0] + 1j * waves[1]) * spectrum[:, None]
+    n_shared = mixing.shape[1]
+    shared = waves[:, :n_shared] @ (loadings @ mixing).T.astype(np.float32)
+    shared += waves[:, n_shared : n_shared + 1] * global_weights.astype(np.float32)
+    shared += waves[:, n_shared + 1 :] * roi_signal.astype(np.float32)
+    padded = np.zeros((n_long // 2 + 1, n_rois), dtype=np.complex64)
+    padded[inside] = shared
+    bold = fft.irfft(padded, n_long, axis=0)[:n_timepoints]
+
+    bold += draw("white_noise") * rng.standard_normal(bold.shape, dtype=np.float32)
+    if kind != "noise" and rng.random() < 0.5:
+        displacement = simulate_displacement(draw("motion"), n_timepoints, rng)
+        bold += motion_artefact(displacement, n_rois, rng)
+    if rng.random() < 0.2:
+        bold = _without_global_signal(bold)
+    bold = bold * np.exp(draw("gain") + 0.15 * rng.standard_normal(n_rois))
+    if kind == "shuffled":
+        bold = bold[:, rng.permutation(n_rois)]
+    roi_mask = rng.random(n_rois) >= draw("missing") * (rng.random() < 0.5)
+    if not roi_mask.any():
+        roi_mask[:] = True
+    return {
+        "scan_id": f"random-{seed}-{index}",
+        "subject_id": f"random-{seed}-{index}",
+        "t_r": t_r,
+        "n_timepoints": n_timepoints,
+        "bold": np.where(roi_mask, bold, 0).astype(np.float32),
+        "roi_mask": roi_mask,
+    }
+
+
+class RandomScans:
+    """A stream of random scans: scan `index` depends on the seed and the index alone.
+
+    Parameters
+    ----------
+    atlas : Atlas, optional
+        The ROIs of all scans. When None, every `scans_per_atlas` scans have a new random atlas.
+    seed : int
+    ranges : ScanRanges, optional
+    scans_per_atlas : int, default=4
+    atlases_per_size : int, default=8
+        Consecutive atlases with the same number of networks, so that their scans can be batched without padding.
+    n_networks : (int, int)
+        Fewest and most networks of random atlases.
+
+    Examples
+    --------
+    >>> stream = RandomScans(Atlas.load("dosenbach_2010"), seed=1)
+    >>> stream[7]["scan_id"]
+    'random-1-7'
+    """
+
+    def __init__(
+        self,
+        atlas: Atlas | None = None,
+        seed: int = 0,
+        ranges: ScanRanges | None = None,
+        scans_per_atlas: int = 4,
+        atlases_per_size: int = 8,
+        n_networks: tuple[int, int] = (4, 12),
+    ) -> None:
+        self.atlas, self.seed, self.ranges = atlas, seed, ScanRanges() if ranges is None else ranges
+        self.scans_per_atlas, self.atlases_per_size = scans_per_atlas, atlases_per_size
+        self.n_networks = n_networks
+
+    def atlas_of(self, index: int) -> Atlas:
+        """The atlas of a scan."""
+        if self.atlas is not None:
+            return self.atlas
+        return random_atlas(self.seed, index // self.scans_per_atlas, self.n_networks, self.atlases_per_size)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return random_scan(self.atlas_of(index), self.seed, index, self.ranges)
+
+    def iterable(self, n_scans: int, num_shards: int = 1) -> datasets.IterableDataset:
+        """The first scans of the stream as a dataset, of one atlas.
+
+        Parameters
+        ----------
+        n_scans : int
+        num_shards : int, default=1
+            Parts that the workers of a `DataLoader` share; scans of different parts alternate.
+
+        Returns
+        -------
+        datasets.IterableDataset
+            Its rows are those of `random_scan`. It resumes (`state_dict`, `load_state_dict`) where it was.
+        """
+        import datasets
+
+        if self.atlas is None:
+            raise ValueError(
+                "The scans of a stream of random atlases have columns of different meaning: give the stream an `atlas` "
+                "for a dataset, or index it."
+            )
+        features = datasets.Features(
+            {
+                **dict.fromkeys(("scan_id", "subject_id"), datasets.Value("string")),
+                "t_r": datasets.Value("float64"),
+                "n_timepoints": datasets.Value("int64"),
+                "bold": datasets.Array2D((None, self.atlas.n_rois), "float32"),
+                "roi_mask": datasets.List(datasets.Value("bool")),
+            }
+        )
+        shards = [list(range(first, n_scans, num_shards)) for first in range(num_shards)]
+        return datasets.IterableDataset.from_generator(
+            _rows, features=features, gen_kwargs={"stream": [self] * num_shards, "indices": shards}
+        )
+
+
+def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+    for each, chosen in zip(stream, indices, strict=True):
+        for index in chosen:
+            yield each[index]
+
+
+def _band(ranges: ScanRanges, draw: Any, n_timepoints: int, t_r: float) -> tuple[np.ndarray, int, np.ndarray]:
+    """Amplitudes of the band's frequencies, scaled to SD 1 in time; the length of the inverse FFT; their indices."""
+    # An inverse FFT is periodic: a longer series is made and its end cut off, so that a scan does not close on itself.
+    n_long = fft.next_fast_len(n_timepoints + round(40 / t_r), real=True)
+    n_long += n_long % 2
+    frequencies = fft.rfftfreq(n_long, t_r)
+    high = min(draw("high_edge"), 0.45 / t_r)
+    inside = np.flatnonzero((frequencies >= draw("low_edge")) & (frequencies <= high))
+    amplitude = frequencies[inside] ** (-draw("spectral_slope") / 2)
+    amplitude *= n_long / (2 * np.sqrt((amplitude**2).sum()))
+    return amplitude.astype(np.float32), n_long, inside
+
+
+def _without_global_signal(bold: np.ndarray) -> np.ndarray:
+    """Residuals of each ROI after regression on the mean of all."""
+    bold = bold - bold.mean(0)
+    signal = bold.mean(1)
+    return bold - np.outer(signal, signal @ bold / (signal @ signal))
+
+
+def _generator(seed: int, purpose: int, index: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, index)))

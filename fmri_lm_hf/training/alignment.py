@@ -1,0 +1,176 @@
+"""Stage 2: teach a language model to read the tokens of scans, from pairs of scans and descriptions.
+
+    fmri-lm train alignment training/recipes/alignment.yaml
+    python training/train_alignment.py training/recipes/alignment.yaml
+    accelerate launch --num_processes 4 -m fmri_lm_hf.training.alignment training/recipes/alignment.yaml --bf16
+
+The loss is F2T + 0.1 F2F + 0.5 T2T: describe the scan; predict the codes of the next time patch (where a scan has
+more than one); and go on with plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe
+is a YAML file of the arguments below; arguments behind it overrule it. Into `output_dir` come the model (adapters
+merged), its processor and training_info.json. `--resume_from_checkpoint true` continues an interrupted training.
+"""
+
+# ruff: noqa: RUF009 - `argument` makes a dataclass field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..corpus.reference import CohortReference
+from ..hub.dataset_location import dataset_folder
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .arguments import LanguageModelArguments, argument, parse
+from .data import ScanConversations, TrainingScans
+from .lora import lora_config
+from .record import save_stage
+from .texts import DESCRIBE, CorpusTexts, PairQuestions, joined, plain_text_blocks
+from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
+
+__all__ = ["AlignmentArguments", "main", "train"]
+
+
+@dataclass
+class AlignmentArguments(LanguageModelArguments):
+    """What is joined and how, and the texts of stage 2."""
+
+    required: ClassVar[tuple[str, ...]] = (
+        "output_dir",
+        "scans",
+        "corpus",
+        "fmri_tokenizer",
+        "language_model",
+    )
+
+    fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id")
+    language_model: str | None = argument(
+        "causal language model with its tokenizer: a folder or Hub id, such as gpt2"
+    )
+    fmri_embedding_source: Literal["encoder", "codes"] = argument(
+        "what the language model reads: the encoder's features (as published) or only what the codes say",
+        "encoder",
+    )
+    projector_layer_norm: bool = argument("normalise scan features before the projector", False)
+    initializer_range: float = argument(
+        "scale of the fresh weights between tokenizer and language model", 0.02
+    )
+    fmri_loss_weight: float = argument("weight of F2F, the next codes; 0 leaves it out", 0.1)
+    text_only_loss_weight: float = argument("weight of T2T, plain text; 0 leaves it out", 0.5)
+    corpus: str | None = argument(
+        "corpus of the scans: a folder that `fmri-lm corpus build` made, or on the Hub"
+    )
+    corpus_config: str | None = argument("all (default), or a family such as connectivity")
+    text_lengths: list[str] = argument(
+        "texts of these lengths are used, one drawn each time", ["sentence", "paragraph"]
+    )
+    requests: list[str] = argument("what the user says before a description; drawn", list(DESCRIBE))
+    pair_questions: int = argument(
+        "questions about single network pairs in each conversation, answered from the corpus's reference", 0
+    )
+    plain_text: str | None = argument(
+        "plain text for T2T: a .txt, .jsonl or .parquet file, or a dataset with `text`"
+    )
+    plain_text_tokens: int = argument("length of the blocks that plain text is cut into", 256)
+    plain_text_share: float = argument("plain texts in an epoch, as a share of the scans", 1.0)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the stage with arguments of the command line."""
+    train(parse(AlignmentArguments, __doc__ or "", words))
+
+
+def train(arguments: AlignmentArguments) -> FmriLMTrainer:
+    """Join tokenizer and language model, train them to describe scans, and save the result in `output_dir`."""
+    assert arguments.corpus
+    assert arguments.fmri_tokenizer
+    assert arguments.language_model
+    if arguments.text_only_loss_weight and arguments.plain_text is None:
+        raise ValueError(
+            "T2T needs plain text: give `plain_text`, or set `text_only_loss_weight: 0` to train without it."
+        )
+    scans = TrainingScans(arguments, arguments.corpus)
+    texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths, arguments.requests)
+    fmri_tokenizer = FmriTokenizer.from_pretrained(arguments.fmri_tokenizer)
+    extractor = FmriFeatureExtractor.from_pretrained(arguments.fmri_tokenizer)
+    inputs, rows = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
+    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
+
+    language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=torch.float32)
+    text_tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, padding_side="left")
+    text_tokenizer.pad_token = text_tokenizer.pad_token or text_tokenizer.eos_token
+    processor = FmriLMProcessor(extractor, text_tokenizer, patch_size=fmri_tokenizer.config.patch_size)
+    torch.manual_seed(arguments.seed)
+    model = FmriLMForCausalLM.from_components(
+        fmri_tokenizer,
+        language_model,
+        fmri_token_id=processor.fmri_token_id,
+        **{name: getattr(arguments, name) for name in ("fmri_embedding_source", "projector_layer_norm")},
+        **{name: getattr(arguments, name) for name in ("fmri_loss_weight", "initializer_range")},
+    )
+    adapter = None
+    if arguments.lora_rank:
+        adapter = get_peft_model(model, lora_config(model, arguments))  # changes `model` itself
+        for starts_fresh in (model.projector, model.roi_embeddings, model.fmri_head):
+            starts_fresh.requires_grad_(True)
+    model.freeze_fmri_tokenizer()
+
+    converse = joined((texts, 1.0))
+    if arguments.pair_questions:
+        reference = CohortReference.load(dataset_folder(arguments.corpus) / "reference")
+        pairs = PairQuestions(reference, arguments.pair_questions)
+        pairs.add(scans.dataset[row] for of_split in rows.values() for row in of_split)
+        converse = joined((texts, 1.0), (pairs, 1.0))
+    plain_texts = None
+    if arguments.text_only_loss_weight:
+        with arguments.main_process_first():
+            plain_texts = plain_text_blocks(
+                str(arguments.plain_text), text_tokenizer, arguments.plain_text_tokens
+            )
+    views = scans.views(
+        inputs, fmri_tokenizer.to(arguments.device), arguments, model.config.fmri_embedding_source
+    )
+    next_codes = arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1
+    examples = ScanConversations(
+        views,
+        ids["train"],
+        converse,
+        plain_texts,
+        n_plain=round(arguments.plain_text_share * len(ids["train"])),
+        roi_dropout=arguments.roi_dropout,
+        next_codes=next_codes,
+        seed=arguments.seed,
+    )
+    held_out = None
+    if "validation" in ids:
+        held_out = ScanConversations(views[:1], ids["validation"], converse, next_codes=next_codes)
+    trainer = FmriLMTrainer(
+        model,
+        arguments,
+        data_collator=FmriLMCollator(processor),
+        train_dataset=examples,
+        eval_dataset=held_out,
+        text_only_loss_weight=arguments.text_only_loss_weight,
+    )
+    show_progress(trainer, "alignment")
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    if adapter is not None:
+        adapter.merge_and_unload()
+    save_stage(
+        trainer,
+        processor,
+        stage="alignment",
+        **scans.facts(rows["train"]),
+        fmri_tokenizer=scans.earlier_info(arguments.fmri_tokenizer),
+    )
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

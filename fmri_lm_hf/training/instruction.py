@@ -1,0 +1,127 @@
+"""Stage 3: teach a fMRI language model to answer questions about scans.
+
+    fmri-lm train instruction training/recipes/instruction.yaml
+    python training/train_instruction.py training/recipes/instruction.yaml
+    accelerate launch --num_processes 4 -m fmri_lm_hf.training.instruction training/recipes/instruction.yaml
+
+Questions are made from label columns of the scan dataset (`questions`, see recipes/instruction.yaml) or read from
+`conversations`. A recipe is a YAML file of the arguments below; arguments behind it overrule it. Into `output_dir`
+come the model (with `lora_rank` its adapter), its processor and training_info.json.
+`--resume_from_checkpoint true` continues an interrupted training.
+"""
+
+# ruff: noqa: RUF009 - `argument` makes a dataclass field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from peft import get_peft_model
+
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .arguments import LanguageModelArguments, argument, parse
+from .data import ScanConversations, TrainingScans
+from .lora import lora_config
+from .record import save_stage
+from .texts import CorpusTexts, GivenConversations, LabelQuestions, joined
+from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
+
+__all__ = ["InstructionArguments", "main", "train"]
+
+
+@dataclass
+class InstructionArguments(LanguageModelArguments):
+    """What is trained, and what is asked: `questions` or `conversations`."""
+
+    required: ClassVar[tuple[str, ...]] = ("output_dir", "scans", "model")
+
+    model: str | None = argument("checkpoint of stage 2: a folder or Hub id")
+    questions: dict | str | None = argument(
+        "questions about label columns: a mapping in the recipe, or a YAML file with it"
+    )
+    questions_per_conversation: int = argument(
+        "labels asked about in one conversation; 0 for all, 1 for chat templates that rewrite earlier turns",
+        0,
+    )
+    conversations: str | None = argument(
+        "conversations about scans: a .jsonl or .parquet file or a dataset with scan_id and messages"
+    )
+    corpus: str | None = argument(
+        "corpus whose descriptions some conversations ask for, so that the skill stays"
+    )
+    corpus_config: str | None = argument("all (default), or a family such as connectivity")
+    text_lengths: list[str] = argument("texts of these lengths are used", ["sentence", "paragraph"])
+    share_described: float = argument("share of the conversations that ask for a description too", 0.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.questions is None) == (self.conversations is None):
+            raise ValueError("Give either `questions` about label columns or `conversations`.")
+        if self.share_described and self.corpus is None:
+            raise ValueError(
+                "`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0."
+            )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the stage with arguments of the command line."""
+    train(parse(InstructionArguments, __doc__ or "", words))
+
+
+def train(arguments: InstructionArguments) -> FmriLMTrainer:
+    """Train a model to answer questions, and save it, or its adapter, in `output_dir`."""
+    assert arguments.model
+    scans = TrainingScans(arguments, arguments.corpus)
+    converse: Any
+    if arguments.questions is not None:
+        questions = LabelQuestions(scans.dataset, arguments.questions, arguments.questions_per_conversation)
+        asked = questions.scan_ids
+        converse = joined((questions, 1.0))
+        if arguments.corpus is not None and arguments.share_described:
+            texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths)
+            asked &= texts.scan_ids
+            converse = joined((questions, 1.0), (texts, arguments.share_described))
+    else:
+        converse = GivenConversations(scans.dataset, str(arguments.conversations))
+        asked = converse.scan_ids
+
+    processor = FmriLMProcessor.from_pretrained(arguments.model)
+    model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
+    model.freeze_fmri_tokenizer()
+    candidates = [row for row, scan_id in enumerate(scans.scan_ids) if scan_id in asked]
+    inputs, rows = scans.read(processor.feature_extractor, scans.split_rows(candidates))
+    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
+    views = scans.views(
+        inputs, model.fmri_tokenizer.to(arguments.device), arguments, model.config.fmri_embedding_source
+    )
+    trained = model
+    if arguments.lora_rank:
+        adapted = lora_config(model, arguments, modules_to_save=["projector"], task_type="CAUSAL_LM")
+        trained = get_peft_model(model, adapted)
+    trainer = FmriLMTrainer(
+        trained,
+        arguments,
+        data_collator=FmriLMCollator(processor),
+        train_dataset=ScanConversations(
+            views, ids["train"], converse, roi_dropout=arguments.roi_dropout, seed=arguments.seed
+        ),
+        eval_dataset=ScanConversations(views[:1], ids["validation"], converse)
+        if "validation" in ids
+        else None,
+    )
+    show_progress(trainer, "instruction")
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    save_stage(
+        trainer,
+        processor,
+        stage="instruction",
+        **scans.facts(rows["train"]),
+        alignment=scans.earlier_info(arguments.model),
+    )
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

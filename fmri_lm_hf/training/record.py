@@ -1,0 +1,84 @@
+"""What is kept of a training: the checkpoint, its preprocessing, and a record of how it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from ..files import write_json
+from .arguments import StageArguments
+
+__all__ = ["save_stage", "write_training_info"]
+
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
+_RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")
+
+
+def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
+    """Write `training_info.json` beside a checkpoint: what was trained, on what, with which versions.
+
+    Parameters
+    ----------
+    folder : path
+        The checkpoint's folder.
+    **facts
+        JSON values, such as ``stage``, ``simulated`` (whether the scans are), ``n_scans``, ``seed``,
+        ``training_arguments``, ``log_history``.
+
+    Returns
+    -------
+    Path
+    """
+    versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    path = Path(folder) / "training_info.json"
+    write_json({**facts, "versions": versions}, path)
+    return path
+
+
+def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
+    """Save what was trained, its preprocessing and, last, `training_info.json` in the output folder.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        With the stage's arguments; local folders among them are recorded by their last name only.
+    preprocessing : FmriFeatureExtractor, FmriLMProcessor or PreTrainedTokenizerBase
+    **facts
+        For `training_info.json`.
+    """
+    arguments = trainer.args
+    assert isinstance(arguments, StageArguments)
+    assert arguments.output_dir
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(arguments.output_dir)
+    preprocessing.save_pretrained(arguments.output_dir)
+    write_training_info(
+        arguments.output_dir,
+        **facts,
+        arguments={name: _public(getattr(arguments, name)) for name in own_options(type(arguments))},
+        training_arguments={name: getattr(arguments, name) for name in _RECORDED}
+        | {
+            "lr_scheduler_type": arguments.lr_scheduler_type.value,
+            "batch_size": arguments.train_batch_size
+            * arguments.gradient_accumulation_steps
+            * arguments.world_size,
+        },
+        log_history=trainer.state.log_history,
+    )
+
+
+def own_options(kind: type[StageArguments]) -> list[str]:
+    """The options that are the stage's own, not those of every `TrainingArguments`."""
+    of_all = set(TrainingArguments.__dataclass_fields__)
+    return [name for name in kind.__dataclass_fields__ if name not in of_all and name != "feature_store"]
+
+
+def _public(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value

@@ -1,0 +1,309 @@
+"""What is said about scans: descriptions from a corpus, questions about labels, given conversations; plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from ..corpus.reference import CohortReference
+from ..evaluation.tasks import Task, load_tasks
+from ..hub.dataset_location import dataset_folder
+from ..models.scan_images import ScanError
+from .data import Messages, about_scan
+
+__all__ = [
+    "CorpusTexts",
+    "GivenConversations",
+    "LabelQuestions",
+    "PairQuestions",
+    "embed_texts",
+    "joined",
+    "load_texts",
+    "plain_text_blocks",
+]
+
+DESCRIBE = (
+    "Describe this scan.",
+    "What does the connectivity of this scan look like?",
+    "Summarise this scan.",
+)
+ASK_PAIR = "Connectivity of {pair}?"
+# Thirds of a normal distribution, so that each answer is right equally often.
+TERCILE_Z = 0.43
+
+
+def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
+    """One of them."""
+    return choices[int(draw.integers(len(choices)))]
+
+
+Turns = list[tuple[str, str]]
+
+
+class CorpusTexts:
+    """Texts of a corpus about scans.
+
+    Parameters
+    ----------
+    corpus : str
+        Folder or Hub repository of a dataset with `scan_id`, `length` and `text`, such as `fmri-lm corpus build` makes.
+    config : str, optional
+        Of the corpus: "all" (the default), or a family of descriptors.
+    lengths : sequence of str
+        Texts of these lengths are used.
+    requests : sequence of str
+        What the user says before a description.
+
+    Attributes
+    ----------
+    scan_ids : set of str
+        The scans that have a text.
+    """
+
+    def __init__(
+        self, corpus: str, config: str | None, lengths: Sequence[str], requests: Sequence[str] = DESCRIBE
+    ):
+        self.requests = requests
+        splits = datasets.load_dataset(str(dataset_folder(corpus)), config)
+        self.corpus = datasets.concatenate_datasets(list(splits.values()))
+        self._of_scan: dict[str, list[int]] = {}
+        for index, (scan_id, length) in enumerate(zip(self.corpus["scan_id"], self.corpus["length"])):
+            if length in lengths:
+                self._of_scan.setdefault(str(scan_id), []).append(index)
+        if not self._of_scan:
+            raise ValueError(
+                f"The corpus has no text of length {' or '.join(lengths)}: found "
+                f"{', '.join(self.corpus.unique('length'))}."
+            )
+        self.scan_ids = set(self._of_scan)
+
+    def rows(self, scan_ids: Sequence[str]) -> list[int]:
+        """Which of these scans have a text."""
+        rows = [row for row, scan_id in enumerate(scan_ids) if scan_id in self._of_scan]
+        if not rows:
+            raise ValueError(
+                f"No scan has a text in the corpus: {scan_ids[0]!r} is not one of its scan_ids, such as "
+                f"{next(iter(self._of_scan))!r}. Give the corpus that was built from these scans."
+            )
+        return rows
+
+    def texts(self, scan_id: str) -> list[str]:
+        """All texts about a scan."""
+        return self.corpus[self._of_scan[scan_id]]["text"]
+
+    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
+        """A request and one of the scan's texts."""
+        return [(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
+
+
+class PairQuestions:
+    """Questions about single network pairs: lowered, typical or raised, compared with the training cohort.
+
+    Parameters
+    ----------
+    reference : CohortReference
+        Of the corpus, fitted on its training subjects; with the connectivity family.
+    n_pairs : int
+        Pairs asked about in one conversation.
+    """
+
+    def __init__(self, reference: CohortReference, n_pairs: int):
+        self.reference, self.n_pairs = reference, n_pairs
+        self.answers: dict[str, list[tuple[str, str]]] = {}
+
+    def add(self, scans: Any) -> None:
+        """Work out the answers for scans (rows of a scan dataset); one that has no features is not asked about."""
+        for scan in scans:
+            try:
+                features = self.reference.compute(scan["bold"], scan["t_r"], scan.get("roi_mask"))
+            except ScanError:
+                continue  # it is listed where scans are read
+            self.answers[str(scan["scan_id"])] = [
+                (" and ".join(fact["network"]), _tercile(fact["z"]))
+                for fact in self.reference.facts(features)
+                if fact["feature"].startswith("connectivity/mean/")
+            ]
+
+    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
+        """Some pairs, in any order."""
+        known = self.answers.get(scan_id, [])
+        chosen = draw.permutation(len(known))[: self.n_pairs]
+        return [(ASK_PAIR.format(pair=known[i][0]), known[i][1]) for i in chosen]
+
+
+def _tercile(z: float) -> str:
+    return "lowered" if z < -TERCILE_Z else "raised" if z > TERCILE_Z else "typical"
+
+
+class LabelQuestions:
+    """Questions about the labels of scans.
+
+    Parameters
+    ----------
+    scans : datasets.Dataset
+        A scan dataset with label columns.
+    questions : mapping or path
+        Tasks, as `load_tasks` reads them. A scan whose value has no answer is not asked about it.
+    n_questions : int
+        Labels asked about in one conversation; 0 for all.
+
+    Attributes
+    ----------
+    scan_ids : set of str
+        The scans with a known answer to at least one question.
+    tasks : dict of str to Task
+    """
+
+    def __init__(self, scans: datasets.Dataset, questions: Mapping[str, Any] | str, n_questions: int = 0):
+        self.n_questions = n_questions
+        self.tasks = load_tasks(questions)
+        self._known: dict[str, list[tuple[Task, str]]] = {}
+        scan_ids = [str(scan_id) for scan_id in scans["scan_id"]]
+        for task in self.tasks.values():
+            for scan_id, answer in zip(scan_ids, task.answers_of(scans)):
+                if answer is not None:
+                    self._known.setdefault(scan_id, []).append((task, answer))
+        self.scan_ids = set(self._known)
+
+    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
+        """Some or all questions, in any order, with drawn wording."""
+        known = self._known.get(scan_id, [])
+        order = draw.permutation(len(known))[: self.n_questions or None]
+        return [(pick(known[i][0].ask, draw), known[i][1]) for i in order]
+
+
+def joined(
+    *parts: tuple[Any, float],
+) -> Callable[[str, np.random.Generator], Messages]:
+    """Conversations that mix several kinds of questions in any order.
+
+    Parameters
+    ----------
+    *parts : tuple of (questions, share)
+        An object with `turns`, and in which share of the conversations it takes part. The first kind stands alone
+        where chance leaves nothing else.
+    """
+
+    def converse(scan_id: str, draw: np.random.Generator) -> Messages:
+        turns = [
+            turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw)
+        ] or parts[0][0].turns(scan_id, draw)
+        return about_scan([turns[i] for i in draw.permutation(len(turns))])
+
+    return converse
+
+
+class GivenConversations:
+    """Conversations about scans from a dataset.
+
+    Parameters
+    ----------
+    scans : datasets.Dataset
+        A scan dataset.
+    source : str
+        A .jsonl or .parquet file, a folder or a Hub repository with the columns `scan_id` and `messages`, a list of
+        ``{"role": "user" or "assistant", "content": text}``. The scan is put before the first message.
+
+    Attributes
+    ----------
+    scan_ids : set of str
+        The scans that are talked about.
+    """
+
+    def __init__(self, scans: datasets.Dataset, source: str):
+        self.conversations = load_texts(source, ("scan_id", "messages"))
+        known = {str(scan_id) for scan_id in scans["scan_id"]}
+        self._of_scan: dict[str, list[int]] = {}
+        for index, scan_id in enumerate(self.conversations["scan_id"]):
+            if str(scan_id) not in known:
+                raise ValueError(
+                    f"A conversation is about scan {scan_id!r}, which is not in the scan dataset. Take it out, or give "
+                    "the dataset that has it."
+                )
+            self._of_scan.setdefault(str(scan_id), []).append(index)
+        self.scan_ids = set(self._of_scan)
+
+    def __call__(self, scan_id: str, draw: np.random.Generator) -> Messages:
+        """One of the conversations about a scan."""
+        chosen = self.conversations[pick(self._of_scan[scan_id], draw)]
+        messages = [dict(message) for message in chosen["messages"]]
+        messages[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": messages[0]["content"]}]
+        return messages
+
+
+def load_texts(source: str, columns: Sequence[str]) -> datasets.Dataset:
+    """The rows of a .txt, .jsonl or .parquet file, or of the "train" split of a dataset, with these columns."""
+    kinds = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    kind = kinds.get(Path(source).suffix)
+    loaded = datasets.load_dataset(kind, data_files=source) if kind else datasets.load_dataset(source)
+    missing = [column for column in columns if column not in loaded["train"].column_names]
+    if missing:
+        raise ValueError(
+            f"{Path(source).name} has no column {', '.join(missing)}: found {', '.join(loaded['train'].column_names)}."
+        )
+    return loaded["train"]
+
+
+def plain_text_blocks(source: str, tokenizer: Any, n_tokens: int) -> datasets.Dataset:
+    """Plain text as blocks of at most `n_tokens` `input_ids`, kept on disk.
+
+    Parameters
+    ----------
+    source : str
+        As for `load_texts`, with a column `text`.
+    tokenizer : PreTrainedTokenizerBase
+        Its end-of-text token goes between texts.
+    n_tokens : int
+    """
+    texts = load_texts(source, ("text",))
+
+    def cut(batch: dict[str, list]) -> dict[str, list]:
+        ended = [text + (tokenizer.eos_token or "") for text in batch["text"] if text and text.strip()]
+        ids = [token for text in ended for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        blocks = [ids[start : start + n_tokens] for start in range(0, len(ids), n_tokens)]
+        return {"input_ids": [block for block in blocks if len(block) > 1]}
+
+    blocks = texts.map(cut, batched=True, remove_columns=texts.column_names, desc="Cutting plain text")
+    if not len(blocks):
+        raise ValueError(f"{Path(source).name} holds no text to train on.")
+    return blocks
+
+
+@torch.inference_mode()
+def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
+    """What a language model makes of texts: the mean of each text's last hidden states.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        With or without a language modelling head.
+    tokenizer : PreTrainedTokenizerBase
+        With a padding token. Texts are cut to the length that the model takes.
+    texts : sequence of str
+    batch_size : int
+
+    Returns
+    -------
+    torch.Tensor of shape (n_texts, hidden_size), float32, on the CPU
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    embedded = []
+    for start in range(0, len(texts), batch_size):
+        batch = tokenizer(
+            list(texts[start : start + batch_size]),
+            padding=True,
+            padding_side="right",
+            truncation=longest is not None,
+            max_length=longest,
+            return_tensors="pt",
+        ).to(model.device)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        hidden = model.base_model(**inputs).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None]
+        embedded.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
+    return torch.cat(embedded).clone()

@@ -1,0 +1,137 @@
+"""Stage 1: train the fMRI tokenizer on scans, aligned with what their descriptions mean to a language model.
+
+    fmri-lm train tokenizer training/recipes/tokenizer.yaml
+    python training/train_tokenizer.py training/recipes/tokenizer.yaml
+    accelerate launch --num_processes 4 -m fmri_lm_hf.training.tokenizer training/recipes/tokenizer.yaml --bf16
+
+A recipe is a YAML file of the arguments below; arguments behind it overrule it. Into `output_dir` come the tokenizer,
+preprocessor_config.json and training_info.json. `--resume_from_checkpoint true` continues an interrupted training.
+"""
+
+# ruff: noqa: RUF009 - `argument` makes a dataclass field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModel, AutoTokenizer, default_data_collator
+
+from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from .arguments import StageArguments, argument, parse
+from .data import ScanInputs, TrainingScans
+from .feature_store import FeatureStore, weights_hash
+from .record import save_stage
+from .texts import CorpusTexts, embed_texts
+from .trainer import FmriTrainer, show_progress
+
+__all__ = ["TokenizerArguments", "main", "train"]
+
+
+@dataclass
+class TokenizerArguments(StageArguments):
+    """Input, shape and texts of stage 1."""
+
+    tokenizer: dict | str | None = argument(
+        "fields of FmriTokenizerConfig, such as n_timepoints, patch_size, hidden_size; --tokenizer.NAME changes one"
+    )
+    t_r: float = argument("repetition time of the input in seconds, to which scans are resampled", 2.0)
+    normalization: Literal["scan", "cohort"] = argument(
+        "scale each ROI by its median and interquartile range in the scan, or in all training scans", "scan"
+    )
+    network_means: bool = argument(
+        "add to a connectivity profile its means over the networks of the atlas", False
+    )
+    corpus: str | None = argument(
+        "corpus of the scans, with whose texts they are aligned: a folder of `fmri-lm corpus build`, or on the Hub; "
+        "no alignment without it"
+    )
+    corpus_config: str | None = argument("all (default), or a family such as connectivity")
+    text_length: str = argument(
+        "sentence, paragraph or full; the first text of this length is used", "paragraph"
+    )
+    text_model: str | None = argument(
+        "language model (Hub id or folder) whose mean last hidden state is the text"
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the stage with arguments of the command line."""
+    train(parse(TokenizerArguments, __doc__ or "", words))
+
+
+def train(arguments: TokenizerArguments) -> FmriTrainer:
+    """Train a tokenizer and save it in `output_dir`."""
+    if (arguments.corpus is None) != (arguments.text_model is None):
+        raise ValueError("Alignment needs both `corpus` and `text_model`: give the other one, or neither.")
+    assert not isinstance(arguments.tokenizer, str)
+    scans = TrainingScans(arguments, arguments.corpus)
+    texts = None
+    if arguments.corpus is not None:
+        texts = CorpusTexts(arguments.corpus, arguments.corpus_config, [arguments.text_length])
+    rows = scans.split_rows(None if texts is None else texts.rows(scans.scan_ids))
+
+    shape: dict[str, Any] = {"n_rois": scans.n_rois, **(arguments.tokenizer or {})}
+    if unknown := sorted(set(shape) - set(FmriTokenizerConfig.__dataclass_fields__)):
+        raise ValueError(
+            f"`tokenizer` has unknown fields: {', '.join(unknown)}. Those of FmriTokenizerConfig are known."
+        )
+    if arguments.network_means:
+        if scans.atlas is None:
+            raise ValueError(
+                f"`network_means` needs the networks of the ROIs, but {arguments.scans} has no atlas.json."
+            )
+        names = scans.atlas.network_names
+        shape["roi_networks"] = [names.index(network) for network in scans.atlas.networks]
+    shape_of_input = FmriTokenizerConfig(**shape)
+    extractor = FmriFeatureExtractor(
+        atlas=scans.atlas, n_rois=scans.n_rois, n_timepoints=shape_of_input.n_timepoints, t_r=arguments.t_r
+    )
+    if arguments.normalization == "cohort":
+        extractor.fit_normalization(scans.dataset[row] for row in rows["train"])
+    inputs, rows = scans.read(extractor, rows)
+    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
+
+    embeds = None
+    if texts is not None and arguments.text_model is not None:
+        embeds = _embed(texts, ids, arguments.text_model, scans.store, arguments.device)
+        shape["text_embed_dim"] = len(next(iter(embeds.values())))
+    torch.manual_seed(arguments.seed)
+    trainer = FmriTrainer(
+        FmriTokenizer(FmriTokenizerConfig(**shape)),
+        arguments,
+        data_collator=default_data_collator,
+        train_dataset=ScanInputs(inputs, ids["train"], embeds),
+        eval_dataset=ScanInputs(inputs, ids["validation"], embeds) if "validation" in ids else None,
+    )
+    show_progress(trainer, "tokenizer")
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    save_stage(trainer, extractor, stage="tokenizer", **scans.facts(rows["train"]))
+    return trainer
+
+
+def _embed(
+    texts: CorpusTexts, ids: dict[str, list[str]], text_model: str, store: FeatureStore, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Embedding of the first text about each scan, by `scan_id`, less the mean over the training scans.
+
+    What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different scans
+    have cosines near 1, and a contrastive loss against them learns one vector.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(text_model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoModel.from_pretrained(text_model).to(device).eval()
+    names = [name for of_split in ids.values() for name in of_split]
+    first = [texts.texts(name)[0] for name in names]
+    embeds = store.embed(
+        first, [weights_hash(model), tokenizer.name_or_path], lambda: embed_texts(model, tokenizer, first)
+    )
+    embeds = embeds - embeds[: len(ids["train"])].mean(0)
+    return dict(zip(names, embeds))
+
+
+if __name__ == "__main__":
+    main()
