@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import torch
+from backbones import text_model
 from hub import tiny
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
 
 BACKBONES = ("llama", "qwen3", "gpt2")
-VOCAB_SIZE = 32
 PATCH_SIZE = 8
 N_TOKENS = tiny.N_ROIS * tiny.N_TIMEPOINTS // PATCH_SIZE
 FMRI = len(tiny.WORDS)  # id of the placeholder in the tokenizer of `tiny`
@@ -40,37 +31,20 @@ def fmri_tokenizer(seed: int = 0, **changes) -> FmriTokenizer:
     return FmriTokenizer(FmriTokenizerConfig(**(config | changes))).eval()
 
 
-def text_model(backbone: str = "llama", seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
-    common = ids | {"initializer_range": 0.2}
-    if backbone == "gpt2":
-        no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        return GPT2LMHeadModel(
-            GPT2Config(**common, n_embd=16, n_layer=2, n_head=2, n_positions=128, **no_dropout)
-        )
-    shape = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 128,
-    }
-    if backbone == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(**common, **shape, head_dim=8, tie_word_embeddings=True))
-    return LlamaForCausalLM(LlamaConfig(**common, **shape))
-
-
 def language_model(
-    backbone: str = "llama", attention: str = "sdpa", seed: int = 0, tokenizer: dict | None = None, **config
+    backbone: str = "llama",
+    attention: str | None = "sdpa",
+    seed: int = 0,
+    tokenizer: dict | None = None,
+    **config,
 ) -> FmriLMForCausalLM:
     torch.manual_seed(seed)
     config = {"fmri_token_id": FMRI, "initializer_range": 0.2} | config
     model = FmriLMForCausalLM.from_components(
         fmri_tokenizer(seed, **(tokenizer or {})), text_model(backbone, seed), **config
     )
-    model.set_attn_implementation(attention)
+    if attention is not None:
+        model.set_attn_implementation(attention)
     model.generation_config.eos_token_id = None  # generated texts have a known length
     return model.eval()
 

@@ -6,10 +6,12 @@ pickle is interpreted as data ([`PickleReader`]); tensors are views of the memor
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader, checked_key
+from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader, checked_key, printable
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +47,10 @@ INERT_PREFIXES = (
 )
 # data.pkl of a checkpoint with thousands of tensors has about one megabyte
 MAX_PICKLE_BYTES = 256 * 2**20
+MAX_BYTEORDER_BYTES = 16
+MAX_AXES = 64
+MAX_NUMEL = 2**60
+CRC_BLOCK = 2**24  # bytes
 DEEPSPEED_PATTERNS = ("mp_rank_*", "*zero_pp_rank_*", "global_step*")
 
 
@@ -72,13 +78,15 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     _check_kind(path)
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            return _read_archive(path, archive, file)
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error) as error:
         raise CheckpointError(
-            f"'{path}' is truncated or damaged: it begins as a checkpoint, but its table of contents is missing "
-            f"({error}). Download or copy it again and compare its size."
+            f"'{path}' is truncated or damaged: it begins as a checkpoint, but its table of contents is missing or "
+            f"cannot be read ({error}). Download or copy it again and compare its size."
         ) from error
+    with path.open("rb") as file:
+        return _read_archive(path, entries, file)
 
 
 def _check_kind(path: Path) -> None:
@@ -107,8 +115,8 @@ def _check_kind(path: Path) -> None:
     )
 
 
-def _read_archive(path: Path, archive: zipfile.ZipFile, file) -> Any:
-    entries = {entry.filename: entry for entry in archive.infolist()}
+def _read_archive(path: Path, entries: dict[str, zipfile.ZipInfo], file) -> Any:
+    archived = _Entries(path, entries, file)
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
         raise CheckpointError(
@@ -116,35 +124,91 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, file) -> Any:
             f"found {sorted(entries)[:5]}."
         )
     root = pickles[0].removesuffix("data.pkl")
-    if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
-        raise CheckpointError(
-            f"The pickle in '{path}' has {entries[pickles[0]].file_size} bytes; a checkpoint's has at most "
-            f"{MAX_PICKLE_BYTES}, since its tensors lie outside of it."
-        )
-    if root + "byteorder" in entries and archive.read(root + "byteorder").decode() != sys.byteorder:
-        raise CheckpointError(f"'{path}' was written on a machine of the other byte order ({sys.byteorder}).")
-
-    storages = _Storages(path, entries, root, file)
-    reader = PickleReader(CALLS, INERT_PREFIXES, storages.load)
-    tree = reader.read(archive.read(pickles[0]))
+    if root + "byteorder" in entries:
+        order = archived.read(root + "byteorder", MAX_BYTEORDER_BYTES)
+        if order != sys.byteorder.encode():
+            raise CheckpointError(f"'{path}' was written on a machine of the other byte order ({order!r}).")
+    reader = PickleReader(CALLS, INERT_PREFIXES, _Storages(path, archived, root).load)
+    tree = reader.read(archived.read(pickles[0], MAX_PICKLE_BYTES))
     if reader.inert_classes:
+        names = printable(str(sorted(reader.inert_classes)))
+        logger.warning(f"Objects of these classes in '{path.name}' were read as inert data: {names}")
+    if not archived.has_checksums:
         logger.warning(
-            f"Objects of these classes in '{path.name}' were read as inert data: {sorted(reader.inert_classes)}"
+            f"'{path.name}' was written without checksums, so that damage to its weights cannot be noticed."
         )
     return tree
+
+
+class _Entries:
+    """The entries of an archive as parts of the memory-mapped file. None is ever decompressed."""
+
+    def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], file):
+        self._path, self._entries, self._file = path, entries, file
+        # copy on write: a change to a tensor stays in memory
+        self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # torch can be told to write no checksums, and then all of them are zero
+        self.has_checksums = any(entry.CRC for entry in entries.values())
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The content of a small entry."""
+        start, size = self.find(name)
+        if size > limit:
+            raise CheckpointError(
+                f"`{name}` in '{self._path}' has {size} bytes, a checkpoint's at most {limit}: its tensors lie outside "
+                "of it."
+            )
+        return self.memory[start : start + size]
+
+    def find(self, name: str) -> tuple[int, int]:
+        """Where an entry begins in the file and how long it is, once its content was compared with its checksum."""
+        if name not in self._entries:
+            raise CheckpointError(
+                f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold."
+            )
+        entry = self._entries[name]
+        if entry.flag_bits & 0x1:
+            raise CheckpointError(
+                f"'{self._path}' is encrypted. Decrypt it first, with the program that encrypted it."
+            )
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise CheckpointError(
+                f"'{self._path}' was repacked with compression. Take the file as it was saved."
+            )
+        # the data begin after the entry's own header, whose length may differ from that in the table of contents
+        self._file.seek(entry.header_offset)
+        header = self._file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise CheckpointError(f"'{self._path}' is damaged: `{name}` has no header where it should begin.")
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        if start + entry.file_size > len(self.memory):
+            raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
+        if self.has_checksums:
+            self._check(name, start, entry)
+        return start, entry.file_size
+
+    def _check(self, name: str, start: int, entry: zipfile.ZipInfo) -> None:
+        checksum, end = 0, start + entry.file_size
+        with memoryview(self.memory) as memory:
+            for begin in range(start, end, CRC_BLOCK):
+                with memory[begin : min(begin + CRC_BLOCK, end)] as block:
+                    checksum = zlib.crc32(block, checksum)
+        if checksum != entry.CRC:
+            raise CheckpointError(
+                f"'{self._path}' is damaged: the content of `{name}` does not fit its checksum. Download or copy it "
+                "again."
+            )
 
 
 class _Storages:
     """The storages of an archive, each a flat tensor over the memory-mapped file, made once."""
 
-    def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], root: str, file):
-        self._path, self._entries, self._root, self._file = path, entries, root, file
-        # copy on write: a change to a tensor stays in memory
-        self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    def __init__(self, path: Path, archived: _Entries, root: str):
+        self._path, self._archived, self._root = path, archived, root
         self._loaded: dict[str, torch.Tensor] = {}
 
     def load(self, persistent_id: Any) -> torch.Tensor:
-        kind, storage_type, key, _, _ = persistent_id
+        kind, storage_type, key, _, _ = _sequence(persistent_id)
         name = storage_type.name if isinstance(storage_type, GlobalName) else type(storage_type).__name__
         dtype = DTYPES.get(name.removeprefix("torch."))
         if name == "torch.storage.UntypedStorage":
@@ -158,55 +222,58 @@ class _Storages:
         return self._loaded[key]
 
     def _map(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        if name not in self._entries:
-            raise CheckpointError(
-                f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold."
-            )
-        entry = self._entries[name]
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(
-                f"'{self._path}' was repacked with compression. Take the file as it was saved."
-            )
-        if not entry.file_size:
+        start, size = self._archived.find(name)
+        if not size:
             return torch.empty(0, dtype=dtype)
-        # the data begin after the entry's own header, whose length may differ from that in the table of contents
-        self._file.seek(entry.header_offset)
-        header = self._file.read(30)
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise CheckpointError(f"'{self._path}' is damaged: `{name}` has no header where it should begin.")
-        offset = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        n_values, rest = divmod(entry.file_size, dtype.itemsize)
-        if rest or offset + entry.file_size > len(self._memory):
+        n_values, rest = divmod(size, dtype.itemsize)
+        if rest:
             raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
         # numbers must be aligned in memory, and are in every file that torch.save wrote
-        if offset % dtype.itemsize:
-            data = bytearray(self._memory[offset : offset + entry.file_size])
-            return torch.frombuffer(data, dtype=dtype)
-        return torch.frombuffer(self._memory, dtype=dtype, count=n_values, offset=offset)
+        if start % dtype.itemsize:
+            return torch.frombuffer(bytearray(self._archived.memory[start : start + size]), dtype=dtype)
+        return torch.frombuffer(self._archived.memory, dtype=dtype, count=n_values, offset=start)
+
+
+def _sequence(value: Any) -> Any:
+    """The value itself, refused where going through it would do more than reading a list."""
+    if type(value) not in (tuple, list):
+        raise CheckpointError(f"The pickle is damaged: it has a {type(value).__name__} in place of a list.")
+    return value
+
+
+def _size(lengths: Any = ()) -> tuple[int, ...]:
+    if len(_sequence(lengths)) > MAX_AXES or any(type(each) is not int or each < 0 for each in lengths):
+        raise CheckpointError("The pickle is damaged: a tensor has a shape that is no shape.")
+    return tuple(lengths)
 
 
 def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
-    if any(not isinstance(number, int) or number < 0 for number in (offset, *size, *stride)):
-        raise CheckpointError("The pickle is damaged: a tensor has a shape that is no shape.")
+    size, stride, (offset,) = _size(size), _size(stride), _size((offset,))
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if 0 not in size and last >= len(storage):
         raise CheckpointError(
-            f"The file is damaged: a tensor of shape {tuple(size)} lies outside its storage of {len(storage)} values."
+            f"The file is damaged: a tensor of shape {size} lies outside its storage of {len(storage)} values."
+        )
+    # one that repeats its values may have any shape, and even an empty one must be one that torch can count
+    if math.prod(length or 1 for length in size) > MAX_NUMEL or max((offset, *stride)) > MAX_NUMEL:
+        raise CheckpointError(
+            f"The file is damaged: a tensor of shape {size} has more values than can be counted."
         )
     return storage.as_strided(size, stride, offset)
 
 
 def _typed_tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *rest) -> torch.Tensor:
     name = next((item.name for item in rest if isinstance(item, GlobalName)), "")
-    dtype = getattr(torch, name.removeprefix("torch."), None)
+    dtype = vars(torch).get(name.removeprefix("torch."))
     if not isinstance(dtype, torch.dtype):
         raise CheckpointError(f"The pickle is damaged: a tensor has the type {name or 'of nothing'}.")
     return _tensor(storage.view(dtype), offset, size, stride)
 
 
 def _dict(items: Any = ()) -> dict:
-    pairs = items.items() if isinstance(items, dict) else items
-    return {checked_key(key): value for key, value in pairs}
+    if type(items) is dict:
+        return dict(items)
+    return {checked_key(key): value for key, value in map(_sequence, _sequence(items))}
 
 
 # What a checkpoint may "call", and what stands in for it.
@@ -214,14 +281,14 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": _size,
     "torch.device": lambda kind, index=None: kind,
     "collections.OrderedDict": _dict,
     "collections.defaultdict": lambda factory=None, items=(): _dict(items),
-    "builtins.set": lambda items=(): list(items),
+    "builtins.set": lambda items=(): list(_sequence(items)),
     "argparse.Namespace": lambda *_: InertObject("argparse.Namespace"),
     # how protocol 2 writes bytes
-    "_codecs.encode": lambda text, encoding="latin1": text.encode("latin1"),
+    "_codecs.encode": lambda text, encoding="latin1": str.encode(text, "latin1"),
 }
 
 __all__ = ["read_checkpoint"]

@@ -10,13 +10,25 @@ from __future__ import annotations
 
 import _compat_pickle
 import pickletools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_LONG_WORD = re.compile(r"\S{200,}")
+
+
+def printable(text: str) -> str:
+    """A text that may hold names from a file, safe for a terminal: control characters escaped, long words cut."""
+    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return _LONG_WORD.sub(lambda word: f"{word[0][:160]}[{len(word[0]) - 160} more]", shown)
+
 
 class CheckpointError(ValueError):
     """A checkpoint file that cannot be read."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -74,13 +86,21 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _SCALARS = (str, bytes, int, float, bool, type(None))
 _MARK = object()
+# Integers of this size on are hashed modulo a prime, so that a file can make as many collide as it likes; so can it
+# with tuples, of whose hash nothing is secret. Collisions make a dictionary's work quadratic.
+_FIRST_COLLIDING_INTEGER = 2**61 - 1
+_MAX_TUPLE_KEYS = 1000
+_MAX_TUPLE_KEY_LENGTH = 8
 
 
 def checked_key(key: Any) -> Any:
-    """The key itself, refused unless it is a scalar or a flat tuple: nested ones can take for ever to hash."""
-    parts = key if type(key) is tuple else (key,)
-    if not all(isinstance(part, (*_SCALARS, GlobalName)) for part in parts):
+    """The key itself, refused unless it is a scalar whose hash a file cannot choose."""
+    if not isinstance(key, (*_SCALARS, GlobalName)):
         raise CheckpointError(f"The pickle uses a {type(key).__name__} as a key, which no checkpoint needs.")
+    if isinstance(key, int) and abs(key) >= _FIRST_COLLIDING_INTEGER:
+        raise CheckpointError(
+            f"The pickle uses an integer of {key.bit_length()} bits as a key, which no checkpoint needs."
+        )
     return key
 
 
@@ -115,11 +135,15 @@ class PickleReader:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self._protocol = 0
+        self._n_tuple_keys = 0
+        self._copies_left = 0
         self.inert_classes: set[str] = set()
 
     def read(self, data: bytes) -> Any:
         """The object that the pickle describes, of plain containers, scalars and what `calls` return."""
         position = 0
+        # what calls may copy: each thing once in an honest file, whatever is repeated by reference
+        self._copies_left = 2 * len(data) + 1000
         try:
             for opcode, argument, found in pickletools.genops(data):
                 position = found if found is not None else position
@@ -128,7 +152,15 @@ class PickleReader:
                 self._step(opcode.name, argument)
         except CheckpointError:
             raise
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise CheckpointError(f"The pickle is damaged near byte {position} ({error}).") from error
         raise CheckpointError("The pickle is damaged: it ends without its STOP opcode.")
 
@@ -189,7 +221,7 @@ class PickleReader:
         self._stack.append(self._fill({}, self._pairs(self._pop_to_mark())))
 
     def _do_frozenset(self, _):
-        self._stack.append(frozenset(checked_key(item) for item in self._pop_to_mark()))
+        self._stack.append(frozenset(self._key(item) for item in self._pop_to_mark()))
 
     def _do_append(self, _):
         item = self._stack.pop()
@@ -209,6 +241,17 @@ class PickleReader:
         items = self._pop_to_mark()
         self._fill(self._stack[-1], self._pairs(items))
 
+    def _key(self, key: Any) -> Any:
+        """A key of a container, which in an honest file may also be one of few flat and short tuples."""
+        if type(key) is not tuple:
+            return checked_key(key)
+        self._n_tuple_keys += 1
+        if self._n_tuple_keys > _MAX_TUPLE_KEYS or len(key) > _MAX_TUPLE_KEY_LENGTH:
+            raise CheckpointError("The pickle uses many or long tuples as keys, which no checkpoint needs.")
+        for part in key:
+            checked_key(part)
+        return key
+
     @staticmethod
     def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
         return list(zip(items[::2], items[1::2], strict=True))
@@ -217,7 +260,7 @@ class PickleReader:
         if isinstance(target, InertObject):
             target.items.extend(pairs)
         elif type(target) is dict:
-            target.update((checked_key(key), value) for key, value in pairs)
+            target.update((self._key(key), value) for key, value in pairs)
         else:
             raise CheckpointError(f"The pickle is damaged: it sets items of {type(target).__name__}.")
         return target
@@ -228,7 +271,7 @@ class PickleReader:
         elif type(target) is list:
             target.extend(items)
         elif type(target) is set:
-            target.update(checked_key(item) for item in items)
+            target.update(self._key(item) for item in items)
         else:
             raise CheckpointError(f"The pickle is damaged: it adds elements to {type(target).__name__}.")
 
@@ -240,7 +283,11 @@ class PickleReader:
 
     def _do_stack_global(self, _):
         name, module = self._stack.pop(), self._stack.pop()
-        self._stack.append(self._global(str(module), str(name)))
+        if type(module) is not str or type(name) is not str:
+            raise CheckpointError(
+                f"The pickle is damaged: it names a class by a {type(module).__name__} and a {type(name).__name__}."
+            )
+        self._stack.append(self._global(module, name))
 
     def _global(self, module: str, name: str) -> GlobalName:
         if self._protocol < 3:  # which writes the names of Python 2, such as `__builtin__` for `builtins`
@@ -263,6 +310,7 @@ class PickleReader:
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, GlobalName):
             raise UnsafeCheckpointError(f"Refused: the pickle tries to call a {type(function).__name__}.")
+        self._check_arguments(arguments)
         if function.name in self._calls:
             return self._calls[function.name](*arguments)
         if function.name.startswith(self._inert_prefixes):
@@ -272,19 +320,36 @@ class PickleReader:
             "run. Do not open this file with `torch.load(..., weights_only=False)`, which would run it."
         )
 
+    def _check_arguments(self, arguments: Any) -> None:
+        """Refuse what is no tuple, and what would be copied again and again by calls of few bytes each."""
+        if type(arguments) is not tuple:
+            raise CheckpointError(
+                f"The pickle is damaged: it calls with a {type(arguments).__name__}, expected a tuple."
+            )
+        copied = (*arguments, arguments)
+        self._copies_left -= sum(
+            len(each) for each in copied if isinstance(each, (str, bytes, tuple, list, dict, set))
+        )
+        if self._copies_left < 0:
+            raise CheckpointError(
+                "The pickle copies its own data again and again, which no checkpoint needs."
+            )
+
     def _do_newobj(self, _):
         arguments, cls = self._stack.pop(), self._stack.pop()
         self._stack.append(self._inert(cls, arguments))
 
     def _do_newobj_ex(self, _):
         keywords, arguments, cls = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        self._check_arguments(arguments)
         self._stack.append(self._inert(cls, (*arguments, keywords)))
 
     def _inert(self, cls: Any, arguments: tuple) -> InertObject:
         if not isinstance(cls, GlobalName):
             raise UnsafeCheckpointError(f"Refused: the pickle makes an object of a {type(cls).__name__}.")
+        self._check_arguments(arguments)
         self.inert_classes.add(cls.name)
-        return InertObject(cls.name, tuple(arguments))
+        return InertObject(cls.name, arguments)
 
     def _do_build(self, _):
         state = self._stack.pop()
@@ -313,8 +378,19 @@ def to_plain(value: Any) -> Any:
 
     Understands OmegaConf containers and nodes, and objects whose attributes are the fields, such as dataclasses.
     Anything else comes out as its class name. References to other keys (``${...}``) stay as they are written.
+
+    Raises
+    ------
+    CheckpointError
+        When it is nested so deeply that no program wrote it, or keys are no names.
     """
-    return _Plain().convert(value)
+    try:
+        return _Plain().convert(value)
+    except RecursionError as error:
+        raise CheckpointError(
+            "The settings in the checkpoint are nested more deeply than any program nests them: give what they would "
+            "tell as options, after a look at where the file comes from."
+        ) from error
 
 
 class _Plain:
@@ -335,8 +411,9 @@ class _Plain:
         if isinstance(value, InertObject):
             state = value.state if isinstance(value.state, dict) else {}
             if value.items:
-                is_mapping = isinstance(value.items[0], tuple)
-                return self._convert(dict(value.items) if is_mapping else value.items)
+                if not all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
+                    return self._convert(value.items)
+                return self._convert({checked_key(key): item for key, item in value.items})
             content = next(
                 (state[name] for name in ("_content", "_val") if name in state), state or repr(value)
             )
@@ -354,5 +431,7 @@ __all__ = [
     "InertObject",
     "PickleReader",
     "UnsafeCheckpointError",
+    "checked_key",
+    "printable",
     "to_plain",
 ]

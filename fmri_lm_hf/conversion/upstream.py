@@ -28,7 +28,7 @@ from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
 from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
 
 from .checkpoint import read_checkpoint
-from .pickle_data import CheckpointError, to_plain
+from .pickle_data import CheckpointError, printable, to_plain
 from .upstream_inputs import (
     find_delimiter_ids,
     load_text_model_files,
@@ -36,6 +36,7 @@ from .upstream_inputs import (
     published_feature_extractor,
 )
 from .upstream_names import (
+    WEIGHT_DTYPES,
     clean_state_dict,
     is_language_model,
     match_tensors,
@@ -48,6 +49,7 @@ from .upstream_names import (
 )
 
 MAX_SHARD_SIZE = "1GB"
+MAX_TOKENS = 1_000_000  # of a scan
 
 
 @dataclass
@@ -171,6 +173,7 @@ def convert_upstream(
                 "them ROI-major. Its order of codes of ours is "
                 f"`codes.unflatten(1, ({config.n_patches}, {config.n_rois})).transpose(1, 2).flatten(1)`."
             )
+    notes = [printable(note) for note in notes]  # which may hold names from the file
     result = Conversion(out, model, preprocessor, checkpoint.name, _checksum(checkpoint), notes=notes)
     _write(result, lora, lora_alpha, merge)
     return result
@@ -186,10 +189,10 @@ def _encoder_config(state, arguments, encoder_heads, n_timepoints, notes) -> Fmr
             notes.append(
                 f"Assumed one time patch, {fields['patch_size']} points, since `model_args` tells no length."
             )
-        if n_tokens < 1 or n_tokens % fields["n_rois"]:
+        if not 1 <= n_tokens <= MAX_TOKENS or n_tokens % fields["n_rois"]:
             raise ValueError(
-                f"`model_args` has num_fmri_tokens={n_tokens}, which is no multiple of the {fields['n_rois']} ROIs: "
-                "give the length of the model's input as `n_timepoints` (`--n-timepoints`)."
+                f"`model_args` has num_fmri_tokens={n_tokens}, which is no multiple of the {fields['n_rois']} ROIs "
+                f"(up to {MAX_TOKENS}): give the length of the model's input as `n_timepoints` (`--n-timepoints`)."
             )
         n_timepoints = fields["patch_size"] * (n_tokens // fields["n_rois"])
     if n_timepoints > fields["patch_size"]:
@@ -256,7 +259,7 @@ def _generation_config(text, tokenizer) -> GenerationConfig:
 def _check_finite(state: dict[str, torch.Tensor]) -> None:
     for name, tensor in tqdm(state.items(), desc="Checking weights", unit="tensor"):
         # the extremes carry NaN along, and unlike `isfinite` take no memory
-        extremes = torch.aminmax(tensor) if tensor.is_floating_point() and tensor.numel() else ()
+        extremes = torch.aminmax(tensor) if tensor.dtype in WEIGHT_DTYPES and tensor.numel() else ()
         if not all(map(math.isfinite, extremes)):
             raise CheckpointError(f"The tensor `{name}` of the checkpoint holds NaN or infinity.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
 
 from .published_atlas import published_atlas
 
+# "name" or "organisation/name", as the Hub allows them; a checkpoint cannot name a folder of this machine
+_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
 DELIMITER_TAGS = ("<fmri>", "</fmri>")
 T_R = 2.0  # seconds
 
@@ -107,6 +110,14 @@ def load_text_model_files(
     """Configuration of the language model, and its tokenizer where it is known."""
     if text_config is None:
         text_config = arguments.get("base_model")
+        if text_config and not (isinstance(text_config, str) and _HUB_ID.fullmatch(text_config)):
+            found = (
+                repr(text_config[:200]) if isinstance(text_config, str) else f"a {type(text_config).__name__}"
+            )
+            raise ValueError(
+                f"The checkpoint names {found} as its language model (`base_model` of `model_args`), which is no id on "
+                "the Hub: give `text_config` (`--text-config`), a JSON file or an id."
+            )
         if not text_config:
             raise ValueError(
                 "The checkpoint does not tell its language model (`model_args` has no `base_model`): give "
@@ -141,11 +152,18 @@ def load_text_model_files(
 
 def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
     try:
-        config = AutoConfig.from_pretrained(name)
+        # nobody is asked whether to run a repository's code: the checkpoint may have named it
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         raise OSError(
             f"The configuration of the language model '{name}' could not be loaded from the Hub or its cache: go "
             "online, or give it as `text_config` (`--text-config`), a JSON file or a model folder."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"The language model '{name}' needs code from its repository, which is not run, or is of a kind that this "
+            "transformers does not know: give the configuration of one that it knows as `text_config` "
+            "(`--text-config`)."
         ) from error
     commit = downloaded_commit(name)  # none for a local folder
     if commit:
@@ -153,7 +171,10 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
             f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}."
         )
     try:
-        return config, AutoTokenizer.from_pretrained(name, revision=commit or "main", padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=commit or "main", padding_side="left", trust_remote_code=False
+        )
+        return config, tokenizer
     except (OSError, ValueError):
         notes.append(f"'{name}' has no text tokenizer that could be loaded.")
         return config, None

@@ -10,6 +10,8 @@ import torch
 
 from .pickle_data import CheckpointError
 
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 # Ours to theirs, applied in this order to the names of a tokenizer's tensors.
 _TOKENIZER_NAMES = [
     ("transformer.roi_embeddings.weight", "pos_embed"),
@@ -48,6 +50,10 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"The checkpoint holds no weights: expected them under `model`, found {found}.")
     cleaned = {}
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(
+                f"The checkpoint's `model` names a tensor by a {type(name).__name__}, expected a name."
+            )
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
                 f"`{name}` of the checkpoint's `model` is no tensor but a {type(value).__name__}."
@@ -208,7 +214,10 @@ def match_tensors(
     CheckpointError
         Naming the tensors that are missing, that have a wrong shape and that are left over.
     """
-    found, missing, wrong = {}, [], []
+    found: dict[str, torch.Tensor] = {}
+    missing: list[str] = []
+    wrong: list[str] = []
+    wrong_types: list[str] = []
     used = {name for name in state if _WITHOUT_EFFECT.search(name)}
     for ours, wanted in expected.items():
         if ours.endswith("embedding_sum"):
@@ -221,12 +230,17 @@ def match_tensors(
         value, shape = state[theirs], _published_shape(theirs, tuple(wanted.shape))
         if tuple(value.shape) != shape:
             wrong.append(f"{theirs} {tuple(value.shape)} instead of {shape}")
+        elif value.dtype not in WEIGHT_DTYPES:
+            wrong_types.append(f"{theirs} of {str(value.dtype).removeprefix('torch.')}")
         else:
             found[ours] = value.reshape(wanted.shape)
     extra = [name for name in state if name not in used]
     problems = [
         f"lacks {len(missing)} tensor(s): {_some(missing)}" if missing else "",
         f"has {len(wrong)} tensor(s) of the wrong shape: {_some(wrong)}" if wrong else "",
+        f"has {len(wrong_types)} tensor(s) that are no weights of 16, 32 or 64 bits: {_some(wrong_types)}"
+        if wrong_types
+        else "",
         f"has {len(extra)} tensor(s) that this model has no place for: {_some(extra)}" if extra else "",
     ]
     if any(problems):

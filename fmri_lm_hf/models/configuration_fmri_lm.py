@@ -12,6 +12,7 @@ from .config_safety import check_config_is_inert
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
 SCAN_TOKENS = ("rois", "network_pairs")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 @strict
@@ -43,6 +44,9 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_loss_weight : float
         Weight of the next-code loss when `fmri_labels` are given.
     initializer_range : float
+    part_dtypes : dict of str to str, optional
+        Precision of parts, such as ``{"language_model": "bfloat16"}``, where it is not that of the whole (`dtype`);
+        written by `save_pretrained`.
     """
 
     model_type = "fmri_lm"
@@ -63,6 +67,7 @@ class FmriLMConfig(PreTrainedConfig):
     network_name_ids: list[list[int]] = field(default_factory=list)
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
+    part_dtypes: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("fmri_config", "text_config"):
@@ -83,6 +88,8 @@ class FmriLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
             )
+        if not set((self.part_dtypes or {}).values()) <= set(DTYPES):
+            raise ValueError(f"`part_dtypes` must name some of {list(DTYPES)}, got {self.part_dtypes}.")
         if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
             raise ValueError(
                 "`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`."
@@ -117,7 +124,7 @@ class FmriLMConfig(PreTrainedConfig):
     def block_sizes(self) -> list[int]:
         """Tokens of each block of a scan: its ROIs in each time patch, then one block of the scan and its pairs."""
         blocks = list(self.fmri_config.block_sizes) if self.reads_rois else []
-        return [*blocks, n_pair_tokens(len(self.network_name_ids))] if self.reads_network_pairs else blocks
+        return [*blocks, n_pair_tokens(len(self.network_name_ids or ()))] if self.reads_network_pairs else blocks
 
     @property
     def n_scan_tokens(self) -> int:

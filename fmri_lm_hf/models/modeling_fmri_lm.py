@@ -7,32 +7,25 @@ give them one shared position.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationMixin,
-    LogitsProcessorList,
-    PreTrainedModel,
-    SuppressTokensLogitsProcessor,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .backbone_contract import check_backbone
 from .configuration_fmri_lm import FmriLMConfig, n_pair_tokens
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
 from .network_pairs import PRESENT, NetworkPairEmbedding, network_pair_features, observed_pairs, pad_name_ids
 from .scan_layout import ScanLayout
-
-# Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
-SCANS = ("input_values", "fmri_features")
-SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
 
 
 @dataclass
@@ -42,8 +35,12 @@ class FmriLMOutput(ModelOutput):
     Attributes
     ----------
     loss : torch.FloatTensor of shape (1,)
-        ``text_loss + fmri_loss_weight * fmri_loss``, as far as their labels are given.
+        ``text_loss + fmri_loss_weight * fmri_loss``, as far as their labels are given; with either also
+        ``router_aux_loss_coef * aux_loss``, where the language model has it.
     text_loss, fmri_loss : torch.FloatTensor of shape (1,)
+    aux_loss : torch.FloatTensor of shape (1,)
+        Load balancing loss of a mixture of experts, over all tokens that are not hidden. None unless the language
+        model's configuration, or the call, has `output_router_logits`.
     logits : torch.FloatTensor of shape (batch, n_kept, vocab_size)
     past_key_values : Cache
     hidden_states, attentions : tuple of torch.FloatTensor
@@ -53,6 +50,7 @@ class FmriLMOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     text_loss: torch.FloatTensor | None = None
     fmri_loss: torch.FloatTensor | None = None
+    aux_loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -78,7 +76,7 @@ def _feature_size(config: FmriLMConfig) -> int:
     return fmri.hidden_size if config.fmri_embedding_source == "encoder" else fmri.codebook_dim
 
 
-class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
+class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     """A causal language model that answers questions about fMRI scans.
 
     Attention: the tokens of one time patch see each other, everything before them and no later patch; text is
@@ -131,6 +129,11 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         **config
             Further fields of [`FmriLMConfig`], such as `fmri_token_id`.
         """
+        check_backbone(language_model)
+        quantization = getattr(language_model.config, "quantization_config", None)
+        if getattr(quantization, "quant_method", None) == "gguf":
+            # its weights were unpacked when the file was read; what is left is the name of the file
+            del language_model.config.quantization_config
         trained = fmri_tokenizer if isinstance(fmri_tokenizer, FmriTokenizer) else None
         fmri_config = fmri_tokenizer if trained is None else trained.config
         with torch.device("meta"):  # without memory for two children that are replaced at once
@@ -151,6 +154,37 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         model.config.fmri_config, model.config.text_config = fmri_config, language_model.config
         model.generation_config = language_model.generation_config
         return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a model as `PreTrainedModel.from_pretrained` does; safetensors only.
+
+        Without `dtype` every part comes in the precision in which it was saved.
+        """
+        if kwargs.get("dtype") not in (None, "auto"):  # one precision for all
+            config = kwargs.get("config")
+            if isinstance(config, FmriLMConfig):
+                kwargs["config"] = config = copy.deepcopy(config)
+                config.part_dtypes = None
+            else:
+                kwargs["part_dtypes"] = None
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save the model as `PreTrainedModel.save_pretrained` does, and note which parts have another precision."""
+        first = {name: next(module.parameters(), None) for name, module in self.named_children()}
+        dtypes = {name: each.dtype for name, each in first.items() if each is not None}
+        others = {
+            name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items() if dtype != self.dtype
+        }
+        self.config.part_dtypes = others or None
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _get_dtype_plan(self, dtype):
+        parts = {
+            rf"^{name}\.": getattr(torch, part) for name, part in (self.config.part_dtypes or {}).items()
+        }
+        return super()._get_dtype_plan(dtype) | parts
 
     def freeze_fmri_tokenizer(self) -> None:
         """Stop training the tokenizer: its weights and its codebook stay as they are."""
@@ -209,7 +243,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         if padding_mask is None:
             padding_mask = torch.ones_like(input_values[:, 0], dtype=torch.bool)
         networks = torch.tensor(self.config.fmri_config.roi_networks, device=input_values.device)
-        n_networks = len(self.config.network_name_ids)
+        n_networks = len(self.config.network_name_ids or ())
         return network_pair_features(
             input_values.float(), roi_mask.bool(), padding_mask.bool(), networks, n_networks
         )
@@ -221,14 +255,19 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         n_rois = self.config.n_roi_tokens
         parts = []
         if self.config.reads_rois:
-            roi_embeddings = self.roi_embeddings.weight.repeat(self.config.fmri_config.n_patches, 1)
+            # called, not read: a module whose weights are offloaded has them only while it is called
+            fmri = self.config.fmri_config
+            roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
+            roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
             of_rois = fmri_features[:, :n_rois, : _feature_size(self.config)]
             parts.append(self.projector(of_rois) + roi_embeddings)
         if self.config.reads_network_pairs:
             if network_name_ids is None:
-                network_name_ids = pad_name_ids(self.config.network_name_ids)[None].to(fmri_features.device)
-            table = self.get_input_embeddings().weight
-            parts.append(self.network_pairs(fmri_features[:, n_rois:], network_name_ids, table))
+                network_name_ids = pad_name_ids(self.config.network_name_ids or ())[None].to(
+                    fmri_features.device
+                )
+            names = self.get_input_embeddings()(network_name_ids.clamp_min(0))
+            parts.append(self.network_pairs(fmri_features[:, n_rois:], names, network_name_ids >= 0))
         return torch.cat(parts, dim=1)
 
     @can_return_tuple
@@ -293,7 +332,10 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_scan, 0))
         assert inputs_embeds is not None
 
+        present = None
         if input_values is None and fmri_features is None:
+            if fmri_labels is not None:
+                raise ValueError("`fmri_labels` are codes of scans, but no scans were given.")
             if is_scan is not None:
                 self._check_placeholders(is_scan, 0)
             layout = self._layout(inputs_embeds, None, attention_mask, position_ids, past_key_values)
@@ -306,7 +348,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 fmri_features = self.get_fmri_features(input_values, roi_mask, padding_mask)
             block_sizes = self.config.block_sizes
             if network_name_ids is None:
-                present = self._present(len(fmri_features), roi_mask, padding_mask)
+                present = self._present(len(fmri_features), roi_mask, padding_mask, fmri_features.device)
             else:
                 block_sizes = [n_pair_tokens(network_name_ids.shape[1])]
                 present = fmri_features[..., PRESENT] > 0
@@ -319,16 +361,17 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
         output_hidden_states = kwargs.pop("output_hidden_states", None)
-        outputs = self.language_model(
+        text_config = self.language_model.config
+        balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))
+        outputs = (self._balanced if balances else self.language_model)(
             inputs_embeds=inputs_embeds,
-            attention_mask=layout.backbone_mask(
-                self.language_model.config, inputs_embeds, past_key_values, text_segments
-            ),
+            attention_mask=layout.backbone_mask(text_config, inputs_embeds, past_key_values, text_segments),
             position_ids=layout.position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             output_hidden_states=fmri_labels is not None or output_hidden_states,
+            **({"layout": layout} if balances else {}),
             **kwargs,
         )
         layout.remember(outputs.past_key_values)
@@ -338,20 +381,41 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
                 outputs.logits, labels[:, -logits_to_keep:], vocab_size=self.config.text_config.vocab_size
             )
         if fmri_labels is not None:
-            fmri_loss = self._next_code_loss(
-                outputs.hidden_states[-1], is_scan, fmri_labels, roi_mask, padding_mask
-            )
+            fmri_loss = self._next_code_loss(outputs.hidden_states[-1], is_scan, fmri_labels, present)
         losses = [text_loss, None if fmri_loss is None else self.config.fmri_loss_weight * fmri_loss]
         given = [loss for loss in losses if loss is not None]
+        aux_loss = outputs.get("aux_loss")
+        if given and aux_loss is not None:
+            given.append(self.aux_loss_weight * aux_loss)
         return FmriLMOutput(
             loss=sum(given) if given else None,
             text_loss=text_loss,
             fmri_loss=fmri_loss,
+            aux_loss=aux_loss,
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
+
+    @property
+    def aux_loss_weight(self) -> float:
+        """Weight of the load balancing loss of a mixture of experts."""
+        return getattr(self.language_model.config, "router_aux_loss_coef", 0.0)
+
+    def _balanced(self, attention_mask, layout, **inputs):
+        """Call a mixture of experts, whose load balancing loss wants the mask of tokens, not that of attention."""
+
+        def attend(_, args, kwargs):
+            return args, kwargs | {"attention_mask": attention_mask}
+
+        tokens = layout.attention_mask
+        tokens = None if tokens is None else tokens[:, -layout.position_ids.shape[1] :]
+        hook = self.language_model.base_model.register_forward_pre_hook(attend, with_kwargs=True)
+        try:
+            return self.language_model(attention_mask=tokens, **inputs)
+        finally:
+            hook.remove()
 
     def fmri_logits(
         self,
@@ -369,7 +433,7 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
             )
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        present = self._present(len(embeddings), roi_mask, padding_mask)
+        present = self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
         layout = self._layout(embeddings, is_scan, None, None, None, present)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
@@ -400,7 +464,8 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         is_scan = input_ids == self.config.fmri_token_id
-        present = self._present(int(is_scan.sum()) // self.config.n_scan_tokens, roi_mask, padding_mask)
+        n_scans = int(is_scan.sum()) // self.config.n_scan_tokens
+        present = self._present(n_scans, roi_mask, padding_mask, input_ids.device)
         layout = self._layout(input_ids, is_scan, attention_mask, present=present)
         assert layout.attention_mask is not None
         return layout.attention_mask
@@ -419,21 +484,17 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         block_sizes = self.config.block_sizes if block_sizes is None else block_sizes
         return ScanLayout.of(new, is_scan, block_sizes, present, attention_mask, position_ids, cache)
 
-    def _present(self, n_scans, roi_mask, padding_mask) -> torch.Tensor | None:
-        """Which tokens of scans stand for observed data, (n_scans, n_scan_tokens); None where no mask says so."""
-        if roi_mask is None and padding_mask is None:
-            return None
-        parts = []
+    def _present(self, n_scans, roi_mask, padding_mask, device) -> torch.Tensor:
+        """Which tokens of scans stand for observed data: (n_scans, n_scan_tokens)."""
+        fmri, parts = self.config.fmri_config, []
         if self.config.reads_rois:
-            tokenizer = self.fmri_tokenizer
-            parts.append(tokenizer.token_mask(*tokenizer.complete_masks(n_scans, roi_mask, padding_mask)))
+            masks = self.fmri_tokenizer.complete_masks(n_scans, roi_mask, padding_mask, device)
+            parts.append(self.fmri_tokenizer.token_mask(*masks))
         if self.config.reads_network_pairs:
             if roi_mask is None:
-                roi_mask = torch.ones(
-                    n_scans, self.config.fmri_config.n_rois, dtype=torch.bool, device=padding_mask.device
-                )
-            networks = torch.tensor(self.config.fmri_config.roi_networks, device=roi_mask.device)
-            parts.append(observed_pairs(roi_mask, networks, len(self.config.network_name_ids)))
+                roi_mask = torch.ones(n_scans, fmri.n_rois, dtype=torch.bool, device=device)
+            networks = torch.tensor(fmri.roi_networks, device=roi_mask.device)
+            parts.append(observed_pairs(roi_mask, networks, len(self.config.network_name_ids or ())))
         return torch.cat(parts, dim=1)
 
     def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int, n_tokens: int | None = None) -> None:
@@ -452,103 +513,30 @@ class FmriLMForCausalLM(FmriPreTrainedModel, GenerationMixin):
         # the head may be kept in a higher precision than the language model
         return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
 
-    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, roi_mask, padding_mask) -> torch.Tensor:
+    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
             raise ValueError(
                 "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
             )
-        n_scans, n_codes = len(fmri_labels), fmri.n_rois * fmri.n_patches
-        scan_states = hidden_states[is_scan].view(-1, self.config.n_scan_tokens, hidden_states.shape[-1])
-        expected = (len(scan_states), n_codes, fmri.num_quantizers)
+        n_codes = fmri.n_rois * fmri.n_patches
+        expected = (len(present), n_codes, fmri.num_quantizers)
         # a single level needs no axis
         if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
             raise ValueError(
                 f"`fmri_labels` must have shape {expected}, as `encode` returns codes, found "
                 f"{tuple(fmri_labels.shape)}."
             )
-        labels = fmri_labels.reshape(expected)
-        present = self._present(n_scans, roi_mask, padding_mask)
-        if present is not None:
-            labels = labels.masked_fill(~present[:, :n_codes, None], -100)
+        labels = fmri_labels.reshape(expected).masked_fill(~present[:, :n_codes, None], -100)
         labels = labels[:, fmri.n_rois :].flatten()
+        # the scan tokens in their order, found without a look at how many there are
+        rows = torch.argsort(is_scan.flatten().int(), descending=True, stable=True)[: present.numel()]
+        scan_states = hidden_states.flatten(0, 1)[rows].view(*present.shape, -1)
         logits = self._code_logits(scan_states[:, : n_codes - fmri.n_rois]).reshape(-1, fmri.codebook_size)
         # a mean that is zero, not NaN, where no token has a next code
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
         return total / labels.ne(-100).sum().clamp_min(1)
 
-    # --- generation -------------------------------------------------------------------------------------------
 
-    def generate(self, inputs=None, **kwargs):
-        """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`.
-
-        The placeholder is never generated: no scan would stand behind it.
-        """
-        input_ids = inputs if inputs is not None else kwargs.get("input_ids")
-        scans = next((kwargs[name] for name in SCANS if kwargs.get(name) is not None), None)
-        if input_ids is not None and scans is not None:
-            self._check_placeholders(input_ids == self.config.fmri_token_id, len(scans))
-        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=self.device)
-        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
-        return super().generate(inputs, **kwargs)
-
-    def prepare_inputs_for_generation(self, input_ids, is_first_iteration=False, use_cache=True, **kwargs):
-        if use_cache and not is_first_iteration:
-            kwargs = {name: value for name, value in kwargs.items() if name not in SCAN_INPUTS}
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
-        )
-        new_ids = inputs.get("input_ids")
-        if new_ids is not None and new_ids.shape[1] < input_ids.shape[1]:
-            inputs |= self._new_scans(input_ids, new_ids, inputs)
-        return inputs
-
-    def _new_scans(self, input_ids, new_ids, inputs) -> dict[str, torch.Tensor | None]:
-        """The scan inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
-        n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
-        of_prompt = torch.arange(sum(n_all)).split(n_all)
-        rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
-        given = {name: inputs[name] for name in SCAN_INPUTS if inputs.get(name) is not None}
-        return {name: values[rows.to(values.device)] if len(rows) else None for name, values in given.items()}
-
-    def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
-        """Scans of each prompt."""
-        is_scan = input_ids == self.config.fmri_token_id
-        return (is_scan.sum(1) // self.config.n_scan_tokens).tolist()
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
-        input_ids = model_kwargs.get("input_ids", inputs_tensor)
-        if input_ids.ndim != 2 or input_ids.is_floating_point():
-            return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        attention_mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
-        if attention_mask is None or attention_mask.shape[1] == input_ids.shape[1]:
-            return self.get_position_ids(input_ids, attention_mask)
-        # only what is new behind a cache, with the mask of the whole
-        is_scan = input_ids == self.config.fmri_token_id
-        return self._layout(input_ids, is_scan, attention_mask, cache=cache).position_ids
-
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
-    ):
-        if expand_size == 1 or input_ids is None:
-            return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        # each copy of a prompt needs all of the prompt's scans, in their order
-        n_scans = self._n_scans(input_ids)
-        of_prompt = torch.arange(sum(n_scans), device=input_ids.device).split(n_scans)
-        rows = torch.cat([rows for rows in of_prompt for _ in range(expand_size)])
-        scans = {name: kwargs.pop(name)[rows] for name in SCAN_INPUTS if kwargs.get(name) is not None}
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
-        return input_ids, kwargs | scans
-
-    @staticmethod
-    def create_masks_for_generate(
-        config, inputs_embeds, attention_mask, past_key_values, position_ids, **kwargs
-    ):
-        """Leave the mask to `forward`, which knows where the scans are (called for static caches)."""
-        return attention_mask
-
-
-__all__ = ["FmriLMForCausalLM", "FmriLMOutput"]
+__all__ = ["SCAN_INPUTS", "FmriLMForCausalLM", "FmriLMOutput"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -124,7 +125,8 @@ def connectivity_profiles(
     profiles = correlation / rms[:, None, None]
     if roi_networks is None:
         return profiles
-    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device)).to(profiles.dtype)
+    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device), max(roi_networks) + 1)
+    members = members.to(profiles.dtype)
     n_members = (others * roi_mask[:, None, :]) @ members  # (batch, n_rois, n_networks)
     return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
 
@@ -172,8 +174,12 @@ class FmriTransformer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
         """Map (batch, n_tokens, hidden_size) to the same shape; tokens outside `token_mask` are not attended to."""
-        hidden_states = hidden_states + self.roi_embeddings.weight.repeat(self.n_patches, 1)
-        attention_mask = None if token_mask.all() else token_mask[:, None, None, :]
+        # called, not read: a module whose weights are offloaded has them only while it is called
+        rois = torch.arange(self.roi_embeddings.num_embeddings, device=hidden_states.device)
+        hidden_states = hidden_states + self.roi_embeddings(rois).repeat(self.n_patches, 1)
+        # a look at values would break the graph of a compiled model
+        sees_all = not torch.compiler.is_compiling() and bool(token_mask.all())
+        attention_mask = None if sees_all else token_mask[:, None, None, :]
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask)
         return self.norm(hidden_states)
@@ -428,6 +434,27 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
                 f"or was cut short ({error}). Download or copy it again."
             ) from error
 
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        """Read weights, of the model or of an adapter, from safetensors only.
+
+        `use_safetensors` alone does not ensure that: an index may name any file, and adapters fall back to a pickle.
+        """
+        files = [Path(path) for path in checkpoint_files or ()]
+        # of a local adapter, the name that it should have is given without a look whether it is there
+        pickles = [path.with_suffix(".bin") for path in files if not path.exists()]
+        others = [path for path in files if path.suffix != ".safetensors"]
+        others += [path for path in pickles if path.exists()]
+        if others:
+            raise OSError(
+                f"The weights in '{load_config.pretrained_model_name_or_path}' are named as {others[0].name!r}, "
+                "which may be a pickle and was not read: expected safetensors files. Where you trust it, load it "
+                "with torch and save it again with `save_pretrained`."
+            )
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+
 
 class FmriTokenizer(FmriPreTrainedModel):
     """fMRI ROI time series to discrete tokens and back.
@@ -555,8 +582,8 @@ class FmriTokenizer(FmriPreTrainedModel):
         """Which tokens stand for observed data: (batch, n_tokens), from the masks of ROIs and time points."""
         patches = padding_mask.unflatten(-1, (self.config.n_patches, self.config.patch_size)).any(-1)
         mask = (patches[:, :, None] & roi_mask[:, None, :]).flatten(1)
-        empty = (~mask.any(1)).nonzero().flatten().tolist()
-        if empty:
+        if not torch.compiler.is_compiling() and not mask.any(1).all():
+            empty = (~mask.any(1)).nonzero().flatten().tolist()
             raise ValueError(
                 f"Scan(s) {empty} of the batch have no observed ROI or no observed time point, by `roi_mask` and "
                 "`padding_mask`: leave them out."
@@ -564,7 +591,11 @@ class FmriTokenizer(FmriPreTrainedModel):
         return mask
 
     def complete_masks(
-        self, n_scans: int, roi_mask: torch.Tensor | None, padding_mask: torch.Tensor | None
+        self,
+        n_scans: int,
+        roi_mask: torch.Tensor | None,
+        padding_mask: torch.Tensor | None,
+        device: torch.device,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both masks as booleans of checked shapes; one that is None hides nothing."""
         masks = []
@@ -573,7 +604,7 @@ class FmriTokenizer(FmriPreTrainedModel):
             ("padding_mask", padding_mask, self.config.n_timepoints),
         ):
             if mask is None:
-                mask = torch.ones(n_scans, size, dtype=torch.bool, device=self.device)
+                mask = torch.ones(n_scans, size, dtype=torch.bool, device=device)
             if tuple(mask.shape) != (n_scans, size):
                 raise ValueError(
                     f"`{name}` must have shape {(n_scans, size)}, one row a scan, found {tuple(mask.shape)}."
@@ -602,7 +633,9 @@ class FmriTokenizer(FmriPreTrainedModel):
                 f"(batch, {expected[0]}, {expected[1]}), found {tuple(input_values.shape)}. "
                 "`FmriFeatureExtractor` brings scans into this form."
             )
-        roi_mask, padding_mask = self.complete_masks(len(input_values), roi_mask, padding_mask)
+        roi_mask, padding_mask = self.complete_masks(
+            len(input_values), roi_mask, padding_mask, input_values.device
+        )
         observed = roi_mask[:, :, None] & padding_mask[:, None, :]
         return input_values.float().masked_fill(~observed, 0), roi_mask, padding_mask
 

@@ -140,23 +140,22 @@ class NetworkPairEmbedding(nn.Module):
         self.value_out = nn.Linear(size, size)
         self.scan = nn.Linear(N_FEATURES, size)
 
-    def forward(
-        self, features: torch.Tensor, name_ids: torch.Tensor, text_embeddings: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, names: torch.Tensor, is_id: torch.Tensor) -> torch.Tensor:
         """Embed tokens.
 
         Parameters
         ----------
         features : torch.Tensor of shape (n_scans, 1 + n_pairs, N_FEATURES)
-        name_ids : torch.LongTensor of shape (1 or n_scans, n_networks, n_ids)
-            -1 behind the end of a name.
-        text_embeddings : torch.Tensor of shape (vocab_size, hidden_size)
+        names : torch.Tensor of shape (1 or n_scans, n_networks, n_ids, hidden_size)
+            Text embeddings of the tokens of each network's name.
+        is_id : torch.BoolTensor of shape (1 or n_scans, n_networks, n_ids)
+            False behind the end of a name.
 
         Returns
         -------
         torch.Tensor of shape (n_scans, 1 + n_pairs, hidden_size)
         """
-        dtype = text_embeddings.dtype
+        dtype = self.value_in.weight.dtype  # which may be higher than the language model's
         features = features[..., :N_FEATURES].float()
         value, rank = features[:, 1:, VALUE, None], features[:, 1:, RANK, None]
         points = [
@@ -165,13 +164,12 @@ class NetworkPairEmbedding(nn.Module):
         ]
         values = self.value_out(F.gelu(self.value_in(torch.cat(points, dim=-1).to(dtype))))
 
-        name_ids = name_ids[..., :MAX_NAME_TOKENS]
-        is_id = (name_ids >= 0)[..., None]
-        ordered = text_embeddings[name_ids.clamp_min(0)] * self.name_order[: name_ids.shape[-1]]
+        names, is_id = names[:, :, :MAX_NAME_TOKENS].to(dtype), is_id[:, :, :MAX_NAME_TOKENS, None]
+        ordered = names * self.name_order[: names.shape[2]]
         names = (ordered * is_id).sum(-2) / is_id.sum(-2).clamp_min(
             1
         ).sqrt()  # (1 or n_scans, n_networks, hidden)
-        first, second = pair_indices(name_ids.shape[1]).to(names.device)
+        first, second = pair_indices(names.shape[1]).to(names.device)
         others = torch.where(
             (first == second)[:, None], self.within.expand_as(names[:, first]), names[:, second]
         )

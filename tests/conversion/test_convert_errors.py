@@ -38,7 +38,37 @@ def put(**tensors):
     )
 
 
+def to(dtype, name="tokenizer.norm.bias"):
+    return lambda state, tree: state.update({name: state[name].to(dtype)})
+
+
+def nested(depth):
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 TENSOR_PROBLEMS = {
+    "float8": (
+        "gpt2",
+        to(torch.float8_e4m3fn),
+        r"1 tensor\(s\) that are no weights of 16, 32 or 64 bits: tokenizer.norm.bias of float8_e4m3fn",
+    ),
+    "integers": ("gpt2", to(torch.int64), "no weights of 16, 32 or 64 bits: tokenizer.norm.bias of int64"),
+    "booleans": ("vq_patch10", to(torch.bool, "encoder.norm.bias"), "encoder.norm.bias of bool"),
+    "deep settings": (
+        "gpt2",
+        lambda state, tree: tree.update(model_args={"lr": nested(400)}),
+        "settings in the checkpoint are nested more deeply than any program nests them",
+    ),
+    "no name": ("gpt2", lambda state, tree: state.update({3: torch.ones(1)}), "names a tensor by a int"),
+    "terminal": (
+        "gpt2",
+        put(**{"\x1b]0;owned\x07\u202e": torch.ones(1)}),
+        r"no place for: \\x1b]0;owned\\x07\\u202e\. Check",
+    ),
+    "long name": ("gpt2", put(**{"x" * 9000: torch.ones(1)}), r"no place for: x{160}\[8841 more\] Check"),
     "missing": (
         "gpt2",
         remove("tokenizer.norm.bias", "pos_embed.weight"),
@@ -161,11 +191,64 @@ def test_language_model_that_cannot_be_found(changed, monkeypatch):
         changed("qwen3_lora", lambda state, tree: tree.pop("model_args"), text_config=None)
 
 
+@pytest.mark.parametrize("kind", ["configuration", "tokenizer"])
+def test_code_that_a_checkpoint_names_is_not_run(changed, golden, tmp_path, monkeypatch, kind):
+    """A repository named by the file may hold code; nobody is asked whether to run it."""
+    folder, marker = tmp_path / "org" / "name", tmp_path / "was_run"
+    folder.mkdir(parents=True)
+    config = {"configuration": {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}}
+    config["tokenizer"] = golden["gpt2"].meta["lm_config"]
+    (folder / "config.json").write_text(json.dumps(config[kind]))
+    tokenizer = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Own: ...\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    monkeypatch.chdir(tmp_path)
+
+    def name_it(state, tree):
+        tree["model_args"]["base_model"] = "org/name"
+
+    if kind == "configuration":
+        with pytest.raises(ValueError, match="'org/name' needs code from its repository, which is not run"):
+            changed("gpt2", name_it, text_config=None)
+    else:
+        result = changed("gpt2", name_it, text_config=None)
+        assert "'org/name' has no text tokenizer that could be loaded." in result.notes
+        (tmp_path / "out" / "config.json").unlink()
+    assert not asked
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b/c", "org/na\x1b[2Jme", ["org/name"], {"a": 1}])
+def test_a_language_model_that_is_named_by_no_id(changed, name):
+    message = r"The checkpoint names .* as its language model .*, which is no id on the Hub"
+    with pytest.raises(ValueError, match=message) as error:
+        changed("gpt2", lambda state, tree: tree["model_args"].update(base_model=name), text_config=None)
+    assert str(error.value).isprintable()
+
+
+def test_flipped_bits_are_noticed(golden, tmp_path):
+    """Damage to a weight is not silently converted; of a file without checksums it is said that it has none."""
+    whole = (golden["gpt2"].folder / "checkpoint.pt").read_bytes()
+    weight = torch.load(golden["gpt2"].folder / "checkpoint.pt", weights_only=True)["model"][
+        "pos_embed.weight"
+    ]
+    place = whole.index(weight.numpy().tobytes()) + 40
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    (tmp_path / "flipped.pt").write_bytes(flipped)
+    with pytest.raises(CheckpointError, match=r"the content of `.*/data/\d+` does not fit its checksum"):
+        convert_upstream(tmp_path / "flipped.pt", tmp_path / "out", **golden["gpt2"].options)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
 def test_length_that_the_checkpoint_does_not_tell(changed):
     with pytest.raises(
         ValueError, match=r"num_fmri_tokens=30, which is no multiple of the 12 ROIs.*--n-timepoints"
     ):
         changed("gpt2", lambda state, tree: tree["model_args"].update(num_fmri_tokens=30))
+    with pytest.raises(ValueError, match=r"num_fmri_tokens=12\d+, .*up to 1000000"):
+        changed("gpt2", lambda state, tree: tree["model_args"].update(num_fmri_tokens=12 * 10**15))
 
 
 def test_files_with_statistics(golden, tmp_path):

@@ -6,19 +6,18 @@ import copy
 
 import pytest
 import torch
+from backbones import VOCAB_SIZE, text_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from small import (
     BACKBONES,
     FMRI,
     N_TOKENS,
-    VOCAB_SIZE,
     close,
     fmri_tokenizer,
     language_model,
     missing_roi,
     prompt,
     scans,
-    text_model,
 )
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig
