@@ -127,7 +127,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         fmri_tokenizer,
         backbone.language_model,
         fmri_token_id=processor.fmri_token_id,
-        network_name_ids=processor.network_name_ids() if reads_pairs else None,
+        network_name_ids=processor.network_name_ids() if reads_pairs else [],
         **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
     )
     backbone.give_reading(model)
