@@ -72,6 +72,9 @@ class FmriLMConfig(PreTrainedConfig):
                     "`AutoConfig.from_pretrained` turns a model's name into its configuration."
                 )
         check_config_is_inert({**kwargs, "text_config": self.text_config, "fmri_config": self.fmri_config})
+        if not __name__.startswith("transformers_modules."):
+            # the pipelines of a checkpoint are for where this package, which registers them, is not installed
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):

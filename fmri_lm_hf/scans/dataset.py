@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmri_lm_hf.declarations import DECLARATIONS, declare_in_features, declared_in_folder, is_declared
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
@@ -86,6 +87,9 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
     if not len(dataset):
         raise ScanError(f"The scan dataset {path.name} has no scans.")
     dataset = _with_bold_arrays(dataset, path)
+    # a published object says of its cohort what the folder said
+    beside = declared_in_folder(path) if path.is_dir() else declared_in_folder(path.parent, recursive=False)
+    declare_in_features(dataset.features, beside)
     atlas_file = (path if path.is_dir() else path.parent) / "atlas.json"
     atlas = Atlas.from_json(atlas_file) if atlas_file.exists() else None
     n_rois = dataset.features["bold"].shape[1]
@@ -144,7 +148,9 @@ def write_scan_dataset(
                         f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own."
                     )
                 seen.add(row["scan_id"])
-            features = features or scan_features(shard, atlas.n_rois, extra_features)
+            if features is None:
+                features = scan_features(shard, atlas.n_rois, extra_features)
+                declare_in_features(features, [n for n in DECLARATIONS if is_declared(parameters, n)])
             groups = in_groups(shard, _bold_bytes, ROW_GROUP_BYTES)
             tables = (rows_table(group, features) for group in groups)
             write_parquet(tables, partial / shard_name(number), features.arrow_schema)
