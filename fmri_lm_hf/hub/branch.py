@@ -44,7 +44,11 @@ class Head:
         for _ in range(_DOWNLOADS if name not in self._read else 0):
             with tempfile.TemporaryDirectory(prefix="fmri-lm-head-") as folder:
                 path = self.branch.api.hf_hub_download(
-                    **self.branch.repo, filename=name, revision=self.commit, local_dir=folder
+                    **self.branch.repo,
+                    filename=name,
+                    revision=self.commit,
+                    local_dir=folder,
+                    force_download=True,
                 )
                 content = Path(path).read_bytes()
             if is_same(content, self.files[name]):

@@ -202,7 +202,13 @@ def _check_configs(publication: Publication) -> None:
         if not name.endswith("config.json"):
             continue
         config = publication.json(name)
-        check_config_is_inert(config, name)
+        extractor = config.get("feature_extractor")
+        if name == "processor_config.json" and isinstance(extractor, dict):
+            # a processor names the class of its feature extractor a second time, inside; the push replaces both
+            extractor = {key: value for key, value in extractor.items() if key != "auto_map"}
+            check_config_is_inert(config | {"feature_extractor": extractor}, name)
+        else:
+            check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
             if foreign:

@@ -89,7 +89,7 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
     dataset = _with_bold_arrays(dataset, path)
     # a published object says of its cohort what the folder said
     beside = declared_in_folder(path) if path.is_dir() else declared_in_folder(path.parent, recursive=False)
-    declare_in_features(dataset.features, beside)
+    declare_in_features(dataset.info.features, beside)
     atlas_file = (path if path.is_dir() else path.parent) / "atlas.json"
     atlas = Atlas.from_json(atlas_file) if atlas_file.exists() else None
     n_rois = dataset.features["bold"].shape[1]
