@@ -70,10 +70,13 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     findings : list of str
         One line a finding: where, what, and the text found (tokens and keys only by their first letters).
     """
-    secrets, own_names = _patterns(namespace)
+    secrets, names = _secret_patterns(), _own_names(namespace)
+    own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
+    # in names of files, words are joined by hyphens and underscores
+    own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
     findings = []
     for name, content in files.items():
-        if found := _first_match(name, {**secrets, **own_names}):
+        if found := _first_match(name, {**secrets, **own_names_in_files}):
             findings.append(f"the name of {name!r}: {found[0]}")
         is_vocabulary = name.endswith(_VOCABULARIES)
         patterns = dict(secrets)
@@ -97,8 +100,8 @@ def _first_match(text: str, patterns: Mapping[str, re.Pattern[str]]) -> tuple[st
     return None
 
 
-def _patterns(namespace: str) -> tuple[dict[str, re.Pattern[str]], dict[str, re.Pattern[str]]]:
-    """What is a secret everywhere, and the names of this user and machine, which prose may mention."""
+def _secret_patterns() -> dict[str, re.Pattern[str]]:
+    """What is a secret everywhere."""
     from huggingface_hub import get_token
 
     secrets = dict(_SECRETS)
@@ -109,19 +112,23 @@ def _patterns(namespace: str) -> tuple[dict[str, re.Pattern[str]], dict[str, re.
     home = str(Path.home())
     if len(home) > len("/root"):
         secrets["your home folder"] = re.compile(re.escape(home) + r"\b")
-    own_names = {}
+    return secrets
+
+
+def _own_names(namespace: str) -> dict[str, str]:
+    """The names of this user and machine, which prose may mention."""
+    names = {}
     user = _user_name()
     if user and len(user) > 2 and user.lower() not in (*_SHARED_ACCOUNTS, namespace.lower()):
-        own_names["the name of the local user"] = _word(user)
+        names["the name of the local user"] = user
     host = socket.gethostname().split(".")[0]
     if len(host) > 3 and re.search(r"[\d-]", host):  # others are ordinary words
-        own_names["the name of this machine"] = _word(host)
-    return secrets, own_names
+        names["the name of this machine"] = host
+    return names
 
 
-def _word(name: str) -> re.Pattern[str]:
-    """The name as a word of its own; an underscore, unlike a hyphen, may follow it in names of files."""
-    return re.compile(rf"(?<![A-Za-z0-9-]){re.escape(name)}(?![A-Za-z0-9-])")
+def _word(name: str, letters: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])")
 
 
 def _line(text: str, position: int) -> str:

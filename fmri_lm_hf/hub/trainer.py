@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers.trainer_utils import HubStrategy, PushInProgress
-from transformers.utils import logging
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress, logging
 
 from fmri_lm_hf.files import write_json
 

@@ -25,7 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.declarations import DECLARATIONS, declare_in_features, declared_in_folder, is_declared
+from fmri_lm_hf.declarations import (
+    DECLARATIONS,
+    declare_in_features,
+    declared_in_features,
+    declared_in_folder,
+    is_declared,
+)
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
@@ -133,8 +139,10 @@ def write_scan_dataset(
     if out.exists() and any(out.iterdir()):
         raise ScanError(f"The folder {out} is not empty: give a new one, or remove it first.")
     extra_features = None
+    declared = {name for name in DECLARATIONS if is_declared(parameters, name)}
     if isinstance(rows, datasets.Dataset):
         extra_features = dict(rows.features)
+        declared |= declared_in_features(rows.features)
         rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
     features: datasets.Features | None = None
     seen: set[str] = set()
@@ -150,7 +158,7 @@ def write_scan_dataset(
                 seen.add(row["scan_id"])
             if features is None:
                 features = scan_features(shard, atlas.n_rois, extra_features)
-                declare_in_features(features, [n for n in DECLARATIONS if is_declared(parameters, n)])
+                declare_in_features(features, declared)
             groups = in_groups(shard, _bold_bytes, ROW_GROUP_BYTES)
             tables = (rows_table(group, features) for group in groups)
             write_parquet(tables, partial / shard_name(number), features.arrow_schema)

@@ -375,13 +375,14 @@ result = [first.repo_id, pull.url, onto.commit]
     assert state["descriptions"][0] == "Why."
     assert state["commits"] == ["Publish fmri lm with fmri_lm_hf", "initial commit"]  # the branch waits
     assert state["branches"]["refs/pr/1"] == commit
-    card = "from huggingface_hub import hf_hub_download; result = open(hf_hub_download('founder/named', 'README.md')).read()"
+    show = "result = open(hf_hub_download('founder/named', 'README.md')).read()"
+    card = f"from huggingface_hub import hf_hub_download; {show}"
     assert "\n- mine\n" in client.run(card)
 
 
 def test_a_revision_that_cannot_be_pushed_to_is_refused(hub, client, saved):
     hub.faults()
-    with pytest.raises(ClientError, match="`revision` is the commit 0{40}, which stays as it is"):
+    with pytest.raises(ClientError, match=r"`revision` is the commit 0{40}, which stays as it is"):
         client.run(PUSH, folder=saved, repo="org/pinned", options={"revision": "0" * 40})
     assert hub.log() == []
     with pytest.raises(ClientError, match="org/pinned has no revision 'refs/pr/7'"):

@@ -24,7 +24,7 @@ if at_the_end:
 else:
     trainer._finish_current_push()
     result = {}
-assert (pathlib.Path(folder) / "training_args.bin").exists()  # the Trainer's own state stays where it was
+assert list(pathlib.Path(folder).rglob("training_args.bin"))  # the Trainer's own state stays where it was
 assert not list(pathlib.Path(folder).glob(".pushing-*"))
 read = {p.name: p.read_bytes() for p in pathlib.Path(snapshot_download(repo)).rglob("*") if p.is_file()}
 result["secrets"] = [name for name, raw in read.items() if token.encode() in raw or folder.encode() in raw]
