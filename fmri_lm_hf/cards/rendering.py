@@ -29,6 +29,7 @@ __all__ = [
     "NO_LICENSE",
     "exchange_blocks",
     "is_edited",
+    "is_form",
     "join_card",
     "load_template",
     "render_card",
@@ -150,7 +151,7 @@ def update_card(
         `existing`, in which only the generated blocks that nobody edited and the metadata that follows from
         the data have changed. A card without any generated block gets them all below its own text.
     """
-    if existing is None or _is_form(existing):
+    if existing is None or is_form(existing):
         return rendered
     existing = _SIGNATURE.sub("", existing)
     old_metadata, old_body, old_yaml = split_card(existing)
@@ -204,7 +205,7 @@ def sign_card(card: str) -> str:
 
 def is_edited(card: str) -> bool:
     """Whether a person wrote a card, or changed it since: it is neither what `sign_card` returned nor an empty form."""
-    return card != sign_card(card) and not _is_form(card)
+    return card != sign_card(card) and not is_form(card)
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str, str]:
@@ -227,8 +228,8 @@ def split_card(card: str) -> tuple[dict[str, Any], str, str]:
     return metadata, card[match.end() :], match[0]
 
 
-def _is_form(card: str) -> bool:
-    """Whether nobody has written anything into a card yet."""
+def is_form(card: str) -> bool:
+    """Whether nobody has written anything into a card yet: it is empty, or a form of `peft` or `transformers`."""
     return not card.strip() or card.count(_UNFILLED_FORM) > 5
 
 

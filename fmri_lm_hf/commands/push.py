@@ -83,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if result.left_out:
         print(f"left out: {', '.join(result.left_out)}")
+    if result.base_model:
+        print(f"base model: {result.base_model}")
     if result.deleted:
         print(f"deleted: {', '.join(result.deleted)}")
     if result.uploaded or result.deleted:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from fmri_lm_hf.hub.download import downloaded_commit
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.config_safety import check_config_is_inert
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -146,7 +147,7 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
             f"The configuration of the language model '{name}' could not be loaded from the Hub or its cache: go "
             "online, or give it as `text_config` (`--text-config`), a JSON file or a model folder."
         ) from error
-    commit = getattr(config, "_commit_hash", None)  # none for a local folder
+    commit = downloaded_commit(name)  # none for a local folder
     if commit:
         notes.append(
             f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}."

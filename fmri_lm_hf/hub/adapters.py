@@ -29,8 +29,13 @@ def records_of_base(model: Any, folder: Path) -> None:
         write_json({"training": NOT_RECORDED, "base_model": record}, folder / "training_info.json")
 
 
-def name_base_model(publication: Publication, base_model: str | None, api: HfApi) -> None:
+def name_base_model(publication: Publication, base_model: str | None, api: HfApi) -> str:
     """Make an adapter name its base model by its repository, and record the commit at which it was found there.
+
+    Returns
+    -------
+    str
+        The repository and the commit, for the user.
 
     Raises
     ------
@@ -65,6 +70,7 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
     said = training.get("base_model")
     training["base_model"] = {**(said if isinstance(said, dict) else {}), **base}
     publication.set_json("training_info.json", training)
+    return f"{named}, commit {commit}"
 
 
 def name_repository_in_adapter(publication: Publication, repo_id: str) -> None:

@@ -7,43 +7,82 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from .readable import texts_of
 
 __all__ = ["find_private"]
 
+
+class _Secret(NamedTuple):
+    """A pattern, and words (in small letters) of which a text that it may match holds at least one."""
+
+    pattern: re.Pattern[str]
+    hints: tuple[str, ...]
+
+
 _SECRETS = {
-    "a Hugging Face token": re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"),
-    "an access key": re.compile(
-        r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-        r"|sk-[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
-        r"|pypi-[\w-]{40,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,})"
-        r"|hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+    "a Hugging Face token": _Secret(
+        re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"), ("hf_", "api_org_")
     ),
-    "a web token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
-    "a URL with credentials": re.compile(
-        r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"
-        r"|[?&](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig|password)=[\w%.~+/-]{8,}",
-        re.IGNORECASE,
+    "an access key": _Secret(
+        re.compile(
+            r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
+            r"|sk-[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
+            r"|pypi-[\w-]{40,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,})"
+            r"|hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+        ),
+        (
+            *(
+                "akia",
+                "asia",
+                "ghp_",
+                "gho_",
+                "ghu_",
+                "ghs_",
+                "ghr_",
+                "github_pat_",
+                "glpat-",
+                "sk-",
+                "xox",
+                "aiza",
+            ),
+            *("ya29.", "npm_", "pypi-", "dckr_pat_", "nvapi-", "r8_", "hooks.slack", "accountkey="),
+        ),
     ),
-    "a password or key": re.compile(
-        r"\b(?:\w*password|passwd|\w*secret(?:_?key)?|\w*api_?key|\w*access_?(?:token|key)|auth_?token|hub_token"
-        r")\b[\"']?\s*[:=]\s*[\"']?(?!None\b|null\b|true\b|false\b|\[)[^\s\"'<>{}]{8,}",
-        re.IGNORECASE,
+    "a web token": _Secret(re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"), ("eyj",)),
+    "a private key": _Secret(re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), ("private key",)),
+    "a URL with credentials": _Secret(
+        re.compile(
+            r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"
+            r"|[?&](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig|password)=[\w%.~+/-]{8,}",
+            re.IGNORECASE,
+        ),
+        ("://", "?", "&"),
+    ),
+    "a password or key": _Secret(
+        re.compile(
+            r"\b(?:\w*password|passwd|\w*secret(?:_?key)?|\w*api_?key|\w*access_?(?:token|key)|auth_?token"
+            r"|hub_token)\b[\"']?\s*[:=]\s*[\"']?(?!None\b|null\b|true\b|false\b|\[)[^\s\"'<>{}]{8,}",
+            re.IGNORECASE,
+        ),
+        ("passw", "secret", "apikey", "api_key", "access", "auth", "hub_token"),
     ),
 }
 # An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
-_LOCAL_PATH = re.compile(
-    r"(?<![\w./~>)}-])(?<!\]\()/(?!/)(?!usr/(?!users/|home/)|(?:etc|dev|proc|sys|bin|lib|lib64)/)"
-    r"[A-Za-z_][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
-    r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
-    r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
-    r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
-    r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
-    r"|(?<![\\\w])\\\\[\w.-]+\\[\w.$-]+"
+_LOCAL_PATH = _Secret(
+    re.compile(
+        r"(?<![\w./~>)}-])(?<!\]\()/(?!/)(?!usr/(?!users/|home/)|(?:etc|dev|proc|sys|bin|lib|lib64)/)"
+        r"[A-Za-z_][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
+        r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
+        r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
+        r"|(?<![\\\w])\\\\[\w.-]+\\[\w.$-]+"
+    ),
+    ("/", "\\"),
 )
-_MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE)
+_MAIL = _Secret(re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
 # Names of accounts that name nobody, and are ordinary words elsewhere.
 _SHARED_ACCOUNTS = (
     *("root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker", "python", "test"),
@@ -90,28 +129,29 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     return findings
 
 
-def _first_match(text: str, patterns: Mapping[str, re.Pattern[str]]) -> tuple[str, int] | None:
+def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
     """What is found first, in the order of the patterns, and where."""
-    for what, pattern in patterns.items():
-        if match := pattern.search(text):
+    lowered = text.lower()
+    for what, (pattern, hints) in patterns.items():
+        if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
             is_shown = what in ("a local path", "your home folder", "a mail address") or "name of" in what
             shown = match[0] if is_shown else match[0][:6] + "..."
             return f"{what} ({shown})", match.start()
     return None
 
 
-def _secret_patterns() -> dict[str, re.Pattern[str]]:
+def _secret_patterns() -> dict[str, _Secret]:
     """What is a secret everywhere."""
     from huggingface_hub import get_token
 
     secrets = dict(_SECRETS)
     token = get_token()
     if token:
-        secrets = {"your own Hugging Face token": re.compile(re.escape(token)), **secrets}
+        secrets = {"your own Hugging Face token": _literal(token), **secrets}
     secrets["a local path"] = _LOCAL_PATH
     home = str(Path.home())
     if len(home) > len("/root"):
-        secrets["your home folder"] = re.compile(re.escape(home) + r"\b")
+        secrets["your home folder"] = _literal(home, r"\b")
     return secrets
 
 
@@ -127,8 +167,12 @@ def _own_names(namespace: str) -> dict[str, str]:
     return names
 
 
-def _word(name: str, letters: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])")
+def _word(name: str, letters: str) -> _Secret:
+    return _Secret(re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"), (name.lower(),))
+
+
+def _literal(text: str, end: str = "") -> _Secret:
+    return _Secret(re.compile(re.escape(text) + end), (text.lower(),))
 
 
 def _line(text: str, position: int) -> str:

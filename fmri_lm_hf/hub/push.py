@@ -19,7 +19,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers.utils import logging
 
-from fmri_lm_hf.cards.rendering import split_card
+from fmri_lm_hf.cards.rendering import is_form, split_card
 from fmri_lm_hf.declarations import declared_in_folder
 
 from .adapters import name_base_model, name_repository_in_adapter, records_of_base
@@ -54,6 +54,8 @@ class PushResult:
         Files of the branch that the new ones replace, such as shards of earlier weights.
     left_out : tuple of str
         Files of the folder that are not published, such as a Trainer's state.
+    base_model : str or None
+        Of an adapter: its base, with the commit at which it was found.
     """
 
     repo_id: str
@@ -64,6 +66,7 @@ class PushResult:
     uploaded: tuple[str, ...]
     deleted: tuple[str, ...]
     left_out: tuple[str, ...]
+    base_model: str | None = None
 
 
 def push_to_hub(
@@ -136,6 +139,8 @@ def push_to_hub(
         folder = _as_folder(thing, processor, Path(staging), max_shard_size)
         is_part = allow_incomplete or (folder == Path(staging) / "saved" and processor is None)
         publication = read_folder(folder, allow_incomplete=is_part)
+        if is_form(publication.text("README.md") or ""):
+            publication.files.pop("README.md", None)
         declared: set[str] = set()
         if publication.kind == "dataset":
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
@@ -174,11 +179,13 @@ def push_to_hub(
                 tuple(changed),
                 tuple(change.deletions),
                 tuple(publication.left_out),
+                base,
             )
 
         with clear_errors(repo_id, revision):
+            base = None
             if publication.kind == "adapter" or base_model is not None:
-                name_base_model(publication, base_model, api)
+                base = name_base_model(publication, base_model, api)
             branch.create(True if "controlled" in declared and private is None else private)
             # a second attempt would open a second pull request
             return attempt() if create_pr else retried(attempt, f"Pushing to {repo_id}")

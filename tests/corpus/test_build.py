@@ -15,13 +15,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from fmri_lm_hf.hub.describe import describe
 
 from fmri_lm_hf import cli
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
 from fmri_lm_hf.corpus.build import build_corpus
 from fmri_lm_hf.corpus.config import CorpusConfig
 from fmri_lm_hf.hub.contents import read_folder
-from fmri_lm_hf.hub.describe import describe
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset

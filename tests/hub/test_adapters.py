@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hub_processes import ClientError
 
+from fmri_lm_hf.conversion import convert_upstream
+
 CONVERSION = Path(__file__).parents[1] / "conversion"
 
 PUSH = """
@@ -42,7 +44,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 tiny.save(folder + "/real/alignment")
 model = AutoModelForCausalLM.from_pretrained(folder + "/real/alignment")
-targets = r"language_model.*\\\\.(q_proj|v_proj)"
+targets = r"language_model.*\\.(q_proj|v_proj)"
 get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")).save_pretrained(folder + "/lora")
 config = pathlib.Path(folder, "lora", "adapter_config.json")
 config.write_text(config.read_text().replace(folder + "/real/alignment", "real/alignment"))
@@ -73,6 +75,15 @@ def test_an_adapter_is_published_with_its_base_named_linked_and_recorded(hub, cl
     assert f"[{base}](https://huggingface.co/{base})" in pushed["card"]
     assert f"\nbase_model: {base}\n" in pushed["card"]
     assert "Trained on simulated scans" in pushed["card"]
+    command = """
+import contextlib, io
+from fmri_lm_hf.cli import main
+out = io.StringIO()
+with contextlib.redirect_stdout(out):
+    assert main(["push", folder, "org/lora-1", "--base-model", base]) == 0
+result = out.getvalue()
+"""
+    assert f"base model: {base}, commit {commit}\n" in client.run(command, folder=adapter, base=base)
     again = client.run(
         "from peft import AutoPeftModelForCausalLM\n"
         "result = type(AutoPeftModelForCausalLM.from_pretrained('org/lora-1')).__name__"
@@ -87,28 +98,26 @@ HfApi().create_repo("org/other", exist_ok=True)
 HfApi().upload_file(path_or_fileobj=b'{"model_type": "llama"}', path_in_repo="config.json", repo_id="org/other")
 """
     client.run(other)
-    with pytest.raises(ClientError, match="org/other is no fMRI language model .* the model type 'llama'"):
+    with pytest.raises(ClientError, match=r"org/other is no fMRI language model .* the model type 'llama'"):
         client.run(PUSH, folder=adapter, repo="org/lora", thing=None, options={"base_model": "org/other"})
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """The golden checkpoint of the published program, with its LoRA adapter beside the weights."""
-    from fmri_lm_hf.conversion import convert_upstream
-
-    source = CONVERSION / "golden" / "qwen3_lora"
-    meta = json.loads((source / "meta.json").read_text())
-    delimiters = meta.get("fmri_delimiter_ids")
-    folder = tmp_path_factory.mktemp("converted") / "model"
-    convert_upstream(
-        source / "checkpoint.pt",
-        folder,
-        encoder_heads=meta["encoder"]["num_heads"],
-        text_config=meta["lm_config"],
-        lora_alpha=meta["lora"]["alpha"],
-        delimiter_ids=(delimiters["start"], delimiters["end"]) if delimiters else None,
-    )
-    return folder
+    """Golden checkpoints of the published program; `qwen3_lora` keeps its LoRA adapter beside the weights."""
+    folders = {}
+    for name in ("qwen3_lora", "gpt2"):
+        source, folders[name] = CONVERSION / "golden" / name, tmp_path_factory.mktemp("converted") / name
+        meta = json.loads((source / "meta.json").read_text())
+        delimiters = meta.get("fmri_delimiter_ids")
+        convert_upstream(
+            source / "checkpoint.pt",
+            folders[name],
+            encoder_heads=meta["encoder"]["num_heads"],
+            text_config=meta["lm_config"],
+            delimiter_ids=(delimiters["start"], delimiters["end"]) if delimiters else None,
+        )
+    return folders
 
 
 PART = {"allow_incomplete": True}  # the golden checkpoint has no text tokenizer
@@ -118,8 +127,8 @@ def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, 
     hub.faults()
     message = r"converted from 'checkpoint.pt', .*licence is not stated, and nothing was sent.*--license"
     with pytest.raises(ClientError, match=message):
-        client.run(PUSH, folder=converted, repo="org/converted", thing=None, options=PART)
-    load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted)!r})"
+        client.run(PUSH, folder=converted["qwen3_lora"], repo="org/converted", thing=None, options=PART)
+    load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted['gpt2'])!r})"
     with pytest.raises(ClientError, match=message):
         client.run(PUSH, folder=None, repo="org/converted", thing=load, options=PART)
     assert hub.log() == []
@@ -127,10 +136,10 @@ def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, 
 
 def test_a_converted_checkpoint_keeps_its_provenance_and_its_adapter(hub, client, converted, tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(converted, folder)
+    shutil.copytree(converted["qwen3_lora"], folder)
     options = {**PART, "license": "cc-by-nc-4.0"}
     pushed = client.run(PUSH, folder=folder, repo="org/converted", thing=None, options=options)
-    recorded = json.loads((converted / "training_info.json").read_text())["conversion"]
+    recorded = json.loads((folder / "training_info.json").read_text())["conversion"]
     assert pushed["training"]["conversion"] == recorded
     assert f"converted from `checkpoint.pt` (SHA-256 `{recorded['sha256']}`)" in pushed["card"]
     for note in recorded["notes"]:
