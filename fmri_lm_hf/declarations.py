@@ -8,15 +8,17 @@ carry it in a feature of their dataset: unlike other metadata, the `id` of a fea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fmri_lm_hf.cards.rendering import split_card
+import yaml
 
 __all__ = ["DECLARATIONS", "declare_in_features", "declared_in_features", "declared_in_folder", "is_declared"]
 
 DECLARATIONS = ("controlled", "simulated")
+_METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
 _MARK = "fmri_lm_hf:"  # begins the `id` of a feature that carries declarations
 _DENIALS = ("", "0", "false", "no", "none", "null")
 _CARRIERS = ("bold", "text")  # the columns that hold what was measured in, or is said about, a person
@@ -47,8 +49,12 @@ def declared_in_folder(folder: str | Path, recursive: bool = True) -> set[str]:
             continue
         try:
             text = path.read_text(encoding="utf-8")
-            record = json.loads(text) if path.suffix == ".json" else split_card(text)[0]
-        except ValueError:
+            if path.suffix == ".json":
+                record = json.loads(text)
+            else:
+                metadata = _METADATA_OF_CARD.match(text)
+                record = yaml.safe_load(metadata[1]) if metadata else None
+        except (ValueError, yaml.YAMLError):
             continue
         found |= {name for name in DECLARATIONS if is_declared(record, name)}
     return found

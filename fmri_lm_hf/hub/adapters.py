@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,13 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
     named = str(base_model or config.get("base_model_name_or_path") or "")
     if (Path(named).exists() and base_model is None) or named.count("/") != 1:
         raise _not_on_the_hub(named)
-    try:
+    commit = None
+    with contextlib.suppress(
+        RepositoryNotFoundError, ValueError
+    ):  # the latter for what cannot be a name there
         commit = str(retried(lambda: api.repo_info(named), f"Looking at {named}").sha)
-    except (
-        RepositoryNotFoundError,
-        ValueError,
-    ) as error:  # the latter for what cannot be a repository's name
-        raise _not_on_the_hub(named) from error
+    if commit is None:
+        raise _not_on_the_hub(named)
     model_type = _json_at(api, named, "config.json", commit).get("model_type")
     if model_type != "fmri_lm":
         raise ValueError(

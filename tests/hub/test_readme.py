@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo.test_demo import SMALL
 from hub_processes import client_environment
 from huggingface_hub import ModelCard
 
@@ -18,7 +19,7 @@ PREPARE = """
 import os, pathlib, shutil
 import numpy as np
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.demo import Recipe, run_demo
+from fmri_lm_hf.demo import run_demo
 from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort
 os.chdir(folder)
@@ -27,10 +28,7 @@ kept = [i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(w
 named = [tuple(values[i] for i in kept) for values in (whole.roi_names, whole.networks, whole.coordinates)]
 cohort = simulate_cohort(Atlas("twelve", *named), sites=(Site("A", 12, n_timepoints=60), Site("B", 8, n_timepoints=60)))
 write_scan_dataset(cohort.dataset, "demo_output/scans", cohort.atlas, parameters={"simulated": True})
-small = dict.fromkeys(("tokenizer_epochs", "alignment_epochs", "instruction_epochs", "n_windows"), 1)
-run_demo(pathlib.Path("demo_output"), pathlib.Path("demo_output/scans"), labels=["sex"], recipe=Recipe(
-    hidden_size=16, codebook_size=16, codebook_dim=8, num_quantizers=2, lm_hidden_size=16, vocab_size=300,
-    batch_size=8, **small))
+run_demo(pathlib.Path("demo_output"), pathlib.Path("demo_output/scans"), labels=["sex"], options=small)
 shutil.copytree("demo_output/scans", "scans")
 scans, atlas = load_scan_dataset("scans")
 header = "\\t".join(atlas.roi_names)
@@ -56,7 +54,7 @@ def examples() -> dict[str, list[str]]:
 @pytest.mark.slow
 def test_the_examples_on_the_hub_run_as_written(hub, client, tmp_path):
     blocks = examples()
-    scan_ids = client.run(PREPARE, folder=str(tmp_path))
+    scan_ids = client.run(PREPARE, folder=str(tmp_path), small=SMALL)
     environment = client_environment(hub, tmp_path / "home")
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     for code in ("set -e\n" + "\n".join(blocks["bash"]), "\n".join(blocks["python"])):
