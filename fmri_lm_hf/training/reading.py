@@ -28,7 +28,13 @@ from ..corpus.reading import (
     scan_facts,
 )
 from ..models.atlas import Atlas
-from ..models.network_pairs import MAX_NAME_TOKENS, network_pair_features, pad_name_ids
+from ..models.network_pairs import (
+    MAX_NAME_TOKENS,
+    network_pair_features,
+    pad_name_ids,
+    pair_features,
+    pair_indices,
+)
 from ..simulation.network_names import PUBLISHED_NAMES, draw_network_names
 from ..simulation.stream import RandomScans, random_scan
 from .trainer import IGNORED
@@ -50,6 +56,9 @@ class ReaderRecipe:
     few_until, some_until : float
         Until this share of the steps the scans have three or four networks; until the second, up to seven. After
         that as many as `n_networks` says. Until `few_until` all questions have one wording.
+    drawn_until : float
+        Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
+        connected a scan is overall says nothing about a pair, and only looking it up does.
     own_names_from : float
         From this share of the steps on, names are also drawn from anatomical terms and made-up words.
     n_networks : (int, int)
@@ -71,6 +80,7 @@ class ReaderRecipe:
     batch_size: int = 16
     few_until: float = 0.14
     some_until: float = 0.45
+    drawn_until: float = 0.4
     own_names_from: float = 0.65
     n_networks: tuple[int, int] = (4, 8)
     questions: int = 6
@@ -172,9 +182,13 @@ class ReadingBatches(IterableDataset):
             if self.atlas is None and done < recipe.own_names_from:
                 names = self._published_names(len(atlas.network_names), index, done < recipe.few_until)
                 atlas = _renamed(atlas, names)
+            atlases.append(atlas)
+            if done < recipe.drawn_until:
+                continue
             kind = kind if kind in ("noise", "shuffled") else "brain"
             scans.append(random_scan(atlas, recipe.seed, index, stream.ranges, kind))  # type: ignore[arg-type]
-            atlases.append(atlas)
+        if not scans:
+            return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, step), atlases
         return _features(scans, atlases), atlases
 
     def _published_names(self, n: int, index: int, of_one_token: bool) -> list[str]:
@@ -238,6 +252,15 @@ def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torc
         numbers = {name: number for number, name in enumerate(atlas.network_names)}
         networks[row, : bold.shape[1]] = torch.tensor([numbers[name] for name in atlas.networks])
     return network_pair_features(values, roi_mask, padding_mask, networks, len(atlases[0].network_names))
+
+
+def _drawn_features(n: int, n_networks: int, seed: int, step: int) -> torch.Tensor:
+    """Features of `n` scans that do not exist, with the connectivity of each pair independent of the others."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    first, second = pair_indices(n_networks)
+    values = 0.4 + 0.5 * torch.randn(n, len(first), generator=generator) + 0.55 * (first == second)
+    rms = 0.1 + 0.4 * torch.rand(n, generator=generator)
+    return pair_features(values, torch.ones_like(values, dtype=torch.bool), rms, n_networks)
 
 
 def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:

@@ -52,6 +52,15 @@ def test_training_widens_from_few_networks_to_many(batches):
     assert batches.batch(19)["network_name_ids"].shape[1] in (4, 5)
 
 
+def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
+    values = torch.cat([batches.batch(k)["fmri_features"][:, 1:7, 1] for k in range(8)])
+    many = dataclasses.replace(RECIPE, steps=2, batch_size=600, few_until=0.9, drawn_until=0.9)
+    features = ReadingBatches(batches.tokenizer, many).batch(0)["fmri_features"]
+    correlation = torch.corrcoef(features[:, 1:, 1].T) - torch.eye(features.shape[1] - 1)
+    assert correlation.abs().max() < 0.2
+    assert values.std() > 0.3
+
+
 def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
     _, processor = reader
     facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
