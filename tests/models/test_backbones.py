@@ -13,9 +13,10 @@ from accelerate import cpu_offload, disk_offload
 from backbones import UNABLE, text_model
 from peft import LoraConfig, get_peft_model
 from small import FMRI, N_TOKENS, close, fmri_tokenizer, language_model, missing_roi, prompt, scans
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from fmri_lm_hf import FmriLMForCausalLM
+from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
@@ -166,6 +167,19 @@ def test_the_load_of_experts_is_balanced(asked):
     generated = model.eval().generate(**given, **GREEDY)
     model.language_model.config.output_router_logits = False
     assert torch.equal(model.generate(**given, **GREEDY), generated)
+
+
+def test_the_trainer_balances_experts_too(tmp_path):
+    model = language_model("qwen3-moe", None)
+    model.language_model.config.output_router_logits = True
+    model.language_model.config.router_aux_loss_coef = 0.5
+    given = inputs(2)
+    given["labels"] = given["input_ids"].masked_fill(given["input_ids"] == FMRI, -100)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    with torch.no_grad():
+        output = model(**given)
+        loss = FmriLMTrainer(model=model, args=arguments).compute_loss(model, given)
+    torch.testing.assert_close(loss, output.text_loss + 0.5 * output.aux_loss)
 
 
 # --- generation -----------------------------------------------------------------------------------------------
