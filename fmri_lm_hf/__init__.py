@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
-    from .pipelines import FmriToTextPipeline, FmriZeroShotClassificationPipeline
+    from .pipelines import FmriHypothesisPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline
 
 _HOME = {
     "Atlas": ".models.atlas",
     "FmriFeatureExtractor": ".models.feature_extraction_fmri",
+    "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
     "FmriLMForCausalLM": ".models.modeling_fmri_lm",
     "FmriLMProcessor": ".models.processing_fmri_lm",
@@ -39,6 +40,7 @@ _HOME = {
 __all__ = [
     "Atlas",
     "FmriFeatureExtractor",
+    "FmriHypothesisPipeline",
     "FmriLMConfig",
     "FmriLMForCausalLM",
     "FmriLMProcessor",

@@ -16,6 +16,7 @@ from .__about__ import __version__
 COMMANDS = {
     "demo": "the three training stages and a prediction, on a simulated cohort or on your scan dataset",
     "scans": "turn derivative folders, ROI tables or public cohorts into a scan dataset",
+    "atlas": "make an atlas from a label image and its table, and check that they fit",
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
     "train": "train one of the stages from a recipe",
     "evaluate": "judge a model on test subjects, with baselines and controls beside every score",
@@ -57,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print(f"fmri-lm {args.command}: stopped.", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             raise

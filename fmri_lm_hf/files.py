@@ -1,13 +1,17 @@
-"""Files that are there whole or not at all, and folders that come with the package."""
+"""Files that are there whole or not at all, folders that one process works in at a time or that come with the package."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["project_folder", "write_json", "write_text"]
+from filelock import FileLock, Timeout
+
+__all__ = ["exclusive", "project_folder", "write_json", "write_text"]
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
@@ -33,3 +37,27 @@ def project_folder(name: str) -> Path:
     raise FileNotFoundError(
         f"The folder {name} of fmri_lm_hf is missing: this installation is incomplete, install the package again."
     )
+
+
+@contextmanager
+def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a folder for this process alone; it is made if need be.
+
+    The lock ends with the process, however that ends.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise BlockingIOError(
+            f"Another process is at work in {folder.parent if folder.name.startswith('.') else folder}: wait "
+            "until it has ended, or give another folder."
+        ) from error
+    with lock:
+        yield

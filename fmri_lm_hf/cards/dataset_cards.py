@@ -1,4 +1,4 @@
-"""The card of a corpus or of a scan dataset, from what was measured in it."""
+"""The card of a corpus, of a scan dataset, or of another dataset about scans, from what was measured in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from .rendering import render_card
+from .rendering import NO_LICENSE, render_card, sign_card
 
-__all__ = ["scan_dataset_card", "scan_statistics", "write_corpus_card"]
+__all__ = ["dataset_card", "gated_metadata", "scan_dataset_card", "scan_statistics", "write_corpus_card"]
 
 _SPLITS = ("train", "validation", "test")  # in the order of the card
-NO_LICENSE = "unknown"  # what the Hub takes where none is given; the card asks for one
+
+# What the Hub asks of whoever wants access to the scans of a controlled cohort.
+_GATED_PROMPT = (
+    "These are data about people. By asking for access you confirm that you hold the agreement of the cohort's owner, "
+    "that you will not try to find out who a scan belongs to, and that you will not pass the data on."
+)
+_GATED_FIELDS = {
+    "Name and institution": "text",
+    "Purpose": "text",
+    "I hold the data-use agreement of the cohort": "checkbox",
+    "I will not try to identify participants nor redistribute the data": "checkbox",
+}
 
 
 def write_corpus_card(
@@ -30,6 +41,7 @@ def write_corpus_card(
     features: Features,
     rows: Mapping[str, Mapping[str, int]],
     failures: Sequence[Mapping[str, str]],
+    warnings: Sequence[str],
 ) -> None:
     """Write `README.md` of a corpus: its configs for `load_dataset`, and what it holds.
 
@@ -51,6 +63,8 @@ def write_corpus_card(
         Number of rows by config and split.
     failures : sequence of mappings
         The scans that are not in the corpus.
+    warnings : sequence of str
+        What readers of the texts have to know.
     """
     filled = {name: [split for split in _SPLITS if split in rows[name]] for name in rows if rows[name]}
     configs = [
@@ -81,6 +95,7 @@ def write_corpus_card(
         n_split_subjects=subjects,
         statistics=scan_statistics(scans),
         n_failures=len(failures),
+        warnings=list(warnings),
         lengths=list(config["lengths"]),
         wordings=config["wordings"],
         group_by=config["group_by"],
@@ -92,7 +107,7 @@ def write_corpus_card(
         simulated=config["simulated"],
         seed=config["seed"],
     )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    (out / "README.md").write_text(sign_card(card), encoding="utf-8")
 
 
 def _dataset_info(folder: Path, rows: Mapping[str, int], features: Features) -> dict[str, Any]:
@@ -165,6 +180,48 @@ def scan_dataset_card(
         controlled=controlled,
         simulated=simulated,
     )
+
+
+def dataset_card(
+    name: str,
+    columns: Sequence[str],
+    n_rows: int,
+    license: str | None = None,
+    controlled: bool = False,
+    simulated: bool = False,
+) -> str:
+    """The card of a dataset that holds no scans itself.
+
+    Parameters
+    ----------
+    name : str
+        Its repository.
+    columns : sequence of str
+    n_rows : int
+    license : str, optional
+        The card says that it has to be filled in when None.
+    controlled, simulated : bool
+        As for `scan_dataset_card`.
+    """
+    return render_card(
+        "dataset",
+        {"license": license or NO_LICENSE, "tags": _tags(simulated)},
+        name=name,
+        columns=columns,
+        n_rows=n_rows,
+        license=license,
+        controlled=controlled,
+        simulated=simulated,
+    )
+
+
+def gated_metadata() -> dict[str, Any]:
+    """What the metadata of a controlled dataset say, and ask of whoever wants access to it."""
+    return {
+        "controlled": True,
+        "extra_gated_prompt": _GATED_PROMPT,
+        "extra_gated_fields": dict(_GATED_FIELDS),
+    }
 
 
 def scan_statistics(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

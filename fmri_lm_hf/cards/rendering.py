@@ -22,10 +22,14 @@ from typing import Any
 
 import yaml
 
+from .scores import RECORD_URL
+
 __all__ = [
     "NOT_RECORDED",
+    "NO_LICENSE",
     "exchange_blocks",
     "is_edited",
+    "is_form",
     "join_card",
     "load_template",
     "render_card",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 NOT_RECORDED = "[not recorded]"
+NO_LICENSE = "unknown"  # what the Hub takes where none is given; the card asks for one
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(
@@ -43,12 +48,21 @@ _BLOCK = re.compile(
     r"(?P<body>.*?)<!-- /generated:(?P=name) -->",
     re.DOTALL,
 )
-_SIGNATURE = re.compile(r"\n<!-- published sha=([0-9a-f]{12}) -->\n\Z")
+_SIGNATURE = re.compile(r"\n<!-- unchanged since it was written: sha=([0-9a-f]{12}) -->\n\Z")
 # What peft and transformers write into a fresh README: a form in which nobody has written anything yet.
 _UNFILLED_FORM = "[More Information Needed]"
 
 # Metadata that follows from the data: what is measured now replaces what was measured before.
-_MEASURED_KEYS = ("base_model", "configs", "dataset_info", "extra_gated_prompt", "extra_gated_fields")
+_MEASURED_KEYS = (
+    "base_model",
+    "configs",
+    "controlled",
+    "dataset_info",
+    "extra_gated_prompt",
+    "extra_gated_fields",
+)
+_JOINED_KEYS = ("tags", "datasets")
+_MEASURED_TAGS = ("simulated-data",)
 
 
 def template_folder() -> Path:
@@ -112,7 +126,9 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
     return _sealed(re.sub(r"\n{3,}", "\n\n", text))
 
 
-def update_card(existing: str | None, rendered: str, always: Iterable[str] = ()) -> str:
+def update_card(
+    existing: str | None, rendered: str, always: Iterable[str] = (), add_blocks: bool = False
+) -> str:
     """Bring an existing card up to date with a newly rendered one.
 
     Parameters
@@ -123,8 +139,11 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
     rendered : str
         What `render_card` returned now.
     always : iterable of str
-        Blocks that every card must show (such as the warning that the weights come from simulated scans):
-        put back on top when they are missing.
+        Blocks that follow the data alone (such as the warning that the weights come from simulated scans): put
+        back on top when they are missing, and taken out when `rendered` has them no more.
+    add_blocks : bool, default=False
+        Put blocks that the card does not have at its end: it was the card of something else, such as of a
+        processor to which a model came.
 
     Returns
     -------
@@ -132,22 +151,27 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = ())
         `existing`, in which only the generated blocks that nobody edited and the metadata that follows from
         the data have changed. A card without any generated block gets them all below its own text.
     """
-    if existing is None or not existing.strip() or existing.count(_UNFILLED_FORM) > 5:
+    if existing is None or is_form(existing):
         return rendered
+    existing = _SIGNATURE.sub("", existing)
     old_metadata, old_body, old_yaml = split_card(existing)
     new_metadata, new_body, _ = split_card(rendered)
     new_blocks = {match["name"]: match for match in _BLOCK.finditer(new_body)}
+    always = tuple(always)
 
     def exchanged(match: re.Match[str]) -> str:
         new = new_blocks.get(match["name"])
-        if new is None or match["sha"] != _checksum(match["body"]):
+        if match["sha"] != _checksum(match["body"]) or (new is None and match["name"] not in always):
             return match[0]
-        return new[0]
+        return "" if new is None else new[0]
 
     if _BLOCK.search(old_body):
         body = _BLOCK.sub(exchanged, old_body)
     else:
         body = "\n\n".join([old_body.rstrip("\n"), *(match[0] for match in new_blocks.values())]) + "\n"
+    for name in new_blocks if add_blocks else ():
+        if name not in always and f"<!-- generated:{name}" not in body:
+            body = f"{body.rstrip()}\n\n## {name.capitalize()}\n\n{new_blocks[name][0]}\n"
     for name in always:
         if name in new_blocks and f"<!-- generated:{name}" not in body:
             body = new_blocks[name][0] + "\n\n" + body.lstrip("\n")
@@ -174,14 +198,14 @@ def join_card(metadata: dict[str, Any], body: str) -> str:
 
 
 def sign_card(card: str) -> str:
-    """End a card with the checksum of its text, by which `is_edited` tells later whether a person changed it."""
+    """End a card with the checksum of its text, by which `is_edited` tells later whether it was changed since."""
     text = _SIGNATURE.sub("", card).rstrip("\n") + "\n"
-    return f"{text}\n<!-- published sha={_checksum(text)} -->\n"
+    return f"{text}\n<!-- unchanged since it was written: sha={_checksum(text)} -->\n"
 
 
 def is_edited(card: str) -> bool:
-    """Whether a card is not exactly what `sign_card` returned: somebody wrote it, or changed it since."""
-    return card != sign_card(card)
+    """Whether a person wrote a card, or changed it since: it is neither what `sign_card` returned nor an empty form."""
+    return card != sign_card(card) and not is_form(card)
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str, str]:
@@ -204,6 +228,11 @@ def split_card(card: str) -> tuple[dict[str, Any], str, str]:
     return metadata, card[match.end() :], match[0]
 
 
+def is_form(card: str) -> bool:
+    """Whether nobody has written anything into a card yet: it is empty, or a form of `peft` or `transformers`."""
+    return not card.strip() or card.count(_UNFILLED_FORM) > 5
+
+
 def _sealed(text: str) -> str:
     """Write the checksum of each generated block into its opening comment."""
 
@@ -222,27 +251,37 @@ def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """The person's metadata, with measured keys brought up to date, tags joined and missing keys added."""
     merged = dict(old)
     for key, value in new.items():
-        if key in _MEASURED_KEYS or key not in old:
+        unknown_license = key == "license" and old.get(key) in (None, NO_LICENSE)
+        if key in _MEASURED_KEYS or key not in old or unknown_license:
             merged[key] = value
-    tags = [*_as_list(old.get("tags")), *_as_list(new.get("tags"))]
-    if tags:
-        merged["tags"] = list(dict.fromkeys(tags))
-    if "model-index" in new:
-        merged["model-index"] = _merged_results(old.get("model-index"), new["model-index"])
+    for key in _JOINED_KEYS:
+        ours = _as_list(new.get(key))
+        theirs = [value for value in _as_list(old.get(key)) if value not in _MEASURED_TAGS or value in ours]
+        if theirs or ours:
+            merged[key] = list(dict.fromkeys([*theirs, *ours]))
+    results = _merged_results(old.get("model-index"), new.get("model-index"))
+    if results:
+        merged["model-index"] = results
+    else:
+        merged.pop("model-index", None)
     return merged
 
 
-def _merged_results(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of `model-index`: ours replace earlier ones of the same task and dataset, others stay."""
+def _merged_results(old: Any, new: Any) -> list[dict[str, Any]]:
+    """Results of `model-index`: those measured now replace all that were measured before; a person's stay."""
 
-    def key(result: dict[str, Any]) -> tuple[str, ...]:
-        task, dataset = result.get("task", {}), result.get("dataset", {})
-        return tuple(str(value) for value in (task.get("type"), task.get("name"), dataset.get("name")))
+    def entries(index: Any) -> tuple[str, list[dict[str, Any]]]:
+        first = index[0] if isinstance(index, list) and index and isinstance(index[0], dict) else {}
+        return first.get("name", ""), list(first.get("results", []))
 
-    earlier = old[0].get("results", []) if isinstance(old, list) and old and isinstance(old[0], dict) else []
-    measured = {key(result) for result in new[0]["results"]}
-    kept = [result for result in earlier if key(result) not in measured]
-    return [{"name": new[0]["name"], "results": [*new[0]["results"], *kept]}]
+    name, measured = entries(new)
+    old_name, earlier = entries(old)
+    kept = [
+        result
+        for result in earlier
+        if not RECORD_URL.search(str((result.get("source") or {}).get("url", "")))
+    ]
+    return [{"name": name or old_name, "results": [*measured, *kept]}] if measured or kept else []
 
 
 def _as_list(value: Any) -> list[Any]:

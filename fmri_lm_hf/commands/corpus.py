@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     build.add_argument("--out", type=Path, required=True, help="folder of the corpus")
     build.add_argument("--atlas", type=Path, help="atlas JSON; default: atlas.json beside the scans")
+    build.add_argument(
+        "--networks",
+        type=Path,
+        metavar="TABLE",
+        help="CSV or TSV with columns name and network, where the atlas names no networks (or others)",
+    )
 
     text = build.add_argument_group("what is written")
     text.add_argument(
@@ -130,6 +136,9 @@ def run(args: argparse.Namespace) -> None:
         simulated=args.simulated,
     )
     atlas = None if args.atlas is None else Atlas.from_json(args.atlas)
+    if args.networks is not None:
+        beside = (args.scans if args.scans.is_dir() else args.scans.parent) / "atlas.json"
+        atlas = (atlas or Atlas.from_json(beside)).with_networks(args.networks)
     summary = build_corpus(
         args.scans, args.out, config, atlas, args.workers, args.scheduler, progress=not args.quiet
     )
@@ -140,4 +149,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"{len(summary.failures):,} scans are not in it (all in {args.out / 'failures.json'}):")
         for failure in summary.failures[:10]:
             print(f"  {failure['scan_id']}: {failure['reason']}")
+    for warning in summary.warnings:
+        print(f"Caution: {warning}")
     print(f'Load it with load_dataset("{args.out}"), publish it with: fmri-lm push {args.out} ORG/NAME')

@@ -4,6 +4,7 @@
   fmri-lm train alignment training/recipes/alignment.yaml          a language model reads the tokens (stage 2)
   fmri-lm train instruction training/recipes/instruction.yaml      it answers questions about scans (stage 3)
   fmri-lm train language-model demo/language_model --output_dir lm a small language model, where none is at hand
+  fmri-lm train reader reader --output_dir reader                  a reader of network pairs, from random scans alone
 
 RECIPE is a YAML file, or the name of one that comes with the package (tiny/tokenizer, cpu/tokenizer, demo/tokenizer).
 Arguments behind it overrule it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`; `fmri-lm train STAGE
@@ -17,7 +18,7 @@ import importlib
 
 __all__ = ["STAGES", "add_arguments", "run"]
 
-STAGES = ("tokenizer", "alignment", "instruction", "language-model")
+STAGES = ("tokenizer", "alignment", "instruction", "language-model", "reader")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

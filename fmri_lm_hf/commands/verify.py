@@ -1,9 +1,9 @@
 """Check the downloaded files of a repository against the checksums that the Hub lists.
 
 A download that has the right size is accepted by the Hub's client, whatever it contains; a broken disk, proxy or
-cache can go unnoticed until a model answers nonsense. This compares the content of every downloaded file with the
-sha256 (large files) or git sha1 (others) of the repository, prints the commit, and ends with exit code 1 when a
-file differs. When nothing is downloaded yet, everything is fetched first.
+cache can go unnoticed until a model answers nonsense. This compares the content of every file with the sha256 (large
+files) or git sha1 (others) of the repository, prints the commit, and ends with exit code 1 when a file differs. What
+is not downloaded yet, all of it or a part, is fetched first.
 
 examples:
   fmri-lm verify my-lab/fmri-lm-small
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{found.repo_id} at commit {found.commit}: {len(found.verified)} files are as the Hub lists them")
     for name in found.repaired:
         print(f"repaired: {name}")
-    if found.not_downloaded:
-        print(f"not downloaded, not checked: {', '.join(found.not_downloaded)}")
+    if found.fetched:
+        print(f"fetched now, since they were not downloaded: {', '.join(found.fetched)}")
     for name in found.damaged:
         print(f"DAMAGED: {name}")
     if found.damaged:

@@ -16,7 +16,9 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fmri_lm_hf.cards.rendering import render_card
+from fmri_lm_hf.cards.model_card import ModelFacts, converted_model_card
+from fmri_lm_hf.cards.rendering import sign_card
+from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.configuration_fmri_lm import FmriLMConfig
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -327,43 +329,29 @@ def _write(result: Conversion, lora: dict[str, torch.Tensor], lora_alpha: float 
             adapted.save_pretrained(partial, save_embedding_layers=False)
             result.lora = "adapter"
         result.preprocessor.save_pretrained(partial)
-        Path(partial, "README.md").write_text(_card(result), encoding="utf-8")
+        record = {
+            "conversion": {"source": result.source, "sha256": result.sha256, "notes": result.notes},
+        }
+        write_json(record, Path(partial, "training_info.json"))
+        Path(partial, "README.md").write_text(sign_card(_card(result, record)), encoding="utf-8")
         # the configuration last: with it the folder is a model
         for name in sorted(os.listdir(partial), key=lambda name: (name == "config.json", name)):
             os.replace(Path(partial, name), out / name)
 
 
-def _card(result: Conversion) -> str:
-    config = result.model.config
+def _card(result: Conversion, record: dict[str, Any]) -> str:
     prepares = result.preprocessor
+    has_tokenizer = isinstance(prepares, FmriLMProcessor)
     extractor = prepares.feature_extractor if isinstance(prepares, FmriLMProcessor) else prepares
-    fmri = getattr(config, "fmri_config", config)
-    is_lm = isinstance(config, FmriLMConfig)
-    return render_card(
-        "converted_model",
-        {
-            "library_name": "fmri_lm_hf",
-            "license": "unknown",
-            "pipeline_tag": "text-generation" if is_lm else "feature-extraction",
-            "tags": ["fmri", "neuroimaging", "arxiv:2511.21760"],
-        },
-        source=result.source,
-        sha256=result.sha256,
-        kind="language model that reads fMRI scans" if is_lm else "fMRI tokenizer",
-        model_class=type(result.model).__name__,
+    facts = ModelFacts(
+        kind=result.model.config.model_type,
+        config=result.model.config.to_dict() | {"architectures": [type(result.model).__name__]},
+        extractor=extractor.to_dict() | {"has_tokenizer": has_tokenizer},
+        training=record,
         n_parameters=result.model.num_parameters(),
-        language_model=config.text_config.model_type if is_lm else None,
-        is_language_model=is_lm,
         lora=result.lora,
-        n_rois=fmri.n_rois,
-        n_timepoints=fmri.n_timepoints,
-        patch_size=fmri.patch_size,
-        atlas=extractor.atlas.name if extractor.atlas is not None else None,
-        t_r=extractor.t_r,
-        normalization=extractor.normalization,
-        notes=result.notes,
-        has_processor=extractor is not prepares,
     )
+    return converted_model_card(facts, "path/to/this/folder")
 
 
 __all__ = ["Conversion", "convert_upstream"]

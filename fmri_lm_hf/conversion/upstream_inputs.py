@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from fmri_lm_hf.hub.download import downloaded_commit
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.config_safety import check_config_is_inert
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -164,7 +165,7 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
             "transformers does not know: give the configuration of one that it knows as `text_config` "
             "(`--text-config`)."
         ) from error
-    commit = getattr(config, "_commit_hash", None)  # none for a local folder
+    commit = downloaded_commit(name)  # none for a local folder
     if commit:
         notes.append(
             f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}."

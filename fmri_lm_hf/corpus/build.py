@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..cards.dataset_cards import write_corpus_card
+from ..descriptors import Acquisition
 from ..descriptors.catalogue import check_families
-from ..files import write_json
+from ..descriptors.column_check import Symmetry, symmetry
+from ..files import exclusive, write_json
 from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import package_versions
 from ..scans.splits import SplitManifest, make_splits
 from .config import CorpusConfig
 from .engine import Engine, open_engine
-from .reference import CohortReference
-from .shards import WORK_FOLDER, AssemblyTask, assemble, published_features
+from .lexicon import NOUNS
+from .reference import MIN_ACQUISITION_SCANS, CohortReference
+from .shards import WORK_FOLDER, AssemblyTask, assemble, published_features, write_file
 from .source import ScanSource
 from .subjects import DEMOGRAPHICS, SUBJECT_TEXT_COLUMN, describe_subject
 from .tasks import (
+    GROUP_FILE,
     ChunkTask,
+    as_features,
     compute_chunk,
     read_connectivity_sums,
     read_features,
@@ -35,6 +44,9 @@ from .tasks import (
 )
 
 __all__ = ["CorpusConfig", "CorpusSummary", "build_corpus"]
+
+PARAMETERS_FILE = "parameters.json"
+SYMMETRY_FILE = "symmetry.json"
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class CorpusSummary:
         Number of rows by config and split.
     failures : list of dict
         `{"scan_id", "reason"}` of every scan that is not in the corpus.
+    warnings : list of str
+        What readers of the texts have to know.
     """
 
     folder: Path
@@ -58,6 +72,7 @@ class CorpusSummary:
     n_subjects: int
     rows: dict[str, dict[str, int]]
     failures: list[dict[str, str]]
+    warnings: list[str]
 
 
 def build_corpus(
@@ -96,11 +111,35 @@ def build_corpus(
     config = CorpusConfig() if config is None else config
     scans, out = Path(scans).resolve(), Path(out).resolve()
     work = out / WORK_FOLDER
+    if not (out / "provenance.json").exists():
+        _refuse_other_files(out, work)
+    with exclusive(work):
+        try:
+            return _build(scans, out, work, config, atlas, workers, scheduler, progress)
+        finally:
+            _remove_if_unused(work)
+
+
+def _build(
+    scans: Path,
+    out: Path,
+    work: Path,
+    config: CorpusConfig,
+    atlas: Atlas | None,
+    workers: int,
+    scheduler: str | None,
+    progress: bool,
+) -> CorpusSummary:
     source = ScanSource.open(scans, work)
     atlas = atlas or source.atlas() or ScanSource(scans).atlas()
     if atlas is None:
         raise ScanError(
             f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
+        )
+    if not atlas.named_networks:
+        raise ScanError(
+            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, and texts speak of networks. "
+            "Give a table of its ROIs with columns name and network (--networks)."
         )
     config = _inherit(config, scans)
     parameters = _parameters(config, source, atlas)
@@ -117,7 +156,7 @@ def build_corpus(
             maps = _fit_maps(steps, tasks, config, atlas, work)
             steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
             training = (
-                (row["subject_id"], dict(zip(maps.feature_names, features, strict=True)))
+                (row["subject_id"], as_features(maps, row, features))
                 for row, features, _ in read_features(tasks)
                 if row["split"] == "train" and features is not None
             )
@@ -189,18 +228,32 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> None:
-    record = work / "parameters.json"
-    if record.exists():
-        _check_parameters(json.loads(record.read_text()), parameters, out)
+def _refuse_other_files(out: Path, work: Path) -> None:
+    if (work / PARAMETERS_FILE).exists() or not out.exists():
         return
-    found = [path.name for path in out.iterdir() if path != work] if out.exists() else []
+    found = [path.name for path in out.iterdir() if path != work]
     if found:
         raise ValueError(
             f"{out} is not empty and holds no corpus ({', '.join(sorted(found)[:5])}): give a new folder."
         )
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(parameters, record)
+
+
+def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> None:
+    record = work / PARAMETERS_FILE
+    if record.exists():
+        _check_parameters(json.loads(record.read_text()), parameters, out)
+        for partial in out.rglob("*.tmp"):  # of a build that was killed
+            partial.unlink(missing_ok=True)
+    else:
+        write_json(parameters, record)
+
+
+def _remove_if_unused(work: Path) -> None:
+    """Leave nothing in the folder of a build that was refused before it began."""
+    if work.exists() and not (work / PARAMETERS_FILE).exists():
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # not empty: a finished corpus
+            work.parent.rmdir()
 
 
 def _split(config: CorpusConfig, source: ScanSource) -> SplitManifest:
@@ -236,6 +289,7 @@ def _chunk_tasks(
             "scan_id": str(row["scan_id"]),
             "subject_id": str(row["subject_id"]),
             "site": None if row["site"] is None else str(row["site"]),
+            "t_r": row.get("t_r"),
             "split": split_of.get(str(row["subject_id"])),
             SUBJECT_TEXT_COLUMN: describe_subject(
                 row, described, seed=text_seed(config.seed, row["subject_id"])
@@ -264,6 +318,9 @@ def _fit_maps(
         steps.run("connectivity", sum_connectivity, tasks, lambda task: task.file("maps"))
         total, n_known = read_connectivity_sums(tasks, atlas.n_rois)
         families = check_families(config.families)
+        mean = (total / np.maximum(n_known, 1)).astype(np.float32)
+        write_file(work / GROUP_FILE, lambda path: save_file({"mean": mean}, path))
+        write_json(asdict(symmetry(mean, atlas)), work / SYMMETRY_FILE)
         with threadpool_limits(1):  # the same bits on every machine
             CohortReference.from_connectivity_sums(
                 total, n_known, atlas, families, config.n_components, config.seed
@@ -297,6 +354,9 @@ def _finish(
     write_json(manifest.to_dict(), out / "splits.json")
     write_json(failures, out / "failures.json")
     shutil.copyfile(out / WORK_FOLDER / "atlas.json", out / "atlas.json")
+    reference = CohortReference.load(out / "reference")
+    sides = Symmetry(**json.loads((out / WORK_FOLDER / SYMMETRY_FILE).read_text()))
+    warnings = [text for text in (_acquisition_warning(reference, described), sides.problem) if text]
     write_corpus_card(
         out,
         asdict(config),
@@ -306,6 +366,7 @@ def _finish(
         published_features(),
         rows,
         failures,
+        warnings,
     )
     provenance = {
         "parameters": parameters,
@@ -316,21 +377,38 @@ def _finish(
         "n_scans": len(described),
         "n_subjects": len({str(row["subject_id"]) for row in described}),
         "rows": rows,
+        "symmetry": {k: v if v == v else None for k, v in asdict(sides).items()},
+        "warnings": warnings,
     }
     write_json(provenance, out / "provenance.json")
-    shutil.rmtree(out / WORK_FOLDER)
     return _read_summary(out)
+
+
+def _acquisition_warning(reference: CohortReference, scans: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which scans were not acquired as any training scans, and what their texts leave out."""
+    counts = Counter(Acquisition.of(row["site"], row["t_r"]) for row in scans)
+    unknown = {each: n for each, n in sorted(counts.items()) if not reference.knows(each)}
+    if not unknown:
+        return None
+    families = {feature.measure.name: feature.measure for feature in reference.feature_table.values()}
+    left_out = [NOUNS[name][0] for name, measure in families.items() if measure.needs_acquisition]
+    where = "; ".join(f"{each}: {n:,} scans" for each, n in unknown.items())
+    return (
+        f"{sum(unknown.values()):,} scans come from a site and repetition time with fewer than "
+        f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so that part "
+        "of what their texts say may be the scanner's doing; each such text begins by saying so"
+        + (f", and {', '.join(left_out)} are left out of it." if left_out else ".")
+    )
 
 
 def _read_summary(out: Path) -> CorpusSummary:
     provenance = json.loads((out / "provenance.json").read_text())
-    shutil.rmtree(
-        out / WORK_FOLDER, ignore_errors=True
-    )  # if the end came between the last two lines of a build
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return CorpusSummary(
         folder=out,
         n_scans=provenance["n_scans"],
         n_subjects=provenance["n_subjects"],
         rows=provenance["rows"],
         failures=json.loads((out / "failures.json").read_text()),
+        warnings=provenance["warnings"],
     )

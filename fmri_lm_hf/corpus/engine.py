@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -43,9 +46,20 @@ def open_engine(workers: int = 1, scheduler: str | None = None) -> Iterator[Engi
             yield engine
 
 
+def die_with(parent: int) -> None:
+    """End this process when its parent ends, however that came: an orphan would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _processes(workers: int) -> Iterator[Engine]:
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=die_with, initargs=(os.getpid(),)) as pool:
 
         def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
             futures = [pool.submit(function, task) for task in tasks]

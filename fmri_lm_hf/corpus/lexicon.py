@@ -41,7 +41,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "ica/amplitude": ("component amplitude", "signal amplitude", "fluctuation amplitude"),
     "ica/variability": ("temporal variability", "amplitude variability", "variability over time"),
     "ica/spectral_ratio": ("spectral ratio", "slow-to-fast power ratio", "ratio of slow to fast power"),
-    "ica/autocorrelation": ("lag-1 autocorrelation", "temporal autocorrelation", "autocorrelation"),
+    "ica/autocorrelation": ("temporal autocorrelation", "signal autocorrelation", "autocorrelation"),
     "ica/outlier_rate": ("outlier rate", "rate of outliers", "share of outlying time points"),
     "ica/falff": ("fALFF", "fractional ALFF", "fractional amplitude of slow fluctuations"),
     "ica/fnc": ("functional network connectivity", "FNC", "component coupling"),

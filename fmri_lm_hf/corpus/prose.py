@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from .facts import Direction, fact_measure
+from .facts import OTHER_ACQUISITIONS, Direction, fact_measure, is_decided
 from .lexicon import ADJECTIVES, DEGREES, MARKED_Z, MILD_Z, NOUNS, RELATIONS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "render_statement",
     "select_facts",
     "verbalise",
+    "write_text",
 ]
 
 Length = Literal["sentence", "paragraph", "full"]
@@ -42,8 +43,8 @@ NUMBER_STYLES = (
     " (z = {z:+.1f})",
     " (z of {z:+.1f})",
     " ({size:.1f} SD {side} the mean)",
-    " ({value:.3g}; z = {z:+.1f})",
-    " (value {value:.3g}, z = {z:+.1f})",
+    " ({value:.3g} {units}; z = {z:+.1f})",
+    " (value {value:.3g} {units}, z = {z:+.1f})",
 )
 
 _OPENERS = (
@@ -53,6 +54,12 @@ _OPENERS = (
     "Compared with the cohort, ",
     "Against the reference cohort, ",
 )
+# How a text begins whose scan was not acquired as any scan of the cohort: what it says may be the scanner's doing.
+_OTHER_OPENERS = (
+    "Compared with scans from other scanners, ",
+    "Against a cohort that was scanned otherwise, ",
+    "Relative to scans of other sites or settings, ",
+)
 _SAME_DIRECTION = (", and ", "; ")
 _OTHER_DIRECTION = (", while ", ", whereas ", ", but ", "; ")
 
@@ -61,6 +68,7 @@ _OTHER_DIRECTION = (", while ", ", whereas ", ", but ", "; ")
 _PER_SENTENCE = 3
 _PER_FAMILY = 3
 _PER_MEASURE = 5
+_EXTREMES = ("connectivity/strongest", "connectivity/weakest")
 
 
 def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", seed: int = 0) -> str:
@@ -97,53 +105,64 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
         raise ValueError(
             f"There are no words for {', '.join(sorted(unknown))}. Pass facts of CohortReference.facts."
         )
+    return write_text(select_facts(facts, length), length, seed)
+
+
+def write_text(paragraphs: Sequence[Sequence[Mapping[str, Any]]], length: Length, seed: int) -> str:
+    """The text that states what `select_facts` has chosen for a length."""
     rng = random.Random(f"{seed}/{length}")
-    paragraphs = []
-    for chosen in select_facts(facts, length):
+    other = any(fact.get("relative_to") == OTHER_ACQUISITIONS for facts in paragraphs for fact in facts)
+    texts: list[str] = []
+    for chosen in paragraphs:
         statements = _group(chosen)
         if length != "full":
             rng.shuffle(statements)
         step = len(statements) if length == "sentence" else 2
-        sentences = [_sentence(statements[k : k + step], rng) for k in range(0, len(statements), step)]
-        paragraphs.append(" ".join(sentences))
-    return ("\n" if length == "full" else " ").join(paragraphs)
+        sentences = []
+        for k in range(0, len(statements), step):
+            first = not texts and not sentences
+            opener = rng.choice(_OTHER_OPENERS if other and first else _OPENERS)
+            sentences.append(_sentence(statements[k : k + step], opener, rng))
+        texts.append(" ".join(sentences))
+    return ("\n" if length == "full" else " ").join(texts)
 
 
 def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[list[Mapping[str, Any]]]:
-    """The facts that a description of a given length states, one list a paragraph; no chance is involved."""
-    families = list(dict.fromkeys(fact["family"] for fact in facts))
-    extremes = [
-        fact for fact in facts if fact_measure(fact) in ("connectivity/strongest", "connectivity/weakest")
-    ]
-    ordinary = [fact for fact in facts if fact not in extremes]
+    """The facts that a description of a given length states, one list a paragraph; no chance is involved.
+
+    Facts whose direction hangs by a thread (`facts.is_decided`) are not stated, unless there are no others.
+    """
+    families: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for fact in [fact for fact in facts if fact_measure(fact) in _EXTREMES or is_decided(fact)] or facts:
+        families.setdefault(fact["family"], {}).setdefault(fact_measure(fact), []).append(fact)
     if length == "sentence":
-        return [_most_deviating_measures(ordinary or extremes, _PER_SENTENCE)]
+        measures = {name: each for family in families.values() for name, each in family.items()}
+        ordinary = {name: each for name, each in measures.items() if name not in _EXTREMES}
+        return [_most_deviating(ordinary or measures, _PER_SENTENCE)]
     paragraphs = []
-    for family in families:
-        members = [fact for fact in ordinary if fact["family"] == family]
+    for measures in families.values():
+        extremes = [fact for name in _EXTREMES for fact in measures.pop(name, [])]
         if length == "paragraph":
-            chosen = _most_deviating_measures(members, _PER_FAMILY)
+            chosen = _most_deviating(measures, _PER_FAMILY)
         else:
             chosen = []
-            for measure in dict.fromkeys(map(fact_measure, members)):
-                same = [fact for fact in members if fact_measure(fact) == measure]
+            for same in measures.values():
                 chosen += [fact for fact in same if not fact["network"]]
-                ranked = _by_deviation(fact for fact in same if fact["network"])
+                ranked = sorted((fact for fact in same if fact["network"]), key=_by_deviation)
                 chosen += [f for f in ranked if f["direction"] != "typical"][:_PER_MEASURE] or ranked[:1]
-        paragraphs.append(chosen + [fact for fact in extremes if fact["family"] == family])
+        paragraphs.append(chosen + extremes)
     return paragraphs
 
 
-def _by_deviation(facts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(facts, key=lambda fact: (-abs(fact["z"]), fact["feature"]))
+def _by_deviation(fact: Mapping[str, Any]) -> tuple[float, str]:
+    return -abs(fact["z"]), fact["feature"]
 
 
-def _most_deviating_measures(facts: Iterable[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
+def _most_deviating(
+    measures: Mapping[str, Sequence[Mapping[str, Any]]], n: int
+) -> list[Mapping[str, Any]]:
     """The most deviating fact of each of the `n` most deviating measures."""
-    by_measure: dict[str, Mapping[str, Any]] = {}
-    for fact in _by_deviation(facts):
-        by_measure.setdefault(fact_measure(fact), fact)
-    return list(by_measure.values())[:n]
+    return sorted((min(facts, key=_by_deviation) for facts in measures.values()), key=_by_deviation)[:n]
 
 
 def _group(facts: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -154,8 +173,8 @@ def _group(facts: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     return list(groups.values())
 
 
-def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], rng: random.Random) -> str:
-    text = rng.choice(_OPENERS)
+def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], opener: str, rng: random.Random) -> str:
+    text = opener
     for k, facts in enumerate(statements):
         if k:
             same = facts[0]["direction"] == statements[k - 1][0]["direction"]
@@ -169,7 +188,7 @@ def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], rng: random.Ran
 
 def _statement(facts: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
     measure = fact_measure(facts[0])
-    extreme = measure in ("connectivity/strongest", "connectivity/weakest")
+    extreme = measure in _EXTREMES
     forms = (
         EXTREME_FORMS if extreme else [form for form in FORMS if facts[0]["network"] or "{front}" not in form]
     )
@@ -221,7 +240,11 @@ def _places(facts: Sequence[Mapping[str, Any]], number_style: str) -> str:
     """Networks of the facts, each followed by its number; the number alone for the whole scan."""
     numbers = [
         number_style.format(
-            value=fact["value"], z=fact["z"], size=abs(fact["z"]), side="above" if fact["z"] >= 0 else "below"
+            value=fact["value"],
+            units=fact["units"],
+            z=fact["z"],
+            size=abs(fact["z"]),
+            side="above" if fact["z"] >= 0 else "below",
         )
         for fact in facts
     ]

@@ -16,21 +16,30 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 from transformers.utils import logging
 
-from fmri_lm_hf.descriptors import FAMILIES, Feature, FeatureDict, compute_features, feature_table
+from fmri_lm_hf.descriptors import (
+    FAMILIES,
+    Acquisition,
+    Feature,
+    FeatureDict,
+    compute_features,
+    feature_table,
+)
 from fmri_lm_hf.descriptors.catalogue import check_families
 from fmri_lm_hf.descriptors.prepared import prepare_scan
 from fmri_lm_hf.descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 
-from .facts import Fact, make_facts
+from .facts import OTHER_ACQUISITIONS, Fact, make_facts
 
-__all__ = ["CohortReference", "RunningMoments"]
+__all__ = ["CohortReference", "RunningMoments", "Statistics", "acquisition_of"]
 
 logger = logging.get_logger(__name__)
 
 ARRAYS_FILE = "reference.safetensors"
 JSON_FILE = "reference.json"
-FORMAT_VERSION = 1
+STATISTICS = ("mean", "std", "count")
+FORMAT_VERSION = 2
+MIN_ACQUISITION_SCANS = 20  # training scans of a site and repetition time that give it a mean and SD of its own
 
 
 class RunningMoments:
@@ -55,6 +64,35 @@ class RunningMoments:
 
 
 @dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean and SD of every feature over some scans.
+
+    Attributes
+    ----------
+    mean, std : numpy.ndarray of shape (n_features,)
+        NaN where the scans tell nothing.
+    count : numpy.ndarray of shape (n_features,), int
+        Scans with a value.
+    n_scans : int
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    count: np.ndarray
+    n_scans: int
+
+    @classmethod
+    def of(cls, moments: RunningMoments, n_scans: int) -> Statistics:
+        mean = np.where(moments.count > 0, moments.mean, np.nan)
+        return cls(mean, moments.std, moments.count, n_scans)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """The SD, NaN where it is zero but for rounding."""
+        return np.where(self.std > 1e-6 * np.maximum(np.abs(self.mean), 1e-6), self.std, np.nan)
+
+
+@dataclass(frozen=True, eq=False)
 class CohortReference:
     """Mean and SD of every feature over the training scans, and the maps that their computation needs.
 
@@ -68,22 +106,21 @@ class CohortReference:
         The atlas, and the maps that the gradient and ICA families need.
     families : tuple of str
         Descriptor families that it knows.
-    mean, std : numpy.ndarray of shape (n_features,)
-        In the order of `feature_names`; NaN where the training scans tell nothing.
-    count : numpy.ndarray of shape (n_features,), int
-        Training scans with a value.
-    n_scans, n_subjects : int
-        How many scans and subjects the statistics come from.
+    statistics : Statistics or None
+        Of all training scans, in the order of `feature_names`; None before they are fitted.
+    by_acquisition : dict from Acquisition to Statistics
+        Of the training scans of each site and repetition time, where at least 20 scans are of it, or all are.
+        A scan is compared with those of its own acquisition, so that a scanner does not pass for a person.
+    n_subjects : int
+        How many subjects the statistics come from.
     subjects_sha256 : str
         Hash of the sorted subject ids: says whether two references saw the same subjects, without naming them.
     """
 
     maps: ReferenceMaps
     families: tuple[str, ...] = FAMILIES
-    mean: np.ndarray = field(default_factory=lambda: np.empty(0))
-    std: np.ndarray = field(default_factory=lambda: np.empty(0))
-    count: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    n_scans: int = 0
+    statistics: Statistics | None = None
+    by_acquisition: Mapping[Acquisition, Statistics] = field(default_factory=dict)
     n_subjects: int = 0
     subjects_sha256: str = ""
 
@@ -105,7 +142,7 @@ class CohortReference:
         ----------
         scans : iterable of dict
             Rows of a scan dataset, with ``bold`` (n_timepoints, n_rois), ``t_r`` (seconds), ``subject_id``, and
-            optionally ``roi_mask`` and ``scan_id``. A `datasets.Dataset` or a list, not a one-time iterator. Scans
+            optionally ``roi_mask``, ``sample_mask``, ``site`` and ``scan_id``. A `datasets.Dataset` or a list, not a one-time iterator. Scans
             that cannot be used are skipped, each with a warning that says why.
         atlas : Atlas
         families : sequence of str
@@ -140,7 +177,9 @@ class CohortReference:
         scans = tqdm(_readable_twice(scans), desc="reference: maps", unit="scan", disable=not progress)
         for row in scans:
             try:
-                scan = prepare_scan(row["bold"], row["t_r"], atlas, row.get("roi_mask"))
+                scan = prepare_scan(
+                    row["bold"], row["t_r"], atlas, row.get("roi_mask"), row.get("sample_mask")
+                )
             except ScanError as error:
                 logger.warning(
                     f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}"
@@ -177,33 +216,41 @@ class CohortReference:
     def fit_statistics(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> CohortReference:
         """A copy with mean and SD of every feature over ``(subject_id, features)`` of the training scans.
 
-        The features are those of `compute_features` with this reference.
+        The features are those of `compute_features` with this reference, which know their acquisition; features in a
+        plain dict count in the mean of all scans only.
         """
         names = self.feature_names
-        moments = RunningMoments(len(names))
-        subjects: set[str] = set()
-        n_scans = 0
+        pooled = RunningMoments(len(names))
+        single: dict[Acquisition | None, tuple[RunningMoments, list[str]]] = {}
         for subject, features in rows:
             self._check_features(features)
-            moments.update(np.array([features.get(name, np.nan) for name in names], dtype=np.float64))
-            subjects.add(str(subject))
-            n_scans += 1
+            values = np.array([features.get(name, np.nan) for name in names], dtype=np.float64)
+            moments, subjects = single.setdefault(acquisition_of(features), (RunningMoments(len(names)), []))
+            for each in (pooled, moments):
+                each.update(values)
+            subjects.append(str(subject))
+        n_scans = sum(len(subjects) for _, subjects in single.values())
         if n_scans < 2:
             raise ScanError(f"A cohort reference needs at least two usable training scans, found {n_scans}.")
+        ids = sorted({subject for _, subjects in single.values() for subject in subjects})
         return replace(
             self,
-            mean=np.where(moments.count > 0, moments.mean, np.nan),
-            std=moments.std,
-            count=moments.count,
-            n_scans=n_scans,
-            n_subjects=len(subjects),
-            subjects_sha256=hashlib.sha256("\n".join(sorted(subjects)).encode()).hexdigest(),
+            statistics=Statistics.of(pooled, n_scans),
+            by_acquisition={
+                acquisition: Statistics.of(moments, len(subjects))
+                for acquisition, (moments, subjects) in single.items()
+                if acquisition is not None and (len(subjects) >= MIN_ACQUISITION_SCANS or len(single) == 1)
+            },
+            n_subjects=len(ids),
+            subjects_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
         )
 
     def _feature_rows(self, scans: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, FeatureDict]]:
         for row in scans:
             try:
-                features = self.compute(row["bold"], row["t_r"], row.get("roi_mask"))
+                features = self.compute(
+                    row["bold"], row["t_r"], row.get("roi_mask"), row.get("sample_mask"), row.get("site")
+                )
             except ScanError as error:
                 logger.warning(
                     f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}"
@@ -222,26 +269,67 @@ class CohortReference:
         """The features that the reference knows, by name."""
         return feature_table(self.atlas, self.families)
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(self.feature_table)
 
-    def compute(self, bold: Any, t_r: float, roi_mask: Any = None) -> FeatureDict:
+    @property
+    def n_scans(self) -> int:
+        """How many scans the statistics come from."""
+        return 0 if self.statistics is None else self.statistics.n_scans
+
+    def compute(
+        self,
+        bold: Any,
+        t_r: float,
+        roi_mask: Any = None,
+        sample_mask: Any = None,
+        site: str | None = None,
+    ) -> FeatureDict:
         """`compute_features` of a scan (n_timepoints, n_rois) with the maps, atlas and families of this reference."""
-        return compute_features(bold, t_r, self.atlas, self.families, self.maps, roi_mask)
+        return compute_features(
+            bold, t_r, self.atlas, self.families, self.maps, roi_mask, sample_mask, site
+        )
+
+    def knows(self, acquisition: Acquisition | None) -> bool:
+        """Whether there are training scans of an acquisition to compare a scan with.
+
+        A scan of no named site is known by its repetition time. None, for features that do not know where they are
+        from, is taken for known.
+        """
+        return self._matching(acquisition) is not None
+
+    def _matching(self, acquisition: Acquisition | None) -> Statistics | None:
+        if acquisition is None:
+            return self.statistics
+        if acquisition.site:
+            return self.by_acquisition.get(acquisition)
+        same = [known for each, known in self.by_acquisition.items() if each.t_r == acquisition.t_r]
+        if len(same) > 1 and len(same) == len(self.by_acquisition):
+            return self.statistics
+        return same[0] if len(same) == 1 else None
 
     def z_scores(self, features: Mapping[str, float]) -> dict[str, float]:
-        """``(value - mean) / SD`` of each feature that is given; NaN where it, the mean or a positive SD is missing."""
-        if self.n_scans == 0:
+        """``(value - mean) / SD`` of each feature that is given; NaN where it, the mean or a positive SD is missing.
+
+        Mean and SD are those of the training scans of the same acquisition. Where there are none, they are those of
+        all training scans, and measures that the scanner moves as much as people do (`Measure.needs_acquisition`)
+        are NaN.
+        """
+        if self.statistics is None:
             raise ValueError("The reference has maps but no statistics yet: call fit_statistics on it first.")
         self._check_features(features)
-        scale = np.where(self.std > 1e-6 * np.maximum(np.abs(self.mean), 1e-6), self.std, np.nan)
-        statistics = dict(zip(self.feature_names, zip(self.mean, scale, strict=True), strict=True))
-        return {
-            name: float((features[name] - mean) / std)
-            for name, (mean, std) in statistics.items()
-            if name in features
-        }
+        matching = self._matching(acquisition_of(features))
+        statistics = self.statistics if matching is None else matching
+        values = np.array([features.get(name, np.nan) for name in self.feature_names], dtype=np.float64)
+        z = (values - statistics.mean) / statistics.scale
+        if matching is None:
+            z[self._needs_acquisition] = np.nan
+        return {name: each for name, each in zip(self.feature_names, z.tolist(), strict=True) if name in features}
+
+    @cached_property
+    def _needs_acquisition(self) -> np.ndarray:
+        return np.array([feature.measure.needs_acquisition for feature in self.feature_table.values()])
 
     def facts(self, features: Mapping[str, float]) -> list[Fact]:
         """What the features of a scan say against this cohort, see `fmri_lm_hf.corpus.facts.make_facts`.
@@ -249,8 +337,8 @@ class CohortReference:
         Parameters
         ----------
         features : mapping from feature name to value
-            From `compute` (all of its families or some). Features that are NaN, or do
-            not vary in the cohort, give no fact.
+            From `compute` (all of its families or some). Features that are NaN, or do not vary in the cohort, give no
+            fact. Facts about a scan of an acquisition without training scans say so in ``relative_to``.
 
         Examples
         --------
@@ -259,21 +347,22 @@ class CohortReference:
         {'family': 'connectivity', 'feature': 'connectivity/mean/Visual-Visual', 'network': ['Visual', 'Visual'],
          'value': 0.83, 'z': 1.4, 'direction': 'raised', 'units': 'Fisher z'}
         """
-        return make_facts(features, self.z_scores(features), self.feature_table)
+        facts = make_facts(features, self.z_scores(features), self.feature_table)
+        if not self.knows(acquisition_of(features)):
+            for fact in facts:
+                fact["relative_to"] = OTHER_ACQUISITIONS
+        return facts
 
     def _check_features(self, features: Mapping[str, float]) -> None:
-        unknown = sorted(set(features) - self.feature_table.keys())
-        if unknown:
+        if not features.keys() <= self.feature_table.keys():
+            unknown = sorted(features.keys() - self.feature_table.keys())
             raise ValueError(
                 f"The reference knows no feature {unknown[0]!r} ({len(unknown)} unknown of {len(features)}). It was "
                 f"fitted for families {', '.join(self.families)} of atlas {self.atlas.name!r}."
             )
-        depends = any(name.startswith(MAP_FAMILIES) for name in features)
-        if (
-            depends
-            and isinstance(features, FeatureDict)
-            and features.maps_fingerprint != self.maps.fingerprint
-        ):
+        if not isinstance(features, FeatureDict) or features.maps_fingerprint == self.maps.fingerprint:
+            return
+        if any(name.startswith(MAP_FAMILIES) for name in features):
             raise ValueError(
                 "The gradients and ICA features were computed with other maps than this reference's. Compute them with "
                 "reference.compute(bold, t_r)."
@@ -285,17 +374,22 @@ class CohortReference:
         """Write ``reference.safetensors`` and ``reference.json`` into a folder, each in one atomic step."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = {"mean": self.mean, "std": self.std, "count": self.count}
-        arrays |= {
+        arrays = {
             name: values
             for name, values in (("gradients", self.maps.gradients), ("ica_maps", self.maps.ica_maps))
             if values is not None
         }
+        acquisitions = sorted(self.by_acquisition)
+        known = [] if self.statistics is None else [self.statistics]
+        known += [self.by_acquisition[each] for each in acquisitions]
+        if known:  # a row for all scans, then one for each acquisition
+            arrays |= {what: np.stack([getattr(each, what) for each in known]) for what in STATISTICS}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         description = {
             "format_version": FORMAT_VERSION,
             "families": list(self.families),
-            "n_scans": self.n_scans,
+            "n_scans": [each.n_scans for each in known],
+            "acquisitions": [{"site": each.site, "t_r": each.t_r} for each in acquisitions],
             "n_subjects": self.n_subjects,
             "subjects_sha256": self.subjects_sha256,
             "arrays_sha256": hashlib.sha256(content).hexdigest(),
@@ -303,7 +397,7 @@ class CohortReference:
             "atlas": self.atlas.to_dict(),
         }
         for name, data in ((ARRAYS_FILE, content), (JSON_FILE, json.dumps(description, indent=2).encode())):
-            temporary = directory / f".{name}.{os.getpid()}"
+            temporary = directory / f".{name}.{os.getpid()}.tmp"
             temporary.write_bytes(data)
             os.replace(temporary, directory / name)
 
@@ -323,15 +417,18 @@ class CohortReference:
             )
         digest = hashlib.sha256((directory / ARRAYS_FILE).read_bytes()).hexdigest()
         arrays = load_file(directory / ARRAYS_FILE)
+        known = [
+            Statistics(*(arrays[what][row] for what in STATISTICS), n_scans)
+            for row, n_scans in enumerate(description["n_scans"])
+        ]
+        acquisitions = [Acquisition(each["site"], each["t_r"]) for each in description["acquisitions"]]
         reference = cls(
             maps=ReferenceMaps(
                 Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")
             ),
             families=tuple(description["families"]),
-            mean=arrays["mean"],
-            std=arrays["std"],
-            count=arrays["count"],
-            n_scans=description["n_scans"],
+            statistics=known[0] if known else None,
+            by_acquisition=dict(zip(acquisitions, known[1:], strict=True)),
             n_subjects=description["n_subjects"],
             subjects_sha256=description["subjects_sha256"],
         )
@@ -343,6 +440,11 @@ class CohortReference:
                 f"{JSON_FILE} and {ARRAYS_FILE} in {directory} do not belong together. Copy both again from the source."
             )
         return reference
+
+
+def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
+    """Where and how the scan of some features was taken, if they know."""
+    return features.acquisition if isinstance(features, FeatureDict) else None
 
 
 def _readable_twice(scans: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:

@@ -25,6 +25,7 @@ PAIR_SCHEMA = pa.schema(
         ("subject_id", pa.string()),
         ("site", pa.string()),
         ("scan_index", pa.int64()),
+        ("acquisition_in_training", pa.bool_()),
         ("length", pa.string()),
         ("text", pa.string()),
         ("facts", pa.string()),

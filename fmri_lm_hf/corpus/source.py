@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,40 @@ import pyarrow.parquet as pq
 from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, load_scan_dataset
 
-__all__ = ["CHUNK_SCANS", "Chunk", "ScanSource"]
+__all__ = ["Chunk", "Piece", "ScanSource", "read_chunk"]
 
-CHUNK_SCANS = 50  # scans that a worker takes at a time
+# Scans that a worker takes at a time: few enough that workers share a small dataset evenly, and so many that a large
+# one does not become thousands of temporary files.
+MIN_CHUNK_SCANS, MAX_CHUNK_SCANS = 10, 500
+N_CHUNKS = 128
 BATCH_SCANS = 10  # scans that are in memory at a time
+DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what is read of a scan to describe it
+UNFINISHED = ".work"  # in the folder of a scan dataset that is still being made
 LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Some neighbouring scans: rows `start` to `stop` of a row group of a Parquet file.
-
-    `first` is the index of the first of them in the scan dataset.
-    """
+class Piece:
+    """Rows `start` to `stop` of a row group of a Parquet file."""
 
     file: str
     row_group: int
     start: int
     stop: int
-    first: int
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some neighbouring scans. `first` is the index of the first of them in the scan dataset."""
+
+    pieces: tuple[Piece, ...]
+    first: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
 
 
 class ScanSource:
@@ -52,7 +65,13 @@ class ScanSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        self.files = [file for file in found if not file.name.startswith(".")]
+        # Names that begin with a dot are those of unfinished work.
+        self.files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+        if (path / UNFINISHED).exists():
+            raise ScanError(
+                f"The scan dataset {path.name} is unfinished: give `fmri-lm scans` again, which continues it, before "
+                "a corpus is built from it."
+            )
 
     @classmethod
     def open(cls, path: str | Path, work: Path) -> ScanSource:
@@ -67,37 +86,42 @@ class ScanSource:
             dataset, _ = load_scan_dataset(path)
             work.mkdir(parents=True, exist_ok=True)
             partial = work / ".scans.parquet.tmp"
-            dataset.with_format(None).to_parquet(str(partial), batch_size=CHUNK_SCANS)
+            dataset.with_format(None).to_parquet(str(partial), batch_size=MIN_CHUNK_SCANS)
             partial.replace(dataset_file)
         return cls(dataset_file)
 
     def _is_readable_in_pieces(self) -> bool:
-        try:
-            metadata = [pq.read_metadata(file) for file in self.files]
-        except (pa.ArrowException, OSError) as error:
-            raise ScanError(
-                f"The scan dataset {self.path.name} is not readable: a file of it may be truncated ({error})."
-            ) from error
-        return all(
-            record.row_group(group).total_byte_size <= LARGEST_ROW_GROUP
-            for record in metadata
-            for group in range(record.num_row_groups)
-        )
+        largest = 0
+        for file in self.files:
+            try:
+                metadata = pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                raise ScanError(
+                    f"The scan dataset {self.path.name} is not readable: a file of it may be truncated, {file.name} "
+                    f"({error})."
+                ) from error
+            sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+            largest = max(largest, *sizes, 0)
+        return largest <= LARGEST_ROW_GROUP
 
     @cached_property
     def index(self) -> list[dict[str, Any]]:
-        """All columns of every scan but its data, in the order of the dataset."""
+        """All columns of every scan that hold one value, in the order of the dataset.
+
+        Lists, of time points or of ROIs, stay in the files: in memory they would grow with the scans.
+        """
         rows: list[dict[str, Any]] = []
         for file in self.files:
-            names = pq.read_schema(file).names
+            schema = pq.read_schema(file)
+            names = schema.names
             missing = [column for column in REQUIRED_COLUMNS if column not in names]
             if missing:
                 raise ScanError(
                     f"{file.name} has no column {', '.join(missing)}: found {', '.join(names)}; expected at least "
                     f"{', '.join(REQUIRED_COLUMNS)}."
                 )
-            light = [name for name in names if name not in ("bold", "roi_mask")]
-            rows += pq.read_table(file, columns=light).to_pylist()
+            light = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"]
+            rows += pq.read_table(file, columns=light, use_threads=False).to_pylist()
         if not rows:
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
         ids = [str(row["scan_id"]) for row in rows]
@@ -111,17 +135,30 @@ class ScanSource:
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """The scan dataset in pieces of at most `CHUNK_SCANS` scans."""
-        chunks, first = [], 0
-        for file in self.files:
-            metadata = pq.read_metadata(file)
-            for group in range(metadata.num_row_groups):
-                n_rows = metadata.row_group(group).num_rows
-                for start in range(0, n_rows, CHUNK_SCANS):
-                    stop = min(start + CHUNK_SCANS, n_rows)
-                    chunks.append(Chunk(str(file), group, start, stop, first))
-                    first += stop - start
-        return chunks
+        """The scan dataset in chunks, whose size depends on the number of scans and on the files alone.
+
+        A row group is read from its start, so that small ones are not split.
+        """
+        groups = [
+            (str(file), group, metadata.row_group(group).num_rows)
+            for file in self.files
+            for metadata in [pq.read_metadata(file)]
+            for group in range(metadata.num_row_groups)
+        ]
+        n_scans = sum(n_rows for _, _, n_rows in groups)
+        size = min(max(-(-n_scans // N_CHUNKS), MIN_CHUNK_SCANS), MAX_CHUNK_SCANS)
+        chunks: list[Chunk] = []
+        waiting: list[Piece] = []
+        first = 0
+        for file, group, n_rows in groups:
+            n_parts = 1 if n_rows <= 2 * size else -(-n_rows // size)
+            edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+            for start, stop in pairwise(edges):
+                waiting.append(Piece(file, group, start, stop))
+                if n_parts > 1 or sum(map(len, waiting)) >= size:
+                    chunks.append(Chunk(tuple(waiting), first))
+                    first, waiting = first + len(chunks[-1]), []
+        return [*chunks, Chunk(tuple(waiting), first)] if waiting else chunks
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,19 +180,37 @@ class ScanSource:
 
 
 def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
-    """The scans of a chunk: `scan_id`, `t_r`, `bold` (None when it is not numbers in two axes), `roi_mask`."""
-    file = pq.ParquetFile(chunk.file)
-    columns = [name for name in ("scan_id", "t_r", "bold", "roi_mask") if name in file.schema_arrow.names]
+    """The scans of a chunk: `DATA_COLUMNS`, where the files have them.
+
+    `bold` is None when it is not numbers in two axes. Scans of a row group that is damaged come with `failure`, what is
+    wrong with it, alone.
+    """
+    for piece in chunk.pieces:
+        n_read = 0
+        try:
+            for row in _read_piece(piece):
+                yield row
+                n_read += 1
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not the file
+            failure = f"{Path(piece.file).name} is damaged there: {str(error).splitlines()[0]}"
+            yield from [{"failure": failure}] * (len(piece) - n_read)
+
+
+def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(piece.file)
+    columns = [name for name in DATA_COLUMNS if name in file.schema_arrow.names]
     position = 0
-    for batch in file.iter_batches(BATCH_SCANS, [chunk.row_group], columns, use_threads=False):
-        start, stop = max(chunk.start - position, 0), min(chunk.stop - position, len(batch))
+    for batch in file.iter_batches(BATCH_SCANS, [piece.row_group], columns, use_threads=False):
+        start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))
         position += len(batch)
         if start < stop:
             wanted = batch.slice(start, stop - start)
             light = wanted.drop_columns(["bold"]).to_pylist()
             for row, bold in zip(light, wanted["bold"], strict=True):
                 yield row | {"bold": _as_array(bold)}
-        if position >= chunk.stop:
+        if position >= piece.stop:
             break
 
 

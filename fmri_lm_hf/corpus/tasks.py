@@ -14,26 +14,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from ..descriptors.prepared import prepare_scan
+from ..descriptors import Acquisition, FeatureDict, features_of
+from ..descriptors.column_check import ColumnCheck
+from ..descriptors.prepared import PreparedScan, prepare_scan
 from ..models.atlas import Atlas, ScanError
 from .facts import Fact
-from .prose import select_facts, verbalise
+from .prose import select_facts, write_text
 from .reference import CohortReference
 from .shards import TEXT_SCHEMA, write_file
 from .source import Chunk, read_chunk
 from .subjects import SUBJECT_TEXT_COLUMN
 
 __all__ = [
+    "GROUP_FILE",
     "ChunkTask",
     "compute_chunk",
     "read_connectivity_sums",
@@ -43,6 +46,8 @@ __all__ = [
     "write_texts",
 ]
 
+GROUP_FILE = "group_connectivity.safetensors"  # mean connectivity of the training scans, in the work folder
+Result = TypeVar("Result")
 FEATURE_SCHEMA = pa.schema([("features", pa.list_(pa.float64())), ("failure", pa.string())])
 
 
@@ -86,9 +91,8 @@ def sum_connectivity(task: ChunkTask) -> int:
         for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
             if row["split"] != "train":
                 continue
-            try:
-                prepared = prepare_scan(_checked_bold(scan), scan["t_r"], atlas, scan.get("roi_mask"))
-            except ScanError:
+            prepared, _ = _attempt(lambda: _prepared(scan, atlas))  # noqa: B023 - called at once
+            if prepared is None:
                 continue  # the next step lists it with its reason
             cells = np.ix_(prepared.usable, prepared.usable)
             total[cells] += prepared.connectivity
@@ -116,16 +120,21 @@ def read_connectivity_sums(tasks: Sequence[ChunkTask], n_rois: int) -> tuple[np.
 
 def compute_chunk(task: ChunkTask) -> int:
     """Compute the descriptors of the chunk's scans; a scan that cannot be used gets the reason instead."""
-    maps = CohortReference.load(Path(task.work) / "maps_reference")
+    reference = CohortReference.load(Path(task.work) / "maps_reference")
+    columns = ColumnCheck(load_file(Path(task.work) / GROUP_FILE)["mean"], reference.atlas)
+
+    def describe(scan: Mapping[str, Any], site: str | None) -> FeatureDict:
+        prepared = _prepared(scan, reference.atlas)
+        problem = columns.problem(prepared.connectivity, prepared.usable)
+        if problem is not None:
+            raise ScanError(problem)
+        return features_of(prepared, reference.feature_table, reference.maps, site)
+
     rows: list[dict[str, Any]] = []
     with _one_thread():
-        for scan in read_chunk(task.chunk):
-            try:
-                features = maps.compute(_checked_bold(scan), scan["t_r"], scan.get("roi_mask"))
-            except ScanError as error:
-                rows.append({"features": None, "failure": str(error)})
-            else:
-                rows.append({"features": [features[name] for name in maps.feature_names], "failure": None})
+        for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
+            features, failure = _attempt(lambda: describe(scan, row["site"]))  # noqa: B023 - called at once
+            rows.append({"features": None if features is None else list(features.values()), "failure": failure})
     table = pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA)
     write_file(task.file("features"), lambda path: pq.write_table(table, path))
     return len(rows)
@@ -139,20 +148,22 @@ def write_texts(task: ChunkTask) -> int:
     for offset, (row, values) in enumerate(zip(task.rows, features, strict=True)):
         if not values.is_valid or row["split"] is None:
             continue
-        numbers = values.values.to_numpy(zero_copy_only=False)
-        facts = reference.facts(dict(zip(reference.feature_names, numbers, strict=True)))
+        known = as_features(reference, row, values.values.to_numpy(zero_copy_only=False))
+        facts = [_rounded(fact) for fact in reference.facts(known)]
+        in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
         shared = {
             "scan_id": row["scan_id"],
             "subject_id": row["subject_id"],
             "site": row["site"],
             "scan_index": task.chunk.first + offset,
+            "acquisition_in_training": reference.knows(known.acquisition),
             SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
             "described_columns": task.options["described_columns"],
             "split": row["split"],
         }
         for config, pairs in configs.items():
             chosen = facts if config == "all" else [fact for fact in facts if fact["family"] == config]
-            pairs += [shared | pair for pair in _pairs(chosen, config, row["scan_id"], task.options)]
+            pairs += [shared | pair for pair in _pairs(chosen, in_json, config, row["scan_id"], task.options)]
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
@@ -161,6 +172,14 @@ def write_texts(task: ChunkTask) -> int:
 
     write_file(task.file("texts"), write)
     return len(task.rows)
+
+
+def as_features(reference: CohortReference, row: Mapping[str, Any], values: Sequence[float]) -> FeatureDict:
+    """Features of a scan as `CohortReference.compute` gave them, from their values and the scan's row."""
+    features = FeatureDict(zip(reference.feature_names, values, strict=True))
+    features.acquisition = Acquisition.of(row["site"], row["t_r"])
+    features.maps_fingerprint = reference.maps.fingerprint
+    return features
 
 
 def read_features(
@@ -175,16 +194,17 @@ def read_features(
 
 
 def _pairs(
-    facts: list[Fact], config: str, scan_id: str, options: Mapping[str, Any]
+    facts: list[Fact], in_json: Mapping[int, str], config: str, scan_id: str, options: Mapping[str, Any]
 ) -> Iterator[dict[str, str]]:
     """Texts of every length and wording, each with the facts that it states."""
     if not facts:
         return
     for length in options["lengths"]:
-        stated = [_rounded(fact) for paragraph in select_facts(facts, length) for fact in paragraph]
+        paragraphs = select_facts(facts, length)
+        stated = ", ".join(in_json[id(fact)] for paragraph in paragraphs for fact in paragraph)
         for wording in range(options["wordings"]):
-            text = verbalise(facts, length, text_seed(options["seed"], scan_id, config, wording))
-            yield {"length": length, "text": text, "facts": json.dumps(stated)}
+            text = write_text(paragraphs, length, text_seed(options["seed"], scan_id, config, wording))
+            yield {"length": length, "text": text, "facts": f"[{stated}]"}
 
 
 def text_seed(*parts: Any) -> int:
@@ -192,17 +212,31 @@ def text_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "big")
 
 
-def _rounded(fact: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(fact: Fact) -> Fact:
     """Six digits say all that a scan's numbers mean; texts round to fewer."""
-    return {**fact, "value": float(f"{fact['value']:.6g}"), "z": float(f"{fact['z']:.6g}")}
+    return Fact(**{**fact, "value": float(f"{fact['value']:.6g}"), "z": float(f"{fact['z']:.6g}")})  # type: ignore[typeddict-item]
 
 
-def _checked_bold(scan: Mapping[str, Any]) -> np.ndarray:
+def _attempt(describe: Callable[[], Result]) -> tuple[Result | None, str | None]:
+    """What a scan gives, or why it gives nothing: one odd scan does not stop a cohort, a full disk or memory does."""
+    try:
+        return describe(), None
+    except (MemoryError, OSError):
+        raise
+    except ScanError as error:
+        return None, str(error)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from."
+
+
+def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
+    if "failure" in scan:
+        raise ScanError(scan["failure"])
     if scan["bold"] is None:
         raise ScanError("bold is not numbers of shape (n_timepoints, n_rois). Extract the scan again.")
     if scan["t_r"] is None:
         raise ScanError("t_r is missing; expected the repetition time in seconds.")
-    return scan["bold"]
+    return prepare_scan(scan["bold"], scan["t_r"], atlas, scan.get("roi_mask"), scan.get("sample_mask"))
 
 
 def _one_thread() -> Any:

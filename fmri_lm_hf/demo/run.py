@@ -31,16 +31,16 @@ from ..scans.dataset import load_scan_dataset, write_scan_dataset
 from ..scans.splits import SplitManifest
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
-from ..training import alignment, instruction, language_model, tokenizer
+from ..training import alignment, instruction, tokenizer
 from ..training.arguments import StageArguments, parse
 from .real_scans import describe_real_scans
 from .report import write_report
 
 logger = logging.getLogger(__name__)
 
+N_TRUTH = 60  # scans whose descriptions and answers about network pairs are checked
 MAX_TIMEPOINTS = 480  # longest input; cohorts of shorter scans use the length of their longest one
 STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
-    "language_model": (language_model.train, language_model.LanguageModelStageArguments),
     "tokenizer": (tokenizer.train, tokenizer.TokenizerArguments),
     "alignment": (alignment.train, alignment.AlignmentArguments),
     "instruction": (instruction.train, instruction.InstructionArguments),
@@ -109,12 +109,12 @@ def run_demo(
     splits = SplitManifest.from_json(out / "corpus" / "splits.json")
     rows = split_rows(dataset, splits)
     tasks = tasks_of_columns(dataset, labels, rows["train"], rows["test"])
-    logs = _train(out, scans, dataset, dataset_atlas, tasks, seed, options or {})
+    logs = _train(out, scans, dataset, tasks, seed, options or {})
 
     _say(f"Site {holdout_site}, which was never seen")
     model = FmriLMForCausalLM.from_pretrained(out / "model")
     processor = FmriLMProcessor.from_pretrained(out / "model")
-    results = evaluate(model, processor, dataset, tasks, splits, seed=seed)
+    results = evaluate(model, processor, dataset, tasks, splits, n_truth=N_TRUTH, seed=seed)
     if cohort is not None:
         oracle = cohort.oracle_scores(dataset.select(rows["test"]))
         for name, readers in results["tasks"].items():
@@ -180,21 +180,20 @@ def _train(
     out: Path,
     scans: Path,
     dataset: datasets.Dataset,
-    atlas: Atlas,
     tasks: Mapping[str, Task],
     seed: int,
     options: Mapping[str, Sequence[str]],
 ) -> dict[str, list[dict[str, float]]]:
     """Run the recipes of the demo, one after the other; return what each stage logged."""
     stages, corpus = out / "stages", str(out / "corpus")
+    reader = "/tmp/reader"
     write_text(yaml.safe_dump({name: task.to_dict() for name, task in tasks.items()}), stages / "tasks.yaml")
     n_timepoints = str(_input_length(dataset, t_r=2.0))
     given = {
-        "language_model": {"texts": corpus, "questions": stages / "tasks.yaml"},
         "tokenizer": {
             "scans": scans,
             "corpus": corpus,
-            "text_model": stages / "language_model",
+            "text_model": reader,
             "tokenizer.n_timepoints": n_timepoints,
             "tokenizer.patch_size": n_timepoints,
         },
@@ -203,7 +202,7 @@ def _train(
             "corpus": corpus,
             "plain_text": corpus,
             "fmri_tokenizer": stages / "tokenizer",
-            "language_model": stages / "language_model",
+            "language_model": reader,
         },
         "instruction": {
             "scans": scans,
@@ -213,9 +212,8 @@ def _train(
         },
     }
     titles = {
-        "language_model": "A small language model reads the descriptions (in place of a pretrained one)",
         "tokenizer": "Stage 1: the tokenizer learns to turn scans into tokens",
-        "alignment": "Stage 2: the language model learns to read the tokens",
+        "alignment": "Stage 2: a language model that reads network pairs learns to read the tokens of ROIs beside them",
         "instruction": "Stage 3: it learns to answer questions about scans",
     }
     logs = {}
@@ -226,16 +224,9 @@ def _train(
         words = [f"demo/{stage}"]
         for name, value in (given[stage] | common).items():
             words += [f"--{name}", str(value)]
-        if stage == "language_model":
-            words += ["--networks", *(" and ".join(pair) for pair in _network_pairs(atlas))]
         trainer = train(parse(arguments, "", [*words, *options.get(stage, ())]))
         logs[stage] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return logs
-
-
-def _network_pairs(atlas: Atlas) -> list[tuple[str, str]]:
-    names = atlas.network_names
-    return [(first, second) for i, first in enumerate(names) for second in names[i:]]
 
 
 def _input_length(dataset: datasets.Dataset, t_r: float) -> int:

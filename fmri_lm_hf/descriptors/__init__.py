@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
 from fmri_lm_hf.models.atlas import Atlas
 
 from .catalogue import FAMILIES, MEASURES, Feature, Measure, check_families, feature_table
-from .connectivity import connectivity_features
+from .connectivity import network_connectivity_features
 from .gradients import gradient_features
 from .graph import graph_features
 from .ica import ica_features
@@ -19,19 +20,54 @@ from .reference_maps import ReferenceMaps
 __all__ = [
     "FAMILIES",
     "MEASURES",
+    "Acquisition",
     "Feature",
     "FeatureDict",
     "Measure",
     "ReferenceMaps",
     "compute_features",
     "feature_table",
+    "features_of",
 ]
 
 
+@dataclass(frozen=True, order=True)
+class Acquisition:
+    """Where and how a scan was taken: scans of one acquisition differ by the people alone.
+
+    Parameters
+    ----------
+    site : str
+        Empty where it is not known.
+    t_r : float
+        Repetition time in seconds, rounded to hundredths.
+    """
+
+    site: str
+    t_r: float
+
+    @classmethod
+    def of(cls, site: str | None, t_r: float) -> Acquisition:
+        """The acquisition of a scan from its site (or None) and repetition time."""
+        return cls("" if site is None else str(site), round(float(t_r), 2))
+
+    def __str__(self) -> str:
+        return f"{self.site or 'unnamed site'}, {self.t_r:g} s"
+
+
 class FeatureDict(dict[str, float]):
-    """Features by name, and the fingerprint of the reference maps that they were computed with (None: without)."""
+    """Features by name, and what has to be known to compare them.
+
+    Attributes
+    ----------
+    maps_fingerprint : str or None
+        Of the reference maps that they were computed with; None without.
+    acquisition : Acquisition or None
+        Where and how the scan was taken.
+    """
 
     maps_fingerprint: str | None = None
+    acquisition: Acquisition | None = None
 
 
 def compute_features(
@@ -41,6 +77,8 @@ def compute_features(
     families: Sequence[str] = FAMILIES,
     maps: ReferenceMaps | None = None,
     roi_mask: ArrayLike | None = None,
+    sample_mask: ArrayLike | None = None,
+    site: str | None = None,
 ) -> FeatureDict:
     """Compute the descriptors of one scan.
 
@@ -51,7 +89,7 @@ def compute_features(
     t_r : float
         Repetition time in seconds.
     atlas : Atlas
-        Names the ROIs and their networks; every network takes part, subcortical and cerebellar ones included.
+        Names the ROIs and their networks; every named network takes part, subcortical and cerebellar ones included.
     families : sequence of {"connectivity", "gradients", "graph", "ica"}
     maps : ReferenceMaps, optional
         Of a cohort: its gradients, to which the scan's are aligned, and the maps of its group ICA. Without them the
@@ -59,17 +97,21 @@ def compute_features(
         of the ICA: good for looking at one scan, but not comparable with a cohort.
     roi_mask : array of shape (n_rois,), bool, optional
         False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
+    sample_mask : array of shape (n_timepoints,), bool, optional
+        True for time points that were observed; what stands at the others (censored, interpolated) is not read.
+    site : str, optional
+        Where the scan was taken, for the comparison with scans of the same acquisition.
 
     Returns
     -------
     FeatureDict
         A dict from feature name to value, such as ``connectivity/mean/Default-Visual``, in a fixed order. A network
-        of which no ROI is left has the value NaN, never a guess.
+        of which no ROI is left, and a measure that the scan does not allow, have the value NaN, never a guess.
 
     Raises
     ------
     ScanError
-        If the scan does not fit the atlas, is too short, or has too few usable ROIs.
+        If the scan does not fit the atlas, is too short, or has too few usable ROIs, or the atlas names no networks.
     ValueError
         If a family is unknown, or the maps were fitted with another atlas.
 
@@ -82,18 +124,29 @@ def compute_features(
     families = check_families(families)
     if maps is not None:
         maps.check_atlas(atlas)
-    scan = prepare_scan(bold, t_r, atlas, roi_mask)
+    table = feature_table(atlas, families)
+    return features_of(prepare_scan(bold, t_r, atlas, roi_mask, sample_mask), table, maps, site)
+
+
+def features_of(
+    scan: PreparedScan,
+    table: Mapping[str, Feature],
+    maps: ReferenceMaps | None = None,
+    site: str | None = None,
+) -> FeatureDict:
+    """The features of a table (see `feature_table`) of a scan that is prepared already; see `compute_features`."""
     gradients = None if maps is None else maps.gradients
     ica_maps = None if maps is None else maps.ica_maps
     compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
-        "connectivity": connectivity_features,
+        "connectivity": network_connectivity_features,
         "gradients": lambda scan: gradient_features(scan, gradients),
         "graph": graph_features,
         "ica": lambda scan: ica_features(scan, ica_maps),
     }
     values: dict[str, float] = {}
-    for family in families:
+    for family in dict.fromkeys(feature.measure.family for feature in table.values()):
         values |= compute[family](scan)
-    features = FeatureDict({name: values[name] for name in feature_table(atlas, families)})
+    features = FeatureDict({name: values[name] for name in table})
+    features.acquisition = Acquisition.of(site, scan.t_r)
     features.maps_fingerprint = None if maps is None else maps.fingerprint
     return features

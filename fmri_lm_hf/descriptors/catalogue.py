@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 from typing import Literal
 
-from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.atlas import Atlas, ScanError
 
 __all__ = ["FAMILIES", "MEASURES", "Feature", "Measure", "check_families", "feature_name", "feature_table"]
 
@@ -22,11 +22,21 @@ Scope = Literal["scan", "network", "pair", "pair_or_within"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One descriptor. `name` is ``family/measure``; `scopes` says what it has a value for."""
+    """One descriptor. `name` is ``family/measure``; `scopes` says what it has a value for.
+
+    `needs_acquisition` is True where the scanner's noise and repetition time move the value as much as people do: such
+    a value is compared with scans of the same acquisition only.
+
+    `margin` says how far z has to be from the threshold between typical and raised or lowered for a direction to be
+    stated: about the SD of the change of z when 30 % of a scan of five minutes are censored, which
+    `benchmarks/robustness.py` measures.
+    """
 
     name: str
     units: str
     scopes: tuple[Scope, ...]
+    needs_acquisition: bool = False
+    margin: float = 0.3
 
     @property
     def family(self) -> str:
@@ -49,19 +59,19 @@ MEASURES = {
     measure.name: measure
     for measure in (
         Measure("connectivity/mean", "Fisher z", ("pair_or_within",)),
-        *(Measure(f"gradients/g{k}", "diffusion units", ("network",)) for k in (1, 2, 3)),
-        *(Measure(f"gradients/g{k}_range", "diffusion units", ("scan",)) for k in (1, 2, 3)),
-        Measure("gradients/variance", "squared diffusion units", ("scan",)),
-        Measure("graph/modularity", "Q", ("scan",)),
-        Measure("graph/global_efficiency", "correlation", ("scan",)),
-        Measure("graph/average_clustering", "ratio", ("scan",)),
-        Measure("graph/node_strength", "summed correlation", ("network",)),
+        *(Measure(f"gradients/g{k}", "diffusion units", ("network",), margin=0.55) for k in (1, 2, 3)),
+        *(Measure(f"gradients/g{k}_range", "diffusion units", ("scan",), margin=0.7) for k in (1, 2, 3)),
+        Measure("gradients/variance", "squared diffusion units", ("scan",), margin=0.6),
+        Measure("graph/modularity", "Q", ("scan",), margin=0.4),
+        Measure("graph/global_efficiency", "inverse steps", ("scan",), margin=0.5),
+        Measure("graph/average_clustering", "correlation units", ("scan",), True, margin=0.6),
+        Measure("graph/node_strength", "summed correlation", ("network",), margin=0.4),
         Measure("ica/amplitude", "signal SD", ("scan", "network")),
-        Measure("ica/variability", "ratio", ("scan", "network")),
-        Measure("ica/spectral_ratio", "log10 ratio", ("scan", "network")),
-        Measure("ica/autocorrelation", "correlation", ("scan", "network")),
-        Measure("ica/outlier_rate", "fraction of time points", ("scan", "network")),
-        Measure("ica/falff", "fraction of amplitude", ("scan", "network")),
+        Measure("ica/variability", "fraction of the mean", ("scan", "network"), margin=0.8),
+        Measure("ica/spectral_ratio", "log10 ratio", ("scan", "network"), True, margin=0.6),
+        Measure("ica/autocorrelation", "correlation units", ("scan", "network"), True, margin=0.7),
+        Measure("ica/outlier_rate", "fraction of time points", ("scan", "network"), margin=0.9),
+        Measure("ica/falff", "fraction of the sum", ("scan", "network"), True, margin=0.6),
         Measure("ica/fnc", "Fisher z", ("pair",)),
     )
 }
@@ -86,7 +96,12 @@ def check_families(families: Sequence[str]) -> tuple[str, ...]:
 def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str, Feature]:
     """Every feature that the scans of an atlas have, by name, in the order in which they are computed."""
     families = check_families(families)
-    networks = atlas.network_names
+    networks = atlas.named_networks
+    if not networks:
+        raise ScanError(
+            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, so there is nothing to speak of. "
+            "Give the networks: Atlas.with_networks(table), with a table of columns name and network."
+        )
     members: dict[Scope, list[tuple[str, ...]]] = {
         "scan": [()],
         "network": [(network,) for network in networks],

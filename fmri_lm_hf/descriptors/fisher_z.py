@@ -1,18 +1,80 @@
-"""Functional connectivity as baselines and oracles read it: Fisher z of Pearson correlations."""
+"""Functional connectivity: the one definition of a correlation and of its Fisher z, for all who need it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-__all__ = ["connectivity_features", "fisher_z_connectivity"]
+from ..models.scan_reading import constant_rois
+
+__all__ = [
+    "LARGEST_CORRELATION",
+    "connectivity_features",
+    "correlations",
+    "fisher_z",
+    "fisher_z_connectivity",
+    "standardise",
+    "usable_rois",
+]
 
 LARGEST_CORRELATION = 0.9999  # two copies of one series have an infinite Fisher z
 
 
+def fisher_z(correlation: np.ndarray) -> np.ndarray:
+    """Fisher's z, ``arctanh(r)``, of correlations, which are cut at ±0.9999 (z = ±4.95).
+
+    It makes means comparable between weak and strong correlations [1]_.
+
+    References
+    ----------
+    .. [1] Silver NC, Dunlap WP (1987). Averaging correlation coefficients: should Fisher's z transformation be
+       used? Journal of Applied Psychology 72, 146-148.
+    """
+    clipped = np.clip(correlation, -LARGEST_CORRELATION, LARGEST_CORRELATION)
+    return np.log((1 + clipped) / (1 - clipped)) / 2  # arctanh, several times faster
+
+
+def usable_rois(bold: np.ndarray, roi_mask: ArrayLike | None = None) -> np.ndarray:
+    """Which ROIs of a scan (n_timepoints, n_rois) can be used: those in the mask that are finite and vary."""
+    finite = np.isfinite(bold).all(axis=0)
+    usable = finite & ~constant_rois(np.where(finite, bold, 0))
+    return usable if roi_mask is None else usable & np.asarray(roi_mask, dtype=bool)
+
+
+def standardise(bold: np.ndarray, roi_mask: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The usable ROIs of a scan, each with mean 0 and SD 1.
+
+    Parameters
+    ----------
+    bold : numpy.ndarray of shape (n_timepoints, n_rois)
+        The time points to use.
+    roi_mask : array of shape (n_rois,), bool, optional
+        False for ROIs that hold no data.
+
+    Returns
+    -------
+    signal : numpy.ndarray of shape (n_timepoints, n_usable), float32
+    usable : numpy.ndarray of shape (n_rois,), bool
+    """
+    usable = usable_rois(bold, roi_mask)
+    signal = bold[:, usable]
+    signal = (signal - signal[0]).astype(np.float32)  # centred first: raw BOLD is a large mean, small changes
+    signal -= signal.mean(axis=0)
+    return np.ascontiguousarray(signal / signal.std(axis=0)), usable
+
+
+def correlations(signal: np.ndarray) -> np.ndarray:
+    """Pearson correlations (n, n) of the columns of a standardised signal (n_timepoints, n)."""
+    correlation = signal.T @ signal / np.float32(len(signal))
+    return np.clip(correlation, -1.0, 1.0, out=correlation)
+
+
 def fisher_z_connectivity(
-    bold: np.ndarray, roi_mask: Sequence[bool] | np.ndarray | None = None
+    bold: np.ndarray,
+    roi_mask: ArrayLike | None = None,
+    sample_mask: ArrayLike | None = None,
 ) -> np.ndarray:
     """Fisher z of the correlation of every two ROIs.
 
@@ -22,34 +84,34 @@ def fisher_z_connectivity(
         A scan of any length.
     roi_mask : sequence of bool of length n_rois, optional
         ROIs to use. ROIs that are masked, constant or not finite have NaN connectivity.
+    sample_mask : sequence of bool of length n_timepoints, optional
+        The time points that were observed; the others take no part.
 
     Returns
     -------
     ndarray of shape (n_rois, n_rois), float32
         NaN on the diagonal.
     """
-    bold = np.asarray(bold, dtype=np.float64)
+    bold = np.asarray(bold)
     if bold.ndim != 2 or len(bold) < 3:
         raise ValueError(
             f"A scan of shape {bold.shape} found, expected (n_timepoints, n_rois) with at least 3 time points."
         )
-    usable = np.isfinite(bold).all(0)
-    if roi_mask is not None:
-        usable &= np.asarray(roi_mask, dtype=bool)
-    centred = np.where(usable, bold, 0.0)
-    centred = centred - centred.mean(0)
-    norm = np.sqrt((centred**2).sum(0))
-    usable &= norm > 1e-6 * np.sqrt(len(bold)) * (np.abs(np.where(usable, bold, 0.0)).max(0) + 1e-30)
-    unit = centred / np.where(usable, norm, 1.0)
-    z = np.arctanh(np.clip(unit.T @ unit, -LARGEST_CORRELATION, LARGEST_CORRELATION))
-    z[~usable] = np.nan
-    z[:, ~usable] = np.nan
+    if sample_mask is not None:
+        bold = bold[np.asarray(sample_mask, dtype=bool)]
+        if len(bold) < 3:
+            raise ValueError(f"{len(bold)} observed time points found, expected at least 3.")
+    signal, usable = standardise(bold, roi_mask)
+    z = np.full((len(usable), len(usable)), np.nan, dtype=np.float32)
+    z[np.ix_(usable, usable)] = fisher_z(correlations(signal))
     np.fill_diagonal(z, np.nan)
-    return z.astype(np.float32)
+    return z
 
 
 def connectivity_features(
-    scans: Iterable[np.ndarray], roi_masks: Iterable[Sequence[bool] | np.ndarray] | None = None
+    scans: Iterable[np.ndarray],
+    roi_masks: Iterable[Sequence[bool] | np.ndarray] | None = None,
+    sample_masks: Iterable[Sequence[bool] | np.ndarray | None] | None = None,
 ) -> np.ndarray:
     """Fisher z of every pair of ROIs (upper triangle), one row a scan.
 
@@ -59,6 +121,8 @@ def connectivity_features(
         Lengths may differ; the ROIs are the same.
     roi_masks : iterable of sequences of bool, optional
         The ROIs to use of each scan.
+    sample_masks : iterable of (sequence of bool or None), optional
+        The time points of each scan that were observed; None for all.
 
     Returns
     -------
@@ -67,8 +131,13 @@ def connectivity_features(
     """
     rows: list[np.ndarray] = []
     masks = iter(roi_masks) if roi_masks is not None else None
+    samples = iter(sample_masks) if sample_masks is not None else None
     for scan in scans:
-        z = fisher_z_connectivity(scan, next(masks) if masks is not None else None)
+        z = fisher_z_connectivity(
+            scan,
+            next(masks) if masks is not None else None,
+            next(samples) if samples is not None else None,
+        )
         if rows and len(rows[0]) != len(z) * (len(z) - 1) // 2:
             raise ValueError(
                 f"Scan {len(rows)} has {len(z)} ROIs, expected as many as the scans before it; "

@@ -8,15 +8,22 @@ import numpy as np
 from transformers.utils import logging
 
 from .catalogue import feature_name
+from .fisher_z import fisher_z
 from .prepared import PreparedScan
 
 __all__ = ["component_networks", "fit_group_ica", "ica_features", "time_course_measures"]
 
 logger = logging.get_logger(__name__)
 
-LOW_BAND = (0.01, 0.10)  # Hz
-HIGH_BAND = (0.15, 0.25)  # Hz
+# Bands in Hz that do not depend on the scan: all end below the Nyquist frequency of a repetition time of 3.1 s.
+LOW_BAND = (0.01, 0.10)
+HIGH_BAND = (0.12, 0.16)
+WHOLE_BAND = (0.01, 0.16)
+MIN_STRETCH_SECONDS = 100.0  # one cycle of the slowest frequency
+LAG_SECONDS = 4.0
 WINDOW_SECONDS = 60.0
+MIN_WINDOWS = 4
+OBSERVED_SHARE = 0.75  # of a window: the amplitude of few points varies more, which is no waxing and waning
 OUTLIER_THRESHOLD = 3.0
 _MAD_TO_SD = 1.4826  # of a normal distribution
 
@@ -80,25 +87,35 @@ def component_networks(maps: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def time_course_measures(time_courses: np.ndarray, t_r: float) -> dict[str, np.ndarray]:
+def time_course_measures(
+    time_courses: np.ndarray, t_r: float, observed: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Measures of single time courses.
 
     With ``P(f)`` the power spectrum (periodogram without the mean) and ``A(f)`` its square root:
 
     - ``amplitude``: standard deviation over time, in units of the standardised signal.
-    - ``variability``: SD over windows of 60 s (at least four) of the amplitude in a window, divided by its mean;
-      how much the amplitude itself waxes and wanes.
-    - ``spectral_ratio``: log10 of the power at 0.01-0.10 Hz over the power at 0.15-0.25 Hz [1]_. The upper band ends
-      at the Nyquist frequency if that is lower; NaN if no frequency is left in it (t_r of 3.3 s or more).
-    - ``autocorrelation``: correlation of the signal with itself one scan later.
+    - ``variability``: SD over windows of 60 s (at least four, of each of which three quarters were observed) of the amplitude in a
+      window, divided by its mean; how much the amplitude itself waxes and wanes.
+    - ``spectral_ratio``: log10 of the power at 0.01-0.10 Hz over the power at 0.12-0.16 Hz, after [1]_, whose upper
+      band of 0.15-0.25 Hz few scans reach.
+    - ``autocorrelation``: correlation of the signal with itself 4 s later; between two lags, by interpolation.
     - ``outlier_rate``: share of time points more than 3 robust SDs (1.4826 x MAD) from the median.
-    - ``falff``: sum of A at 0.01-0.10 Hz over the sum of A at all frequencies above 0 [2]_.
+    - ``falff``: sum of A at 0.01-0.10 Hz over the sum of A at 0.01-0.16 Hz, after [2]_, with bounds in Hz in place of
+      the Nyquist frequency of each scan.
+
+    Bands and lags are in Hz and seconds, so that they are the same for scans of any repetition time. A measure that
+    cannot be had is NaN: the two spectral ones with a repetition time above 3.1 s, the autocorrelation above 4 s.
 
     Parameters
     ----------
-    time_courses : numpy.ndarray of shape (n_timepoints, n_courses)
+    time_courses : numpy.ndarray of shape (n_observed, n_courses)
     t_r : float
         Repetition time in seconds.
+    observed : numpy.ndarray of shape (n_timepoints,), bool, optional
+        Which time points the rows are; all when None. Spectra need neighbouring points: they are taken of the longest
+        stretch without a gap, if that is at least half of the scan and 100 s, and are NaN otherwise. The other measures
+        take all observed points at their times.
 
     Returns
     -------
@@ -111,31 +128,85 @@ def time_course_measures(time_courses: np.ndarray, t_r: float) -> dict[str, np.n
     .. [2] Zou QH et al. (2008). An improved approach to detection of amplitude of low-frequency fluctuation (ALFF)
        for resting-state fMRI: fractional ALFF. Journal of Neuroscience Methods 172, 137-141.
     """
-    n_timepoints = len(time_courses)
+    observed = np.ones(len(time_courses), dtype=bool) if observed is None else observed
     centred = time_courses - time_courses.mean(axis=0)
-    power = np.abs(np.fft.rfft(centred, axis=0)[1:]) ** 2  # (n_frequencies, n_courses), without frequency 0
-    frequencies = np.fft.rfftfreq(n_timepoints, t_r)[1:]
-    low = (frequencies >= LOW_BAND[0]) & (frequencies <= LOW_BAND[1])
-    high = (frequencies >= HIGH_BAND[0]) & (frequencies <= HIGH_BAND[1])
-    spectral_ratio = np.full(power.shape[1], np.nan)
-    if low.any() and high.any():
-        floor = 1e-12 * power.sum(axis=0)  # a band-passed signal has nothing above 0.1 Hz
-        spectral_ratio = np.log10((power[low].sum(axis=0) + floor) / (power[high].sum(axis=0) + floor))
-
-    n_windows = max(4, int(n_timepoints * t_r / WINDOW_SECONDS))
-    windows = np.array_split(centred, min(n_windows, n_timepoints // 4))
-    amplitudes = np.stack([window.std(axis=0) for window in windows])
     distance = np.abs(centred - np.median(centred, axis=0))
     spread = _MAD_TO_SD * np.median(distance, axis=0)
-    magnitudes = np.sqrt(power)
+    spectral_ratio, falff = _spectral_measures(time_courses, t_r, observed)
     return {
         "amplitude": centred.std(axis=0),
-        "variability": amplitudes.std(axis=0) / amplitudes.mean(axis=0),
+        "variability": _variability(centred, t_r, observed),
         "spectral_ratio": spectral_ratio,
-        "autocorrelation": (centred[1:] * centred[:-1]).sum(axis=0) / (centred**2).sum(axis=0),
+        "autocorrelation": _autocorrelation(centred, t_r, observed),
         "outlier_rate": (distance > OUTLIER_THRESHOLD * spread).mean(axis=0),
-        "falff": magnitudes[low].sum(axis=0) / magnitudes.sum(axis=0),
+        "falff": falff,
     }
+
+
+def _spectral_measures(
+    time_courses: np.ndarray, t_r: float, observed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`spectral_ratio` and `falff`, from the longest stretch without a gap."""
+    unknown = np.full(time_courses.shape[1], np.nan)
+    first, length = _longest_stretch(observed)
+    long_enough = length >= len(observed) / 2 and length * t_r >= min(
+        MIN_STRETCH_SECONDS, len(observed) * t_r
+    )
+    if not long_enough or 0.5 / t_r < WHOLE_BAND[1]:
+        return unknown, unknown
+    start = int(observed[:first].sum())
+    stretch = time_courses[start : start + length]
+    power = np.abs(np.fft.rfft(stretch - stretch.mean(axis=0), axis=0)) ** 2  # (n_frequencies, n_courses)
+    frequencies = np.fft.rfftfreq(length, t_r)
+    low, high, whole = (
+        (frequencies >= band[0]) & (frequencies <= band[1]) for band in (LOW_BAND, HIGH_BAND, WHOLE_BAND)
+    )
+    if not low.any() or not high.any():
+        return unknown, unknown
+    floor = 1e-12 * power.sum(axis=0)  # a band-passed signal has nothing above 0.1 Hz
+    ratio = np.log10((power[low].sum(axis=0) + floor) / (power[high].sum(axis=0) + floor))
+    return ratio, np.sqrt(power[low]).sum(axis=0) / np.sqrt(power[whole]).sum(axis=0)
+
+
+def _longest_stretch(observed: np.ndarray) -> tuple[int, int]:
+    """First point and length of the longest run of observed points."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], observed.astype(np.int8), [0]])))
+    starts, ends = edges[::2], edges[1::2]
+    longest = int(np.argmax(ends - starts))
+    return int(starts[longest]), int(ends[longest] - starts[longest])
+
+
+def _variability(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.ndarray:
+    n_windows = max(MIN_WINDOWS, int(len(observed) * t_r / WINDOW_SECONDS))
+    position = np.cumsum(observed) - 1  # row of each observed time point
+    amplitudes = []
+    for window in np.array_split(np.arange(len(observed)), n_windows):
+        rows = position[window[observed[window]]]
+        if len(rows) >= max(2, OBSERVED_SHARE * len(window)):
+            amplitudes.append(centred[rows].std(axis=0))
+    if len(amplitudes) < MIN_WINDOWS:
+        return np.full(centred.shape[1], np.nan)
+    return np.std(amplitudes, axis=0) / np.mean(amplitudes, axis=0)
+
+
+def _autocorrelation(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.ndarray:
+    """Correlation at a lag of `LAG_SECONDS`, over the pairs of time points of which both were observed."""
+    lag = LAG_SECONDS / t_r
+    if lag < 1 - 1e-6:  # lag 0 holds the noise, so there is nothing to interpolate from
+        return np.full(centred.shape[1], np.nan)
+    series = np.zeros((len(observed), centred.shape[1]))
+    series[observed] = centred
+    before = int(lag + 1e-6)
+
+    def at(steps: int) -> np.ndarray:
+        n_pairs = (observed[steps:] & observed[:-steps]).sum()
+        products = (series[steps:] * series[:-steps]).sum(axis=0)
+        return products / n_pairs if n_pairs else np.full(centred.shape[1], np.nan)
+
+    covariance = at(before)
+    if lag - before > 1e-6:
+        covariance = covariance + (lag - before) * (at(before + 1) - covariance)
+    return covariance / (centred**2).mean(axis=0)
 
 
 def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str, float]:
@@ -167,18 +238,16 @@ def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str
 
     weights = chosen / np.where(chosen.any(axis=0), chosen.sum(axis=0), np.nan)  # (n_components, n_networks)
     features: dict[str, float] = {}
-    for measure, values in time_course_measures(time_courses, scan.t_r).items():
+    for measure, values in time_course_measures(time_courses, scan.t_r, scan.observed).items():
         features[f"ica/{measure}"] = float(values.mean())
         for j, network in enumerate(scan.network_names):
             features[feature_name(f"ica/{measure}", network)] = float(values @ weights[:, j])
 
     correlation = np.corrcoef(time_courses.T)
-    fisher_z = np.arctanh(np.clip(correlation, -0.999999, 0.999999))
-    np.fill_diagonal(
-        fisher_z, 0.0
-    )  # a component that stands for both networks does not correlate with itself
-    distinct = 1.0 - np.eye(len(fisher_z))
-    sums = chosen.T @ fisher_z @ chosen
+    z = fisher_z(correlation)
+    np.fill_diagonal(z, 0.0)  # a component that stands for both networks does not correlate with itself
+    distinct = 1.0 - np.eye(len(z))
+    sums = chosen.T @ z @ chosen
     n_pairs = chosen.T @ distinct @ chosen
     fnc = sums / np.where(n_pairs > 0, n_pairs, np.nan)
     for i, first in enumerate(scan.network_names):

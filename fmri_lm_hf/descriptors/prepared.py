@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.scan_reading import constant_rois
+
+from .fisher_z import correlations, standardise
 
 __all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_scan"]
 
@@ -18,23 +21,27 @@ MIN_ROIS = 5  # three gradients need five points
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """The usable ROIs of one scan.
+    """The usable ROIs of one scan at the time points that were observed.
 
     Parameters
     ----------
-    signal : numpy.ndarray of shape (n_timepoints, n_usable), float32
+    signal : numpy.ndarray of shape (n_observed, n_usable), float32
         Time series of the usable ROIs, each with mean 0 and SD 1.
     t_r : float
         Repetition time in seconds.
+    observed : numpy.ndarray of shape (n_timepoints,), bool
+        Which time points of the scan are in `signal`.
     usable : numpy.ndarray of shape (n_rois,), bool
         Which ROIs of the atlas are in `signal`.
     atlas_membership : numpy.ndarray of shape (n_rois, n_networks), float32
         One where an ROI of the atlas belongs to a network, in the order of `network_names`.
     network_names : tuple of str
+        The named networks: ROIs of none take part in what is said of the whole scan alone.
     """
 
     signal: np.ndarray
     t_r: float
+    observed: np.ndarray
     usable: np.ndarray
     atlas_membership: np.ndarray
     network_names: tuple[str, ...]
@@ -47,8 +54,7 @@ class PreparedScan:
     @cached_property
     def connectivity(self) -> np.ndarray:
         """Pearson correlations of the usable ROIs, float32 (n_usable, n_usable), zeros on the diagonal."""
-        correlation = self.signal.T @ self.signal / np.float32(len(self.signal))
-        np.clip(correlation, -1.0, 1.0, out=correlation)
+        correlation = correlations(self.signal)
         np.fill_diagonal(correlation, 0.0)
         return correlation
 
@@ -60,7 +66,11 @@ class PreparedScan:
 
 
 def prepare_scan(
-    bold: ArrayLike, t_r: float, atlas: Atlas, roi_mask: ArrayLike | None = None
+    bold: ArrayLike,
+    t_r: float,
+    atlas: Atlas,
+    roi_mask: ArrayLike | None = None,
+    sample_mask: ArrayLike | None = None,
 ) -> PreparedScan:
     """Check a scan and standardise its usable ROIs.
 
@@ -74,6 +84,8 @@ def prepare_scan(
     atlas : Atlas
     roi_mask : array of shape (n_rois,), bool, optional
         False for ROIs that hold no data.
+    sample_mask : array of shape (n_timepoints,), bool, optional
+        True for time points that were observed. What stands at the others (censored, interpolated, NaN) is not read.
 
     Raises
     ------
@@ -88,34 +100,42 @@ def prepare_scan(
             f"bold has shape {bold.shape}, expected (n_timepoints, {n_rois}) for atlas {atlas.name!r}. "
             + ("It looks transposed: pass bold.T." if transposed else "Extract the scan with this atlas.")
         )
-    if len(bold) < MIN_TIMEPOINTS:
-        raise ScanError(f"The scan has {len(bold)} time points; descriptors need at least {MIN_TIMEPOINTS}.")
+    observed = np.ones(len(bold), dtype=bool) if sample_mask is None else np.asarray(sample_mask, dtype=bool)
+    if observed.shape != (len(bold),):
+        raise ScanError(
+            f"sample_mask has shape {observed.shape}, expected ({len(bold)},), one value a time point."
+        )
+    if observed.sum() < MIN_TIMEPOINTS:
+        which = "time points" if observed.all() else f"observed time points (of {len(bold)})"
+        raise ScanError(
+            f"The scan has {observed.sum()} {which}; descriptors need at least {MIN_TIMEPOINTS}."
+        )
     if not 0 < t_r < 60:
         raise ScanError(f"t_r is {t_r}; expected the repetition time in seconds, between 0 and 60.")
     mask = np.ones(n_rois, dtype=bool) if roi_mask is None else np.asarray(roi_mask, dtype=bool)
     if mask.shape != (n_rois,):
         raise ScanError(f"roi_mask has shape {mask.shape}, expected ({n_rois},), one value an ROI.")
-
-    finite = np.isfinite(bold).all(axis=0)
-    centre = np.where(finite, bold[0], 0.0)  # centred first: raw BOLD is a large mean with small changes
-    signal = np.where(finite, bold - centre, np.float32(0.0))
-    signal -= signal.mean(axis=0)
-    spread = signal.std(axis=0)
-    varying = spread > 1e-6 * np.maximum(np.abs(centre), np.finfo(np.float32).tiny)
-    usable = mask & finite & varying
+    if not observed.all():
+        bold = bold[observed]
+    signal, usable = standardise(bold, mask)
     if usable.sum() < MIN_ROIS:
-        masked, broken, constant = (~mask).sum(), (mask & ~finite).sum(), (mask & finite & ~varying).sum()
-        raise ScanError(
-            f"Only {usable.sum()} of {n_rois} ROIs are usable ({masked} masked, {broken} with NaN or infinite "
-            f"values, {constant} constant); descriptors need at least {MIN_ROIS}. Check the extraction, and drop "
-            "scrubbed time points rather than filling them with NaN."
-        )
+        raise ScanError(_too_few_rois(bold, mask, usable))
+    networks = atlas.named_networks
     return PreparedScan(
-        signal=np.ascontiguousarray(signal[:, usable] / spread[usable]),
+        signal=signal,
         t_r=float(t_r),
+        observed=observed,
         usable=usable,
-        atlas_membership=(np.array(atlas.networks)[:, None] == np.array(atlas.network_names)).astype(
-            np.float32
-        ),
-        network_names=atlas.network_names,
+        atlas_membership=(np.array(atlas.networks)[:, None] == np.array(networks)).astype(np.float32),
+        network_names=networks,
+    )
+
+
+def _too_few_rois(bold: np.ndarray, mask: np.ndarray, usable: np.ndarray) -> str:
+    finite = np.isfinite(bold).all(axis=0)
+    constant = constant_rois(np.where(finite, bold, 0)) & finite & mask
+    return (
+        f"Only {usable.sum()} of {len(usable)} ROIs are usable ({(~mask).sum()} masked, {(mask & ~finite).sum()} with "
+        f"NaN or infinite values, {constant.sum()} constant); descriptors need at least {MIN_ROIS}. Check the "
+        "extraction, and name scrubbed time points in sample_mask rather than filling them with NaN."
     )

@@ -21,6 +21,7 @@ from ..scans.splits import SplitManifest
 from .baselines import fit_logistic, majority
 from .metrics import score_classification
 from .tasks import Task
+from .truth import truth as check_truth
 from .uncertainty import bootstrap_by_subject
 
 __all__ = ["BASELINES", "READER_TITLES", "ReadScans", "evaluate", "split_rows"]
@@ -154,6 +155,7 @@ def evaluate(
     splits: SplitManifest,
     baselines: Sequence[str] = BASELINES,
     n_resamples: int = 200,
+    n_truth: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Judge a model on the scans of test subjects.
@@ -172,6 +174,9 @@ def evaluate(
         scans; the model asked without a scan; the model shown the scan of another test subject.
     n_resamples : int
         Of the bootstrap over subjects.
+    n_truth : int
+        Test scans whose descriptions and answers about network pairs are checked (`truth`); 0 leaves it out. Only for
+        a model that sees network pairs.
     seed : int
         Of the bootstrap, and of who is shown in place of whom.
 
@@ -180,7 +185,8 @@ def evaluate(
     dict
         ``tasks`` -> task -> reader -> ``accuracy``, ``balanced_accuracy``, ``auc``, and for the model
         ``balanced_accuracy_se`` and ``balanced_accuracy_interval``; ``asked`` -> task -> ``question``, ``classes``,
-        ``n_train``, ``n_test``; ``failures``, test scans that could not be read.
+        ``n_train``, ``n_test``; ``truth``, as the function of that name returns it; ``failures``, test scans that
+        could not be read.
 
     Raises
     ------
@@ -232,7 +238,10 @@ def evaluate(
         scored[name] = readers
         asked[name] = {"question": question, "classes": classes, "n_train": len(train), "n_test": len(test)}
     failures = [{"scan_id": scan_id, "reason": reason} for scan_id, reason in read.failures.items()]
-    return {"tasks": scored, "asked": asked, "failures": failures}
+    results = {"tasks": scored, "asked": asked, "failures": failures}
+    if n_truth and model.config.reads_network_pairs:
+        results["truth"] = check_truth(model, processor, [scans[row] for row in read.rows[:n_truth]], seed=seed)
+    return results
 
 
 def other_subjects(subjects: Sequence[str], seed: int) -> list[int]:

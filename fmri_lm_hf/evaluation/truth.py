@@ -14,15 +14,23 @@ import torch
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from ..corpus.faithfulness import parse_claims
 from ..corpus.facts import fact_measure
+from ..corpus.faithfulness import parse_claims
 from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no_scan, scan_facts
+from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .answers import answer_log_probabilities, encode_question
 
-__all__ = ["description_truth", "level_probabilities", "mirage", "pair_level_truth", "scan_pairs", "truth"]
+__all__ = [
+    "description_truth",
+    "generate_texts",
+    "level_probabilities",
+    "mirage",
+    "pair_level_truth",
+    "scan_pairs",
+    "truth",
+]
 
 BATCH = 32
 Inputs = Mapping[str, torch.Tensor]

@@ -1,6 +1,6 @@
 """Publishing on the Hugging Face Hub, fetching from it, and checking what was fetched."""
 
-from .download import Verification, fetch, verify_download
+from .download import Verification, downloaded_commit, fetch, verify_download
 from .errors import HubAccessError, clear_errors
 from .push import PushResult, push_to_hub
 from .remote_code import export_remote_code
@@ -10,6 +10,7 @@ __all__ = [
     "PushResult",
     "Verification",
     "clear_errors",
+    "downloaded_commit",
     "export_remote_code",
     "fetch",
     "push_to_hub",

@@ -11,16 +11,11 @@ from typing import Any
 
 from fmri_lm_hf.models.config_safety import check_config_is_inert
 
-__all__ = ["Publication", "read_folder"]
+from .publishable import PICKLE_SUFFIXES, check_content, is_left_behind, is_publishable
+
+__all__ = ["Publication", "kind_of", "read_folder"]
 
 MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; larger ones are neither resumable nor pleasant to fetch
-
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
-# What a Trainer leaves behind to resume from: state of this machine, of no use to others.
-_LEFT_BEHIND = re.compile(
-    r"(^|/)(\.[^/]*|__pycache__|checkpoint-\d+|runs|training_args\.bin|optimizer\.pt|scheduler\.pt|scaler\.pt"
-    r"|rng_state[^/]*\.pth|trainer_state\.json|.*\.lock|.*\.tmp|cache-[^/]*\.arrow)(/|$)"
-)
 
 # kind: files that it must have (alternatives in a tuple), and how each is made
 _SAVE_MODEL = "save it with `model.save_pretrained(folder)`"
@@ -46,6 +41,8 @@ _REQUIRED: dict[str, dict[tuple[str, ...], str]] = {
     "processor": {("processor_config.json", "preprocessor_config.json"): _SAVE_PROCESSOR},
     "dataset": {},
 }
+# The files in which `auto_map` and `custom_pipelines` name code; ours are written anew with every push.
+_NAME_OUR_CODE = ("config.json", "processor_config.json", "preprocessor_config.json")
 
 
 @dataclass
@@ -58,7 +55,8 @@ class Publication:
     files : dict of str to Path or bytes
         Path in the repository -> local file, or content that replaces or joins the folder's own files.
     left_out : list of str
-        Files of the folder that are not published: a Trainer's state, caches, hidden files.
+        Files of the folder that are not published: a Trainer's state, caches, hidden files, and all that does not
+        belong to its kind.
     """
 
     kind: str
@@ -89,6 +87,10 @@ class Publication:
             raise ValueError(f"{name} must hold a JSON object, found {type(value).__name__}.")
         return value
 
+    def set_json(self, name: str, record: Any) -> None:
+        """Put a JSON file into the publication, in the form in which it compares equal the next time."""
+        self.files[name] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
 
 def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publication:
     """Look into a folder that is to be published, and refuse what must not be, or cannot be loaded by others.
@@ -109,19 +111,19 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder that `save_pretrained` wrote.")
-    files: dict[str, Path | bytes] = {}
-    left_out = []
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if not path.is_file():
-            continue
-        if _LEFT_BEHIND.search(name):
-            left_out.append(name)
-        else:
-            files[name] = path
-    publication = Publication(_kind(root, files), files, left_out)
-    _check_formats(root, publication)
-    if publication.kind != "dataset":
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    seen = [name for name in names if not is_left_behind(name)]
+    kind = kind_of(seen, root)
+    pickles = [name for name in seen if name.lower().endswith(PICKLE_SUFFIXES)]
+    if pickles:
+        raise ValueError(
+            f"{root} holds {', '.join(pickles)}: files that can run code when they are opened are not published; "
+            "expected safetensors. Save the weights again with `save_pretrained`, and delete these."
+        )
+    files: dict[str, Path | bytes] = {name: root / name for name in seen if is_publishable(kind, name)}
+    publication = Publication(kind, files, [name for name in names if name not in files])
+    _check_files(publication)
+    if kind != "dataset":
         _check_weights(root, publication)
         _check_configs(publication)
         if not allow_incomplete:
@@ -129,42 +131,51 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
     return publication
 
 
-def _kind(root: Path, files: Iterable[str]) -> str:
-    names = set(files)
+def kind_of(names: Iterable[str], root: Path | None = None, config: dict[str, Any] | None = None) -> str:
+    """What files of these names make together.
+
+    Parameters
+    ----------
+    names : iterable of str
+    root : Path, optional
+        The folder where they lie.
+    config : dict, optional
+        `config.json`, where it does not lie in a folder.
+    """
+    names = set(names)
+    # a converted checkpoint may hold its adapter beside the weights: the model is what is loaded
+    if "config.json" in names:
+        if config is None:
+            assert root is not None
+            config = Publication("", {"config.json": root / "config.json"}).json("config.json")
+        if config.get("model_type") in ("fmri_lm", "fmri_tokenizer"):
+            return str(config["model_type"])
+        if "adapter_config.json" not in names:
+            raise ValueError(
+                f"{(root or Path()) / 'config.json'} has the model type {config.get('model_type')!r}; expected "
+                "'fmri_lm' or 'fmri_tokenizer'. Other models are published with `hf upload`."
+            )
     if "adapter_config.json" in names:
         return "adapter"
-    if "config.json" in names:
-        config = Publication("", {"config.json": root / "config.json"}).json("config.json")
-        if config.get("model_type") not in ("fmri_lm", "fmri_tokenizer"):
-            raise ValueError(
-                f"{root / 'config.json'} has the model type {config.get('model_type')!r}; expected 'fmri_lm' or "
-                "'fmri_tokenizer'. Other models are published with `hf upload`."
-            )
-        return config["model_type"]
     if "dataset_dict.json" in names or any(name.endswith((".parquet", ".arrow")) for name in names):
         return "dataset"
     if names & {"processor_config.json", "preprocessor_config.json"}:
         return "processor"
     raise ValueError(
-        f"{root} holds neither a model (config.json), an adapter (adapter_config.json), a processor "
-        "(processor_config.json) nor a dataset (parquet or arrow files); "
+        f"{root or 'The repository'} holds neither a model (config.json), an adapter (adapter_config.json), a "
+        "processor (processor_config.json) nor a dataset (parquet or arrow files); "
         f"found {', '.join(sorted(names)[:5]) or 'no files'}."
     )
 
 
-def _check_formats(root: Path, publication: Publication) -> None:
-    pickles = [name for name in publication.files if name.lower().endswith(_PICKLES)]
-    if pickles:
-        raise ValueError(
-            f"{root} holds {', '.join(pickles)}: files that can run code when they are opened are not published; "
-            "expected safetensors. Save the weights again with `save_pretrained`, and delete these."
-        )
+def _check_files(publication: Publication) -> None:
     for name, path in publication.files.items():
         if isinstance(path, Path) and path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(
                 f"{name} has {path.stat().st_size / 1e9:.1f} GB; files of at most {MAX_FILE_BYTES / 1e9:.0f} GB are "
                 "published. Save it again with `max_shard_size='2GB'`."
             )
+        check_content(name, path)
 
 
 def _check_weights(root: Path, publication: Publication) -> None:
@@ -187,15 +198,28 @@ def _check_weights(root: Path, publication: Publication) -> None:
 
 
 def _check_configs(publication: Publication) -> None:
-    for name in ("config.json", "generation_config.json", "adapter_config.json"):
+    for name in publication.files:
+        if not name.endswith("config.json"):
+            continue
         config = publication.json(name)
-        check_config_is_inert(config, name)
+        extractor = config.get("feature_extractor")
+        if name == "processor_config.json" and isinstance(extractor, dict):
+            # a processor names the class of its feature extractor a second time, inside; the push replaces both
+            extractor = {key: value for key, value in extractor.items() if key != "auto_map"}
+            check_config_is_inert(config | {"feature_extractor": extractor}, name)
+        else:
+            check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
             if foreign:
                 raise ValueError(
                     f"{name}: `{key}` points at code of another repository ({', '.join(foreign)}); expected classes "
                     "in files of the same folder. Remove it: `fmri-lm push` adds the code that belongs to the model."
+                )
+            if config.get(key) and name not in _NAME_OUR_CODE:
+                raise ValueError(
+                    f"{name}: `{key}` names code ({json.dumps(config[key])}) that is not published with this model; "
+                    "expected none. Remove it: what loads only with that code cannot be published here."
                 )
 
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .errors import clear_errors, retried
 
-__all__ = ["Verification", "fetch", "is_same", "verify_download"]
+__all__ = ["Verification", "downloaded_commit", "fetch", "is_same", "verify_download"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Verification:
         Files whose content is not.
     repaired : tuple of str
         Damaged files that were fetched again, and are right now.
-    not_downloaded : tuple of str
-        Files of the repository that are not in the cache.
+    fetched : tuple of str
+        Files that were not in the cache, and were fetched before they were compared.
     """
 
     repo_id: str
@@ -39,7 +39,7 @@ class Verification:
     verified: tuple[str, ...]
     damaged: tuple[str, ...]
     repaired: tuple[str, ...]
-    not_downloaded: tuple[str, ...]
+    fetched: tuple[str, ...]
 
 
 def verify_download(
@@ -47,8 +47,8 @@ def verify_download(
 ) -> Verification:
     """Check the downloaded files of a repository against the checksums that the Hub lists.
 
-    The Hub's client accepts a download that has the right size, whatever it contains. What is not in the cache yet
-    is fetched first when nothing is.
+    The Hub's client accepts a download that has the right size, whatever it contains. What is not in the cache yet,
+    all of it or a part, is fetched first, so that the whole repository has been compared in the end.
 
     Parameters
     ----------
@@ -62,30 +62,31 @@ def verify_download(
     Raises
     ------
     HubAccessError
-        When the repository or its checksums cannot be reached.
+        When the repository, its checksums, or a file that is missing here cannot be reached.
     """
     api = HfApi()
     with clear_errors(repo_id, revision):
-        commit = _downloaded_commit(repo_id, repo_type, revision or "main")
+        commit = downloaded_commit(repo_id, revision, repo_type)
         if commit is None:
-            path = retried(
-                lambda: snapshot_download(repo_id, revision=revision, repo_type=repo_type),
-                f"Fetching {repo_id}",
+            info = retried(
+                lambda: api.repo_info(repo_id, revision=revision, repo_type=repo_type),
+                f"Looking at {repo_id}",
             )
-            commit = Path(path).name
+            commit = str(info.sha)
         tree = retried(
             lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
             f"Listing {repo_id}",
         )
-        found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "not_downloaded": []}
+        found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "fetched": []}
         files = [entry for entry in tree if isinstance(entry, RepoFile)]
         for file in tqdm(files, desc=f"Verifying {repo_id}", unit="file", disable=None):
             cached = try_to_load_from_cache(repo_id, file.path, revision=commit, repo_type=repo_type)
             if not isinstance(cached, str):
-                found["not_downloaded"].append(file.path)
-            elif is_same(Path(cached), file):
+                cached = _fetched(repo_id, repo_type, commit, file.path)
+                found["fetched"].append(file.path)
+            if is_same(Path(cached), file):
                 found["verified"].append(file.path)
-            elif repair and is_same(_fetched_again(repo_id, repo_type, commit, file.path), file):
+            elif repair and is_same(Path(_fetched(repo_id, repo_type, commit, file.path, again=True)), file):
                 found["repaired"].append(file.path)
             else:
                 found["damaged"].append(file.path)
@@ -138,16 +139,20 @@ def _digest(content: Path | bytes, digest: Any) -> str:
     return digest.hexdigest()
 
 
-def _downloaded_commit(repo_id: str, repo_type: str, revision: str) -> str | None:
-    """The commit that the cache holds for a revision, or None when it holds none."""
+def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:
+    """The commit that the cache holds for a branch, tag or commit, or None when it holds none.
+
+    After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded, for the record of whoever uses
+    it: configurations do not keep it.
+    """
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
-    reference = storage / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
+    reference = storage / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision or "main"
     return commit if (storage / "snapshots" / commit).is_dir() else None
 
 
-def _fetched_again(repo_id: str, repo_type: str, commit: str, path: str) -> Path:
+def _fetched(repo_id: str, repo_type: str, commit: str, path: str, again: bool = False) -> str:
     def fetch() -> str:
-        return hf_hub_download(repo_id, path, revision=commit, repo_type=repo_type, force_download=True)
+        return hf_hub_download(repo_id, path, revision=commit, repo_type=repo_type, force_download=again)
 
-    return Path(retried(fetch, f"Fetching {path}"))
+    return retried(fetch, f"Fetching {path}")

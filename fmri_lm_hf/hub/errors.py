@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ Result = TypeVar("Result")
 
 # 409 and 412: another commit came between. The others: the server is busy, or something before it is.
 _PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+# What helps where trying again does not.
+_ADVICE = {
+    400: "it did not accept what was sent: correct what it names",
+    402: f"the account has no room or no subscription for this: see {constants.ENDPOINT}/settings/billing",
+    403: "your account is not allowed this: do what it says, or ask the owner of the repository",
+    413: "a file or the whole of them is too large: save with a smaller `max_shard_size`",
+}
 _ATTEMPTS = 8
 _FIRST_WAIT = 0.5  # seconds; doubles with every attempt
 _LONGEST_WAIT = 30.0
@@ -131,19 +139,29 @@ def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
                 f"{constants.ENDPOINT} refused your token for {repo_id}: log in again with `hf auth login`, or "
                 "unset HF_TOKEN."
             )
-        if status == 403:
+        said = f" ({error.server_message.rstrip('.')})" if error.server_message else ""
+        if status == 403 and _is_about_rights(error.server_message):
             return (
-                f"Your token may not write to {repo_id}: create one with write access to it at "
+                f"Your token may not write to {repo_id}{said}: create one with write access to it at "
                 f"{constants.ENDPOINT}/settings/tokens."
             )
-        said = f": {error.server_message}" if error.server_message else ""
-        return f"{constants.ENDPOINT} answered {status} for {repo_id}{said}; try again later."
+        advice = _ADVICE.get(status)
+        if advice is None:
+            advice = (
+                "try again later" if status in _PASSING_STATUS or status >= 500 else "nothing was changed"
+            )
+        return f"{constants.ENDPOINT} answered {status} for {repo_id}{said}; {advice}."
     if isinstance(error, (HTTPError, ConnectionError)):
         return (
             f"{constants.ENDPOINT} cannot be reached ({_first_line(error)}), and {repo_id} (revision {revision}) "
             "is not completely in the cache: check the network."
         )
     return None
+
+
+def _is_about_rights(said: str | None) -> bool:
+    """Whether a 403 is about the token, as it is where the server says nothing, and not about storage or terms."""
+    return not said or bool(re.search(r"rights|token|permission|credential|authori[sz]", said, re.IGNORECASE))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

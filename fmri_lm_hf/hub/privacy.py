@@ -1,57 +1,106 @@
-"""What must never be published: tokens, keys, local paths and the name of the local user."""
+"""What must never be published: tokens, keys, local paths and the names of the local user and machine."""
 
 from __future__ import annotations
 
 import getpass
-import json
 import re
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+from .readable import texts_of
 
 __all__ = ["find_private"]
 
+
+class _Secret(NamedTuple):
+    """A pattern, and words (in small letters) of which a text that it may match holds at least one."""
+
+    pattern: re.Pattern[str]
+    hints: tuple[str, ...]
+
+
 _SECRETS = {
-    "a Hugging Face token": re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"),
-    "an access key": re.compile(
-        r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-        r"|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[\w-]{10,})"
+    "a Hugging Face token": _Secret(
+        re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"), ("hf_", "api_org_")
     ),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "an access key": _Secret(
+        re.compile(
+            r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
+            r"|sk-[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
+            r"|pypi-[\w-]{40,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,})"
+            r"|hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+        ),
+        (
+            *(
+                "akia",
+                "asia",
+                "ghp_",
+                "gho_",
+                "ghu_",
+                "ghs_",
+                "ghr_",
+                "github_pat_",
+                "glpat-",
+                "sk-",
+                "xox",
+                "aiza",
+            ),
+            *("ya29.", "npm_", "pypi-", "dckr_pat_", "nvapi-", "r8_", "hooks.slack", "accountkey="),
+        ),
+    ),
+    "a web token": _Secret(re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"), ("eyj",)),
+    "a private key": _Secret(re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), ("private key",)),
+    "a URL with credentials": _Secret(
+        re.compile(
+            r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"
+            r"|[?&](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig|password)=[\w%.~+/-]{8,}",
+            re.IGNORECASE,
+        ),
+        ("://", "?", "&"),
+    ),
+    "a password or key": _Secret(
+        re.compile(
+            r"\b(?:\w*password|passwd|\w*secret(?:_?key)?|\w*api_?key|\w*access_?(?:token|key)|auth_?token"
+            r"|hub_token)\b[\"']?\s*[:=]\s*[\"']?(?!None\b|null\b|true\b|false\b|\[)[^\s\"'<>{}]{8,}",
+            re.IGNORECASE,
+        ),
+        ("passw", "secret", "apikey", "api_key", "access", "auth", "hub_token"),
+    ),
 }
-# An absolute path below a folder that only exists on somebody's machine. What comes before it must not make it
-# part of a URL or of a relative path.
-_LOCAL_PATH = re.compile(
-    r"(?<![\w.:/~-])(?:file://)?/(?:home|Users|root|tmp|mnt|media|scratch|data|private|work|workspace|cluster|gpfs"
-    r"|lustre|nfs|net|vol|Volumes|storage|projects?|groups?|beegfs|dbfs|content|kaggle|opt|srv|var)"
-    r"/[\w.@+~-]+(?:/[\w.@+~-]+)*/?"
-    r"|\b[A-Za-z]:\\{1,2}(?:Users|Documents and Settings)\\{1,2}[^\s\"'\\]+"
+# An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
+_LOCAL_PATH = _Secret(
+    re.compile(
+        r"(?<![\w./~>)}-])(?<!\]\()/(?!/)(?!usr/(?!users/|home/)|(?:etc|dev|proc|sys|bin|lib|lib64)/)"
+        r"[A-Za-z_][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
+        r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
+        r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
+        r"|(?<![\\\w])\\\\[\w.-]+\\[\w.$-]+"
+    ),
+    ("/", "\\"),
 )
+_MAIL = _Secret(re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
 # Names of accounts that name nobody, and are ordinary words elsewhere.
-_SHARED_ACCOUNTS = {
-    "root",
-    "user",
-    "admin",
-    "ubuntu",
-    "runner",
-    "jovyan",
-    "nobody",
-    "docker",
-    "python",
-    "test",
-}
+_SHARED_ACCOUNTS = (
+    *("root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker", "python", "test"),
+    *("data", "model", "train", "main", "home", "debian", "app", "build", "agent"),
+)
 # A vocabulary holds every word, user names and paths among them; prose may name its authors.
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
-_PROSE = (".md", ".txt", ".rst", ".py", ".jinja")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
+_PROSE = (".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE")
 
 
 def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:
-    """Look for secrets in files that are about to be published.
+    """Look for secrets in files that are about to be published, and in their names.
 
     Parameters
     ----------
     files : mapping of str to Path or bytes
-        Path in the repository -> local file or content. Text of any kind, the strings of Parquet columns and the
-        header of safetensors are read.
+        Path in the repository -> local file or content. Text of any kind, every Parquet column that can spell
+        something, and the header of safetensors are read.
     namespace : str, default=""
         The account on the Hub that is published to: the same name as local user is public already.
 
@@ -60,80 +109,74 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     findings : list of str
         One line a finding: where, what, and the text found (tokens and keys only by their first letters).
     """
-    patterns = dict(_SECRETS)
-    token = _own_token()
-    if token:
-        patterns["your own Hugging Face token"] = re.compile(re.escape(token))
-    patterns["a local path"] = _LOCAL_PATH
-    home = str(Path.home())
-    if len(home) > len("/root"):
-        patterns["your home folder"] = re.compile(re.escape(home) + r"\b")
-    user = _user_name()
-    own_name = None
-    if user and user.lower() not in (*_SHARED_ACCOUNTS, namespace.lower()) and len(user) > 2:
-        own_name = re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(user)}(?![A-Za-z0-9_-])")
-
+    secrets, names = _secret_patterns(), _own_names(namespace)
+    own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
+    # in names of files, words are joined by hyphens and underscores
+    own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
     findings = []
     for name, content in files.items():
+        if found := _first_match(name, {**secrets, **own_names_in_files}):
+            findings.append(f"the name of {name!r}: {found[0]}")
         is_vocabulary = name.endswith(_VOCABULARIES)
-        for place, text in _texts(name, content):
-            for what, pattern in patterns.items():
-                if is_vocabulary and pattern is _LOCAL_PATH:
-                    continue
-                if match := pattern.search(text):
-                    shown = match[0] if "path" in what or "folder" in what else match[0][:6] + "..."
-                    findings.append(f"{place}{_line(text, match.start())}: {what} ({shown})")
-                    break
-            else:
-                is_free_text = is_vocabulary or name.endswith(_PROSE)
-                if own_name and not is_free_text and (match := own_name.search(text)):
-                    line = _line(text, match.start())
-                    findings.append(f"{place}{line}: the name of the local user ({match[0]})")
+        patterns = dict(secrets)
+        if is_vocabulary:
+            del patterns["a local path"], patterns["a password or key"]
+        elif not name.endswith(_PROSE):
+            patterns |= {**own_names, "a mail address": _MAIL}
+        for place, text in texts_of(name, content):
+            if found := _first_match(text, patterns):
+                findings.append(f"{place}{_line(text, found[1])}: {found[0]}")
     return findings
 
 
-def _texts(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
-    """The readable text of a file, with the place it stands at."""
-    if isinstance(content, Path) and name.endswith(".parquet"):
-        yield from _parquet_texts(name, content)
-    elif isinstance(content, Path) and name.endswith(".safetensors"):
-        with content.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-        yield f"{name} (metadata)", json.dumps(json.loads(header).get("__metadata__", {}))
-    else:
-        # Latin-1 maps every byte, so that text inside a binary file is seen too.
-        raw = content.read_bytes() if isinstance(content, Path) else content
-        yield name, raw.decode("utf-8" if b"\0" not in raw[:8192] else "latin-1", errors="replace")
+def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
+    """What is found first, in the order of the patterns, and where."""
+    lowered = text.lower()
+    for what, (pattern, hints) in patterns.items():
+        if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
+            is_shown = what in ("a local path", "your home folder", "a mail address") or "name of" in what
+            shown = match[0] if is_shown else match[0][:6] + "..."
+            return f"{what} ({shown})", match.start()
+    return None
 
 
-def _parquet_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
-    import pyarrow.parquet as pq
+def _secret_patterns() -> dict[str, _Secret]:
+    """What is a secret everywhere."""
+    from huggingface_hub import get_token
 
-    with pq.ParquetFile(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-        yield f"{name} (metadata)", b"\n".join(metadata.values()).decode("utf-8", errors="replace")
-        columns = [field.name for field in file.schema_arrow if _holds_text(field.type)]
-        for batch in file.iter_batches(batch_size=256, columns=columns) if columns else ():
-            for column in columns:
-                yield f"{name} (column {column})", json.dumps(batch.column(column).to_pylist(), default=str)
+    secrets = dict(_SECRETS)
+    token = get_token()
+    if token:
+        secrets = {"your own Hugging Face token": _literal(token), **secrets}
+    secrets["a local path"] = _LOCAL_PATH
+    home = str(Path.home())
+    if len(home) > len("/root"):
+        secrets["your home folder"] = _literal(home, r"\b")
+    return secrets
 
 
-def _holds_text(kind) -> bool:
-    import pyarrow as pa
+def _own_names(namespace: str) -> dict[str, str]:
+    """The names of this user and machine, which prose may mention."""
+    names = {}
+    user = _user_name()
+    if user and len(user) > 2 and user.lower() not in (*_SHARED_ACCOUNTS, namespace.lower()):
+        names["the name of the local user"] = user
+    host = socket.gethostname().split(".")[0]
+    if len(host) > 3 and re.search(r"[\d-]", host):  # others are ordinary words
+        names["the name of this machine"] = host
+    return names
 
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return True
-    return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields)) if kind.num_fields else False
+
+def _word(name: str, letters: str) -> _Secret:
+    return _Secret(re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"), (name.lower(),))
+
+
+def _literal(text: str, end: str = "") -> _Secret:
+    return _Secret(re.compile(re.escape(text) + end), (text.lower(),))
 
 
 def _line(text: str, position: int) -> str:
     return f" line {text.count(chr(10), 0, position) + 1}" if "\n" in text else ""
-
-
-def _own_token() -> str | None:
-    from huggingface_hub import get_token
-
-    return get_token()
 
 
 def _user_name() -> str | None:

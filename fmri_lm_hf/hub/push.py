@@ -1,13 +1,13 @@
 """Publish a folder, a model with its processor, or a dataset: complete, in one commit, safe to repeat.
 
-The Hub itself is the only state. Each attempt looks at the head of the branch, uploads what differs from it, and
-commits on condition that the head is still the same. A reply that got lost, a killed process or a commit of
-somebody else therefore needs no special care: the next attempt finds what is there and does the rest, if any.
+The Hub itself is the only state. Each attempt looks at the head of the branch, works out what the push makes of it
+(`merge`), uploads what differs, and commits on condition that the head is still the same. A reply that got lost, a
+killed process or a commit of somebody else therefore needs no special care: the next attempt finds what is there and
+does the rest, if any.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -16,33 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import HfApi
 from transformers.utils import logging
 
-from ..cards.rendering import is_edited, sign_card, split_card, update_card
+from fmri_lm_hf.cards.rendering import is_form, split_card
+from fmri_lm_hf.declarations import declared_in_folder
+
+from .adapters import name_base_model, name_repository_in_adapter, records_of_base
+from .branch import Branch
 from .contents import Publication, read_folder
-from .describe import ALWAYS_SHOWN, describe
+from .dataset_folder import as_parquet, declared_in_rows
 from .download import is_same
-from .errors import HubAccessError, clear_errors, retried
+from .errors import clear_errors, retried
+from .merge import declared_at, merge
 from .privacy import find_private
 from .remote_code import with_remote_code
 
 __all__ = ["PushResult", "push_to_hub"]
 
 logger = logging.get_logger(__name__)
-
-# Files of an earlier push that a new one of the same kind replaces as a whole: shards that are no longer there
-# would otherwise stay and be loaded, or counted, with the new ones.
-_REPLACED = {
-    "fmri_lm": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
-    "fmri_tokenizer": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
-    "adapter": re.compile(r"adapter_model\.safetensors"),
-    "dataset": re.compile(r"data/.+\.parquet"),
-}
-
-# Whoever finds weights without a record of their training should not have to wonder whether it got lost.
-_NOTHING_RECORDED = b'{"training": "[not recorded]"}\n'
 
 
 @dataclass(frozen=True)
@@ -55,10 +47,15 @@ class PushResult:
     commit : str
         The commit that holds what was pushed.
     url : str
+        Of that commit, or of the pull request.
     uploaded : tuple of str
         Files that differed and were committed now; empty when everything was there already.
+    deleted : tuple of str
+        Files of the branch that the new ones replace, such as shards of earlier weights.
     left_out : tuple of str
         Files of the folder that are not published, such as a Trainer's state.
+    base_model : str or None
+        Of an adapter: its base, with the commit at which it was found.
     """
 
     repo_id: str
@@ -67,7 +64,9 @@ class PushResult:
     commit: str
     url: str
     uploaded: tuple[str, ...]
+    deleted: tuple[str, ...]
     left_out: tuple[str, ...]
+    base_model: str | None = None
 
 
 def push_to_hub(
@@ -77,10 +76,14 @@ def push_to_hub(
     processor: Any = None,
     private: bool | None = None,
     revision: str | None = None,
-    token: str | None = None,
+    create_pr: bool = False,
+    token: bool | str | None = None,
     commit_message: str | None = None,
+    commit_description: str | None = None,
+    tags: list[str] | None = None,
+    license: str | None = None,
     base_model: str | None = None,
-    max_shard_size: str = "2GB",
+    max_shard_size: int | str = "2GB",
     allow_incomplete: bool = False,
     confirm_controlled: bool = False,
 ) -> PushResult:
@@ -91,19 +94,27 @@ def push_to_hub(
     thing : path, model, PEFT model, processor, feature extractor, Dataset or DatasetDict
         A folder as `save_pretrained` or a dataset export wrote it, or the object itself.
     repo_id : str
-        `"organisation/name"`. The repository is created when there is none.
+        `"organisation/name"`, or `"name"` for a repository of your own. It is created when there is none.
     processor : optional
         Goes into the same commit as a model given as an object.
     private : bool, optional
         Create the repository as private. An existing public one is refused when this is True.
     revision : str, optional
-        Branch to push to; created when there is none. The default branch when not given.
-    token : str, optional
+        Branch to push to, created when there is none, or an open pull request (`"refs/pr/1"`). The default branch
+        when not given.
+    create_pr : bool, default=False
+        Open a pull request instead of committing to the branch.
+    token : bool or str, optional
         That of `hf auth login` or `HF_TOKEN` when not given.
-    commit_message : str, optional
+    commit_message, commit_description : str, optional
+    tags : list of str, optional
+        Further tags of the card.
+    license : str, optional
+        Identifier of the Hub, such as `"cc-by-4.0"`, for the card. A converted checkpoint, whose owner states no
+        licence, is not published without one.
     base_model : str, optional
         Of an adapter: the repository of the model it was trained on, when its configuration names a local folder.
-    max_shard_size : str, default="2GB"
+    max_shard_size : int or str, default="2GB"
         Upper bound of a file of weights or rows, for a `thing` that is not a folder of safetensors or parquet.
     allow_incomplete : bool, default=False
         Accept a model without its processor or generation config: a part that joins others in its repository.
@@ -122,122 +133,83 @@ def push_to_hub(
     HubAccessError
         When the Hub refuses, or stays out of reach after several attempts.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise ValueError(f"The repository must be named 'organisation/name', got {repo_id!r}.")
+    api = HfApi(token=token)
+    repo_id, revision = _full_name(api, repo_id), _branch_name(revision)
     with tempfile.TemporaryDirectory(prefix="fmri-lm-push-") as staging:
         folder = _as_folder(thing, processor, Path(staging), max_shard_size)
         is_part = allow_incomplete or (folder == Path(staging) / "saved" and processor is None)
         publication = read_folder(folder, allow_incomplete=is_part)
+        if is_form(publication.text("README.md") or ""):
+            publication.files.pop("README.md", None)
+        declared: set[str] = set()
         if publication.kind == "dataset":
-            from .dataset_folder import as_parquet
-
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
-        if base_model is not None or publication.kind == "adapter":
-            _set_base_model(publication, base_model)
-        controlled = publication.kind == "dataset" and is_controlled(publication)
-        if controlled and not confirm_controlled:
-            raise ValueError(
-                f"{folder} declares its cohort as controlled: its scan-level data may not be redistributed, and "
-                "nothing was sent. If you have the right to publish it, say so with --confirm-controlled "
-                "(`confirm_controlled=True`)."
-            )
-        if publication.kind in ("fmri_lm", "fmri_tokenizer", "adapter"):
-            publication.files.setdefault("training_info.json", _NOTHING_RECORDED)
+            declared = declared_in_folder(folder) | declared_in_rows(publication)
+        _refuse_controlled(declared, confirm_controlled, folder.name)
+        _refuse_unlicensed(publication, license)
+        split_card(publication.text("README.md") or "")  # an error in it is told before anything is sent
         with_remote_code(publication)
-        card = update_card(
-            publication.text("README.md"), describe(publication, repo_id, controlled), ALWAYS_SHOWN
-        )
-        publication.files["README.md"] = sign_card(card).encode()
-        _refuse_private(publication, repo_id)
-        target = _Target(HfApi(token=token), repo_id, publication.repo_type, revision or "main")
-        with clear_errors(repo_id, revision):
-            target.prepare(private, controlled)
-            message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
-            return retried(lambda: target.attempt(publication, message), f"Pushing to {repo_id}")
+        name_repository_in_adapter(publication, repo_id)
+        _refuse_private(publication.files, repo_id)
+        branch = Branch(api, repo_id, publication.repo_type, revision)
+        message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
 
-
-def is_controlled(publication: Publication) -> bool:
-    """Whether a dataset's card metadata or any of its JSON files declares `controlled: true`."""
-    records: list[Mapping[str, Any]] = [split_card(publication.text("README.md") or "")[0]]
-    for name in publication.files:
-        if name.endswith(".json") and "/" not in name:
-            record = json.loads(publication.text(name) or "")
-            if isinstance(record, Mapping):
-                records += [record, *(value for value in record.values() if isinstance(value, Mapping))]
-    return any(bool(record.get("controlled")) for record in records)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """The branch of a repository that is pushed to."""
-
-    api: HfApi
-    repo_id: str
-    repo_type: str
-    revision: str
-
-    def prepare(self, private: bool | None, controlled: bool) -> None:
-        """Create the repository and the branch where they do not exist; check who can see them."""
-        repo: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.repo_type}
-        wanted = True if controlled and private is None else private
-        retried(
-            lambda: self.api.create_repo(**repo, private=wanted, exist_ok=True), f"Creating {self.repo_id}"
-        )
-        if private or controlled:
-            info = retried(lambda: self.api.repo_info(**repo), f"Looking at {self.repo_id}")
-            if not info.private and not (controlled and getattr(info, "gated", False)):
-                raise HubAccessError(
-                    f"{self.repo_id} exists and is public, and nothing was sent: make it private"
-                    f"{', or turn on access requests,' if controlled else ''} in its settings at "
-                    f"{self.api.endpoint}/{self.repo_id}/settings, or choose another name."
-                )
-        if self.revision != "main":
-            retried(
-                lambda: self.api.create_branch(**repo, branch=self.revision, exist_ok=True),
-                f"Creating the branch {self.revision}",
+        def attempt() -> PushResult:
+            head = branch.head()
+            known = declared | (declared_at(head) if publication.kind == "dataset" else set())
+            _refuse_controlled(known, confirm_controlled, repo_id)
+            branch.check_who_sees_it(private, "controlled" in known)
+            change = merge(publication, head, repo_id, known, license, tags)
+            _refuse_private({"README.md": change.files["README.md"]}, repo_id)
+            changed = {
+                name: content
+                for name, content in change.files.items()
+                if not is_same(content, head.files.get(name))
+            }
+            commit, url = head.commit, f"{branch.url}/tree/{head.commit}"
+            if changed or change.deletions:
+                info = branch.commit(head, changed, change.deletions, message, commit_description, create_pr)
+                commit, url = info.oid, info.pr_url or f"{branch.url}/tree/{info.oid}"
+            return PushResult(
+                repo_id,
+                publication.repo_type,
+                revision,
+                commit,
+                url,
+                tuple(changed),
+                tuple(change.deletions),
+                tuple(publication.left_out),
+                base,
             )
 
-    def attempt(self, publication: Publication, message: str) -> PushResult:
-        """Bring the branch to hold the publication, starting from whatever it holds now."""
-        repo: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": self.repo_type}
-        head = str(self.api.repo_info(**repo, revision=self.revision).sha)
-        tree = self.api.list_repo_tree(**repo, recursive=True, revision=head)
-        remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        files = dict(publication.files)
-        if "README.md" in remote:
-            files["README.md"] = self._card(publication, head).encode()
-
-        changed = [name for name, content in files.items() if not is_same(content, remote.get(name))]
-        replaced = _REPLACED.get(publication.kind)
-        gone = [name for name in remote if name not in files and replaced and replaced.fullmatch(name)]
-        commit = head
-        if changed or gone:
-            additions = [CommitOperationAdd(name, _for_upload(files[name])) for name in changed]
-            deletions = [CommitOperationDelete(name) for name in gone]
-            commit = self.api.create_commit(
-                **repo,
-                operations=[*additions, *deletions],
-                commit_message=message,
-                revision=self.revision,
-                parent_commit=head,
-            ).oid
-        prefix = "datasets/" if self.repo_type == "dataset" else ""
-        url = f"{self.api.endpoint}/{prefix}{self.repo_id}/tree/{commit}"
-        left_out = tuple(publication.left_out)
-        return PushResult(self.repo_id, self.repo_type, self.revision, commit, url, tuple(changed), left_out)
-
-    def _card(self, publication: Publication, head: str) -> str:
-        """The card to publish where the repository has one: what people wrote there stays."""
-        ours = publication.text("README.md") or ""
-        path = self.api.hf_hub_download(self.repo_id, "README.md", repo_type=self.repo_type, revision=head)
-        theirs = Path(path).read_bytes().decode()
-        if not is_edited(theirs):
-            return ours
-        logger.info(f"The card of {self.repo_id} was edited on the Hub; its text stays as it is there.")
-        return update_card(theirs, ours, ALWAYS_SHOWN)
+        with clear_errors(repo_id, revision):
+            base = None
+            if publication.kind == "adapter" or base_model is not None:
+                base = name_base_model(publication, base_model, api)
+            branch.create(True if "controlled" in declared and private is None else private)
+            # a second attempt would open a second pull request
+            return attempt() if create_pr else retried(attempt, f"Pushing to {repo_id}")
 
 
-def _as_folder(thing: Any, processor: Any, staging: Path, max_shard_size: str) -> Path:
+def _full_name(api: HfApi, repo_id: str) -> str:
+    """The name of a repository with its namespace: that of the account where none is given."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):
+        raise ValueError(f"The repository must be named 'organisation/name' or 'name', got {repo_id!r}.")
+    if "/" in repo_id:
+        return repo_id
+    with clear_errors(repo_id):
+        return f"{retried(api.whoami, 'Asking for your account')['name']}/{repo_id}"
+
+
+def _branch_name(revision: str | None) -> str:
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(
+            f"`revision` is the commit {revision}, which stays as it is: give the branch to push to, or a new one."
+        )
+    return revision or "main"
+
+
+def _as_folder(thing: Any, processor: Any, staging: Path, max_shard_size: int | str) -> Path:
     """A folder with what is published: `thing` itself, or the place where it is saved now."""
     if isinstance(thing, (str, os.PathLike)):
         if processor is not None:
@@ -254,35 +226,46 @@ def _as_folder(thing: Any, processor: Any, staging: Path, max_shard_size: str) -
     # Models and adapters take a bound for their shards; processors have none.
     bound = {"max_shard_size": max_shard_size} if hasattr(thing, "state_dict") else {}
     thing.save_pretrained(saved, **bound)
+    records_of_base(thing, saved)
     if processor is not None:
         processor.save_pretrained(saved)
     return saved
 
 
-def _set_base_model(publication: Publication, base_model: str | None) -> None:
-    """Make an adapter name its base model by its repository."""
-    if publication.kind != "adapter":
-        raise ValueError(f"Only an adapter has a base model; this is a {publication.kind.replace('_', ' ')}.")
-    config = publication.json("adapter_config.json")
-    named = base_model or config.get("base_model_name_or_path") or ""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", named) or Path(named).exists():
+def _refuse_controlled(declared: set[str], confirmed: bool, place: str) -> None:
+    if "controlled" in declared and not confirmed:
         raise ValueError(
-            f"The adapter was trained on {Path(named).name or 'a model in memory'!r}, which is not a repository on "
-            "the Hub: push the base model first, and name it with --base-model org/name (`base_model=`)."
+            f"{place} declares its cohort as controlled: its scan-level data may not be redistributed, and "
+            "nothing was sent. If you have the right to publish it, say so with --confirm-controlled "
+            "(`confirm_controlled=True`)."
         )
-    if named != config.get("base_model_name_or_path"):
-        config["base_model_name_or_path"] = named
-        publication.files["adapter_config.json"] = json.dumps(config, indent=2, sort_keys=True).encode()
 
 
-def _refuse_private(publication: Publication, repo_id: str) -> None:
-    findings = find_private(publication.files, namespace=repo_id.split("/")[0])
+def _refuse_unlicensed(publication: Publication, license: str | None) -> None:
+    """A converted checkpoint belongs to whoever trained it, and its licence is not stated."""
+    conversion = _conversion(publication.json("training_info.json"))
+    stated = split_card(publication.text("README.md") or "")[0].get("license")
+    if conversion and publication.kind != "adapter" and not license and stated in (None, "unknown"):
+        raise ValueError(
+            f"These weights were converted from {conversion.get('source')!r}, a checkpoint of others whose licence is "
+            "not stated, and nothing was sent. If its owner allows you to publish it, name the licence with "
+            "--license (`license=`)."
+        )
+
+
+def _conversion(training: Any) -> Mapping[str, Any] | None:
+    """What a training record, or that of what the weights started from, says about a conversion."""
+    if not isinstance(training, Mapping):
+        return None
+    if isinstance(training.get("conversion"), Mapping):
+        return training["conversion"]
+    return next(filter(None, map(_conversion, training.values())), None)
+
+
+def _refuse_private(files: Mapping[str, Path | bytes], repo_id: str) -> None:
+    findings = find_private(files, namespace=repo_id.split("/")[0])
     if findings:
         shown = "\n  ".join(findings[:10]) + ("\n  ..." if len(findings) > 10 else "")
         raise ValueError(
             f"Nothing was sent, since this would become public:\n  {shown}\nRemove it from the files and push again."
         )
-
-
-def _for_upload(content: Path | bytes) -> str | bytes:
-    return content if isinstance(content, bytes) else str(content)

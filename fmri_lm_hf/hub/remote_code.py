@@ -1,12 +1,12 @@
 """Let a checkpoint carry its code, so that it loads where only transformers is installed.
 
-`AutoModelForCausalLM.from_pretrained("org/name", trust_remote_code=True)` then needs nothing of this package. Where
-the package is installed, its own classes are used and the files are not read.
+`AutoModelForCausalLM.from_pretrained("org/name", trust_remote_code=True)` and `pipeline("fmri-to-text",
+model="org/name", trust_remote_code=True)` then need nothing of this package. Where it is installed, its own classes are
+used and the files are not read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ _AUTO_MAPS = {
         "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",
         "AutoModel": _TOKENIZER,
     },
+}
+# As `config.custom_pipelines` names them.
+_PIPELINES = {
+    "fmri-zero-shot-classification": "pipeline_zero_shot_classification.FmriZeroShotClassificationPipeline",
+    "fmri-to-text": "pipeline_fmri_to_text.FmriToTextPipeline",
 }
 _EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_fmri.FmriFeatureExtractor"}
 _PROCESSOR_MAP = {"AutoProcessor": "processing_fmri_lm.FmriLMProcessor"}
@@ -77,9 +82,16 @@ def with_remote_code(publication: Publication) -> list[str]:
     changed: list[str] = []
     for name, auto_map in maps.items():
         record = _with_auto_map(publication.json(name), auto_map)
-        publication.files[name] = (json.dumps(record, indent=2, sort_keys=True) + "\n").encode()
+        if name == "config.json" and publication.kind == "fmri_lm":
+            record["custom_pipelines"] = {
+                task: {"impl": implementation, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}
+                for task, implementation in _PIPELINES.items()
+            }
+        publication.set_json(name, dict(sorted(record.items())))
         changed.append(name)
     modules = {reference.split(".")[0] for auto_map in maps.values() for reference in auto_map.values()}
+    if publication.kind == "fmri_lm":
+        modules |= {implementation.split(".")[0] for implementation in _PIPELINES.values()}
     if "processor_config.json" in maps:
         modules.add("feature_extraction_fmri")
     for path in _with_relative_imports(modules):

@@ -1,6 +1,6 @@
 """Atlases: the ROIs that scans, features and models agree on, by name and in order.
 
-This file, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
+This file, `atlas_names`, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
 import they need nothing beyond numpy and transformers.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from .atlas_names import UNASSIGNED, YEO_NETWORKS, is_network, network_of, read_label_table, yeo_scheme
 from .scan_images import ScanError, extract_signals, image_data, is_cifti, load_image, require, volume_data
 
 __all__ = ["Atlas", "ScanError"]
@@ -26,24 +27,6 @@ __all__ = ["Atlas", "ScanError"]
 logger = logging.get_logger(__name__)
 
 DEFAULT_RADIUS_MM = 5.0
-# The networks of the two Yeo parcellations, as Schaefer's ROI names spell them.
-YEO_NETWORKS = {
-    "7": {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"},
-    "17": {
-        *(
-            "VisCent",
-            "VisPeri",
-            "SomMotA",
-            "SomMotB",
-            "DorsAttnA",
-            "DorsAttnB",
-            "SalVentAttnA",
-            "SalVentAttnB",
-        ),
-        *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
-    },
-}
-
 
 @dataclass(frozen=True)
 class Atlas:
@@ -122,18 +105,23 @@ class Atlas:
         """The networks, once each, in order of first appearance."""
         return tuple(dict.fromkeys(self.networks))
 
+    @property
+    def named_networks(self) -> tuple[str, ...]:
+        """The networks that can be spoken of: `network_names` without "unassigned" and the like."""
+        return tuple(filter(is_network, self.network_names))
+
     # Making and saving
 
     @classmethod
     def numbered(cls, n_rois: int, name: str = "numbered") -> Atlas:
         """An atlas for tables without names: `roi_001`, `roi_002`, ..., all of network `unassigned`."""
-        return cls(name, tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), ("unassigned",) * n_rois)
+        return cls(name, tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), (UNASSIGNED,) * n_rois)
 
     @classmethod
     def from_names(cls, roi_names: Iterable[str], name: str) -> Atlas:
-        """An atlas for tables with ROI names, with the networks that Schaefer's and Tian's names hold."""
+        """An atlas for tables with ROI names, with the networks that these hold (`atlas_names.network_of`)."""
         names = tuple(map(str, roi_names))
-        return cls(name, names, tuple(map(_network_of, names)))
+        return cls(name, names, tuple(map(network_of, names)))
 
     @classmethod
     def load(cls, name: str) -> Atlas:
@@ -164,17 +152,19 @@ class Atlas:
         labels_img : path or nibabel image
             3D NIfTI, or CIFTI `.dlabel.nii` (which carries its own table).
         table : path, optional
-            CSV or TSV with columns `index`, `name` and optionally `network`; a colour lookup table with lines
-            `index name R G B A`; or a Workbench label list (a line with the name, then one with `index R G B A`).
-            Without networks, those that Schaefer's names hold are taken, and `Subcortex` for Tian's names.
+            CSV or TSV with columns `index`, `name` and optionally `network` (or as BIDS and XCP-D call them: `label`,
+            `network_label`); a colour lookup table with lines `index name R G B A`; or a Workbench label list (a line
+            with the name, then one with `index R G B A`). ROIs without a network get the one that their name holds
+            (`atlas_names.network_of`).
         name : str
             Name of the atlas.
         """
         image = load_image(labels_img)
         if table is not None:
-            rows = _read_label_table(Path(table))
+            rows = read_label_table(Path(table))
         elif is_cifti(image):
-            rows = [(key, text, None) for key, (text, _) in sorted(image.header.get_axis(0).label[0].items())]
+            labels = sorted(image.header.get_axis(0).label[0].items())
+            rows = [(key, text, network_of(text)) for key, (text, _) in labels]
         else:
             raise ScanError(
                 "A NIfTI label image needs `table=`, a file with the columns index, name and network."
@@ -196,7 +186,7 @@ class Atlas:
         return cls(
             name=name,
             roi_names=tuple(names),
-            networks=tuple(network or _network_of(text) for _, text, network in rows),
+            networks=tuple(network for _, _, network in rows),
             labels=tuple(index for index, _, _ in rows),
             labels_sha256=_sha256(image),
             labels_img=image,
@@ -215,6 +205,24 @@ class Atlas:
                 "new atlas with Atlas.from_labels_img."
             )
         return replace(self, labels_img=image, labels_sha256=found)
+
+    def with_networks(self, table: str | os.PathLike) -> Atlas:
+        """The same ROIs with the networks that a table gives them.
+
+        Parameters
+        ----------
+        table : path
+            A label table as for `from_labels_img`, with a row for each ROI, found by its name.
+        """
+        path = Path(table)
+        network = {name: given for _, name, given in read_label_table(path)}
+        missing = [name for name in self.roi_names if name not in network]
+        if missing:
+            raise ScanError(
+                f"The label table {path.name} has no row for {len(missing)} ROIs of atlas {self.name!r} "
+                f"({_some(missing)}): expected one for each, with columns name and network."
+            )
+        return replace(self, networks=tuple(network[name] for name in self.roi_names))
 
     def to_dict(self) -> dict[str, Any]:
         """What identifies and extracts the atlas, ready for JSON; no local path and no image."""
@@ -286,7 +294,7 @@ class Atlas:
                 f"{len(missing)} missing from the scan ({_some(missing)})" if missing else "",
                 f"{len(names) - len(set(names))} repeated" if len(names) > len(set(names)) else "",
             ]
-            scheme_found, scheme_here = _yeo_scheme(names), _yeo_scheme(self.roi_names)
+            scheme_found, scheme_here = yeo_scheme(names), yeo_scheme(self.roi_names)
             hint = (
                 f" The scan uses {scheme_found}-network names, the atlas {scheme_here}-network names."
                 if scheme_found and scheme_here and scheme_found != scheme_here
@@ -355,60 +363,15 @@ def _schaefer_atlas(n_rois: int, n_networks: int) -> Atlas:
     return Atlas(
         name=name,
         roi_names=tuple(names),
-        networks=tuple(map(_network_of, names)),
+        networks=tuple(map(network_of, names)),
         labels=tuple(range(1, len(names) + 1)),
         labels_sha256=_sha256(image),
         labels_img=image,
     )
 
 
-def _read_label_table(path: Path) -> list[tuple[int, str, str | None]]:
-    """Rows (index, name, network or None) of a CSV or TSV table, a colour lookup table or a Workbench label list."""
-    try:
-        lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"The label table {path} cannot be read: {error}.") from error
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
-    delimiter = next((mark for mark in "\t," if lines and mark in lines[0]), None)
-    table = [[cell.strip().strip('"') for cell in line.split(delimiter)] for line in lines]
-    try:
-        if table and not any(_is_integer(cell) for cell in table[0]) and len(table[0]) > 1:
-            header = [cell.lower() for cell in table[0]]
-            index = next(header.index(key) for key in ("index", "label", "value", "key") if key in header)
-            name = next(header.index(key) for key in ("name", "roi", "region") if key in header)
-            network = header.index("network") if "network" in header else None
-            return [(int(r[index]), r[name], None if network is None else r[network]) for r in table[1:]]
-        if table and not _is_integer(table[0][0]):  # Workbench: the name, then its index and colour
-            pairs = zip(lines[::2], table[1::2], strict=True)
-            return [(int(numbers[0]), text.strip(), None) for text, numbers in pairs]
-        return [(int(row[0]), row[1], None) for row in table]
-    except (StopIteration, ValueError, IndexError) as error:
-        raise ScanError(
-            f"The label table {path.name} is not understood: expected columns index, name and network (CSV or TSV), "
-            "or lines `index name R G B A`."
-        ) from error
-
-
-def _is_integer(cell: str) -> bool:
-    return cell.lstrip("-").isdigit()
-
-
-def _network_of(roi_name: str) -> str:
-    """The network that a Schaefer name holds, `Subcortex` for Tian's names, else `unassigned`."""
-    match = re.match(r"(?:7|17)Networks_[LR]H_([^_]+)", roi_name)
-    if match:
-        return match[1]
-    return "Subcortex" if re.search(r"-(lh|rh)$", roi_name) else "unassigned"
-
-
-def _yeo_scheme(roi_names: Iterable[str]) -> str:
-    """`"7"` or `"17"` where names say of which Yeo parcellation they are, `"7 and 17"` where they mix, else empty."""
-    found = {match[1] for name in roi_names if (match := re.match(r"(7|17)Networks_", name))}
-    return " and ".join(sorted(found, key=int))
-
-
 def _check_yeo_networks(atlas: Atlas) -> None:
-    scheme = _yeo_scheme(atlas.roi_names)
+    scheme = yeo_scheme(atlas.roi_names)
     if not scheme:
         return
     other = "17" if scheme == "7" else "7"

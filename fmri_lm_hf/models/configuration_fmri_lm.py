@@ -64,7 +64,7 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_embedding_source: str = "encoder"
     projector_layer_norm: bool = False
     scan_tokens: list[str] = field(default_factory=lambda: ["rois"])
-    network_name_ids: list[list[int]] | None = None
+    network_name_ids: list[list[int]] = field(default_factory=list)
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
     part_dtypes: dict[str, str] | None = None
@@ -77,6 +77,9 @@ class FmriLMConfig(PreTrainedConfig):
                     "`AutoConfig.from_pretrained` turns a model's name into its configuration."
                 )
         check_config_is_inert({**kwargs, "text_config": self.text_config, "fmri_config": self.fmri_config})
+        if not __name__.startswith("transformers_modules."):
+            # the pipelines of a checkpoint are for where this package, which registers them, is not installed
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -96,10 +99,10 @@ class FmriLMConfig(PreTrainedConfig):
         if self.reads_network_pairs:
             networks, names = self.fmri_config.roi_networks, self.network_name_ids
             n_networks = 0 if networks is None else max(networks) + 1
-            if not n_networks or len(names or []) != n_networks or not all(names or []):
+            if not n_networks or len(names) != n_networks or not all(names):
                 raise ValueError(
                     "Network-pair tokens need `roi_networks` in `fmri_config` and the text ids of each network's name "
-                    f"in `network_name_ids`, got {n_networks} networks and {len(names or [])} names."
+                    f"in `network_name_ids`, got {n_networks} networks and {len(names)} names."
                 )
 
     @property

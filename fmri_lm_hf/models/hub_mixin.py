@@ -1,17 +1,36 @@
-"""`push_to_hub` of this package's models and processors: complete, in one commit, safe to repeat.
+"""What this package's models and processors do beyond transformers when they are published, saved and loaded.
 
-A checkpoint carries this file beside its classes. Where the package is not installed, they push as transformers does.
+`push_to_hub` is complete, in one commit, and safe to repeat. What was recorded about weights (`training_info.json`,
+`results.json`) travels with the model that they were loaded into, as what it is: the record of these weights, or of
+those that it started from. A checkpoint carries this file beside its classes. Where the package is not installed,
+they push as transformers does.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = ["PublishedOnHub"]
 
+_TRAINING, _RESULTS = "training_info.json", "results.json"
+_NOT_RECORDED = "[not recorded]"
+_WHERE = (
+    "revision",
+    "cache_dir",
+    "token",
+    "local_files_only",
+    "subfolder",
+)  # what decides which file is meant
+
 
 class PublishedOnHub:
-    """First base of what has `save_pretrained`, so that its `push_to_hub` is that of `fmri_lm_hf.hub`."""
+    """First base of what has `save_pretrained`."""
+
+    _recorded_in: Path | None = None  # the folder that the weights came from
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Any:
         """Publish on the Hub, with code and card, in one commit.
@@ -19,10 +38,11 @@ class PublishedOnHub:
         Parameters
         ----------
         repo_id : str
-            `"organisation/name"`; created when there is none.
+            `"organisation/name"`, or `"name"` for one of your own; created when there is none.
         **options
-            As [`fmri_lm_hf.hub.push_to_hub`] takes them: `private`, `revision`, `token`, `commit_message`, and for
-            a model `processor`, which then goes into the same commit.
+            As [`fmri_lm_hf.hub.push_to_hub`] takes them: `private`, `revision`, `create_pr`, `token`,
+            `commit_message`, `commit_description`, `tags`, `license`, and for a model `processor`, which then goes
+            into the same commit.
 
         Returns
         -------
@@ -34,3 +54,103 @@ class PublishedOnHub:
         except ImportError:
             return super().push_to_hub(repo_id, **options)  # type: ignore[misc]
         return push_to_hub(self, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, and remember where the record of the weights lies."""
+        where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if hasattr(model, "state_dict") and pretrained_model_name_or_path is not None:
+            model._recorded_in = _folder_of_record(pretrained_model_name_or_path, where)
+        return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Save as transformers does, with what is recorded about the weights beside them."""
+        record: dict[str, Any] = {}
+        if hasattr(self, "state_dict") and kwargs.get("is_main_process", True):
+            record = self._records(kwargs.get("state_dict"))  # before the files it compares with are replaced
+        saved = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        for name, content in record.items():
+            path = Path(save_directory) / name
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                partial = path.with_name(f".{name}.{os.getpid()}.tmp")
+                partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                os.replace(partial, path)
+        return saved
+
+    def record_of_weights(self, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """The training record of a model's weights; None when nothing is recorded about them, nor about a part.
+
+        Of weights that have changed since they were loaded, the record is `{"training": "[not recorded]",
+        "started_from": ...}`; of a model that was joined from loaded parts, it names their records under `parts`.
+
+        Parameters
+        ----------
+        state_dict : mapping, optional
+            The weights, where the model itself does not hold all of them.
+        """
+        training = _read(self._recorded_in, _TRAINING)
+        if training is not None:
+            if _are_weights_of(self._recorded_in, state_dict or self.state_dict()):  # type: ignore[attr-defined]
+                return training
+            started_from = {name: value for name, value in training.items() if name != "log_history"}
+            return {"training": _NOT_RECORDED, "started_from": started_from}
+        parts = {}
+        for name, module in self.named_modules():  # type: ignore[attr-defined]
+            if (
+                module is not self
+                and isinstance(module, PublishedOnHub)
+                and (record := module.record_of_weights())
+            ):
+                parts[name] = record
+        return {"training": _NOT_RECORDED, "parts": parts} if parts else None
+
+    def _records(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What to write beside saved weights: file name -> content, None for a file that is about other weights."""
+        training = self.record_of_weights(state_dict)
+        if training is None:
+            return {}
+        results = _read(self._recorded_in, _RESULTS)
+        is_theirs = "started_from" not in training and "parts" not in training
+        return {_TRAINING: training, _RESULTS: results if is_theirs else None}
+
+
+def _folder_of_record(name: Any, where: dict[str, Any]) -> Path | None:
+    """The folder of a checkpoint, here or in the cache of the Hub's client, if a training record lies in it."""
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        name,
+        _TRAINING,
+        **where,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if file is None else Path(file).parent
+
+
+def _read(folder: Path | None, name: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / name).read_text(encoding="utf-8")) if folder else None
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _are_weights_of(folder: Path | None, weights: Mapping[str, Any]) -> bool:
+    """Whether these are the weights in the safetensors files of a folder."""
+    import torch
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("model*.safetensors")) if folder else []
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (safe_open is not iterable)
+                held = weights.get(name)
+                if held is None or held.is_meta or not torch.equal(tensors.get_tensor(name), held.cpu()):
+                    return False
+    return bool(files)

@@ -14,8 +14,8 @@ from torch import nn
 
 from .configuration_fmri_lm import FmriLMConfig
 
-# Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs of
-# the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
+# Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs
+# of the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
 PRESENT, VALUE, RANK = range(3)
 N_FEATURES = 4
 MAX_NAME_TOKENS = 8
@@ -93,6 +93,13 @@ def network_pair_features(
     Parameters are those of `network_pair_values`.
     """
     values, present, rms = network_pair_values(input_values, roi_mask, padding_mask, roi_networks, n_networks)
+    return pair_features(values, present, rms, n_networks)
+
+
+def pair_features(
+    values: torch.Tensor, present: torch.Tensor, rms: torch.Tensor, n_networks: int
+) -> torch.Tensor:
+    """The same from the results of `network_pair_values`."""
     features = values.new_zeros(len(values), 1 + values.shape[1], N_FEATURES)
     features[:, 1:, PRESENT] = present.to(values.dtype)
     features[:, 1:, VALUE] = values
@@ -198,6 +205,7 @@ __all__ = [
     "network_pair_values",
     "observed_pairs",
     "pad_name_ids",
+    "pair_features",
     "pair_indices",
     "pair_ranks",
 ]

@@ -1,11 +1,13 @@
-"""Pipelines: a scan in, an answer out."""
+"""Pipelines: a scan in, an answer out. Their code lies beside the models, so that a checkpoint can carry it."""
 
-from .fmri_to_text import FmriToTextPipeline
-from .zero_shot_classification import FmriZeroShotClassificationPipeline
+from ..models.pipeline_fmri_to_text import FmriToTextPipeline
+from ..models.pipeline_zero_shot_classification import FmriZeroShotClassificationPipeline
+from .hypothesis import FmriHypothesisPipeline
 
 PIPELINES = {
     "fmri-zero-shot-classification": FmriZeroShotClassificationPipeline,
     "fmri-to-text": FmriToTextPipeline,
+    "fmri-hypothesis": FmriHypothesisPipeline,
 }
 
-__all__ = ["PIPELINES", "FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]
+__all__ = ["PIPELINES", "FmriHypothesisPipeline", "FmriToTextPipeline", "FmriZeroShotClassificationPipeline"]

@@ -62,13 +62,14 @@ PUBLISHED_NAMES = (
     "TempPar",
 )
 _TERMS = (
-    "anterior posterior dorsal ventral lateral medial left right superior inferior primary secondary central "
-    "frontal temporal parietal occipital cingulate insular motor sensory visual auditory attention control "
-    "memory language executive emotion reward cortex nucleus gyrus pole area lobe hub core system cluster "
-    "A B C 1 2 3 4 5 6 7 8"
-).split()
-_ONSETS = "b c d f g l m n p r s t v br cr st tr".split()
-_VOWELS = "a e i o u ea ai".split()
+    "anterior posterior dorsal ventral lateral medial left right superior inferior primary secondary "
+    "central frontal temporal parietal occipital cingulate insular motor sensory visual auditory "
+    "attention control memory language executive emotion reward cortex nucleus gyrus pole area lobe hub "
+    "core system cluster"
+)
+_MARKS = "A B C 1 2 3 4 5 6 7 8"
+_ONSETS = ["b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t", "v", "br", "cr", "st", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u", "ea", "ai"]
 
 
 def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
@@ -83,9 +84,9 @@ def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
         if kind < share_published:
             name = str(rng.choice(PUBLISHED_NAMES))
         elif kind < share_published + 0.6 * (1 - share_published):
-            name = " ".join(rng.choice(_TERMS[:-11], int(rng.integers(1, 3)), replace=False))
+            name = " ".join(rng.choice(_TERMS.split(), int(rng.integers(1, 3)), replace=False))
             if rng.random() < 0.3:
-                name += f" {rng.choice(_TERMS[-11:])}"
+                name += f" {rng.choice(_MARKS.split())}"
         else:
             name = "".join(
                 f"{rng.choice(_ONSETS)}{rng.choice(_VOWELS)}" for _ in range(int(rng.integers(2, 4)))

@@ -17,7 +17,6 @@ BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
 PHENOTYPE_LEVELS = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
 AGE_RANGE = (20.0, 80.0)  # years, uniform
 AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # the strength of an age effect is the change over AGE_UNIT years
-UNASSIGNED = ("unassigned", "none", "unknown", "")
 POPULATION_SEED = (
     20_101  # the population depends on the atlas alone: other seeds are other people, not another species
 )
@@ -146,9 +145,8 @@ def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
     The pairs are dealt from the (at most eight) largest networks, up to four to each phenotype, so that no pair
     carries two effects.
     """
-    sizes = {name: atlas.networks.count(name) for name in atlas.network_names}
-    named = [name for name in sizes if name.lower() not in UNASSIGNED]
-    largest = sorted(named, key=lambda name: -sizes[name])[:8]
+    sizes = {name: atlas.networks.count(name) for name in atlas.named_networks}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
     pairs = list(combinations(largest, 2))
     if len(pairs) < 3:
         raise ValueError(

@@ -57,7 +57,7 @@ class ScanRanges:
     roi_signal : (float, float)
         SD of what a ROI shares with no other, inside the band.
     global_signal : (float, float)
-        SD of a signal in all ROIs, such as breathing; it is removed by global signal regression in a fifth of the scans.
+        SD of a signal in all ROIs, such as breathing; it is regressed out in a fifth of the scans.
     white_noise : (float, float)
         SD of the measurement noise.
     motion : (float, float)
@@ -148,7 +148,8 @@ def random_scan(
     rng = _generator(seed, SCAN, index)
 
     def draw(name: str, size: Any = None) -> Any:
-        return rng.uniform(*getattr(ranges, name), size)
+        low, high = getattr(ranges, name)
+        return rng.uniform(low, high, size)
 
     names = list(atlas.network_names)
     own = np.array([names.index(network) for network in atlas.networks])

@@ -19,20 +19,29 @@ from typing import ClassVar, Literal
 
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..corpus.reference import CohortReference
-from ..hub.dataset_location import dataset_folder
+from ..corpus.reading import DESCRIBE
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
+from .backbone import load_backbone
 from .data import ScanConversations, TrainingScans
 from .lora import lora_config
 from .record import save_stage
-from .texts import DESCRIBE, CorpusTexts, PairQuestions, joined, plain_text_blocks
+from .texts import CorpusTexts, described_by, joined, plain_text_blocks
 from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
+
+# arguments that are fields of FmriLMConfig
+_OF_THE_MODEL = (
+    "fmri_embedding_source",
+    "projector_layer_norm",
+    "fmri_loss_weight",
+    "initializer_range",
+    "scan_tokens",
+)
+N_NOISE = 64  # scans of noise
 
 __all__ = ["AlignmentArguments", "main", "train"]
 
@@ -51,7 +60,11 @@ class AlignmentArguments(LanguageModelArguments):
 
     fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id")
     language_model: str | None = argument(
-        "causal language model with its tokenizer: a folder or Hub id, such as gpt2"
+        "causal language model with its tokenizer: a folder or Hub id, such as gpt2; or a reader, whose language model "
+        "and network-pair tokens are taken"
+    )
+    scan_tokens: list[str] = argument(
+        "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
     )
     fmri_embedding_source: Literal["encoder", "codes"] = argument(
         "what the language model reads: the encoder's features (as published) or only what the codes say",
@@ -70,9 +83,8 @@ class AlignmentArguments(LanguageModelArguments):
     text_lengths: list[str] = argument(
         "texts of these lengths are used, one drawn each time", ["sentence", "paragraph"]
     )
-    requests: list[str] = argument("what the user says before a description; drawn", list(DESCRIBE))
-    pair_questions: int = argument(
-        "questions about single network pairs in each conversation, answered from the corpus's reference", 0
+    requests: list[str] = argument(
+        "what the user says before a description of the corpus; drawn", list(DESCRIBE)
     )
     plain_text: str | None = argument(
         "plain text for T2T: a .txt, .jsonl or .parquet file, or a dataset with `text`"
@@ -102,54 +114,55 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     inputs, rows = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
     ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
 
-    language_model = AutoModelForCausalLM.from_pretrained(arguments.language_model, dtype=torch.float32)
-    text_tokenizer = AutoTokenizer.from_pretrained(arguments.language_model, padding_side="left")
-    text_tokenizer.pad_token = text_tokenizer.pad_token or text_tokenizer.eos_token
-    processor = FmriLMProcessor(extractor, text_tokenizer, patch_size=fmri_tokenizer.config.patch_size)
+    backbone = load_backbone(arguments.language_model)
+    processor = FmriLMProcessor(
+        extractor,
+        backbone.text_tokenizer,
+        patch_size=fmri_tokenizer.config.patch_size,
+        scan_tokens=arguments.scan_tokens,
+    )
     torch.manual_seed(arguments.seed)
+    reads_pairs = "network_pairs" in arguments.scan_tokens
     model = FmriLMForCausalLM.from_components(
         fmri_tokenizer,
-        language_model,
+        backbone.language_model,
         fmri_token_id=processor.fmri_token_id,
-        **{name: getattr(arguments, name) for name in ("fmri_embedding_source", "projector_layer_norm")},
-        **{name: getattr(arguments, name) for name in ("fmri_loss_weight", "initializer_range")},
+        network_name_ids=processor.network_name_ids() if reads_pairs else [],
+        **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
     )
+    backbone.give_reading(model)
     adapter = None
     if arguments.lora_rank:
         adapter = get_peft_model(model, lora_config(model, arguments))  # changes `model` itself
-        for starts_fresh in (model.projector, model.roi_embeddings, model.fmri_head):
+        for starts_fresh in filter(
+            None, (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs)
+        ):
             starts_fresh.requires_grad_(True)
     model.freeze_fmri_tokenizer()
 
-    converse = joined((texts, 1.0))
-    if arguments.pair_questions:
-        reference = CohortReference.load(dataset_folder(arguments.corpus) / "reference")
-        pairs = PairQuestions(reference, arguments.pair_questions)
-        pairs.add(scans.dataset[row] for of_split in rows.values() for row in of_split)
-        converse = joined((texts, 1.0), (pairs, 1.0))
+    converse = joined(*described_by(arguments, texts, processor))
     plain_texts = None
     if arguments.text_only_loss_weight:
         with arguments.main_process_first():
             plain_texts = plain_text_blocks(
-                str(arguments.plain_text), text_tokenizer, arguments.plain_text_tokens
+                str(arguments.plain_text), backbone.text_tokenizer, arguments.plain_text_tokens
             )
-    views = scans.views(
-        inputs, fmri_tokenizer.to(arguments.device), arguments, model.config.fmri_embedding_source
-    )
     next_codes = arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1
+    views = scans.views(inputs, model.to(arguments.device), arguments, with_codes=next_codes)
     examples = ScanConversations(
         views,
         ids["train"],
         converse,
         plain_texts,
         n_plain=round(arguments.plain_text_share * len(ids["train"])),
+        absent=scans.store.encode_noise(N_NOISE, model, next_codes) if arguments.share_absent else None,
+        n_absent=round(arguments.share_absent * len(ids["train"])),
         roi_dropout=arguments.roi_dropout,
-        next_codes=next_codes,
         seed=arguments.seed,
     )
     held_out = None
     if "validation" in ids:
-        held_out = ScanConversations(views[:1], ids["validation"], converse, next_codes=next_codes)
+        held_out = ScanConversations(views[:1], ids["validation"], converse)
     trainer = FmriLMTrainer(
         model,
         arguments,

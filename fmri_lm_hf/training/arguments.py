@@ -65,6 +65,19 @@ class LanguageModelArguments(StageArguments):
     )
     shortest_window: float = argument("least share of a scan that a window holds", 0.4)
     roi_dropout: float = argument("largest share of a scan's ROIs that are hidden while training", 0.0)
+    reading_questions: int = argument(
+        "questions about network pairs in each conversation, answered from the scan itself; needs network-pair tokens",
+        0,
+    )
+    share_described: float = argument(
+        "share of the conversations that ask for a description: of the scan itself where `reading_questions` are "
+        "asked, else a text of the corpus",
+        0.0,
+    )
+    share_absent: float = argument(
+        "prompts without a scan, or with noise in its place, as a share of the scans: the answer is that there is none",
+        0.0,
+    )
     lora_rank: int = argument("rank of adapters to train instead of all weights; 0 trains all weights", 0)
     lora_alpha: int = argument("adapters are scaled by lora_alpha / lora_rank", 32)
     lora_dropout: float = argument("dropout in the adapters", 0.0)

@@ -12,14 +12,15 @@ import torch
 from torch.utils.data import Dataset
 from transformers.utils import cached_file, logging
 
+from ..corpus.reading import ABSENT_ANSWERS
 from ..hub.dataset_location import dataset_folder
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError
 from ..scans.dataset import load_scan_dataset
 from ..scans.splits import SplitManifest
 from .arguments import LanguageModelArguments, StageArguments
-from .feature_store import FeatureStore, StoredScans
+from .feature_store import IGNORED, FeatureStore, StoredScans
 
 __all__ = [
     "ScanConversations",
@@ -31,6 +32,7 @@ __all__ = [
 logger = logging.get_logger(__name__)
 
 Messages = list[dict[str, Any]]
+Converse = Callable[[str, np.random.Generator, Mapping[str, torch.Tensor]], Messages]
 
 
 class TrainingScans:
@@ -126,9 +128,9 @@ class TrainingScans:
     def views(
         self,
         inputs: StoredScans,
-        fmri_tokenizer: FmriTokenizer,
+        model: FmriLMForCausalLM,
         arguments: LanguageModelArguments,
-        source: str,
+        with_codes: bool = False,
     ) -> list[StoredScans]:
         """What the frozen tokenizer says of the scans: whole, then through `n_windows` random windows in time."""
         windows: list[dict[str, Any] | None] = [None]
@@ -136,7 +138,7 @@ class TrainingScans:
             {"shortest": arguments.shortest_window, "seed": arguments.seed + i}
             for i in range(arguments.n_windows)
         ]
-        return [self.store.encode(inputs, fmri_tokenizer, source, window) for window in windows]
+        return [self.store.encode(inputs, model, window, with_codes) for window in windows]
 
     @property
     def scan_ids(self) -> list[str]:
@@ -216,15 +218,18 @@ class ScanConversations(Dataset):
     scan_ids : sequence of str
         The scans to use.
     converse : callable
-        ``converse(scan_id, draw)`` gives the messages about a scan; `draw` is a `numpy.random.Generator`.
+        ``converse(scan_id, draw, seen)`` gives the messages about a scan; `draw` is a `numpy.random.Generator`, `seen`
+        what the language model will see of the scan.
     plain_texts : sequence of mappings, optional
         With `input_ids`; drawn at random.
     n_plain : int, optional
         Plain texts in an epoch; as many as scans when None.
+    absent : StoredScans, optional
+        Scans of noise: asked about them, or without any scan, the model learns to say that there is nothing to read.
+    n_absent : int
+        Examples of that kind in an epoch.
     roi_dropout : float
         Up to this share of a scan's ROIs is hidden from the language model, others each time.
-    next_codes : bool
-        Whether the codes of the scans are to be predicted too (`fmri_labels`).
     seed : int
     """
 
@@ -232,21 +237,18 @@ class ScanConversations(Dataset):
         self,
         views: Sequence[StoredScans],
         scan_ids: Sequence[str],
-        converse: Callable[[str, np.random.Generator], Messages],
+        converse: Converse,
         plain_texts: Any = None,
         n_plain: int | None = None,
+        absent: StoredScans | None = None,
+        n_absent: int = 0,
         roi_dropout: float = 0.0,
-        next_codes: bool = False,
         seed: int = 0,
     ):
         self.views, self.scan_ids, self.converse = list(views), list(scan_ids), converse
-        self.plain_texts, self.roi_dropout, self.next_codes, self.seed = (
-            plain_texts,
-            roi_dropout,
-            next_codes,
-            seed,
-        )
+        self.plain_texts, self.roi_dropout, self.seed = plain_texts, roi_dropout, seed
         self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
+        self.absent, self.n_absent = absent, 0 if absent is None else n_absent
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -254,22 +256,34 @@ class ScanConversations(Dataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.scan_ids) + self.n_plain
+        return len(self.scan_ids) + self.n_plain + self.n_absent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         draw = np.random.default_rng([self.seed, self.epoch, index])
+        if index >= len(self.scan_ids) + self.n_plain:
+            return self._absent(draw)
         if index >= len(self.scan_ids):
             return {"input_ids": self.plain_texts[int(draw.integers(len(self.plain_texts)))]["input_ids"]}
         scan_id = self.scan_ids[index]
         seen = self.views[int(draw.integers(len(self.views)))].row(scan_id)
-        codes = seen.pop("fmri_codes", None)
-        if self.next_codes and codes is not None:
-            seen["fmri_labels"] = codes.long()
         if self.roi_dropout:
             hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout * draw.random()
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
-        return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw), **seen}
+        return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw, seen), **seen}
+
+    def _absent(self, draw: np.random.Generator) -> dict[str, Any]:
+        """A question as about a scan, with no scan or noise in its place, and the answer that nothing can be read."""
+        assert self.absent is not None
+        scan_id = self.scan_ids[int(draw.integers(len(self.scan_ids)))]
+        question = self.converse(scan_id, draw, self.views[0].row(scan_id))[0]
+        answer = {"role": "assistant", "content": str(draw.choice(ABSENT_ANSWERS))}
+        if draw.random() < 0.5:
+            return {"conversation": [{**question, "content": question["content"][1]["text"]}, answer]}
+        noise = self.absent.row(self.absent.scan_ids[int(draw.integers(len(self.absent)))])
+        if "fmri_labels" in noise:
+            noise["fmri_labels"] = torch.full_like(noise["fmri_labels"], IGNORED)  # noise has nothing to predict
+        return {"conversation": [question, answer], **noise}
 
 
 def about_scan(turns: Sequence[tuple[str, str]]) -> Messages:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ..files import write_json
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError
 
 __all__ = ["FeatureStore", "StoredScans", "content_hash", "draw_windows", "weights_hash"]
@@ -136,56 +136,82 @@ class FeatureStore:
     def encode(
         self,
         inputs: StoredScans,
-        fmri_tokenizer: FmriTokenizer,
-        source: str,
+        model: FmriLMForCausalLM,
         window: Mapping[str, Any] | None = None,
+        with_codes: bool = False,
         batch_size: int = 32,
     ) -> StoredScans:
-        """What a frozen tokenizer says of scans: `fmri_features`, `roi_mask`, `padding_mask`, and `fmri_codes`.
+        """What the frozen side of a model says of scans: `fmri_features`, `roi_mask` and `padding_mask`.
 
         Parameters
         ----------
         inputs : StoredScans
             From `extract`.
-        fmri_tokenizer : FmriTokenizer
-            Not changed; it runs where it is, in evaluation mode.
-        source : {"encoder", "codes"}
-            What `fmri_features` are: continuous features (n_tokens, hidden_size), or the sum of the code vectors.
+        model : FmriLMForCausalLM
+            Only its tokenizer runs, where it is, in evaluation mode; nothing of the model is changed.
         window : mapping, optional
             ``{"shortest": least share, "seed": int}``: only a random window in time of each scan is seen.
+        with_codes : bool, default=False
+            Keep the codes of the tokens too, as `fmri_labels`; `IGNORED` where nothing was observed.
         batch_size : int
         """
         ids = [scan_id for scan_id in inputs.scan_ids if scan_id not in inputs.failures]
+        tokenizer, config = model.fmri_tokenizer, model.config
+        if with_codes and (tokenizer is None or tokenizer.quantizer is None):
+            raise ValueError("Codes are to be predicted, but the tokenizer of this model has no codebook.")
 
         @torch.inference_mode()
         def encoded() -> Iterable[tuple[int, dict[str, np.ndarray] | str]]:
-            was_training = fmri_tokenizer.training
-            fmri_tokenizer.eval()
+            was_training = model.training
+            model.eval()
             title = "Tokens of the scans" if window is None else f"The same in windows, seed {window['seed']}"
             for start in tqdm(range(0, len(ids), batch_size), desc=title, unit="batch"):
                 of_batch = ids[start : start + batch_size]
                 batch = inputs.batch(of_batch)
                 if window is not None:
                     batch["padding_mask"] &= draw_windows(batch["padding_mask"], of_batch, **window)
-                said = fmri_tokenizer.encode(
-                    **{name: x.to(fmri_tokenizer.device) for name, x in batch.items()}
-                )
+                there = {name: values.to(model.device) for name, values in batch.items()}
                 told = {
-                    "fmri_features": said.embeddings if source == "encoder" else said.quantized,
+                    "fmri_features": model.get_fmri_features(**there).float(),
                     "roi_mask": batch["roi_mask"],
                     "padding_mask": batch["padding_mask"],
                 }
-                if said.fmri_codes is not None and said.token_mask is not None:
-                    codes = said.fmri_codes.int()
-                    codes[~said.token_mask] = IGNORED
-                    told["fmri_codes"] = codes
+                if with_codes:
+                    said = tokenizer.encode(**there)
+                    told["fmri_labels"] = said.fmri_codes.clone()
+                    told["fmri_labels"][~said.token_mask] = IGNORED
                 arrays = {name: values.cpu().numpy() for name, values in told.items()}
                 for i in range(len(of_batch)):
                     yield start + i, {name: values[i] for name, values in arrays.items()}
-            fmri_tokenizer.train(was_training)
+            model.train(was_training)
 
-        made_from = [weights_hash(fmri_tokenizer), source, dict(window or {}), inputs.key, ids]
-        return self._entry("features", made_from, ids, encoded)
+        read_by = [None if tokenizer is None else weights_hash(tokenizer), config.fmri_config.to_diff_dict()]
+        read_by += [config.scan_tokens, config.fmri_embedding_source, with_codes]
+        return self._entry("features", [*read_by, dict(window or {}), inputs.key, ids], ids, encoded)
+
+    def encode_noise(
+        self, n: int, model: FmriLMForCausalLM, with_codes: bool = False, seed: int = 0
+    ) -> StoredScans:
+        """The same for `n` scans of nothing but white noise."""
+        config = model.config.fmri_config
+        ids = [f"noise-{i}" for i in range(n)]
+
+        def drawn() -> Iterable[tuple[int, dict[str, np.ndarray] | str]]:
+            draw = np.random.default_rng(seed)
+            for i in range(n):
+                yield (
+                    i,
+                    {
+                        "input_values": draw.normal(size=(config.n_rois, config.n_timepoints)).astype(
+                            np.float32
+                        ),
+                        "roi_mask": np.ones(config.n_rois, dtype=bool),
+                        "padding_mask": np.ones(config.n_timepoints, dtype=bool),
+                    },
+                )
+
+        made_from = [n, seed, config.n_rois, config.n_timepoints]
+        return self.encode(self._entry("noise", made_from, ids, drawn), model, with_codes=with_codes)
 
     def embed(self, texts: Sequence[str], made_from: Any, embed: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Embeddings of texts (n_texts, size), by the function `embed` unless they are there already.

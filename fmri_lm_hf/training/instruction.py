@@ -21,11 +21,12 @@ from peft import get_peft_model
 
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .alignment import N_NOISE
 from .arguments import LanguageModelArguments, argument, parse
 from .data import ScanConversations, TrainingScans
 from .lora import lora_config
 from .record import save_stage
-from .texts import CorpusTexts, GivenConversations, LabelQuestions, joined
+from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
 from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
 
 __all__ = ["InstructionArguments", "main", "train"]
@@ -53,13 +54,12 @@ class InstructionArguments(LanguageModelArguments):
     )
     corpus_config: str | None = argument("all (default), or a family such as connectivity")
     text_lengths: list[str] = argument("texts of these lengths are used", ["sentence", "paragraph"])
-    share_described: float = argument("share of the conversations that ask for a description too", 0.0)
 
     def __post_init__(self):
         super().__post_init__()
         if (self.questions is None) == (self.conversations is None):
             raise ValueError("Give either `questions` about label columns or `conversations`.")
-        if self.share_described and self.corpus is None:
+        if self.share_described and self.corpus is None and not self.reading_questions:
             raise ValueError(
                 "`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0."
             )
@@ -74,28 +74,26 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     """Train a model to answer questions, and save it, or its adapter, in `output_dir`."""
     assert arguments.model
     scans = TrainingScans(arguments, arguments.corpus)
+    processor = FmriLMProcessor.from_pretrained(arguments.model)
     converse: Any
     if arguments.questions is not None:
         questions = LabelQuestions(scans.dataset, arguments.questions, arguments.questions_per_conversation)
         asked = questions.scan_ids
-        converse = joined((questions, 1.0))
-        if arguments.corpus is not None and arguments.share_described:
+        texts = None
+        if arguments.corpus is not None and not arguments.reading_questions:
             texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths)
             asked &= texts.scan_ids
-            converse = joined((questions, 1.0), (texts, arguments.share_described))
+        converse = joined((questions, 1.0), *described_by(arguments, texts, processor))
     else:
         converse = GivenConversations(scans.dataset, str(arguments.conversations))
         asked = converse.scan_ids
 
-    processor = FmriLMProcessor.from_pretrained(arguments.model)
     model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
     model.freeze_fmri_tokenizer()
     candidates = [row for row, scan_id in enumerate(scans.scan_ids) if scan_id in asked]
     inputs, rows = scans.read(processor.feature_extractor, scans.split_rows(candidates))
     ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
-    views = scans.views(
-        inputs, model.fmri_tokenizer.to(arguments.device), arguments, model.config.fmri_embedding_source
-    )
+    views = scans.views(inputs, model.to(arguments.device), arguments)
     trained = model
     if arguments.lora_rank:
         adapted = lora_config(model, arguments, modules_to_save=["projector"], task_type="CAUSAL_LM")
@@ -105,7 +103,15 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         arguments,
         data_collator=FmriLMCollator(processor),
         train_dataset=ScanConversations(
-            views, ids["train"], converse, roi_dropout=arguments.roi_dropout, seed=arguments.seed
+            views,
+            ids["train"],
+            converse,
+            absent=scans.store.encode_noise(N_NOISE, model)
+            if arguments.share_absent
+            else None,
+            n_absent=round(arguments.share_absent * len(ids["train"])),
+            roi_dropout=arguments.roi_dropout,
+            seed=arguments.seed,
         ),
         eval_dataset=ScanConversations(views[:1], ids["validation"], converse)
         if "validation" in ids

@@ -24,10 +24,11 @@ from transformers import (
     Trainer,
 )
 
+from ..corpus.reading import DESCRIBE
 from ..evaluation.tasks import load_tasks
 from .arguments import StageArguments, argument, parse
 from .record import save_stage
-from .texts import ASK_PAIR, DESCRIBE, load_texts
+from .texts import load_texts
 from .trainer import show_progress
 
 __all__ = ["LanguageModelStageArguments", "main", "train", "train_text_tokenizer"]
@@ -49,7 +50,6 @@ class LanguageModelStageArguments(StageArguments):
 
     texts: str | None = argument("texts: a corpus, a .txt, .jsonl or .parquet file, or a dataset with `text`")
     questions: dict | str | None = argument("questions about labels, whose words the vocabulary should have")
-    networks: list[str] = argument("names of networks that are asked about, for the vocabulary", [])
     vocab_size: int = argument("largest size of the subword vocabulary", 800)
     model: dict | str | None = argument("fields of LlamaConfig, such as hidden_size and num_hidden_layers")
 
@@ -64,7 +64,7 @@ def train(arguments: LanguageModelStageArguments) -> Trainer:
     assert arguments.texts
     assert not isinstance(arguments.model, str)
     texts = [text for text in load_texts(arguments.texts, ("text",))["text"] if text and text.strip()]
-    questions = [*DESCRIBE, *(ASK_PAIR.format(pair=name) for name in arguments.networks)]
+    questions = list(DESCRIBE)
     if arguments.questions is not None:
         for task in load_tasks(arguments.questions).values():
             questions += [*task.ask, *task.classes]

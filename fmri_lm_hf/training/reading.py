@@ -1,4 +1,4 @@
-"""A reader: a small language model that learns to read network pairs from random scans, each met once.
+"""What a reader is trained on: questions about random scans, from few networks and one wording to many.
 
 Attention comes to look a pair up by its two names only where there are few pairs to choose from. So training begins
 with few networks and one-word questions and widens from there; see `ReaderRecipe`.
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
 from ..corpus.facts import Fact
 from ..corpus.reading import (
@@ -29,16 +28,18 @@ from ..corpus.reading import (
     scan_facts,
 )
 from ..models.atlas import Atlas
-from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
-from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..models.network_pairs import MAX_NAME_TOKENS, network_pair_features, pad_name_ids
-from ..models.processing_fmri_lm import FmriLMProcessor
+from ..models.network_pairs import (
+    MAX_NAME_TOKENS,
+    network_pair_features,
+    pad_name_ids,
+    pair_features,
+    pair_indices,
+)
 from ..simulation.network_names import PUBLISHED_NAMES, draw_network_names
 from ..simulation.stream import RandomScans, random_scan
-from .trainer import IGNORED, FmriLMTrainer
+from .trainer import IGNORED
 
-__all__ = ["ReaderRecipe", "ReadingBatches", "new_reader", "reading_texts", "train_reader", "with_atlas"]
+__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class ReaderRecipe:
     few_until, some_until : float
         Until this share of the steps the scans have three or four networks; until the second, up to seven. After
         that as many as `n_networks` says. Until `few_until` all questions have one wording.
+    drawn_until : float
+        Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
+        connected a scan is overall says nothing about a pair, and only looking it up does.
     own_names_from : float
         From this share of the steps on, names are also drawn from anatomical terms and made-up words.
     n_networks : (int, int)
@@ -76,6 +80,7 @@ class ReaderRecipe:
     batch_size: int = 16
     few_until: float = 0.14
     some_until: float = 0.45
+    drawn_until: float = 0.4
     own_names_from: float = 0.65
     n_networks: tuple[int, int] = (4, 8)
     questions: int = 6
@@ -177,9 +182,13 @@ class ReadingBatches(IterableDataset):
             if self.atlas is None and done < recipe.own_names_from:
                 names = self._published_names(len(atlas.network_names), index, done < recipe.few_until)
                 atlas = _renamed(atlas, names)
+            atlases.append(atlas)
+            if done < recipe.drawn_until:
+                continue
             kind = kind if kind in ("noise", "shuffled") else "brain"
             scans.append(random_scan(atlas, recipe.seed, index, stream.ranges, kind))  # type: ignore[arg-type]
-            atlases.append(atlas)
+        if not scans:
+            return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, step), atlases
         return _features(scans, atlases), atlases
 
     def _published_names(self, n: int, index: int, of_one_token: bool) -> list[str]:
@@ -245,6 +254,15 @@ def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torc
     return network_pair_features(values, roi_mask, padding_mask, networks, len(atlases[0].network_names))
 
 
+def _drawn_features(n: int, n_networks: int, seed: int, step: int) -> torch.Tensor:
+    """Features of `n` scans that do not exist, with the connectivity of each pair independent of the others."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    first, second = pair_indices(n_networks)
+    values = 0.4 + 0.5 * torch.randn(n, len(first), generator=generator) + 0.55 * (first == second)
+    rms = 0.1 + 0.4 * torch.rand(n, generator=generator)
+    return pair_features(values, torch.ones_like(values, dtype=torch.bool), rms, n_networks)
+
+
 def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:
     return scan_facts(features[1:, 1].tolist(), (features[1:, 0] > 0).tolist(), names)
 
@@ -269,144 +287,3 @@ def reading_texts(n: int, seed: int = 0) -> list[str]:
         ]
         texts += [ask_extreme(facts, extreme, rng).text for extreme in ("strongest", "weakest")]
     return texts
-
-
-def new_reader(
-    recipe: ReaderRecipe, atlas: Atlas, n_timepoints: int = 240, t_r: float = 2.0
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """An untrained reader and its processor.
-
-    Parameters
-    ----------
-    recipe : ReaderRecipe
-    atlas : Atlas
-        That of the processor; no weight depends on it.
-    n_timepoints : int, default=240
-        Longest input, in points of `t_r` seconds.
-    t_r : float, default=2.0
-    """
-    from .language_model import train_text_tokenizer
-
-    tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
-    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
-    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
-    torch.manual_seed(recipe.seed)
-    std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights
-    language_model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=2 * recipe.hidden_size,
-            num_hidden_layers=recipe.num_layers,
-            num_attention_heads=recipe.num_heads,
-            max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-            initializer_range=std,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model = FmriLMForCausalLM.from_components(
-        _shape(atlas, n_timepoints),
-        language_model,
-        scan_tokens=["network_pairs"],
-        network_name_ids=processor.network_name_ids(),
-        fmri_token_id=processor.fmri_token_id,
-        initializer_range=std,
-    )
-    return model, processor
-
-
-def with_atlas(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A reader for scans of another atlas: the same weights, with that atlas's networks and their names."""
-    if not model.config.reads_network_pairs or model.config.reads_rois:
-        raise ValueError(
-            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
-            f"{model.config.scan_tokens}."
-        )
-    old = processor.feature_extractor
-    extractor = FmriFeatureExtractor(
-        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
-    )
-    processor = FmriLMProcessor(extractor, processor.tokenizer, scan_tokens=["network_pairs"])
-    config = type(model.config).from_dict(
-        {
-            **model.config.to_dict(),
-            "fmri_config": _shape(atlas, old.n_timepoints),
-            "network_name_ids": processor.network_name_ids(),
-        }
-    )
-    other = FmriLMForCausalLM(config)
-    other.load_state_dict(model.state_dict())
-    return other.eval(), processor
-
-
-def _shape(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
-    return FmriTokenizerConfig(
-        n_rois=atlas.n_rois,
-        n_timepoints=n_timepoints,
-        patch_size=n_timepoints,
-        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
-    )
-
-
-def train_reader(
-    recipe: ReaderRecipe,
-    out: str,
-    atlas: Atlas | None = None,
-    fixed: bool = False,
-    **arguments: Any,
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """Train a reader; an interrupted training goes on from its last checkpoint.
-
-    Parameters
-    ----------
-    recipe : ReaderRecipe
-    out : str
-        Folder for the Trainer's checkpoints.
-    atlas : Atlas, optional
-        That of the reader's processor; the 160 regions of Dosenbach 2010 when None.
-    fixed : bool, default=False
-        Train on this atlas alone.
-    **arguments
-        Further `TrainingArguments`.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    atlas = Atlas.load("dosenbach_2010") if atlas is None else atlas
-    model, processor = new_reader(recipe, atlas)
-    batches = ReadingBatches(processor.tokenizer, recipe, atlas if fixed else None)
-    defaults: dict[str, Any] = {
-        "output_dir": out,
-        "max_steps": recipe.steps,
-        "per_device_train_batch_size": 1,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 100,
-        "weight_decay": 0.01,
-        "adam_beta2": 0.98,
-        "logging_steps": 50,
-        "save_steps": 500,
-        "save_total_limit": 2,
-        "seed": recipe.seed,
-        "use_cpu": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }
-    trainer = FmriLMTrainer(
-        model,
-        TrainingArguments(**(defaults | arguments)),
-        data_collator=_only,
-        train_dataset=batches,
-    )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(out))
-    return model.eval(), processor
-
-
-def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The one batch that a step takes from `ReadingBatches`."""
-    return batches[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,37 @@ import datasets
 import numpy as np
 import torch
 
-from ..corpus.reference import CohortReference
+from ..corpus.facts import Fact
+from ..corpus.reading import (
+    DESCRIBE,
+    Question,
+    ask_comparison,
+    ask_extreme,
+    ask_level,
+    describe_scan,
+    scan_facts,
+)
 from ..evaluation.tasks import Task, load_tasks
 from ..hub.dataset_location import dataset_folder
-from ..models.scan_images import ScanError
-from .data import Messages, about_scan
+from ..models.configuration_fmri_lm import n_pair_tokens
+from ..models.network_pairs import PRESENT, VALUE
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .arguments import LanguageModelArguments
+from .data import Converse, Messages, about_scan
 
 __all__ = [
     "CorpusTexts",
     "GivenConversations",
     "LabelQuestions",
-    "PairQuestions",
+    "ReadingQuestions",
+    "described_by",
     "embed_texts",
     "joined",
     "load_texts",
     "plain_text_blocks",
 ]
 
-DESCRIBE = (
-    "Describe this scan.",
-    "What does the connectivity of this scan look like?",
-    "Summarise this scan.",
-)
-ASK_PAIR = "Connectivity of {pair}?"
-# Thirds of a normal distribution, so that each answer is right equally often.
-TERCILE_Z = 0.43
+SHARE_LEVELS = 0.75  # of the questions about a scan itself; the others ask for extremes and comparisons
 
 
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
@@ -96,48 +103,53 @@ class CorpusTexts:
         """All texts about a scan."""
         return self.corpus[self._of_scan[scan_id]]["text"]
 
-    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """A request and one of the scan's texts."""
         return [(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
-class PairQuestions:
-    """Questions about single network pairs: lowered, typical or raised, compared with the training cohort.
+class ReadingQuestions:
+    """Questions about what a scan shows by itself, and descriptions of it: the level of a network pair, the strongest
+    and the weakest pair, comparisons.
+
+    The truth is worked out from what the language model is shown (a scan, or a window of it), so no answer is ever
+    about something else.
 
     Parameters
     ----------
-    reference : CohortReference
-        Of the corpus, fitted on its training subjects; with the connectivity family.
-    n_pairs : int
-        Pairs asked about in one conversation.
+    network_names : sequence of str
+        In the order of the model's network-pair tokens.
+    n_questions : int
+        Questions in one conversation.
+    share_described : float
+        Share of the conversations that ask for a description too.
     """
 
-    def __init__(self, reference: CohortReference, n_pairs: int):
-        self.reference, self.n_pairs = reference, n_pairs
-        self.answers: dict[str, list[tuple[str, str]]] = {}
+    def __init__(self, network_names: Sequence[str], n_questions: int, share_described: float = 0.0):
+        self.network_names, self.n_questions = tuple(network_names), n_questions
+        self.share_described = share_described
 
-    def add(self, scans: Any) -> None:
-        """Work out the answers for scans (rows of a scan dataset); one that has no features is not asked about."""
-        for scan in scans:
-            try:
-                features = self.reference.compute(scan["bold"], scan["t_r"], scan.get("roi_mask"))
-            except ScanError:
-                continue  # it is listed where scans are read
-            self.answers[str(scan["scan_id"])] = [
-                (" and ".join(fact["network"]), _tercile(fact["z"]))
-                for fact in self.reference.facts(features)
-                if fact["feature"].startswith("connectivity/mean/")
-            ]
+    def facts(self, seen: Mapping[str, torch.Tensor]) -> list[Fact]:
+        """What is true of a scan, from its `fmri_features`."""
+        pairs = seen["fmri_features"][1 - n_pair_tokens(len(self.network_names)) :]
+        return scan_facts(pairs[:, VALUE].tolist(), (pairs[:, PRESENT] > 0).tolist(), self.network_names)
 
-    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
-        """Some pairs, in any order."""
-        known = self.answers.get(scan_id, [])
-        chosen = draw.permutation(len(known))[: self.n_pairs]
-        return [(ASK_PAIR.format(pair=known[i][0]), known[i][1]) for i in chosen]
-
-
-def _tercile(z: float) -> str:
-    return "lowered" if z < -TERCILE_Z else "raised" if z > TERCILE_Z else "typical"
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
+        """Some questions, and perhaps a description."""
+        facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
+        levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+        asked: list[Question] = []
+        for fact in rng.sample(levels, min(self.n_questions, len(levels))):
+            kind = rng.random()
+            if kind < SHARE_LEVELS or len(facts) == len(levels):
+                asked.append(ask_level(fact, rng))
+            elif kind < (1 + SHARE_LEVELS) / 2:
+                asked.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng))
+            else:
+                asked.append(ask_comparison(fact, rng.choice(levels), rng))
+        if rng.random() < self.share_described:
+            asked.append(Question(rng.choice(DESCRIBE), describe_scan(facts, rng)))
+        return [(question.text, question.answer) for question in asked]
 
 
 class LabelQuestions:
@@ -170,7 +182,7 @@ class LabelQuestions:
                     self._known.setdefault(scan_id, []).append((task, answer))
         self.scan_ids = set(self._known)
 
-    def turns(self, scan_id: str, draw: np.random.Generator) -> Turns:
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some or all questions, in any order, with drawn wording."""
         known = self._known.get(scan_id, [])
         order = draw.permutation(len(known))[: self.n_questions or None]
@@ -179,7 +191,7 @@ class LabelQuestions:
 
 def joined(
     *parts: tuple[Any, float],
-) -> Callable[[str, np.random.Generator], Messages]:
+) -> Converse:
     """Conversations that mix several kinds of questions in any order.
 
     Parameters
@@ -189,13 +201,34 @@ def joined(
         where chance leaves nothing else.
     """
 
-    def converse(scan_id: str, draw: np.random.Generator) -> Messages:
+    def converse(scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Messages:
         turns = [
-            turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw)
-        ] or parts[0][0].turns(scan_id, draw)
+            turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw, seen)
+        ] or parts[0][0].turns(scan_id, draw, seen)
         return about_scan([turns[i] for i in draw.permutation(len(turns))])
 
     return converse
+
+
+def described_by(
+    arguments: LanguageModelArguments, texts: CorpusTexts | None, processor: FmriLMProcessor
+) -> list[tuple[Any, float]]:
+    """What conversations hold beside labels: questions that the scan itself answers, or descriptions of a corpus.
+
+    Raises
+    ------
+    ValueError
+        If questions about network pairs are wanted of a model that does not see them.
+    """
+    if arguments.reading_questions:
+        if "network_pairs" not in processor.scan_tokens:
+            raise ValueError(
+                "`reading_questions` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
+                "`reading_questions: 0`."
+            )
+        names = processor.feature_extractor.atlas.network_names
+        return [(ReadingQuestions(names, arguments.reading_questions, arguments.share_described), 1.0)]
+    return [] if texts is None else [(texts, arguments.share_described)]
 
 
 class GivenConversations:
@@ -228,7 +261,7 @@ class GivenConversations:
             self._of_scan.setdefault(str(scan_id), []).append(index)
         self.scan_ids = set(self._of_scan)
 
-    def __call__(self, scan_id: str, draw: np.random.Generator) -> Messages:
+    def __call__(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Messages:
         """One of the conversations about a scan."""
         chosen = self.conversations[pick(self._of_scan[scan_id], draw)]
         messages = [dict(message) for message in chosen["messages"]]

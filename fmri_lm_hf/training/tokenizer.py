@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModel, AutoTokenizer, default_data_collator
+from transformers import default_data_collator
 
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from .arguments import StageArguments, argument, parse
+from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .feature_store import FeatureStore, weights_hash
 from .record import save_stage
@@ -121,9 +122,8 @@ def _embed(
     What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different scans
     have cosines near 1, and a contrastive loss against them learns one vector.
     """
-    tokenizer = AutoTokenizer.from_pretrained(text_model)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModel.from_pretrained(text_model).to(device).eval()
+    backbone = load_backbone(text_model)
+    model, tokenizer = backbone.language_model.to(device).eval(), backbone.text_tokenizer
     names = [name for of_split in ids.values() for name in of_split]
     first = [texts.texts(name)[0] for name in names]
     embeds = store.embed(

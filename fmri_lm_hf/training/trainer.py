@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ProgressCallback, Trainer
 
+from ..hub.trainer import PublishesThroughHub
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.processing_fmri_lm import FmriLMProcessor
 
@@ -73,7 +74,7 @@ class FmriLMCollator:
         return self._tokens[key]
 
 
-class FmriTrainer(Trainer):
+class FmriTrainer(PublishesThroughHub, Trainer):
     """Trainer that logs every part of the loss, averaged over the steps since the last log."""
 
     def __init__(self, *args, **kwargs):

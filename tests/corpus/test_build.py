@@ -15,13 +15,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from fmri_lm_hf.hub.describe import describe
 
 from fmri_lm_hf import cli
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
 from fmri_lm_hf.corpus.build import build_corpus
 from fmri_lm_hf.corpus.config import CorpusConfig
 from fmri_lm_hf.hub.contents import read_folder
-from fmri_lm_hf.hub.describe import describe
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -43,7 +43,7 @@ def cohort(**changes) -> list[dict]:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several chunks of scans, so that parallel and interrupted builds have something to share out."""
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.CHUNK_SCANS", 5)
+    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 5)
 
 
 @pytest.fixture(scope="session")
@@ -132,8 +132,8 @@ def test_reference_is_that_of_the_training_subjects(corpus, scans):
     assert found.subjects_sha256 == expected.subjects_sha256
     np.testing.assert_allclose(found.maps.ica_maps, expected.maps.ica_maps, atol=1e-6)
     np.testing.assert_allclose(found.maps.gradients, expected.maps.gradients, atol=1e-6)
-    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.std, expected.std, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.statistics.mean, expected.statistics.mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.statistics.std, expected.statistics.std, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_of_test_scans_reaches_training_rows(corpus, tmp_path):
@@ -385,7 +385,7 @@ def test_a_scheduler_that_does_not_answer_is_reported(scans, tmp_path):
 @pytest.mark.slow
 def test_dask_workers_give_the_same_bytes_though_one_is_killed(corpus, scans, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.CHUNK_SCANS", 1)  # 32 tasks a step
+    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 1)  # 32 tasks a step
     out = tmp_path / "corpus"
     done_when_killed: list[int] = []
 

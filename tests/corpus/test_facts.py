@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fmri_lm_hf.corpus.facts import direction_of, fact_measure, make_facts
+from fmri_lm_hf.corpus.facts import direction_of, fact_measure, is_decided, make_facts
 from fmri_lm_hf.descriptors import feature_table
 from fmri_lm_hf.models.atlas import Atlas
 
@@ -57,11 +57,11 @@ def test_features_without_a_finite_z_give_no_fact():
     )
 
 
-def test_the_strongest_and_weakest_pair_are_chosen_by_value_between_networks():
+def test_the_strongest_and_weakest_pair_are_chosen_by_magnitude_between_networks():
     features = {
         "connectivity/mean/Visual-Visual": 0.9,  # within a network, so not a pair
         "connectivity/mean/Visual-Motor": 0.3,
-        "connectivity/mean/Visual-Default-Mode": -0.2,
+        "connectivity/mean/Visual-Default-Mode": -0.2,  # the most negative, but not the weakest
         "connectivity/mean/Motor-Default-Mode": 0.1,
     }
     facts = facts_of(features, dict.fromkeys(features, 0.0) | {"connectivity/mean/Visual-Motor": -1.5})
@@ -70,8 +70,25 @@ def test_the_strongest_and_weakest_pair_are_chosen_by_value_between_networks():
         0.3,
         "lowered",
     )  # strongest, if weaker than in others
-    assert "connectivity/weakest/Visual-Default-Mode" in facts
+    assert facts["connectivity/weakest/Motor-Default-Mode"]["value"] == 0.1
     assert len(facts) == len(features) + 2
+
+
+@pytest.mark.parametrize(
+    "measure, z, decided",
+    [
+        ("ica/fnc", 0.0, True),
+        ("ica/fnc", 0.65, True),
+        ("ica/fnc", 0.8, False),
+        ("ica/fnc", -1.2, False),
+        ("ica/fnc", -1.35, True),
+        ("ica/variability", 0.5, False),  # few windows: a value as uncertain as that says little
+        ("ica/variability", -1.7, False),
+        ("ica/variability", 1.9, True),
+    ],
+)
+def test_a_direction_near_the_threshold_is_not_decided(measure, z, decided):
+    assert is_decided({"feature": f"{measure}/A-B", "z": z}) == decided
 
 
 def test_one_pair_is_neither_strongest_nor_weakest():

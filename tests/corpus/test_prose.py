@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fmri_lm_hf.corpus import faithfulness, select_facts, verbalise
-from fmri_lm_hf.corpus.facts import direction_of, fact_measure
+from fmri_lm_hf.corpus.facts import OTHER_ACQUISITIONS, direction_of, fact_measure, is_decided
 from fmri_lm_hf.corpus.lexicon import NOUNS
 from fmri_lm_hf.corpus.prose import EXTREME_FORMS, FORMS, NUMBER_STYLES, direction_phrases, render_statement
 from fmri_lm_hf.descriptors import MEASURES
@@ -28,7 +28,7 @@ def make_fact(measure: str, networks: tuple[str, ...] = (), z: float = 2.46, val
         "value": value,
         "z": z,
         "direction": direction_of(z),
-        "units": "units",
+        "units": MEASURES[measure].units if measure in MEASURES else "Fisher z",
     }
 
 
@@ -37,7 +37,7 @@ def words_in(text: str, words: tuple[str, ...]) -> set[str]:
 
 
 def test_every_measure_has_words():
-    assert set(NOUNS) == set(MEASURES) | set(EXTREMES)
+    assert set(NOUNS) == set(MEASURES) | set(EXTREMES) | {"connectivity/level"}
 
 
 ORDINARY = [
@@ -146,9 +146,40 @@ def test_a_sentence_states_the_most_deviating_measures(facts):
     assert abs(selected[0]["z"]) == max(abs(fact["z"]) for fact in ordinary)
 
 
-def test_a_full_text_states_every_measure(facts):
+def test_a_full_text_states_every_measure_whose_direction_is_decided(facts):
     selected = [fact for paragraph in select_facts(facts, "full") for fact in paragraph]
-    assert {fact_measure(fact) for fact in selected} == {fact_measure(fact) for fact in facts}
+    decided = {fact_measure(fact) for fact in facts if is_decided(fact)} | set(EXTREMES)
+    assert {fact_measure(fact) for fact in selected} == decided
+
+
+@pytest.mark.parametrize("length", ["sentence", "paragraph", "full"])
+def test_no_direction_near_the_threshold_is_stated(facts, length):
+    selected = [fact for paragraph in select_facts(facts, length) for fact in paragraph]
+    assert all(is_decided(fact) for fact in selected if fact_measure(fact) not in EXTREMES)
+    near = make_fact("graph/modularity", z=1.1)
+    assert verbalise([near])  # unless there is nothing else to say
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_a_value_has_its_unit(measure):
+    networks = PLACES[MEASURES[measure].scopes[0]][0]
+    fact = make_fact(measure, networks, value=1.25)
+    for style in NUMBER_STYLES:
+        if "{value" in style:
+            statement = render_statement([fact], NOUNS[measure][0], FORMS[0], "raised", style)
+            assert f"1.25 {MEASURES[measure].units}" in statement
+    assert ("log10" in MEASURES[measure].units) == (measure == "ica/spectral_ratio")
+
+
+@pytest.mark.parametrize("length", ["sentence", "paragraph", "full"])
+def test_a_text_about_another_scanner_begins_by_saying_so(facts, length):
+    others = [fact | {"relative_to": OTHER_ACQUISITIONS} for fact in facts]
+    selected = [fact for paragraph in select_facts(others, length) for fact in paragraph]
+    for seed in range(20):
+        text = verbalise(others, length, seed)
+        assert re.match(r"[^,]*(other scanners|scanned otherwise|other sites or settings), ", text), text
+        assert faithfulness(text, selected, NETWORKS).is_faithful, text
+        assert not re.search("other scanners|otherwise|other sites", verbalise(facts, length, seed))
 
 
 def test_a_scan_in_which_all_is_typical_is_said_to_be_typical():

@@ -57,8 +57,8 @@ def test_running_moments_equal_numpy_and_skip_nan():
 def test_statistics_are_those_of_the_training_features(reference, scans):
     rows = [reference.compute(scan["bold"], scan["t_r"]) for scan in scans]
     table = np.array([[row[name] for name in reference.feature_names] for row in rows])
-    np.testing.assert_allclose(reference.mean, table.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(reference.std, table.std(axis=0, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(reference.statistics.mean, table.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(reference.statistics.std, table.std(axis=0, ddof=1), rtol=1e-6)
     assert (reference.n_scans, reference.n_subjects) == (8, 4)
 
 
@@ -158,7 +158,7 @@ def test_an_roi_that_no_scan_has_leaves_the_rest_usable(scans, atlas):
     mask = np.arange(24) != 3
     masked = [scan | {"roi_mask": mask} for scan in scans]
     reference = CohortReference.fit(masked, atlas, n_components=4)
-    assert np.isfinite(reference.mean).all()
+    assert np.isfinite(reference.statistics.mean).all()
     assert not reference.maps.ica_maps[:, 3].any()
 
 
@@ -174,7 +174,7 @@ def test_a_datasets_dataset_gives_the_same_reference(scans, atlas, reference):
     )
     dataset = datasets.Dataset.from_list(scans, features=features)
     from_dataset = CohortReference.fit(dataset, atlas, n_components=4)
-    np.testing.assert_array_equal(from_dataset.mean, reference.mean)
+    np.testing.assert_array_equal(from_dataset.statistics.mean, reference.statistics.mean)
     assert from_dataset.subjects_sha256 == reference.subjects_sha256
 
 

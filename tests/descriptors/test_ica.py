@@ -14,13 +14,14 @@ def sine(frequency: float, t_r: float, n_timepoints: int = 400) -> np.ndarray:
 
 
 def falff_by_definition(signal: np.ndarray, t_r: float) -> float:
-    """Sum of Fourier amplitudes at 0.01-0.1 Hz over that at all positive frequencies, from the Fourier sums."""
+    """Sum of Fourier amplitudes at 0.01-0.1 Hz over that at 0.01-0.16 Hz, from the Fourier sums."""
     n = len(signal)
     times = np.arange(n)
     low = total = 0.0
     for k in range(1, n // 2 + 1):
         amplitude = abs((signal * np.exp(-2j * np.pi * k * times / n)).sum())
-        total += amplitude
+        if 0.01 <= k / (n * t_r) <= 0.16:
+            total += amplitude
         if 0.01 <= k / (n * t_r) <= 0.1:
             low += amplitude
     return low / total
@@ -37,16 +38,52 @@ def test_falff_is_its_definition(t_r, n_timepoints):
 @pytest.mark.parametrize("t_r", [0.5, 0.72, 1.0, 2.0])
 def test_bands_are_in_hertz_whatever_the_repetition_time(t_r):
     n_timepoints = int(600 / t_r)
-    slow, fast = (time_course_measures(sine(f, t_r, n_timepoints), t_r) for f in (0.05, 0.2))
+    slow, fast = (time_course_measures(sine(f, t_r, n_timepoints), t_r) for f in (0.05, 0.14))
     assert slow["falff"][0] > 0.9 > 0.1 > fast["falff"][0]
     assert slow["spectral_ratio"][0] > 2
     assert fast["spectral_ratio"][0] < -2
 
 
-def test_without_frequencies_in_the_upper_band_there_is_no_spectral_ratio():
+@pytest.mark.parametrize("t_r, known", [(0.72, True), (3.0, True), (3.2, False)])
+def test_a_scan_too_slow_for_the_bands_has_no_spectral_measures(t_r, known):
     noise = np.random.default_rng(0).standard_normal((200, 2))
-    assert np.isnan(time_course_measures(noise, 3.5)["spectral_ratio"]).all()
-    assert np.isfinite(time_course_measures(noise, 3.0)["spectral_ratio"]).all()
+    found = time_course_measures(noise, t_r)
+    for measure in ("spectral_ratio", "falff"):
+        assert np.isfinite(found[measure]).all() == known
+
+
+def band_limited(t_r: float, seconds: float = 1200.0) -> np.ndarray:
+    """The same signals, of 0.01-0.1 Hz, sampled at a repetition time."""
+    rng = np.random.default_rng(5)
+    frequencies = rng.uniform(0.01, 0.1, (60, 1, 8))
+    phases = rng.uniform(0, 2 * np.pi, (60, 1, 8))
+    times = np.arange(0, seconds, t_r)[:, None]
+    return np.sin(2 * np.pi * frequencies * times + phases).sum(axis=0)
+
+
+def test_the_repetition_time_moves_no_measure_of_the_same_signal():
+    """A scanner that samples faster sees the same brain."""
+    slow = time_course_measures(band_limited(2.0), 2.0)
+    for t_r in (0.5, 0.8, 1.5):
+        fast = time_course_measures(band_limited(t_r), t_r)
+        for measure in ("amplitude", "variability", "autocorrelation", "falff"):
+            np.testing.assert_allclose(fast[measure], slow[measure], atol=0.03, err_msg=f"{measure} {t_r}")
+
+
+def test_measures_of_observed_points():
+    signal = band_limited(2.0)
+    whole = time_course_measures(signal, 2.0)
+    observed = np.random.default_rng(0).random(len(signal)) > 0.3
+    holes = time_course_measures(signal[observed], 2.0, observed)
+    for measure in ("amplitude", "autocorrelation"):
+        np.testing.assert_allclose(holes[measure], whole[measure], rtol=0.03, atol=0.08)
+    for measure in ("spectral_ratio", "falff"):
+        assert np.isnan(holes[measure]).all()  # no stretch of neighbours is long enough
+    observed = np.arange(len(signal)) >= 100
+    stretch = time_course_measures(signal[observed], 2.0, observed)
+    alone = time_course_measures(signal[observed], 2.0)
+    for measure in ("spectral_ratio", "falff", "autocorrelation"):
+        np.testing.assert_allclose(stretch[measure], alone[measure])
 
 
 def test_amplitude_is_the_standard_deviation_and_scales():
@@ -67,11 +104,17 @@ def test_bursts_raise_the_variability():
 
 
 @pytest.mark.parametrize("coefficient", [-0.4, 0.0, 0.7])
-def test_autocorrelation_is_that_of_the_process(coefficient):
+@pytest.mark.parametrize("t_r, steps", [(4.0, 1), (2.0, 2), (1.0, 4)])
+def test_autocorrelation_is_that_of_the_process_four_seconds_later(coefficient, t_r, steps):
     signal = np.random.default_rng(0).standard_normal((5000, 1))
     for t in range(1, 5000):
         signal[t] += coefficient * signal[t - 1]
-    assert time_course_measures(signal, 2.0)["autocorrelation"][0] == pytest.approx(coefficient, abs=0.05)
+    found = time_course_measures(signal, t_r)["autocorrelation"][0]
+    assert found == pytest.approx(coefficient**steps, abs=0.05)
+
+
+def test_a_scan_too_slow_for_the_lag_has_no_autocorrelation():
+    assert np.isnan(time_course_measures(np.eye(40), 4.5)["autocorrelation"]).all()
 
 
 def test_outliers_are_counted():

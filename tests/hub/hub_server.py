@@ -4,10 +4,10 @@ It answers what `huggingface_hub`, `transformers`, `datasets` and `peft` ask: re
 batch / upload / verify, resolve (ETag, Range, redirects of LFS files), tree, info, refs, tokens, private and gated
 repositories. Tests drive it through those clients alone; `/_control/*` lets a test order faults and read the log.
 
-A fault is `{"step", "act", "when", "status", "skip", "count"}`: at the requests of one step (`STEPS`), after `skip`
-of them and for `count` of them, answer a status, cut the connection, hang until `/_control/release`, send half of
-the body (`truncate`) or flip one of its bytes (`corrupt`); `when` says whether the request is applied first, which
-makes a cut a lost reply.
+A fault is `{"step", "act", "when", "status", "error", "skip", "count"}`: at the requests of one step (`STEPS`), after
+`skip` of them and for `count` of them, answer a status (with the text of an error), cut the connection, hang until
+`/_control/release`, send half of the body (`truncate`) or flip one of its bytes (`corrupt`); `when` says whether the
+request is applied first, which makes a cut a lost reply.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.cut()
         if fault["act"] == "status":
             headers = {"Retry_After": "0"} if fault["status"] == 429 else {}
-            reply = Reply(fault["status"], b"<html>busy</html>", Content_Type="text/html", **headers)
+            if fault.get("error"):
+                reply = Reply(fault["status"], error=fault["error"], **headers)
+            else:
+                reply = Reply(fault["status"], b"<html>busy</html>", Content_Type="text/html", **headers)
         assert reply is not None
         if fault["act"] == "corrupt":
             reply.body = reply.body[:-1] + bytes([reply.body[-1] ^ 1])
@@ -134,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         if action == "preupload":
             return hub.preupload(repo, revision, json.loads(body))
         if action == "commit":
-            return hub.commit(repo, revision, body, endpoint)
+            return hub.commit(repo, revision, body, endpoint, as_pr=query.get("create_pr") == "1")
         if action == "tree":
             return hub.tree(repo, revision, unquote(rest or ""), query, endpoint + path)
         if action == "paths-info":

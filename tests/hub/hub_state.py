@@ -58,6 +58,7 @@ class Commit:
     parent: str | None
     title: str
     files: dict[str, File]
+    description: str = ""
     date: str = "2026-01-01T00:00:00.000Z"
 
 
@@ -74,10 +75,10 @@ class Repo:
     lfs: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
 
-    def add_commit(self, branch: str, title: str, files: dict[str, File]) -> Commit:
+    def add_commit(self, branch: str, title: str, files: dict[str, File], description: str = "") -> Commit:
         parent = self.branches.get(branch)
         seed = json.dumps([parent, title, len(self.commits), sorted((p, f.etag) for p, f in files.items())])
-        commit = Commit(hashlib.sha1(seed.encode()).hexdigest(), parent, title, files)
+        commit = Commit(hashlib.sha1(seed.encode()).hexdigest(), parent, title, files, description)
         self.commits[commit.sha] = commit
         self.branches[branch] = commit.sha
         return commit
@@ -166,6 +167,7 @@ class Hub:
                 "private": repo.private,
                 "branches": repo.branches,
                 "commits": [commit.title for commit in history],
+                "descriptions": [commit.description for commit in history],
                 "files": {path: file.etag for path, file in history[0].files.items()},
             }
         return Reply(200, state)
@@ -208,7 +210,7 @@ class Hub:
             objects.append({**item, **({} if item["oid"] in repo.lfs else {"actions": actions})})
         return Reply(200, {"transfer": "basic", "objects": objects})
 
-    def commit(self, repo: Repo, branch: str, body: bytes, endpoint: str) -> Reply:
+    def commit(self, repo: Repo, branch: str, body: bytes, endpoint: str, as_pr: bool) -> Reply:
         lines = [json.loads(line) for line in body.splitlines() if line.strip()]
         header = lines[0]["value"]
         if branch not in repo.branches:
@@ -235,9 +237,15 @@ class Hub:
                     raise Reply(404, error="A file with this name doesn't exist", code="EntryNotFound")
             else:
                 raise Reply(400, error=f"Unknown operation {line['key']}")
-        commit = repo.add_commit(branch, header["summary"], files)
+        about = {"success": True}
+        if as_pr:
+            number = 1 + sum(name.startswith("refs/pr/") for name in repo.branches)
+            branch = f"refs/pr/{number}"
+            repo.branches[branch] = head.sha
+            about["pullRequestUrl"] = f"{endpoint}/{repo.id}/discussions/{number}"
+        commit = repo.add_commit(branch, header["summary"], files, header.get("description", ""))
         url = f"{endpoint}/{repo.id}/commit/{commit.sha}"
-        return Reply(200, {"success": True, "commitOid": commit.sha, "commitUrl": url})
+        return Reply(200, {**about, "commitOid": commit.sha, "commitUrl": url})
 
     def info(self, repo: Repo, revision: str, query: dict) -> Reply:
         commit = repo.at(revision)

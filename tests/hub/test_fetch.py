@@ -134,36 +134,48 @@ result = hashlib.sha256(open(path, "rb").read()).hexdigest()
 VERIFY = """
 from fmri_lm_hf.hub import verify_download
 found = verify_download("org/open", **options)
-result = {name: list(getattr(found, name)) for name in ("verified", "damaged", "repaired", "not_downloaded")}
+result = {name: list(getattr(found, name)) for name in ("verified", "damaged", "repaired", "fetched")}
 result["commit"] = found.commit
 """
 
 
-def test_a_download_of_the_right_size_with_wrong_content_is_found_and_repaired(hub, client, tmp_path):
+EMPTY = "import shutil, huggingface_hub.constants as c; shutil.rmtree(c.HF_HUB_CACHE, ignore_errors=True)"
+
+
+def test_a_download_of_the_right_size_with_wrong_content_is_found_and_repaired(hub, client):
     # The fault makes the server send wrong bytes once; the client accepts them.
-    client.run(
-        "import shutil, huggingface_hub.constants as c; shutil.rmtree(c.HF_HUB_CACHE, ignore_errors=True)"
-    )
+    client.run(EMPTY)
     hub.faults({"step": "lfs_get", "act": "corrupt"})
     get = "from huggingface_hub import hf_hub_download\n"
     client.run(get + "for name in ('model.safetensors', 'config.json'): hf_hub_download('org/open', name)")
     found = client.run(VERIFY, options={})
     assert found["damaged"] == ["model.safetensors"]
-    assert found["verified"] == ["config.json"]
-    assert "tokenizer.json" in found["not_downloaded"]
     assert found["commit"] == hub.state("models/org/open")["branches"]["main"]
     assert client.run(VERIFY, options={"repair": True})["repaired"] == ["model.safetensors"]
     assert client.run(VERIFY, options={})["damaged"] == []
 
 
-def test_verifying_what_was_never_fetched_fetches_all_of_it(hub, client):
-    client.run(
-        "import shutil, huggingface_hub.constants as c; shutil.rmtree(c.HF_HUB_CACHE, ignore_errors=True)"
-    )
+@pytest.mark.parametrize("downloaded", [[], ["config.json"]])
+def test_all_files_are_verified_also_where_a_part_was_downloaded(hub, client, downloaded):
+    client.run(EMPTY)
+    get = "from huggingface_hub import hf_hub_download\nfor name in names: hf_hub_download('org/open', name)"
+    client.run(get, names=downloaded)
     found = client.run(VERIFY, options={"revision": "main"})
-    assert set(found["verified"]) == set(hub.state("models/org/open")["files"])
+    files = set(hub.state("models/org/open")["files"])
+    assert set(found["verified"]) == files
+    assert set(found["fetched"]) == files - set(downloaded)
     assert not found["damaged"]
-    assert not found["not_downloaded"]
+
+
+def test_a_missing_file_that_cannot_be_fetched_fails(hub, client):
+    client.run(EMPTY)
+    client.run("from huggingface_hub import hf_hub_download; hf_hub_download('org/open', 'config.json')")
+    hub.faults(
+        {"step": "lfs_get", "status": 503, "count": 100}, {"step": "head", "status": 503, "count": 100}
+    )
+    once = "import fmri_lm_hf.hub.errors as e; e._ATTEMPTS = 1\n"
+    with pytest.raises(ClientError, match=r"^HubAccessError"):
+        client.run(once + VERIFY, options={})
 
 
 def test_the_commands_print_the_commit_and_their_exit_code_tells(hub, client, tmp_path):

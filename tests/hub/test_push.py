@@ -14,7 +14,8 @@ import logging, fmri_lm_hf.hub.errors as errors
 from fmri_lm_hf.hub import push_to_hub
 errors._FIRST_WAIT = 0.05
 pushed = push_to_hub(folder, repo, **options)
-result = {"commit": pushed.commit, "uploaded": sorted(pushed.uploaded), "left_out": list(pushed.left_out)}
+result = {"commit": pushed.commit, "uploaded": sorted(pushed.uploaded), "left_out": list(pushed.left_out),
+          "deleted": list(pushed.deleted), "url": pushed.url, "repo_id": pushed.repo_id}
 """
 
 
@@ -235,9 +236,9 @@ def test_an_index_without_its_shards_is_refused(client, folder):
 
 
 def test_a_file_beyond_the_bound_is_refused(client, folder):
-    with (folder / "big.npy").open("wb") as file:
+    with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(5 * 10**9 + 1)  # a hole: it takes no room on the disk
-    with pytest.raises(ClientError, match=r"big.npy has 5.0 GB; .*`max_shard_size='2GB'`"):
+    with pytest.raises(ClientError, match=r"model.safetensors has 5.0 GB; .*`max_shard_size='2GB'`"):
         client.run(PUSH, folder=folder, repo="org/big", options={})
 
 
@@ -257,7 +258,7 @@ SECRETS = {
     "windows": ("results.json", {"from": r"C:\Users\jdoe\x"}, "results.json: a local path .C:"),
     "a user name": ("training_info.json", {"by": "jdoe-lab17"}, "the name of the local user .jdoe-lab17"),
     "a key": ("notes.md", "-----BEGIN OPENSSH PRIVATE KEY-----", "notes.md: a private key"),
-    "in code": ("helper.py", "DATA = '/mnt/data/ukb'", "helper.py: a local path ./mnt/data/ukb"),
+    "in its name": ("notes-jdoe-lab17.md", "", "the name of 'notes-jdoe-lab17.md'"),
 }
 
 
@@ -320,8 +321,9 @@ def test_other_things_are_refused_with_what_to_do(client, tmp_path):
         ClientError, match="has the model type 'llama'; expected 'fmri_lm' or 'fmri_tokenizer'"
     ):
         client.run(PUSH, folder=tmp_path, repo="org/x", options={})
-    with pytest.raises(ClientError, match="must be named 'organisation/name', got 'x'"):
-        client.run(PUSH, folder=tmp_path, repo="x", options={})
+    for name in ("a/b/c", "a b", ""):
+        with pytest.raises(ClientError, match="must be named 'organisation/name' or 'name', got '"):
+            client.run(PUSH, folder=tmp_path, repo=name, options={})
 
 
 def test_weights_without_a_record_say_so_and_a_record_of_scores_fills_the_card(hub, client, folder):
@@ -355,3 +357,68 @@ result = tiny.feature_extractor().push_to_hub("org/extractor", private=True).com
     assert {"README.md", "processor_config.json"} <= set(hub.state("models/org/processor")["files"])
     lm = {"README.md", "model.safetensors", "processor_config.json", "modeling_fmri_lm.py"}
     assert lm <= set(hub.state("models/org/lm")["files"])
+
+
+def test_options_of_transformers_do_what_they_do_there(hub, client):
+    push = """
+import tiny
+model = tiny.language_model()
+first = model.push_to_hub("named", commit_description="Why.", tags=["mine"], private=True, max_shard_size=10**9)
+pull = tiny.language_model(1).push_to_hub("founder/named", create_pr=True, commit_message="Better")
+onto = tiny.processor().push_to_hub("founder/named", revision="refs/pr/1", token=True)
+result = [first.repo_id, pull.url, onto.commit]
+"""
+    repo_id, url, commit = client.run(push)
+    assert repo_id == "founder/named"
+    assert url.endswith("/founder/named/discussions/1")
+    state = hub.state("models/founder/named")
+    assert state["descriptions"][0] == "Why."
+    assert state["commits"] == ["Publish fmri lm with fmri_lm_hf", "initial commit"]  # the branch waits
+    assert state["branches"]["refs/pr/1"] == commit
+    show = "result = open(hf_hub_download('founder/named', 'README.md')).read()"
+    card = f"from huggingface_hub import hf_hub_download; {show}"
+    assert "\n- mine\n" in client.run(card)
+
+
+def test_a_revision_that_cannot_be_pushed_to_is_refused(hub, client, saved):
+    hub.faults()
+    with pytest.raises(ClientError, match=r"`revision` is the commit 0{40}, which stays as it is"):
+        client.run(PUSH, folder=saved, repo="org/pinned", options={"revision": "0" * 40})
+    assert hub.log() == []
+    with pytest.raises(ClientError, match="org/pinned has no revision 'refs/pr/7'"):
+        client.run(PUSH, folder=saved, repo="org/pinned", options={"revision": "refs/pr/7"})
+
+
+REFUSALS = {
+    "rights": (
+        403,
+        "You don't have the rights",
+        r"Your token may not write to org/x \(You don't have the rights\)",
+    ),
+    "quota": (
+        403,
+        "Private storage limit reached.",
+        r"answered 403 for org/x \(Private storage limit reached\); your",
+    ),
+    "payment": (
+        402,
+        "Payment required",
+        r"answered 402 for org/x \(Payment required\); .*settings/billing\.$",
+    ),
+    "bad": (
+        400,
+        "Invalid YAML in README.md",
+        r"answered 400 .*Invalid YAML.*; it did not accept what was sent",
+    ),
+    "size": (413, "Too large", r"answered 413 .*smaller `max_shard_size`\.$"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_says_what_the_server_said(hub, client, saved, case):
+    status, error, message = REFUSALS[case]
+    hub.faults({"step": "commit", "status": status, "error": error, "count": 9})
+    with pytest.raises(ClientError, match=f"^HubAccessError: .*{message}") as raised:
+        client.run(PUSH, folder=saved, repo="org/x", options={})
+    assert "try again later" not in str(raised.value)
+    assert len([entry for entry in hub.log() if entry["step"] == "commit"]) == 1

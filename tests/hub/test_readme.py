@@ -8,18 +8,36 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo.test_demo import SMALL
 from hub_processes import client_environment
+from huggingface_hub import ModelCard
 
 README = Path(__file__).parents[2] / "README.md"
 
+# What the commands before it make, at a small size: `make demo`, and a table of a scan with the names of its regions.
 PREPARE = """
-import numpy as np, tiny
-from fmri_lm_hf.scans import write_scan_dataset
-tiny.save(folder + "/demo_output/model")
-names = "\\t".join(tiny.atlas().roi_names)
-np.savetxt(folder + "/sub-01_timeseries.tsv", tiny.scan(), delimiter="\\t", header=names, comments="")
-rows = [{"scan_id": f"s{i}", "subject_id": f"u{i}", "site": "A", "t_r": 2.0, "bold": tiny.scan(i)} for i in range(3)]
-write_scan_dataset(rows, folder + "/scans", tiny.atlas())
+import os, pathlib, shutil
+import numpy as np
+from fmri_lm_hf import Atlas
+from fmri_lm_hf.demo import run_demo
+from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import Site, simulate_cohort
+os.chdir(folder)
+whole = Atlas.load("dosenbach_2010")
+kept = [i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(whole.networks) == name)[:4]]
+named = [tuple(values[i] for i in kept) for values in (whole.roi_names, whole.networks, whole.coordinates)]
+cohort = simulate_cohort(Atlas("twelve", *named), sites=(Site("A", 12, n_timepoints=60), Site("B", 8, n_timepoints=60)))
+write_scan_dataset(cohort.dataset, "demo_output/scans", cohort.atlas, parameters={"simulated": True})
+run_demo(pathlib.Path("demo_output"), pathlib.Path("demo_output/scans"), labels=["sex"], options=small)
+shutil.copytree("demo_output/scans", "scans")
+scans, atlas = load_scan_dataset("scans")
+header = "\\t".join(atlas.roi_names)
+np.savetxt("sub-01_timeseries.tsv", scans[0]["bold"], delimiter="\\t", header=header, comments="")
+result = scans["scan_id"][:]
+"""
+CARD = """
+from huggingface_hub import hf_hub_download
+result = open(hf_hub_download("my-lab/fmri-lm-demo", "README.md")).read()
 """
 
 
@@ -36,14 +54,19 @@ def examples() -> dict[str, list[str]]:
 @pytest.mark.slow
 def test_the_examples_on_the_hub_run_as_written(hub, client, tmp_path):
     blocks = examples()
-    client.run(PREPARE, folder=str(tmp_path))
+    scan_ids = client.run(PREPARE, folder=str(tmp_path), small=SMALL)
     environment = client_environment(hub, tmp_path / "home")
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     for code in ("set -e\n" + "\n".join(blocks["bash"]), "\n".join(blocks["python"])):
         program = ["bash", "-c"] if code.startswith("set -e") else [sys.executable, "-c"]
         done = subprocess.run([*program, code], env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["s0 2.0", "s1 2.0", "s2 2.0"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(scan_ids)
     assert len(hub.state("models/my-lab/fmri-lm-demo")["commits"]) == 2
     assert hub.state("models/my-lab/fmri-lm-mine")["private"]
     assert "adapter_model.safetensors" in hub.state("models/my-lab/fmri-lm-lora")["files"]
+    card = client.run(CARD)
+    assert "| sex | **this model** | 0." in card
+    assert "| sex | majority | 0.500 |" in card
+    assert {result.task_name for result in ModelCard(card).data.eval_results} == {"sex"}
+    assert len(ModelCard(card).data.eval_results) == 3  # the baselines' scores are not the model's

@@ -50,7 +50,13 @@ push_to_hub("scans", "org/scans-with-atlas")
 pairs = Dataset.from_list([{"scan_id": f"s{i}", "text": f"Scan {i}.", "facts": "[]"} for i in range(6)])
 push_to_hub(pairs, "org/pairs")
 
+from transformers import pipeline
+scores = pipeline("fmri-zero-shot-classification", model="org/lm")(
+    tiny.scan(), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0)
+text = pipeline("fmri-to-text", model="org/lm")(tiny.scan(), text="What is the sex ?", t_r=2.0, max_new_tokens=4)
+
 result = {
+    "told": {"scores": {score["label"]: score["score"] for score in scores}, "text": text},
     "commit": lm_push.commit,
     "sha": {"lm": sha("lm"), "tokenizer": sha("tokenizer"), "adapter": sha("adapter", "adapter_model.safetensors")},
     "logits": tiny.logits(model, processor),
@@ -232,6 +238,13 @@ with torch.no_grad():
     assert model(**inputs).logits[0, -1].tolist() == logits
 assert type(AutoModel.from_pretrained("org/lm", **trusted)).__name__ == "FmriLMForCausalLM"
 generated = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+from transformers import pipeline
+ask = {"question": "What is the sex ?", "t_r": 2.0}
+scores = pipeline("fmri-zero-shot-classification", model="org/lm", **trusted)(
+    scan, candidate_labels=["female", "male"], **ask)
+assert {score["label"]: score["score"] for score in scores} == told["scores"]
+text = pipeline("fmri-to-text", model="org/lm", **trusted)(scan, text="What is the sex ?", t_r=2.0, max_new_tokens=4)
+assert text == told["text"]
 tokenizer = AutoModel.from_pretrained("org/tokenizer", **trusted).eval()
 extractor = AutoFeatureExtractor.from_pretrained("org/tokenizer", **trusted)
 with torch.no_grad():
@@ -248,7 +261,7 @@ result = [type(model).__module__.split(".")[0], "trust_remote_code=True" in refu
 def test_the_code_in_the_repository_is_enough_where_only_transformers_is_installed(hub, published, tmp_path):
     bare = Client(client_environment(hub, tmp_path, PYTHONPATH=""), tmp_path, ())
     try:
-        names = {"logits": published["logits"], "codes": published["codes"]}
+        names = {name: published[name] for name in ("logits", "codes", "told")}
         assert bare.run(WITHOUT_THE_PACKAGE, **names) == ["transformers_modules", True]
     finally:
         bare.close()

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_dataset
+from scripts import run
 from transformers import AutoModel, AutoTokenizer
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus import CohortReference
+from fmri_lm_hf.corpus import faithfulness
+from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, DESCRIBE, LEVELS, level_of, scan_facts
 from fmri_lm_hf.scans.dataset import load_scan_dataset
-from fmri_lm_hf.scans.splits import SplitManifest
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
-from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, PairQuestions, embed_texts, joined
+from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, embed_texts, joined
 from fmri_lm_hf.training.trainer import FmriLMCollator
 
 pytestmark = pytest.mark.slow
@@ -48,86 +49,95 @@ ASK = about_scan([("What is the sex?", "female"), ("Age?", "older")])
 
 
 def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, model, store):
-    """Scan, features, codes, description, pair answers and labels of one `scan_id`, each worked out by hand."""
+    """Scan, features, codes, description, network pairs and labels of one `scan_id`, each worked out by hand."""
     by_id = {scan["scan_id"]: scan for scan in scans}
     ids = [scan["scan_id"] for scan in scans][::-1]  # in another order than the dataset
     rows = [list(by_id).index(scan_id) for scan_id in ids]
-    texts = CorpusTexts(str(tiny / "corpus"), "connectivity", ["sentence"])
-    reference = CohortReference.load(tiny / "corpus" / "reference")
-    pairs = PairQuestions(reference, n_pairs=3)
-    pairs.add(scans)
+    texts = CorpusTexts(str(tiny / "corpus"), "connectivity", ["sentence"], requests=["Compare this scan."])
+    names = processor.feature_extractor.atlas.network_names
+    reading = ReadingQuestions(names, n_questions=3, share_described=1.0)
     labels = LabelQuestions(
         scans, {"sex": {"ask": ["Sex?"], "answers": {"female": "female", "male": "male"}}}
     )
     inputs = store.extract(scans, processor.feature_extractor, rows)
     views = [
-        store.encode(inputs, model.fmri_tokenizer, "encoder", window)
+        store.encode(inputs, model, window, with_codes=True)
         for window in (None, {"shortest": 0.5, "seed": 3})
     ]
-    examples = ScanConversations(
-        views, ids, joined((texts, 1.0), (pairs, 1.0), (labels, 1.0)), next_codes=True, seed=5
-    )
+    examples = ScanConversations(views, ids, joined((texts, 1.0), (reading, 1.0), (labels, 1.0)), seed=5)
     batch = [examples[i] for i in range(len(examples))]
     collated = FmriLMCollator(processor)(batch)
     corpus = load_dataset(str(tiny / "corpus"), "connectivity")
     said = {}
     for row in [row for split in corpus.values() for row in split]:
         said.setdefault(row["scan_id"], set()).add(row["text"])
+    networks = np.array(processor.feature_extractor.atlas.networks)
+    n_levels = 0
     for i, (scan_id, example) in enumerate(zip(ids, batch)):
         scan = by_id[scan_id]
         assert example["scan_id"] == scan_id
         given = processor.feature_extractor(scan)
         masks = {name: collated[name][i : i + 1] for name in ("roi_mask", "padding_mask")}
+        features = model.get_fmri_features(given["input_values"], **masks)[0]
+        torch.testing.assert_close(collated["fmri_features"][i], features, rtol=1e-4, atol=1e-5)
         encoded = model.fmri_tokenizer.encode(given["input_values"], **masks)
-        torch.testing.assert_close(collated["fmri_features"][i], encoded.embeddings[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
             collated["fmri_labels"][i], encoded.fmri_codes[0].masked_fill(~encoded.token_mask[0], -100)
         )
         turns = [message["content"] for message in example["conversation"]]
         answers = dict(zip([text_of(question) for question in turns[::2]], turns[1::2]))
         assert answers.pop("Sex?") == scan["sex"]
-        (described,) = [answer for question, answer in answers.items() if "Connectivity of" not in question]
-        assert described in said[scan_id]
-        z = {
-            " and ".join(fact["network"]): fact["z"]
-            for fact in reference.facts(reference.compute(scan["bold"], scan["t_r"]))
-        }
-        asked = {q[len("Connectivity of ") : -1]: a for q, a in answers.items() if "Connectivity of" in q}
-        assert len(asked) == 3
-        for pair, answer in asked.items():
-            assert answer == ("lowered" if z[pair] < -0.43 else "raised" if z[pair] > 0.43 else "typical")
+        assert answers.pop("Compare this scan.") in said[scan_id]
+        # what is said of the scan itself, against correlations computed here
+        kept = masks["padding_mask"][0].numpy()
+        correlation = np.corrcoef(given["input_values"][0].numpy()[:, kept])
+        rms = np.sqrt(np.mean(correlation[~np.eye(len(correlation), dtype=bool)] ** 2))
+
+        def value(first, second, correlation=correlation, rms=rms):
+            block = correlation[np.ix_(networks == first, networks == second)]
+            return (block[~np.eye(len(block), dtype=bool)] if first == second else block).mean() / rms
+
+        for question, answer in answers.items():
+            asked = sorted((name for name in names if name in question), key=question.index)
+            if answer in LEVELS:
+                first, second = (asked * 2)[:2]
+                assert answer == LEVELS[int(level_of(value(first, second), first == second))]
+                n_levels += 1
+            elif question in DESCRIBE:
+                facts = scan_facts(
+                    [value(names[a], names[b]) for a, b in zip(*np.triu_indices(len(names)))],
+                    [True] * 10,
+                    names,
+                )
+                assert faithfulness(answer, facts).precision == 1
         labelled = processor.encode_chat(example["conversation"])["labels"]
         assert collated["labels"][i, : len(labelled)].tolist() == labelled
+    assert n_levels > 20
 
 
 def text_of(content) -> str:
     return content if isinstance(content, str) else content[1]["text"]
 
 
-def test_raised_is_above_the_training_mean(tiny, scans):
-    """By the sign of the difference from the mean of the training scans, computed here from correlations alone."""
-    atlas = load_scan_dataset(tiny / "scans")[1]
-    training = set(SplitManifest.from_json(tiny / "corpus" / "splits.json").subjects["train"])
-    networks = np.array(atlas.networks)
+def test_where_no_scan_is_the_answer_says_so(scans, processor, model, store):
+    noise = store.encode_noise(4, model)
+    examples = conversations(scans, processor, model, store, [0, 1], absent=noise, n_absent=40)
+    assert len(examples) == 42
+    absent = [examples[i] for i in range(2, 42)]
+    assert {each["conversation"][1]["content"] for each in absent} == set(ABSENT_ANSWERS)
+    with_noise = [each for each in absent if "fmri_features" in each]
+    assert 5 < len(with_noise) < 35
+    stored = [noise.row(name)["fmri_features"] for name in noise.scan_ids]
+    assert all(any(torch.equal(each["fmri_features"], one) for one in stored) for each in with_noise)
+    for each in absent:
+        (question, _) = each["conversation"]
+        assert isinstance(question["content"], str) == ("fmri_features" not in each)
+    FmriLMCollator(processor)(absent)
 
-    def mean_z(scan, first, second):
-        z = np.arctanh(np.corrcoef(scan["bold"].T)[np.ix_(networks == first, networks == second)] * 0.999999)
-        return z.mean()
 
-    pairs = PairQuestions(CohortReference.load(tiny / "corpus" / "reference"), n_pairs=99)
-    pairs.add(scans)
-    checked = 0
-    for first, second in (("Visual", "Motor"), ("Control", "Default")):
-        cohort_mean = np.mean(
-            [mean_z(scan, first, second) for scan in scans if scan["subject_id"] in training]
-        )
-        for scan in scans:
-            turns = dict(pairs.turns(scan["scan_id"], np.random.default_rng(0)))
-            answer = next(a for q, a in turns.items() if first in q and second in q)
-            if answer != "typical":
-                assert (answer == "raised") == (mean_z(scan, first, second) > cohort_mean)
-                checked += 1
-    assert checked > 10
+def test_reading_needs_tokens_of_network_pairs(tiny, trained, tmp_path):
+    with pytest.raises(ValueError, match="`reading_questions` need network-pair tokens: set `scan_tokens"):
+        run("alignment", "tiny/alignment", "--scan_tokens", "rois", "--output_dir", str(tmp_path / "out"))
 
 
 def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store):
@@ -152,13 +162,18 @@ def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
     assert len(examples) == 4
     assert batch["fmri_features"].shape[0] == 2
     assert batch["labels"][2:, :4].tolist() == [[7, 8, 9, -100]] * 2
-    assert (batch["input_ids"] == processor.fmri_token_id).sum(1).tolist() == [36, 36, 0, 0]
+    assert (batch["input_ids"] == processor.fmri_token_id).sum(1).tolist() == [
+        47,
+        47,
+        0,
+        0,
+    ]  # 36 of ROIs, 11 of networks
 
 
 def conversations(scans, processor, model, store, rows, **options) -> ScanConversations:
     inputs = store.extract(scans, processor.feature_extractor, rows)
-    views = [store.encode(inputs, model.fmri_tokenizer, "encoder")]
-    return ScanConversations(views, inputs.scan_ids, lambda scan_id, draw: ASK, **options)
+    views = [store.encode(inputs, model)]
+    return ScanConversations(views, inputs.scan_ids, lambda scan_id, draw, seen: ASK, **options)
 
 
 def test_draws_are_functions_of_seed_epoch_and_index(scans, processor, model, store):
@@ -205,8 +220,8 @@ def test_labels_become_questions_with_their_answers():
     assert asked.scan_ids == {"a", "b"}
     draw = np.random.default_rng(0)
     for scan_id, expected in (("a", {"female", "old", "first"}), ("b", {"male", "young", "second"})):
-        drawn = [asked.turns(scan_id, draw) for _ in range(20)]
+        drawn = [asked.turns(scan_id, draw, {}) for _ in range(20)]
         assert {frozenset(answer for _, answer in turns) for turns in drawn} == {frozenset(expected)}
         assert len({json.dumps(turns) for turns in drawn}) > 5  # orders and wordings change
     one = LabelQuestions(Dataset.from_dict(columns), questions, n_questions=1)
-    assert {len(one.turns("a", draw)) for _ in range(5)} == {1}
+    assert {len(one.turns("a", draw, {})) for _ in range(5)} == {1}

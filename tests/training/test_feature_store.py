@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from hub import tiny
-from small import fmri_tokenizer
+from small import fmri_tokenizer, language_model
 
 from fmri_lm_hf import FmriFeatureExtractor
 from fmri_lm_hf.training.feature_store import FeatureStore, content_hash, draw_windows, weights_hash
@@ -49,19 +49,35 @@ def test_scans_are_what_the_extractor_makes_of_them(store):
 
 
 def test_what_is_there_is_not_computed_again(store):
-    model, calls = fmri_tokenizer(), []
-    encode = model.encode
-    model.encode = lambda *args, **kwargs: calls.append(1) or encode(*args, **kwargs)
+    model, calls = language_model(), []
+    encode = model.fmri_tokenizer.encode
+    model.fmri_tokenizer.encode = lambda *args, **kwargs: calls.append(1) or encode(*args, **kwargs)
     inputs = store.extract(cohort(), extractor(), range(4))
-    first = store.encode(inputs, model, "encoder")
-    again = store.encode(store.extract(cohort(), extractor(), range(4)), model, "encoder")
-    assert calls == [1]
+    first = store.encode(inputs, model, with_codes=True)
+    assert len(calls) == 2  # features and codes
+    again = store.encode(store.extract(cohort(), extractor(), range(4)), model, with_codes=True)
+    assert len(calls) == 2
     assert torch.equal(first.row("b")["fmri_features"], again.row("b")["fmri_features"])
     expected = encode(**inputs.batch(["b"]))
     torch.testing.assert_close(first.row("b")["fmri_features"], expected.embeddings[0])
-    assert torch.equal(first.row("b")["fmri_codes"].long(), expected.fmri_codes[0])
+    assert torch.equal(first.row("b")["fmri_labels"], expected.fmri_codes[0])
     with pytest.raises(KeyError, match="short"):
         first.row("short")
+
+
+def test_noise_is_no_scan(store):
+    noise = store.encode_noise(3, language_model())
+    assert len(noise) == 3
+    assert not torch.equal(noise.row("noise-0")["fmri_features"], noise.row("noise-1")["fmri_features"])
+    again = store.encode_noise(3, language_model())
+    assert torch.equal(noise.row("noise-2")["fmri_features"], again.row("noise-2")["fmri_features"])
+
+
+def test_codes_need_a_codebook(store):
+    model = language_model()
+    model.fmri_tokenizer.quantizer = None
+    with pytest.raises(ValueError, match="tokenizer of this model has no codebook"):
+        store.encode(store.extract(cohort(), extractor(), range(3)), model, with_codes=True)
 
 
 def test_a_change_of_anything_is_another_entry(store):
@@ -72,15 +88,19 @@ def test_a_change_of_anything_is_another_entry(store):
     other = FmriFeatureExtractor(n_rois=tiny.N_ROIS, n_timepoints=tiny.N_TIMEPOINTS, t_r=1.0)
     keys.add(store.extract(scans, other, range(3)).key)
     inputs = store.extract(scans, extractor(), range(3))
-    model = fmri_tokenizer()
-    keys.add(store.encode(inputs, model, "encoder").key)
-    keys.add(store.encode(inputs, model, "codes").key)
-    keys.add(store.encode(inputs, model, "encoder", {"shortest": 0.5, "seed": 0}).key)
-    keys.add(store.encode(inputs, model, "encoder", {"shortest": 0.5, "seed": 1}).key)
+    model = language_model()
+    keys.add(store.encode(inputs, model).key)
+    keys.add(store.encode(inputs, model, with_codes=True).key)
+    keys.add(store.encode(inputs, language_model(fmri_embedding_source="codes")).key)
+    keys.add(store.encode(inputs, model, {"shortest": 0.5, "seed": 0}).key)
+    keys.add(store.encode(inputs, model, {"shortest": 0.5, "seed": 1}).key)
     with torch.no_grad():
-        model.encoder.transformer.norm.bias[0] += 1e-6  # the least change of a weight
-    keys.add(store.encode(inputs, model, "encoder").key)
-    assert len(keys) == 9
+        model.fmri_tokenizer.encoder.transformer.norm.bias[0] += 1e-6  # the least change of a weight
+    keys.add(store.encode(inputs, model).key)
+    with torch.no_grad():
+        model.projector.linear.bias[0] += 1  # behind what is stored
+    keys.add(store.encode(inputs, model).key)
+    assert len(keys) == 10
 
 
 def test_a_half_written_entry_is_made_anew(store):

@@ -191,7 +191,11 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
         ("tokenizer", {"tokenizer": {"hidden": 1}}, "`tokenizer` has unknown fields: hidden"),
         ("alignment", {"roi_dropout": 1.0}, "`roi_dropout` must be at least 0 and less than 1, got 1.0"),
         ("alignment", {"shortest_window": 0}, "`shortest_window` must be more than 0 and at most 1"),
-        ("instruction", {"share_described": 0.5}, "`share_described` needs the descriptions of a corpus"),
+        (
+            "instruction",
+            {"share_described": 0.5, "reading_questions": 0},
+            "`share_described` needs the descriptions of a corpus",
+        ),
         ("tokenizer", {"output_dir": "tiny"}, "The folder tiny is not empty. Give `resume_from_checkpoint: true`"),
         ("alignment", {"plain_text": None}, "T2T needs plain text: give `plain_text`, or set"),
         ("alignment", {"plain_text": "tiny/empty.txt"}, "empty.txt holds no text to train on"),

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..models.answers import answer_log_probabilities, encode_question
-from .scans import as_pipeline_input, join_inputs
+from .answers import answer_log_probabilities, encode_question
+from .pipeline_inputs import as_pipeline_input, join_inputs
 
 
 class FmriZeroShotClassificationPipeline(Pipeline):

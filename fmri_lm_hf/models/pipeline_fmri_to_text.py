@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import Pipeline
 
-from .scans import as_pipeline_input, join_inputs
+from .pipeline_inputs import as_pipeline_input, join_inputs
 
 
 class FmriToTextPipeline(Pipeline):

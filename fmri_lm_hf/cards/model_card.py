@@ -1,0 +1,181 @@
+"""The card of a model, an adapter or a processor, from what was recorded: configuration, training, scores."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .rendering import NO_LICENSE, render_card
+from .scores import model_index, score_rows, what_was_scored
+
+__all__ = ["ModelFacts", "converted_model_card", "model_card"]
+
+_PIPELINE_TAGS = {
+    "fmri_lm": "text-generation",
+    "adapter": "text-generation",
+    "fmri_tokenizer": "feature-extraction",
+}
+# Keys under which a training record names the datasets that were trained on.
+_DATASET_KEYS = ("dataset", "datasets", "scans", "scan_dataset", "corpus", "conversations")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass
+class ModelFacts:
+    """What is known about a model: JSON as its files hold it, each empty where there is none.
+
+    Attributes
+    ----------
+    kind : {"fmri_lm", "fmri_tokenizer", "adapter", "processor"}
+    config : mapping
+        `config.json`, or `adapter_config.json` of an adapter.
+    extractor : mapping
+        What the processor says about its input: `atlas`, `n_timepoints`, `t_r`, `normalization`.
+    training : mapping
+        `training_info.json`.
+    results : mapping
+        `results.json`.
+    n_parameters : int or None
+    lora : str or None
+        The kind of adapter that lies beside the weights of a language model.
+    simulated : bool
+        Whether any scans that it learnt from were simulated.
+    """
+
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    extractor: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    n_parameters: int | None = None
+    lora: str | None = None
+    simulated: bool = False
+
+
+def model_card(facts: ModelFacts, repo_id: str) -> str:
+    """Render the card of a model, an adapter or a processor.
+
+    Parameters
+    ----------
+    facts : ModelFacts
+    repo_id : str
+        Shown in the examples.
+    """
+    if facts.training.get("conversion"):
+        return converted_model_card(facts, repo_id)
+    training = facts.training
+    record = "results.json" if facts.results else "training_info.json"
+    results = facts.results or _scores_of_training(training)
+    base_model = facts.config.get("base_model_name_or_path") if facts.kind == "adapter" else None
+    metadata: dict[str, Any] = {
+        **_common_metadata(facts),
+        "base_model": base_model,
+        "model-index": model_index(repo_id, results, record),
+    }
+    return render_card(
+        facts.kind,
+        metadata,
+        repo_id=repo_id,
+        config=facts.config,
+        extractor=facts.extractor,
+        n_parameters=facts.n_parameters,
+        training=training,
+        training_rows=_table({key: value for key, value in training.items() if key != "scores"}),
+        simulated=facts.simulated,
+        scores=score_rows(results),
+        scored=what_was_scored(results),
+        base_model=base_model,
+        license=training.get("license"),
+    )
+
+
+def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
+    """Render the card of a checkpoint that was converted from another program's.
+
+    Parameters
+    ----------
+    facts : ModelFacts
+        Its training record says under `conversion` what was converted: `source`, `sha256`, `notes`, and `license`
+        where it is known.
+    repo_id : str
+        Shown in the examples: a repository, or a folder.
+    """
+    conversion = facts.training["conversion"]
+    is_language_model = facts.kind == "fmri_lm"
+    config = facts.config
+    atlas = facts.extractor.get("atlas")
+    return render_card(
+        "converted_model",
+        _common_metadata(facts),
+        repo_id=repo_id,
+        conversion=conversion,
+        kind="language model that reads fMRI scans" if is_language_model else "fMRI tokenizer",
+        is_language_model=is_language_model,
+        has_processor=facts.extractor.get("has_tokenizer", is_language_model),
+        model_class=(config.get("architectures") or [None])[0],
+        n_parameters=facts.n_parameters,
+        language_model=(config.get("text_config") or {}).get("model_type"),
+        lora=facts.lora,
+        fmri=config.get("fmri_config") or config,
+        atlas=atlas.get("name") if isinstance(atlas, Mapping) else atlas,
+        extractor=facts.extractor,
+        license=facts.training.get("license") or conversion.get("license"),
+    )
+
+
+def _common_metadata(facts: ModelFacts) -> dict[str, Any]:
+    conversion = facts.training.get("conversion") or {}
+    return {
+        "library_name": "peft" if facts.kind == "adapter" else "transformers",
+        "license": facts.training.get("license") or conversion.get("license") or NO_LICENSE,
+        "language": ["en"] if facts.kind in ("fmri_lm", "adapter") else None,
+        "pipeline_tag": _PIPELINE_TAGS.get(facts.kind),
+        "datasets": sorted(set(_datasets(facts.training))),
+        "tags": [
+            "fmri",
+            "neuroimaging",
+            facts.kind.replace("_", "-"),
+            "arxiv:2511.21760",
+            *(["simulated-data"] if facts.simulated else []),
+        ],
+    }
+
+
+def _scores_of_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that a training record holds, with what it says about the scans that were scored."""
+    scores = training.get("scores")
+    if not isinstance(scores, Mapping):
+        return {}
+    if isinstance(scores.get("tasks"), Mapping):
+        return dict(scores)
+    told = {key: training[key] for key in ("holdout_site", "holdout_sites", "simulated") if key in training}
+    return {**told, "tasks": scores}
+
+
+def _datasets(record: Any) -> Iterator[str]:
+    """Ids of datasets on the Hub that a training record names, at any depth."""
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            named = value if isinstance(value, list) else [value]
+            if key in _DATASET_KEYS:
+                yield from (name for name in named if isinstance(name, str) and _HUB_ID.fullmatch(name))
+            yield from _datasets(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from _datasets(value)
+
+
+def _table(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested record as rows of dotted name and short value."""
+    rows = []
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows += _table(value, f"{name}.")
+        elif not isinstance(value, list) or len(json.dumps(value)) < 80:
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
+            rows.append((name, text.replace("|", "\\|").replace("\n", " ")))
+    return rows

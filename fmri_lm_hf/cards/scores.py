@@ -1,0 +1,103 @@
+"""Scores as a card shows them: a table with every reader, and what the Hub indexes of this model alone.
+
+Both read what an evaluation wrote (`results.json`, or `scores` of `training_info.json`): `tasks` -> task -> reader ->
+metrics. What stands beside the readers of a task (its question, counts) is told from them by its form: a reader is
+a mapping with at least one number under the name of a known metric.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["METRICS", "OURS", "RECORD_URL", "model_index", "score_rows", "what_was_scored"]
+
+OURS = "fmri_lm"  # the reader that is the model itself; all others are baselines and controls
+METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auc": "ROC AUC"}
+# Results with this source are those of an earlier push, and go when new ones come.
+RECORD_URL = re.compile(r"/(?:results|training_info)\.json$")
+
+
+def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a task and reader, the model itself first: `task`, `model`, `is_ours`, and the metrics."""
+    return [
+        {"task": task, "model": reader, "is_ours": reader == OURS, **metrics}
+        for task, readers in _tasks(results)
+        for reader, metrics in readers.items()
+    ]
+
+
+def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[dict[str, Any]]:
+    """The metrics of the model itself in the form that the Hub indexes; those of baselines are not its results.
+
+    Parameters
+    ----------
+    repo_id : str
+    results : mapping
+    record : str
+        The file of the repository that holds them.
+    """
+    name = _scans(results) or "scans that the record does not name"
+    source = {
+        "name": f"{record} of the repository",
+        "url": f"https://huggingface.co/{repo_id}/blob/main/{record}",
+    }
+    indexed = []
+    for task, readers in _tasks(results):
+        metrics = [
+            {"type": metric, "value": readers[OURS][metric], "name": title}
+            for metric, title in METRICS.items()
+            if OURS in readers and _is_number(readers[OURS].get(metric))
+        ]
+        if metrics:
+            indexed.append(
+                {
+                    "task": {"type": "zero-shot-classification", "name": task},
+                    "dataset": {"type": str(results.get("dataset") or "fmri"), "name": name},
+                    "metrics": metrics,
+                    "source": source,
+                }
+            )
+    return [{"name": repo_id.split("/")[-1], "results": indexed}] if indexed else []
+
+
+def what_was_scored(results: Mapping[str, Any]) -> str | None:
+    """Which scans the scores are about, as far as the record says it; None where it says nothing."""
+    scans = _scans(results)
+    simulated = " of a simulated cohort" if results.get("simulated") is True else ""
+    return None if scans is None else scans + simulated
+
+
+def _scans(results: Mapping[str, Any]) -> str | None:
+    if results.get("holdout_site") is not None:
+        return f"the scans of site {results['holdout_site']}, which was held out from training"
+    if results.get("holdout_sites"):
+        sites = ", ".join(map(str, results["holdout_sites"]))
+        return f"the scans of the sites {sites}, which were held out from training"
+    if results.get("split"):
+        return f"the {results['split']} split" + (
+            f" of {results['dataset']}" if results.get("dataset") else ""
+        )
+    return str(results["dataset"]) if results.get("dataset") else None
+
+
+def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Every task with its readers, the model itself first."""
+    tasks = results.get("tasks")
+    for task, entries in tasks.items() if isinstance(tasks, Mapping) else ():
+        readers = {name: dict(entry) for name, entry in _mapping(entries).items() if _is_reader(entry)}
+        if readers:
+            yield str(task), dict(sorted(readers.items(), key=lambda item: item[0] != OURS))
+
+
+def _is_reader(entry: Any) -> bool:
+    return any(_is_number(value) for key, value in _mapping(entry).items() if key in METRICS)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

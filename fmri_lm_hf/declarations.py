@@ -1,0 +1,86 @@
+"""What is declared about a cohort: that it is controlled (a data-use agreement binds it), or that it is simulated.
+
+Files declare it (`controlled: true` in the metadata of a card, or in JSON beside the data, at any depth). Objects
+carry it in a feature of their dataset: unlike other metadata, the `id` of a feature stays through `select`, `map`,
+`save_to_disk`, Parquet and `load_dataset`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["DECLARATIONS", "declare_in_features", "declared_in_features", "declared_in_folder", "is_declared"]
+
+DECLARATIONS = ("controlled", "simulated")
+_METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
+_MARK = "fmri_lm_hf:"  # begins the `id` of a feature that carries declarations
+_DENIALS = ("", "0", "false", "no", "none", "null")
+_CARRIERS = ("bold", "text")  # the columns that hold what was measured in, or is said about, a person
+
+
+def is_declared(record: Any, name: str) -> bool:
+    """Whether a record says `name: true`, at any depth, in mappings and lists.
+
+    Examples
+    --------
+    >>> is_declared({"cohorts": [{"name": "a"}, {"name": "b", "controlled": True}]}, "controlled")
+    True
+    """
+    if isinstance(record, Mapping):
+        said = record.get(name)
+        if not isinstance(said, (Mapping, list)) and str(said).strip().lower() not in _DENIALS:
+            return True
+        return any(is_declared(value, name) for value in record.values())
+    return isinstance(record, (list, tuple)) and any(is_declared(value, name) for value in record)
+
+
+def declared_in_folder(folder: str | Path, recursive: bool = True) -> set[str]:
+    """What the JSON files and cards in a folder, and below it, declare; unreadable ones declare nothing."""
+    found: set[str] = set()
+    for path in Path(folder).rglob("*") if recursive else Path(folder).iterdir():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or not path.is_file() or path.suffix not in (".json", ".md"):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".json":
+                record = json.loads(text)
+            else:
+                metadata = _METADATA_OF_CARD.match(text)
+                record = yaml.safe_load(metadata[1]) if metadata else None
+        except (ValueError, yaml.YAMLError):
+            continue
+        found |= {name for name in DECLARATIONS if is_declared(record, name)}
+    return found
+
+
+def declare_in_features(features: Any, declared: Iterable[str]) -> None:
+    """Let the features of a dataset carry declarations, beside those that they carry already.
+
+    Parameters
+    ----------
+    features : datasets.Features
+        Changed in place. The columns `bold` and `text` carry the declarations; the first column where there is
+        neither.
+    declared : iterable of str
+        Of `DECLARATIONS`.
+    """
+    names = sorted({*declared, *declared_in_features(features)} & set(DECLARATIONS))
+    if names:
+        for column in [name for name in _CARRIERS if name in features] or list(features)[:1]:
+            if hasattr(features[column], "id"):
+                features[column].id = _MARK + ",".join(names)
+
+
+def declared_in_features(features: Any) -> set[str]:
+    """The declarations that the features of a dataset carry."""
+    marks = [getattr(feature, "id", None) or "" for feature in features.values()]
+    return {
+        name for mark in marks if mark.startswith(_MARK) for name in mark.removeprefix(_MARK).split(",")
+    } & set(DECLARATIONS)

@@ -1,0 +1,147 @@
+"""Are the columns of a scan the ROIs that the atlas says? Connectivity has a shape that tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.atlas import Atlas
+from ..models.atlas_names import mirrored_name
+from .fisher_z import LARGEST_CORRELATION
+
+__all__ = ["ColumnCheck", "Symmetry", "mirrored_pairs", "symmetry"]
+
+SHIFTS = (-3, -2, -1, 1, 2, 3)  # a lost or an added column moves those after it by a few
+MARGIN = 0.1  # in likeness: by so much another order has to be better before the given one is doubted
+MOST_COPIES = 0.01  # share of the ROIs that may be copies of others
+MIN_PAIRS = 10  # of mirrored ROIs
+MIN_EXCESS = 0.05  # of the correlation of mirrored ROIs over that of other pairs across the midline
+MIN_SYMMETRY = 0.2
+
+
+class ColumnCheck:
+    """Compares the connectivity of single scans with that of the group, in the order given and in others.
+
+    A scan whose columns are shifted or reversed is less like the group than it would be with its columns put back.
+    What this cannot see: left and right exchanged, since the two sides are alike; and a fault that all scans share,
+    for which there is `symmetry`.
+
+    Parameters
+    ----------
+    group : numpy.ndarray of shape (n_rois, n_rois)
+        Mean connectivity of many scans; NaN or 0 where it is not known.
+    atlas : Atlas
+    """
+
+    def __init__(self, group: np.ndarray, atlas: Atlas) -> None:
+        self.atlas = atlas
+        given = np.arange(len(group))
+        self.orders = {"as given": given, "reversed": given[::-1]}
+        self.orders |= {f"shifted by {shift:+d}": np.roll(given, shift) for shift in SHIFTS}
+        self._pairs = np.triu_indices(len(group), 1)
+        group = np.nan_to_num(group).astype(np.float32)
+        # Row k holds what a scan's pairs should be like if its columns came in the order k.
+        self._expected = np.stack([group[np.ix_(order, order)][self._pairs] for order in self.orders.values()])
+
+    def likeness(self, connectivity: np.ndarray, usable: np.ndarray) -> dict[str, float]:
+        """Correlation with the group over all pairs of usable ROIs, for each order of the columns.
+
+        Parameters
+        ----------
+        connectivity : numpy.ndarray of shape (n_usable, n_usable)
+        usable : numpy.ndarray of shape (n_rois,), bool
+        """
+        whole = np.zeros((len(usable), len(usable)), dtype=np.float32)
+        whole[np.ix_(usable, usable)] = connectivity
+        pairs, expected = whole[self._pairs], self._expected
+        if not usable.all():
+            known = (usable[:, None] & usable)[self._pairs]
+            pairs, expected = pairs[known], expected[:, known]
+        pairs = pairs - pairs.mean()
+        means = expected.mean(axis=1)
+        spread = np.sqrt(np.maximum((expected**2).mean(axis=1) - means**2, 1e-12) * len(pairs))
+        found = expected @ pairs / (spread * max(float(np.linalg.norm(pairs)), 1e-12))
+        return dict(zip(self.orders, map(float, found), strict=True))
+
+    def problem(self, connectivity: np.ndarray, usable: np.ndarray) -> str | None:
+        """What is wrong with the columns of a scan, or None if nothing seems to be."""
+        copies = np.flatnonzero((np.triu(connectivity, 1) > LARGEST_CORRELATION).any(axis=0))
+        if len(copies) > MOST_COPIES * len(usable):
+            names = np.array(self.atlas.roi_names)[usable][copies[:3]]
+            return (
+                f"{len(copies)} of {len(usable)} ROIs are copies of others ({', '.join(names)}...): columns are "
+                "repeated. Extract the scan again."
+            )
+        likeness = self.likeness(connectivity, usable)
+        best = max(likeness, key=lambda order: likeness[order])
+        if likeness[best] <= likeness["as given"] + MARGIN:
+            return None
+        return (
+            f"The columns seem to be {best}: with them put back, connectivity correlates with that of the training "
+            f"scans at {likeness[best]:.2f}, as given at {likeness['as given']:.2f}. Check the order of the ROIs."
+        )
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """How alike the two sides of the brain are in a group's connectivity.
+
+    Attributes
+    ----------
+    n_pairs : int
+        ROIs that have a mirrored one.
+    homotopic : float
+        Mean correlation of mirrored ROIs.
+    heterotopic : float
+        Mean correlation of other pairs across the midline.
+    left_right : float
+        Correlation of the connections within the left side with those within the right.
+    """
+
+    n_pairs: int
+    homotopic: float
+    heterotopic: float
+    left_right: float
+
+    @property
+    def problem(self) -> str | None:
+        """What makes the columns doubtful, or None."""
+        if self.n_pairs < MIN_PAIRS:
+            return None
+        found = []
+        if self.homotopic < self.heterotopic + MIN_EXCESS:
+            found.append(
+                f"mirrored ROIs correlate at {self.homotopic:.2f}, other pairs across the midline at "
+                f"{self.heterotopic:.2f}"
+            )
+        if self.left_right < MIN_SYMMETRY:
+            found.append(f"connections on the left correlate with those on the right at {self.left_right:.2f}")
+        if not found:
+            return None
+        return f"The columns may not be the ROIs that the atlas names: {' and '.join(found)}. Check their order."
+
+
+def mirrored_pairs(atlas: Atlas) -> np.ndarray:
+    """Pairs (left or right, mirrored) of ROIs that differ in the side that their names say, (n_pairs, 2)."""
+    where = {name: i for i, name in enumerate(atlas.roi_names)}
+    pairs = [(i, where.get(mirrored_name(name) or "", -1)) for name, i in where.items()]
+    return np.array([(i, j) for i, j in pairs if j > i], dtype=int).reshape(-1, 2)
+
+
+def symmetry(group: np.ndarray, atlas: Atlas) -> Symmetry:
+    """How symmetric a group's connectivity (n_rois, n_rois) is; NaN where the atlas names no mirrored ROIs."""
+    pairs = mirrored_pairs(atlas)
+    if len(pairs) < 3:
+        return Symmetry(len(pairs), *[float("nan")] * 3)
+    left, right = pairs.T
+    across = group[np.ix_(left, right)]
+    others = ~np.eye(len(pairs), dtype=bool)
+    upper = np.triu_indices(len(pairs), 1)
+    within = [group[np.ix_(side, side)][upper] for side in (left, right)]
+    return Symmetry(
+        len(pairs),
+        float(np.diag(across).mean()),
+        float(across[others].mean()),
+        float(np.corrcoef(within)[0, 1]),
+    )

@@ -1,0 +1,104 @@
+"""An adapter and the model that it was trained on: named so that others find it, and recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+from fmri_lm_hf.cards.rendering import NOT_RECORDED
+from fmri_lm_hf.declarations import is_declared
+from fmri_lm_hf.files import write_json
+
+from .contents import Publication
+from .errors import HubAccessError, retried
+
+__all__ = ["name_base_model", "name_repository_in_adapter", "records_of_base"]
+
+
+def records_of_base(model: Any, folder: Path) -> None:
+    """Write into the folder of a saved PEFT model what is recorded about the model under it, if anything is."""
+    if not hasattr(model, "get_base_model") or (folder / "training_info.json").exists():
+        return
+    base = model.get_base_model()
+    record = base.record_of_weights() if hasattr(base, "record_of_weights") else None
+    if record:
+        write_json({"training": NOT_RECORDED, "base_model": record}, folder / "training_info.json")
+
+
+def name_base_model(publication: Publication, base_model: str | None, api: HfApi) -> str:
+    """Make an adapter name its base model by its repository, and record the commit at which it was found there.
+
+    Returns
+    -------
+    str
+        The repository and the commit, for the user.
+
+    Raises
+    ------
+    ValueError
+        When it is no adapter, or its base is not on the Hub, or is no model of this package.
+    """
+    if publication.kind != "adapter":
+        raise ValueError(f"Only an adapter has a base model; this is a {publication.kind.replace('_', ' ')}.")
+    config = publication.json("adapter_config.json")
+    named = str(base_model or config.get("base_model_name_or_path") or "")
+    if (Path(named).exists() and base_model is None) or named.count("/") != 1:
+        raise _not_on_the_hub(named)
+    commit = None
+    with contextlib.suppress(
+        RepositoryNotFoundError, ValueError
+    ):  # the latter for what cannot be a name there
+        commit = str(retried(lambda: api.repo_info(named), f"Looking at {named}").sha)
+    if commit is None:
+        raise _not_on_the_hub(named)
+    model_type = _json_at(api, named, "config.json", commit).get("model_type")
+    if model_type != "fmri_lm":
+        raise ValueError(
+            f"{named} is no fMRI language model (its config.json has the model type {model_type!r}): name the "
+            "repository of the adapter's base model with --base-model (`base_model=`)."
+        )
+    config["base_model_name_or_path"] = named
+    publication.set_json("adapter_config.json", dict(sorted(config.items())))
+    training = publication.json("training_info.json") or {"training": NOT_RECORDED}
+    base: dict[str, Any] = {"repository": named, "commit": commit}
+    if is_declared(_json_at(api, named, "training_info.json", commit), "simulated"):
+        base["simulated"] = True
+    said = training.get("base_model")
+    training["base_model"] = {**(said if isinstance(said, dict) else {}), **base}
+    publication.set_json("training_info.json", training)
+    return f"{named}, commit {commit}"
+
+
+def name_repository_in_adapter(publication: Publication, repo_id: str) -> None:
+    """Let the adapter beside the weights of a model name the repository that both go to.
+
+    transformers takes the weights from the repository that an adapter names, also where they lie beside it.
+    """
+    if publication.kind != "adapter" and "adapter_config.json" in publication.files:
+        config = publication.json("adapter_config.json") | {"base_model_name_or_path": repo_id}
+        publication.set_json("adapter_config.json", dict(sorted(config.items())))
+
+
+def _not_on_the_hub(named: str) -> ValueError:
+    return ValueError(
+        f"The adapter was trained on {Path(named).name or 'a model in memory'!r}, which is not a repository on "
+        "the Hub: push the base model first, and name it with --base-model org/name (`base_model=`)."
+    )
+
+
+def _json_at(api: HfApi, repo_id: str, name: str, commit: str) -> dict[str, Any]:
+    """A JSON file of a repository; empty when there is none."""
+    try:
+        path = retried(
+            lambda: api.hf_hub_download(repo_id, name, revision=commit), f"Fetching {name} of {repo_id}"
+        )
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except EntryNotFoundError:
+        return {}
+    except ValueError as error:
+        raise HubAccessError(f"{name} of {repo_id} is not valid JSON; nothing was sent.") from error

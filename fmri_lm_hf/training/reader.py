@@ -1,0 +1,163 @@
+"""A reader: a small language model that learns to read network pairs from random scans, each met once.
+
+    fmri-lm train reader reader --output_dir reader
+    python training/train_reader.py training/recipes/reader.yaml --output_dir reader
+
+A recipe is a YAML file of the arguments below; arguments behind it overrule it. No scan is needed: they are drawn. Into
+`output_dir` come the model and its processor, and checkpoints from which an interrupted training goes on
+(``--resume_from_checkpoint true``).
+"""
+
+# ruff: noqa: RUF009 - `argument` makes a dataclass field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ..models.atlas import Atlas
+from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .arguments import StageArguments, argument, parse
+from .language_model import train_text_tokenizer
+from .reading import ReaderRecipe, ReadingBatches, reading_texts
+from .record import save_stage
+from .trainer import FmriLMTrainer, show_progress
+
+__all__ = ["ReaderStageArguments", "main", "new_reader", "train", "with_atlas"]
+
+
+@dataclass
+class ReaderStageArguments(StageArguments):
+    """The reader's sizes and curriculum, and the atlas of its processor."""
+
+    required: ClassVar[tuple[str, ...]] = ("output_dir",)
+
+    reader: dict | str | None = argument(
+        "fields of ReaderRecipe, such as hidden_size, batch_size and few_until"
+    )
+    atlas: str = argument(
+        "atlas of the reader's processor, as `Atlas.load` takes it, or a JSON file", "dosenbach_2010"
+    )
+    fixed_atlas: bool = argument("train on that atlas alone, instead of random ones", False)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the stage with arguments of the command line."""
+    train(parse(ReaderStageArguments, __doc__ or "", words))
+
+
+def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
+    """Train a reader and save it with its processor in `output_dir`."""
+    if arguments.max_steps < 1:
+        raise ValueError("A reader's scans have no end: give `max_steps`, how many batches of them are met.")
+    options = arguments.reader or {}
+    assert not isinstance(options, str)
+    if unknown := sorted(set(options) - {field.name for field in fields(ReaderRecipe)}):
+        raise ValueError(f"`reader` has unknown fields: {', '.join(unknown)}.")
+    recipe = ReaderRecipe(**{"steps": arguments.max_steps, "seed": arguments.seed, **options})
+    is_file = arguments.atlas.endswith(".json")
+    atlas = Atlas.from_json(arguments.atlas) if is_file else Atlas.load(arguments.atlas)
+    model, processor = new_reader(recipe, atlas)
+    batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None)
+    arguments.per_device_train_batch_size = 1  # an example is a batch of scans
+    trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
+    show_progress(trainer, "reader")
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    save_stage(trainer, processor, stage="reader", simulated=True, n_scans=recipe.steps * recipe.batch_size)
+    return trainer
+
+
+def new_reader(
+    recipe: ReaderRecipe, atlas: Atlas, n_timepoints: int = 240, t_r: float = 2.0
+) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """An untrained reader and its processor.
+
+    Parameters
+    ----------
+    recipe : ReaderRecipe
+    atlas : Atlas
+        That of the processor; no weight depends on it.
+    n_timepoints : int, default=240
+        Longest input, in points of `t_r` seconds.
+    t_r : float, default=2.0
+    """
+    tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
+    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
+    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
+    torch.manual_seed(recipe.seed)
+    std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights
+    language_model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=2 * recipe.hidden_size,
+            num_hidden_layers=recipe.num_layers,
+            num_attention_heads=recipe.num_heads,
+            max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            initializer_range=std,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model = FmriLMForCausalLM.from_components(
+        _shape(atlas, n_timepoints),
+        language_model,
+        scan_tokens=["network_pairs"],
+        network_name_ids=processor.network_name_ids(),
+        fmri_token_id=processor.fmri_token_id,
+        initializer_range=std,
+    )
+    return model, processor
+
+
+def with_atlas(
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
+) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """A reader for scans of another atlas: the same weights, with that atlas's networks and their names."""
+    if not model.config.reads_network_pairs or model.config.reads_rois:
+        raise ValueError(
+            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
+            f"{model.config.scan_tokens}."
+        )
+    old = processor.feature_extractor
+    extractor = FmriFeatureExtractor(
+        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
+    )
+    processor = FmriLMProcessor(extractor, processor.tokenizer, scan_tokens=["network_pairs"])
+    config = type(model.config).from_dict(
+        {
+            **model.config.to_dict(),
+            "fmri_config": _shape(atlas, old.n_timepoints),
+            "network_name_ids": processor.network_name_ids(),
+        }
+    )
+    other = FmriLMForCausalLM(config)
+    other.load_state_dict(model.state_dict())
+    return other.eval(), processor
+
+
+def _shape(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
+    return FmriTokenizerConfig(
+        n_rois=atlas.n_rois,
+        n_timepoints=n_timepoints,
+        patch_size=n_timepoints,
+        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
+    )
+
+
+def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The one batch that a step takes from `ReadingBatches`."""
+    return batches[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What can be said of a scan from the scan alone: facts, questions, descriptions."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from fmri_lm_hf.corpus.faithfulness import faithfulness
+from fmri_lm_hf.corpus.reading import (
+    ABSENT_ANSWERS,
+    BOUNDS_BETWEEN,
+    LEVELS,
+    ask_comparison,
+    ask_extreme,
+    ask_level,
+    describe_scan,
+    level_of,
+    says_no_scan,
+    scan_facts,
+)
+from fmri_lm_hf.simulation.network_names import draw_network_names
+
+NAMES = ["default", "visual", "fronto-parietal"]
+VALUES = [0.2, 0.6, -0.3, 1.2, 0.9, 1.6]  # default: within, with visual, with fronto-parietal; visual: ...
+
+
+def facts(values=VALUES, names=NAMES, present=None):
+    return scan_facts(values, [True] * len(values) if present is None else present, names)
+
+
+def test_levels_of_pairs_and_the_extremes():
+    said = {fact["feature"]: LEVELS[round(fact["z"]) + 2] for fact in facts()[:6]}
+    assert said["connectivity/level/default-visual"] == "high"
+    assert said["connectivity/level/default-fronto-parietal"] == "markedly low"
+    assert (
+        said["connectivity/level/default-default"] == "markedly low"
+    )  # little for what lies within a network
+    assert [fact["network"] for fact in facts()[6:]] == [
+        ["visual", "fronto-parietal"],
+        ["default", "fronto-parietal"],
+    ]
+
+
+def test_a_pair_without_rois_has_no_fact():
+    present = [True, True, True, True, False, True]
+    assert all(fact["network"] != ["visual", "fronto-parietal"] for fact in facts(present=present))
+
+
+def test_levels_are_cut_at_the_bounds():
+    assert level_of(np.array(BOUNDS_BETWEEN)).tolist() == [1, 2, 3, 4]
+    assert level_of(np.array(BOUNDS_BETWEEN) - 1e-9).tolist() == [0, 1, 2, 3]
+
+
+def test_every_description_is_read_back_as_true():
+    rng, names_rng = random.Random(0), np.random.default_rng(0)
+    for _ in range(100):
+        names = draw_network_names(int(names_rng.integers(3, 9)), names_rng)
+        n_pairs = len(names) * (len(names) + 1) // 2
+        about = facts(names_rng.normal(0.5, 0.5, n_pairs).tolist(), names)
+        text = describe_scan(about, rng)
+        result = faithfulness(text, about, names)
+        assert result.precision == 1.0, (text, result.contradicted, result.invented)
+        assert len(result.matched) >= 4
+
+
+def test_a_description_of_another_scan_is_seen_to_be_wrong():
+    other = facts([-value for value in VALUES])
+    assert faithfulness(describe_scan(facts(), random.Random(1)), other, NAMES).precision < 0.5
+
+
+def test_answers_follow_the_facts():
+    about = facts()
+    assert ask_level(about[1]).answer == "high"
+    assert ask_extreme(about, "strongest").answer == "visual and fronto-parietal"
+    assert ask_extreme(about, "weakest").answer == "default and fronto-parietal"
+    assert ask_comparison(about[1], about[2]).answer == "yes"
+    assert ask_comparison(about[2], about[1]).answer == "no"
+
+
+@pytest.mark.parametrize("text", ABSENT_ANSWERS)
+def test_absence_is_recognised(text):
+    assert says_no_scan(text)
+    assert not says_no_scan(describe_scan(facts(), random.Random(2)))

@@ -1,0 +1,66 @@
+"""What a Trainer pushes: the model with its card, code and record, and nothing of the Trainer's own state."""
+
+from __future__ import annotations
+
+import pytest
+from hub_processes import WRITER
+
+TRAIN = """
+import pathlib, torch, tiny
+from transformers import TrainingArguments, default_data_collator
+from huggingface_hub import snapshot_download
+from fmri_lm_hf.training.trainer import FmriTrainer
+arguments = TrainingArguments(
+    output_dir=folder, push_to_hub=True, hub_token=token, hub_model_id=repo, max_steps=2, save_steps=1,
+    per_device_train_batch_size=2, report_to="none", use_cpu=True, remove_unused_columns=False,
+    disable_tqdm=True, **options)
+scans = [{"input_values": torch.tensor(tiny.scan(i).T)} for i in range(4)]
+trainer = FmriTrainer(tiny.fmri_tokenizer().train(), arguments, train_dataset=scans,
+                      data_collator=default_data_collator, processing_class=tiny.feature_extractor())
+trainer.train()
+if at_the_end:
+    pushed = trainer.push_to_hub(tags=["mine"])
+    result = {"left_out": list(pushed.left_out), "commit": pushed.commit}
+else:
+    trainer._finish_current_push()
+    result = {}
+assert list(pathlib.Path(folder).rglob("training_args.bin"))  # the Trainer's own state stays where it was
+assert not list(pathlib.Path(folder).glob(".pushing-*"))
+read = {p.name: p.read_bytes() for p in pathlib.Path(snapshot_download(repo)).rglob("*") if p.is_file()}
+result["secrets"] = [name for name, raw in read.items() if token.encode() in raw or folder.encode() in raw]
+result["training"] = read["training_info.json"].decode()
+result["card"] = read["README.md"].decode()
+"""
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save", "all_checkpoints"])
+def test_a_trainer_publishes_the_model_and_nothing_else(hub, client, tmp_path, strategy):
+    repo = f"org/trained-{strategy.replace('_', '-')}"
+    result = client.run(
+        TRAIN,
+        folder=str(tmp_path / "out"),
+        repo=repo,
+        token=WRITER,
+        options={"hub_strategy": strategy, "hub_private_repo": True},
+        at_the_end=strategy == "end",
+    )
+    state = hub.state(f"models/{repo}")
+    assert state["private"]
+    assert {
+        "README.md",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "modeling_fmri_tokenizer.py",
+    } <= set(state["files"])
+    assert not [
+        name for name in state["files"] if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name
+    ]
+    assert result["secrets"] == []
+    assert "A tokenizer of fMRI scans" in result["card"]
+    if strategy == "end":
+        assert state["commits"][0] == "End of training"
+        assert "training_args.bin" in result["left_out"]
+        assert "\n- mine\n" in result["card"]
+    else:
+        assert state["commits"][0].startswith("Training in progress, step ")
+        assert "in progress, step" in result["training"]

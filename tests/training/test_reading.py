@@ -1,0 +1,212 @@
+"""Batches of questions about random scans, and the reader that learns from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
+from fmri_lm_hf.corpus.reading import scan_facts
+from fmri_lm_hf.evaluation.hypothesis import parse_hypothesis, relative_to
+from fmri_lm_hf.evaluation.truth import scan_pairs, truth
+from fmri_lm_hf.simulation.stream import RandomScans
+from fmri_lm_hf.training.data import about_scan
+from fmri_lm_hf.training.reader import main, new_reader, with_atlas
+from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
+
+ATLAS = Atlas(
+    "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
+)
+RECIPE = ReaderRecipe(
+    hidden_size=32, num_layers=2, vocab_size=600, steps=20, batch_size=4, questions=3, n_networks=(4, 5)
+)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return new_reader(RECIPE, ATLAS, n_timepoints=80)
+
+
+@pytest.fixture(scope="module")
+def batches(reader):
+    return ReadingBatches(reader[1].tokenizer, RECIPE)
+
+
+def scans(n, seed=3):
+    stream = RandomScans(ATLAS, seed)
+    return [stream[k] for k in range(n)]
+
+
+def test_a_batch_depends_on_its_step_alone(reader, batches):
+    first = batches.batch(7)
+    again = ReadingBatches(reader[1].tokenizer, RECIPE).batch(7)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_training_widens_from_few_networks_to_many(batches):
+    assert batches.batch(0)["network_name_ids"].shape[1] in (3, 4)
+    assert batches.batch(0)["network_name_ids"].shape[2] == 1  # one token a name at first
+    assert batches.batch(19)["network_name_ids"].shape[1] in (4, 5)
+
+
+def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
+    values = torch.cat([batches.batch(k)["fmri_features"][:, 1:7, 1] for k in range(8)])
+    many = dataclasses.replace(RECIPE, steps=2, batch_size=600, few_until=0.9, drawn_until=0.9)
+    features = ReadingBatches(batches.tokenizer, many).batch(0)["fmri_features"]
+    correlation = torch.corrcoef(features[:, 1:, 1].T) - torch.eye(features.shape[1] - 1)
+    assert correlation.abs().max() < 0.2
+    assert values.std() > 0.3
+
+
+def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
+    _, processor = reader
+    facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
+    (question, *_) = batches._questions(facts, random.Random(0), 0.0)
+    row = batches._row([question], processor.n_tokens)
+    encoded = processor.encode_chat(about_scan([(question.text, question.answer)]))
+    assert row["input_ids"] == encoded["input_ids"]
+    assert row["labels"] == encoded["labels"]
+
+
+def test_what_is_no_scan_is_answered_as_such(batches, reader):
+    always = ReadingBatches(reader[1].tokenizer, dataclasses.replace(RECIPE, share_absent=1.0))
+    batch = always.batch(19)
+    answers = [
+        reader[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
+        for row in batch["labels"]
+    ]
+    assert all("scan" in answer and "high" not in answer for answer in answers)
+    n_scans = int((batch["input_ids"] == reader[1].fmri_token_id).any(1).sum())
+    assert n_scans == len(batch["fmri_features"])
+
+
+def test_a_reader_changes_its_atlas_and_keeps_its_weights(reader, tmp_path):
+    model, processor = with_atlas(*reader, Atlas.load("dosenbach_2010"))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = FmriLMForCausalLM.from_pretrained(tmp_path)
+    assert FmriLMProcessor.from_pretrained(tmp_path).n_tokens == again.config.n_scan_tokens == 22
+    for name, values in reader[0].state_dict().items():
+        assert torch.equal(values, again.state_dict()[name])
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_stopped(tmp_path):
+    words = ["tiny/reader", "--save_steps", "4", "--save_strategy", "steps"]
+    main([*words, "--output_dir", str(tmp_path / "whole")])
+    (tmp_path / "half").mkdir()
+    (tmp_path / "whole" / "checkpoint-4").rename(tmp_path / "half" / "checkpoint-4")
+    main([*words, "--output_dir", str(tmp_path / "half"), "--resume_from_checkpoint", "true"])
+    whole, resumed = (FmriLMForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "half"))
+    for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+    assert FmriLMProcessor.from_pretrained(tmp_path / "half").n_tokens == whole.config.n_scan_tokens
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--max_steps", "0"], "give `max_steps`"),
+        (["--reader.n_heads", "2"], "`reader` has unknown fields: n_heads"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused(words, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        main(["tiny/reader", "--output_dir", str(tmp_path / "out"), *words])
+
+
+@pytest.mark.slow
+def test_truth_has_every_score_of_the_results(reader):
+    results = truth(*reader, scans(4), n_absent=5)
+    assert set(results["pair_level"]) >= {"exact", "other_scan", "within_one", "rank_correlation"}
+    assert set(results["descriptions"]) >= {"precision", "recall", "other_scan_precision"}
+    assert set(results["mirage"]) >= {"absent_described", "real_answered"}
+
+
+def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
+    from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, describe_scan, level_of
+    from fmri_lm_hf.evaluation import truth as module
+
+    model, processor = reader
+    inputs = dict(processor(fmri=scans(6)))
+    values, present, names = scan_pairs(processor, inputs)
+    first, second = torch.triu_indices(3, 3)
+    levels = torch.from_numpy(level_of(values.numpy(), (first == second).numpy()))
+    exact = torch.nn.functional.one_hot(levels.long(), 5).float()
+    monkeypatch.setattr(module, "level_probabilities", lambda *args: exact)
+    scores = module.pair_level_truth(model, processor, inputs)
+    assert scores["exact"] == scores["within_one"] == 1
+    assert scores["other_scan"] < 0.7
+    assert scores["rank_correlation"] > 0.8
+
+    facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
+    texts = [describe_scan(each, random.Random(0)) for each in facts]
+    monkeypatch.setattr(module, "generate_texts", lambda *args: texts)
+    described = module.description_truth(model, processor, inputs)
+    assert described["precision"] == 1
+    assert described["other_scan_precision"] < 0.7
+    assert 0 < described["recall"] < 1
+    monkeypatch.setattr(module, "generate_texts", lambda *args: [ABSENT_ANSWERS[0]] * 6)
+    assert module.description_truth(model, processor, inputs)["precision"] is None
+    assert module.mirage(model, processor, inputs, 6)["real_answered"] == 0
+
+
+def test_a_hypothesis_is_read_in_many_wordings():
+    text = (
+        "weaker connectivity between default and visual; Connectivity within control is raised.\n"
+        "reduced coupling between visual and control"
+    )
+    assert [str(each) for each in parse_hypothesis(text, ATLAS.network_names)] == [
+        "weaker connectivity between default and visual",
+        "stronger connectivity within control",
+        "weaker connectivity between visual and control",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("patients are sad", "'patients are sad' cannot be read: it names no direction"),
+        ("weaker connectivity between default and cerebellum", "cannot be read"),
+        ("raised modularity", "it is not about connectivity but graph/modularity"),
+        ("typical connectivity between default and visual", "its direction is typical"),
+        ("", "The hypothesis is empty"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_hypothesis(text, ATLAS.network_names)
+
+
+def test_relative_to_reference_scans():
+    import numpy as np
+
+    reference = np.array([[0.1], [0.2], [0.3], [0.4]])
+    assert relative_to(reference, np.array([[0.25], [0.4], [0.9]]))[:, 0].tolist() == [0.5, 0.875, 1.0]
+
+
+def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(reader, tmp_path):
+    from transformers import pipeline
+
+    reader[0].save_pretrained(tmp_path)
+    reader[1].save_pretrained(tmp_path)
+    test = pipeline("fmri-hypothesis", model=str(tmp_path))
+    hypothesis = "weaker connectivity between default and visual; stronger connectivity within control"
+    one = test(scans(1)[0], hypothesis=hypothesis)
+    assert [each["statement"] for each in one["evidence"]] == [
+        "weaker connectivity between default and visual",
+        "stronger connectivity within control",
+    ]
+    mean = sum(each["probability"] for each in one["evidence"]) / 2
+    assert 0 < one["score"] < 1
+    assert one["score"] == pytest.approx(mean)
+    several = test(scans(3), hypothesis=hypothesis, reference_scans=scans(5, seed=4))
+    assert len(several) == 3
+    assert all(
+        each["direct_score"] * 10 == pytest.approx(round(each["direct_score"] * 10)) for each in several
+    )
+    with pytest.raises(ValueError, match="cannot be read"):
+        test(scans(1)[0], hypothesis="they differ")
