@@ -110,7 +110,8 @@ class FmriLMTrainer(FmriTrainer):
 
     The loss is ``F2T + fmri_loss_weight * F2F + text_only_loss_weight * T2T`` (arXiv 2511.21760): cross-entropy
     on text behind scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
-    a scan, which keep the language model's language.
+    a scan, which keep the language model's language. A mixture of experts that has `output_router_logits` adds its
+    load balancing loss with its own weight.
 
     Parameters
     ----------
@@ -129,17 +130,20 @@ class FmriLMTrainer(FmriTrainer):
         first = int((labels != IGNORED).any(0).int().argmax())
         n_kept = labels.shape[1] - max(first - 1, 0)
         outputs = model(**{**inputs, "labels": None}, logits_to_keep=n_kept)
-        config = self.accelerator.unwrap_model(self.model).config
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        config = unwrapped.config
         has_scan = (inputs["input_ids"] == config.fmri_token_id).any(1)
         parts = {
             "text_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], has_scan),
             "text_only_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], ~has_scan),
             "fmri_loss": outputs.fmri_loss,
+            "aux_loss": outputs.aux_loss,
         }
         weights = {
             "text_loss": 1.0,
             "text_only_loss": self.text_only_loss_weight,
             "fmri_loss": config.fmri_loss_weight,
+            "aux_loss": unwrapped.aux_loss_weight,
         }
         parts = {name: value for name, value in parts.items() if value is not None}
         outputs.loss = sum(weights[name] * value for name, value in parts.items())

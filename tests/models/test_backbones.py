@@ -13,9 +13,10 @@ from accelerate import cpu_offload, disk_offload
 from backbones import UNABLE, text_model
 from peft import LoraConfig, get_peft_model
 from small import FMRI, N_TOKENS, close, fmri_tokenizer, language_model, missing_roi, prompt, scans
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from fmri_lm_hf import FmriLMForCausalLM
+from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
@@ -26,6 +27,24 @@ def inputs(n: int = 1) -> dict[str, torch.Tensor]:
         "input_values": scans(n),
         "roi_mask": missing_roi(n),
     }
+
+
+def pair_model(language: PreTrainedModel, *scan_tokens: str) -> FmriLMForCausalLM:
+    """A model whose scans have tokens for pairs of three networks, and for ROIs if asked."""
+    tokenizer = fmri_tokenizer(roi_networks=[0, 0, 1, 1, 2, 2])
+    return FmriLMForCausalLM.from_components(
+        tokenizer if "rois" in scan_tokens else tokenizer.config,
+        language,
+        fmri_token_id=FMRI,
+        scan_tokens=list(scan_tokens),
+        network_name_ids=[[4], [5, 6], [7]],
+    ).eval()
+
+
+def with_places(model: FmriLMForCausalLM) -> dict[str, torch.Tensor]:
+    """`inputs`, with as many places for a scan as this model has tokens for it."""
+    scan = [FMRI] * model.config.n_scan_tokens
+    return inputs() | {"input_ids": torch.tensor([[5, *scan, 6]])}
 
 
 # --- the contract ---------------------------------------------------------------------------------------------
@@ -150,6 +169,19 @@ def test_the_load_of_experts_is_balanced(asked):
     assert torch.equal(model.generate(**given, **GREEDY), generated)
 
 
+def test_the_trainer_balances_experts_too(tmp_path):
+    model = language_model("qwen3-moe", None)
+    model.language_model.config.output_router_logits = True
+    model.language_model.config.router_aux_loss_coef = 0.5
+    given = inputs(2)
+    given["labels"] = given["input_ids"].masked_fill(given["input_ids"] == FMRI, -100)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    with torch.no_grad():
+        output = model(**given)
+        loss = FmriLMTrainer(model=model, args=arguments).compute_loss(model, given)
+    torch.testing.assert_close(loss, output.text_loss + 0.5 * output.aux_loss)
+
+
 # --- generation -----------------------------------------------------------------------------------------------
 
 
@@ -263,8 +295,40 @@ def test_parts_of_two_precisions_come_back_as_they_were(tmp_path, loader):
 
 
 @torch.no_grad()
-def test_every_part_can_be_offloaded(tmp_path):
-    model, given = language_model(), inputs()
+def test_network_pairs_keep_their_precision(tmp_path):
+    text_model().save_pretrained(tmp_path / "text")
+    low = AutoModelForCausalLM.from_pretrained(tmp_path / "text", dtype=torch.bfloat16)
+    mixed = pair_model(low, "network_pairs")
+    expected = {name: value.dtype for name, value in mixed.state_dict().items()}
+    assert set(expected.values()) == {torch.float32, torch.bfloat16}
+    mixed.save_pretrained(tmp_path / "mixed")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "mixed")
+    assert {name: value.dtype for name, value in loaded.state_dict().items()} == expected
+    assert torch.equal(loaded(**with_places(mixed)).logits, mixed(**with_places(mixed)).logits)
+
+
+@torch.no_grad()
+def test_a_second_turn_over_network_pairs():
+    model = pair_model(text_model(), "rois", "network_pairs")
+    model.generation_config.eos_token_id = None
+    given, options = with_places(model), GREEDY | {"return_dict_in_generate": True}
+    first = model.generate(**given, **options)
+    longer = torch.cat([first.sequences, prompt(7, 8)], dim=1)
+    given = {**given, "input_ids": longer, "attention_mask": torch.ones_like(longer)}
+    fresh = model.generate(**given, **GREEDY)
+    alone = {name: given[name] for name in ("input_ids", "attention_mask")}
+    for turn in (given, alone):
+        cache = copy.deepcopy(first.past_key_values)
+        assert torch.equal(model.generate(**turn, past_key_values=cache, **GREEDY), fresh)
+
+
+@pytest.mark.parametrize(
+    "scan_tokens", [["rois"], ["network_pairs"], ["rois", "network_pairs"]], ids="-".join
+)
+@torch.no_grad()
+def test_every_part_can_be_offloaded(tmp_path, scan_tokens):
+    model = pair_model(text_model(), *scan_tokens)
+    given = with_places(model)
     expected, text = model(**given).logits, model.generate(**given, **GREEDY)
     loaded = copy.deepcopy(model)
     cpu_offload(loaded)
@@ -274,7 +338,9 @@ def test_every_part_can_be_offloaded(tmp_path):
     for each in (loaded, on_disk):
         assert torch.equal(each(**given).logits, expected)
         assert torch.equal(each.generate(**given, **GREEDY), text)
-        assert torch.equal(each.fmri_logits(given["input_values"]), model.fmri_logits(given["input_values"]))
+        if "rois" in scan_tokens:
+            scan = given["input_values"]
+            assert torch.equal(each.fmri_logits(scan), model.fmri_logits(scan))
 
 
 @torch.no_grad()
