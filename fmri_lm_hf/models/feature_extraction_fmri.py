@@ -24,7 +24,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
     """Turns scans into the input of fMRI-LM models.
 
     Each scan is read (`read_scan`), resampled to `t_r`, cut to its first `n_timepoints`, normalised for each ROI, and
-    padded where it is shorter.
+    padded where it is shorter. Time points that were not observed (censored, or without signal) take no part in the
+    normalisation; `padding_mask` marks them as it marks padding, so that the model reads nothing from them.
 
     Parameters
     ----------
@@ -157,15 +158,16 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         roi_mask = np.zeros((len(scans), self.n_rois), dtype=bool)
         padding_mask = np.zeros((len(scans), self.n_timepoints), dtype=bool)
         for i, (scan, scan_t_r) in enumerate(zip(scans, t_rs, strict=True)):
-            bold, mask = self._prepare(scan, scan_t_r, roi_names)
-            median, iqr = self._statistics(bold)
+            bold, mask, observed = self._prepare(scan, scan_t_r, roi_names)
+            median, iqr = self._statistics(bold[observed])
             mask &= iqr > 0  # an ROI that hardly ever leaves its median has no scale
             bold -= median
             bold /= np.where(mask, iqr, 1)
             bold *= mask
+            bold[~observed] = 0
             input_values[i, :, : len(bold)] = bold.T
             roi_mask[i] = mask
-            padding_mask[i, : len(bold)] = True
+            padding_mask[i, : len(bold)] = observed
         data = {"input_values": input_values, "roi_mask": roi_mask, "padding_mask": padding_mask}
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -189,8 +191,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         """
         medians, iqrs = [], []
         for scan in scans:
-            bold, mask = self._prepare(scan, t_r, None)
-            median, iqr = _median_and_iqr(bold)
+            bold, mask, observed = self._prepare(scan, t_r, None)
+            median, iqr = _median_and_iqr(bold[observed])
             mask &= iqr > 0
             medians.append(np.where(mask, median, np.nan))
             iqrs.append(np.where(mask, iqr, np.nan))
@@ -209,16 +211,25 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
 
     def _prepare(
         self, scan: Any, t_r: float | None, roi_names: Sequence[str] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Read, resample, cut or stretch: float32 (n_points <= n_timepoints, n_rois), and the ROI mask."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read, resample, cut or stretch: float32 (n_points <= n_timepoints, n_rois), ROI mask, observed points."""
         content = read_scan(scan, self.atlas, t_r, roi_names, n_rois=self.n_rois, max_masked=self.max_masked)
         if content.t_r == self.t_r:
             bold = content.bold[: self.n_timepoints].copy()
+            observed = content.sample_mask[: self.n_timepoints].copy()
         else:
             weights = resampling_weights(
                 len(content.bold), content.t_r, self.t_r, self.n_timepoints, self.resampling
             )
             bold = weights @ content.bold[: weights.shape[1]]
+            # A new point counts where most of what it is made of was observed.
+            share = np.abs(weights) @ content.sample_mask[: weights.shape[1]]
+            observed = share >= 0.5 * np.abs(weights).sum(axis=1)
+        if observed.sum() < self.min_timepoints <= len(bold):
+            raise ScanError(
+                f"The scan has {observed.sum()} observed time points at TR {self.t_r:g} s of {len(bold)}, expected at "
+                f"least {self.min_timepoints}: too much of it was censored. Leave it out, or lower `min_timepoints`."
+            )
         if len(bold) < self.min_timepoints:
             raise ScanError(
                 f"The scan is too short: {len(content.bold)} time points at TR {content.t_r:g} s are {len(bold)} at TR "
@@ -226,8 +237,9 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
                 "Give a longer scan, or lower `min_timepoints`."
             )
         if self.short_scans == "stretch" and len(bold) < self.n_timepoints:
-            bold = bold[np.arange(self.n_timepoints) * len(bold) // self.n_timepoints]
-        return bold, content.roi_mask.copy()
+            repeated = np.arange(self.n_timepoints) * len(bold) // self.n_timepoints
+            bold, observed = bold[repeated], observed[repeated]
+        return bold, content.roi_mask.copy(), observed
 
     def _statistics(self, bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.normalization == "scan":

@@ -183,11 +183,32 @@ def test_save_and_load(tmp_path, rng):
     torch.testing.assert_close(loaded(bold, t_r=2.0)["input_values"], saved(bold, t_r=2.0)["input_values"])
 
 
+@pytest.mark.parametrize("t_r", [2.0, 0.8])
+def test_censored_points_change_nothing_but_themselves(rng, t_r):
+    bold = rng.normal(size=(150, N_ROIS)).astype(np.float32)
+    sample_mask = rng.random(150) > 0.3
+    model = extractor(min_timepoints=10)
+    row = {"bold": bold, "t_r": t_r, "sample_mask": sample_mask}
+    spiked = row | {"bold": np.where(sample_mask[:, None], bold, 1000).astype(np.float32)}
+    features = model(row)
+    observed = features["padding_mask"][0].numpy()
+    assert 5 < (~observed).sum() < 25
+    assert not features["input_values"][0][:, ~observed].any()
+    if t_r == 2.0:
+        np.testing.assert_array_equal(observed, sample_mask[:40])
+        kept = bold[:40][observed]
+        np.testing.assert_allclose(features["input_values"][0].T[observed], robust_z(kept), atol=1e-4)
+        torch.testing.assert_close(model(spiked)["input_values"], features["input_values"])
+    with pytest.raises(ScanError, match="observed time points at TR 2 s of 40, expected at least 39"):
+        extractor(min_timepoints=39)(row)
+
+
 def test_travels_with_a_checkpoint_as_its_own_code(tmp_path, monkeypatch):
     monkeypatch.setattr(FmriFeatureExtractor, "_auto_class", "AutoFeatureExtractor")
     extractor().save_pretrained(tmp_path / "checkpoint")
     files = {path.name for path in (tmp_path / "checkpoint").glob("*.py")}
-    own = {"atlas.py", "atlas_names.py", "hub_mixin.py", "scan_images.py", "scan_reading.py", "feature_extraction_fmri.py"}
+    own = {"atlas.py", "atlas_names.py", "feature_extraction_fmri.py", "hub_mixin.py", "image_files.py"}
+    own |= {"scan_images.py", "scan_reading.py", "scan_tables.py"}
     assert files == own
     # a fresh process in which neither this package nor what reads images can be imported
     program = f"""

@@ -1,0 +1,152 @@
+"""Files that hold images: opening them, and reading their values, whole or volume by volume.
+
+Like its siblings this file travels with checkpoints: nibabel is asked for where an image is opened.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ScanError",
+    "check_size",
+    "image_data",
+    "is_cifti",
+    "load_image",
+    "reading",
+    "require",
+    "volume_data",
+    "volumes",
+]
+
+GZIP_RATIO = 1032  # deflate packs no tighter: a larger image cannot be in the file
+BLOCK = 16  # volumes of an array that are copied at a time
+
+
+class ScanError(ValueError):
+    """A scan or an atlas that cannot be used. The message says what was found, expected, and what to do."""
+
+
+def require(module: str) -> Any:
+    """Import an optional `module`, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"This needs the package {package}: `pip install {package}`.") from error
+
+
+@contextmanager
+def reading(name: Any, message: str = "") -> Iterator[None]:
+    """Turn whatever a library raises over a damaged file into a `ScanError`.
+
+    What a reader of a complicated format trips over in damaged bytes is of any class (IndexError, struct.error,
+    XML errors, ...), so all are caught here; lack of memory, of a package and of disk space are no fault of the file.
+    """
+    try:
+        yield
+    except (ScanError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise ScanError(f"The image {Path(name).name} does not exist: check the path {name}.") from error
+        raise ScanError(message or _unreadable(name)) from error
+
+
+def load_image(image: Any) -> Any:
+    """Open a NIfTI or CIFTI file with nibabel (an image object is returned as it is)."""
+    if not isinstance(image, (str, os.PathLike)):
+        return image
+    with reading(image):
+        return require("nibabel").load(image)
+
+
+def image_data(image: Any) -> np.ndarray:
+    """The values of an image as float32; a truncated file ends in a `ScanError`."""
+    proxy = image.dataobj
+    with reading(image.get_filename() or "The image"):
+        if not hasattr(proxy, "get_unscaled"):
+            return np.asanyarray(proxy, dtype=np.float32)
+        check_size(image)
+        # nibabel scales integers in float64, which takes ten times as long and twice the memory
+        data = np.array(proxy.get_unscaled(), dtype=np.float32)
+        data *= np.float32(proxy.slope)
+        data += np.float32(proxy.inter)
+        return data
+
+
+def volume_data(image: Any) -> np.ndarray:
+    """The values of a 3D image (also one that has a fourth axis of length one)."""
+    if len(image.shape) < 3 or np.prod(image.shape[3:]) != 1:
+        raise ScanError(f"The label or mask image has shape {tuple(image.shape)}: expected one 3D volume.")
+    return image_data(image).reshape(image.shape[:3])
+
+
+def _unreadable(path: Any) -> str:
+    return (
+        f"{Path(path).name} is not a readable image: it may be truncated, damaged or in another format. "
+        "Copy or export it again."
+    )
+
+
+def is_cifti(image: Any) -> bool:
+    """Whether a nibabel image is CIFTI (its header has axes rather than an affine)."""
+    return hasattr(getattr(image, "header", None), "get_axis")
+
+
+def check_size(image: Any) -> None:
+    """Refuse a file that is too short for its header, before memory is asked for what it cannot hold."""
+    proxy, name = image.dataobj, image.get_filename()
+    if name is None or not hasattr(proxy, "get_unscaled") or not os.path.exists(name):
+        return
+    wanted = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
+    held = os.path.getsize(name)
+    limit = held if str(name).lower().endswith(".nii") else held * GZIP_RATIO
+    if wanted > limit:
+        raise ScanError(_unreadable(name))
+
+
+def volumes(image: Any) -> Iterator[np.ndarray]:
+    """The unscaled values of each volume of a 4D image in Fortran order, or of each time point of a CIFTI series.
+
+    A compressed file is read to its end, where its checksum stands, so that damaged bytes do not pass for signal.
+    """
+    proxy = image.dataobj
+    name = image.get_filename() or "The image"
+    if is_cifti(image):
+        with reading(name):
+            rows = np.asarray(proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else proxy)
+        yield from rows
+    elif hasattr(proxy, "get_unscaled") and os.path.exists(name):
+        with reading(name), _open(name) as file:
+            shape, kind = proxy.shape, proxy.dtype
+            size = int(np.prod(shape[:3], dtype=object)) * kind.itemsize
+            file.seek(proxy.offset)
+            for _ in range(shape[3]):
+                content = file.read(size)
+                if len(content) < size:
+                    raise ScanError(_unreadable(name))
+                yield np.frombuffer(content, dtype=kind)
+            while file.read(1 << 20):
+                pass
+    else:
+        with reading(name):
+            data = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asanyarray(proxy)
+        for start in range(0, data.shape[3], BLOCK):
+            block = np.asfortranarray(data[..., start : start + BLOCK])
+            for time in range(block.shape[3]):
+                yield block[..., time].ravel(order="F")
+
+
+def _open(name: Any) -> Any:
+    if str(name).lower().endswith(".gz"):
+        return gzip.open(name, "rb")
+    return require("nibabel").openers.ImageOpener(name, "rb")
