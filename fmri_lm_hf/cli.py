@@ -57,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print(f"fmri-lm {args.command}: stopped.", file=sys.stderr)
+        return 130
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             raise

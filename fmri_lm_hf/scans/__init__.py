@@ -1,10 +1,10 @@
 """Scan datasets: from folders of scans to sharded Parquet, and back."""
 
-from .build import BuildSummary, build_scan_dataset
+from .build import BuildSummary, build_scan_dataset, find_scans
 from .dataset import load_scan_dataset, write_scan_dataset
+from .matlab import read_mat
 from .participants import read_participants
 from .sources import SOURCES, Source
-from .sources.files import read_mat
 from .synthetic_image import write_nifti
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "BuildSummary",
     "Source",
     "build_scan_dataset",
+    "find_scans",
     "load_scan_dataset",
     "read_mat",
     "read_participants",

@@ -1,18 +1,20 @@
 """Scan datasets on disk: writing them as sharded Parquet, and loading them in every form that is accepted.
 
 A scan dataset has a row for each scan: `scan_id`, `subject_id`, `session`, `site`, `t_r` (seconds), `n_timepoints`,
-`bold` (n_timepoints, n_rois) float32, `roi_mask`, `mean_fd` (mm), and phenotypes. In a folder it looks like this, so
-that `datasets.load_dataset(folder)` reads it, from disk and from the Hub alike::
+`bold` (n_timepoints, n_rois) float32, `roi_mask`, `mean_fd` (mm), `sample_mask` (n_timepoints; True: observed),
+`coverage` (share of the voxels of each ROI that have signal, where images were read), and phenotypes. In a folder it
+looks like this, so that `datasets.load_dataset(folder)` reads it, from disk and from the Hub alike::
 
     data/train-00000.parquet, ...   the scans
     atlas.json                      the ROIs, in the order of the columns of `bold`
-    provenance.json                 how it was made
+    provenance.json                 how it was made, and whether it is complete
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import json
 import os
 import platform
 import shutil
@@ -41,9 +43,13 @@ __all__ = [
     "REQUIRED_COLUMNS",
     "ROW_GROUP_BYTES",
     "SHARD_BYTES",
+    "WORK_FOLDER",
+    "arrow_column",
+    "check_complete",
     "in_groups",
     "load_scan_dataset",
     "package_versions",
+    "read_provenance",
     "rows_table",
     "scan_features",
     "scan_row",
@@ -54,6 +60,7 @@ __all__ = [
 
 REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
 SHARD_BYTES = 300_000_000
+WORK_FOLDER = ".work"  # of a dataset that is not complete
 # Signals hardly repeat a value: trying a dictionary of them takes nine times as long, and splitting their bytes into
 # streams makes files a third smaller.
 PARQUET_OPTIONS: dict[str, Any] = {
@@ -75,6 +82,11 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
         `Dataset.save_to_disk`, or a single Parquet file. The columns `scan_id`, `subject_id`, `site`, `t_r` and `bold`
         are required, others are kept as they are.
 
+    Raises
+    ------
+    ScanError
+        Also for a dataset that is still being made, or whose making was stopped.
+
     Returns
     -------
     dataset : datasets.Dataset
@@ -83,6 +95,7 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
         From `atlas.json` in the folder (or beside the file), if there is one.
     """
     path = Path(path)
+    check_complete(path if path.is_dir() else path.parent)
     dataset = _open(path)
     missing = [column for column in REQUIRED_COLUMNS if column not in dataset.column_names]
     if missing:
@@ -105,6 +118,44 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
             f"({atlas.name!r}): put the atlas of these scans there."
         )
     return dataset, atlas
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """The record of a scan dataset; None if it has none."""
+    path = folder / "provenance.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScanError(
+            f"provenance.json of {folder} is empty or truncated ({error}): put it back, or make a new dataset."
+        ) from error
+    if not isinstance(record, dict):
+        raise ScanError(f"provenance.json of {folder} holds no record: put it back, or make a new dataset.")
+    return record
+
+
+def check_complete(folder: Path) -> None:
+    """Refuse the folder of a scan dataset whose making has not ended, or that lacks a shard.
+
+    Raises
+    ------
+    ScanError
+    """
+    record = read_provenance(folder)
+    is_built = record is not None and "scans" in record  # by `fmri-lm scans`
+    if (folder / WORK_FOLDER).exists() or (is_built and record.get("complete") is not True):  # type: ignore[union-attr]
+        raise ScanError(
+            f"The scan dataset {folder.name} is unfinished: run the `fmri-lm scans` command that makes it again, which "
+            "continues where it stopped."
+        )
+    if is_built:
+        for number in range(record.get("n_shards", 0)):  # type: ignore[union-attr]
+            if not (folder / shard_name(number)).exists():
+                raise ScanError(
+                    f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again."
+                )
 
 
 def write_scan_dataset(
@@ -169,6 +220,7 @@ def write_scan_dataset(
             "parameters": dict(parameters or {}),
             "versions": package_versions(),
             "n_scans": len(seen),
+            "complete": True,
         }
         write_json(provenance, partial / "provenance.json")
         if out.exists():
@@ -195,12 +247,16 @@ def scan_row(row: Mapping[str, Any], atlas: Atlas | None, n_rois: int | None = N
         "bold": scan.bold,
         "roi_mask": scan.roi_mask,
         "mean_fd": row.get("mean_fd"),
+        "sample_mask": scan.sample_mask,
     }
     return standard | {key: value for key, value in row.items() if key not in standard}
 
 
 def scan_features(
-    rows: Sequence[Mapping[str, Any]], n_rois: int, known: Mapping[str, Any] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    n_rois: int,
+    known: Mapping[str, Any] | None = None,
+    with_coverage: bool = False,
 ) -> datasets.Features:
     """Features of a scan dataset; phenotypes have their `known` feature, or one that fits all their values."""
     features: dict[str, Any] = dict.fromkeys(
@@ -211,6 +267,9 @@ def scan_features(
     features["bold"] = datasets.Array2D((None, n_rois), "float32")
     features["roi_mask"] = datasets.List(datasets.Value("bool"))
     features["mean_fd"] = datasets.Value("float32")
+    features["sample_mask"] = datasets.List(datasets.Value("bool"))
+    if with_coverage:
+        features["coverage"] = datasets.List(datasets.Value("float32"))
     for column in dict.fromkeys(itertools.chain.from_iterable(rows)):
         if column not in features:
             given = (known or {}).get(column)
@@ -226,18 +285,25 @@ def rows_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -
             f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}."
         )
     schema = features.arrow_schema
-    columns = [_arrow_column(field, [row.get(field.name) for row in rows], features) for field in schema]
+    columns = [arrow_column(field, [row.get(field.name) for row in rows], features) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_parquet(row_groups: Iterable[pa.Table], path: Path, schema: pa.Schema) -> None:
-    """Write tables as the row groups of one Parquet file, which appears under its name only when it is complete."""
+def write_parquet(
+    row_groups: Iterable[pa.Table], path: Path, schema: pa.Schema, times: tuple[int, int] | None = None
+) -> None:
+    """Write tables as the row groups of one Parquet file, which appears under its name only when it is complete.
+
+    `times`, of access and change in nanoseconds, are given to the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with pq.ParquetWriter(partial, schema, **PARQUET_OPTIONS) as writer:
             for table in row_groups:
                 writer.write_table(table)
+        if times is not None:
+            os.utime(partial, ns=times)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -302,9 +368,20 @@ def _open(path: Path) -> datasets.Dataset:
             )
         return datasets.Dataset.from_parquet([str(file) for file in files])
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
+        named = ", ".join(file.name for file in _damaged(path)) or "which one is not known"
         raise ScanError(
-            f"The scan dataset {path.name} is not readable: a file of it may be truncated."
+            f"The scan dataset {path.name} is not readable: a file of it may be truncated ({named})."
         ) from error
+
+
+def _damaged(path: Path) -> list[Path]:
+    damaged = []
+    for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
+        try:
+            pq.read_metadata(file)
+        except (pa.ArrowException, OSError):
+            damaged.append(file)
+    return damaged
 
 
 def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
@@ -344,7 +421,8 @@ def _feature_of(column: str, values: Sequence[Any]) -> Any:
     )
 
 
-def _arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Features) -> pa.Array:
+def arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Features) -> pa.Array:
+    """Values of a column of a scan dataset as Arrow; refuses what would lose something."""
     if field.name != "bold":
         feature = features[field.name]
         try:

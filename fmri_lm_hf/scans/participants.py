@@ -13,7 +13,17 @@ from fmri_lm_hf.models.scan_images import ScanError, require
 __all__ = ["plain_value", "read_participants", "subject_key"]
 
 ID_COLUMNS = ("participant_id", "subject_id")
-RESERVED = {"scan_id", "session", "t_r", "n_timepoints", "bold", "roi_mask", "mean_fd", "sample_mask"}
+RESERVED = {
+    "scan_id",
+    "session",
+    "t_r",
+    "n_timepoints",
+    "bold",
+    "roi_mask",
+    "mean_fd",
+    "sample_mask",
+    "coverage",
+}
 
 
 def read_participants(path: Path) -> dict[str, dict[str, Any]]:

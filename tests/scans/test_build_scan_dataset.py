@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans import build_scan_dataset, load_scan_dataset, read_participants
+from fmri_lm_hf.scans.folder import DatasetFolder
 from fmri_lm_hf.scans.sources.files import FilesSource
+from fmri_lm_hf.scans.sources.selection import Thresholds
 
 N_SCANS = 9
 
@@ -46,16 +56,13 @@ class Counting(FilesSource):
 
     stop_at: str = ""
     seen: list = field(default_factory=list)
+    not_parameters = (*FilesSource.not_parameters, "stop_at", "seen")
 
     def read(self, file):
         if file.scan_id == self.stop_at:
             raise KeyboardInterrupt
         self.seen.append(file.scan_id)
         return super().read(file)
-
-    def parameters(self):
-        record = super().parameters()
-        return {key: value for key, value in record.items() if key not in ("stop_at", "seen")}
 
 
 def test_scans_failures_and_provenance(tables, tmp_path):
@@ -91,8 +98,8 @@ def test_a_run_that_was_stopped_continues_without_repeating(tables, tmp_path):
     first = Counting(tables, t_r={"": 2.0}, stop_at="sub-7_task-rest_bold")
     with pytest.raises(KeyboardInterrupt):
         build_scan_dataset(first, tmp_path / "out", shard_bytes=5000, progress=False)
-    halfway, _ = load_scan_dataset(tmp_path / "out")  # complete shards can be used already
-    assert len(halfway) == 4
+    with pytest.raises(ScanError, match="scan dataset out is unfinished: run the `fmri-lm scans` command"):
+        load_scan_dataset(tmp_path / "out")
     second = Counting(tables, t_r={"": 2.0})
     summary = build_scan_dataset(second, tmp_path / "out", shard_bytes=5000, progress=False)
     assert second.seen == [f"sub-{i}_task-rest_bold" for i in (4, 7, 8)]  # the failed one is tried again
@@ -106,7 +113,7 @@ def test_a_run_that_was_stopped_continues_without_repeating(tables, tmp_path):
 
 def test_stopped_while_a_shard_was_recorded(tables, tmp_path, monkeypatch):
     build(tables, tmp_path / "whole")
-    from fmri_lm_hf.scans import build as module
+    from fmri_lm_hf.scans import folder as module
 
     written = []
     real = module.write_json
@@ -144,14 +151,262 @@ def test_worker_processes_make_the_same_bytes(tables, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def run_command(tables, out, *options, **popen):
+    command = [sys.executable, "-m", "fmri_lm_hf.cli", "scans", "files", tables, "--out", out, "--t-r", "2"]
+    command += ["--shard-mb", "0.005", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
+    return subprocess.Popen([str(word) for word in command], text=True, **pipes)
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_leave_one_dataset(tables, tmp_path):
+    build(tables, tmp_path / "whole")
+    processes = [run_command(tables, tmp_path / "out") for _ in range(2)]
+    errors = [process.communicate()[1] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes in ([0, 0], [0, 2]), errors  # the later one finds a complete dataset, or is refused
+    if codes == [0, 2]:
+        assert any("Another process is at work in" in error for error in errors)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_refused(tables, tmp_path):
+    with (
+        DatasetFolder.hold(tmp_path / "out"),
+        pytest.raises(ScanError, match=r"Another process is at work in .*out: wait"),
+    ):
+        build(tables, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing came into it
+    build(tables, tmp_path / "out")
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers, moment", [(1, "record"), (2, "shard")])
+def test_a_killed_main_process_takes_its_workers_along_and_is_continued(tables, tmp_path, workers, moment):
+    build(tables, tmp_path / "whole")
+    out = tmp_path / "out"
+    log = (tmp_path / "log").open("w+")
+    process = run_command(tables, out, "--workers", workers, stdout=log, stderr=log)
+    sign = {"record": ".lock", "shard": "data/*.parquet"}[moment]
+    while process.poll() is None and not list(out.glob(sign)):
+        time.sleep(0.002)
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    if out.exists() and moment != "record":
+        (out / "data").mkdir(exist_ok=True)
+        (out / "data" / ".train-00000.parquet.1.tmp").write_text("cut")  # what a kill amid writing leaves
+        (out / ".provenance.json.1.tmp").write_text("{")
+    build(tables, out)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_one_line(tables, tmp_path):
+    process = run_command(tables, tmp_path / "out", "--workers", 2, start_new_session=True)
+    while process.poll() is None and not (tmp_path / "out" / ".work").exists():
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    lines = [line for line in error.splitlines() if "scan/s" not in line and "?scan" not in line]
+    assert (process.returncode, lines) in ((130, ["fmri-lm scans: stopped."]), (0, []))
+    build(tables, tmp_path / "whole")
+    build(tables, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_dataset_is_loaded_only_when_it_is_complete(tables, tmp_path):
+    out = tmp_path / "out"
+    build(tables, out)
+    load_scan_dataset(out)
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["complete"] is True
+    for changes, message in (
+        ({"complete": False}, "scan dataset out is unfinished"),
+        ({"n_shards": 5}, "lacks data/train-00004.parquet"),
+    ):
+        (out / "provenance.json").write_text(json.dumps(record | changes))
+        with pytest.raises(ScanError, match=message):
+            load_scan_dataset(out)
+    for text in ("", '{"complete": tr'):
+        (out / "provenance.json").write_text(text)
+        for use in (load_scan_dataset, lambda folder: build(tables, folder)):
+            with pytest.raises(ScanError, match=r"provenance.json of .*out is empty or truncated"):
+                use(out)
+    (out / "provenance.json").write_text(json.dumps(record))
+    (out / "data" / "train-00001.parquet").write_bytes(b"")
+    with pytest.raises(
+        ScanError, match=r"shard data/train-00001.parquet of .* is missing, empty or truncated"
+    ):
+        build(tables, out)
+    with pytest.raises(ScanError, match=r"may be truncated \(train-00001.parquet\)"):
+        load_scan_dataset(out)
+
+
+def test_damaged_records_of_unfinished_work_are_read_again(tables, tmp_path):
+    build(tables, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        build_scan_dataset(
+            Counting(tables, t_r={"": 2.0}, stop_at="sub-3_task-rest_bold"), tmp_path / "out", progress=False
+        )
+    work = tmp_path / "out" / ".work"
+    (work / "sub-0_task-rest_bold.json").write_text("")
+    (work / "sub-1_task-rest_bold.parquet").write_bytes(b"PAR1")
+    build(tables, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("left", [(), (".lock",), (".work", "atlas.json"), ("data",)])
+def test_a_run_that_was_killed_before_its_first_record_leaves_a_usable_folder(tables, tmp_path, left):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in left:
+        if name in (".work", "data"):
+            (out / name).mkdir()
+        else:
+            (out / name).write_text("{}")
+    build(tables, out)
+    build(tables, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_run_without_a_usable_scan_locks_nothing(tables, tmp_path):
+    strict = {"thresholds": Thresholds(min_minutes=60)}
+    assert build(tables, tmp_path / "out", source=strict).n_new == 0
+    assert build(tables, tmp_path / "out").n_new == 8
+    build(tables, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_one_stray_table_does_not_define_the_atlas(tables, tmp_path, rng):
+    np.save(tables / "a_stray.npy", rng.normal(size=(100, 3)))
+    summary = build(tables, tmp_path / "out")
+    assert summary.n_new == 8
+    assert load_scan_dataset(tmp_path / "out")[1].n_rois == 6
+    assert "a_stray.npy has 3 ROIs" in summary.failures[0]["reason"]
+
+
+def phenotypes(n, **more):
+    return {str(i): {"age": 20 + i, "site": "AB"[i % 2]} | more for i in range(n)}
+
+
+def test_phenotypes_and_subjects_are_added_without_reading_scans_again(tables, tmp_path, rng):
+    first = Counting(tables, t_r={"": 2.0})
+    options = {"shard_bytes": 5000, "progress": False}
+    build_scan_dataset(first, tmp_path / "out", participants=phenotypes(9), **options)
+    before = {row["scan_id"]: row["bold"] for row in load_scan_dataset(tmp_path / "out")[0]}
+    np.save(tables / "sub-12_task-rest_bold.npy", rng.normal(size=(100, 6)))
+    second = Counting(tables, t_r={"": 2.0})
+    grown = phenotypes(13, iq=100.5) | {"3": {"age": 99, "site": "C", "iq": None}}
+    summary = build_scan_dataset(second, tmp_path / "out", participants=grown, **options)
+    assert (summary.n_new, second.seen) == (1, ["sub-12_task-rest_bold", "sub-4_task-rest_bold"])
+    rows = {row["scan_id"]: row for row in load_scan_dataset(tmp_path / "out")[0]}
+    assert len(rows) == 9
+    changed = rows["sub-3_task-rest_bold"]
+    assert (changed["age"], changed["site"], changed["iq"]) == (99, "C", None)
+    assert rows["sub-12_task-rest_bold"]["iq"] == 100.5
+    for scan_id, bold in before.items():
+        np.testing.assert_array_equal(rows[scan_id]["bold"], bold)
+    with pytest.raises(
+        ScanError, match=r"made with a table of participants: give it again \(--participants\)"
+    ):
+        build(tables, tmp_path / "out")
+    assert "In the participants table, but without scans: 10, 11, 9." in summary.notes
+
+
+def test_a_run_that_is_stopped_while_phenotypes_change_is_continued(tables, tmp_path, monkeypatch):
+    build(tables, tmp_path / "whole", participants=phenotypes(9, iq=1))
+    build(tables, tmp_path / "out", participants=phenotypes(9))
+    from fmri_lm_hf.scans import folder as module
+
+    real, written = module.write_parquet, []
+
+    def stop_at_second(*arguments, **options):
+        written.append(arguments)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        real(*arguments, **options)
+
+    monkeypatch.setattr(module, "write_parquet", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        build(tables, tmp_path / "out", participants=phenotypes(9, iq=1))
+    monkeypatch.setattr(module, "write_parquet", real)
+    with pytest.raises(ScanError, match="unfinished"):
+        load_scan_dataset(tmp_path / "out")
+    build(tables, tmp_path / "other", participants=phenotypes(9))
+    build(tables, tmp_path / "out", participants=phenotypes(9))  # back to those before
+    assert contents(tmp_path / "out") == contents(tmp_path / "other")
+    build(tables, tmp_path / "out", participants=phenotypes(9, iq=1))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_changed_inputs_are_noticed_after_phenotypes_were_updated(tables, tmp_path):
+    build(tables, tmp_path / "out", participants=phenotypes(9))
+    path = tables / "sub-0_task-rest_bold.npy"
+    np.save(path, np.load(path)[::-1])
+    later = (tmp_path / "out" / "data" / "train-00000.parquet").stat().st_mtime + 1
+    os.utime(path, (later, later))
+    with pytest.raises(ScanError, match="input of sub-0_task-rest_bold was changed"):
+        build(tables, tmp_path / "out", participants=phenotypes(9, iq=1))
+
+
+def test_another_t_r_for_scans_that_are_there_is_refused(tables, tmp_path):
+    build(tables, tmp_path / "out")
+    with pytest.raises(ScanError, match=r"with TR 2 s, but 3 s is given for it now"):
+        build_scan_dataset(FilesSource(tables, t_r={"": 3.0}), tmp_path / "out", progress=False)
+
+
+def test_copies_and_links_that_lead_back_are_no_scans(tables, tmp_path):
+    shutil.copy(tables / "sub-2_task-rest_bold.npy", tables / "sub-7b_task-rest_bold.npy")
+    (tables / "below").mkdir()
+    (tables / "below" / "up").symlink_to(tables)
+    summary = build(tables, tmp_path / "out")
+    assert summary.n_new == 8
+    reasons = {failure["scan_id"]: failure["reason"] for failure in summary.failures}
+    assert "has the same content as sub-2_task-rest_bold" in reasons["sub-7b_task-rest_bold"]
+    assert build(tables, tmp_path / "out").n_before == 8
+
+
+@dataclass
+class Breaking(FilesSource):
+    """Raises what its `error` is for one scan."""
+
+    error: type = ZeroDivisionError
+    code: int = 0
+    not_parameters = (*FilesSource.not_parameters, "error", "code")
+
+    def read(self, file):
+        if file.scan_id == "sub-2_task-rest_bold":
+            raise self.error(self.code, "odd") if self.code else self.error("odd")
+        return super().read(file)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, struct.error, UnicodeError, RecursionError])
+def test_whatever_one_scan_raises_the_others_go_on(tables, tmp_path, error):
+    summary = build_scan_dataset(
+        Breaking(tables, t_r={"": 2.0}, error=error), tmp_path / "out", progress=False
+    )
+    assert summary.n_new == 7
+    assert summary.failures[0]["reason"].startswith("sub-2_task-rest_bold.npy: cannot be read:")
+
+
+@pytest.mark.parametrize("error, code", [(MemoryError, 0), (OSError, errno.ENOSPC), (OSError, errno.EIO)])
+def test_lack_of_memory_and_disk_stops_a_run(tables, tmp_path, error, code):
+    with pytest.raises(error):
+        build_scan_dataset(
+            Breaking(tables, t_r={"": 2.0}, error=error, code=code), tmp_path / "out", progress=False
+        )
+
+
 def test_other_parameters_are_refused_with_both_values(tables, tmp_path):
     build(tables, tmp_path / "out")
     with pytest.raises(ScanError, match=r"max_masked was 0.5, now 0.2\): give the same ones"):
-        build(tables, tmp_path / "out", source={"max_masked": 0.2})
+        build(tables, tmp_path / "out", source={"thresholds": Thresholds(max_masked=0.2)})
     with pytest.raises(ScanError, match=r"atlas was 'files', now 'mine'"):
         build(tables, tmp_path / "out", source={"atlas": Atlas.numbered(6, "mine")})
-    with pytest.raises(ScanError, match=r"participants_sha256 was None, now"):
-        build(tables, tmp_path / "out", participants={"0": {"age": 3}})
 
 
 def test_changed_inputs_are_refused(tables, tmp_path):

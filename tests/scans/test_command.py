@@ -28,7 +28,8 @@ def tables(tmp_path, rng):
 
 
 def test_tables_become_a_dataset_with_a_summary(tables, tmp_path, capsys):
-    command = ["scans", "files", str(tables), "--t-r", "2.0", "west=0.8", "--out", str(tmp_path / "out")]
+    command = ["scans", "files", str(tables), "--t-r", "2.0", "west=0.8", "--min-minutes", "0.5"]
+    command += ["--out", str(tmp_path / "out")]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "failed: sub-9_bold: sub-9_bold.npy has no usable signal" in printed
@@ -53,6 +54,7 @@ def test_images_with_an_atlas_file(tmp_path, rng):
     (tmp_path / "images").mkdir()
     write_nifti(rng.normal(size=(40, 2)), atlas, tmp_path / "images" / "sub-1_bold.nii.gz", 1.1, 8)
     command = ["scans", "files", str(tmp_path / "images"), "--atlas", str(tmp_path / "atlas.json")]
+    command += ["--min-minutes", "0.5"]
     assert main([*command, "--site", "north", "--out", str(tmp_path / "out")]) == 0
     dataset, loaded = load_scan_dataset(tmp_path / "out")
     assert loaded == atlas

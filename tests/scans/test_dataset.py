@@ -49,6 +49,7 @@ def test_round_trip_through_shards(tmp_path):
             "n_timepoints": len(row["bold"]),
             "roi_mask": [True] * 5,
             "mean_fd": None,
+            "sample_mask": [True] * len(row["bold"]),
         }
     assert json.loads((tmp_path / "scans" / "provenance.json").read_text())["parameters"] == {"seed": 3}
 

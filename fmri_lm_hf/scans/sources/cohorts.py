@@ -16,9 +16,9 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError, require
 from fmri_lm_hf.models.scan_reading import read_scan
 
-from ..denoising import denoise
+from ..denoising import denoise, median_tsnr
 from ..participants import plain_value
-from .source import ScanFile, Source, row_of
+from .source import ScanFile, Source
 
 __all__ = ["AbideSource", "AdhdSource", "DevelopmentSource"]
 
@@ -111,7 +111,8 @@ class AbideSource(_NilearnSource):
 
     def read(self, file: ScanFile) -> dict[str, Any]:
         t_r = self.t_r_of(file) or ABIDE_T_R.get(file.site or "")
-        return row_of(read_scan(file.table, self.atlas, t_r, max_masked=self.max_masked), file.mean_fd)
+        scan = read_scan(file.table, self.atlas, t_r, max_masked=self.thresholds.max_masked)
+        return self.row(scan, file.scan_id, file.mean_fd)
 
 
 @dataclass
@@ -141,18 +142,27 @@ class _ImageCohort(_NilearnSource):
 
     def read(self, file: ScanFile) -> dict[str, Any]:
         image, confounds = file.inputs
-        scan = read_scan(image, self.atlas, self.t_r_of(file), max_masked=self.max_masked)
+        scan = read_scan(
+            image,
+            self.atlas,
+            self.t_r_of(file),
+            max_masked=self.thresholds.max_masked,
+            dtype=np.float64,
+        )
         table = require("pandas").read_csv(confounds, sep=None, engine="python")
         if len(table) != len(scan.bold):
             raise ScanError(
                 f"{image.name} has {len(scan.bold)} time points, but its confounds have {len(table)} rows."
             )
         columns = [name for name in table if re.search(CONFOUNDS, name)]
-        scan.bold = denoise(scan.bold, table[columns].fillna(0).to_numpy(), roi_mask=scan.roi_mask)
+        tsnr = median_tsnr(scan)
+        scan = denoise(
+            scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof
+        )
         mean_fd = file.mean_fd
         if mean_fd is None and "framewise_displacement" in table:
             mean_fd = float(table["framewise_displacement"].mean())
-        return row_of(scan, mean_fd)
+        return self.row(scan, image.name, mean_fd, tsnr)
 
 
 @dataclass

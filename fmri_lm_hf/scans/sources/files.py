@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, require
+from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.models.scan_reading import read_scan, stem
 
-from .source import ScanFile, Source, bids_entities, first_atlas, row_of
+from ..matlab import read_mat
+from .source import N_SAMPLED, ScanFile, Source, bids_entities, common_atlas
 
-__all__ = ["FilesSource", "read_mat"]
+__all__ = ["FilesSource"]
 
 TABLES = (".npy", ".npz", ".tsv", ".csv", ".ptseries.nii", ".mat")
 IMAGES = (".nii.gz", ".nii")
@@ -29,8 +28,8 @@ class FilesSource(Source):
     ----------
     pattern : str, optional
         Where names stand in the path below `root`, such as `"{site}/subjects/{subject}/{session}.mat"`; `*` stands for
-        anything within a name. Other files are left out. Without it, BIDS names are understood, and other files are
-        taken for a subject each.
+        anything within a name. Other files are left out, and listed. Without it, BIDS names are understood, and other
+        files are taken for a subject each.
     mat_key : str
         Variable of `.mat` files, of shape (n_rois, n_timepoints).
     """
@@ -57,6 +56,7 @@ class FilesSource(Source):
             if template is not None:
                 match = template.fullmatch(relative)
                 if match is None:
+                    self.leave(path, f"does not match the pattern {self.pattern!r} (--pattern)")
                     continue
                 fields |= match.groupdict()
             subject = fields["subject"] or scan_id
@@ -66,43 +66,24 @@ class FilesSource(Source):
     def table_atlas(self, files: Any) -> Atlas:
         paths = [file.inputs[0] for file in files]
         if paths and all(path.suffix == ".mat" for path in paths):
+            counts: Counter[int] = Counter()
             for path in paths:
                 try:
-                    return Atlas.numbered(read_mat(path, self.mat_key).shape[1], self.name)
+                    counts[read_mat(path, self.mat_key).shape[1]] += 1
                 except ScanError as error:
                     failure = error
-            raise failure
-        return first_atlas((path for path in paths if path.suffix != ".mat"), self.name)
+                if counts.total() == N_SAMPLED:
+                    break
+            if not counts:
+                raise failure
+            return Atlas.numbered(counts.most_common(1)[0][0], self.name)
+        return common_atlas([path for path in paths if path.suffix != ".mat"], self.name)
 
     def read(self, file: ScanFile) -> dict[str, Any]:
         path = file.inputs[0]
         content = read_mat(path, self.mat_key) if path.suffix == ".mat" else path
-        return row_of(read_scan(content, self.atlas, self.t_r_of(file), max_masked=self.max_masked))
-
-
-def read_mat(path: Path, key: str = "tc") -> np.ndarray:
-    """ROI signals of a MATLAB file (version 5), where `key` holds (n_rois, n_timepoints).
-
-    Returns
-    -------
-    np.ndarray of shape (n_timepoints, n_rois), float32
-    """
-    path = Path(path)
-    if not path.exists():
-        raise ScanError(f"The scan {path.name} does not exist: check the path {path}.")
-    try:
-        content = require("scipy.io").loadmat(path, variable_names=[key])
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError) as error:
-        raise ScanError(
-            f"{path.name} is not a readable MATLAB file: it may be truncated, or of version 7.3. Save it with `-v7`."
-        ) from error
-    signals = content.get(key)
-    if signals is None or signals.ndim != 2 or signals.dtype.kind not in "fiu":
-        raise ScanError(
-            f"{path.name} has no variable {key!r} of numbers (n_rois, n_timepoints): give its name with --mat-key, or "
-            "leave the file out with --match."
-        )
-    return np.ascontiguousarray(signals.T, dtype=np.float32)
+        scan = read_scan(content, self.atlas, self.t_r_of(file), max_masked=self.thresholds.max_masked)
+        return self.row(scan, path.name)
 
 
 def _template(pattern: str) -> re.Pattern[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,18 @@ import numpy as np
 from fmri_lm_hf.models.scan_images import ScanError, is_cifti, require
 from fmri_lm_hf.models.scan_reading import read_scan
 
-from ..denoising import STRATEGIES, denoise
-from .source import ScanFile, Source, bids_entities, row_of
+from ..denoising import STRATEGIES, denoise, median_tsnr
+from .bids import bids_entities, companion, identity, scan_name
+from .source import LeftOut, ScanFile, Source
 
 __all__ = ["FmriprepSource"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
 class FmriprepSource(Source):
     """`sub-*/[ses-*/]func/*_space-*_desc-preproc_bold.nii.gz`, or `*_bold.dtseries.nii` for a CIFTI atlas.
+
+    Volumes before the steady state are dropped. What has no image in the space is listed.
 
     Parameters
     ----------
@@ -35,7 +35,6 @@ class FmriprepSource(Source):
     space: str = "MNI152NLin2009cAsym"
     strategy: str = "simple"
     name = "fmriprep"
-    has_sample_mask = True
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -52,9 +51,9 @@ class FmriprepSource(Source):
             ("_bold.dtseries.nii", "fsLR") if cifti else ("_desc-preproc_bold.nii.gz", self.space)
         )
         paths = list(self.files(suffix))
-        in_space = [path for path in paths if bids_entities(path).get("space") == wanted]
+        in_space = [path for path in paths if _space(path) == wanted]
         if paths and not in_space:
-            spaces = sorted({bids_entities(path).get("space", "none") for path in paths})
+            spaces = sorted({_space(path) for path in paths})
             raise ScanError(
                 f"No scan is in space {wanted}: found {', '.join(spaces)}. Give one of them with --space."
             )
@@ -62,29 +61,56 @@ class FmriprepSource(Source):
         for path in in_space:
             entities = bids_entities(path)
             if "sub" not in entities:
-                logger.warning(f"{path.name} has no sub- in its name and is left out.")
+                self.leave(path, "has no sub- in its name")
                 continue
-            scan_id = path.name.partition("_space-")[0]
             mask, confounds = _mask_of(path), _confounds_of(path)
-            inputs = (path, *(other for other in (mask, confounds) if other is not None and other.exists()))
-            found.append(ScanFile(scan_id, f"sub-{entities['sub']}", inputs, entities.get("ses")))
+            inputs = (path, *(other for other in (mask, confounds) if other is not None))
+            found.append(ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses")))
+        self._list_lost(paths, in_space, wanted)
         return found
+
+    def _list_lost(self, paths: list[Path], in_space: list[Path], wanted: str) -> None:
+        """List the scans that have images, but none in the space that is read."""
+        taken = {tuple(identity(path).items()) for path in in_space}
+        lost: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+        for path in paths:
+            scan = tuple(identity(path).items())
+            if scan not in taken:
+                lost.setdefault(scan, []).append(path)
+        for scan, others in lost.items():
+            spaces = ", ".join(sorted({_space(path) for path in others}))
+            name = "_".join(f"{key}-{value}" for key, value in scan)
+            self.left_out.append(LeftOut(name, f"has no image in space {wanted}, only in {spaces} (--space)"))
 
     def read(self, file: ScanFile) -> dict[str, Any]:
         path = file.inputs[0]
-        mask = _mask_of(path)
         scan = read_scan(
             path,
             self.atlas,
             self.t_r_of(file),
-            max_masked=self.max_masked,
-            mask_img=mask if mask is not None and mask.exists() else None,
+            max_masked=self.thresholds.max_masked,
+            mask_img=_mask_of(path),
+            dtype=np.float64,
         )
-        confounds, kept = None, np.ones(len(scan.bold), dtype=bool)
+        table = _table(_confounds_of(path))
+        if table is not None and len(table) != len(scan.bold):
+            raise ScanError(
+                f"{path.name} has {len(scan.bold)} time points, but its confounds have {len(table)} rows."
+            )
+        n_dummies = 0 if table is None else _n_before_steady_state(table)
+        confounds = None
         if self.strategy != "none":
             confounds, kept = _load_confounds(path, self.strategy, len(scan.bold))
-            scan.bold = denoise(scan.bold, confounds, kept, scan.roi_mask)
-        return row_of(scan, _mean_fd(_confounds_of(path)), sample_mask=kept)
+            confounds = confounds.iloc[n_dummies:]
+            scan = replace(scan, sample_mask=scan.sample_mask & kept)
+        if n_dummies:
+            note = f"{path.name}: {n_dummies} volumes before the steady state were dropped."
+            bold, sample_mask = scan.bold[n_dummies:], scan.sample_mask[n_dummies:]
+            scan = replace(scan, bold=bold, sample_mask=sample_mask, report=(*scan.report, note))
+        tsnr = median_tsnr(scan)
+        if confounds is not None:
+            scan = denoise(scan, confounds, label=path.name, min_dof=self.thresholds.min_dof)
+        return self.row(scan, path.name, _mean_fd(table, n_dummies), tsnr)
 
 
 def _load_confounds(path: Path, strategy: str, n_timepoints: int) -> tuple[Any, np.ndarray]:
@@ -92,9 +118,12 @@ def _load_confounds(path: Path, strategy: str, n_timepoints: int) -> tuple[Any, 
         confounds, indices = require("nilearn.interfaces.fmriprep").load_confounds(
             str(path), **STRATEGIES[strategy]
         )
-    except (ValueError, OSError) as error:
+    except Exception as error:  # nilearn trips over odd tables in many ways
+        if isinstance(error, (MemoryError, ImportError)):
+            raise
+        what = f"{error}" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} {error}"
         raise ScanError(
-            f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {error}"
+            f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {what}"
         ) from error
     if len(confounds) != n_timepoints:
         raise ScanError(
@@ -104,27 +133,46 @@ def _load_confounds(path: Path, strategy: str, n_timepoints: int) -> tuple[Any, 
     if indices is not None:
         kept[:] = False
         kept[np.asarray(indices, dtype=int)] = True
-    if kept.sum() <= confounds.shape[1] + 1:
-        raise ScanError(
-            f"{path.name} has {kept.sum()} usable time points of {n_timepoints}, too few to regress out "
-            f"{confounds.shape[1]} confounds: the subject moved too much for strategy {strategy!r}."
-        )
     return confounds, kept
+
+
+def _space(path: Path) -> str:
+    return bids_entities(path).get("space", "none (the scan's own)")
 
 
 def _mask_of(path: Path) -> Path | None:
     if not path.name.endswith("_desc-preproc_bold.nii.gz"):
         return None
-    return path.with_name(path.name.replace("_desc-preproc_bold", "_desc-brain_mask"))
+    mask = path.with_name(path.name.replace("_desc-preproc_bold", "_desc-brain_mask"))
+    return mask if mask.exists() else None
 
 
-def _confounds_of(path: Path) -> Path:
-    return path.with_name(path.name.partition("_space-")[0] + "_desc-confounds_timeseries.tsv")
+def _confounds_of(path: Path) -> Path | None:
+    """The table of confounds; fMRIPrep before 20.2 called it `regressors`."""
+    return companion(path, "timeseries", desc="confounds") or companion(path, "regressors", desc="confounds")
 
 
-def _mean_fd(confounds: Path) -> float | None:
-    """Mean framewise displacement in mm, of all time points (also those scrubbed later)."""
-    if not confounds.exists():
+def _table(confounds: Path | None) -> Any:
+    if confounds is None:
         return None
-    table = require("pandas").read_csv(confounds, sep="\t")
-    return float(table["framewise_displacement"].mean()) if "framewise_displacement" in table else None
+    try:
+        return require("pandas").read_csv(confounds, sep="\t")
+    except (OSError, ValueError) as error:
+        raise ScanError(f"The confounds {confounds.name} cannot be read: {error}") from error
+
+
+def _n_before_steady_state(table: Any) -> int:
+    """Leading volumes that fMRIPrep marks as `non_steady_state_outlier*`."""
+    columns = [name for name in table if str(name).startswith("non_steady_state_outlier")]
+    if not columns:
+        return 0
+    marked = table[columns].fillna(0).to_numpy().any(axis=1)
+    return int(np.argmin(marked)) if not marked.all() else len(marked)
+
+
+def _mean_fd(table: Any, n_dummies: int) -> float | None:
+    """Mean framewise displacement in mm, of all time points that are not dropped (also those scrubbed later)."""
+    if table is None or "framewise_displacement" not in table:
+        return None
+    values = require("pandas").to_numeric(table["framewise_displacement"], errors="coerce")[n_dummies:]
+    return float(values.mean())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from fmri_lm_hf.models.scan_images import ScanError, require
 from fmri_lm_hf.models.scan_reading import read_scan, sidecar_t_r
 
 from ..denoising import interpolate_censored
-from .source import ScanFile, Source, bids_entities, first_atlas, row_of
+from .bids import bids_entities, companion, scan_name
+from .source import ScanFile, Source, common_atlas
 
 __all__ = ["XcpdSource"]
 
@@ -35,7 +35,6 @@ class XcpdSource(Source):
 
     segmentation: str | None = None
     name = "xcpd"
-    has_sample_mask = True
 
     def find(self) -> list[ScanFile]:
         reads_images = self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
@@ -67,50 +66,98 @@ class XcpdSource(Source):
         entities = bids_entities(path)
         if "sub" not in entities:
             raise ScanError(f"{path.name} has no sub- in its name: expected XCP-D's BIDS names.")
-        scan_id = re.sub(r"_(space|atlas|seg)-.*", "", path.name)
-        inputs = (path, *filter(None, (_beside(path, scan_id, "outliers"), _beside(path, scan_id, "motion"))))
-        return ScanFile(scan_id, f"sub-{entities['sub']}", inputs, entities.get("ses"))
+        beside = (_outliers_of(path), *_motion_of(path), _coverage_of(path))
+        inputs = (path, *(other for other in beside if other is not None))
+        return ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses"))
 
-    def table_atlas(self, files: Iterable[ScanFile]) -> Atlas:
-        return first_atlas((file.inputs[0] for file in files), f"xcpd_{self.segmentation}")
+    def table_atlas(self, files: Sequence[ScanFile]) -> Atlas:
+        return common_atlas([file.inputs[0] for file in files], f"xcpd_{self.segmentation}")
 
     def read(self, file: ScanFile) -> dict[str, Any]:
         path = file.inputs[0]
         t_r = self.t_r_of(file)
         if t_r is None and path.suffix == ".tsv":
-            t_r = sidecar_t_r(path) or _t_r_of_image(path, file.scan_id)
-        scan = read_scan(path, self.atlas, t_r, max_masked=self.max_masked)
-        kept = np.ones(len(scan.bold), dtype=bool)
-        outliers = _beside(path, file.scan_id, "outliers")
-        if outliers is not None:
-            table = require("pandas").read_csv(outliers, sep="\t")
-            kept = table.iloc[:, 0].to_numpy() == 0
+            t_r = sidecar_t_r(path) or _t_r_of_image(path)
+        scan = read_scan(path, self.atlas, t_r, max_masked=self.thresholds.max_masked)
+        outliers = _outliers_of(path)
+        kept = np.ones(len(scan.bold), dtype=bool) if outliers is None else _flags(outliers)
         if len(kept) != len(scan.bold):
             if kept.sum() != len(scan.bold):
                 raise ScanError(
                     f"{path.name} has {len(scan.bold)} time points; expected {len(kept)}, or {kept.sum()} without the "
                     f"outliers of {outliers.name if outliers else 'its table'}."
                 )
-            scan = replace(scan, bold=interpolate_censored(scan.bold, kept))  # XCP-D took the outliers out
-        return row_of(scan, _mean_fd(_beside(path, file.scan_id, "motion")), sample_mask=kept)
+            found = np.zeros(len(kept), dtype=bool)
+            found[kept] = scan.sample_mask
+            # XCP-D took the outliers out
+            scan = replace(scan, bold=interpolate_censored(scan.bold, kept), sample_mask=found)
+        else:
+            scan = replace(scan, sample_mask=scan.sample_mask & kept)
+        coverage = _coverage_of(path)
+        if coverage is not None and scan.coverage is None and self.atlas is not None:
+            scan = replace(scan, coverage=_coverage(coverage, self.atlas))
+        return self.row(scan, path.name, _mean_fd(_motion_of(path)))
 
 
-def _beside(path: Path, scan_id: str, suffix: str) -> Path | None:
-    """The file of the same scan with another suffix, whatever `desc-` it has."""
-    candidates = sorted(path.parent.glob(f"{scan_id}*_{suffix}.tsv"))
-    return candidates[0] if candidates else None
+def _outliers_of(path: Path) -> Path | None:
+    return companion(path, "outliers")
 
 
-def _t_r_of_image(path: Path, scan_id: str) -> float | None:
-    for sidecar in sorted(path.parent.glob(f"{scan_id}*_bold.json")):
-        t_r = sidecar_t_r(sidecar.with_suffix(".nii.gz"))
-        if t_r is not None:
-            return t_r
-    return None
+def _motion_of(path: Path) -> tuple[Path, ...]:
+    """Tables that may hold the framewise displacement, the best first."""
+    tables = (
+        companion(path, "motion"),
+        companion(path, "timeseries", desc="confounds"),
+        companion(path, "regressors", desc="confounds"),
+    )
+    return tuple(table for table in tables if table is not None)
 
 
-def _mean_fd(motion: Path | None) -> float | None:
-    if motion is None:
+def _coverage_of(path: Path) -> Path | None:
+    """XCP-D's own table of the share of each parcel that has signal."""
+    entities = bids_entities(path)
+    segmentation = {key: entities[key] for key in ("seg", "atlas") if key in entities}
+    if not path.name.endswith(".tsv") or not segmentation:
         return None
-    table = require("pandas").read_csv(motion, sep="\t")
-    return float(table["framewise_displacement"].mean()) if "framewise_displacement" in table else None
+    return companion(path, "bold", stat="coverage", **segmentation)
+
+
+def _read_table(path: Path) -> Any:
+    try:
+        return require("pandas").read_csv(path, sep="\t")
+    except (OSError, ValueError) as error:
+        raise ScanError(f"The table {path.name} cannot be read: {error}") from error
+
+
+def _flags(outliers: Path) -> np.ndarray:
+    """True for the time points that are no outliers."""
+    column = require("pandas").to_numeric(_read_table(outliers).iloc[:, 0], errors="coerce")
+    if not column.isin([0, 1]).all():
+        raise ScanError(f"{outliers.name} holds other values than 0 and 1: expected 1 for each outlier.")
+    return column.to_numpy() == 0
+
+
+def _coverage(path: Path, atlas: Atlas) -> np.ndarray | None:
+    table = _read_table(path)
+    names = next(
+        (table[name] for name in table if not require("pandas").api.types.is_numeric_dtype(table[name])), None
+    )
+    values = next((table[name] for name in table if str(name).lower() == "coverage"), None)
+    if names is None or values is None:
+        return None
+    known = dict(zip(names.astype(str), values.astype(float), strict=True))
+    return np.array([known.get(name, np.nan) for name in atlas.roi_names], dtype=np.float32)
+
+
+def _t_r_of_image(path: Path) -> float | None:
+    sidecar = companion(path, "bold", ".json", desc="denoised") or companion(path, "bold", ".json")
+    return None if sidecar is None else sidecar_t_r(sidecar.with_suffix(".nii.gz"))
+
+
+def _mean_fd(tables: Sequence[Path]) -> float | None:
+    for path in tables:
+        table = _read_table(path)
+        if "framewise_displacement" in table:
+            values = require("pandas").to_numeric(table["framewise_displacement"], errors="coerce")
+            return float(values.mean())
+    return None

@@ -1,0 +1,314 @@
+"""What was not kept and why, and how good the scans are: `exclusions.tsv` and `quality.html`.
+
+The page is one file without scripts, fonts or pictures from elsewhere, and the same for the same scans.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from .dataset import shard_name
+from .sources.source import LeftOut
+
+__all__ = ["exclusions", "write_quality"]
+
+N_CARPETS = 6
+N_LISTED = 500  # rows of the table of exclusions on the page; the file has all
+LIGHT = (
+    "scan_id",
+    "subject_id",
+    "site",
+    "t_r",
+    "n_timepoints",
+    "mean_fd",
+    "roi_mask",
+    "sample_mask",
+    "coverage",
+)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; }
+th { text-align: left; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+figure { display: inline-block; margin: .5em 1.5em .5em 0; vertical-align: top; } figcaption { font-size: 13px; }
+svg rect { fill: #4a7ab5; } svg text { font: 11px sans-serif; fill: #444; }
+"""
+
+
+@dataclass(frozen=True)
+class _Quality:
+    """What is shown of a scan."""
+
+    scan_id: str
+    site: str
+    subject_id: str
+    shard: int
+    row: int
+    t_r: float
+    minutes: float  # left after censoring
+    mean_fd: float
+    tsnr: float
+    censored: float  # share
+    masked: int  # ROIs
+    coverage: float  # smallest of an ROI
+
+
+# Title, attribute, decimals, and whether large values are the bad ones.
+MEASURES = (
+    ("Mean framewise displacement (mm)", "mean_fd", 3, True),
+    ("tSNR (median over ROIs, before confounds are regressed out)", "tsnr", 1, False),
+    ("Time points censored (%)", "censored", 1, True),
+    ("Minutes left", "minutes", 1, False),
+    ("ROIs masked", "masked", 0, True),
+    ("Smallest coverage of an ROI (%)", "coverage", 0, False),
+)
+
+
+def exclusions(
+    failures: Sequence[Mapping[str, str]], left_out: Sequence[LeftOut], without_scans: Sequence[str]
+) -> list[dict[str, str]]:
+    """A row for each scan, file or participant that is not in the dataset.
+
+    Returns
+    -------
+    list of dict
+        `outcome` (dropped, left out, no scan), `scan_id`, `input` and `reason`.
+    """
+    dropped = [
+        {"outcome": "dropped", "scan_id": each["scan_id"], "input": each["input"], "reason": each["reason"]}
+        for each in failures
+    ]
+    files = [
+        {"outcome": "left out", "scan_id": "n/a", "input": each.name, "reason": each.reason}
+        for each in left_out
+    ]
+    missing = [
+        {"outcome": "no scan", "scan_id": "n/a", "input": name, "reason": "participant without scans"}
+        for name in without_scans
+    ]
+    return dropped + files + missing
+
+
+def write_quality(
+    out: Path,
+    scans: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, str]],
+    left_out: Sequence[LeftOut],
+    without_scans: Sequence[str],
+) -> None:
+    """Write `exclusions.tsv` and `quality.html` into the folder of a scan dataset.
+
+    Parameters
+    ----------
+    out : Path
+    scans : sequence of mappings
+        The records of its provenance.
+    failures, left_out, without_scans
+        As of a `BuildSummary`; the last are participants.
+    """
+    excluded = exclusions(failures, left_out, without_scans)
+    table = io.StringIO()
+    writer = csv.DictWriter(
+        table, ("outcome", "scan_id", "input", "reason"), delimiter="\t", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows({key: " ".join(value.split()) for key, value in row.items()} for row in excluded)
+    _write(out / "exclusions.tsv", table.getvalue())
+    quality = _read(out, scans)
+    _write(
+        out / "quality.html", _page(out, quality, excluded, len(failures), len(left_out), len(without_scans))
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read(out: Path, scans: Sequence[Mapping[str, Any]]) -> list[_Quality]:
+    tsnr = {scan["scan_id"]: scan.get("tsnr") for scan in scans}
+    found = []
+    for number in range(len({scan["shard"] for scan in scans})):
+        rows = pq.read_table(out / shard_name(number), columns=list(LIGHT)).to_pylist()
+        for index, row in enumerate(rows):
+            n_left = sum(row["sample_mask"])
+            coverage = [value for value in row["coverage"] or () if value == value]
+            found.append(
+                _Quality(
+                    row["scan_id"],
+                    row["site"] or "unknown",
+                    row["subject_id"],
+                    number,
+                    index,
+                    row["t_r"],
+                    n_left * row["t_r"] / 60,
+                    _or_nan(row["mean_fd"]),
+                    _or_nan(tsnr.get(row["scan_id"])),
+                    100 * (1 - n_left / row["n_timepoints"]),
+                    len(row["roi_mask"]) - sum(row["roi_mask"]),
+                    100 * min(coverage) if coverage else np.nan,
+                )
+            )
+    return found
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _page(
+    out: Path,
+    quality: Sequence[_Quality],
+    excluded: Sequence[Mapping[str, str]],
+    n_dropped: int,
+    n_left_out: int,
+    n_without: int,
+) -> str:
+    n_found = len(quality) + n_dropped
+    subjects = len({scan.subject_id for scan in quality})
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Quality of the scans</title>",
+        f"<style>{STYLE}</style><h1>Quality of the scans</h1>",
+        f"<p>{n_found} scans found: {len(quality)} kept (of {subjects} participants), {n_dropped} dropped. "
+        f"{n_left_out} files left out. {n_without} participants without scans.</p>",
+    ]
+    if quality:
+        parts += ["<h2>By site</h2>", _sites(quality), "<h2>Distributions</h2>"]
+        parts += [_histogram(title, [getattr(s, name) for s in quality]) for title, name, _, _ in MEASURES]
+        parts += ["<h2>Worst scans</h2>", *_carpets(out, quality)]
+    if excluded:
+        parts += ["<h2>Not in the dataset</h2>", _table(excluded[:N_LISTED])]
+        if len(excluded) > N_LISTED:
+            parts.append(f"<p>{len(excluded) - N_LISTED} more in exclusions.tsv.</p>")
+    return "\n".join(parts) + "</html>\n"
+
+
+def _sites(quality: Sequence[_Quality]) -> str:
+    """Medians of every site."""
+    rows = []
+    for site in sorted({scan.site for scan in quality}):
+        members = [scan for scan in quality if scan.site == site]
+        cells = [
+            f"<td>{html.escape(site)}<td class=n>{len(members)}<td class=n>{len({m.subject_id for m in members})}"
+        ]
+        cells.append(f"<td class=n>{', '.join(f'{t_r:g}' for t_r in sorted({m.t_r for m in members})[:4])}")
+        for _, name, digits, _ in MEASURES:
+            values = [getattr(m, name) for m in members]
+            known = [value for value in values if value == value]
+            cells.append(f"<td class=n>{np.median(known):.{digits}f}" if known else "<td class=n>-")
+        rows.append("<tr>" + "".join(cells))
+    titles = "".join(f"<th>{html.escape(title.partition(' (median')[0])}" for title, *_ in MEASURES)
+    return (
+        "<p>Medians.</p><table><tr><th>Site<th>Scans<th>Participants<th>TR (s)"
+        + titles
+        + "".join(rows)
+        + "</table>"
+    )
+
+
+def _table(rows: Iterable[Mapping[str, str]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(value)}" for value in row.values()) for row in rows)
+    return f"<table><tr><th>Outcome<th>Scan<th>File or participant<th>Reason{body}</table>"
+
+
+def _histogram(title: str, values: Sequence[float]) -> str:
+    known = np.array([value for value in values if np.isfinite(value)])
+    caption = f"<figcaption>{html.escape(title)}"
+    if not known.size:
+        return f"<figure>{caption}: not known</figcaption></figure>"
+    low, high = float(known.min()), float(known.max())
+    counts, _ = np.histogram(known, bins=24, range=(low, high if high > low else low + 1))
+    bars = "".join(
+        f'<rect x="{10 * i}" y="{80 - 80 * n / counts.max():.1f}" width="9" height="{80 * n / counts.max():.1f}"/>'
+        for i, n in enumerate(counts)
+    )
+    ends = f'<text x="0" y="96">{low:.3g}</text><text x="240" y="96" text-anchor="end">{high:.3g}</text>'
+    unknown = f", {len(values) - known.size} not known" if known.size < len(values) else ""
+    svg = f'<svg width="240" height="100" role="img">{bars}{ends}</svg>'
+    return f"<figure>{svg}{caption} (median {np.median(known):.3g}{unknown})</figcaption></figure>"
+
+
+def _carpets(out: Path, quality: Sequence[_Quality]) -> list[str]:
+    """Carpet plots of the scans that stand out most in any measure."""
+    worst = np.zeros(len(quality))
+    for _, name, _, large_is_bad in MEASURES:
+        values = np.array([getattr(scan, name) for scan in quality], dtype=float)
+        if name == "minutes" or np.isfinite(values).sum() < 2:
+            continue
+        spread = np.nanstd(values)
+        if spread > 0:
+            z = (values - np.nanmedian(values)) / spread * (1 if large_is_bad else -1)
+            worst = np.fmax(worst, z)
+    order = np.argsort(-worst, kind="stable")[:N_CARPETS]
+    figures = [
+        "<p>ROIs in the order of the atlas over time, in SDs of each (black -3, white 3); red: censored.</p>"
+    ]
+    for index in order:
+        scan = quality[index]
+        row = _row(out, scan)
+        bold, kept = np.asarray(row["bold"], dtype=float), np.asarray(row["sample_mask"], dtype=bool)
+        picture = base64.b64encode(_png(_carpet(bold, kept))).decode()
+        facts = [
+            f"{scan.minutes:.1f} min left",
+            f"{scan.censored:.0f} % censored",
+            f"{scan.masked} ROIs masked",
+        ]
+        if np.isfinite(scan.mean_fd):
+            facts.insert(0, f"FD {scan.mean_fd:.2f} mm")
+        caption = html.escape(f"{scan.scan_id}, {scan.site}: {', '.join(facts)}")
+        figures.append(
+            f'<figure><img width="480" height="200" alt="carpet plot" src="data:image/png;base64,{picture}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return figures
+
+
+def _row(out: Path, scan: _Quality) -> dict[str, Any]:
+    """`bold` and `sample_mask` of one scan, from the row group that holds it."""
+    row = scan.row
+    with pq.ParquetFile(out / shard_name(scan.shard)) as shard:
+        for group in range(shard.num_row_groups):
+            n_rows = shard.metadata.row_group(group).num_rows
+            if row < n_rows:
+                table = shard.read_row_group(group, columns=["bold", "sample_mask"]).slice(row, 1)
+                return table.to_pylist()[0]
+            row -= n_rows
+    raise AssertionError("the row is in the shard that it was read from")
+
+
+def _carpet(bold: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """RGB picture (at most 400 ROIs, at most 600 time points, 3)."""
+    centred = bold - bold[kept].mean(axis=0)
+    deviation = centred[kept].std(axis=0)
+    z = (centred / np.where(deviation > 0, deviation, 1)).T
+    grey = np.clip((z + 3) / 6 * 255, 0, 255).astype(np.uint8)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    picture[:, ~kept, 1:] //= 3
+    return picture[:: max(1, -(-len(picture) // 400)), :: max(1, -(-picture.shape[1] // 600))]
+
+
+def _png(picture: np.ndarray) -> bytes:
+    """An RGB picture (height, width, 3) of bytes as PNG."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    height, width, _ = picture.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data

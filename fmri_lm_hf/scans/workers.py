@@ -1,0 +1,126 @@
+"""Reading scans in this process or in several, which end with it."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import concurrent.futures.process
+import errno
+import hashlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmri_lm_hf.models.scan_images import ScanError
+
+from .sources.source import ScanFile, Source
+
+__all__ = ["Result", "identities", "read_all", "sha256"]
+
+# The row of a scan with its `inputs`, or None and the reason why it has none.
+Result = tuple[dict[str, Any] | None, str]
+# What is wrong with the machine rather than with a scan: the run stops.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def read_all(source: Source, files: Sequence[ScanFile], workers: int) -> Iterator[Result]:
+    """Results in the order of `files`, from this process or from several."""
+    if workers <= 1 or len(files) < 2:
+        for file in files:
+            yield _read_one(source, file)
+        return
+    # A plain fork would copy threads of numpy and Arrow in mid-air; a fork server imports this once for all workers.
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload([__name__])
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
+        # Only so many in flight: results must not pile up faster than they are written.
+        in_flight: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+        try:
+            for file in files:
+                in_flight.append(pool.submit(_read_in_worker, file))
+                if len(in_flight) >= 4 * workers:
+                    yield in_flight.popleft().result()
+            while in_flight:
+                yield in_flight.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise ChildProcessError(
+                "A worker process was killed, most likely for lack of memory: run the same command again to continue, "
+                "with fewer workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker_source: Source | None = None  # of a worker process: sent once, as its atlas may hold a large image
+
+
+def _start_worker(source: Source) -> None:
+    global _worker_source
+    _worker_source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that asked for this one is gone, however it ended, and go too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _read_in_worker(file: ScanFile) -> Result:
+    assert _worker_source is not None
+    return _read_one(_worker_source, file)
+
+
+def _read_one(source: Source, file: ScanFile) -> Result:
+    """Read one scan. Whatever a library raises over it is the reason why it fails; the others go on."""
+    name = file.inputs[0].name if file.inputs else file.scan_id
+    try:
+        row = source.read(file)
+        inputs = identities(file, source)
+    except ScanError as error:
+        reason = str(error)
+    except (MemoryError, ImportError):
+        raise
+    except OSError as error:
+        if error.errno in MACHINE:
+            raise
+        reason = f"cannot be read: {error.strerror or error}"
+    except Exception as error:
+        reason = f"cannot be read: {type(error).__name__}: {error}"
+    else:
+        known = {"scan_id": file.scan_id, "subject_id": file.subject_id, "session": file.session}
+        return known | row | {"inputs": inputs}, ""
+    return None, reason if name in reason or file.scan_id in reason else f"{name}: {reason}"
+
+
+def identities(file: ScanFile, source: Source) -> list[dict[str, Any]]:
+    """Name, size and checksum of each input of a scan."""
+    if file.table is not None:
+        content = np.ascontiguousarray(file.table)
+        digest = hashlib.sha256(content.tobytes()).hexdigest()
+        return [{"name": file.scan_id, "bytes": content.nbytes, "sha256": digest}]
+    return [
+        {"name": source.relative(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in file.inputs
+    ]
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
