@@ -16,6 +16,7 @@ from .__about__ import __version__
 COMMANDS = {
     "demo": "the three training stages and a prediction, on a simulated cohort or on your scan dataset",
     "scans": "turn derivative folders, ROI tables or public cohorts into a scan dataset",
+    "atlas": "make an atlas from a label image and its table, and check that they fit",
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
     "train": "train one of the stages from a recipe",
     "evaluate": "judge a model on test subjects, with baselines and controls beside every score",

@@ -138,6 +138,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     """
     image = load_image(image)
     if is_cifti(image):
+        check_size(image)
         where, slots = _cifti_members(atlas, image)
         expected = np.bincount(slots, minlength=atlas.n_rois).astype(float)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
+from fmri_lm_hf.models.scan_images import ScanError, extract, sphere_voxels
 from fmri_lm_hf.scans.synthetic_image import write_nifti
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])
@@ -268,3 +268,28 @@ def test_dense_cifti_needs_and_uses_a_cifti_label_atlas(tmp_path, rng):
         Atlas.load("dosenbach_2010").extract(series)
     with pytest.raises(ScanError, match=r"the scan is a NIfTI volume"):
         atlas.extract(nibabel.Nifti1Image(np.ones((3, 3, 3, 4)), AFFINE))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_means_are_those_of_nilearn_to_a_hundred_thousandth(tmp_path, rng, shift):
+    """Also with label images on a grid half a voxel away, and with a large mean beside a small signal."""
+    from nilearn.image import resample_to_img
+    from nilearn.maskers import NiftiLabelsMasker, NiftiSpheresMasker
+
+    affine = np.diag([2.0, 2, 2, 1])
+    fine = nibabel.Nifti1Image(rng.integers(0, 9, size=(12, 12, 12)).astype(np.int16), affine)
+    moved = affine.copy()
+    moved[:3, 3] = shift
+    data = 15000 + 30 * rng.standard_normal((12, 12, 12, 40))
+    image = nibabel.Nifti1Image(data, moved)
+    (tmp_path / "table.tsv").write_text("index\tname\n" + "".join(f"{i}\tr{i}\n" for i in range(1, 9)))
+    found = extract(Atlas.from_labels_img(fine, tmp_path / "table.tsv"), image).signals
+    on_grid = resample_to_img(fine, image, interpolation="nearest", force_resample=True, copy_header=True)
+    expected = NiftiLabelsMasker(on_grid, standardize=None, resampling_target=None).fit_transform(image)
+    assert np.abs(found - expected).max() < 1e-5 * expected.std(axis=0).min()
+    centres = [(8, 8, 8), (15, 9, 12), (9, 9, 9)]
+    spheres = Atlas("three", ("a", "b", "c"), ("x",) * 3, coordinates=centres, radius_mm=4)
+    found = extract(spheres, image).signals
+    masker = NiftiSpheresMasker(centres, radius=4, allow_overlap=True, standardize=None)
+    expected = masker.fit_transform(image)
+    assert np.abs(found - expected).max() < 1e-5 * expected.std(axis=0).min()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel
 import numpy as np
 import pandas
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
 from fmri_lm_hf.models.scan_reading import Scan
 from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat, write_nifti
 from fmri_lm_hf.scans.denoising import STRATEGIES, denoise
-from fmri_lm_hf.scans.sources.selection import Thresholds
+from fmri_lm_hf.scans.sources.selection import Selection, Thresholds
 
 SPHERES = Atlas(
     "four",
@@ -324,6 +325,19 @@ def test_mat_files_with_names_from_the_path(tmp_path, rng):
         build("files", root, tmp_path / "bad", pattern="{subject}/{scanner}.mat")
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2", "u1", "i8"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mat_files_are_read_as_scipy_reads_them(tmp_path, rng, dtype, compressed):
+    bold = (100 * rng.normal(size=(5, T)) + 128).clip(0, 250).astype(dtype)
+    others = {"text": "a", "cell": np.array([{"x": 1}], dtype=object), "z": bold + 1j}
+    savemat(tmp_path / "a.mat", {"before": bold[:2], "tc": bold, **others}, do_compression=compressed)
+    expected = loadmat(tmp_path / "a.mat")["tc"].T.astype(np.float32)
+    np.testing.assert_array_equal(read_mat(tmp_path / "a.mat"), expected)
+    for name in others:
+        with pytest.raises(ScanError, match=f"has no variable '{name}' of numbers"):
+            read_mat(tmp_path / "a.mat", name)
+
+
 def test_mat_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.mat").write_bytes(b"MATLAB 7.3 MAT-file, which is HDF5" + bytes(100))
     savemat(tmp_path / "whole.mat", {"tc": np.random.default_rng(0).normal(size=(20, 50))})
@@ -456,3 +470,210 @@ def test_cohorts_offline(tmp_path, monkeypatch):
         build("adhd", tmp_path, tmp_path / "out", atlas=SPHERES)
     with pytest.raises(ScanError, match="consists of images: give an atlas"):
         build("adhd", tmp_path, tmp_path / "out")
+
+
+# What every source refuses, lists and keeps
+
+
+def reasons(summary):
+    return {failure["scan_id"]: failure["reason"] for failure in summary.failures}
+
+
+def test_too_few_degrees_of_freedom_are_refused_with_the_figures(rng):
+    bold, confounds = rng.normal(size=(T, 4)) + 1000, rng.normal(size=(T, 30))
+    kept = np.arange(T) < 33
+    scan = Scan(bold, 2.0, np.ones(4, bool), kept)
+    with pytest.raises(ScanError, match=r"33 usable time points of 80 and 30 confounds, of which 1 residual"):
+        denoise(scan, confounds, min_dof=20)
+    twice = np.hstack([confounds[:, :5]] * 6)  # the rank counts, not the number of columns
+    assert denoise(scan, twice, min_dof=20).roi_mask.all()
+
+
+def test_confounds_that_were_regressed_out_before_are_noticed(rng):
+    confounds = rng.normal(size=(T, 6))
+    scan = Scan(rng.normal(size=(T, 4)) + 1000, 2.0, np.ones(4, bool), np.ones(T, bool))
+    once = denoise(scan, confounds)
+    stored = (once.bold * 100).round() / 100  # as integers on disk
+    for columns in (confounds, np.hstack([confounds[:, :3], rng.normal(size=(T, 5))])):
+        with pytest.raises(ScanError, match="they were regressed out before"):
+            denoise(Scan(stored, 2.0, scan.roi_mask, scan.sample_mask), columns)
+    denoise(scan, rng.normal(size=(T, 24)))
+
+
+def test_an_roi_of_confounds_alone_is_masked(rng):
+    confounds = rng.normal(size=(T, 2))
+    bold = rng.normal(size=(T, 4)) + 1000
+    bold[:, 1] = confounds @ [1, 2] + 1000
+    cleaned = denoise(Scan(bold, 2.0, np.ones(4, bool), np.ones(T, bool)), confounds)
+    assert cleaned.roi_mask.tolist() == [True, False, True, True]
+    assert not cleaned.bold[:, 1].any()
+    assert "the confounds explain all of 1 ROIs" in cleaned.report[0]
+
+
+def test_denoised_signals_are_those_of_nilearn_to_a_hundred_thousandth(rng):
+    from nilearn.signal import clean
+
+    bold, confounds = rng.normal(size=(T, 4)) * 20 + 15000, rng.normal(size=(T, 6))
+    cleaned = denoise(Scan(bold, 2.0, np.ones(4, bool), np.ones(T, bool)), confounds).bold
+    expected = clean(bold, confounds=confounds, detrend=True, standardize=None)
+    assert np.abs(cleaned - expected).max() < 1e-5 * expected.std(axis=0).min()
+
+
+def test_volumes_before_the_steady_state_are_dropped(tmp_path, rng):
+    root, signals, table = tmp_path / "fmriprep", rng.normal(size=(T, 4)), confound_table(rng)
+    for i in range(3):
+        table[f"non_steady_state_outlier{i:02d}"] = (np.arange(T) == i).astype(int)
+    signals[:3] += 50
+    fmriprep_scan(root, "sub-01/func/sub-01_task-rest", signals, table)
+    for strategy in ("none", "simple"):
+        rows, _, _ = build("fmriprep", root, tmp_path / strategy, atlas=SPHERES, strategy=strategy)
+        row = rows["sub-01_task-rest"]
+        assert row["n_timepoints"] == T - 3
+        assert all(row["sample_mask"])
+        assert np.abs(row["bold"] - row["bold"].mean(axis=0)).max() < 6 * row["bold"].std(axis=0).min()
+        report = json.loads((tmp_path / strategy / "provenance.json").read_text())["scans"][0]["report"]
+        assert any("3 volumes before the steady state were dropped" in note for note in report)
+
+
+def test_fmriprep_scans_in_other_spaces_are_listed(fmriprep, tmp_path, rng):
+    root, signals, table = fmriprep
+    fmriprep_scan(root, "sub-05/func/sub-05_task-rest", signals, table)
+    for path in (root / "sub-05" / "func").glob("*space-*"):
+        path.rename(path.with_name(path.name.replace("_space-MNI152NLin2009cAsym_res-2", "_space-T1w")))
+    rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES)
+    assert len(rows) == 2
+    [lost] = summary.left_out
+    assert lost.name == "sub-05_task-rest"
+    assert "no image in space MNI152NLin2009cAsym, only in T1w (--space)" in lost.reason
+
+
+def test_fmriprep_tables_of_old_versions_and_odd_ones(fmriprep, tmp_path, rng):
+    root, _, table = fmriprep
+    old = root / "sub-02/func/sub-02_task-rest_desc-confounds_timeseries.tsv"
+    for extension in (".tsv", ".json"):
+        old.with_suffix(extension).rename(
+            old.with_name(f"sub-02_task-rest_desc-confounds_regressors{extension}")
+        )
+    fmriprep_scan(
+        root,
+        "sub-06/func/sub-06_task-rest",
+        rng.normal(size=(T, 4)),
+        table.drop(columns="framewise_displacement"),
+    )
+    empty = fmriprep_scan(root, "sub-07/func/sub-07_task-rest", rng.normal(size=(T, 4)), table)
+    (empty.parent / "sub-07_task-rest_desc-confounds_timeseries.tsv").write_text("")
+    rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="scrubbing")
+    assert rows["sub-02_task-rest"]["mean_fd"] == pytest.approx((2 * 1.5 + 78 * 0.1) / T)
+    assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest"}
+    assert (
+        "sub-07_task-rest_desc-confounds_timeseries.tsv cannot be read"
+        in reasons(summary)["sub-07_task-rest"]
+    )
+    assert "framewise_displacement" in reasons(summary)["sub-06_task-rest"]
+
+
+def test_xcpd_companions_are_those_of_the_scan(tmp_path, rng):
+    """`run-1` is not `run-10`, `task-rest` not `task-restAP`."""
+    func = tmp_path / "xcp_d" / "sub-01" / "func"
+    func.mkdir(parents=True)
+    fds = {"task-rest_run-1": 0.1, "task-rest_run-10": 0.2, "task-rest": 0.3, "task-restAP": 0.4}
+    for i, (name, fd) in enumerate(fds.items()):
+        table = pandas.DataFrame(rng.normal(size=(T, 3)), columns=["LH_Vis_1", "RH_Vis_1", "HIP-lh"])
+        stem = f"sub-01_{name}_space-MNI152NLin2009cAsym_seg-4S156Parcels"
+        table.to_csv(func / f"{stem}_stat-mean_timeseries.tsv", sep="\t", index=False)
+        coverage = pandas.DataFrame({"Node": ["RH_Vis_1", "LH_Vis_1", "HIP-lh"], "coverage": [0.9, 0.3, 1.0]})
+        coverage.to_csv(func / f"{stem}_stat-coverage_bold.tsv", sep="\t", index=False)
+        motion = pandas.DataFrame({"framewise_displacement": np.full(T, fd)})
+        kind = "desc-confounds_regressors" if i == 3 else "desc-filtered_motion" if i else "motion"
+        motion.to_csv(func / f"sub-01_{name}_{kind}.tsv", sep="\t", index=False)
+        outlier = pandas.DataFrame({"outlier": (np.arange(T) == i).astype(int)})
+        if i != 1:
+            outlier.to_csv(func / f"sub-01_{name}_outliers.tsv", sep="\t", index=False)
+    rows, _, _ = build("xcpd", tmp_path / "xcp_d", tmp_path / "out", t_r={"": 2.0})
+    for i, (name, fd) in enumerate(fds.items()):
+        row = rows[f"sub-01_{name}"]
+        assert row["mean_fd"] == pytest.approx(fd), name
+        assert np.flatnonzero(~np.array(row["sample_mask"])).tolist() == ([i] if i != 1 else [])
+        np.testing.assert_allclose(row["coverage"], [0.3, 0.9, 1.0], rtol=1e-6)
+        assert row["roi_mask"] == [False, True, True]
+
+
+def test_hcp_takes_the_most_processed_file_of_a_run(tmp_path, rng):
+    root, parcels = (
+        tmp_path / "hcp",
+        ParcelsAxis(
+            ["a", "b"],
+            [np.empty((0, 3), int)] * 2,
+            [{"CIFTI_STRUCTURE_CORTEX_LEFT": np.array([i])} for i in range(2)],
+            nvertices={"CIFTI_STRUCTURE_CORTEX_LEFT": 10},
+        ),
+    )
+    stem = str(hcp_folder(root, "100307")).removesuffix("_MSMAll")
+    best = "_MSMAll_hp2000_clean"
+    for kind in ("", "_MSMAll", "_hp2000_clean", best):
+        data = rng.normal(size=(T, 2)).astype(np.float32)
+        Cifti2Image(data, (SeriesAxis(0, 0.72, T), parcels)).to_filename(f"{stem}{kind}.ptseries.nii")
+    rows, _, summary = build("hcp", root, tmp_path / "out")
+    [row] = rows.values()
+    np.testing.assert_array_equal(row["bold"], nibabel.load(f"{stem}{best}.ptseries.nii").get_fdata())
+    assert len(summary.left_out) == 3
+    assert all("another file of the run is taken" in each.reason for each in summary.left_out)
+    for selection in (Selection.of(task=["rest"], run=["1"]), Selection.of(participant_label=["100307"])):
+        again, _, _ = build("hcp", root, tmp_path / f"out{id(selection)}", selection=selection)
+        assert len(again) == 1
+
+
+def test_files_that_the_pattern_does_not_match_are_listed(tmp_path, rng):
+    root = tmp_path / "sites"
+    for name in ("east/p1.npy", "east/p2.npy", "stray.npy"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / name, rng.normal(size=(T, 4)))
+    _, _, summary = build("files", root, tmp_path / "out", pattern="{site}/{subject}.npy", t_r={"": 2.0})
+    [left] = summary.left_out
+    assert (left.name, "does not match the pattern" in left.reason) == ("stray.npy", True)
+    table = pandas.read_csv(tmp_path / "out" / "exclusions.tsv", sep="\t")
+    assert table.loc[0, ["outcome", "input"]].tolist() == ["left out", "stray.npy"]
+
+
+@pytest.mark.parametrize(
+    "thresholds, message",
+    [
+        (
+            {"min_minutes": 3},
+            r"has 2.60 minutes left \(78 of 80 time points at TR 2 s\), expected at least 3",
+        ),
+        (
+            {"max_mean_fd": 0.1},
+            r"mean framewise displacement of 0.135 mm, expected at most 0.1 \(--max-mean-fd\)",
+        ),
+        ({"max_censored": 0.01}, r"has [23]% of its time points censored \(2 of 80\), expected at most 1%"),
+        ({"min_dof": 60}, r"residual degrees of freedom are left, expected at least 60"),
+    ],
+)
+def test_thresholds_are_told_with_the_figures(fmriprep, tmp_path, thresholds, message):
+    root, _, _ = fmriprep
+    source = SOURCES["fmriprep"](
+        root, atlas=SPHERES, strategy="scrubbing", thresholds=Thresholds(**thresholds)
+    )
+    summary = build_scan_dataset(source, tmp_path / "out", progress=False)
+    for reason in reasons(summary).values():
+        assert re.search(message, reason), reason
+    assert len(summary.failures) == 2
+
+
+def test_coverage_is_a_number_and_masks(tmp_path, rng):
+    path = write_nifti(rng.normal(size=(T, 4)), SPHERES, tmp_path / "scan.nii.gz", 2.0, 5)
+    image = nibabel.load(path)
+    data = image.get_fdata()
+    where = sphere_voxels((-40, 0, 0), 10, image.affine, data.shape)[0]
+    data[tuple(where[: int(0.7 * len(where))].T)] = 0  # lost signal
+    (tmp_path / "images").mkdir()
+    torn = nibabel.Nifti1Image(data.astype(np.float32), image.affine, image.header)
+    nibabel.save(torn, tmp_path / "images" / "scan.nii.gz")
+    rows, _, _ = build("files", tmp_path / "images", tmp_path / "out", atlas=SPHERES)
+    row = rows["scan"]
+    np.testing.assert_allclose(row["coverage"], [0.3, 1, 1, 1], atol=0.03)
+    assert row["roi_mask"] == [False, True, True, True]
+    lenient = Thresholds(min_coverage=0.1)
+    rows, _, _ = build("files", tmp_path / "images", tmp_path / "all", atlas=SPHERES, thresholds=lenient)
+    assert all(rows["scan"]["roi_mask"])

@@ -43,8 +43,6 @@ class FilesSource(Source):
         template = None if self.pattern is None else _template(self.pattern)
         found = []
         for path in self.files(*(TABLES + IMAGES if reads_images else TABLES)):
-            if path.name in ("participants.tsv", "participants.csv"):
-                continue
             relative = path.relative_to(self.root).as_posix()
             entities = bids_entities(path)
             fields: dict[str, str | None] = {

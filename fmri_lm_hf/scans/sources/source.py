@@ -196,7 +196,7 @@ class Source:
             )
             for name in sorted(names):
                 path = Path(folder, name)
-                if not name.lower().endswith(suffixes) or name.startswith("."):
+                if not name.lower().endswith(suffixes) or name.startswith((".", "participants.")):
                     continue
                 if fnmatch.fnmatch(self.relative(path), self.match):
                     yield path
