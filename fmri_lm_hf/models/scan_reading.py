@@ -113,7 +113,9 @@ def read_scan(
             raise ScanError(
                 f"The scan is a row without `bold`: found {sorted(map(str, scan))}. Expected `bold` and `t_r`."
             )
-        beside = {key: scan.get(key) for key in ("t_r", "roi_mask", "sample_mask", "coverage")}
+        beside: dict[str, Any] = {
+            key: scan.get(key) for key in ("t_r", "roi_mask", "sample_mask", "coverage")
+        }
         found = Table(scan["bold"], scan.get("roi_names"), **beside)
     elif hasattr(scan, "dataobj"):
         label = Path(scan.get_filename() or "The image").name

@@ -221,7 +221,7 @@ def read_numpy(path: Path) -> Table:
     if "bold" not in arrays and len(arrays) != 1:
         raise ScanError(f"{path.name} holds {sorted(arrays)}: expected the key `bold` (or a single array).")
     bold = arrays["bold"] if "bold" in arrays else next(iter(arrays.values()))
-    beside = {key: arrays.get(key) for key in ("t_r", "roi_mask", "sample_mask", "coverage")}
+    beside: dict[str, Any] = {key: arrays.get(key) for key in ("t_r", "roi_mask", "sample_mask", "coverage")}
     return Table(bold, arrays.get("roi_names"), **beside)
 
 

@@ -67,9 +67,10 @@ def check_atlas(atlas: Atlas) -> AtlasCheck:
 
 def _sizes(atlas: Atlas, n_voxels: np.ndarray) -> list[str]:
     problems = []
+    small = (n_voxels > 0) & (n_voxels < FEW_VOXELS)
     for fits, what in (
         (n_voxels == 0, "have no voxel in the label image"),
-        ((n_voxels > 0) & (n_voxels < FEW_VOXELS), f"have fewer than {FEW_VOXELS} voxels"),
+        (small, f"have fewer than {FEW_VOXELS} voxels"),
     ):
         names = [atlas.roi_names[i] for i in np.flatnonzero(fits)]
         if names:
