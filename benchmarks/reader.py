@@ -22,7 +22,7 @@ from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
 from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
 from fmri_lm_hf.evaluation.truth import description_truth, mirage, pair_level_truth
 from fmri_lm_hf.files import write_json
-from fmri_lm_hf.scans.sources.files import read_mat
+from fmri_lm_hf.scans import read_mat
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 from fmri_lm_hf.training.reader import with_atlas

@@ -12,7 +12,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from fmri_lm_hf.models.atlas import Atlas
+
 from .dataset import shard_name
 from .sources.source import LeftOut
 
 __all__ = ["exclusions", "write_quality"]
 
 N_CARPETS = 6
+N_COMPARED = 200  # scans of a large dataset whose connectivity is compared
 N_LISTED = 500  # rows of the table of exclusions on the page; the file has all
 LIGHT = (
     "scan_id",
@@ -188,6 +191,7 @@ def _page(
     if quality:
         parts += ["<h2>By site</h2>", _sites(quality), "<h2>Distributions</h2>"]
         parts += [_histogram(title, [getattr(s, name) for s in quality]) for title, name, _, _ in MEASURES]
+        parts += ["<h2>Columns</h2>", *_columns(out, quality)]
         parts += ["<h2>Worst scans</h2>", *_carpets(out, quality)]
     if excluded:
         parts += ["<h2>Not in the dataset</h2>", _table(excluded[:N_LISTED])]
@@ -241,6 +245,26 @@ def _histogram(title: str, values: Sequence[float]) -> str:
     return f"<figure>{svg}{caption} (median {np.median(known):.3g}{unknown})</figcaption></figure>"
 
 
+def _columns(out: Path, quality: Sequence[_Quality]) -> list[str]:
+    """Whether the columns are the ROIs that the atlas names."""
+    from .fingerprint import fingerprint  # the descriptors' libraries take a while to load
+
+    sample = quality[:: max(1, -(-len(quality) // N_COMPARED))]
+    checked = fingerprint(_rows(out, sample), Atlas.from_json(out / "atlas.json"))
+    sides = checked.sides
+    parts = [f"<p>{checked.n_scans} scans compared by their connectivity."]
+    if np.isfinite(sides.homotopic):
+        parts.append(
+            f"Over {sides.n_pairs} pairs of mirrored ROIs: correlation of mirrored ROIs {sides.homotopic:.2f}, of "
+            f"other pairs across the midline {sides.heterotopic:.2f}; left side with right side {sides.left_right:.2f}."
+        )
+    if sides.problem:
+        parts.append(f"<b>{html.escape(sides.problem)}</b>")
+    for scan_id, problem in checked.problems.items():
+        parts.append(f"<br><b>{html.escape(scan_id)}</b>: {html.escape(problem)}")
+    return parts
+
+
 def _carpets(out: Path, quality: Sequence[_Quality]) -> list[str]:
     """Carpet plots of the scans that stand out most in any measure."""
     worst = np.zeros(len(quality))
@@ -256,9 +280,10 @@ def _carpets(out: Path, quality: Sequence[_Quality]) -> list[str]:
     figures = [
         "<p>ROIs in the order of the atlas over time, in SDs of each (black -3, white 3); red: censored.</p>"
     ]
+    rows = {row["scan_id"]: row for row in _rows(out, [quality[index] for index in order])}
     for index in order:
         scan = quality[index]
-        row = _row(out, scan)
+        row = rows[scan.scan_id]
         bold, kept = np.asarray(row["bold"], dtype=float), np.asarray(row["sample_mask"], dtype=bool)
         picture = base64.b64encode(_png(_carpet(bold, kept))).decode()
         facts = [
@@ -276,17 +301,25 @@ def _carpets(out: Path, quality: Sequence[_Quality]) -> list[str]:
     return figures
 
 
-def _row(out: Path, scan: _Quality) -> dict[str, Any]:
-    """`bold` and `sample_mask` of one scan, from the row group that holds it."""
-    row = scan.row
-    with pq.ParquetFile(out / shard_name(scan.shard)) as shard:
-        for group in range(shard.num_row_groups):
-            n_rows = shard.metadata.row_group(group).num_rows
-            if row < n_rows:
-                table = shard.read_row_group(group, columns=["bold", "sample_mask"]).slice(row, 1)
-                return table.to_pylist()[0]
-            row -= n_rows
-    raise AssertionError("the row is in the shard that it was read from")
+def _rows(out: Path, scans: Sequence[_Quality]) -> Iterator[dict[str, Any]]:
+    """Scans with their signals and masks; each row group is read once."""
+    wanted: dict[int, set[int]] = {}
+    for scan in scans:
+        wanted.setdefault(scan.shard, set()).add(scan.row)
+    for number in sorted(wanted):
+        with pq.ParquetFile(out / shard_name(number)) as shard:
+            first = 0
+            for group in range(shard.num_row_groups):
+                n_rows = shard.metadata.row_group(group).num_rows
+                inside = sorted(row - first for row in wanted[number] if first <= row < first + n_rows)
+                first += n_rows
+                if not inside:
+                    continue
+                table = shard.read_row_group(group, columns=["scan_id", "bold", "roi_mask", "sample_mask"])
+                for row in inside:
+                    light = {name: table[name][row].as_py() for name in table.column_names if name != "bold"}
+                    numbers = table["bold"][row].value.values.flatten().to_numpy(zero_copy_only=False)
+                    yield light | {"bold": numbers.reshape(len(light["sample_mask"]), -1)}
 
 
 def _carpet(bold: np.ndarray, kept: np.ndarray) -> np.ndarray:

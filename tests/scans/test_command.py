@@ -159,6 +159,24 @@ def test_exclusions_and_the_quality_page(tables, tmp_path):
     assert (tmp_path / "again" / "quality.html").read_text() == page
 
 
+def test_the_quality_page_names_scans_whose_columns_are_shifted(tmp_path, rng):
+    sides = [f"{side}_{network}_{i}" for network in "ABC" for i in range(5) for side in ("LH", "RH")]
+    mixing = np.repeat(rng.normal(size=(15, 8)) + np.repeat(3 * np.eye(3, 8), 5, axis=0), 2, axis=0)
+    (tmp_path / "tables").mkdir()
+    for i in range(8):
+        bold = rng.normal(size=(200, 8)) @ mixing.T + rng.normal(size=(200, 30))
+        bold = np.roll(bold, 2, axis=1) if i == 5 else bold
+        frame = pandas.DataFrame(bold, columns=sides)
+        frame.to_csv(tmp_path / "tables" / f"sub-{i}_bold.tsv", sep="\t", index=False)
+    out = tmp_path / "out"
+    assert main(["scans", "files", str(tmp_path / "tables"), "--t-r", "2", "--out", str(out)]) == 0
+    page = (out / "quality.html").read_text()
+    assert "8 scans compared" in page
+    assert "Over 15 pairs of mirrored ROIs" in page
+    doubted = re.findall(r"<b>([^<]+)</b>: The columns seem to be shifted", page)
+    assert doubted == ["sub-5_bold"]
+
+
 def test_the_hubs_viewer_sees_the_scans_and_nothing_else(tables, tmp_path):
     assert main(["scans", "files", str(tables), "--t-r", "2", "--out", str(tmp_path / "out")]) == 0
     loaded = datasets.load_dataset(str(tmp_path / "out"))
