@@ -120,7 +120,9 @@ class ScanSource:
                     f"{file.name} has no column {', '.join(missing)}: found {', '.join(names)}; expected at least "
                     f"{', '.join(REQUIRED_COLUMNS)}."
                 )
-            light = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"]
+            light = [
+                field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"
+            ]
             rows += pq.read_table(file, columns=light, use_threads=False).to_pylist()
         if not rows:
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
