@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..models.atlas import Atlas, ScanError
-from ..scans.dataset import REQUIRED_COLUMNS, load_scan_dataset
+from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 
 __all__ = ["Chunk", "Piece", "ScanSource", "read_chunk"]
 
@@ -25,7 +25,6 @@ MIN_CHUNK_SCANS, MAX_CHUNK_SCANS = 10, 500
 N_CHUNKS = 128
 BATCH_SCANS = 10  # scans that are in memory at a time
 DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what is read of a scan to describe it
-UNFINISHED = ".work"  # in the folder of a scan dataset that is still being made
 LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
 
 
@@ -67,16 +66,12 @@ class ScanSource:
         found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         # Names that begin with a dot are those of unfinished work.
         self.files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
-        if (path / UNFINISHED).exists():
-            raise ScanError(
-                f"The scan dataset {path.name} is unfinished: give `fmri-lm scans` again, which continues it, before "
-                "a corpus is built from it."
-            )
 
     @classmethod
     def open(cls, path: str | Path, work: Path) -> ScanSource:
         """A source for any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
         path = Path(path)
+        check_complete(path if path.is_dir() else path.parent)
         dataset_file = work / "scans.parquet"
         if path.is_dir() or path.suffix == ".parquet":
             source = cls(path)
