@@ -2,12 +2,12 @@
 
     python benchmarks/robustness.py                     # about a minute
 
-A reference is fitted on one simulated site. *Censoring*: of scans of the same site, 30 % of the time points are censored,
-singly or in bursts of five, and filled in by interpolation, as `fmri-lm scans` does; printed for each measure are the SD
-of the change of z, the share of directions that turn, and the same among the facts that texts may state. *Scanners*:
-sites that differ in repetition time, gain and noise alone; printed is the mean |z| of the facts of each family, which is
-0.8 where nothing differs. Goals: at most 5 % of the directions turn, no family above 1. Everything goes into
-`benchmarks/results/robustness.json`.
+A reference is fitted on one simulated site. *Censoring*: of scans of the same site, 30 % of the time points are
+censored, singly or in bursts of five, and filled in by interpolation, as `fmri-lm scans` does; printed for each measure
+are the SD of the change of z, the share of directions that turn, and the same among the facts that texts may state.
+*Scanners*: sites that differ in repetition time, gain and noise alone; printed is the mean |z| of the facts of each
+family, which is 0.8 where nothing differs. Goals: at most 5 % of the directions turn, no family above 1. Everything
+goes into `benchmarks/results/robustness.json`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def facts_of(reference: CohortReference, row: dict[str, Any]) -> dict[str, Any]:
     features = reference.compute(
         row["bold"], row["t_r"], row["roi_mask"], row.get("sample_mask"), row["site"]
     )
-    return {fact["feature"]: fact for fact in reference.facts(features) if "connectivity/mean" in fact["feature"] or not fact["feature"].startswith("connectivity/")}
+    return {
+        fact["feature"]: fact
+        for fact in reference.facts(features)
+        if "connectivity/mean" in fact["feature"] or not fact["feature"].startswith("connectivity/")
+    }
 
 
 def censored(row: dict[str, Any], burst: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -71,13 +75,15 @@ def measure_censoring(reference: CohortReference, rows: list[dict[str, Any]]) ->
                 if is_decided(first) and is_decided(second):
                     stated[measure].append(turned[measure][-1])
         results[name] = {
-            "turned": float(np.mean(sum(turned.values(), []))),
-            "turned_of_stated": float(np.mean(sum(stated.values(), []))),
+            "turned": float(np.mean([each for values in turned.values() for each in values])),
+            "turned_of_stated": float(np.mean([each for values in stated.values() for each in values])),
             "measures": {
                 measure: {
                     "sd_of_change": round(float(np.std(changes[measure])), 2),
                     "turned": round(float(np.mean(turned[measure])), 3),
-                    "turned_of_stated": round(float(np.mean(stated[measure])), 3) if stated[measure] else None,
+                    "turned_of_stated": round(float(np.mean(stated[measure])), 3)
+                    if stated[measure]
+                    else None,
                 }
                 for measure in sorted(changes)
             },

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, folders that one process works in at a time or that come with the package."""
+"""Files that are there whole or not at all; folders for one process at a time; folders that come with the package."""
 
 from __future__ import annotations
 

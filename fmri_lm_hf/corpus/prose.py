@@ -118,7 +118,7 @@ def write_text(paragraphs: Sequence[Sequence[Mapping[str, Any]]], length: Length
         if length != "full":
             rng.shuffle(statements)
         step = len(statements) if length == "sentence" else 2
-        sentences = []
+        sentences: list[str] = []
         for k in range(0, len(statements), step):
             first = not texts and not sentences
             opener = rng.choice(_OTHER_OPENERS if other and first else _OPENERS)
@@ -158,9 +158,7 @@ def _by_deviation(fact: Mapping[str, Any]) -> tuple[float, str]:
     return -abs(fact["z"]), fact["feature"]
 
 
-def _most_deviating(
-    measures: Mapping[str, Sequence[Mapping[str, Any]]], n: int
-) -> list[Mapping[str, Any]]:
+def _most_deviating(measures: Mapping[str, Sequence[Mapping[str, Any]]], n: int) -> list[Mapping[str, Any]]:
     """The most deviating fact of each of the `n` most deviating measures."""
     return sorted((min(facts, key=_by_deviation) for facts in measures.values()), key=_by_deviation)[:n]
 

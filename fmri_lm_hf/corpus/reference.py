@@ -39,7 +39,9 @@ ARRAYS_FILE = "reference.safetensors"
 JSON_FILE = "reference.json"
 STATISTICS = ("mean", "std", "count")
 FORMAT_VERSION = 2
-MIN_ACQUISITION_SCANS = 20  # training scans of a site and repetition time that give it a mean and SD of its own
+MIN_ACQUISITION_SCANS = (
+    20  # training scans of a site and repetition time that give it a mean and SD of its own
+)
 
 
 class RunningMoments:
@@ -142,8 +144,8 @@ class CohortReference:
         ----------
         scans : iterable of dict
             Rows of a scan dataset, with ``bold`` (n_timepoints, n_rois), ``t_r`` (seconds), ``subject_id``, and
-            optionally ``roi_mask``, ``sample_mask``, ``site`` and ``scan_id``. A `datasets.Dataset` or a list, not a one-time iterator. Scans
-            that cannot be used are skipped, each with a warning that says why.
+            optionally ``roi_mask``, ``sample_mask``, ``site`` and ``scan_id``. A `datasets.Dataset` or a list, not a
+            one-time iterator. Scans that cannot be used are skipped, each with a warning that says why.
         atlas : Atlas
         families : sequence of str
         n_components : int
@@ -287,9 +289,7 @@ class CohortReference:
         site: str | None = None,
     ) -> FeatureDict:
         """`compute_features` of a scan (n_timepoints, n_rois) with the maps, atlas and families of this reference."""
-        return compute_features(
-            bold, t_r, self.atlas, self.families, self.maps, roi_mask, sample_mask, site
-        )
+        return compute_features(bold, t_r, self.atlas, self.families, self.maps, roi_mask, sample_mask, site)
 
     def knows(self, acquisition: Acquisition | None) -> bool:
         """Whether there are training scans of an acquisition to compare a scan with.
@@ -325,7 +325,9 @@ class CohortReference:
         z = (values - statistics.mean) / statistics.scale
         if matching is None:
             z[self._needs_acquisition] = np.nan
-        return {name: each for name, each in zip(self.feature_names, z.tolist(), strict=True) if name in features}
+        return {
+            name: each for name, each in zip(self.feature_names, z.tolist(), strict=True) if name in features
+        }
 
     @cached_property
     def _needs_acquisition(self) -> np.ndarray:
@@ -418,7 +420,7 @@ class CohortReference:
         digest = hashlib.sha256((directory / ARRAYS_FILE).read_bytes()).hexdigest()
         arrays = load_file(directory / ARRAYS_FILE)
         known = [
-            Statistics(*(arrays[what][row] for what in STATISTICS), n_scans)
+            Statistics(arrays["mean"][row], arrays["std"][row], arrays["count"][row], n_scans)
             for row, n_scans in enumerate(description["n_scans"])
         ]
         acquisitions = [Acquisition(each["site"], each["t_r"]) for each in description["acquisitions"]]

@@ -66,12 +66,12 @@ class ScanSource:
         found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         # Names that begin with a dot are those of unfinished work.
         self.files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
-        check_complete(path if path.is_dir() else path.parent)
 
     @classmethod
     def open(cls, path: str | Path, work: Path) -> ScanSource:
         """A source for any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
         path = Path(path)
+        check_complete(path if path.is_dir() else path.parent)
         dataset_file = work / "scans.parquet"
         if path.is_dir() or path.suffix == ".parquet":
             source = cls(path)
@@ -115,7 +115,9 @@ class ScanSource:
                     f"{file.name} has no column {', '.join(missing)}: found {', '.join(names)}; expected at least "
                     f"{', '.join(REQUIRED_COLUMNS)}."
                 )
-            light = [field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"]
+            light = [
+                field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"
+            ]
             rows += pq.read_table(file, columns=light, use_threads=False).to_pylist()
         if not rows:
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")

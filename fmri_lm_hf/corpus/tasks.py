@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +92,7 @@ def sum_connectivity(task: ChunkTask) -> int:
         for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
             if row["split"] != "train":
                 continue
-            prepared, _ = _attempt(lambda: _prepared(scan, atlas))  # noqa: B023 - called at once
+            prepared, _ = _attempt(partial(_prepared, scan, atlas))
             if prepared is None:
                 continue  # the next step lists it with its reason
             cells = np.ix_(prepared.usable, prepared.usable)
@@ -133,8 +134,10 @@ def compute_chunk(task: ChunkTask) -> int:
     rows: list[dict[str, Any]] = []
     with _one_thread():
         for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
-            features, failure = _attempt(lambda: describe(scan, row["site"]))  # noqa: B023 - called at once
-            rows.append({"features": None if features is None else list(features.values()), "failure": failure})
+            features, failure = _attempt(partial(describe, scan, row["site"]))
+            rows.append(
+                {"features": None if features is None else list(features.values()), "failure": failure}
+            )
     table = pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA)
     write_file(task.file("features"), lambda path: pq.write_table(table, path))
     return len(rows)
@@ -174,9 +177,9 @@ def write_texts(task: ChunkTask) -> int:
     return len(task.rows)
 
 
-def as_features(reference: CohortReference, row: Mapping[str, Any], values: Sequence[float]) -> FeatureDict:
+def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.ndarray) -> FeatureDict:
     """Features of a scan as `CohortReference.compute` gave them, from their values and the scan's row."""
-    features = FeatureDict(zip(reference.feature_names, values, strict=True))
+    features = FeatureDict(zip(reference.feature_names, values.tolist(), strict=True))
     features.acquisition = Acquisition.of(row["site"], row["t_r"])
     features.maps_fingerprint = reference.maps.fingerprint
     return features
@@ -226,7 +229,10 @@ def _attempt(describe: Callable[[], Result]) -> tuple[Result | None, str | None]
     except ScanError as error:
         return None, str(error)
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from."
+        return (
+            None,
+            f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from.",
+        )
 
 
 def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:

@@ -99,8 +99,8 @@ def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str,
     networks = atlas.named_networks
     if not networks:
         raise ScanError(
-            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, so there is nothing to speak of. "
-            "Give the networks: Atlas.with_networks(table), with a table of columns name and network."
+            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, so there is nothing to speak "
+            "of. Give the networks: Atlas.with_networks(table), with a table of columns name and network."
         )
     members: dict[Scope, list[tuple[str, ...]]] = {
         "scan": [()],

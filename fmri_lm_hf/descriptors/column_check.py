@@ -42,7 +42,9 @@ class ColumnCheck:
         self._pairs = np.triu_indices(len(group), 1)
         group = np.nan_to_num(group).astype(np.float32)
         # Row k holds what a scan's pairs should be like if its columns came in the order k.
-        self._expected = np.stack([group[np.ix_(order, order)][self._pairs] for order in self.orders.values()])
+        self._expected = np.stack(
+            [group[np.ix_(order, order)][self._pairs] for order in self.orders.values()]
+        )
 
     def likeness(self, connectivity: np.ndarray, usable: np.ndarray) -> dict[str, float]:
         """Correlation with the group over all pairs of usable ROIs, for each order of the columns.
@@ -116,10 +118,14 @@ class Symmetry:
                 f"{self.heterotopic:.2f}"
             )
         if self.left_right < MIN_SYMMETRY:
-            found.append(f"connections on the left correlate with those on the right at {self.left_right:.2f}")
+            found.append(
+                f"connections on the left correlate with those on the right at {self.left_right:.2f}"
+            )
         if not found:
             return None
-        return f"The columns may not be the ROIs that the atlas names: {' and '.join(found)}. Check their order."
+        return (
+            f"The columns may not be the ROIs that the atlas names: {' and '.join(found)}. Check their order."
+        )
 
 
 def mirrored_pairs(atlas: Atlas) -> np.ndarray:

@@ -163,8 +163,8 @@ def average_clustering(weights: np.ndarray) -> float:
     """Mean weighted clustering coefficient of the ROIs [1]_.
 
     An ROI's coefficient is the mean, over the pairs of its neighbours, of the geometric mean weight of the triangle
-    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are taken as they
-    are: the largest one, by which some divide them, is a single number and as uncertain as that.
+    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are taken as
+    they are: the largest one, by which some divide them, is a single number and as uncertain as that.
 
     References
     ----------

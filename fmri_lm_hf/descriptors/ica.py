@@ -95,8 +95,8 @@ def time_course_measures(
     With ``P(f)`` the power spectrum (periodogram without the mean) and ``A(f)`` its square root:
 
     - ``amplitude``: standard deviation over time, in units of the standardised signal.
-    - ``variability``: SD over windows of 60 s (at least four, of each of which three quarters were observed) of the amplitude in a
-      window, divided by its mean; how much the amplitude itself waxes and wanes.
+    - ``variability``: SD over windows of 60 s (at least four, of each of which three quarters were observed) of the
+      amplitude in a window, divided by its mean; how much the amplitude itself waxes and wanes.
     - ``spectral_ratio``: log10 of the power at 0.01-0.10 Hz over the power at 0.12-0.16 Hz, after [1]_, whose upper
       band of 0.15-0.25 Hz few scans reach.
     - ``autocorrelation``: correlation of the signal with itself 4 s later; between two lags, by interpolation.

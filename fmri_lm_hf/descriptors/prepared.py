@@ -92,34 +92,36 @@ def prepare_scan(
     ScanError
         If the shapes do not fit the atlas, or too few time points or ROIs are usable.
     """
-    bold = np.asarray(bold, dtype=np.float32, order="C")  # sums of equal scans then have equal bits
+    signals: np.ndarray = np.asarray(
+        bold, dtype=np.float32, order="C"
+    )  # sums of equal scans then have equal bits
     n_rois = atlas.n_rois
-    if bold.ndim != 2 or bold.shape[1] != n_rois:
-        transposed = bold.ndim == 2 and bold.shape[0] == n_rois
+    if signals.ndim != 2 or signals.shape[1] != n_rois:
+        transposed = signals.ndim == 2 and signals.shape[0] == n_rois
         raise ScanError(
-            f"bold has shape {bold.shape}, expected (n_timepoints, {n_rois}) for atlas {atlas.name!r}. "
+            f"bold has shape {signals.shape}, expected (n_timepoints, {n_rois}) for atlas {atlas.name!r}. "
             + ("It looks transposed: pass bold.T." if transposed else "Extract the scan with this atlas.")
         )
-    observed = np.ones(len(bold), dtype=bool) if sample_mask is None else np.asarray(sample_mask, dtype=bool)
-    if observed.shape != (len(bold),):
+    observed = (
+        np.ones(len(signals), dtype=bool) if sample_mask is None else np.asarray(sample_mask, dtype=bool)
+    )
+    if observed.shape != (len(signals),):
         raise ScanError(
-            f"sample_mask has shape {observed.shape}, expected ({len(bold)},), one value a time point."
+            f"sample_mask has shape {observed.shape}, expected ({len(signals)},), one value a time point."
         )
     if observed.sum() < MIN_TIMEPOINTS:
-        which = "time points" if observed.all() else f"observed time points (of {len(bold)})"
-        raise ScanError(
-            f"The scan has {observed.sum()} {which}; descriptors need at least {MIN_TIMEPOINTS}."
-        )
+        which = "time points" if observed.all() else f"observed time points (of {len(signals)})"
+        raise ScanError(f"The scan has {observed.sum()} {which}; descriptors need at least {MIN_TIMEPOINTS}.")
     if not 0 < t_r < 60:
         raise ScanError(f"t_r is {t_r}; expected the repetition time in seconds, between 0 and 60.")
     mask = np.ones(n_rois, dtype=bool) if roi_mask is None else np.asarray(roi_mask, dtype=bool)
     if mask.shape != (n_rois,):
         raise ScanError(f"roi_mask has shape {mask.shape}, expected ({n_rois},), one value an ROI.")
     if not observed.all():
-        bold = bold[observed]
-    signal, usable = standardise(bold, mask)
+        signals = signals[observed]
+    signal, usable = standardise(signals, mask)
     if usable.sum() < MIN_ROIS:
-        raise ScanError(_too_few_rois(bold, mask, usable))
+        raise ScanError(_too_few_rois(signals, mask, usable))
     networks = atlas.named_networks
     return PreparedScan(
         signal=signal,

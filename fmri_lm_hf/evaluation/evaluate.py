@@ -240,7 +240,9 @@ def evaluate(
     failures = [{"scan_id": scan_id, "reason": reason} for scan_id, reason in read.failures.items()]
     results = {"tasks": scored, "asked": asked, "failures": failures}
     if n_truth and model.config.reads_network_pairs:
-        results["truth"] = check_truth(model, processor, [scans[row] for row in read.rows[:n_truth]], seed=seed)
+        results["truth"] = check_truth(
+            model, processor, [scans[row] for row in read.rows[:n_truth]], seed=seed
+        )
     return results
 
 

@@ -1,7 +1,7 @@
 """Atlases: the ROIs that scans, features and models agree on, by name and in order.
 
-This file, `atlas_names`, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as its own code: at
-import they need nothing beyond numpy and transformers.
+This file, `atlas_names`, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as
+its own code: at import they need nothing beyond numpy and transformers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["Atlas", "ScanError"]
 logger = logging.get_logger(__name__)
 
 DEFAULT_RADIUS_MM = 5.0
+
 
 @dataclass(frozen=True)
 class Atlas:

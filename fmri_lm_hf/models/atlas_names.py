@@ -26,7 +26,16 @@ _NO_NETWORK = {UNASSIGNED, "none", "unknown", "n/a", "na", "nan", ""}
 YEO_NETWORKS = {
     "7": {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"},
     "17": {
-        *("VisCent", "VisPeri", "SomMotA", "SomMotB", "DorsAttnA", "DorsAttnB", "SalVentAttnA", "SalVentAttnB"),
+        *(
+            "VisCent",
+            "VisPeri",
+            "SomMotA",
+            "SomMotB",
+            "DorsAttnA",
+            "DorsAttnB",
+            "SalVentAttnA",
+            "SalVentAttnB",
+        ),
         *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
     },
 }

@@ -124,7 +124,9 @@ class FmriLMConfig(PreTrainedConfig):
     def block_sizes(self) -> list[int]:
         """Tokens of each block of a scan: its ROIs in each time patch, then one block of the scan and its pairs."""
         blocks = list(self.fmri_config.block_sizes) if self.reads_rois else []
-        return [*blocks, n_pair_tokens(len(self.network_name_ids or ()))] if self.reads_network_pairs else blocks
+        return (
+            [*blocks, n_pair_tokens(len(self.network_name_ids or ()))] if self.reads_network_pairs else blocks
+        )
 
     @property
     def n_scan_tokens(self) -> int:

@@ -282,7 +282,9 @@ class ScanConversations(Dataset):
             return {"conversation": [{**question, "content": question["content"][1]["text"]}, answer]}
         noise = self.absent.row(self.absent.scan_ids[int(draw.integers(len(self.absent)))])
         if "fmri_labels" in noise:
-            noise["fmri_labels"] = torch.full_like(noise["fmri_labels"], IGNORED)  # noise has nothing to predict
+            noise["fmri_labels"] = torch.full_like(
+                noise["fmri_labels"], IGNORED
+            )  # noise has nothing to predict
         return {"conversation": [question, answer], **noise}
 
 

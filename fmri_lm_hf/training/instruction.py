@@ -106,9 +106,7 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
             views,
             ids["train"],
             converse,
-            absent=scans.store.encode_noise(N_NOISE, model)
-            if arguments.share_absent
-            else None,
+            absent=scans.store.encode_noise(N_NOISE, model) if arguments.share_absent else None,
             n_absent=round(arguments.share_absent * len(ids["train"])),
             roi_dropout=arguments.roi_dropout,
             seed=arguments.seed,

@@ -15,13 +15,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from fmri_lm_hf.hub.describe import describe
 
 from fmri_lm_hf import cli
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
 from fmri_lm_hf.corpus.build import build_corpus
 from fmri_lm_hf.corpus.config import CorpusConfig
 from fmri_lm_hf.hub.contents import read_folder
+from fmri_lm_hf.hub.facts import render_dataset_card
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -279,7 +279,7 @@ def test_published_files_name_no_local_path(corpus, scans):
 def test_folder_is_ready_to_be_published(corpus):
     publication = read_folder(corpus)
     assert (publication.kind, publication.left_out) == ("dataset", [])
-    card = describe(publication, "organisation/corpus")
+    card = render_dataset_card(publication, "organisation/corpus", set())
     assert 'load_dataset("organisation/corpus", "graph", split="train")' in card
     assert "path: data/graph/test-*.parquet" in card
     assert find_private(publication.files, namespace="organisation") == []

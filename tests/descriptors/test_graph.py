@@ -89,7 +89,9 @@ def test_efficiency_of_separate_parts_and_lone_nodes():
 
 def test_clustering_agrees_with_networkx(graph):
     weights, expected = graph
-    theirs = nx.average_clustering(expected, weight="weight") * weights.max()  # networkx divides by the largest
+    theirs = (
+        nx.average_clustering(expected, weight="weight") * weights.max()
+    )  # networkx divides by the largest
     assert average_clustering(weights) == pytest.approx(theirs, rel=1e-5)
 
 
