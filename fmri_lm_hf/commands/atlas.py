@@ -1,8 +1,9 @@
 """Make an atlas file from a label image and the table that names its values, and check that they belong together.
 
 The table is a CSV or TSV with the columns index, name and (optional) network, a colour lookup table
-(`index name R G B A`), or a Workbench label list; a .dlabel.nii file carries its own. The result names the ROIs
-and holds the checksum of the image, which stays where it is: `fmri-lm scans --atlas FILE --labels-img IMAGE` reads both.
+(`index name R G B A`), or a Workbench label list; a .dlabel.nii file carries its own. What is written names the
+ROIs and holds the checksum of the image, which stays where it is: `fmri-lm scans --atlas FILE --labels-img IMAGE`
+reads both.
 
 examples:
   fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json
