@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 
 from .errors import clear_errors, retried
@@ -143,8 +145,12 @@ def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str 
     """The commit that the cache holds for a branch, tag or commit, or None when it holds none.
 
     After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded, for the record of whoever uses
-    it: configurations do not keep it.
+    it: configurations do not keep it. None for a local folder, too.
     """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return None
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
     reference = storage / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else revision or "main"

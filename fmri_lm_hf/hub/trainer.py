@@ -24,6 +24,8 @@ from .push import PushResult, push_to_hub
 
 __all__ = ["PublishesThroughHub"]
 
+RECORDS = ("training_info.json", "results.json")
+
 logger = logging.get_logger(__name__)
 
 
@@ -71,9 +73,14 @@ class PublishesThroughHub:
         token = token if token is not None else self.args.hub_token
         if self.hub_model_id is None:
             trainer.init_hf_repo(token=token, private=private)
+        # what the training recorded there is about these weights; saving knows only what they started from
+        places = [Path(self.args.output_dir, name) for name in RECORDS]
+        recorded = {path: path.read_bytes() for path in places if path.is_file()}
         trainer.save_model(_internal_call=True)
         if not trainer.is_world_process_zero():
             return None
+        for path, content in recorded.items():
+            path.write_bytes(content)
         self._save_processor(self.args.output_dir)
         trainer._finish_current_push()
         assert self.hub_model_id is not None

@@ -6,7 +6,7 @@ import pytest
 from hub_processes import WRITER
 
 TRAIN = """
-import pathlib, torch, tiny
+import json, pathlib, torch, tiny
 from transformers import TrainingArguments, default_data_collator
 from huggingface_hub import snapshot_download
 from fmri_lm_hf.training.trainer import FmriTrainer
@@ -15,10 +15,15 @@ arguments = TrainingArguments(
     per_device_train_batch_size=2, report_to="none", use_cpu=True, remove_unused_columns=False,
     disable_tqdm=True, **options)
 scans = [{"input_values": torch.tensor(tiny.scan(i).T)} for i in range(4)]
-trainer = FmriTrainer(tiny.fmri_tokenizer().train(), arguments, train_dataset=scans,
+start = folder + "-start"
+tiny.fmri_tokenizer().save_pretrained(start)
+pathlib.Path(start, "training_info.json").write_text('{"stage": "before", "simulated": true}')
+model = tiny.FmriTokenizer.from_pretrained(start).train()
+trainer = FmriTrainer(model, arguments, train_dataset=scans,
                       data_collator=default_data_collator, processing_class=tiny.feature_extractor())
 trainer.train()
 if at_the_end:
+    pathlib.Path(folder, "training_info.json").write_text('{"stage": "tokenizer", "n_scans": 4}')
     pushed = trainer.push_to_hub(tags=["mine"])
     result = {"left_out": list(pushed.left_out), "commit": pushed.commit}
 else:
@@ -28,7 +33,7 @@ assert list(pathlib.Path(folder).rglob("training_args.bin"))  # the Trainer's ow
 assert not list(pathlib.Path(folder).glob(".pushing-*"))
 read = {p.name: p.read_bytes() for p in pathlib.Path(snapshot_download(repo)).rglob("*") if p.is_file()}
 result["secrets"] = [name for name, raw in read.items() if token.encode() in raw or folder.encode() in raw]
-result["training"] = read["training_info.json"].decode()
+result["training"] = json.loads(read["training_info.json"])
 result["card"] = read["README.md"].decode()
 """
 
@@ -60,7 +65,9 @@ def test_a_trainer_publishes_the_model_and_nothing_else(hub, client, tmp_path, s
     if strategy == "end":
         assert state["commits"][0] == "End of training"
         assert "training_args.bin" in result["left_out"]
+        assert result["training"] == {"stage": "tokenizer", "n_scans": 4}
         assert "\n- mine\n" in result["card"]
     else:
         assert state["commits"][0].startswith("Training in progress, step ")
-        assert "in progress, step" in result["training"]
+        assert result["training"]["started_from"] == {"stage": "before", "simulated": True}
+        assert "Trained on simulated scans" in result["card"]
