@@ -85,6 +85,8 @@ def _wait_for(error: BaseException, attempt: int) -> float | None:
     """Seconds to wait before another attempt, or None when the error will not pass."""
     wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (1 + 0.2 * random.random())
     for cause in _chain(error):
+        if isinstance(cause, LocalEntryNotFoundError):
+            continue  # says only that the cache is empty; its cause says whether asking again helps
         if isinstance(cause, HfHubHTTPError):
             if cause.response.status_code not in _PASSING_STATUS:
                 return None
