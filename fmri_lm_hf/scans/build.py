@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from fmri_lm_hf.models.scan_images import ScanError
 
-from .dataset import SHARD_BYTES, in_groups, scan_features
+from .dataset import SHARD_BYTES
 from .folder import DatasetFolder
+from .parquet import in_groups, scan_features
 from .participants import subject_key
 from .quality import write_quality
 from .sources.source import LeftOut, ScanFile, Source
