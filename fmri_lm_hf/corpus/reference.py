@@ -457,10 +457,9 @@ def _from_version_1(
     names = list(feature_table(Atlas.from_dict(description["atlas"]), description["families"]))
     position = {name: k for k, name in enumerate(description["feature_names"])}
     kept = [position[name] for name in names]
-    arrays = arrays | {what: arrays[what][kept][None] for what in STATISTICS if what in arrays}
-    for k, name in enumerate(names):
-        if name == "graph/global_efficiency" and "std" in arrays:
-            arrays["std"][0, k] = np.nan
+    if description["n_scans"]:  # or it has maps alone
+        arrays = arrays | {what: arrays[what][kept][None] for what in STATISTICS}
+        arrays["std"][0, [name == "graph/global_efficiency" for name in names]] = np.nan
     n_scans = [description["n_scans"]] if description["n_scans"] else []
     return description | {"feature_names": names, "n_scans": n_scans, "acquisitions": []}, arrays
 
