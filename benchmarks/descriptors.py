@@ -134,7 +134,7 @@ def main() -> None:
     for name in (*FAMILIES, "all"):
         families = FAMILIES if name == "all" else (name,)
         ours, processor = median_seconds(
-            partial(compute_features, bold, T_R, atlas, families, reference), args.repeats
+            partial(compute_features, bold, T_R, atlas, families, reference.maps), args.repeats
         )
         theirs = sum(median_seconds(plain[family], 3)[0] for family in families)
         rows[name] = {

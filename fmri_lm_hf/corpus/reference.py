@@ -412,13 +412,15 @@ class CohortReference:
                 f"{directory} holds no {JSON_FILE}; expected a folder of CohortReference.save."
             )
         description = json.loads((directory / JSON_FILE).read_text())
-        if description.get("format_version") != FORMAT_VERSION:
+        if description.get("format_version") not in (1, FORMAT_VERSION):
             raise ValueError(
                 f"{directory / JSON_FILE} has format version {description.get('format_version')}, this release reads "
-                f"{FORMAT_VERSION}. Fit the reference again."
+                f"1 and {FORMAT_VERSION}. Fit the reference again."
             )
         digest = hashlib.sha256((directory / ARRAYS_FILE).read_bytes()).hexdigest()
         arrays = load_file(directory / ARRAYS_FILE)
+        if description["format_version"] == 1:
+            description, arrays = _from_version_1(description, arrays)
         known = [
             Statistics(arrays["mean"][row], arrays["std"][row], arrays["count"][row], n_scans)
             for row, n_scans in enumerate(description["n_scans"])
@@ -442,6 +444,24 @@ class CohortReference:
                 f"{JSON_FILE} and {ARRAYS_FILE} in {directory} do not belong together. Copy both again from the source."
             )
         return reference
+
+
+def _from_version_1(
+    description: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A reference of release 0.1.0, which did not know where its scans came from.
+
+    What has changed its meaning since tells nothing: unnamed networks, and the efficiency of weighted graphs. (So have
+    the measures that need an acquisition, of which such a reference knows none.)
+    """
+    names = list(feature_table(Atlas.from_dict(description["atlas"]), description["families"]))
+    position = {name: k for k, name in enumerate(description["feature_names"])}
+    kept = [position[name] for name in names]
+    if description["n_scans"]:  # or it has maps alone
+        arrays = arrays | {what: arrays[what][kept][None] for what in STATISTICS}
+        arrays["std"][0, [name == "graph/global_efficiency" for name in names]] = np.nan
+    n_scans = [description["n_scans"]] if description["n_scans"] else []
+    return description | {"feature_names": names, "n_scans": n_scans, "acquisitions": []}, arrays
 
 
 def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
