@@ -27,6 +27,7 @@ from transformers import (
 from ..corpus.reading import DESCRIBE
 from ..evaluation.tasks import load_tasks
 from .arguments import StageArguments, argument, parse
+from .reading import reading_texts
 from .record import save_stage
 from .texts import load_texts
 from .trainer import show_progress
@@ -50,6 +51,9 @@ class LanguageModelStageArguments(StageArguments):
 
     texts: str | None = argument("texts: a corpus, a .txt, .jsonl or .parquet file, or a dataset with `text`")
     questions: dict | str | None = argument("questions about labels, whose words the vocabulary should have")
+    reading_texts: int = argument(
+        "made-up facts about network pairs whose questions and descriptions are read too", 0
+    )
     vocab_size: int = argument("largest size of the subword vocabulary", 800)
     model: dict | str | None = argument("fields of LlamaConfig, such as hidden_size and num_hidden_layers")
 
@@ -64,6 +68,8 @@ def train(arguments: LanguageModelStageArguments) -> Trainer:
     assert arguments.texts
     assert not isinstance(arguments.model, str)
     texts = [text for text in load_texts(arguments.texts, ("text",))["text"] if text and text.strip()]
+    if arguments.reading_texts:
+        texts += reading_texts(arguments.reading_texts, arguments.seed)
     questions = list(DESCRIBE)
     if arguments.questions is not None:
         for task in load_tasks(arguments.questions).values():
