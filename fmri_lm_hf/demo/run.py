@@ -120,6 +120,7 @@ def run_demo(
         oracle = cohort.oracle_scores(dataset.select(rows["test"]))
         for name, readers in results["tasks"].items():
             readers["oracle"] = oracle[name]
+    results |= {"simulated": cohort is not None, "holdout_site": holdout_site}
     write_json(results, out / "model" / "results.json")
 
     sections = _single_scans(
@@ -127,8 +128,6 @@ def run_demo(
     )
     shutil.rmtree(out / "stages")
     results |= {
-        "simulated": cohort is not None,
-        "holdout_site": holdout_site,
         "n_train": len(rows["train"]),
         "n_test": len(rows["test"]),
         "failures": json.loads((out / "corpus" / "failures.json").read_text(encoding="utf-8")),

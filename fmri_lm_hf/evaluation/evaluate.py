@@ -267,8 +267,9 @@ class _Connectivity:
                 np.ones(scan["bold"].shape[1], bool) if scan.get("roi_mask") is None else scan["roi_mask"]
                 for scan in chosen
             ]
+            observed = [scan.get("sample_mask") for scan in chosen]
             bold: Any = tqdm((scan["bold"] for scan in chosen), "Connectivity", len(chosen), unit="scan")
-            self._rows |= dict(zip(missing, connectivity_features(bold, masks)))
+            self._rows |= dict(zip(missing, connectivity_features(bold, masks, observed)))
         return np.stack([self._rows[row] for row in rows])
 
 

@@ -72,6 +72,8 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
         },
         log_history=trainer.state.log_history,
     )
+    if arguments.push_to_hub:
+        trainer.push_to_hub()
 
 
 def own_options(kind: type[StageArguments]) -> list[str]:
