@@ -114,6 +114,7 @@ def test_ptseries_is_matched_by_parcel_name(tmp_path, bold):
     assert scan.t_r == pytest.approx(0.8)
 
 
+@pytest.mark.filterwarnings("ignore:Dataobj shape")
 def test_cifti_headers_that_claim_impossible_sizes(tmp_path, rng):
     from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, SeriesAxis
 
