@@ -130,10 +130,7 @@ def test_cifti_headers_that_claim_impossible_sizes(tmp_path, rng):
     for size in (-20, 0, 10, 2**38):  # of time, in the NIfTI-2 header: dim[5]
         content[56:64] = size.to_bytes(8, "little", signed=True)
         path.write_bytes(content)
-        with (
-            pytest.raises(ScanError, match="is not a readable image|header describes"),
-            pytest.warns(UserWarning),
-        ):
+        with pytest.raises(ScanError, match=r"is not a readable image|header describes"):
             read_scan(path, atlas)
 
 
