@@ -107,6 +107,8 @@ def check_size(image: Any) -> None:
     proxy, name = image.dataobj, image.get_filename()
     if name is None or not hasattr(proxy, "get_unscaled") or not os.path.exists(name):
         return
+    if min(proxy.shape, default=0) < 1:
+        raise ScanError(_unreadable(name))
     wanted = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
     held = os.path.getsize(name)
     limit = held if str(name).lower().endswith(".nii") else held * GZIP_RATIO

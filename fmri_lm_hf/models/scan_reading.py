@@ -211,6 +211,11 @@ def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Table:
                 raise ScanError(
                     f"The CIFTI file holds {' x '.join(kinds)}: expected a series (.dtseries.nii, .ptseries.nii)."
                 )
+            if tuple(map(len, axes)) != tuple(image.shape):
+                raise ScanError(
+                    f"{Path(name).name} holds values of shape {tuple(image.shape)}, but its header describes "
+                    f"{tuple(map(len, axes))}: it is damaged. Copy or export it again."
+                )
             unit = SECONDS_PER_UNIT.get(str(axes[0].unit).lower())
             t_r = None if unit is None else float(axes[0].step) * unit
             if kinds[1] == "ParcelsAxis":

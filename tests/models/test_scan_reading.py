@@ -114,6 +114,26 @@ def test_ptseries_is_matched_by_parcel_name(tmp_path, bold):
     assert scan.t_r == pytest.approx(0.8)
 
 
+@pytest.mark.filterwarnings("ignore:Dataobj shape")
+def test_cifti_headers_that_claim_impossible_sizes(tmp_path, rng):
+    from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, SeriesAxis
+
+    cortex = BrainModelAxis.from_mask(np.ones(12, bool), name="cortex_left")
+    names = {i: (name, (1, 1, 1, 1)) for i, name in enumerate(["???", "a", "b"])}
+    keys = np.repeat([1.0, 2.0], 6)[None].astype(np.float32)
+    atlas = Atlas.from_labels_img(Cifti2Image(keys, (LabelAxis(["map"], [names]), cortex)), name="dense")
+    path = tmp_path / "scan.dtseries.nii"
+    data = rng.normal(size=(20, 12)).astype(np.float32)
+    Cifti2Image(data, (SeriesAxis(0, 0.8, 20), cortex)).to_filename(path)
+    assert read_scan(path, atlas).bold.shape == (20, 2)
+    content = bytearray(path.read_bytes())
+    for size in (-20, 0, 10, 2**38):  # of time, in the NIfTI-2 header: dim[5]
+        content[56:64] = size.to_bytes(8, "little", signed=True)
+        path.write_bytes(content)
+        with pytest.raises(ScanError, match=r"is not a readable image|header describes"):
+            read_scan(path, atlas)
+
+
 def test_cifti_that_is_no_series(tmp_path):
     from nibabel.cifti2 import BrainModelAxis, Cifti2Image, ScalarAxis
 
