@@ -3,7 +3,7 @@
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, InertObject, UnsafeCheckpointError, to_plain
 from .published_atlas import published_atlas
-from .upstream import Conversion, convert_upstream
+from .published_model import Conversion, convert_upstream
 
 __all__ = [
     "CheckpointError",

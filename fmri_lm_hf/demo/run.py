@@ -241,7 +241,7 @@ def _input_length(dataset: datasets.Dataset, t_r: float) -> int:
 
 def _first_usable(dataset: datasets.Dataset, rows: Sequence[int], results: Mapping[str, Any]) -> int:
     failed = {failure["scan_id"] for failure in results["failures"]}
-    ids = dataset["scan_id"]
+    ids = list(dataset["scan_id"])
     return next(row for row in rows if str(ids[row]) not in failed)
 
 
@@ -255,7 +255,7 @@ def _single_scans(
     cohort: SimulatedCohort | None,
 ) -> list[tuple[str, str]]:
     """Answers about a held-out scan, given by a new process that loads the saved model with the Auto classes."""
-    values = dataset[task.column]
+    values = list(dataset[task.column])
     row = next(row for row in test if task.answer(values[row]) is not None)
     scan = dataset[row]
     table = out / "scan.npz"

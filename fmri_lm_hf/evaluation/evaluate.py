@@ -128,7 +128,7 @@ def split_rows(scans: datasets.Dataset, splits: SplitManifest) -> dict[str, list
     split_of = splits.split_of()
     subjects = [str(subject) for subject in scans["subject_id"]]
     held_out = {str(site) for site in splits.parameters.get("holdout_sites") or ()}
-    sites = scans["site"]
+    sites = list(scans["site"])
     rows = {
         "train": [row for row, subject in enumerate(subjects) if split_of.get(subject) == "train"],
         "test": [

@@ -108,7 +108,7 @@ class Task:
                 f"`questions` ask about {self.column!r}, which the scans do not have: found "
                 f"{', '.join(scans.column_names)}."
             )
-        values = scans[self.column]
+        values = list(scans[self.column])
         answers = [self.answer(value) for value in values]
         for answer in self.classes:
             if answer not in answers:
@@ -159,7 +159,7 @@ def tasks_of_columns(
                 f"The scan dataset has no column {column!r}: found {', '.join(scans.column_names)}. "
                 "Give `--labels` the columns to ask about."
             )
-        values = scans[column]
+        values = list(scans[column])
         classes = sorted({class_name(values[row]) for row in train if not is_missing(values[row])})
         if not 2 <= len(classes) <= MAX_CLASSES:
             raise ValueError(

@@ -49,6 +49,8 @@ class TrainingScans:
     dataset : datasets.Dataset
     atlas : Atlas or None
     n_rois : int
+    scan_ids : list of str
+        By row.
     store : FeatureStore
     """
 
@@ -57,6 +59,7 @@ class TrainingScans:
         self.folder = dataset_folder(arguments.scans)
         self.dataset, self.atlas = load_scan_dataset(self.folder)
         self.n_rois = self.dataset.features["bold"].shape[1]
+        self.scan_ids = [str(scan_id) for scan_id in self.dataset["scan_id"]]
         self.store = FeatureStore(arguments.feature_store)
         self.evaluates = arguments.eval_strategy != "no"
         self._manifest = None if arguments.splits is None else SplitManifest.from_json(arguments.splits)
@@ -140,13 +143,9 @@ class TrainingScans:
         ]
         return [self.store.encode(inputs, model, window, with_codes) for window in windows]
 
-    @property
-    def scan_ids(self) -> list[str]:
-        return [str(scan_id) for scan_id in self.dataset["scan_id"]]
-
     def facts(self, rows: Sequence[int]) -> dict[str, Any]:
         """What `training_info.json` says about the scans that were trained on; it names no subject."""
-        subjects = self.dataset["subject_id"]
+        subjects = list(self.dataset["subject_id"])
         file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return {

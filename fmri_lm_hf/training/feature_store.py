@@ -119,7 +119,7 @@ class FeatureStore:
             content_hash(*(np.asarray(scan[name]) for name in read_from if scan.get(name) is not None))
             for scan in (scans[row] for row in tqdm(rows, desc="Identifying scans", unit="scan"))
         ]
-        names = scans["scan_id"]
+        names = list(scans["scan_id"])
         ids = [str(names[row]) for row in rows]
 
         def extracted() -> Iterable[tuple[int, dict[str, np.ndarray] | str]]:

@@ -29,13 +29,13 @@ from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, printable, to_plain
-from .upstream_inputs import (
+from .published_inputs import (
     find_delimiter_ids,
     load_text_model_files,
     published_chat_template,
     published_feature_extractor,
 )
-from .upstream_names import (
+from .published_names import (
     WEIGHT_DTYPES,
     clean_state_dict,
     is_language_model,
