@@ -14,6 +14,9 @@ __all__ = ["ColumnCheck", "Symmetry", "mirrored_pairs", "symmetry"]
 
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # a lost or an added column moves those after it by a few
 MARGIN = 0.1  # in likeness: by so much another order has to be better before the given one is doubted
+# Standard errors of a correlation over so many pairs: the better order has to be like the group beyond chance, which a
+# scan of a dozen ROIs rarely is.
+BEYOND_CHANCE = 4.0
 MOST_COPIES = 0.01  # share of the ROIs that may be copies of others
 MIN_PAIRS = 10  # of mirrored ROIs
 MIN_EXCESS = 0.05  # of the correlation of mirrored ROIs over that of other pairs across the midline
@@ -77,7 +80,8 @@ class ColumnCheck:
             )
         likeness = self.likeness(connectivity, usable)
         best = max(likeness, key=lambda order: likeness[order])
-        if likeness[best] <= likeness["as given"] + MARGIN:
+        n_pairs = usable.sum() * (usable.sum() - 1) / 2
+        if likeness[best] <= max(likeness["as given"] + MARGIN, BEYOND_CHANCE / np.sqrt(n_pairs)):
             return None
         return (
             f"The columns seem to be {best}: with them put back, connectivity correlates with that of the training "

@@ -189,7 +189,7 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
     scans, atlas = load_scan_dataset(folder)
     rows = [dict(scan) for scan in scans]
     (bad, *others) = [i for i, row in enumerate(rows) if row["site"] == "B"]
-    rows[bad]["bold"] = rows[bad]["bold"][:2]
+    rows[bad] |= {"bold": rows[bad]["bold"][:2], "sample_mask": None}
     model, processor = (
         AutoModelForCausalLM.from_pretrained(checkpoint),
         AutoProcessor.from_pretrained(checkpoint),
@@ -198,7 +198,7 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
     found = evaluate(model, processor, broken, {"sex": task}, splits, baselines=["majority"])
     assert [failure["scan_id"] for failure in found["failures"]] == [rows[bad]["scan_id"]]
     for i in others:
-        rows[i]["bold"] = rows[i]["bold"][:2]
+        rows[i] |= {"bold": rows[i]["bold"][:2], "sample_mask": None}
     broken, _ = load_scan_dataset(write_scan_dataset(rows, tmp_path / "all", atlas))
     with pytest.raises(ScanError, match="None of 16 test scans can be used: The scan is too short"):
         evaluate(model, processor, broken, {"sex": task}, splits)
