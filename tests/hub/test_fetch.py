@@ -182,7 +182,7 @@ def test_a_missing_file_that_cannot_be_fetched_fails(hub, client):
     client.run(EMPTY)
     client.run("from huggingface_hub import hf_hub_download; hf_hub_download('org/open', 'config.json')")
     hub.faults(
-        {"step": "lfs_get", "status": 503, "count": 100}, {"step": "head", "status": 503, "count": 100}
+        *({"step": step, "status": 403, "error": "Over quota", "count": 100} for step in ("lfs_get", "head"))
     )
     with pytest.raises(ClientError, match=r"^HubAccessError: .*answered 403 for org/open \(Over quota\)"):
         client.run(VERIFY, options={})
