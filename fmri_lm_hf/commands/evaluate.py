@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument(
         "--holdout-site", metavar="SITE", help="judge the scans of this site, train baselines on the others"
     )
+    parser.add_argument(
+        "--truth",
+        type=int,
+        default=40,
+        metavar="SCANS",
+        help="test scans whose descriptions are checked, of a model that sees network pairs (default: 40; 0: none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 
@@ -49,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoProcessor
 
     from ..evaluation.evaluate import evaluate, split_rows
-    from ..evaluation.report import score_table, write_score_report
+    from ..evaluation.report import score_table, truth_table, write_score_report
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder
@@ -69,10 +76,12 @@ def run(args: argparse.Namespace) -> None:
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
     model = AutoModelForCausalLM.from_pretrained(args.model)
     processor = AutoProcessor.from_pretrained(args.model)
-    results = evaluate(model, processor, scans, tasks, splits, seed=args.seed)
+    results = evaluate(model, processor, scans, tasks, splits, n_truth=args.truth, seed=args.seed)
     results |= {"splits_sha256": splits.sha256}
     write_json(results, args.out / "results.json")
     write_score_report(args.out / "report.html", results)
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
     print(score_table(results["tasks"]))
+    if "truth" in results:
+        print("\n" + truth_table(results["truth"]))

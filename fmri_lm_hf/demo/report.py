@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.report import failure_parts, new_figure, page, picture, score_parts
+from ..evaluation.report import failure_parts, new_figure, page, picture, score_parts, truth_parts
 from ..files import write_text
 from ..models.atlas import Atlas
 
@@ -96,6 +96,7 @@ def write_report(
         f"{html.escape(atlas.name)} with {atlas.n_rois} ROIs; {len(results['failures'])} scans "
         f"could not be used. {results['seconds']:.0f} s, {results['peak_rss_mb']:.0f} MB at most.</p>",
         *score_parts(results["tasks"]),
+        *truth_parts(results.get("truth")),
         "<h2>A scan</h2>",
         picture(draw_scan(inputs, scan_id, atlas, t_r), "carpet plot and connectivity matrix of a scan"),
         "<h2>Training</h2>",

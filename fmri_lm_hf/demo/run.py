@@ -20,7 +20,7 @@ import yaml
 from ..corpus.build import build_corpus
 from ..corpus.config import CorpusConfig
 from ..evaluation.evaluate import evaluate, split_rows
-from ..evaluation.report import score_table
+from ..evaluation.report import score_table, truth_table
 from ..evaluation.tasks import Task, tasks_of_columns
 from ..files import write_json, write_text
 from ..models.atlas import Atlas
@@ -140,6 +140,8 @@ def run_demo(
     scan_id = str(dataset[shown]["scan_id"])
     write_report(out / "report.html", inputs, scan_id, dataset_atlas, extractor.t_r, logs, results, sections)
     print("\n" + score_table(results["tasks"]))
+    if "truth" in results:
+        print("\n" + truth_table(results["truth"]))
     for title, text in sections:
         print(f"\n{title}\n{text}")
     print(f"\n{results['seconds']:.0f} s, {results['peak_rss_mb']} MB. Pictures: {out / 'report.html'}")

@@ -24,6 +24,9 @@ __all__ = [
     "score_parts",
     "score_rows",
     "score_table",
+    "truth_parts",
+    "truth_rows",
+    "truth_table",
     "write_score_report",
 ]
 
@@ -110,6 +113,32 @@ def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
     return figure
 
 
+TRUTH_HEAD = ("what the model says of scans", "true", "true of another scan", "most common answer")
+
+
+def truth_rows(truth: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of the table of truths: what is said, and how much of it is true, as shares."""
+    pairs, said, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
+    shares = [
+        ["level of a network pair, one of five", pairs["exact"], pairs["other_scan"], pairs["most_common"]],
+        ["statements of descriptions", said["precision"], said["other_scan_precision"], None],
+        ["answers about a scan that is there", mirage["real_answered"], None, None],
+        ["says so where no scan, or noise, is there", 1 - mirage["absent_described"], None, None],
+    ]
+    return [[name, *("-" if each is None else f"{each:.3f}" for each in row)] for name, *row in shares]
+
+
+def truth_table(truth: Mapping[str, Mapping[str, Any]]) -> str:
+    """The truths as text."""
+    rows = [list(TRUTH_HEAD), *truth_rows(truth)]
+    return "\n".join(f"{a:<42} {b:>6} {c:>21} {d:>19}" for a, b, c, d in rows)
+
+
+def truth_parts(truth: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
+    """The truths as parts of a page; none where they were not checked."""
+    return [] if truth is None else ["<h2>Truth</h2>", html_table(TRUTH_HEAD, truth_rows(truth))]
+
+
 def score_parts(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The scores as parts of a page: table and picture."""
     return [
@@ -135,5 +164,6 @@ def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
         for name, about in results["asked"].items()
     ]
     head = ("task", "question", "answers", "training scans", "test scans")
-    parts = [*score_parts(results["tasks"]), "<h2>Questions</h2>", html_table(head, questions)]
+    parts = [*score_parts(results["tasks"]), *truth_parts(results.get("truth"))]
+    parts += ["<h2>Questions</h2>", html_table(head, questions)]
     write_text(page("fMRI-LM evaluation", [*parts, *failure_parts(results["failures"])]), path)
