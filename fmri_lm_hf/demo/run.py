@@ -38,7 +38,7 @@ from .report import write_report
 
 logger = logging.getLogger(__name__)
 
-N_TRUTH = 40  # scans whose descriptions and answers about network pairs are checked
+N_TRUTH = 60  # scans whose descriptions and answers about network pairs are checked
 MAX_TIMEPOINTS = 480  # longest input; cohorts of shorter scans use the length of their longest one
 STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
     "language_model": (language_model.train, language_model.LanguageModelStageArguments),

@@ -14,7 +14,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_demo_keeps_up_with_its_baseline_and_says_what_is_true(tmp_path):
+def test_the_demo_keeps_up_with_its_baseline_and_reads_the_scan_that_it_is_shown(tmp_path):
     command = [sys.executable, "-m", "fmri_lm_hf.cli", "demo", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         command,
@@ -24,12 +24,19 @@ def test_the_demo_keeps_up_with_its_baseline_and_says_what_is_true(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    for name, readers in results["tasks"].items():
-        ours = readers["fmri_lm"]["balanced_accuracy"]
-        assert ours >= readers["connectivity_logistic"]["balanced_accuracy"] - 0.05, name
-        assert ours >= readers["other_scan"]["balanced_accuracy"] + 0.15, name
-        assert readers["without_scan"]["balanced_accuracy"] == 0.5, name
-    descriptions = results["truth"]["descriptions"]
-    assert descriptions["precision"] > descriptions["other_scan_precision"]
+    means = {
+        reader: sum(task[reader]["balanced_accuracy"] for task in results["tasks"].values())
+        / len(results["tasks"])
+        for reader in ("fmri_lm", "connectivity_logistic", "other_scan", "without_scan")
+    }
+    assert means["fmri_lm"] >= means["connectivity_logistic"] - 0.05
+    assert means["fmri_lm"] >= means["other_scan"] + 0.15
+    assert means["without_scan"] == 0.5
     assert results["truth"]["pair_level"]["exact"] > results["truth"]["pair_level"]["other_scan"]
+    assert (
+        results["truth"]["mirage"]["absent_described"]
+        <= 0.1
+        < 0.9
+        <= results["truth"]["mirage"]["real_answered"]
+    )
     assert results["peak_rss_mb"] < 4000
