@@ -14,9 +14,9 @@ __all__ = ["ColumnCheck", "Symmetry", "mirrored_pairs", "symmetry"]
 
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # a lost or an added column moves those after it by a few
 MARGIN = 0.1  # in likeness: by so much another order has to be better before the given one is doubted
-# Over the square root of the number of ROIs: so much like the group the better order has to be, which by chance happens
-# to scans of few ROIs (0.7 for 12 ROIs, 0.2 for 160).
-BEYOND_CHANCE = 2.5
+# Standard errors of a correlation over all pairs of ROIs: the better order has to be like the group beyond chance,
+# which in a scan of a dozen ROIs, whose pairs depend on each other, reaches far (0.74 for 12 ROIs, 0.05 for 160).
+BEYOND_CHANCE = 6.0
 MOST_COPIES = 0.01  # share of the ROIs that may be copies of others
 MIN_PAIRS = 10  # of mirrored ROIs
 MIN_EXCESS = 0.05  # of the correlation of mirrored ROIs over that of other pairs across the midline
@@ -80,7 +80,8 @@ class ColumnCheck:
             )
         likeness = self.likeness(connectivity, usable)
         best = max(likeness, key=lambda order: likeness[order])
-        if likeness[best] <= max(likeness["as given"] + MARGIN, BEYOND_CHANCE / np.sqrt(usable.sum())):
+        n_pairs = usable.sum() * (usable.sum() - 1) / 2
+        if likeness[best] <= max(likeness["as given"] + MARGIN, BEYOND_CHANCE / np.sqrt(n_pairs)):
             return None
         return (
             f"The columns seem to be {best}: with them put back, connectivity correlates with that of the training "
