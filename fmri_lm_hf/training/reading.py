@@ -21,6 +21,7 @@ from ..corpus.reading import (
     DESCRIBE,
     LEVELS,
     Question,
+    ask_about,
     ask_comparison,
     ask_extreme,
     ask_level,
@@ -54,8 +55,10 @@ class ReaderRecipe:
     batch_size : int
         Scans of a step.
     few_until, some_until : float
-        Until this share of the steps the scans have three or four networks; until the second, up to seven. After
-        that as many as `n_networks` says. Until `few_until` all questions have one wording.
+        Until this share of the steps the scans have three or four networks, with names of one token; until the
+        second, up to seven. After that as many as `n_networks` says.
+    terse_until : float
+        Until this share of the steps a question is two names and its answer a level, so that each step asks many.
     drawn_until : float
         Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
         connected a scan is overall says nothing about a pair, and only looking it up does.
@@ -68,7 +71,6 @@ class ReaderRecipe:
         Share of the scans of which a description is asked, from `some_until` on.
     share_absent : float
         Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
-    learning_rate : float
     seed : int
     """
 
@@ -76,17 +78,17 @@ class ReaderRecipe:
     num_layers: int = 3
     num_heads: int = 2
     vocab_size: int = 1000
-    steps: int = 2600
-    batch_size: int = 16
-    few_until: float = 0.14
-    some_until: float = 0.45
-    drawn_until: float = 0.4
-    own_names_from: float = 0.65
+    steps: int = 6000
+    batch_size: int = 24
+    few_until: float = 0.08
+    some_until: float = 0.3
+    terse_until: float = 0.2
+    drawn_until: float = 0.25
+    own_names_from: float = 0.45
     n_networks: tuple[int, int] = (4, 8)
-    questions: int = 6
+    questions: int = 8
     share_described: float = 0.1
     share_absent: float = 0.1
-    learning_rate: float = 2e-3
     seed: int = 0
 
 
@@ -133,7 +135,8 @@ class ReadingBatches(IterableDataset):
             questions = self._questions(facts, rng, done)
             if kind != "brain":
                 questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in questions]
-            rows.append(self._row(questions, 0 if kind == "absent" else features.shape[1]))
+            n_tokens = 0 if kind == "absent" else features.shape[1]
+            rows.append(self._row(questions, n_tokens, done < recipe.terse_until))
         there = [number for number, kind in enumerate(kinds) if kind != "absent"]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
@@ -198,24 +201,20 @@ class ReadingBatches(IterableDataset):
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
         recipe = self.recipe
-        levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
-        chosen = rng.sample(levels, min(recipe.questions, len(levels)))
-        if done < recipe.few_until:
-            return [ask_level(fact) for fact in chosen]
-        questions = []
-        for fact in chosen:
-            kind = rng.random()
-            if kind < 0.75 or len(facts) == len(levels):
-                questions.append(ask_level(fact, rng))
-            elif kind < 0.88:
-                questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng))
-            else:
-                questions.append(ask_comparison(fact, rng.choice(levels), rng))
+        if done < recipe.terse_until:
+            levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+            return [
+                Question(
+                    "".join(f" {name}" for name in rng.sample(fact["network"], 2)), ask_level(fact).answer
+                )
+                for fact in rng.sample(levels, min(2 * recipe.questions, len(levels)))
+            ]
+        questions = ask_about(facts, recipe.questions, rng)
         if done >= recipe.some_until and rng.random() < recipe.share_described:
             questions[-2:] = [Question(rng.choice(DESCRIBE), describe_scan(facts, rng))]
         return questions
 
-    def _row(self, questions: Sequence[Question], n_tokens: int) -> dict[str, list[int]]:
+    def _row(self, questions: Sequence[Question], n_tokens: int, terse: bool = False) -> dict[str, list[int]]:
         """Ids of a prompt with its questions as parallel segments, in the form of the chat template."""
         ids = [self.user, *[self.fmri] * n_tokens]
         row = {
@@ -226,8 +225,8 @@ class ReadingBatches(IterableDataset):
         }
         first = 2 if n_tokens else 1
         for segment, question in enumerate(questions, 1):
-            asked = [*self.ids(question.text), self.end, self.assistant]
-            answer = [*self.ids(question.answer), self.end]
+            asked = [*self.ids(question.text), *([] if terse else [self.end]), self.assistant]
+            answer = [*self.ids(question.answer), *([] if terse else [self.end])]
             row["input_ids"] += asked + answer
             row["labels"] += [IGNORED] * len(asked) + answer
             row["position_ids"] += range(first, first + len(asked) + len(answer))

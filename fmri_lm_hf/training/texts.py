@@ -15,9 +15,7 @@ from ..corpus.facts import Fact
 from ..corpus.reading import (
     DESCRIBE,
     Question,
-    ask_comparison,
-    ask_extreme,
-    ask_level,
+    ask_about,
     describe_scan,
     scan_facts,
 )
@@ -40,8 +38,6 @@ __all__ = [
     "load_texts",
     "plain_text_blocks",
 ]
-
-SHARE_LEVELS = 0.75  # of the questions about a scan itself; the others ask for extremes and comparisons
 
 
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
@@ -137,16 +133,7 @@ class ReadingQuestions:
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
-        levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
-        asked: list[Question] = []
-        for fact in rng.sample(levels, min(self.n_questions, len(levels))):
-            kind = rng.random()
-            if kind < SHARE_LEVELS or len(facts) == len(levels):
-                asked.append(ask_level(fact, rng))
-            elif kind < (1 + SHARE_LEVELS) / 2:
-                asked.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng))
-            else:
-                asked.append(ask_comparison(fact, rng.choice(levels), rng))
+        asked = ask_about(facts, self.n_questions, rng)
         if rng.random() < self.share_described:
             asked.append(Question(rng.choice(DESCRIBE), describe_scan(facts, rng)))
         return [(question.text, question.answer) for question in asked]

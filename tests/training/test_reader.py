@@ -12,9 +12,10 @@ from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus.reading import scan_facts
 from fmri_lm_hf.evaluation.hypothesis import parse_hypothesis, relative_to
 from fmri_lm_hf.evaluation.truth import scan_pairs, truth
+from fmri_lm_hf.reader import with_atlas
 from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training.data import about_scan
-from fmri_lm_hf.training.reader import main, new_reader, with_atlas
+from fmri_lm_hf.training.reader import main, new_reader
 from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
 
 ATLAS = Atlas(
@@ -64,7 +65,7 @@ def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
 def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
     _, processor = reader
     facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
-    (question, *_) = batches._questions(facts, random.Random(0), 0.0)
+    (question, *_) = batches._questions(facts, random.Random(0), 0.5)
     row = batches._row([question], processor.n_tokens)
     encoded = processor.encode_chat(about_scan([(question.text, question.answer)]))
     assert row["input_ids"] == encoded["input_ids"]
