@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and say what came out."""
-    from fmri_lm_hf.conversion import convert_upstream
+    from ..conversion import convert_upstream
 
     result = convert_upstream(
         args.checkpoint,

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Push, and print the commit."""
-    from fmri_lm_hf.hub import push_to_hub
+    from ..hub import push_to_hub
 
     result = push_to_hub(
         args.folder,

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, print what was found; 1 when a file is damaged."""
-    from fmri_lm_hf.hub import verify_download
+    from ..hub import verify_download
 
     repo_type = "dataset" if args.dataset else "model"
     found = verify_download(args.repo_id, args.revision, repo_type, repair=args.repair)

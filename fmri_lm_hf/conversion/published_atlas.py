@@ -8,7 +8,7 @@ Its time series come from the combined label image of the Melbourne Subcortex At
 
 from __future__ import annotations
 
-from fmri_lm_hf.models.atlas import Atlas
+from ..models.atlas import Atlas
 
 # One hemisphere of Tian scale III, in label order.
 # fmt: off

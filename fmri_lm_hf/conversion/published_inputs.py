@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from fmri_lm_hf.hub.download import downloaded_commit
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.config_safety import check_config_is_inert
-from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
-from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
-
+from ..hub.download import downloaded_commit
+from ..models.atlas import Atlas
+from ..models.config_safety import check_config_is_inert
+from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from .published_atlas import published_atlas
 
 # "name" or "organisation/name", as the Hub allows them; a checkpoint cannot name a folder of this machine

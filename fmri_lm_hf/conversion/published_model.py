@@ -16,17 +16,16 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from fmri_lm_hf.cards.model_card import ModelFacts, converted_model_card
-from fmri_lm_hf.cards.rendering import sign_card
-from fmri_lm_hf.files import write_json
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.configuration_fmri_lm import FmriLMConfig
-from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
-from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
-from fmri_lm_hf.models.modeling_fmri_lm import FmriLMForCausalLM
-from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
-from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
-
+from ..cards.model_card import ModelFacts, converted_model_card
+from ..cards.rendering import sign_card
+from ..files import write_json
+from ..models.atlas import Atlas
+from ..models.configuration_fmri_lm import FmriLMConfig
+from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.processing_fmri_lm import FmriLMProcessor
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, printable, to_plain
 from .published_inputs import (

@@ -20,7 +20,7 @@ from ..cards.dataset_cards import write_corpus_card
 from ..descriptors import Acquisition
 from ..descriptors.catalogue import check_families
 from ..descriptors.column_check import Symmetry, symmetry
-from ..files import exclusive, write_json
+from ..files import atomic, exclusive, write_json
 from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import package_versions
 from ..scans.splits import SplitManifest, make_splits
@@ -28,7 +28,7 @@ from .config import CorpusConfig
 from .engine import Engine, open_engine
 from .lexicon import NOUNS
 from .reference import MIN_ACQUISITION_SCANS, CohortReference
-from .shards import WORK_FOLDER, AssemblyTask, assemble, published_features, write_file
+from .shards import WORK_FOLDER, AssemblyTask, assemble, published_features
 from .source import ScanSource
 from .subjects import DEMOGRAPHICS, SUBJECT_TEXT_COLUMN, describe_subject
 from .tasks import (
@@ -319,7 +319,8 @@ def _fit_maps(
         total, n_known = read_connectivity_sums(tasks, atlas.n_rois)
         families = check_families(config.families)
         mean = (total / np.maximum(n_known, 1)).astype(np.float32)
-        write_file(work / GROUP_FILE, lambda path: save_file({"mean": mean}, path))
+        with atomic(work / GROUP_FILE) as path:
+            save_file({"mean": mean}, path)
         write_json(asdict(symmetry(mean, atlas)), work / SYMMETRY_FILE)
         with threadpool_limits(1):  # the same bits on every machine
             CohortReference.from_connectivity_sums(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, TypedDict
 
-from fmri_lm_hf.descriptors import MEASURES, Feature, Measure
+from ..descriptors import MEASURES, Feature, Measure
 
 __all__ = [
     "DIRECTION_THRESHOLD",

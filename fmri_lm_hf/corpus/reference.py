@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from tqdm import tqdm
 from transformers.utils import logging
 
-from fmri_lm_hf.descriptors import (
+from ..descriptors import (
     FAMILIES,
     Acquisition,
     Feature,
@@ -24,11 +24,11 @@ from fmri_lm_hf.descriptors import (
     compute_features,
     feature_table,
 )
-from fmri_lm_hf.descriptors.catalogue import check_families
-from fmri_lm_hf.descriptors.prepared import prepare_scan
-from fmri_lm_hf.descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
-from fmri_lm_hf.models.atlas import Atlas, ScanError
-
+from ..descriptors.catalogue import check_families
+from ..descriptors.prepared import prepare_scan
+from ..descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
+from ..files import write_bytes
+from ..models.atlas import Atlas, ScanError
 from .facts import OTHER_ACQUISITIONS, Fact, make_facts
 
 __all__ = ["CohortReference", "RunningMoments", "Statistics", "acquisition_of"]
@@ -399,9 +399,7 @@ class CohortReference:
             "atlas": self.atlas.to_dict(),
         }
         for name, data in ((ARRAYS_FILE, content), (JSON_FILE, json.dumps(description, indent=2).encode())):
-            temporary = directory / f".{name}.{os.getpid()}.tmp"
-            temporary.write_bytes(data)
-            os.replace(temporary, directory / name)
+            write_bytes(data, directory / name)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> CohortReference:

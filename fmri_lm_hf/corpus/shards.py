@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files import write_json
 from .subjects import SUBJECT_TEXT_COLUMN
 
-__all__ = ["TEXT_SCHEMA", "WORK_FOLDER", "AssemblyTask", "assemble", "published_features", "write_file"]
+__all__ = ["TEXT_SCHEMA", "WORK_FOLDER", "AssemblyTask", "assemble", "published_features"]
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -80,7 +78,7 @@ def assemble(task: AssemblyTask) -> int:
     for shard in shards.values():
         shard.close()
     counts = {split: shard.n_rows for split, shard in sorted(shards.items())}
-    write_file(task.done, lambda path: path.write_text(json.dumps(counts)))
+    write_json(counts, task.done)
     return 1
 
 
@@ -133,14 +131,3 @@ class _ShardWriter:
 def published_features() -> datasets.Features:
     """The columns of a corpus and their types."""
     return datasets.Features.from_arrow_schema(PAIR_SCHEMA)
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

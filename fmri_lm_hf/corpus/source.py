@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..files import atomic
 from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 
@@ -79,10 +80,8 @@ class ScanSource:
                 return source
         if not dataset_file.exists():
             dataset, _ = load_scan_dataset(path)
-            work.mkdir(parents=True, exist_ok=True)
-            partial = work / ".scans.parquet.tmp"
-            dataset.with_format(None).to_parquet(str(partial), batch_size=MIN_CHUNK_SCANS)
-            partial.replace(dataset_file)
+            with atomic(dataset_file) as partial:
+                dataset.with_format(None).to_parquet(str(partial), batch_size=MIN_CHUNK_SCANS)
         return cls(dataset_file)
 
     def _is_readable_in_pieces(self) -> bool:

@@ -28,11 +28,12 @@ from safetensors.numpy import load_file, save_file
 from ..descriptors import Acquisition, FeatureDict, features_of
 from ..descriptors.column_check import ColumnCheck
 from ..descriptors.prepared import PreparedScan, prepare_scan
+from ..files import atomic
 from ..models.atlas import Atlas, ScanError
 from .facts import Fact
 from .prose import select_facts, write_text
 from .reference import CohortReference
-from .shards import TEXT_SCHEMA, write_file
+from .shards import TEXT_SCHEMA
 from .source import Chunk, read_chunk
 from .subjects import SUBJECT_TEXT_COLUMN
 
@@ -99,7 +100,8 @@ def sum_connectivity(task: ChunkTask) -> int:
             total[cells] += prepared.connectivity
             n_known[cells] += 1
     arrays: dict[str, np.ndarray] = {"total": total[upper], "n_known": n_known[upper]}
-    write_file(task.file("maps"), lambda path: save_file(arrays, path))
+    with atomic(task.file("maps")) as path:
+        save_file(arrays, path)
     return len(task.rows)
 
 
@@ -139,7 +141,8 @@ def compute_chunk(task: ChunkTask) -> int:
                 {"features": None if features is None else list(features.values()), "failure": failure}
             )
     table = pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA)
-    write_file(task.file("features"), lambda path: pq.write_table(table, path))
+    with atomic(task.file("features")) as path:
+        pq.write_table(table, path)
     return len(rows)
 
 
@@ -168,12 +171,9 @@ def write_texts(task: ChunkTask) -> int:
             chosen = facts if config == "all" else [fact for fact in facts if fact["family"] == config]
             pairs += [shared | pair for pair in _pairs(chosen, in_json, config, row["scan_id"], task.options)]
 
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
-            for pairs in configs.values():
-                writer.write_table(pa.Table.from_pylist(pairs, schema=TEXT_SCHEMA), row_group_size=10**6)
-
-    write_file(task.file("texts"), write)
+    with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
+        for pairs in configs.values():
+            writer.write_table(pa.Table.from_pylist(pairs, schema=TEXT_SCHEMA), row_group_size=10**6)
     return len(task.rows)
 
 

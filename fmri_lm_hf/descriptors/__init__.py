@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from fmri_lm_hf.models.atlas import Atlas
-
+from ..models.atlas import Atlas
 from .catalogue import FAMILIES, MEASURES, Feature, Measure, check_families, feature_table
 from .connectivity import network_connectivity_features
 from .gradients import gradient_features

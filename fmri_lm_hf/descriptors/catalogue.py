@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 from typing import Literal
 
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas, ScanError
 
 __all__ = ["FAMILIES", "MEASURES", "Feature", "Measure", "check_families", "feature_name", "feature_table"]
 

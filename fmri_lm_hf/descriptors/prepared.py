@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fmri_lm_hf.models.atlas import Atlas, ScanError
-from fmri_lm_hf.models.scan_reading import constant_rois
-
+from ..models.atlas import Atlas, ScanError
+from ..models.scan_reading import constant_rois
 from .fisher_z import correlations, standardise
 
 __all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_scan"]

@@ -10,10 +10,9 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from fmri_lm_hf.cards.rendering import NOT_RECORDED
-from fmri_lm_hf.declarations import is_declared
-from fmri_lm_hf.files import write_json
-
+from ..cards.rendering import NOT_RECORDED
+from ..declarations import is_declared
+from ..files import write_json
 from .contents import Publication
 from .errors import HubAccessError, retried
 

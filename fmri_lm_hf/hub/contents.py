@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmri_lm_hf.models.config_safety import check_config_is_inert
-
+from ..models.config_safety import check_config_is_inert
 from .publishable import PICKLE_SUFFIXES, check_content, is_left_behind, is_publishable
 
 __all__ = ["Publication", "kind_of", "read_folder"]

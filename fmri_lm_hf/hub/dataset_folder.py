@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmri_lm_hf.declarations import declared_in_features
-
+from ..declarations import declared_in_features
 from .contents import Publication
 
 if TYPE_CHECKING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fmri_lm_hf.cards.dataset_cards import dataset_card, gated_metadata, scan_dataset_card
-from fmri_lm_hf.cards.model_card import ModelFacts, model_card
-from fmri_lm_hf.cards.rendering import exchange_blocks, join_card, split_card
-from fmri_lm_hf.declarations import is_declared
-
+from ..cards.dataset_cards import dataset_card, gated_metadata, scan_dataset_card
+from ..cards.model_card import ModelFacts, model_card
+from ..cards.rendering import exchange_blocks, join_card, split_card
+from ..declarations import is_declared
 from .contents import Publication
 from .dataset_folder import data_files
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from fmri_lm_hf.cards.rendering import NOT_RECORDED, is_edited, join_card, sign_card, split_card, update_card
-from fmri_lm_hf.declarations import DECLARATIONS, is_declared
-
+from ..cards.rendering import NOT_RECORDED, is_edited, join_card, sign_card, split_card, update_card
+from ..declarations import DECLARATIONS, is_declared
 from .branch import Head
 from .contents import Publication, kind_of
 from .dataset_folder import data_files, shard_group

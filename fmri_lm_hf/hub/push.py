@@ -19,9 +19,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from transformers.utils import logging
 
-from fmri_lm_hf.cards.rendering import is_form, split_card
-from fmri_lm_hf.declarations import declared_in_folder
-
+from ..cards.rendering import is_form, split_card
+from ..declarations import declared_in_folder
 from .adapters import name_base_model, name_repository_in_adapter, records_of_base
 from .branch import Branch
 from .contents import Publication, read_folder

@@ -7,10 +7,10 @@ used and the files are not read.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from ..files import write_bytes
 from .contents import Publication, read_folder
 
 __all__ = ["export_remote_code", "with_remote_code"]
@@ -57,9 +57,7 @@ def export_remote_code(folder: str | Path) -> list[str]:
     names = with_remote_code(publication)
     for name in names:
         content = publication.files[name]
-        temporary = root / f".{name}.tmp"
-        temporary.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        os.replace(temporary, root / name)
+        write_bytes(content if isinstance(content, bytes) else content.read_bytes(), root / name)
     return names
 
 

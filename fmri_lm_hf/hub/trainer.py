@@ -17,8 +17,7 @@ from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from fmri_lm_hf.files import write_json
-
+from ..files import write_json
 from .publishable import is_left_behind
 from .push import PushResult, push_to_hub
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, is_cifti, load_image, volume_data
+from ..models.atlas import Atlas
+from ..models.scan_images import ScanError, is_cifti, load_image, volume_data
 
 __all__ = ["AtlasCheck", "check_atlas"]
 

@@ -14,8 +14,7 @@ from typing import Any
 import datasets
 from tqdm.auto import tqdm
 
-from fmri_lm_hf.models.scan_images import ScanError
-
+from ..models.scan_images import ScanError
 from .dataset import SHARD_BYTES
 from .folder import DatasetFolder
 from .parquet import in_groups, scan_features

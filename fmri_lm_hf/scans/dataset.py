@@ -26,18 +26,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.declarations import (
+from ..declarations import (
     DECLARATIONS,
     declare_in_features,
     declared_in_features,
     declared_in_folder,
     is_declared,
 )
-from fmri_lm_hf.files import write_json
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
-from fmri_lm_hf.models.scan_reading import read_scan
-
+from ..files import write_json
+from ..models.atlas import Atlas
+from ..models.scan_images import ScanError
+from ..models.scan_reading import read_scan
 from .parquet import ROW_GROUP_BYTES, in_groups, rows_table, scan_features, write_parquet
 
 __all__ = [

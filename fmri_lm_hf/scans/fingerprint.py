@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.descriptors.column_check import ColumnCheck, Symmetry, symmetry
-from fmri_lm_hf.models.atlas import Atlas
+from ..descriptors.column_check import ColumnCheck, Symmetry, symmetry
+from ..models.atlas import Atlas
 
 __all__ = ["Fingerprint", "fingerprint"]
 

@@ -25,15 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.files import write_json
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
-
+from ..files import LOCK_FILE, exclusive, write_json
+from ..models.atlas import Atlas
+from ..models.scan_images import ScanError
 from .dataset import WORK_FOLDER, package_versions, read_provenance, shard_name
 from .parquet import ROW_GROUP_BYTES, arrow_column, in_groups, rows_table, write_parquet
 from .sources.source import ScanFile, Source
@@ -46,7 +44,6 @@ READ_COLUMNS = (
     *("scan_id", "subject_id", "session", "t_r", "n_timepoints", "bold", "roi_mask", "mean_fd"),
     *("sample_mask", "coverage"),
 )
-LOCK_FILE = ".lock"
 # What the record holds, in this order: a run that was stopped and continued leaves the same bytes as another.
 RECORDED = (
     "complete",
@@ -93,16 +90,12 @@ class DatasetFolder:
     @contextlib.contextmanager
     def hold(cls, out: Path) -> Iterator[DatasetFolder]:
         """Hold a folder for this process alone; it is made if need be, and removed if nothing came into it."""
-        lock = _lock(out)
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(out))
+            except BlockingIOError as error:
+                raise ScanError(str(error)) from error
             yield cls(out)
-        finally:
-            (out / LOCK_FILE).unlink(
-                missing_ok=True
-            )  # while it is held: who waits for it sees that it is gone
-            lock.release()
-            with contextlib.suppress(OSError):  # not empty
-                out.rmdir()
 
     @property
     def n_shards(self) -> int:
@@ -311,22 +304,6 @@ class DatasetFolder:
             if state.st_mtime >= made.stat().st_mtime and sha256(path) != before["sha256"]:
                 return False
         return True
-
-
-def _lock(out: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(out / LOCK_FILE, timeout=0)
-    for _ in range(100):
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-            return lock
-        except FileNotFoundError:  # another process has just ended and removed the folder that it left empty
-            continue
-        except filelock.Timeout as error:
-            raise ScanError(
-                f"Another process is at work in {out}: wait until it has ended, or give another folder."
-            ) from error
-    raise ScanError(f"The folder {out} is made and removed all the time: give another one.")
 
 
 def _file_name(scan_id: str) -> str:

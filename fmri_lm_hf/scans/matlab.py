@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmri_lm_hf.models.scan_images import ScanError
+from ..models.scan_images import ScanError
 
 __all__ = ["read_mat"]
 

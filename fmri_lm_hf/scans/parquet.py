@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.models.scan_images import ScanError
+from ..files import atomic
+from ..models.scan_images import ScanError
 
 __all__ = ["ROW_GROUP_BYTES", "arrow_column", "in_groups", "rows_table", "scan_features", "write_parquet"]
 
@@ -72,17 +73,12 @@ def write_parquet(
 
     `times`, of access and change in nanoseconds, are given to the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic(path) as partial:
         with pq.ParquetWriter(partial, schema, **PARQUET_OPTIONS) as writer:
             for table in row_groups:
                 writer.write_table(table)
         if times is not None:
             os.utime(partial, ns=times)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def in_groups(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.models.scan_images import ScanError, require
+from ..models.scan_images import ScanError, require
 
 __all__ = ["plain_value", "read_participants", "subject_key"]
 

@@ -9,7 +9,6 @@ import base64
 import csv
 import html
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from fmri_lm_hf.models.atlas import Atlas
-
+from ..files import write_text
+from ..models.atlas import Atlas
 from .dataset import shard_name
 from .sources.source import LeftOut
 
@@ -128,17 +127,10 @@ def write_quality(
     )
     writer.writeheader()
     writer.writerows({key: " ".join(value.split()) for key, value in row.items()} for row in excluded)
-    _write(out / "exclusions.tsv", table.getvalue())
+    write_text(table.getvalue(), out / "exclusions.tsv")
     quality = _read(out, scans)
-    _write(
-        out / "quality.html", _page(out, quality, excluded, len(failures), len(left_out), len(without_scans))
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    page = _page(out, quality, excluded, len(failures), len(left_out), len(without_scans))
+    write_text(page, out / "quality.html")
 
 
 def _read(out: Path, scans: Sequence[Mapping[str, Any]]) -> list[_Quality]:

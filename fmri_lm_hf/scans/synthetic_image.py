@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, require, sphere_voxels
+from ..models.atlas import Atlas
+from ..models.scan_images import ScanError, require, sphere_voxels
 
 __all__ = ["write_nifti"]
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.models.scan_images import ScanError
-
+from ..models.scan_images import ScanError
 from .sources.source import ScanFile, Source
 
 __all__ = ["Result", "identities", "read_all", "sha256"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fmri_lm_hf.models.scan_reading import stem
+from ...models.scan_reading import stem
 
 __all__ = ["bids_entities", "companion", "identity", "scan_name", "suffix_of"]
 

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, require
-from fmri_lm_hf.models.scan_reading import read_scan
-
+from ...models.atlas import Atlas
+from ...models.scan_images import ScanError, require
+from ...models.scan_reading import read_scan
 from ..denoising import denoise, median_tsnr
 from ..participants import plain_value
 from .source import ScanFile, Source

@@ -7,10 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
-from fmri_lm_hf.models.scan_reading import read_scan, stem
-
+from ...models.atlas import Atlas
+from ...models.scan_images import ScanError
+from ...models.scan_reading import read_scan, stem
 from ..matlab import read_mat
 from .source import N_SAMPLED, ScanFile, Source, bids_entities, common_atlas
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.models.scan_images import ScanError, is_cifti, require
-from fmri_lm_hf.models.scan_reading import read_scan
-
+from ...models.scan_images import ScanError, is_cifti, require
+from ...models.scan_reading import read_scan
 from ..denoising import STRATEGIES, denoise, median_tsnr
 from .bids import bids_entities, companion, identity, scan_name
 from .source import LeftOut, ScanFile, Source

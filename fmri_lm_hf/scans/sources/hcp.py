@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmri_lm_hf.models.scan_images import ScanError, is_cifti
-from fmri_lm_hf.models.scan_reading import read_scan, stem
-
+from ...models.scan_images import ScanError, is_cifti
+from ...models.scan_reading import read_scan, stem
 from .source import ScanFile, Source
 
 __all__ = ["HcpSource"]

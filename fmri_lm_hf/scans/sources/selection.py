@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.models.scan_images import ScanError
-from fmri_lm_hf.models.scan_reading import Scan
+from ...models.scan_images import ScanError
+from ...models.scan_reading import Scan
 
 __all__ = ["Selection", "Thresholds"]
 

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
-from fmri_lm_hf.models.scan_reading import Scan, table_names
-
+from ...models.atlas import Atlas
+from ...models.scan_images import ScanError
+from ...models.scan_reading import Scan, table_names
 from .bids import bids_entities
 from .selection import Selection, Thresholds
 

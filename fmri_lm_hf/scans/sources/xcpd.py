@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError, require
-from fmri_lm_hf.models.scan_reading import read_scan, sidecar_t_r
-
+from ...models.atlas import Atlas
+from ...models.scan_images import ScanError, require
+from ...models.scan_reading import read_scan, sidecar_t_r
 from ..denoising import interpolate_censored
 from .bids import bids_entities, companion, scan_name
 from .source import ScanFile, Source, common_atlas
