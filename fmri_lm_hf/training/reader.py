@@ -45,7 +45,9 @@ class ReaderStageArguments(StageArguments):
     atlas: str = argument(
         "atlas of the reader's processor, as `Atlas.load` takes it, or a JSON file", "dosenbach_2010"
     )
-    start_from: str | None = argument("folder of a reader of the same sizes whose training goes on with this recipe")
+    start_from: str | None = argument(
+        "folder of a reader of the same sizes whose training goes on with this recipe"
+    )
     fixed_atlas: bool = argument("train on that atlas alone, instead of random ones", False)
 
 
