@@ -45,9 +45,6 @@ class ReaderStageArguments(StageArguments):
     atlas: str = argument(
         "atlas of the reader's processor, as `Atlas.load` takes it, or a JSON file", "dosenbach_2010"
     )
-    start_from: str | None = argument(
-        "folder of a reader of the same sizes whose training goes on with this recipe"
-    )
     fixed_atlas: bool = argument("train on that atlas alone, instead of random ones", False)
 
 
@@ -68,8 +65,6 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
     is_file = arguments.atlas.endswith(".json")
     atlas = Atlas.from_json(arguments.atlas) if is_file else Atlas.load(arguments.atlas)
     model, processor = new_reader(recipe, atlas)
-    if arguments.start_from is not None:
-        model.load_state_dict(FmriLMForCausalLM.from_pretrained(arguments.start_from).state_dict())
     batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
