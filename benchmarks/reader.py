@@ -26,10 +26,11 @@ from fmri_lm_hf.files import write_json
 from fmri_lm_hf.reader import READER_FOLDER, with_atlas
 from fmri_lm_hf.scans import read_mat
 from fmri_lm_hf.simulation import Site, simulate_cohort
-from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
+from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges, random_atlas
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 UNSEEN = 2_000_003  # a seed that no training uses
+LONG_ENOUGH = ScanRanges(n_timepoints=(110, 280))  # a processor refuses scans of less than a minute
 YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "control", "default")
 Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
 
@@ -37,7 +38,7 @@ Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
 def synthetic(reader: Reader, n_scans: int) -> dict[str, Any]:
     """New random scans of the reader's atlas, and of atlases that no training drew."""
     atlas = reader[1].feature_extractor.atlas
-    stream = RandomScans(atlas, UNSEEN)
+    stream = RandomScans(atlas, UNSEEN, LONG_ENOUGH)
     inputs = dict(reader[1](fmri=[stream[k] for k in range(n_scans)]))
     rows: dict[str, Any] = {
         f"synthetic, {atlas.name}": {
@@ -50,7 +51,7 @@ def synthetic(reader: Reader, n_scans: int) -> dict[str, Any]:
     for number in range(4):
         drawn = random_atlas(UNSEEN, number, (5, 8))
         other = with_atlas(*reader, drawn)
-        scans = RandomScans(drawn, UNSEEN + number)
+        scans = RandomScans(drawn, UNSEEN + number, LONG_ENOUGH)
         levels.append(pair_level_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
     rows["synthetic, 4 atlases with names never trained on"] = {
         "pair_level": {name: float(np.mean([each[name] for each in levels])) for name in levels[0]}
