@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell what would be read, and what left out and why; write nothing",
     )
+    parser.add_argument(
+        "--controlled",
+        action="store_true",
+        help="a data-use agreement binds the cohort: its scans are not published without --confirm-controlled",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that read scans (%(default)s)")
     parser.add_argument(
         "--shard-mb", type=float, default=300, help="largest BOLD size of a shard in MB (%(default)s)"
@@ -163,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
         source,
         args.out,
         participants=participants,
+        controlled=args.controlled,
         workers=args.workers,
         shard_bytes=int(args.shard_mb * 1e6),
     )

@@ -61,6 +61,7 @@ def build_scan_dataset(
     out: Path,
     *,
     participants: Phenotypes | None = None,
+    controlled: bool = False,
     workers: int = 1,
     shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
@@ -78,6 +79,9 @@ def build_scan_dataset(
         The folder to make or to continue.
     participants : mapping, optional
         Phenotypes of each subject, as `read_participants` gives them.
+    controlled : bool
+        Declare the cohort as controlled: a data-use agreement binds it. What files in `out` declare, also by hand,
+        counts too; a declaration stays, in the record and in the rows, so that objects made of them carry it.
     workers : int
         Processes that read scans; the result does not depend on it.
     shard_bytes : int
@@ -97,7 +101,7 @@ def build_scan_dataset(
             source.atlas = folder.atlas or source.table_atlas(files)
         if participants is None and folder.provenance.get("with_participants"):
             raise ScanError(f"{out} was made with a table of participants: give it again (--participants).")
-        folder.start(source, _features(files, source, participants))
+        folder.start(source, _features(files, source, participants), {"controlled"} if controlled else ())
         done = folder.done(files)
         phenotypes = _phenotypes_of(files, folder, participants)
         folder.update_phenotypes(phenotypes)

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..declarations import DECLARATIONS, declare_in_features, declared_in_features, declared_in_folder
 from ..files import LOCK_FILE, exclusive, write_json
 from ..models.atlas import Atlas
 from ..models.scan_images import ScanError
@@ -122,9 +123,13 @@ class DatasetFolder:
             if path.relative_to(self.out).as_posix() not in names:
                 path.unlink()  # written by a run that was killed before it could record it
 
-    def start(self, source: Source, features: datasets.Features) -> None:
-        """Begin or continue a run; refuses other parameters than those of the scans that are there."""
+    def start(self, source: Source, features: datasets.Features, declared: Iterable[str] = ()) -> None:
+        """Begin or continue a run; refuses other parameters than those of the scans that are there.
+
+        The rows carry what is `declared` about the cohort now, and what files of the folder declare already.
+        """
         assert source.atlas is not None
+        declare_in_features(features, {*declared, *declared_in_folder(self.out)})
         self.features, self.source = features, source
         parameters = source.parameters() | {
             "atlas": source.atlas.name,
@@ -239,10 +244,7 @@ class DatasetFolder:
         bool
             Whether anything had changed.
         """
-        ids = [scan["scan_id"] for scan in self.provenance["scans"]]
-        columns = {name: str(feature) for name, feature in self.features.items()}
-        wanted = _sha256_of_json([columns, {scan_id: phenotypes[scan_id] for scan_id in ids}])
-        if self.provenance.get("phenotypes_sha256") == wanted or not ids:
+        if self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes) or not self.provenance["scans"]:
             return False
         self.begin_changes()
         # A run that is killed here leaves shards of both kinds: the next one does all of them again.
@@ -264,21 +266,25 @@ class DatasetFolder:
     def finish(self, phenotypes: Mapping[str, Mapping[str, Any]], failures: list[dict[str, str]]) -> None:
         """Mark the dataset as complete."""
         write_json(failures, self.out / "failures.json")
-        ids = [scan["scan_id"] for scan in self.provenance["scans"]]
-        columns = {name: str(feature) for name, feature in self.features.items()}
-        now = self.provenance | {
-            "phenotypes_sha256": _sha256_of_json(
-                [columns, {scan_id: phenotypes[scan_id] for scan_id in ids}]
-            ),
-            "complete": True,
-        }
+        now = self.provenance | {"phenotypes_sha256": self._sha256(phenotypes), "complete": True}
+        now |= dict.fromkeys(declared_in_features(self.features), True)
         shutil.rmtree(self.work, ignore_errors=True)
         if now != read_provenance(self.out):
             self.provenance = now
             self._save()
 
+    def _sha256(self, phenotypes: Mapping[str, Mapping[str, Any]]) -> str:
+        """Of the columns, of what is declared in them, and of the sites and phenotypes of the scans in shards."""
+        columns = {name: str(feature) for name, feature in self.features.items()}
+        declared = sorted(declared_in_features(self.features))
+        rows = {scan["scan_id"]: phenotypes[scan["scan_id"]] for scan in self.provenance["scans"]}
+        return _sha256_of_json([columns, rows, *([declared] if declared else [])])
+
     def _save(self) -> None:
-        write_json({key: self.provenance.get(key) for key in RECORDED}, self.record)
+        record = {key: self.provenance.get(key) for key in RECORDED}
+        # a declaration never gets lost, whoever wrote it here
+        record |= {name: self.provenance[name] for name in DECLARATIONS if self.provenance.get(name)}
+        write_json(record, self.record)
 
     def _with_phenotypes(self, table: pa.Table, phenotypes: Mapping[str, Mapping[str, Any]]) -> pa.Table:
         values = [phenotypes[scan_id] for scan_id in table["scan_id"].to_pylist()]

@@ -1,7 +1,8 @@
 """A client process that runs snippets of a test, each in a fork: imports cost once, every snippet starts clean.
 
 The process reads one JSON line a snippet, `{"code", "names"}`, and forks; the child runs the code and answers
-`{"pid"}` when it starts and `{"result"}` (the variable `result`) or `{"error", "message"}` when it ends.
+`{"pid"}` when it starts and `{"result"}` (the variable `result`) or `{"error", "message"}` when it ends. A snippet with
+`"kept": true` runs in the process itself, and leaves its names to the kept snippets after it, as in an interpreter.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import sys
 import traceback
 
 
-def run(snippet: dict) -> dict:
-    names = dict(snippet["names"])
+def run(snippet: dict, names: dict) -> dict:
+    names.update(snippet["names"])
     try:
         exec(snippet["code"], names)
     except Exception as error:
@@ -29,11 +30,16 @@ def main() -> None:
     os.dup2(2, 1)
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    kept: dict = {}
     for line in sys.stdin:
-        pid = os.fork()
+        snippet = json.loads(line)
+        pid = 0 if snippet["kept"] else os.fork()
         if pid == 0:
             print(json.dumps({"pid": os.getpid()}), file=answers, flush=True)
-            print(json.dumps(run(json.loads(line)), default=str), file=answers, flush=True)
+            names = kept if snippet["kept"] else {}
+            print(json.dumps(run(snippet, names), default=str), file=answers, flush=True)
+            if snippet["kept"]:
+                continue
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         if status != 0:

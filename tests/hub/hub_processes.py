@@ -77,10 +77,11 @@ class Client:
             text=True,
         )
 
-    def start(self, code: str, **names: Any) -> int:
+    def start(self, code: str, kept: bool = False, **names: Any) -> int:
         """Start a snippet; return the process id that runs it."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"code": code, "names": names}, default=str) + "\n")
+        snippet = {"code": code, "kept": kept, "names": names}
+        self.process.stdin.write(json.dumps(snippet, default=str) + "\n")
         self.process.stdin.flush()
         return self._answer()["pid"]
 
@@ -90,9 +91,9 @@ class Client:
             raise ClientError(answer["error"], answer["message"])
         return answer["result"]
 
-    def run(self, code: str, **names: Any) -> Any:
-        """Run a snippet and return its variable `result`."""
-        self.start(code, **names)
+    def run(self, code: str, kept: bool = False, **names: Any) -> Any:
+        """Run a snippet and return its variable `result`; a kept one sees the names of those before it."""
+        self.start(code, kept, **names)
         return self.wait()
 
     def _answer(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import yaml
 
 USERS = {
-    "hf_" + "w" * 34: {"name": "founder", "orgs": ["org", "my-lab"]},
+    "hf_" + "w" * 34: {"name": "founder", "orgs": ["org", "my-lab", "Qwen"]},
     "hf_" + "r" * 34: {"name": "reader", "orgs": []},
 }
 LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".bin", ".npy", ".gz", ".png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -343,14 +344,27 @@ def test_every_part_can_be_offloaded(tmp_path, scan_tokens):
             assert torch.equal(each.fmri_logits(scan), model.fmri_logits(scan))
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler"),
+            ],
+        ),
+    ],
+)
 @torch.no_grad()
-def test_a_forward_compiles_as_one_graph():
+def test_a_forward_compiles_as_one_graph(backend):
     model, given = language_model(tokenizer={"input_features": ["signal", "connectivity"]}), inputs()
     labels = given["input_ids"].masked_fill(given["input_ids"] == FMRI, -100)
     codes = torch.ones(1, N_TOKENS, dtype=torch.long)
     given |= {"attention_mask": torch.ones_like(labels), "labels": labels, "fmri_labels": codes}
     expected = model(**given)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     found = compiled(**given)
     close(found.logits, expected.logits)
     close(found.loss, expected.loss)

@@ -1,0 +1,68 @@
+"""The README as a list of steps: its shell commands and Python examples, in an order in which they can run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+PROGRAMS = ("fmri-lm", "python", "make", "pip", "hf", "accelerate", "git", "pytest")
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(rf"`((?:\w+=\S+ )?(?:{'|'.join(PROGRAMS)})\s[^`]+)`")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of the README, or a command inside its prose."""
+
+    line: int  # of its first line of code, counted from 1
+    language: str  # "bash", "python", or what is written behind the fence
+    code: str
+
+    @property
+    def commands(self) -> list[str]:
+        """The shell commands of the block, one line each, without comments."""
+        lines = re.sub(r"\\\n\s*", "", self.code).splitlines()
+        return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+    @property
+    def makes(self) -> set[str]:
+        """The folders that the commands of the block make."""
+        made = set(re.findall(r"--out (\w+)(?:\s|$)", self.code)) if self.language == "bash" else set()
+        return made | ({"demo_output"} if "make demo" in self.code else set())
+
+
+def read(text: str) -> list[Block]:
+    """The fenced blocks, and the commands in the prose between them, in the order of the README."""
+    blocks = []
+    for match in _FENCED.finditer(text):
+        blocks.append(Block(text.count("\n", 0, match.start()) + 2, match[1], match[2]))
+    # lines stay where they are, so that a command in the prose knows its own
+    prose = _FENCED.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for match in _INLINE.finditer(prose):
+        command = " ".join(match[1].split())
+        blocks.append(Block(prose.count("\n", 0, match.start()) + 1, "inline", command))
+    return sorted(blocks, key=lambda block: block.line)
+
+
+def in_order(blocks: list[Block]) -> list[Block]:
+    """The blocks as they stand, but each behind the blocks that make the folders that it reads."""
+    makers = {name: block for block in reversed(blocks) for name in block.makes}
+    waiting, ordered = list(blocks), []
+    while waiting:
+        ready = next(
+            (block for block in waiting if not (_reads(block, makers) & set(waiting) - {block})), None
+        )
+        assert ready is not None, f"these blocks wait for one another: {[block.line for block in waiting]}"
+        waiting.remove(ready)
+        ordered.append(ready)
+    return ordered
+
+
+def _reads(block: Block, makers: dict[str, Block]) -> set[Block]:
+    return {
+        maker
+        for name, maker in makers.items()
+        if name not in block.makes and re.search(rf"(?<![\w-]){name}(?![\w.-])", block.code)
+    }
