@@ -15,7 +15,14 @@ from typing import Any
 
 import yaml
 
-__all__ = ["DECLARATIONS", "declare_in_features", "declared_in_features", "declared_in_folder", "is_declared"]
+__all__ = [
+    "DECLARATIONS",
+    "declare_in_features",
+    "declared_in_features",
+    "declared_in_folder",
+    "declared_in_parquet",
+    "is_declared",
+]
 
 DECLARATIONS = ("controlled", "simulated")
 _METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
@@ -84,3 +91,15 @@ def declared_in_features(features: Any) -> set[str]:
     return {
         name for mark in marks if mark.startswith(_MARK) for name in mark.removeprefix(_MARK).split(",")
     } & set(DECLARATIONS)
+
+
+def declared_in_parquet(paths: Iterable[Path]) -> set[str]:
+    """What the features in the schemas of Parquet files declare about their cohort."""
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    return {
+        name
+        for path in paths
+        for name in declared_in_features(Features.from_arrow_schema(pq.read_schema(path)))
+    }

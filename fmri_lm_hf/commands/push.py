@@ -10,8 +10,9 @@ folder is incomplete, holds pickles or code of others, or holds anything private
 What others have put into the repository stays; files that the new ones replace are listed as deleted.
 
 Scan-level data of a cohort declared as controlled (`controlled: true` in the metadata of its card, or in a JSON file
-beside the data, or made with `fmri-lm scans --controlled`, which rows that were loaded on their own carry too) is only sent with --confirm-controlled, to a repository that is private or asks for access. A
-converted checkpoint is only sent with --license, since its owner states none.
+beside the data) is only sent with --confirm-controlled, to a repository that is private or asks for access. Rows that
+were loaded on their own carry the declaration if the scans were made with `fmri-lm scans --controlled`; on scans that
+are there, that command brings it in. A converted checkpoint is only sent with --license, since its owner states none.
 
 You need a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
 

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..cards.dataset_cards import write_corpus_card
+from ..declarations import DECLARATIONS, declared_in_folder, declared_in_parquet
 from ..descriptors import Acquisition
 from ..descriptors.catalogue import check_families
 from ..descriptors.column_check import Symmetry, symmetry
@@ -141,7 +142,7 @@ def _build(
             f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, and texts speak of networks. "
             "Give a table of its ROIs with columns name and network (--networks)."
         )
-    config = _inherit(config, scans)
+    config = _inherit(config, scans, source)
     parameters = _parameters(config, source, atlas)
     if (out / "provenance.json").exists():
         _check_parameters(json.loads((out / "provenance.json").read_text())["parameters"], parameters, out)
@@ -164,7 +165,8 @@ def _build(
         steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
         texts = tuple(str(task.file("texts")) for task in tasks)
         configs = ("all", *check_families(config.families))
-        assembly = [AssemblyTask(name, i, texts, str(out)) for i, name in enumerate(configs)]
+        declared = _declared(config)
+        assembly = [AssemblyTask(name, i, texts, str(out), declared) for i, name in enumerate(configs)]
         steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
     return _finish(out, config, source, manifest, tasks, assembly, parameters)
 
@@ -193,18 +195,15 @@ class _Steps:
                 bar.update(count)
 
 
-def _inherit(config: CorpusConfig, scans: Path) -> CorpusConfig:
-    """What the provenance of the scans says about them holds for the corpus too."""
-    file = (scans if scans.is_dir() else scans.parent) / "provenance.json"
-    if not file.exists():
-        return config
-    record = json.loads(file.read_text(encoding="utf-8"))
-    said = {**record.get("parameters", {}), **record}
-    return replace(
-        config,
-        controlled=config.controlled or said.get("controlled") is True,
-        simulated=config.simulated or said.get("simulated") is True,
-    )
+def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusConfig:
+    """What is declared about the scans, beside them or in their rows, holds for the corpus too."""
+    folder = scans if scans.is_dir() else scans.parent
+    said = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
+    return replace(config, **dict.fromkeys(said, True))
+
+
+def _declared(config: CorpusConfig) -> tuple[str, ...]:
+    return tuple(name for name in DECLARATIONS if getattr(config, name))
 
 
 def _parameters(config: CorpusConfig, source: ScanSource, atlas: Atlas) -> dict[str, Any]:
@@ -364,7 +363,7 @@ def _finish(
         described,
         manifest.split_of(),
         manifest.sha256,
-        published_features(),
+        published_features(_declared(config)),
         rows,
         failures,
         warnings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..declarations import declare_in_features
 from ..files import write_json
 from .subjects import SUBJECT_TEXT_COLUMN
 
@@ -51,12 +53,15 @@ class AssemblyTask:
         Those files, in the order of the chunks.
     out : str
         The folder of the corpus.
+    declared : tuple of str
+        What is declared about the cohort, which the rows carry.
     """
 
     config: str
     position: int
     texts: tuple[str, ...]
     out: str
+    declared: tuple[str, ...] = ()
 
     @property
     def done(self) -> Path:
@@ -70,11 +75,12 @@ def assemble(task: AssemblyTask) -> int:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
     folder.mkdir(parents=True)
     shards: dict[str, _ShardWriter] = {}
+    features = published_features(task.declared)
     for file in task.texts:
         table = pq.ParquetFile(file).read_row_group(task.position, use_threads=False)
         for split in table["split"].unique().to_pylist():
             rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
-            shards.setdefault(split, _ShardWriter(folder, split)).add(rows)
+            shards.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
     for shard in shards.values():
         shard.close()
     counts = {split: shard.n_rows for split, shard in sorted(shards.items())}
@@ -85,8 +91,8 @@ def assemble(task: AssemblyTask) -> int:
 class _ShardWriter:
     """Writes a split as Parquet files of at most about `SHARD_BYTES` before compression, in even row groups."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = folder, split
+    def __init__(self, folder: Path, split: str, features: datasets.Features) -> None:
+        self.folder, self.split, self.schema = folder, split, features.arrow_schema
         self.n_rows = self._shard = self._shard_bytes = self._waiting_bytes = 0
         self._waiting: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
@@ -107,8 +113,7 @@ class _ShardWriter:
         if self._writer is not None and self._shard_bytes + self._waiting_bytes > SHARD_BYTES:
             self._end_shard()
         if self._writer is None:
-            schema = published_features().arrow_schema
-            self._writer = pq.ParquetWriter(self._path("tmp"), schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._path("tmp"), self.schema, compression="zstd")
         self._writer.write_table(table.cast(self._writer.schema), row_group_size=len(table))
         self._shard_bytes += self._waiting_bytes
         self._waiting_bytes = 0
@@ -128,6 +133,8 @@ class _ShardWriter:
         self._end_shard()
 
 
-def published_features() -> datasets.Features:
-    """The columns of a corpus and their types."""
-    return datasets.Features.from_arrow_schema(PAIR_SCHEMA)
+def published_features(declared: Iterable[str] = ()) -> datasets.Features:
+    """The columns of a corpus and their types, which carry what is declared about the cohort."""
+    features = datasets.Features.from_arrow_schema(PAIR_SCHEMA)
+    declare_in_features(features, declared)
+    return features

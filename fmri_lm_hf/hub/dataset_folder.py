@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..declarations import declared_in_features
+from ..declarations import declared_in_parquet
 from .contents import Publication
 
 if TYPE_CHECKING:
@@ -89,14 +89,10 @@ def data_files(names: Any) -> list[dict[str, Any]]:
 
 def declared_in_rows(publication: Publication) -> set[str]:
     """What the features of the Parquet files declare about their cohort."""
-    import pyarrow.parquet as pq
-    from datasets import Features
-
-    found: set[str] = set()
-    for name, path in publication.files.items():
-        if name.endswith(".parquet") and isinstance(path, Path):
-            found |= declared_in_features(Features.from_arrow_schema(pq.read_schema(path)))
-    return found
+    files = publication.files.items()
+    return declared_in_parquet(
+        path for name, path in files if name.endswith(".parquet") and isinstance(path, Path)
+    )
 
 
 def _split_name(dataset: Dataset) -> str:

@@ -244,7 +244,10 @@ class DatasetFolder:
         bool
             Whether anything had changed.
         """
-        if self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes) or not self.provenance["scans"]:
+        if (
+            self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes)
+            or not self.provenance["scans"]
+        ):
             return False
         self.begin_changes()
         # A run that is killed here leaves shards of both kinds: the next one does all of them again.

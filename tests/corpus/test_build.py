@@ -20,6 +20,7 @@ from fmri_lm_hf import cli
 from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
 from fmri_lm_hf.corpus.build import build_corpus
 from fmri_lm_hf.corpus.config import CorpusConfig
+from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.facts import render_dataset_card
 from fmri_lm_hf.hub.privacy import find_private
@@ -268,6 +269,21 @@ def test_what_the_scans_say_of_themselves_holds_for_the_corpus(tmp_path):
     build_corpus(scans, tmp_path / "corpus", CorpusConfig(families=["graph"]))
     assert "Controlled data" in (tmp_path / "corpus" / "README.md").read_text()
     assert json.loads((tmp_path / "corpus" / "provenance.json").read_text())["controlled"] is True
+    texts = datasets.load_dataset(str(tmp_path / "corpus"), "graph", split="train")
+    assert declared_in_features(texts.features) == {"controlled"}
+
+
+@pytest.mark.parametrize("where", ["nested", "in a card", "in the rows"])
+def test_what_is_declared_anywhere_about_the_scans_holds_for_the_corpus(tmp_path, where):
+    declared = {"terms": [{"controlled": True}]} if where != "in a card" else None
+    scans = write_scan_dataset(cohort(), tmp_path / "scans", ATLAS, parameters=declared)
+    if where == "in a card":
+        (scans / "README.md").write_text("---\ncontrolled: true\n---\n")
+    if where == "in the rows":
+        (scans / "provenance.json").unlink()
+    build_corpus(scans, tmp_path / "corpus", CorpusConfig(families=["graph"]))
+    texts = datasets.load_dataset(str(tmp_path / "corpus"), split="train")
+    assert declared_in_features(texts.features) == {"controlled"}
 
 
 def test_published_files_name_no_local_path(corpus, scans):

@@ -64,5 +64,5 @@ def _reads(block: Block, makers: dict[str, Block]) -> set[Block]:
     return {
         maker
         for name, maker in makers.items()
-        if name not in block.makes and re.search(rf"(?<![\w-]){name}(?![\w.-])", block.code)
+        if name not in block.makes and re.search(rf"(?<![\w-])(?<!fmri-lm ){name}(?![\w.-])", block.code)
     }

@@ -40,6 +40,7 @@ import functools
 import fmri_lm_hf.demo, fmri_lm_hf.demo.run
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.simulation import Site, simulate_cohort
+fmri_lm_hf.demo.run.N_TRUTH = 4
 sites = [Site("A", 52, n_timepoints=60), Site("B", 12, n_timepoints=60)]
 fmri_lm_hf.demo.run.simulate_cohort = functools.partial(simulate_cohort, sites=sites)
 whole = fmri_lm_hf.demo.run_demo

@@ -13,11 +13,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import datasets
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans import build_scan_dataset, load_scan_dataset, read_participants
@@ -315,6 +317,25 @@ def test_phenotypes_and_subjects_are_added_without_reading_scans_again(tables, t
     ):
         build(tables, tmp_path / "out")
     assert "In the participants table, but without scans: 10, 11, 9." in summary.notes
+
+
+@pytest.mark.parametrize("how", ["from the first run", "by a later run", "by hand, and a run after it"])
+def test_a_declaration_reaches_rows_that_are_loaded_on_their_own_and_stays(tables, tmp_path, how):
+    out = tmp_path / "out"
+    build(tables, out, controlled=how == "from the first run")
+    shard = out / "data" / "train-00000.parquet"
+    before = datasets.Dataset.from_parquet(str(shard))
+    if how.startswith("by hand"):
+        (out / "README.md").write_text("---\ncontrolled: true\n---\n")
+    build(tables, out, controlled=how == "by a later run")
+    if how.startswith("by hand"):
+        (out / "README.md").unlink()
+    for _ in range(2):  # and it does not have to be said again
+        loaded = datasets.load_dataset(str(out), split="train")
+        assert declared_in_features(loaded.features) == {"controlled"}
+        assert json.loads((out / "provenance.json").read_text())["controlled"] is True
+        build(tables, out)
+    np.testing.assert_array_equal(loaded[0]["bold"], before[0]["bold"])
 
 
 def test_a_run_that_is_stopped_while_phenotypes_change_is_continued(tables, tmp_path, monkeypatch):
