@@ -199,7 +199,11 @@ def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusCon
     """What is declared about the scans, beside them or in their rows, holds for the corpus too."""
     folder = scans if scans.is_dir() else scans.parent
     said = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
-    return replace(config, **dict.fromkeys(said, True))
+    return replace(
+        config,
+        controlled=config.controlled or "controlled" in said,
+        simulated=config.simulated or "simulated" in said,
+    )
 
 
 def _declared(config: CorpusConfig) -> tuple[str, ...]:
