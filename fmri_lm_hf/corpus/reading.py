@@ -29,6 +29,7 @@ __all__ = [
     "ask_extreme",
     "ask_level",
     "describe_scan",
+    "level_facts",
     "level_of",
     "level_question",
     "pair_words",
@@ -155,6 +156,11 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
     return facts
 
 
+def level_facts(facts: Sequence[Fact]) -> list[Fact]:
+    """Those of the facts of `scan_facts` that state a pair's level."""
+    return [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+
+
 def pair_words(networks: Sequence[str], rng: random.Random | None = None) -> str:
     """``between A and B`` (in either order where chance decides), or ``within A``."""
     first, second = networks
@@ -192,7 +198,7 @@ def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) 
 
 def ask_about(facts: Sequence[Fact], n: int, rng: random.Random) -> list[Question]:
     """Up to `n` questions about different pairs: mostly their levels, some for extremes, some comparisons."""
-    levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+    levels = level_facts(facts)
     has_extremes = len(facts) > len(levels)
     questions = []
     for fact in rng.sample(levels, min(n, len(levels))):
@@ -213,7 +219,7 @@ def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:
 
     Every statement is one that `faithfulness` reads back.
     """
-    levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+    levels = level_facts(facts)
     extremes = [fact for fact in facts if not fact["feature"].startswith("connectivity/level/")]
     chosen = [*rng.sample(levels, min(rng.randint(2, 3), len(levels))), *extremes]
     rng.shuffle(chosen)

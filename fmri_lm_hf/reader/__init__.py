@@ -61,7 +61,7 @@ def with_atlas(
     Raises
     ------
     ValueError
-        If weights of the model depend on its atlas, or `atlas` names no networks.
+        If weights of the model depend on its atlas.
     """
     if not model.config.reads_network_pairs or model.config.reads_rois:
         raise ValueError(

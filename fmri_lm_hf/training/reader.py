@@ -90,8 +90,9 @@ def new_reader(
     """
     tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
     # A token for each level: where two levels begin with the same one, looking pairs up is learnt several times later.
+    of_two_words = [level for level in LEVELS if " " in level]
     tokenizer.add_tokens(
-        [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in LEVELS[::4]]
+        [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
     )
     extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])

@@ -26,6 +26,7 @@ from ..corpus.reading import (
     ask_extreme,
     ask_level,
     describe_scan,
+    level_facts,
     scan_facts,
 )
 from ..models.atlas import Atlas
@@ -202,7 +203,7 @@ class ReadingBatches(IterableDataset):
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
         recipe = self.recipe
         if done < recipe.terse_until:
-            levels = [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+            levels = level_facts(facts)
             return [
                 Question(
                     "".join(f" {name}" for name in rng.sample(fact["network"], 2)), ask_level(fact).answer
@@ -215,7 +216,10 @@ class ReadingBatches(IterableDataset):
         return questions
 
     def _row(self, questions: Sequence[Question], n_tokens: int, terse: bool = False) -> dict[str, list[int]]:
-        """Ids of a prompt with its questions as parallel segments, in the form of the chat template."""
+        """Ids of a prompt with its questions as parallel segments, in the form of the chat template.
+
+        Terse ones go without the marks of its ends.
+        """
         ids = [self.user, *[self.fmri] * n_tokens]
         row = {
             "input_ids": ids,
@@ -224,9 +228,10 @@ class ReadingBatches(IterableDataset):
             "text_segments": [0] * len(ids),
         }
         first = 2 if n_tokens else 1
+        end = [] if terse else [self.end]
         for segment, question in enumerate(questions, 1):
-            asked = [*self.ids(question.text), *([] if terse else [self.end]), self.assistant]
-            answer = [*self.ids(question.answer), *([] if terse else [self.end])]
+            asked = [*self.ids(question.text), *end, self.assistant]
+            answer = [*self.ids(question.answer), *end]
             row["input_ids"] += asked + answer
             row["labels"] += [IGNORED] * len(asked) + answer
             row["position_ids"] += range(first, first + len(asked) + len(answer))
