@@ -78,11 +78,11 @@ _ASK_COMPARISON = (
     "Is the coupling {first} stronger than {second}?",
     "Within this scan, is connectivity higher {first} than {second}?",
 )
-# Forms without words about a cohort: a pair comes first where the form begins with it, so that its level is read then.
+# Forms without words about a cohort. The pair comes before its level, which can then be looked up.
 _LEVEL_FORMS = (
     "{front}, {noun} is {adjective}",
     "{noun}{places} is found to be {adjective}",
-    "{noun} is {adjective}{places}",
+    "{noun}{places} is {adjective}",
 )
 _EXTREME_FORMS = ("the {noun} is{places}", "{front} lies the {noun}")
 _OPENERS = ("", "Within this scan, ", "In this scan, ")
@@ -124,7 +124,8 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
     -------
     list of fact
         ``connectivity/level/A-B`` for each pair, with its level counted from the middle one (-2 to 2) as `z`; then
-        ``connectivity/strongest/A-B`` and ``connectivity/weakest/A-B``, of different networks.
+        ``connectivity/strongest/A-B`` and ``connectivity/weakest/A-B``, of different networks and by magnitude, as in
+        `make_facts`.
     """
     facts = []
     firsts, seconds = np.triu_indices(len(network_names))
@@ -147,7 +148,8 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
             )
         )
     pairs = sorted(
-        (fact for fact in facts if fact["network"][0] != fact["network"][1]), key=lambda fact: fact["value"]
+        (fact for fact in facts if fact["network"][0] != fact["network"][1]),
+        key=lambda fact: abs(fact["value"]),
     )
     if len(pairs) > 1:
         for extreme, fact in (("strongest", pairs[-1]), ("weakest", pairs[0])):
@@ -186,7 +188,7 @@ def ask_extreme(facts: Sequence[Fact], extreme: str, rng: random.Random | None =
     """Which pair of different networks is the strongest, or the weakest?"""
     (fact,) = (fact for fact in facts if fact["feature"].startswith(f"connectivity/{extreme}/"))
     forms = _ASK_EXTREME[extreme]
-    return Question(forms[0] if rng is None else rng.choice(forms), " and ".join(fact["network"]))
+    return Question(forms[0] if rng is None else rng.choice(forms), pair_words(fact["network"], rng))
 
 
 def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) -> Question:

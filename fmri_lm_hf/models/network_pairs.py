@@ -15,9 +15,9 @@ from torch import nn
 from .configuration_fmri_lm import FmriLMConfig
 
 # Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs
-# of the same kind. The row of the scan as a whole holds RMS correlation, and mean and SD over pairs of networks.
-PRESENT, VALUE, RANK = range(3)
-N_FEATURES = 4
+# of the same kind, and the rank of its magnitude. The row of the scan as a whole holds RMS correlation, mean and SD over
+# pairs of networks, and the mean within networks.
+PRESENT, VALUE, RANK, MAGNITUDE_RANK = range(N_FEATURES := 4)
 MAX_NAME_TOKENS = 8
 
 
@@ -104,6 +104,7 @@ def pair_features(
     features[:, 1:, PRESENT] = present.to(values.dtype)
     features[:, 1:, VALUE] = values
     features[:, 1:, RANK] = pair_ranks(values, present, n_networks)
+    features[:, 1:, MAGNITUDE_RANK] = pair_ranks(values.abs(), present, n_networks)
     first, second = pair_indices(n_networks).to(values.device)
     between, within = present & (first != second), present & (first == second)
     mean = (values * between).sum(1) / between.sum(1).clamp_min(1)
@@ -143,7 +144,7 @@ class NetworkPairEmbedding(nn.Module):
         # Fixed: were it learnt, names would be turned down at first, when values alone already say something, and the
         # model would not come to look pairs up by name.
         self.scale = 1.25 * config.initializer_range
-        self.value_in = nn.Linear(len(_value_points()) + len(_rank_points()), size)
+        self.value_in = nn.Linear(len(_value_points()) + 2 * len(_rank_points()), size)
         self.value_out = nn.Linear(size, size)
         self.scan = nn.Linear(N_FEATURES, size)
 
@@ -164,11 +165,9 @@ class NetworkPairEmbedding(nn.Module):
         """
         dtype = self.value_in.weight.dtype  # which may be higher than the language model's
         features = features[..., :N_FEATURES].float()
-        value, rank = features[:, 1:, VALUE, None], features[:, 1:, RANK, None]
-        points = [
-            torch.tanh((value - _value_points().to(value)) / 0.1),
-            torch.tanh((rank - _rank_points().to(value)) / 0.1),
-        ]
+        value, *ranks = (features[:, 1:, column, None] for column in (VALUE, RANK, MAGNITUDE_RANK))
+        points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
+        points += [torch.tanh((rank - _rank_points().to(value)) / 0.1) for rank in ranks]
         values = self.value_out(F.gelu(self.value_in(torch.cat(points, dim=-1).to(dtype))))
 
         names, is_id = names[:, :, :MAX_NAME_TOKENS].to(dtype), is_id[:, :, :MAX_NAME_TOKENS, None]

@@ -12,6 +12,7 @@ from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .network_words import name_networks
 
 __all__ = ["READER_FOLDER", "load_reader", "shape_of_scans", "with_atlas"]
 
@@ -72,7 +73,8 @@ def with_atlas(
     extractor = FmriFeatureExtractor(
         atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
     )
-    processor = FmriLMProcessor(extractor, processor.tokenizer, scan_tokens=["network_pairs"])
+    tokenizer = name_networks(processor.tokenizer, atlas.network_names)
+    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     config = type(model.config).from_dict(
         {
             **model.config.to_dict(),

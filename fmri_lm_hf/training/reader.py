@@ -24,6 +24,7 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader import shape_of_scans
+from ..reader.network_words import add_network_words, name_networks
 from .arguments import StageArguments, argument, parse
 from .language_model import train_text_tokenizer
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
@@ -94,7 +95,9 @@ def new_reader(
     tokenizer.add_tokens(
         [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
     )
+    add_network_words(tokenizer)
     extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
+    tokenizer = name_networks(tokenizer, atlas.network_names)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     torch.manual_seed(recipe.seed)
     std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights

@@ -7,15 +7,18 @@ with few networks and one-word questions and widens from there; see `ReaderRecip
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from ..corpus.facts import Fact
+from ..corpus.facts import Fact, make_facts
+from ..corpus.prose import verbalise
 from ..corpus.reading import (
     ABSENT_ANSWERS,
     DESCRIBE,
@@ -29,15 +32,14 @@ from ..corpus.reading import (
     level_facts,
     scan_facts,
 )
+from ..descriptors import FAMILIES, Feature, feature_table
 from ..models.atlas import Atlas
 from ..models.network_pairs import (
-    MAX_NAME_TOKENS,
     network_pair_features,
-    pad_name_ids,
     pair_features,
     pair_indices,
 )
-from ..simulation.network_names import PUBLISHED_NAMES, draw_network_names
+from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .trainer import IGNORED
 
@@ -56,15 +58,15 @@ class ReaderRecipe:
     batch_size : int
         Scans of a step.
     few_until, some_until : float
-        Until this share of the steps the scans have three or four networks, with names of one token; until the
-        second, up to seven. After that as many as `n_networks` says.
+        Until this share of the steps the scans have three or four networks; until the second, up to seven. After that
+        as many as `n_networks` says.
     terse_until : float
-        Until this share of the steps a question is two names and its answer a level, so that each step asks many.
+        Until this share of the steps every question is two names and its answer a level, so that each step asks many.
+    share_terse : float
+        Share of such questions after that, so that what was learnt of them carries over to sentences.
     drawn_until : float
         Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
         connected a scan is overall says nothing about a pair, and only looking it up does.
-    own_names_from : float
-        From this share of the steps on, names are also drawn from anatomical terms and made-up words.
     n_networks : (int, int)
     questions : int
         Questions about each scan.
@@ -72,6 +74,9 @@ class ReaderRecipe:
         Share of the scans of which a description is asked, from `some_until` on.
     share_absent : float
         Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
+    share_text : float
+        Share of the prompts that are a sentence of a corpus alone, from `some_until` on: a reader has to know how
+        scans are spoken of in comparison with a cohort, to be trained on.
     seed : int
     """
 
@@ -81,15 +86,16 @@ class ReaderRecipe:
     vocab_size: int = 1000
     steps: int = 6000
     batch_size: int = 24
-    few_until: float = 0.08
-    some_until: float = 0.3
-    terse_until: float = 0.2
-    drawn_until: float = 0.25
-    own_names_from: float = 0.45
-    n_networks: tuple[int, int] = (4, 8)
+    few_until: float = 0.05
+    some_until: float = 0.2
+    terse_until: float = 0.15
+    share_terse: float = 0.5
+    drawn_until: float = 0.17
+    n_networks: tuple[int, int] = (4, 12)
     questions: int = 8
-    share_described: float = 0.1
-    share_absent: float = 0.1
+    share_described: float = 0.4
+    share_absent: float = 0.08
+    share_text: float = 0.08
     seed: int = 0
 
 
@@ -107,8 +113,8 @@ class ReadingBatches(IterableDataset):
     Notes
     -----
     A batch holds `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
-    n_positions), and for its scans `fmri_features` and `network_name_ids`. The questions about a scan do not see each
-    other: each is asked as if it were the only one.
+    n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. The questions about a
+    scan do not see each other: each is asked as if it were the only one.
     """
 
     def __init__(self, tokenizer: Any, recipe: ReaderRecipe, atlas: Atlas | None = None):
@@ -129,16 +135,20 @@ class ReadingBatches(IterableDataset):
         rng = random.Random(f"{recipe.seed}/{step}")
         kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
         features, atlases = self._scans(step, done, kinds)
-        names = [[self.ids(f" {name}") for name in atlas.network_names] for atlas in atlases]
+        names = [rng.sample(NETWORK_WORDS, len(atlas.network_names)) for atlas in atlases]
         rows = []
         for number, kind in enumerate(kinds):
-            facts = _facts(features[number], atlases[number].network_names)
+            if kind == "text":
+                rows.append(self._text_row(_corpus_text(rng)))
+                continue
+            facts = _facts(features[number], names[number])
             questions = self._questions(facts, rng, done)
             if kind != "brain":
-                questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in questions]
+                asked = [each for each in questions if not _is_terse(each)]
+                questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
             n_tokens = 0 if kind == "absent" else features.shape[1]
-            rows.append(self._row(questions, n_tokens, done < recipe.terse_until))
-        there = [number for number, kind in enumerate(kinds) if kind != "absent"]
+            rows.append(self._row(questions, n_tokens))
+        there = [number for number, kind in enumerate(kinds) if kind not in ("absent", "text")]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
             "input_ids": self.end,
@@ -151,9 +161,10 @@ class ReadingBatches(IterableDataset):
             name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
             for name, filler in fillers.items()
         }
-        flat = pad_name_ids([ids[:MAX_NAME_TOKENS] for number in there for ids in names[number]])
-        batch["fmri_features"] = features[there]
-        batch["network_name_ids"] = flat.view(len(there), len(names[0]), -1)
+        if there:
+            batch["fmri_features"] = features[there]
+            ids = [self.tokenizer.convert_tokens_to_ids(names[number]) for number in there]
+            batch["network_name_ids"] = torch.tensor(ids)[..., None]
         return batch
 
     def ids(self, text: str) -> list[int]:
@@ -166,9 +177,10 @@ class ReadingBatches(IterableDataset):
         return ids
 
     def _kind(self, rng: random.Random, done: float) -> str:
-        if done < self.recipe.some_until or rng.random() >= self.recipe.share_absent:
+        drawn = rng.random()
+        if done < self.recipe.some_until or drawn >= self.recipe.share_absent + self.recipe.share_text:
             return "brain"
-        return rng.choice(("absent", "noise", "noise", "shuffled"))
+        return "text" if drawn < self.recipe.share_text else rng.choice(("absent", "noise", "noise", "shuffled"))
 
     def _scans(self, step: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
         """Features of the scans of a step, and the atlas of each."""
@@ -183,9 +195,6 @@ class ReadingBatches(IterableDataset):
         for number, kind in enumerate(kinds):
             index = step * 4 * stream.atlases_per_size + number
             atlas = stream.atlas_of(index)
-            if self.atlas is None and done < recipe.own_names_from:
-                names = self._published_names(len(atlas.network_names), index, done < recipe.few_until)
-                atlas = _renamed(atlas, names)
             atlases.append(atlas)
             if done < recipe.drawn_until:
                 continue
@@ -195,30 +204,28 @@ class ReadingBatches(IterableDataset):
             return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, step), atlases
         return _features(scans, atlases), atlases
 
-    def _published_names(self, n: int, index: int, of_one_token: bool) -> list[str]:
-        rng = np.random.default_rng([self.recipe.seed, index])
-        names = [name for name in PUBLISHED_NAMES if not of_one_token or len(self.ids(f" {name}")) == 1]
-        return [names[number] for number in rng.choice(len(names), n, replace=False)]
-
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
-        recipe = self.recipe
+        """What a scan is asked, terse questions first."""
+        recipe, levels = self.recipe, level_facts(facts)
         if done < recipe.terse_until:
-            levels = level_facts(facts)
-            return [
-                Question(
-                    "".join(f" {name}" for name in rng.sample(fact["network"], 2)), ask_level(fact).answer
-                )
-                for fact in rng.sample(levels, min(2 * recipe.questions, len(levels)))
-            ]
-        questions = ask_about(facts, recipe.questions, rng)
+            n_terse, n_sentences = 2 * recipe.questions, 0
+        else:
+            # two terse questions take the room of a sentence
+            n_terse = round(2 * recipe.share_terse * recipe.questions)
+            n_sentences = recipe.questions - n_terse // 2
+        terse = [
+            Question("".join(rng.sample(fact["network"], 2)), ask_level(fact).answer)
+            for fact in rng.sample(levels, min(n_terse, len(levels)))
+        ]
+        questions = ask_about(facts, n_sentences, rng)
         if done >= recipe.some_until and rng.random() < recipe.share_described:
             questions[-2:] = [Question(rng.choice(DESCRIBE), describe_scan(facts, rng))]
-        return questions
+        return terse + questions
 
-    def _row(self, questions: Sequence[Question], n_tokens: int, terse: bool = False) -> dict[str, list[int]]:
+    def _row(self, questions: Sequence[Question], n_tokens: int) -> dict[str, list[int]]:
         """Ids of a prompt with its questions as parallel segments, in the form of the chat template.
 
-        Terse ones go without the marks of its ends.
+        Terse ones, which are names alone, go without the marks of its ends.
         """
         ids = [self.user, *[self.fmri] * n_tokens]
         row = {
@@ -228,8 +235,8 @@ class ReadingBatches(IterableDataset):
             "text_segments": [0] * len(ids),
         }
         first = 2 if n_tokens else 1
-        end = [] if terse else [self.end]
         for segment, question in enumerate(questions, 1):
+            end = [] if _is_terse(question) else [self.end]
             asked = [*self.ids(question.text), *end, self.assistant]
             answer = [*self.ids(question.answer), *end]
             row["input_ids"] += asked + answer
@@ -238,6 +245,17 @@ class ReadingBatches(IterableDataset):
             row["text_segments"] += [segment] * (len(asked) + len(answer))
         row["attention_mask"] = [1] * len(ids)
         return row
+
+    def _text_row(self, text: str) -> dict[str, list[int]]:
+        """A text alone, all of which is learnt."""
+        ids = [*self.ids(text), self.end]
+        return {
+            "input_ids": ids,
+            "labels": ids,
+            "position_ids": list(range(len(ids))),
+            "text_segments": [0] * len(ids),
+            "attention_mask": [1] * len(ids),
+        }
 
 
 def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torch.Tensor:
@@ -267,27 +285,42 @@ def _drawn_features(n: int, n_networks: int, seed: int, step: int) -> torch.Tens
     return pair_features(values, torch.ones_like(values, dtype=torch.bool), rms, n_networks)
 
 
+def _is_terse(question: Question) -> bool:
+    return question.text[0] in NETWORK_WORDS
+
+
 def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:
     return scan_facts(features[1:, 1].tolist(), (features[1:, 0] > 0).tolist(), names)
 
 
-def _renamed(atlas: Atlas, names: Sequence[str]) -> Atlas:
-    new = dict(zip(atlas.network_names, names, strict=True))
-    return Atlas(atlas.name, atlas.roi_names, tuple(new[name] for name in atlas.networks))
+@lru_cache
+def _made_up_features() -> dict[str, Feature]:
+    networks = NETWORK_WORDS[:6]
+    return feature_table(Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks))
+
+
+def _corpus_text(rng: random.Random) -> str:
+    """What a corpus might say of a scan, in comparison with a cohort."""
+    table = _made_up_features()
+    family = rng.choice(FAMILIES)
+    chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
+    z_scores = {name: rng.gauss(0, 1.3) for name in chosen}
+    text = verbalise(make_facts(z_scores, z_scores, chosen), "sentence", rng.randrange(2**32))
+    renamed = dict(zip(NETWORK_WORDS, rng.sample(NETWORK_WORDS, len(NETWORK_WORDS))))
+    return text.translate(str.maketrans(renamed))
 
 
 def reading_texts(n: int, seed: int = 0) -> list[str]:
-    """Questions, answers and descriptions of made-up facts, to make a subword vocabulary of."""
-    rng, names_rng = random.Random(seed), np.random.default_rng(seed)
+    """Questions, answers and descriptions of made-up facts, without names, to make a subword vocabulary of."""
+    rng, values = random.Random(seed), np.random.default_rng(seed)
     texts = [*LEVELS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
-    texts += [f" {name}" for name in PUBLISHED_NAMES] * (n // 10)
     for _ in range(n):
-        names = draw_network_names(4, names_rng)
-        facts = scan_facts(names_rng.normal(0.5, 0.5, 10).tolist(), [True] * 10, names)
+        facts = scan_facts(values.normal(0.5, 0.5, 10).tolist(), [True] * 10, NETWORK_WORDS[:4])
         texts += [
             ask_level(facts[1], rng).text,
             ask_comparison(facts[0], facts[2], rng).text,
             describe_scan(facts, rng),
+            _corpus_text(rng),
         ]
         texts += [ask_extreme(facts, extreme, rng).text for extreme in ("strongest", "weakest")]
-    return texts
+    return [re.sub(f" ?[{''.join(NETWORK_WORDS)}]", "", text) for text in texts]

@@ -49,7 +49,7 @@ def test_a_batch_depends_on_its_step_alone(reader, batches):
 
 def test_training_widens_from_few_networks_to_many(batches):
     assert batches.batch(0)["network_name_ids"].shape[1] in (3, 4)
-    assert batches.batch(0)["network_name_ids"].shape[2] == 1  # one token a name at first
+    assert not (batches.batch(0)["labels"] == batches.end).any()  # levels alone
     assert batches.batch(19)["network_name_ids"].shape[1] in (4, 5)
 
 
@@ -65,7 +65,7 @@ def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
 def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
     _, processor = reader
     facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
-    (question, *_) = batches._questions(facts, random.Random(0), 0.5)
+    question = batches._questions(facts, random.Random(0), 0.5)[-1]
     row = batches._row([question], processor.n_tokens)
     encoded = processor.encode_chat(about_scan([(question.text, question.answer)]))
     assert row["input_ids"] == encoded["input_ids"]
@@ -73,7 +73,8 @@ def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
 
 
 def test_what_is_no_scan_is_answered_as_such(batches, reader):
-    always = ReadingBatches(reader[1].tokenizer, dataclasses.replace(RECIPE, share_absent=1.0))
+    recipe = dataclasses.replace(RECIPE, share_absent=1.0, share_text=0.0)
+    always = ReadingBatches(reader[1].tokenizer, recipe)
     batch = always.batch(19)
     answers = [
         reader[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
@@ -82,6 +83,15 @@ def test_what_is_no_scan_is_answered_as_such(batches, reader):
     assert all("scan" in answer and "high" not in answer for answer in answers)
     n_scans = int((batch["input_ids"] == reader[1].fmri_token_id).any(1).sum())
     assert n_scans == len(batch["fmri_features"])
+
+
+def test_texts_alone_are_learnt_from_their_first_word(reader):
+    texts_alone = dataclasses.replace(RECIPE, share_text=1.0, share_absent=0.0)
+    batch = ReadingBatches(reader[1].tokenizer, texts_alone).batch(19)
+    assert "fmri_features" not in batch
+    shown = batch["attention_mask"] == 1
+    assert torch.equal(batch["labels"][shown], batch["input_ids"][shown])
+    reader[0](**batch).loss.backward()
 
 
 def test_a_reader_changes_its_atlas_and_keeps_its_weights(reader, tmp_path):
