@@ -15,8 +15,8 @@ from torch import nn
 from .configuration_fmri_lm import FmriLMConfig
 
 # Columns of `network_pair_features`: whether the scan has the pair; its connectivity; its rank among the scan's pairs
-# of the same kind, and the rank of its magnitude. The row of the scan as a whole holds RMS correlation, mean and SD over
-# pairs of networks, and the mean within networks.
+# of the same kind, and the rank of its magnitude. The row of the scan as a whole holds RMS correlation, mean and SD
+# over pairs of networks, and the mean within networks.
 PRESENT, VALUE, RANK, MAGNITUDE_RANK = range(N_FEATURES := 4)
 MAX_NAME_TOKENS = 8
 

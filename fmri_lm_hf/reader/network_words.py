@@ -44,8 +44,8 @@ def name_networks(tokenizer: Any, names: Sequence[str]) -> Any:
         return tokenizer
     if len(names) > len(NETWORK_WORDS):
         raise ValueError(
-            f"The atlas has {len(names)} networks, and this model has words for {len(NETWORK_WORDS)}. Join networks, or "
-            "train a reader with more."
+            f"The atlas has {len(names)} networks, and this model has words for {len(NETWORK_WORDS)}. Join "
+            "networks: `Atlas.with_networks(table)`, with a table of columns name and network."
         )
     if not all(name.strip() for name in names):
         raise ValueError(f"Each network needs a name to be asked about, found {list(names)}.")

@@ -180,7 +180,9 @@ class ReadingBatches(IterableDataset):
         drawn = rng.random()
         if done < self.recipe.some_until or drawn >= self.recipe.share_absent + self.recipe.share_text:
             return "brain"
-        return "text" if drawn < self.recipe.share_text else rng.choice(("absent", "noise", "noise", "shuffled"))
+        return (
+            "text" if drawn < self.recipe.share_text else rng.choice(("absent", "noise", "noise", "shuffled"))
+        )
 
     def _scans(self, step: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
         """Features of the scans of a step, and the atlas of each."""
@@ -296,7 +298,9 @@ def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:
 @lru_cache
 def _made_up_features() -> dict[str, Feature]:
     networks = NETWORK_WORDS[:6]
-    return feature_table(Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks))
+    return feature_table(
+        Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks)
+    )
 
 
 def _corpus_text(rng: random.Random) -> str:
