@@ -31,7 +31,7 @@ from ..scans.dataset import load_scan_dataset, write_scan_dataset
 from ..scans.splits import SplitManifest
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
-from ..training import alignment, instruction, language_model, tokenizer
+from ..training import alignment, instruction, tokenizer
 from ..training.arguments import StageArguments, parse
 from .real_scans import describe_real_scans
 from .report import write_report
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 N_TRUTH = 60  # scans whose descriptions and answers about network pairs are checked
 MAX_TIMEPOINTS = 480  # longest input; cohorts of shorter scans use the length of their longest one
 STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
-    "language_model": (language_model.train, language_model.LanguageModelStageArguments),
     "tokenizer": (tokenizer.train, tokenizer.TokenizerArguments),
     "alignment": (alignment.train, alignment.AlignmentArguments),
     "instruction": (instruction.train, instruction.InstructionArguments),
@@ -191,11 +190,9 @@ def _train(
     write_text(yaml.safe_dump({name: task.to_dict() for name, task in tasks.items()}), stages / "tasks.yaml")
     n_timepoints = str(_input_length(dataset, t_r=2.0))
     given = {
-        "language_model": {"texts": corpus, "questions": stages / "tasks.yaml"},
         "tokenizer": {
             "scans": scans,
             "corpus": corpus,
-            "text_model": stages / "language_model",
             "tokenizer.n_timepoints": n_timepoints,
             "tokenizer.patch_size": n_timepoints,
         },
@@ -204,7 +201,6 @@ def _train(
             "corpus": corpus,
             "plain_text": corpus,
             "fmri_tokenizer": stages / "tokenizer",
-            "language_model": stages / "language_model",
         },
         "instruction": {
             "scans": scans,
@@ -214,7 +210,6 @@ def _train(
         },
     }
     titles = {
-        "language_model": "A small language model reads the descriptions (in place of a pretrained one)",
         "tokenizer": "Stage 1: the tokenizer learns to turn scans into tokens",
         "alignment": "Stage 2: the language model learns to read the tokens",
         "instruction": "Stage 3: it learns to answer questions about scans",

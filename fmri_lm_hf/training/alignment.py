@@ -25,6 +25,7 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
+from ..reader.network_words import name_networks
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanConversations, TrainingScans
@@ -61,7 +62,7 @@ class AlignmentArguments(LanguageModelArguments):
     fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id")
     language_model: str | None = argument(
         "causal language model with its tokenizer: a folder or Hub id, such as gpt2; or a reader, whose language model "
-        "and network-pair tokens are taken"
+        "and network-pair tokens are taken (`reader` for the one that comes with the package)"
     )
     scan_tokens: list[str] = argument(
         "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
@@ -115,9 +116,10 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
 
     backbone = load_backbone(arguments.language_model)
+    names = () if extractor.atlas is None else extractor.atlas.network_names
     processor = FmriLMProcessor(
         extractor,
-        backbone.text_tokenizer,
+        name_networks(backbone.text_tokenizer, names),
         patch_size=fmri_tokenizer.config.patch_size,
         scan_tokens=arguments.scan_tokens,
     )

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..reader import READER_FOLDER
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -43,8 +44,11 @@ def load_backbone(name: str) -> Backbone:
     Parameters
     ----------
     name : str
-        Folder or Hub id of a causal language model, or of a model that reads scans (its language model is taken).
+        Folder or Hub id of a causal language model, or of a model that reads scans (its language model is taken), or
+        ``reader`` for the reader that comes with the package.
     """
+    if name == "reader":
+        name = str(READER_FOLDER)
     config = AutoConfig.from_pretrained(name)
     text_tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
     text_tokenizer.pad_token = text_tokenizer.pad_token or text_tokenizer.eos_token

@@ -108,6 +108,8 @@ def new_reader(
             intermediate_size=2 * recipe.hidden_size,
             num_hidden_layers=recipe.num_layers,
             num_attention_heads=recipe.num_heads,
+            head_dim=recipe.hidden_size
+            // 2,  # names are told apart by whole vectors; narrow heads learn it late
             max_position_embeddings=2048,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             initializer_range=std,
@@ -131,16 +133,20 @@ def new_reader(
 
 @torch.no_grad()
 def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 2.5) -> None:
-    """Let attention begin with what is alike: from the second layer on, keys start as the queries do.
+    """Let attention begin with what is alike, and pass on what it finds.
 
     A question's names and the token of their pair share embeddings. With separate random queries and keys a model
-    first has to find that out, which takes hundreds of steps before anything else is learnt; the sharpness tells the
-    pair of both names from those of one.
+    first has to find that out, which takes hundreds of steps before anything else is learnt. So from the second layer
+    on, keys of every second head start as its queries do; the sharpness tells the pair of both names from those of
+    one. Such a head looks at little else, so the other heads stay free to look elsewhere. And what is attended to can
+    be said: with separate random values and outputs, names are not copied after thousands of steps.
     """
     for layer in language_model.model.layers[1:]:
         attention = layer.self_attn
-        attention.q_proj.weight.mul_(sharpness)
-        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        heads = attention.q_proj.weight.view(-1, attention.head_dim, attention.q_proj.in_features)
+        heads[::2] *= sharpness
+        attention.k_proj.weight.view_as(heads)[::2] = heads[::2]
+        attention.o_proj.weight.copy_(attention.v_proj.weight.T)
 
 
 def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

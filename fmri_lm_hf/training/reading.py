@@ -82,15 +82,15 @@ class ReaderRecipe:
 
     hidden_size: int = 128
     num_layers: int = 3
-    num_heads: int = 2
+    num_heads: int = 4
     vocab_size: int = 1000
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 24
-    few_until: float = 0.05
+    few_until: float = 0.06
     some_until: float = 0.2
-    terse_until: float = 0.15
+    terse_until: float = 0.18
     share_terse: float = 0.5
-    drawn_until: float = 0.17
+    drawn_until: float = 0.19
     n_networks: tuple[int, int] = (4, 12)
     questions: int = 8
     share_described: float = 0.4
@@ -210,7 +210,7 @@ class ReadingBatches(IterableDataset):
         """What a scan is asked, terse questions first."""
         recipe, levels = self.recipe, level_facts(facts)
         if done < recipe.terse_until:
-            n_terse, n_sentences = 2 * recipe.questions, 0
+            n_terse, n_sentences = 2 * recipe.questions, 1
         else:
             # two terse questions take the room of a sentence
             n_terse = round(2 * recipe.share_terse * recipe.questions)
@@ -219,7 +219,9 @@ class ReadingBatches(IterableDataset):
             Question("".join(rng.sample(fact["network"], 2)), ask_level(fact).answer)
             for fact in rng.sample(levels, min(n_terse, len(levels)))
         ]
-        questions = ask_about(facts, n_sentences, rng)
+        # names are written from the first step on
+        questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]
+        questions += ask_about(facts, n_sentences - 1, rng)
         if done >= recipe.some_until and rng.random() < recipe.share_described:
             questions[-2:] = [Question(rng.choice(DESCRIBE), describe_scan(facts, rng))]
         return terse + questions
@@ -310,8 +312,8 @@ def _corpus_text(rng: random.Random) -> str:
     chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
     z_scores = {name: rng.gauss(0, 1.3) for name in chosen}
     text = verbalise(make_facts(z_scores, z_scores, chosen), "sentence", rng.randrange(2**32))
-    renamed = dict(zip(NETWORK_WORDS, rng.sample(NETWORK_WORDS, len(NETWORK_WORDS))))
-    return text.translate(str.maketrans(renamed))
+    other_words = rng.sample(NETWORK_WORDS, len(NETWORK_WORDS))
+    return text.translate(str.maketrans("".join(NETWORK_WORDS), "".join(other_words)))
 
 
 def reading_texts(n: int, seed: int = 0) -> list[str]:

@@ -21,10 +21,11 @@ from transformers import default_data_collator
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..reader.network_words import name_networks
 from .arguments import StageArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
-from .feature_store import FeatureStore, weights_hash
+from .feature_store import weights_hash
 from .record import save_stage
 from .texts import CorpusTexts, embed_texts
 from .trainer import FmriTrainer, show_progress
@@ -55,7 +56,7 @@ class TokenizerArguments(StageArguments):
         "sentence, paragraph or full; the first text of this length is used", "paragraph"
     )
     text_model: str | None = argument(
-        "language model (Hub id or folder) whose mean last hidden state is the text"
+        "language model whose mean last hidden state is the text, as for stage 2: a folder, Hub id, or `reader`"
     )
 
 
@@ -98,7 +99,7 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
 
     embeds = None
     if texts is not None and arguments.text_model is not None:
-        embeds = _embed(texts, ids, arguments.text_model, scans.store, arguments.device)
+        embeds = _embed(texts, ids, arguments.text_model, scans, arguments.device)
         shape["text_embed_dim"] = len(next(iter(embeds.values())))
     torch.manual_seed(arguments.seed)
     trainer = FmriTrainer(
@@ -115,7 +116,7 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
 
 
 def _embed(
-    texts: CorpusTexts, ids: dict[str, list[str]], text_model: str, store: FeatureStore, device: torch.device
+    texts: CorpusTexts, ids: dict[str, list[str]], text_model: str, scans: TrainingScans, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Embedding of the first text about each scan, by `scan_id`, less the mean over the training scans.
 
@@ -123,10 +124,12 @@ def _embed(
     have cosines near 1, and a contrastive loss against them learns one vector.
     """
     backbone = load_backbone(text_model)
-    model, tokenizer = backbone.language_model.to(device).eval(), backbone.text_tokenizer
+    networks = () if scans.atlas is None else scans.atlas.network_names
+    model = backbone.language_model.to(device).eval()
+    tokenizer = name_networks(backbone.text_tokenizer, networks)
     names = [name for of_split in ids.values() for name in of_split]
     first = [texts.texts(name)[0] for name in names]
-    embeds = store.embed(
+    embeds = scans.store.embed(
         first, [weights_hash(model), tokenizer.name_or_path], lambda: embed_texts(model, tokenizer, first)
     )
     embeds = embeds - embeds[: len(ids["train"])].mean(0)

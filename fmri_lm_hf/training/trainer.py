@@ -47,10 +47,11 @@ class FmriLMCollator:
         pad_id = self.processor.tokenizer.pad_token_id
         batch = {}
         for name, filler in (("input_ids", pad_id), ("labels", IGNORED)):
-            rows = [each[name] + [filler] * (longest - len(each[name])) for each in encoded]
+            # what is learnt stands at the end of every row, and no logits are needed before it
+            rows = [[filler] * (longest - len(each[name])) + each[name] for each in encoded]
             batch[name] = torch.tensor(rows)
         lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
-        batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        batch["attention_mask"] = (torch.arange(longest).flip(0) < lengths[:, None]).long()
         for name in (*SCAN_INPUTS, "fmri_labels"):
             rows = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
             if rows:
@@ -59,19 +60,23 @@ class FmriLMCollator:
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
         if example.get("input_ids") is not None:
-            ids = list(example["input_ids"])
-            return {"input_ids": ids, "labels": ids}
+            return _all_learnt(list(example["input_ids"]))
         if len(self._tokens) >= MAX_KEPT_TEXTS:
             self._tokens.clear()
         text = example.get("text")  # None where a dataset has the column for other examples
         key = json.dumps(example["conversation"], sort_keys=True) if text is None else text
         if key not in self._tokens:
             if text is not None:
-                ids = self.processor.tokenize(text + (self.processor.tokenizer.eos_token or ""))
-                self._tokens[key] = {"input_ids": ids, "labels": ids}
+                ended = text + (self.processor.tokenizer.eos_token or "")
+                self._tokens[key] = _all_learnt(self.processor.tokenize(ended))
             else:
                 self._tokens[key] = self.processor.encode_chat(example["conversation"])
         return self._tokens[key]
+
+
+def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
+    """A text of which every token is predicted from those before it."""
+    return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
 
 
 class FmriTrainer(PublishesThroughHub, Trainer):

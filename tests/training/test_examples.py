@@ -111,7 +111,7 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
                 )
                 assert faithfulness(answer, facts).precision == 1
         labelled = processor.encode_chat(example["conversation"])["labels"]
-        assert collated["labels"][i, : len(labelled)].tolist() == labelled
+        assert collated["labels"][i, -len(labelled) :].tolist() == labelled
     assert n_levels > 20
 
 
@@ -161,7 +161,7 @@ def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
     batch = FmriLMCollator(processor)([examples[i] for i in range(len(examples))])
     assert len(examples) == 4
     assert batch["fmri_features"].shape[0] == 2
-    assert batch["labels"][2:, :4].tolist() == [[7, 8, 9, -100]] * 2
+    assert batch["labels"][2:, -4:].tolist() == [[-100, -100, 8, 9]] * 2
     assert (batch["input_ids"] == processor.fmri_token_id).sum(1).tolist() == [
         47,
         47,

@@ -95,16 +95,16 @@ def test_batches_of_conversations_and_texts():
     text = process.tokenize("the sex is male</s>")
     expected = [process.encode_chat(each["conversation"]) for each in examples[:2]]
     expected += [
-        {"input_ids": text, "labels": text},
+        {"input_ids": text, "labels": [-100, *text[1:]]},
         process.encode_chat(examples[3]["conversation"]),
-        {"input_ids": [4, 5, 2], "labels": [4, 5, 2]},
+        {"input_ids": [4, 5, 2], "labels": [-100, 5, 2]},
     ]
     for i, each in enumerate(expected):
         n = len(each["input_ids"])
         rest = batch["input_ids"].shape[1] - n
-        assert batch["input_ids"][i].tolist() == each["input_ids"] + [PAD] * rest
-        assert batch["labels"][i].tolist() == each["labels"] + [-100] * rest
-        assert batch["attention_mask"][i].tolist() == [1] * n + [0] * rest
+        assert batch["input_ids"][i].tolist() == [PAD] * rest + each["input_ids"]
+        assert batch["labels"][i].tolist() == [-100] * rest + each["labels"]
+        assert batch["attention_mask"][i].tolist() == [0] * rest + [1] * n
     assert torch.equal(batch["input_values"], scans(2))
     assert batch["roi_mask"].shape == (2, 6)
     assert batch["padding_mask"].shape == (2, 16)
