@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,68 +22,80 @@ class _Secret(NamedTuple):
     hints: tuple[str, ...]
 
 
+def _any_of(*patterns: str, hints: tuple[str, ...]) -> _Secret:
+    return _Secret(re.compile("|".join(patterns), re.IGNORECASE), hints)
+
+
+# How the keys and tokens of services begin; at least 16 letters, digits and hyphens follow.
+# fmt: off
+_BEGINNINGS = (
+    "AKIA", "ASIA", "AIza", "ya29.", "GOCSPX-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
+    "glrt-", "gldt-", "xapp-", "sk-proj-", "sk-ant-", "sk_live_", "rk_live_", "SG.", "gsk_", "xai-", "pplx-",
+    "nvapi-", "r8_", "npm_", "pypi-", "dckr_pat_", "dop_v1_", "hvs.", "hvb.", "lin_api_", "PMAK-", "figd_",
+    "shpat_", "shpss_", "ntn_", "AGE-SECRET-KEY-1",
+)
+# fmt: on
+_NEW = r"(?<![A-Za-z0-9])"  # names of files join words by underscores, which `\b` takes for letters
+_IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
+_VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
+_DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _Secret(
-        re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"), ("hf_", "api_org_")
+        re.compile(rf"{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}"), ("hf_", "api_org_")
     ),
     "an access key": _Secret(
         re.compile(
-            r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-            r"|sk-[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
-            r"|pypi-[\w-]{40,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,})"
-            r"|hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+            rf"{_NEW}(?:{'|'.join(map(re.escape, _BEGINNINGS))})[A-Za-z0-9_-]{{16,}}"
+            rf"|{_NEW}(?:sk-[A-Za-z0-9_-]{{32,}}|xox[abeprs]-[\w-]{{10,}}|dapi[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{30,}})"
+            r"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}"
+            r"|\blogin[ \t]+(?:--\S+[ \t]+)*[0-9a-f]{40}\b"
         ),
-        (
-            *(
-                "akia",
-                "asia",
-                "ghp_",
-                "gho_",
-                "ghu_",
-                "ghs_",
-                "ghr_",
-                "github_pat_",
-                "glpat-",
-                "sk-",
-                "xox",
-                "aiza",
-            ),
-            *("ya29.", "npm_", "pypi-", "dckr_pat_", "nvapi-", "r8_", "hooks.slack", "accountkey="),
-        ),
+        (*map(str.lower, _BEGINNINGS), "sk-", "xox", "dapi", ":aa", "hooks.slack", "api/webhooks/", "login"),
     ),
-    "a web token": _Secret(re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"), ("eyj",)),
-    "a private key": _Secret(re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), ("private key",)),
-    "a URL with credentials": _Secret(
-        re.compile(
-            r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"
-            r"|[?&](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig|password)=[\w%.~+/-]{8,}",
-            re.IGNORECASE,
-        ),
-        ("://", "?", "&"),
+    # three parts, or one long one: JSON in the letters of base64
+    "a web token": _Secret(
+        re.compile(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})"), ("eyj",)
     ),
-    "a password or key": _Secret(
-        re.compile(
-            r"\b(?:\w*password|passwd|\w*secret(?:_?key)?|\w*api_?key|\w*access_?(?:token|key)|auth_?token"
-            r"|hub_token)\b[\"']?\s*[:=]\s*[\"']?(?!None\b|null\b|true\b|false\b|\[)[^\s\"'<>{}]{8,}",
-            re.IGNORECASE,
-        ),
-        ("passw", "secret", "apikey", "api_key", "access", "auth", "hub_token"),
+    "a private key": _Secret(
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File"), ("private key", "putty-user-key")
+    ),
+    "a URL with credentials": _any_of(
+        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+",
+        r"[?&#;](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig)=[\w%.~+/-]{8,}",
+        hints=("://", "?", "&", "#", ";"),
+    ),
+    "a password or key": _any_of(
+        rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}",
+        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}",
+        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}",
+        rf"(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|(?<![\w-])key{_IS}[0-9a-f]{{32}}",
+        # an option, with its value behind it or in the next line of a list
+        rf"--[\w-]*(?:password|token|secret|api-key)(?:=|\s+(?:\w+: )?)[\"']?(?!-){_VALUE}{{8,}}",
+        rf"\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
+        r"\blogin[ \t]+\S+[ \t]+password[ \t]+\S+|\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+",
+        hints=("passw", "passphrase", "pwd", "secret", "key", "token", "auth", "bearer", "curl"),
     ),
 }
 # An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
+_OF_EVERY_MACHINE = (
+    r"usr/(?:bin|include|lib|lib64|libexec|local|sbin|share|src)|etc|dev(?!/shm)|proc|sys|s?bin|lib|lib64"
+)
+_PAGES_OF_THE_HUB = "datasets|spaces|docs|papers|collections"  # to which cards link as `](/datasets/...`
 _LOCAL_PATH = _Secret(
     re.compile(
-        r"(?<![\w./~>)}-])(?<!\]\()/(?!/)(?!usr/(?!users/|home/)|(?:etc|dev|proc|sys|bin|lib|lib64)/)"
-        r"[A-Za-z_][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
+        rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
+        r"\d*[^\W\d][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
         r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
         r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|\b(?:nfs|smb|cifs|afp|sftp|ssh|scp|hdfs)://(?!git@)[\w.@:+~-]+(?:/[\w.@+~-]+)+"
+        r"|(?<![\w.%-])%2[Ff][^\W\d][\w.-]*(?:%2[Ff][\w.@+~-]+)+"
         r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
         r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
-        r"|(?<![\\\w])\\\\[\w.-]+\\[\w.$-]+"
+        r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+"
     ),
-    ("/", "\\"),
+    ("/", "\\", "%2f"),
 )
-_MAIL = _Secret(re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
+_MAIL = _Secret(re.compile(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
 # Names of accounts that name nobody, and are ordinary words elsewhere.
 _SHARED_ACCOUNTS = (
     *("root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker", "python", "test"),
@@ -90,7 +103,10 @@ _SHARED_ACCOUNTS = (
 )
 # A vocabulary holds every word, user names and paths among them; prose may name its authors.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
-_PROSE = (".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE")
+_PROSE = (
+    *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
+    *("commit message", "commit description"),
+)
 
 
 def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:
@@ -131,6 +147,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
 
 def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
     """What is found first, in the order of the patterns, and where."""
+    text = unicodedata.normalize("NFKC", text)
     lowered = text.lower()
     for what, (pattern, hints) in patterns.items():
         if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
@@ -168,7 +185,9 @@ def _own_names(namespace: str) -> dict[str, str]:
 
 
 def _word(name: str, letters: str) -> _Secret:
-    return _Secret(re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"), (name.lower(),))
+    name = unicodedata.normalize("NFKC", name)
+    pattern = rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"
+    return _Secret(re.compile(pattern, re.IGNORECASE), (name.lower(),))
 
 
 def _literal(text: str, end: str = "") -> _Secret:
