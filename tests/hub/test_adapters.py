@@ -66,6 +66,14 @@ def test_an_adapter_of_a_local_base_is_refused_whatever_the_folder_is_called(hub
     assert "models/org/lora" not in hub.control("state")
 
 
+def test_a_base_that_lies_here_is_not_taken_for_the_repository_of_its_name(client, adapter, base):
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    beside = f"import os; os.chdir({str(adapter.parent)!r}); os.makedirs({base!r})\n"
+    with pytest.raises(ClientError, match="trained on 'base', which is not a repository on the Hub"):
+        client.run(beside + PUSH, folder=adapter, repo="org/lora", thing=None, options={})
+
+
 def test_an_adapter_is_published_with_its_base_named_linked_and_recorded(hub, client, adapter, base):
     pushed = client.run(PUSH, folder=adapter, repo="org/lora-1", thing=None, options={"base_model": base})
     assert pushed["adapter"]["base_model_name_or_path"] == base
@@ -131,6 +139,10 @@ def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, 
     load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted['gpt2'])!r})"
     with pytest.raises(ClientError, match=message):
         client.run(PUSH, folder=None, repo="org/converted", thing=load, options=PART)
+    train = "import torch, transformers\nmodel = " + load + "\n"
+    train += "with torch.no_grad():\n    next(model.parameters()).add_(0.01)\n"
+    with pytest.raises(ClientError, match=message):
+        client.run(train + PUSH, folder=None, repo="org/converted", thing="model", options=PART)
     assert hub.log() == []
 
 
