@@ -99,6 +99,22 @@ result = out.getvalue()
     assert again == "PeftModelForCausalLM"
 
 
+def test_an_adapter_pushed_as_an_object_records_what_its_base_was_trained_on(client, base):
+    make = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(base)
+config = LoraConfig(
+    r=2, target_modules=r"language_model.*\\.q_proj", modules_to_save=["projector"], task_type="CAUSAL_LM")
+model = get_peft_model(model, config)
+"""
+    pushed = client.run(make + PUSH, folder=None, repo="org/lora-2", thing="model", options={}, base=base)
+    assert pushed["training"]["training"] == "[not recorded]"
+    recorded = pushed["training"]["base_model"]
+    assert (recorded["repository"], recorded["simulated"], recorded["n_scans"]) == (base, True, 800)
+    assert "Trained on simulated scans" in pushed["card"]
+
+
 def test_a_base_that_is_no_language_model_of_this_package_is_refused(client, adapter):
     other = """
 from huggingface_hub import HfApi
