@@ -38,6 +38,9 @@ _BEGINNINGS = (
 _NEW = r"(?<![A-Za-z0-9])"  # names of files join words by underscores, which `\b` takes for letters
 _IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
 _VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
+_OPTION = (
+    r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, which may be the next of a list
+)
 _DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _Secret(
@@ -60,21 +63,40 @@ _SECRETS = {
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File"), ("private key", "putty-user-key")
     ),
     "a URL with credentials": _any_of(
-        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+",
-        r"[?&#;](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig)=[\w%.~+/-]{8,}",
-        hints=("://", "?", "&", "#", ";"),
+        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", hints=("://",)
     ),
-    "a password or key": _any_of(
+    "a signed URL": _any_of(
+        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
+        hints=("token=", "key=", "signature=", "sig="),
+    ),
+    "a password": _any_of(
         rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}",
-        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}",
-        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}",
-        rf"(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|(?<![\w-])key{_IS}[0-9a-f]{{32}}",
-        # an option, with its value behind it or in the next line of a list
-        rf"--[\w-]*(?:password|token|secret|api-key)(?:=|\s+(?:\w+: )?)[\"']?(?!-){_VALUE}{{8,}}",
-        rf"\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
-        r"\blogin[ \t]+\S+[ \t]+password[ \t]+\S+|\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+",
-        hints=("passw", "passphrase", "pwd", "secret", "key", "token", "auth", "bearer", "curl"),
+        rf"--[\w-]*password{_OPTION}{_VALUE}{{8,}}|\blogin[ \t]+\S+[ \t]+password[ \t]+\S+",
+        hints=("passw", "passphrase", "pwd"),
     ),
+    "a secret key": _any_of(
+        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}",
+        rf"--[\w-]*(?:secret|api-key){_OPTION}{_VALUE}{{8,}}|(?<![\w-])[\"']?key{_IS}[0-9a-f]{{32}}",
+        hints=(
+            "secret",
+            "api_key",
+            "api-key",
+            "apikey",
+            "access",
+            "account",
+            "private",
+            "key:",
+            'key"',
+            "key=",
+        ),
+    ),
+    "a token": _any_of(
+        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}",
+        rf"(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}",
+        rf"\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
+        hints=("token", "auth:", 'auth"', "auth=", "authorization", "bearer"),
+    ),
+    "a login": _any_of(r"\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+", hints=("curl",)),
 }
 # An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
 _OF_EVERY_MACHINE = (
@@ -102,6 +124,7 @@ _SHARED_ACCOUNTS = (
     *("data", "model", "train", "main", "home", "debian", "app", "build", "agent"),
 )
 # A vocabulary holds every word, user names and paths among them; prose may name its authors.
+_WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
 _PROSE = (
     *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
@@ -136,7 +159,8 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
         is_vocabulary = name.endswith(_VOCABULARIES)
         patterns = dict(secrets)
         if is_vocabulary:
-            del patterns["a local path"], patterns["a password or key"]
+            for what in _WORDS_OF_VOCABULARIES:
+                del patterns[what]
         elif not name.endswith(_PROSE):
             patterns |= {**own_names, "a mail address": _MAIL}
         for place, text in texts_of(name, content):

@@ -116,7 +116,7 @@ IN_MODELS = {
     "json inside of json of json": (
         "training_info.json",
         record(run=json.dumps(json.dumps({"password": "correct-horse"}))),
-        "a password or key",
+        "a password",
     ),
     "escaped json": (
         "training_info.json",
@@ -124,8 +124,8 @@ IN_MODELS = {
         "a local path",
     ),
     "a key of json": ("training_info.json", record(**{"/ceph/lab/x": []}), "a local path"),
-    "arguments": ("training_info.json", record(argv=["--password", "correct-horse"]), "a password or key"),
-    "a list of passwords": ("results.json", record(password=["correct-horse"]), "a password or key"),
+    "arguments": ("training_info.json", record(argv=["--password", "correct-horse"]), "a password"),
+    "a list of passwords": ("results.json", record(password=["correct-horse"]), "a password"),
     "metadata of a card": ("README.md", b"---\nsource: /data1/lab/x\n---\n# M\n", "a local path"),
     "a vocabulary": ("vocab.json", json.dumps({TOKEN: 1}).encode(), "a Hugging Face token"),
     "a vocabulary of pieces": ("tokenizer.model", b"\n\x20\0" + TOKEN.encode(), "a Hugging Face token"),
