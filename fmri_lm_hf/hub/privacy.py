@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import socket
 import unicodedata
@@ -60,7 +61,11 @@ _SECRETS = {
         re.compile(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})"), ("eyj",)
     ),
     "a private key": _Secret(
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File"), ("private key", "putty-user-key")
+        # the last one is how a key begins in base64
+        re.compile(
+            r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|LS0tLS1CRUdJTiB(?:SU0E|QUklW|PUEVO|FQyBQ)"
+        ),
+        ("private key", "putty-user-key", "ls0tls1crudjtib"),
     ),
     "a URL with credentials": _any_of(
         r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", hints=("://",)
@@ -111,12 +116,15 @@ _LOCAL_PATH = _Secret(
         r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
         r"|\b(?:nfs|smb|cifs|afp|sftp|ssh|scp|hdfs)://(?!git@)[\w.@:+~-]+(?:/[\w.@+~-]+)+"
         r"|(?<![\w.%-])%2[Ff][^\W\d][\w.-]*(?:%2[Ff][\w.@+~-]+)+"
+        r"|(?<![\w./~-])(?:home|Users)/[\w.@+-]+/[\w.@+-]+"
         r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
         r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
         r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+"
     ),
     ("/", "\\", "%2f"),
 )
+_NAMES_A_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # of variables of the environment
+_SECRET_LENGTH = 12  # shorter values may be words
 _MAIL = _Secret(re.compile(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
 # Names of accounts that name nobody, and are ordinary words elsewhere.
 _SHARED_ACCOUNTS = (
@@ -189,6 +197,9 @@ def _secret_patterns() -> dict[str, _Secret]:
     token = get_token()
     if token:
         secrets = {"your own Hugging Face token": _literal(token), **secrets}
+    for name, value in os.environ.items():
+        if _NAMES_A_SECRET.search(name) and len(value) >= _SECRET_LENGTH and value != token:
+            secrets[f"the value of ${name}"] = _literal(value)
     secrets["a local path"] = _LOCAL_PATH
     home = str(Path.home())
     if len(home) > len("/root"):

@@ -18,10 +18,10 @@ from hub_processes import ClientError
 from safetensors.numpy import save
 
 TOKEN = "hf_" + "Q7x9" * 9
-USER, HOST = "jdoe-lab17", "node-0342"
+USER, HOST, KEY = "jdoe-lab17", "node-0342", "5f1d" * 10
 PUSH = f"""
 import os, socket
-os.environ["LOGNAME"] = {USER!r}
+os.environ |= {{"LOGNAME": {USER!r}, "WANDB_API_KEY": {KEY!r}}}
 socket.gethostname = lambda: "{HOST}.cluster.example.org"
 from fmri_lm_hf.hub import push_to_hub
 result = list(push_to_hub(folder, repo, **options).left_out)
@@ -81,6 +81,25 @@ IN_MODELS = {
     "a machine in a name": (f"log_{HOST}_1.txt", b"x", "the name of this machine"),
     "a user": ("training_info.json", record(by=f"by {USER.upper()}"), "the name of the local user"),
     "a machine": ("training_info.json", record(run=f"{HOST}.cluster.example.org"), "of this machine"),
+    "a key of the environment": (
+        "training_info.json",
+        record(run=f"with {KEY}"),
+        r"value of \$WANDB_API_KEY \(5f1d5f\.\.\.\)",
+    ),
+    "a file of a bibliography": ("refs.bib", b"file = {:home/jdoe/Zotero/x.pdf:PDF}", "a local path"),
+    "a key in base64": ("notes.md", b"client-key-data: LS0tLS1CRUdJTiBSU0EgUFJJ", "a private key"),
+    "a tokenizer's folder": ("tokenizer_config.json", b'{"name_or_path": "/scratch/x/qwen"}', "a local path"),
+    "an index of weights": (
+        "model.safetensors.index.json",
+        b'{"metadata": {"from": "/lustre/x/y"}, "weight_map": {}}',
+        "a local path",
+    ),
+    "a nested configuration": (
+        "config.json",
+        b'{"model_type": "fmri_lm", "a": [{"b": "/cbica/home/x"}]}',
+        "a local path",
+    ),
+    "a licence": ("LICENSE", b"see /n/fs/lab/licences/x", "a local path"),
     "a mail address": ("training_info.json", record(by="jdoe@example.org"), "a mail address"),
     "a text of an image": (
         "plot.png",
@@ -311,3 +330,23 @@ def test_images_as_they_are_drawn_are_published(hub, client, model):
     put(model, "plot.png", png(chunk(b"tEXt", b"Software\0Matplotlib, https://matplotlib.org/")))
     client.run(PUSH, folder=model, repo="org/planted-none", options={})
     assert "plot.png" in hub.state("models/org/planted-none")["files"]
+
+
+SAVED = f"""
+import pathlib
+import datasets
+rows = datasets.Dataset.from_dict({{"x": ["a"]}})
+rows.info.description, rows.info.citation = "made in /cbica/home/jdoe", "{TOKEN}"
+rows.to_parquet(folder + "/rows.parquet")
+loaded = datasets.load_dataset("parquet", data_files=folder + "/rows.parquet", split="train")
+from fmri_lm_hf.hub import push_to_hub
+from huggingface_hub import snapshot_download
+push_to_hub(rows, "org/planted-info"); push_to_hub(loaded, "org/planted-loaded")
+folders = [pathlib.Path(snapshot_download(f"org/planted-{{name}}", repo_type="dataset")) for name in ("info", "loaded")]
+found = b"".join(path.read_bytes() for place in folders for path in place.rglob("*") if path.is_file())
+result = [word for word in ("{TOKEN}", "cbica", folder) if word.encode() in found]
+"""
+
+
+def test_what_datasets_knows_of_its_source_is_not_published(client, tmp_path):
+    assert client.run(SAVED, folder=str(tmp_path)) == []
