@@ -172,6 +172,19 @@ open(path, "wb").write(b"x" * size)
     assert "Trained on simulated scans" in card
 
 
+def test_a_card_that_arrives_damaged_is_read_again_and_never_published(hub, push, folder):
+    push("org/proxied", folder=folder)
+    hub.faults({"step": "resolve", "act": "corrupt"})
+    card = push("org/proxied", thing="tiny.language_model(seed=2)")["card"]
+    assert any(entry["fault"] for entry in hub.log()), "the fault was not met"
+    assert "Trained on simulated scans" in card
+    before = hub.state("models/org/proxied")["commits"]
+    hub.faults({"step": "resolve", "act": "corrupt", "count": 100})
+    with pytest.raises(ClientError, match=r"arrives with other bytes than .*nothing was committed"):
+        push("org/proxied", thing="tiny.language_model(seed=3)")
+    assert hub.state("models/org/proxied")["commits"] == before
+
+
 CONTROLLED = """
 import pathlib, shutil
 import datasets, tiny
