@@ -186,3 +186,26 @@ ids = torch.arange(1, 9)[None]
 result = (there(input_ids=ids).logits == here(input_ids=ids).logits).all().item()
 """
     assert client.run(compare, folder=folder) is True
+
+
+CONVERT = """
+import contextlib, io, json, pathlib
+from fmri_lm_hf.cli import main
+from huggingface_hub import HfApi
+HfApi().create_repo("org/backbone")
+HfApi().upload_file(path_or_fileobj=json.dumps(config).encode(), path_in_repo="config.json", repo_id="org/backbone")
+words = ["convert-upstream", source, out, "--text-config", "org/backbone", "--encoder-heads", "4"]
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    assert not main(words)
+record = json.loads(pathlib.Path(out, "training_info.json").read_text())["conversion"]
+result = [HfApi().model_info("org/backbone").sha, printed.getvalue(), record["notes"]]
+"""
+
+
+def test_a_conversion_prints_and_records_the_commit_of_the_language_model(client, tmp_path):
+    golden = CONVERSION / "golden" / "qwen3_lora"
+    config = json.loads((golden / "meta.json").read_text())["lm_config"]
+    names = {"source": golden / "checkpoint.pt", "out": tmp_path / "out", "config": config}
+    commit, printed, notes = client.run(CONVERT, **names)
+    assert f"'org/backbone' on the Hub, commit {commit}." in printed
+    assert any(note.endswith(f"'org/backbone' on the Hub, commit {commit}.") for note in notes)
