@@ -180,8 +180,9 @@ def test_the_names_of_user_and_machine_are_found_outside_of_prose(monkeypatch):
     assert find_private({"training_info.json": b'{"run": "by jdoe17"}'}, namespace="jdoe17") == []
 
 
-def test_a_name_is_found_however_its_letters_are_written(monkeypatch):
-    monkeypatch.setenv("LOGNAME", "jos\u00e917")
+@pytest.mark.parametrize("account", ["jos\u00e917", "jose\u030117"])
+def test_a_name_is_found_however_its_letters_are_written(monkeypatch, account):
+    monkeypatch.setenv("LOGNAME", account)
     for written in ("jos\u00e917", "jose\u030117", "JOS\u00c917"):
         record = {"training_info.json": json.dumps({"run": f"by {written}"}).encode()}
         assert len(find_private(record)) == 1, written
