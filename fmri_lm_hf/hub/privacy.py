@@ -146,8 +146,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     Parameters
     ----------
     files : mapping of str to Path or bytes
-        Path in the repository -> local file or content. Text of any kind, every Parquet column that can spell
-        something, and the header of safetensors are read.
+        Path in the repository -> local file or content, of which all is read that can spell something.
     namespace : str, default=""
         The account on the Hub that is published to: the same name as local user is public already.
 
