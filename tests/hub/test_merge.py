@@ -199,6 +199,8 @@ load_scan_dataset("declared-later")[0].save_to_disk("saved")
 things = {
     "load_scan_dataset": lambda: load_scan_dataset("declared-later")[0],
     "selected": lambda: load_scan_dataset("declared-later")[0].select([0]).map(lambda row: {"more": 1}),
+    "batched": lambda: load_scan_dataset("declared-later")[0].batch(2),
+    "renamed": lambda: load_scan_dataset("declared-later")[0].rename_column("bold", "series").sort("scan_id"),
     "load_dataset": lambda: datasets.load_dataset("controlled", split="train"),
     "save_to_disk": lambda: "saved",
     "load_from_disk": lambda: datasets.load_from_disk("saved"),
