@@ -45,7 +45,8 @@ _OPTION = (
 _DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _Secret(
-        re.compile(rf"{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}"), ("hf_", "api_org_")
+        re.compile(rf"hf_[A-Za-z0-9]{{30,}}|{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}"),
+        ("hf_", "api_org_"),
     ),
     "an access key": _Secret(
         re.compile(

@@ -85,6 +85,7 @@ SECRETS = {
     "vault": "hvs." + "aB1" * 10,
     "one part": "eyJ" + "hcGlfYWRk" * 8,
     "joined by _": f"my_{TOKEN}",
+    "joined by nothing": f"my{TOKEN}",
     "putty": "PuTTY-User-Key-File-3: ssh-ed25519",
 }
 HARMLESS = [
