@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,19 @@ def declare_in_features(features: Any, declared: Iterable[str]) -> None:
 
 def declared_in_features(features: Any) -> set[str]:
     """The declarations that the features of a dataset carry."""
-    marks = [getattr(feature, "id", None) or "" for feature in features.values()]
-    return {
-        name for mark in marks if mark.startswith(_MARK) for name in mark.removeprefix(_MARK).split(",")
-    } & set(DECLARATIONS)
+    marks = [mark for mark in _ids(features) if mark.startswith(_MARK)]
+    return {name for mark in marks for name in mark.removeprefix(_MARK).split(",")} & set(DECLARATIONS)
+
+
+def _ids(feature: Any) -> Iterator[str]:
+    """The ids of a feature and of all inside of it: `Dataset.batch` makes lists of what it had."""
+    if isinstance(feature, Mapping):
+        for each in feature.values():
+            yield from _ids(each)
+    else:
+        yield getattr(feature, "id", None) or ""
+        if hasattr(feature, "feature"):
+            yield from _ids(feature.feature)
 
 
 def declared_in_parquet(paths: Iterable[Path]) -> set[str]:

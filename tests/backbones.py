@@ -41,6 +41,7 @@ _LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
 _LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
 _NEXT = {"head_dim": 8, "shared_expert_intermediate_size": 16}
 _NEXT |= {"layer_types": ["linear_attention", "full_attention"]}
+_HYBRID = {"head_dim": 8, "mamba_d_ssm": 16, "mamba_n_heads": 2, "mamba_d_head": 8, "mamba_d_state": 4}
 UNABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "opt-350m": ("opt", _OPT | {"word_embed_proj_dim": 8, "do_layer_norm_before": False}),
     "gpt-neo": (
@@ -52,6 +53,8 @@ UNABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-alibi": ("falcon", _FALCON | {"alibi": True}),
     "qwen3-next": ("qwen3_next", _GROUPED | _EXPERTS | _LINEAR | _NEXT),
     "lfm2": ("lfm2", _GROUPED | {"block_ff_dim": 32, "layer_types": ["conv", "full_attention"]}),
+    "rwkv": ("rwkv", {"hidden_size": 16, "num_hidden_layers": 2, "attention_hidden_size": 16}),
+    "falcon-h1": ("falcon_h1", _GROUPED | _HYBRID),
     "mamba": ("mamba", {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}),
 }
 

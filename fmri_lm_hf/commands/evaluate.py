@@ -13,7 +13,8 @@
     below: {50: younger, .inf: older}
 
 Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json and report.html.
-If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is pushed.
+If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is pushed. The
+commits of what was fetched from the Hub are printed, and recorded in results.json.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder
+    from ..hub.download import fetched_commits
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest, make_splits
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model)
     processor = AutoProcessor.from_pretrained(args.model)
     results = evaluate(model, processor, scans, tasks, splits, n_truth=args.truth, seed=args.seed)
-    results |= {"splits_sha256": splits.sha256}
+    results |= {"splits_sha256": splits.sha256, "commits": fetched_commits([args.model, args.scans])}
     write_json(results, args.out / "results.json")
     write_score_report(args.out / "report.html", results)
     if Path(args.model).is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ from .errors import HubAccessError, retried
 
 __all__ = ["name_base_model", "name_repository_in_adapter", "records_of_base"]
 
+_OF_PEFT = re.compile(r"\.(?:base_layer|original_module)\.")
+
 
 def records_of_base(model: Any, folder: Path) -> None:
     """Write into the folder of a saved PEFT model what is recorded about the model under it, if anything is."""
     if not hasattr(model, "get_base_model") or (folder / "training_info.json").exists():
         return
     base = model.get_base_model()
-    record = base.record_of_weights() if hasattr(base, "record_of_weights") else None
-    if record:
+    if not hasattr(base, "record_of_weights"):
+        return
+    # PEFT puts the base's own weights into layers of its own, where they stay as they are
+    weights = {_OF_PEFT.sub(".", name): tensor for name, tensor in base.state_dict().items()}
+    if record := base.record_of_weights(weights):
         write_json({"training": NOT_RECORDED, "base_model": record}, folder / "training_info.json")
 
 

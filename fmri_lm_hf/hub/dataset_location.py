@@ -15,11 +15,10 @@ def dataset_folder(name: str | Path) -> Path:
     Parameters
     ----------
     name : str or path
-        Something that exists here, or `org/name`. The commit of what was fetched is printed.
+        Something that exists here, or `org/name`.
     """
     name = str(name)
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return Path(name)
-    folder, commit = fetch(name, repo_type="dataset")
-    print(f"{name}: commit {commit}")
+    folder, _ = fetch(name, repo_type="dataset")
     return folder

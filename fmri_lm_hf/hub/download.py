@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .errors import clear_errors, retried
 
-__all__ = ["Verification", "downloaded_commit", "fetch", "is_same", "verify_download"]
+__all__ = ["Verification", "downloaded_commit", "fetch", "fetched_commits", "is_same", "verify_download"]
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,36 @@ def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str 
         validate_repo_id(repo_id)
     except HFValidationError:
         return None
+    if Path(repo_id).exists():
+        return None
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
     reference = storage / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else revision or "main"
     return commit if (storage / "snapshots" / commit).is_dir() else None
+
+
+def fetched_commits(names: Iterable[Any]) -> dict[str, str]:
+    """Print, and return for a record, at which commits models and datasets of these names were fetched.
+
+    Parameters
+    ----------
+    names : iterable
+        What a command was given: ids on the Hub, and anything else, which is passed over.
+
+    Returns
+    -------
+    commits : dict of str to str
+        Id -> commit.
+    """
+    commits = {}
+    for name in names:
+        found = [
+            downloaded_commit(name, repo_type=kind) for kind in ("model", "dataset") if isinstance(name, str)
+        ]
+        for commit in filter(None, found):
+            commits[name] = commit
+            print(f"{name}: commit {commit}")
+    return commits
 
 
 def _fetched(repo_id: str, repo_type: str, commit: str, path: str, again: bool = False) -> str:

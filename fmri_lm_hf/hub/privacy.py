@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import socket
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,76 +23,122 @@ class _Secret(NamedTuple):
     hints: tuple[str, ...]
 
 
+def _any_of(*patterns: str, hints: tuple[str, ...]) -> _Secret:
+    return _Secret(re.compile("|".join(patterns), re.IGNORECASE), hints)
+
+
+# How the keys and tokens of services begin; at least 16 letters, digits and hyphens follow.
+# fmt: off
+_BEGINNINGS = (
+    "AKIA", "ASIA", "AIza", "ya29.", "GOCSPX-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
+    "glrt-", "gldt-", "xapp-", "sk-proj-", "sk-ant-", "sk_live_", "rk_live_", "SG.", "gsk_", "xai-", "pplx-",
+    "nvapi-", "r8_", "npm_", "pypi-", "dckr_pat_", "dop_v1_", "hvs.", "hvb.", "lin_api_", "PMAK-", "figd_",
+    "shpat_", "shpss_", "ntn_", "AGE-SECRET-KEY-1",
+)
+# fmt: on
+_NEW = r"(?<![A-Za-z0-9])"  # names of files join words by underscores, which `\b` takes for letters
+_IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
+_VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
+_OPTION = (
+    r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, which may be the next of a list
+)
+_DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _Secret(
-        re.compile(r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}"), ("hf_", "api_org_")
+        re.compile(rf"hf_[A-Za-z0-9]{{30,}}|{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}"),
+        ("hf_", "api_org_"),
     ),
     "an access key": _Secret(
         re.compile(
-            r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|glpat-[\w-]{20,}"
-            r"|sk-[A-Za-z0-9_-]{32,}|xox[abeprs]-[\w-]{10,}|AIza[\w-]{35}|ya29\.[\w-]{20,}|npm_[A-Za-z0-9]{36}"
-            r"|pypi-[\w-]{40,}|dckr_pat_[\w-]{20,}|nvapi-[\w-]{20,}|r8_[A-Za-z0-9]{30,})"
-            r"|hooks\.slack\.com/services/[\w/]{20,}|AccountKey=[\w+/=]{40,}"
+            rf"{_NEW}(?:{'|'.join(map(re.escape, _BEGINNINGS))})[A-Za-z0-9_-]{{16,}}"
+            rf"|{_NEW}(?:sk-[A-Za-z0-9_-]{{32,}}|xox[abeprs]-[\w-]{{10,}}|dapi[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{30,}})"
+            r"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}"
+            r"|\blogin[ \t]+(?:--\S+[ \t]+)*[0-9a-f]{40}\b"
         ),
-        (
-            *(
-                "akia",
-                "asia",
-                "ghp_",
-                "gho_",
-                "ghu_",
-                "ghs_",
-                "ghr_",
-                "github_pat_",
-                "glpat-",
-                "sk-",
-                "xox",
-                "aiza",
-            ),
-            *("ya29.", "npm_", "pypi-", "dckr_pat_", "nvapi-", "r8_", "hooks.slack", "accountkey="),
-        ),
+        (*map(str.lower, _BEGINNINGS), "sk-", "xox", "dapi", ":aa", "hooks.slack", "api/webhooks/", "login"),
     ),
-    "a web token": _Secret(re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"), ("eyj",)),
-    "a private key": _Secret(re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"), ("private key",)),
-    "a URL with credentials": _Secret(
+    # three parts, or one long one: JSON in the letters of base64
+    "a web token": _Secret(
+        re.compile(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})"), ("eyj",)
+    ),
+    "a private key": _Secret(
+        # the last one is how a key begins in base64
         re.compile(
-            r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:[^\s/@\"']+@"
-            r"|[?&](?:[\w-]*token|[\w-]*key|[\w-]*signature|sig|password)=[\w%.~+/-]{8,}",
-            re.IGNORECASE,
+            r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|LS0tLS1CRUdJTiB(?:SU0E|QUklW|PUEVO|FQyBQ)"
         ),
-        ("://", "?", "&"),
+        ("private key", "putty-user-key", "ls0tls1crudjtib"),
     ),
-    "a password or key": _Secret(
-        re.compile(
-            r"\b(?:\w*password|passwd|\w*secret(?:_?key)?|\w*api_?key|\w*access_?(?:token|key)|auth_?token"
-            r"|hub_token)\b[\"']?\s*[:=]\s*[\"']?(?!None\b|null\b|true\b|false\b|\[)[^\s\"'<>{}]{8,}",
-            re.IGNORECASE,
+    "a URL with credentials": _any_of(
+        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", hints=("://",)
+    ),
+    "a signed URL": _any_of(
+        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
+        hints=("token=", "key=", "signature=", "sig="),
+    ),
+    "a password": _any_of(
+        rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}",
+        rf"--[\w-]*password{_OPTION}{_VALUE}{{8,}}|\blogin[ \t]+\S+[ \t]+password[ \t]+\S+",
+        hints=("passw", "passphrase", "pwd"),
+    ),
+    "a secret key": _any_of(
+        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}",
+        rf"--[\w-]*(?:secret|api-key){_OPTION}{_VALUE}{{8,}}|(?<![\w-])[\"']?key{_IS}[0-9a-f]{{32}}",
+        hints=(
+            "secret",
+            "api_key",
+            "api-key",
+            "apikey",
+            "access",
+            "account",
+            "private",
+            "key:",
+            'key"',
+            "key=",
         ),
-        ("passw", "secret", "apikey", "api_key", "access", "auth", "hub_token"),
     ),
+    "a token": _any_of(
+        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}",
+        rf"(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}",
+        rf"\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
+        hints=("token", "auth:", 'auth"', "auth=", "authorization", "bearer"),
+    ),
+    "a login": _any_of(r"\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+", hints=("curl",)),
 }
 # An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
+_OF_EVERY_MACHINE = (
+    r"usr/(?:bin|include|lib|lib64|libexec|local|sbin|share|src)|etc|dev(?!/shm)|proc|sys|s?bin|lib|lib64"
+)
+_PAGES_OF_THE_HUB = "datasets|spaces|docs|papers|collections"  # to which cards link as `](/datasets/...`
 _LOCAL_PATH = _Secret(
     re.compile(
-        r"(?<![\w./~>)}-])(?<!\]\()/(?!/)(?!usr/(?!users/|home/)|(?:etc|dev|proc|sys|bin|lib|lib64)/)"
-        r"[A-Za-z_][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
+        rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
+        r"\d*[^\W\d][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
         r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
         r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
+        r"|\b(?:nfs|smb|cifs|afp|sftp|ssh|scp|hdfs)://(?!git@)[\w.@:+~-]+(?:/[\w.@+~-]+)+"
+        r"|(?<![\w.%-])%2[Ff][^\W\d][\w.-]*(?:%2[Ff][\w.@+~-]+)+"
+        r"|(?<![\w./~-])(?:home|Users)/[\w.@+-]+/[\w.@+-]+"
         r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
         r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
-        r"|(?<![\\\w])\\\\[\w.-]+\\[\w.$-]+"
+        r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+"
     ),
-    ("/", "\\"),
+    ("/", "\\", "%2f"),
 )
-_MAIL = _Secret(re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
+_NAMES_A_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # of variables of the environment
+_SECRET_LENGTH = 12  # shorter values may be words
+_MAIL = _Secret(re.compile(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
 # Names of accounts that name nobody, and are ordinary words elsewhere.
 _SHARED_ACCOUNTS = (
     *("root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker", "python", "test"),
     *("data", "model", "train", "main", "home", "debian", "app", "build", "agent"),
 )
 # A vocabulary holds every word, user names and paths among them; prose may name its authors.
+_WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
-_PROSE = (".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE")
+_PROSE = (
+    *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
+    *("commit message", "commit description"),
+)
 
 
 def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:
@@ -99,8 +147,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     Parameters
     ----------
     files : mapping of str to Path or bytes
-        Path in the repository -> local file or content. Text of any kind, every Parquet column that can spell
-        something, and the header of safetensors are read.
+        Path in the repository -> local file or content, of which all is read that can spell something.
     namespace : str, default=""
         The account on the Hub that is published to: the same name as local user is public already.
 
@@ -120,7 +167,8 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
         is_vocabulary = name.endswith(_VOCABULARIES)
         patterns = dict(secrets)
         if is_vocabulary:
-            del patterns["a local path"], patterns["a password or key"]
+            for what in _WORDS_OF_VOCABULARIES:
+                del patterns[what]
         elif not name.endswith(_PROSE):
             patterns |= {**own_names, "a mail address": _MAIL}
         for place, text in texts_of(name, content):
@@ -131,6 +179,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
 
 def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
     """What is found first, in the order of the patterns, and where."""
+    text = unicodedata.normalize("NFKC", text)
     lowered = text.lower()
     for what, (pattern, hints) in patterns.items():
         if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
@@ -148,6 +197,9 @@ def _secret_patterns() -> dict[str, _Secret]:
     token = get_token()
     if token:
         secrets = {"your own Hugging Face token": _literal(token), **secrets}
+    for name, value in os.environ.items():
+        if _NAMES_A_SECRET.search(name) and len(value) >= _SECRET_LENGTH and value != token:
+            secrets[f"the value of ${name}"] = _literal(value)
     secrets["a local path"] = _LOCAL_PATH
     home = str(Path.home())
     if len(home) > len("/root"):
@@ -168,7 +220,9 @@ def _own_names(namespace: str) -> dict[str, str]:
 
 
 def _word(name: str, letters: str) -> _Secret:
-    return _Secret(re.compile(rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"), (name.lower(),))
+    name = unicodedata.normalize("NFKC", name)
+    pattern = rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"
+    return _Secret(re.compile(pattern, re.IGNORECASE), (name.lower(),))
 
 
 def _literal(text: str, end: str = "") -> _Secret:

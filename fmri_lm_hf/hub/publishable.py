@@ -6,8 +6,11 @@ nobody meant to show. What may run code when it is opened is refused aloud, sinc
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from .readable import is_text, png_chunks
 
 __all__ = ["PICKLE_SUFFIXES", "check_content", "is_left_behind", "is_publishable"]
 
@@ -56,28 +59,33 @@ def is_publishable(kind: str, name: str) -> bool:
     return _PUBLISHABLE[kind].fullmatch(name) is not None
 
 
-def check_content(name: str, content: Path | bytes) -> None:
+def check_content(name: str, content: Path) -> None:
     """Refuse a file whose content is not what its name says.
 
     Raises
     ------
     ValueError
-        For text that is not UTF-8 (a pickle or an archive under another name), and for images and tables that do
-        not begin as such.
+        For text that is not UTF-8 (a pickle or an archive under another name), for images, tables and vocabularies
+        that do not begin, or do not end, as such, and for weights that cannot be read as safetensors.
     """
-    if isinstance(content, bytes):
-        begin = content[:8]
-    else:
-        with content.open("rb") as file:
-            begin = file.read(8)
     suffix = Path(name).suffix
-    magic = {".png": b"\x89PNG\r\n\x1a\n", ".parquet": b"PAR1"}.get(suffix)
-    if magic is not None:
-        is_right = begin.startswith(magic)
-    elif suffix in (".safetensors", ".arrow", ".model"):
-        return  # read by their own libraries, and scanned as they are
+    if suffix == ".safetensors":
+        _check_safetensors(name, content)
+        return
+    with content.open("rb") as file:
+        begin = file.read(8)
+        file.seek(-min(4, content.stat().st_size), os.SEEK_END)
+        end = file.read()
+    if suffix == ".parquet":
+        is_right = begin.startswith(b"PAR1") and end == b"PAR1"
+    elif suffix == ".arrow":
+        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
+    elif suffix == ".png":
+        is_right = begin == b"\x89PNG\r\n\x1a\n" and all(kind for kind, _ in png_chunks(content.read_bytes()))
+    elif suffix == ".model" and begin.startswith(b"\n"):
+        is_right = True  # of sentencepiece; others hold text
     else:
-        is_right = _is_text(content)
+        is_right = is_text(content.read_bytes())
     if not is_right:
         raise ValueError(
             f"{name} does not hold what its name says: expected {suffix.lstrip('.') or 'text'}, found other bytes "
@@ -85,9 +93,13 @@ def check_content(name: str, content: Path | bytes) -> None:
         )
 
 
-def _is_text(content: Path | bytes) -> bool:
-    raw = content if isinstance(content, bytes) else content.read_bytes()
+def _check_safetensors(name: str, content: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        return "\0" not in raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
+        with safe_open(content, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{name} cannot be read as safetensors ({error}): it is cut short or corrupt; save it again."
+        ) from error

@@ -149,9 +149,12 @@ def push_to_hub(
         split_card(publication.text("README.md") or "")  # an error in it is told before anything is sent
         with_remote_code(publication)
         name_repository_in_adapter(publication, repo_id)
-        _refuse_private(publication.files, repo_id)
-        branch = Branch(api, repo_id, publication.repo_type, revision)
         message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
+        told = {"commit message": message, "commit description": commit_description or ""}
+        _refuse_private(
+            {**publication.files, **{name: text.encode() for name, text in told.items()}}, repo_id
+        )
+        branch = Branch(api, repo_id, publication.repo_type, revision)
 
         def attempt() -> PushResult:
             head = branch.head()

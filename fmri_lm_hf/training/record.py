@@ -11,6 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from ..files import write_json
+from ..hub.download import fetched_commits
 from .arguments import StageArguments
 
 __all__ = ["save_stage", "write_training_info"]
@@ -46,7 +47,8 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
     Parameters
     ----------
     trainer : Trainer
-        With the stage's arguments; local folders among them are recorded by their last name only.
+        With the stage's arguments; local folders among them are recorded by their last name only, what comes from the
+        Hub with its commit.
     preprocessing : FmriFeatureExtractor, FmriLMProcessor or PreTrainedTokenizerBase
     **facts
         For `training_info.json`.
@@ -59,10 +61,12 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.save_pretrained(arguments.output_dir)
     preprocessing.save_pretrained(arguments.output_dir)
+    own = {name: getattr(arguments, name) for name in own_options(type(arguments))}
     write_training_info(
         arguments.output_dir,
         **facts,
-        arguments={name: _public(getattr(arguments, name)) for name in own_options(type(arguments))},
+        arguments={name: _public(value) for name, value in own.items()},
+        commits=fetched_commits(own.values()),
         training_arguments={name: getattr(arguments, name) for name in _RECORDED}
         | {
             "lr_scheduler_type": arguments.lr_scheduler_type.value,

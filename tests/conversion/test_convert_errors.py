@@ -191,13 +191,14 @@ def test_language_model_that_cannot_be_found(changed, monkeypatch):
         changed("qwen3_lora", lambda state, tree: tree.pop("model_args"), text_config=None)
 
 
-@pytest.mark.parametrize("kind", ["configuration", "tokenizer"])
+@pytest.mark.parametrize("kind", ["configuration", "tokenizer", "tokenizer of a kind that has none"])
 def test_code_that_a_checkpoint_names_is_not_run(changed, golden, tmp_path, monkeypatch, kind):
     """A repository named by the file may hold code; nobody is asked whether to run it."""
     folder, marker = tmp_path / "org" / "name", tmp_path / "was_run"
     folder.mkdir(parents=True)
     config = {"configuration": {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}}
     config["tokenizer"] = golden["gpt2"].meta["lm_config"]
+    config["tokenizer of a kind that has none"] = {"model_type": "llama", "num_hidden_layers": 1}
     (folder / "config.json").write_text(json.dumps(config[kind]))
     tokenizer = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
@@ -211,6 +212,9 @@ def test_code_that_a_checkpoint_names_is_not_run(changed, golden, tmp_path, monk
 
     if kind == "configuration":
         with pytest.raises(ValueError, match="'org/name' needs code from its repository, which is not run"):
+            changed("gpt2", name_it, text_config=None)
+    elif kind != "tokenizer":
+        with pytest.raises(ValueError, match="The checkpoint lacks"):
             changed("gpt2", name_it, text_config=None)
     else:
         result = changed("gpt2", name_it, text_config=None)

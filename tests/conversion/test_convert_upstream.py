@@ -161,10 +161,11 @@ def test_prefixes_of_compiled_and_distributed_models_are_stripped(golden, conver
 def test_training_parts_of_an_aligned_tokenizer_are_left_out(golden, converted, tmp_path):
     tree = torch.load(golden["vq_patch10"].folder / "checkpoint.pt", weights_only=True)
     tree["model"] = {f"VQ.{name}": tensor for name, tensor in tree["model"].items()}
-    tree["model"] |= {"x_proj.weight": torch.ones(4, 48), "wte.weight": torch.ones(9, 4)}
+    tree["model"] |= {"x_proj.weight": torch.ones(4, 48), "wte.\x1b]0;owned\x07": torch.ones(9, 4)}
     torch.save(tree, tmp_path / "ckpt.pt")
     result = convert_upstream(tmp_path / "ckpt.pt", tmp_path / "out", encoder_heads=4)
-    assert any("x_proj.weight, wte.weight" in note for note in result.notes)
+    assert any(r"x_proj.weight, wte.\x1b]0;owned\x07" in note for note in result.notes)
+    assert all(note.isprintable() for note in result.notes)
     expected = (converted["vq_patch10"] / "model.safetensors").read_bytes()
     assert (tmp_path / "out/model.safetensors").read_bytes() == expected
 

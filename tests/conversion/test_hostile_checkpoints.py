@@ -88,7 +88,7 @@ PROGRAMS = {
     "many axes": (tensor((1,) * 100, (1,) * 100) + b".", "a shape that is no shape"),
     "colliding integers": (b"}(" + COLLIDING + b"u.", "an integer of 61 bits as a key"),
     "many tuples": (b"}(" + TUPLES + b"u.", "many or long tuples as keys"),
-    "a long tuple": (b"}((" + b"K\x01" * 50 + b"tNs.", "many or long tuples as keys|is damaged"),
+    "a long tuple": (b"}(" + b"K\x01" * 50 + b"tNs.", "many or long tuples as keys"),
     "copies": (
         MANY + b"](" + b"cbuiltins\nset\nh\x00\x85R" * 20_000 + b"e.",
         "copies its own data again and again",

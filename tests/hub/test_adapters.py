@@ -66,6 +66,14 @@ def test_an_adapter_of_a_local_base_is_refused_whatever_the_folder_is_called(hub
     assert "models/org/lora" not in hub.control("state")
 
 
+def test_a_base_that_lies_here_is_not_taken_for_the_repository_of_its_name(client, adapter, base):
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": base}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    beside = f"import os; os.chdir({str(adapter.parent)!r}); os.makedirs({base!r})\n"
+    with pytest.raises(ClientError, match="trained on 'base', which is not a repository on the Hub"):
+        client.run(beside + PUSH, folder=adapter, repo="org/lora", thing=None, options={})
+
+
 def test_an_adapter_is_published_with_its_base_named_linked_and_recorded(hub, client, adapter, base):
     pushed = client.run(PUSH, folder=adapter, repo="org/lora-1", thing=None, options={"base_model": base})
     assert pushed["adapter"]["base_model_name_or_path"] == base
@@ -89,6 +97,22 @@ result = out.getvalue()
         "result = type(AutoPeftModelForCausalLM.from_pretrained('org/lora-1')).__name__"
     )
     assert again == "PeftModelForCausalLM"
+
+
+def test_an_adapter_pushed_as_an_object_records_what_its_base_was_trained_on(client, base):
+    make = """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(base)
+config = LoraConfig(
+    r=2, target_modules=r"language_model.*\\.q_proj", modules_to_save=["projector"], task_type="CAUSAL_LM")
+model = get_peft_model(model, config)
+"""
+    pushed = client.run(make + PUSH, folder=None, repo="org/lora-2", thing="model", options={}, base=base)
+    assert pushed["training"]["training"] == "[not recorded]"
+    recorded = pushed["training"]["base_model"]
+    assert (recorded["repository"], recorded["simulated"], recorded["n_scans"]) == (base, True, 800)
+    assert "Trained on simulated scans" in pushed["card"]
 
 
 def test_a_base_that_is_no_language_model_of_this_package_is_refused(client, adapter):
@@ -131,6 +155,10 @@ def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, 
     load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted['gpt2'])!r})"
     with pytest.raises(ClientError, match=message):
         client.run(PUSH, folder=None, repo="org/converted", thing=load, options=PART)
+    train = "import torch, transformers\nmodel = " + load + "\n"
+    train += "with torch.no_grad():\n    next(model.parameters()).add_(0.01)\n"
+    with pytest.raises(ClientError, match=message):
+        client.run(train + PUSH, folder=None, repo="org/converted", thing="model", options=PART)
     assert hub.log() == []
 
 
@@ -158,3 +186,26 @@ ids = torch.arange(1, 9)[None]
 result = (there(input_ids=ids).logits == here(input_ids=ids).logits).all().item()
 """
     assert client.run(compare, folder=folder) is True
+
+
+CONVERT = """
+import contextlib, io, json, pathlib
+from fmri_lm_hf.cli import main
+from huggingface_hub import HfApi
+HfApi().create_repo("org/backbone")
+HfApi().upload_file(path_or_fileobj=json.dumps(config).encode(), path_in_repo="config.json", repo_id="org/backbone")
+words = ["convert-upstream", source, out, "--text-config", "org/backbone", "--encoder-heads", "4"]
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    assert not main(words)
+record = json.loads(pathlib.Path(out, "training_info.json").read_text())["conversion"]
+result = [HfApi().model_info("org/backbone").sha, printed.getvalue(), record["notes"]]
+"""
+
+
+def test_a_conversion_prints_and_records_the_commit_of_the_language_model(client, tmp_path):
+    golden = CONVERSION / "golden" / "qwen3_lora"
+    config = json.loads((golden / "meta.json").read_text())["lm_config"]
+    names = {"source": golden / "checkpoint.pt", "out": tmp_path / "out", "config": config}
+    commit, printed, notes = client.run(CONVERT, **names)
+    assert f"'org/backbone' on the Hub, commit {commit}." in printed
+    assert any(note.endswith(f"'org/backbone' on the Hub, commit {commit}.") for note in notes)

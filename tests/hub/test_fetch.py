@@ -218,3 +218,43 @@ result = [code, out.getvalue(), err.getvalue()]
     code, _, err = client.run(command, words=["verify", "org/none"])
     assert code == 2
     assert err.startswith("fmri-lm verify: org/none does not exist on")
+
+
+EVALUATE = """
+import contextlib, io, json, pathlib, tiny
+from fmri_lm_hf.cli import main
+from fmri_lm_hf.hub import push_to_hub
+from fmri_lm_hf.scans import write_scan_dataset
+rows = [{"scan_id": f"s{i}", "subject_id": f"u{i}", "site": "AB"[i // 8], "t_r": 2.0, "bold": tiny.scan(i),
+         "sex": "FM"[i % 2]} for i in range(12)]
+write_scan_dataset(rows, folder + "/scans", tiny.atlas())
+commits = {"org/judged-scans": push_to_hub(folder + "/scans", "org/judged-scans").commit}
+commits["org/judged"] = push_to_hub(tiny.save(folder + "/model"), "org/judged").commit
+words = ["--scans", "org/judged-scans", "--labels", "sex", "--holdout-site", "B", "--out", folder + "/out"]
+with contextlib.redirect_stdout(io.StringIO()) as printed:
+    assert not main(["evaluate", "org/judged", *words])
+result = [commits, json.loads(pathlib.Path(folder, "out", "results.json").read_text())["commits"], printed.getvalue()]
+"""
+
+
+def test_an_evaluation_prints_and_records_the_commits_of_what_it_fetched(client, tmp_path):
+    commits, recorded, printed = client.run(EVALUATE, folder=str(tmp_path))
+    assert recorded == commits
+    for name, commit in commits.items():
+        assert f"{name}: commit {commit}\n" in printed
+
+
+def test_a_folder_that_is_called_like_a_repository_has_no_commit(client):
+    make = """
+import os
+from fmri_lm_hf.hub import downloaded_commit
+from huggingface_hub import hf_hub_download
+hf_hub_download("org/open", "config.json")
+before = downloaded_commit("org/open")
+os.makedirs("org/open")
+try:
+    result = [before is None, downloaded_commit("org/open")]
+finally:
+    os.removedirs("org/open")
+"""
+    assert client.run(make) == [False, None]

@@ -172,6 +172,19 @@ open(path, "wb").write(b"x" * size)
     assert "Trained on simulated scans" in card
 
 
+def test_a_card_that_arrives_damaged_is_read_again_and_never_published(hub, push, folder):
+    push("org/proxied", folder=folder)
+    hub.faults({"step": "resolve", "act": "corrupt"})
+    card = push("org/proxied", thing="tiny.language_model(seed=2)")["card"]
+    assert any(entry["fault"] for entry in hub.log()), "the fault was not met"
+    assert "Trained on simulated scans" in card
+    before = hub.state("models/org/proxied")["commits"]
+    hub.faults({"step": "resolve", "act": "corrupt", "count": 100})
+    with pytest.raises(ClientError, match=r"arrives with other bytes than .*nothing was committed"):
+        push("org/proxied", thing="tiny.language_model(seed=3)")
+    assert hub.state("models/org/proxied")["commits"] == before
+
+
 CONTROLLED = """
 import pathlib, shutil
 import datasets, tiny
@@ -186,6 +199,8 @@ load_scan_dataset("declared-later")[0].save_to_disk("saved")
 things = {
     "load_scan_dataset": lambda: load_scan_dataset("declared-later")[0],
     "selected": lambda: load_scan_dataset("declared-later")[0].select([0]).map(lambda row: {"more": 1}),
+    "batched": lambda: load_scan_dataset("declared-later")[0].batch(2),
+    "renamed": lambda: load_scan_dataset("declared-later")[0].rename_column("bold", "series").sort("scan_id"),
     "load_dataset": lambda: datasets.load_dataset("controlled", split="train"),
     "save_to_disk": lambda: "saved",
     "load_from_disk": lambda: datasets.load_from_disk("saved"),

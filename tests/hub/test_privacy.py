@@ -46,6 +46,47 @@ SECRETS = {
     "drive": "D:/lab/scans/x",
     "share": r"\\fileserver\neuro",
     "user homes": "/usr/users/jdoe/x",
+    "people": "/usr/people/jdoe/x",
+    "shared memory": "/dev/shm/jdoe/x",
+    "a digit first": "/4tb/lab/scans",
+    "other letters": "/数据/项目/扫描",
+    "wsl": r"\\wsl$\Ubuntu\home\jdoe",
+    "share, escaped": r"\\\\fileserver\\neuro\\x",
+    "nfs": "nfs://storage/export/x",
+    "sftp": "sftp://node/export/x",
+    "percent": "?path=%2Fhome%2Fjdoe%2Fx",
+    "link": "[scans](/data1/lab/x)",
+    "tag": "<td>/home/jdoe/x</td>",
+    "redirect": "2>/home/jdoe/log.txt",
+    "url without user": "redis://:hunter2@cache.example.org:6379",
+    "url with a token": "https://a8f5f167f44f4964e6c9@git.example.org/x",
+    "database": "Server=x;User Id=jdoe;Password=hunter2;",
+    "query password": "jdbc:mysql://h/db?user=x&password=hunter2",
+    "fragment": "https://example.org/#access_token=abcdefgh12345678",
+    "discord": "https://discord.com/api/webhooks/123456789012345678/" + "aB3" * 20,
+    "bearer": "Authorization: Bearer abcdef0123456789abcdef",
+    "basic": "Authorization: Basic amRvZTpodW50ZXIy",
+    "curl": "curl -u jdoe:hunter2 https://example.org",
+    "netrc": "machine x.org login jdoe password hunter2",
+    "docker": '"auth": "amRvZTpodW50ZXIyMg=="',
+    "kaggle": '{"username": "x", "key": "' + "0a" * 16 + '"}',
+    "plain token": "token: a8f5f167f44f4964",
+    "option": "--token a8f5f167f44f4964e6c9",
+    "option=": "--password=correct-horse",
+    "pwd": "DB_PWD=correct-horse",
+    "passphrase": "passphrase: correct-horse",
+    "header": "X-Auth-Token: a8f5f167f44f4964",
+    "refresh": "refresh_token=a8f5f167f44f4964",
+    "api-key": "api-key: a8f5f167f44f4964",
+    "wandb": "wandb login " + "0a" * 20,
+    "stripe": "sk_live_" + "a1" * 12,
+    "databricks": "dapi" + "0a1b" * 8,
+    "telegram": "123456789:AA" + "h1" * 16,
+    "vault": "hvs." + "aB1" * 10,
+    "one part": "eyJ" + "hcGlfYWRk" * 8,
+    "joined by _": f"my_{TOKEN}",
+    "joined by nothing": f"my{TOKEN}",
+    "putty": "PuTTY-User-Key-File-3: ssh-ed25519",
 }
 HARMLESS = [
     "connectivity between default mode/frontoparietal and/or visual/somatomotor networks, 1/2/3",
@@ -54,7 +95,11 @@ HARMLESS = [
     "/usr/share/fsl/data/standard and /dev/null/x",
     "pad_token: <pad>, bos_token: <s>, token: <|fmri|>",
     "Answer:\nfemale A:\nmale",
-    "[base](/datasets/org/name)",
+    "[base](/datasets/org/name) [app](/spaces/org/name)",
+    "low_pass = transform(0.1), secrets of the trade, --token $HF_TOKEN, bearer of news",
+    "authorization: the committee decides; token: the_first_of_all_tokens; key: sub-01_ses-1_task-rest",
+    "https://medium.com/@user/x https://x.org/a?page=12 git+ssh://git@github.com/org/name",
+    "/usr/bin/python /lib64/ld.so/x ftp://surfer.example.org/pub/data/x.zip C:\n D:\t",
 ]
 
 
@@ -134,6 +179,14 @@ def test_the_names_of_user_and_machine_are_found_outside_of_prose(monkeypatch):
         assert find_private({"README.md": text.encode()}) == []
     assert len(find_private({"data/jdoe17_scans-00000.parquet.md": b""})) == 1
     assert find_private({"training_info.json": b'{"run": "by jdoe17"}'}, namespace="jdoe17") == []
+
+
+@pytest.mark.parametrize("account", ["jos\u00e917", "jose\u030117"])
+def test_a_name_is_found_however_its_letters_are_written(monkeypatch, account):
+    monkeypatch.setenv("LOGNAME", account)
+    for written in ("jos\u00e917", "jose\u030117", "JOS\u00c917"):
+        record = {"training_info.json": json.dumps({"run": f"by {written}"}).encode()}
+        assert len(find_private(record)) == 1, written
 
 
 def test_numbers_are_not_taken_for_text(tmp_path):

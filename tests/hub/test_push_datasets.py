@@ -42,6 +42,7 @@ def test_a_scan_dataset_is_pushed_with_its_atlas_and_a_card_of_what_is_in_it(hub
     assert {"atlas.json", "provenance.json", "README.md", "data/train-00000.parquet"} <= set(state["files"])
     metadata = DatasetCard(pushed["card"]).data.to_dict()
     assert metadata["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
+    assert metadata["license"] == "unknown"
     assert 'load_dataset("org/rest-scans", split="train")' in pushed["card"]
     assert "| A | 3 | 3 | 2.0 |" in pushed["card"]
     again = client.run(PUSH, folder=tmp_path / "scans", repo="org/rest-scans", options={})

@@ -57,6 +57,8 @@ REASONS = {
     "falcon-alibi": r"'falcon'.*fails on a prepared attention mask with position ids \(ValueError",
     "qwen3-next": "'qwen3_next'.*keep a running state in place of attention.*cache cannot be repeated",
     "lfm2": "'lfm2'.*keep a running state in place of attention.*cache cannot be repeated",
+    "rwkv": "'rwkv'.*keep a running state in place of attention",
+    "falcon-h1": "'falcon_h1'.*keep a running state in place of attention",
     "mamba": "'mamba'.*keep a running state in place of attention",
 }
 
