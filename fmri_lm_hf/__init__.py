@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
-    from .pipelines import FmriHypothesisPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline
+    from .pipelines import (
+        FmriDecisionPipeline,
+        FmriHypothesisPipeline,
+        FmriToTextPipeline,
+        FmriZeroShotClassificationPipeline,
+    )
     from .reader import load_reader
 
 _HOME = {
     "Atlas": ".models.atlas",
+    "FmriDecisionPipeline": ".pipelines",
     "FmriFeatureExtractor": ".models.feature_extraction_fmri",
     "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
@@ -41,6 +47,7 @@ _HOME = {
 
 __all__ = [
     "Atlas",
+    "FmriDecisionPipeline",
     "FmriFeatureExtractor",
     "FmriHypothesisPipeline",
     "FmriLMConfig",
