@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         FmriZeroShotClassificationPipeline,
     )
     from .reader import load_reader
+    from .training.backbone import load_text_backbone
 
 _HOME = {
     "Atlas": ".models.atlas",
@@ -43,6 +44,7 @@ _HOME = {
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
     "load_reader": ".reader",
+    "load_text_backbone": ".training.backbone",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "ScanError",
     "__version__",
     "load_reader",
+    "load_text_backbone",
 ]
 
 
