@@ -73,7 +73,7 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, Any]:
     Returns
     -------
     language_model : PreTrainedModel
-        Nothing about it remembers the file: transformers will not save a model that it read from one.
+        Dequantized: transformers neither trains nor saves weights that are packed.
     text_tokenizer : PreTrainedTokenizerBase
         As the file has it, with its chat template; padding on the left.
     """
@@ -81,4 +81,7 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, Any]:
     language_model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    return language_model, AutoTokenizer.from_pretrained(**where, padding_side="left")
+    text_tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
+    # what is saved says which weights these were, not where they lay
+    language_model.config._name_or_path = text_tokenizer.name_or_path = file.stem
+    return language_model, text_tokenizer

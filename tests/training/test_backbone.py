@@ -139,7 +139,11 @@ def test_a_gguf_file_gives_its_model_ready_to_be_trained_and_saved(text_model, g
 
     backbone.language_model.save_pretrained(tmp_path)
     backbone.text_tokenizer.save_pretrained(tmp_path)
-    assert str(gguf_file.parent) not in (tmp_path / "config.json").read_text()
+    reader, processor = pretrained_reader(str(gguf_file), ATLAS)
+    reader.save_pretrained(tmp_path / "reader")
+    processor.save_pretrained(tmp_path / "reader")
+    for file in [*tmp_path.glob("*.json"), *(tmp_path / "reader").glob("*.json")]:
+        assert str(gguf_file.parent) not in file.read_text(encoding="utf-8"), file.name
     ids = torch.tensor([own(messages[0]["content"])["input_ids"]])
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(again(ids).logits, expected(ids).logits)
