@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
-    from .pipelines import FmriHypothesisPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline
+    from .pipelines import (
+        FmriDecisionPipeline,
+        FmriHypothesisPipeline,
+        FmriToTextPipeline,
+        FmriZeroShotClassificationPipeline,
+    )
     from .reader import load_reader
+    from .training.backbone import load_text_backbone
 
 _HOME = {
     "Atlas": ".models.atlas",
+    "FmriDecisionPipeline": ".pipelines",
     "FmriFeatureExtractor": ".models.feature_extraction_fmri",
     "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
@@ -37,10 +44,12 @@ _HOME = {
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
     "load_reader": ".reader",
+    "load_text_backbone": ".training.backbone",
 }
 
 __all__ = [
     "Atlas",
+    "FmriDecisionPipeline",
     "FmriFeatureExtractor",
     "FmriHypothesisPipeline",
     "FmriLMConfig",
@@ -53,6 +62,7 @@ __all__ = [
     "ScanError",
     "__version__",
     "load_reader",
+    "load_text_backbone",
 ]
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..corpus.facts import fact_measure
 from ..corpus.faithfulness import parse_claims
 from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no_scan, scan_facts
-from ..models.answers import answer_log_probabilities, encode_question
+from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
@@ -98,7 +98,7 @@ def scan_pairs(
 def level_probabilities(
     model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, pairs: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """How probable a model finds each level of each network pair, asked one question at a time.
+    """How probable a model finds each level of each network pair, each question for itself.
 
     Parameters
     ----------
@@ -116,15 +116,15 @@ def level_probabilities(
     names = scan_pairs(processor, inputs)[2]
     first, second = pair_indices(len(names)).tolist()
     chosen = range(len(first)) if pairs is None else pairs
-    asked = []
-    for pair in tqdm(chosen, desc="Pairs", unit="question", disable=len(chosen) < 10):
-        question = level_question([names[first[pair]], names[second[pair]]])
-        prompt, answers = encode_question(processor, question, LEVELS)
-        scores = [
-            answer_log_probabilities(model, prompt, answers, **batch).cpu() for batch in _batches(inputs)
-        ]
-        asked.append(torch.cat(scores).softmax(-1))
-    return torch.stack(asked, dim=1)
+    asked = [
+        encode_question(processor, level_question([names[first[pair]], names[second[pair]]]), LEVELS)
+        for pair in chosen
+    ]
+    scores = [
+        torch.stack([each.cpu() for each in answers_to_questions(model, asked, **batch)], dim=1)
+        for batch in tqdm(_batches(inputs), desc="Levels of pairs", unit="batch", disable=len(asked) < 10)
+    ]
+    return torch.cat(scores).softmax(-1)
 
 
 def pair_level_truth(

@@ -34,6 +34,7 @@ _AUTO_MAPS = {
 _PIPELINES = {
     "fmri-zero-shot-classification": "pipeline_zero_shot_classification.FmriZeroShotClassificationPipeline",
     "fmri-to-text": "pipeline_fmri_to_text.FmriToTextPipeline",
+    "fmri-decision": "pipeline_decision.FmriDecisionPipeline",
 }
 _EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_fmri.FmriFeatureExtractor"}
 _PROCESSOR_MAP = {"AutoProcessor": "processing_fmri_lm.FmriLMProcessor"}

@@ -1,93 +1,185 @@
-"""How probable a model finds each of several answers to a question about scans."""
+"""How probable a model finds each of several answers to questions about scans."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from .modeling_fmri_lm import FmriLMForCausalLM
 from .processing_fmri_lm import FmriLMProcessor
 
+MAX_ROWS = 512  # answers that go on from copies of the cache at once
+
+# Ids of a prompt, and of each of its answers.
+Asked = tuple[Sequence[int], Sequence[Sequence[int]]]
+
 
 def encode_question(
-    processor: FmriLMProcessor, question: str, answers: Sequence[str], with_scan: bool = True
+    processor: FmriLMProcessor,
+    question: str | Sequence[dict[str, Any]],
+    answers: Sequence[str],
+    with_scan: bool = True,
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a question about one scan and of each answer, in the form of the chat template.
 
     The ids of an answer include what the template writes behind it, so that their probability is that of the
-    whole answer and not of every text that begins with it. With ``with_scan=False`` the question stands
-    alone, as a text-only control.
+    whole answer and not of every text that begins with it. The scan comes first, unless the question is a list of
+    content blocks that says where it is. With ``with_scan=False`` the question stands alone, as a text-only control.
     """
     if not answers:
         raise ValueError("No answers to choose from: give at least one candidate label.")
-    content = [{"type": "fmri"}] if with_scan else []
-    user = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    if isinstance(question, str):
+        scan = [{"type": "fmri"}] if with_scan else []
+        question = [*scan, {"type": "text", "text": question}]
+    user = {"role": "user", "content": question}
     split = [processor.split_chat([user, {"role": "assistant", "content": answer}]) for answer in answers]
     return processor.tokenize(split[0][0][0]), [processor.tokenize(pieces[1][0]) for pieces in split]
 
 
-@torch.inference_mode()
 def answer_log_probabilities(
     model: FmriLMForCausalLM,
     prompt_ids: Sequence[int],
     answer_ids: Sequence[Sequence[int]],
     **scans: torch.Tensor,
 ) -> torch.Tensor:
-    """Log-probability of each whole answer for each scan.
+    """Log-probability of each whole answer to one question about each scan, (n_scans, n_answers).
 
-    The prompt is read once a scan; all answers go on from its cache.
+    As `answers_to_questions` has them for many questions.
+    """
+    return answers_to_questions(model, [(prompt_ids, answer_ids)], **scans)[0]
+
+
+@torch.inference_mode()
+def answers_to_questions(
+    model: FmriLMForCausalLM, asked: Sequence[Asked], **scans: torch.Tensor
+) -> list[torch.Tensor]:
+    """Log-probability of each whole answer to each of several questions about each scan.
+
+    A scan is read once, with all that the prompts begin with in common. Each question goes on from there, and each
+    answer from its question; none sees another.
 
     Parameters
     ----------
     model : FmriLMForCausalLM
-    prompt_ids : sequence of int
-        Ids of a prompt about one scan (or none), from `encode_question`.
-    answer_ids : sequence of sequences of int
+    asked : sequence of (prompt ids, ids of its answers)
+        From `encode_question`; each prompt about the same scan (or about none).
     **scans : torch.Tensor
-        `input_values` or `fmri_features`, and masks, each with one row a scan; none for a text-only prompt.
+        `input_values` or `fmri_features`, and masks, each with one row a scan; none for text-only prompts.
 
     Returns
     -------
-    torch.Tensor of shape (n_scans, n_answers)
-        Natural logarithms, summed over the tokens of an answer.
+    list of torch.Tensor of shape (n_scans, n_answers)
+        For each question, natural logarithms, summed over the tokens of an answer.
+
+    Raises
+    ------
+    ValueError
+        When prompts differ before their scan.
     """
-    device = model.device
-    scans = {name: values.to(device) for name, values in scans.items()}
+    scans = {name: values.to(model.device) for name, values in scans.items()}
     n_scans = max((len(values) for values in scans.values()), default=1)
-    n_answers = len(answer_ids)
-
-    prompt = torch.tensor(prompt_ids, device=device).expand(n_scans, -1)
-    masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
-    prompt_mask = model.get_attention_mask(prompt, **masks)
-    read = model(input_ids=prompt, attention_mask=prompt_mask, use_cache=True, logits_to_keep=1, **scans)
-
-    longest = max(map(len, answer_ids))
-    answers = torch.zeros(n_answers, longest, dtype=torch.long, device=device)
-    present = torch.zeros_like(answers)
-    for row, ids in enumerate(answer_ids):
-        answers[row, : len(ids)] = torch.tensor(ids, device=device)
-        present[row, : len(ids)] = 1
-    answers, present = (
-        answers.repeat(n_scans, 1),
-        present.repeat(n_scans, 1),
-    )  # (n_scans * n_answers, longest)
-
-    logits = read.logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
-    if longest > 1:
-        read.past_key_values.batch_repeat_interleave(n_answers)
-        first = int(model.get_position_ids(prompt[:1])[0, -1]) + 1
-        going_on = model(
-            input_ids=answers[:, :-1],
-            attention_mask=torch.cat(
-                [prompt_mask.repeat_interleave(n_answers, dim=0), present[:, :-1]], dim=1
-            ),
-            position_ids=torch.arange(first, first + longest - 1, device=device).expand(len(answers), -1),
-            past_key_values=read.past_key_values,
+    prompts = [list(prompt) for prompt, _ in asked]
+    n_shared = _n_shared(prompts)
+    if any(model.config.fmri_token_id in prompt[n_shared:] for prompt in prompts):
+        raise ValueError(
+            "The prompts differ before the end of their scan, so that it cannot be read once for all of them: write "
+            "each question behind the scan, or ask one at a time."
         )
-        logits = torch.cat([logits, going_on.logits], dim=1)  # (n_scans * n_answers, longest, vocab_size)
+    past = _Past(model, n_scans)
+    if n_shared:
+        shared = torch.tensor(prompts[0][:n_shared], device=model.device).expand(n_scans, -1)
+        masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
+        past.mask = model.get_attention_mask(shared, **masks)
+        read = model(input_ids=shared, attention_mask=past.mask, use_cache=True, logits_to_keep=1, **scans)
+        past.cache = read.past_key_values
+        past.first = model.get_position_ids(shared)[:, -1] + 1
+    n_answers = max(len(answers) for _, answers in asked)
+    n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
+    found: list[torch.Tensor] = []
+    for start in range(0, len(asked), n_at_once):
+        chunk = [
+            (prompt[n_shared:], answers)
+            for prompt, (_, answers) in zip(prompts[start:], asked[start : start + n_at_once], strict=False)
+        ]
+        found += _answers(past, chunk, n_answers)
+    return found
+
+
+class _Past:
+    """What was read before: a cache of `n_rows` rows, what of it is hidden, and the position that comes next."""
+
+    def __init__(self, model: FmriLMForCausalLM, n_rows: int):
+        self.model = model
+        self.cache: Any = None
+        self.mask = torch.ones(n_rows, 0, dtype=torch.long, device=model.device)
+        self.first = torch.zeros(n_rows, dtype=torch.long, device=model.device)
+
+    def repeated(self, n: int) -> _Past:
+        """With each row `n` times."""
+        again = _Past(self.model, 0)
+        again.cache = copy.deepcopy(self.cache)
+        if again.cache is not None:
+            again.cache.batch_repeat_interleave(n)
+        again.mask = self.mask.repeat_interleave(n, dim=0)
+        again.first = self.first.repeat_interleave(n)
+        return again
+
+    def read(self, ids: torch.Tensor, present: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Go on with tokens of every row, those not `present` hidden; return logits."""
+        positions = self.first[:, None] + (present.cumsum(1) - 1).clamp_min(0)
+        self.mask = torch.cat([self.mask, present], dim=1)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            **options,
+        )
+        self.cache, self.first = output.past_key_values, self.first + present.sum(1)
+        return output.logits
+
+
+def _answers(past: _Past, asked: Sequence[Asked], n_answers: int) -> list[torch.Tensor]:
+    """Scores of the answers to questions that go on from the same past: for each (n_scans, n_answers)."""
+    n_scans, device = len(past.mask), past.mask.device
+    questions, present = _rows([question for question, _ in asked], device, left=True)
+    past = past.repeated(len(asked))
+    first_logits = past.read(questions.repeat(n_scans, 1), present.repeat(n_scans, 1), logits_to_keep=1)
+
+    # as many answers for every question, those that it has not got being empty
+    all_ids = [ids for _, answers in asked for ids in [*answers, *[()] * (n_answers - len(answers))]]
+    answers, present = (each.repeat(n_scans, 1) for each in _rows(all_ids, device))
+    logits = first_logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
+    if answers.shape[1] > 1:
+        going_on = past.repeated(n_answers).read(answers[:, :-1], present[:, :-1])
+        logits = torch.cat([logits, going_on], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
     log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
-    return (log_probabilities * present).sum(-1).view(n_scans, n_answers)
+    scores = (log_probabilities * present).sum(-1).view(n_scans, len(asked), n_answers)
+    return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 
 
-__all__ = ["answer_log_probabilities", "encode_question"]
+def _n_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with; at least the last of each is its own."""
+    n = min(map(len, prompts)) - 1
+    return next((k for k in range(n) if len({prompt[k] for prompt in prompts}) > 1), n)
+
+
+def _rows(
+    ids: Sequence[Sequence[int]], device: torch.device, left: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids of different lengths as one tensor, and where they are: both (n, longest)."""
+    longest = max(map(len, ids))
+    rows = torch.zeros(len(ids), longest, dtype=torch.long, device=device)
+    present = torch.zeros_like(rows)
+    for row, each in enumerate(ids):
+        place = slice(longest - len(each), None) if left else slice(0, len(each))
+        rows[row, place] = torch.tensor(each, dtype=torch.long, device=device)
+        present[row, place] = 1
+    return rows, present
+
+
+__all__ = ["Asked", "answer_log_probabilities", "answers_to_questions", "encode_question"]

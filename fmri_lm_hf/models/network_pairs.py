@@ -165,10 +165,7 @@ class NetworkPairEmbedding(nn.Module):
         """
         dtype = self.value_in.weight.dtype  # which may be higher than the language model's
         features = features[..., :N_FEATURES].float()
-        value, *ranks = (features[:, 1:, column, None] for column in (VALUE, RANK, MAGNITUDE_RANK))
-        points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
-        points += [torch.tanh((rank - _rank_points().to(value)) / 0.1) for rank in ranks]
-        values = self.value_out(F.gelu(self.value_in(torch.cat(points, dim=-1).to(dtype))))
+        values = self.value_out(self.value_features(features[:, 1:]))
 
         names, is_id = names[:, :, :MAX_NAME_TOKENS].to(dtype), is_id[:, :, :MAX_NAME_TOKENS, None]
         ordered = names * self.name_order[: names.shape[2]]
@@ -181,6 +178,13 @@ class NetworkPairEmbedding(nn.Module):
         )
         pairs = self.scale * (_unit(names[:, first] + others) + _unit(values))
         return torch.cat([self.scan(features[:, :1].to(dtype)), pairs], dim=1)
+
+    def value_features(self, features: torch.Tensor) -> torch.Tensor:
+        """What is made of the features of pairs (..., N_FEATURES) before `value_out`: (..., hidden_size)."""
+        value, *ranks = (features[..., column, None] for column in (VALUE, RANK, MAGNITUDE_RANK))
+        points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
+        points += [torch.tanh((rank - _rank_points().to(value)) / 0.1) for rank in ranks]
+        return F.gelu(self.value_in(torch.cat(points, dim=-1).to(self.value_in.weight.dtype)))
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -198,7 +202,9 @@ def _rank_points() -> torch.Tensor:
 
 __all__ = [
     "MAX_NAME_TOKENS",
+    "N_FEATURES",
     "PRESENT",
+    "VALUE",
     "NetworkPairEmbedding",
     "network_pair_features",
     "network_pair_values",

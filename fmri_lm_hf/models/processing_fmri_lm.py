@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,14 @@ from .hub_mixin import PublishedOnHub
 # For tokenizers that come without a chat template, such as GPT-2's.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] }}{{ eos_token }}{{ '\n' }}"
+    "{% if message['role'] == 'assistant' %}{{ 'Answer: ' }}"
+    "{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ message['content'] + '\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
 )
+# Keywords of `apply_chat_template` that are about calling the processor; all others are variables of the template.
+_CALL_OPTIONS = ("t_r", "padding", "max_length", "truncation")
 
 
 class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
@@ -128,28 +131,44 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             ``input_values`` (n_scans, n_rois, n_timepoints), ``roi_mask`` (n_scans, n_rois) and
             ``padding_mask`` (n_scans, n_timepoints) if there are scans.
         """
+        if text is None and fmri is None:
+            raise ValueError("Nothing to process: give `text`, `fmri` or both.")
+        ids = None
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            ids = [self.tokenizer(each, add_special_tokens=add_special_tokens)["input_ids"] for each in texts]
+        return self._join(ids, fmri, t_r, padding, max_length, return_tensors, truncation)
+
+    def _join(
+        self,
+        ids: list[list[int]] | None,
+        fmri: Any = None,
+        t_r: float | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        return_tensors: str | None = "pt",
+        truncation: bool | str | None = None,
+    ) -> BatchFeature:
+        """Model inputs from token ids with a single placeholder id for each scan, and from the scans."""
         if truncation:
             raise ValueError(
                 "Prompts with scans are not truncated, which could cut a scan. Shorten the text instead."
             )
-        if text is None and fmri is None:
-            raise ValueError("Nothing to process: give `text`, `fmri` or both.")
         scans = (
             BatchFeature()
             if fmri is None
             else self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
         )
-        if text is None:
+        if ids is None:
             return scans
-        texts = [text] if isinstance(text, str) else list(text)
         n_scans = 0 if fmri is None else len(scans["input_values"])
-        found = sum(each.count(self.fmri_token) for each in texts)
+        found = sum(each.count(self.fmri_token_id) for each in ids)
         if found != n_scans:
             raise ValueError(
                 f"Found {found} `{self.fmri_token}` in the text but received {n_scans} scan(s). "
                 f"Write one `{self.fmri_token}` where each scan belongs."
             )
-        ids = [self.tokenize(each, add_special_tokens=add_special_tokens) for each in texts]
+        ids = [self._expand(each) for each in ids]
         encoded = self.tokenizer.pad(
             {"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]},
             padding=padding,
@@ -158,13 +177,20 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         )
         return BatchFeature({**encoded, **scans}, tensor_type=None)
 
+    def _expand(self, ids: Sequence[int], values: Sequence[int] | None = None) -> list[int]:
+        """Token ids with those of a scan for each placeholder; or other values of each id, repeated alike."""
+        scan = [*self.fmri_start_ids, *[self.fmri_token_id] * self.n_tokens, *self.fmri_end_ids]
+        expanded: list[int] = []
+        for token_id, value in zip(ids, ids if values is None else values, strict=True):
+            if token_id != self.fmri_token_id:
+                expanded.append(value)
+            else:
+                expanded.extend(scan if values is None else [value] * len(scan))
+        return expanded
+
     def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text, each `<fmri>` expanded to the ids that stand for a scan."""
-        ids: list[int] = []
-        scan = [*self.fmri_start_ids, *[self.fmri_token_id] * self.n_tokens, *self.fmri_end_ids]
-        for token_id in self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]:
-            ids.extend(scan if token_id == self.fmri_token_id else [token_id])
-        return ids
+        return self._expand(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(
         self,
@@ -172,12 +198,42 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         add_generation_prompt: bool = False,
         tokenize: bool = False,
         return_tensors: str | None = "pt",
+        *,
+        chat_template: str | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        sanitize_control_tokens: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs,
-    ) -> str | list[str] | BatchFeature:
+    ) -> Any:
         """Render conversations whose messages hold text and scans, and tokenize them if asked.
 
         A message's content is a string, or a list of blocks ``{"type": "text", "text": ...}`` and
-        ``{"type": "fmri", "fmri": scan}``. With `tokenize`, the result is that of calling the processor.
+        ``{"type": "fmri", "fmri": scan}``. Options are those of the tokenizer's `apply_chat_template`.
+
+        Parameters
+        ----------
+        conversation : list of dict, or list of these lists
+        add_generation_prompt, tokenize : bool, default=False
+        return_tensors : str, optional
+        chat_template : str, optional
+            In place of the processor's own.
+        return_dict : bool, default=True
+            Whether tokenizing gives all model inputs, or `input_ids` alone.
+        return_assistant_tokens_mask : bool, default=False
+            Also return `assistant_masks` of shape (batch, n_positions): 1 on what the assistant says, as far as the
+            template marks it with ``{% generation %}``.
+        sanitize_control_tokens : bool, default=False
+            Encode control tokens in the messages as plain text; for chats without scans.
+        processor_kwargs : mapping, optional
+            Options of calling the processor: `t_r`, `padding`, `max_length`. They may also be given by themselves.
+        **kwargs
+            `tools`, `documents`, `continue_final_message`, and variables of the template such as `enable_thinking`.
+
+        Returns
+        -------
+        str, list of str, BatchFeature or torch.Tensor
+            Text, or with `tokenize` what calling the processor gives, always with a batch axis.
 
         Examples
         --------
@@ -188,12 +244,22 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         batch: Any = (
             conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
         )
-        texts = [self.render_chat(messages, add_generation_prompt) for messages in batch]
-        kwargs.pop("return_dict", None)  # tokenized inputs always are one
+        calling = dict(processor_kwargs or {})
+        calling |= {name: kwargs.pop(name) for name in _CALL_OPTIONS if name in kwargs}
+        options = {
+            "chat_template": chat_template or self.chat_template,
+            "add_generation_prompt": add_generation_prompt,
+            "return_assistant_tokens_mask": return_assistant_tokens_mask,
+            "sanitize_control_tokens": sanitize_control_tokens,
+            **kwargs,
+        }
+        flat = [[self._as_text(message) for message in messages] for messages in batch]
         if not tokenize:
-            if kwargs:
-                raise TypeError(f"Options of tokenizing, but `tokenize` is False: {sorted(kwargs)}.")
+            if calling:
+                raise TypeError(f"Options of tokenizing, but `tokenize` is False: {sorted(calling)}.")
+            texts = self.tokenizer.apply_chat_template(flat, tokenize=False, **options)
             return texts if batch is conversation else texts[0]
+
         blocks = [block for messages in batch for message in messages for block in _blocks(message)]
         scans = [block.get("fmri") for block in blocks if block["type"] == "fmri"]
         if any(scan is None for scan in scans):
@@ -201,26 +267,41 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
                 'A content block of type \'fmri\' holds no scan: write {"type": "fmri", "fmri": scan}, '
                 "or render the text alone with `tokenize=False`."
             )
-        return self(
-            text=texts, fmri=scans or None, add_special_tokens=False, return_tensors=return_tensors, **kwargs
-        )
+        if scans and sanitize_control_tokens:
+            raise ValueError(
+                f"`sanitize_control_tokens` would also make plain text of the `{self.fmri_token}` where scans belong: "
+                "leave it out of chats with scans."
+            )
+        read = self.tokenizer.apply_chat_template(flat, tokenize=True, return_dict=True, **options)
+        inputs = self._join(read["input_ids"], scans or None, return_tensors=return_tensors, **calling)
+        if return_assistant_tokens_mask:
+            masks = map(self._expand, read["input_ids"], read["assistant_masks"])
+            inputs["assistant_masks"] = self._padded(list(masks), inputs["input_ids"])
+            inputs.convert_to_tensors(return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _padded(self, rows: list[list[int]], like: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows with zeros where those of `like` were padded."""
+        padded = []
+        for row, other in zip(rows, like, strict=True):
+            zeros = [0] * (len(other) - len(row))
+            padded.append(zeros + row if self.tokenizer.padding_side == "left" else row + zeros)
+        return padded
 
     def render_chat(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
         """The text of a conversation in the form of the chat template, with `<fmri>` for each scan."""
-        flat = [{**message, "content": self._as_text(message)} for message in messages]
-        return self.tokenizer.apply_chat_template(
-            flat,
-            chat_template=self.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
+        return self.apply_chat_template(messages, add_generation_prompt)
 
-    def _as_text(self, message: dict) -> str:
+    def _as_text(self, message: dict) -> dict:
+        """A message whose content, if it is a list of blocks, is their text, with `<fmri>` for each scan."""
+        if not isinstance(message.get("content"), (list, tuple)):
+            return message
         blocks = _blocks(message)
         unknown = [block["type"] for block in blocks if block["type"] not in ("fmri", "text")]
         if unknown:
             raise ValueError(f"Content blocks must have type 'text' or 'fmri', found {unknown[0]!r}.")
-        return "".join(self.fmri_token if block["type"] == "fmri" else block["text"] for block in blocks)
+        text = "".join(self.fmri_token if block["type"] == "fmri" else block["text"] for block in blocks)
+        return {**message, "content": text}
 
     def split_chat(self, messages: list[dict]) -> list[tuple[str, bool]]:
         """Cut a rendered conversation into pieces: (text, whether the assistant says it).
@@ -265,8 +346,9 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
 
 
 def _blocks(message: dict) -> list[dict]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    """The blocks of a message's content; none of a plain string, or of a message that only calls tools."""
+    content = message.get("content")
+    return list(content) if isinstance(content, (list, tuple)) else []
 
 
 __all__ = ["FmriLMProcessor"]

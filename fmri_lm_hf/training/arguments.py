@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from ..files import project_folder
 
-__all__ = ["LanguageModelArguments", "StageArguments", "argument", "parse"]
+__all__ = ["AdapterArguments", "LanguageModelArguments", "StageArguments", "argument", "parse"]
 
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
@@ -55,8 +55,17 @@ class StageArguments(TrainingArguments):
 
 
 @dataclass
-class LanguageModelArguments(StageArguments):
-    """What stages 2 and 3 share: how training scans are varied, and LoRA."""
+class AdapterArguments(StageArguments):
+    """LoRA, in stages that train a language model."""
+
+    lora_rank: int = argument("rank of adapters to train instead of all weights; 0 trains all weights", 0)
+    lora_alpha: int = argument("adapters are scaled by lora_alpha / lora_rank", 32)
+    lora_dropout: float = argument("dropout in the adapters", 0.0)
+
+
+@dataclass
+class LanguageModelArguments(AdapterArguments):
+    """What stages 2 and 3 share: how training scans are varied."""
 
     n_windows: int = argument(
         "random windows in time of each training scan that are met beside the whole scan, as other samples of the "
@@ -78,9 +87,6 @@ class LanguageModelArguments(StageArguments):
         "prompts without a scan, or with noise in its place, as a share of the scans: the answer is that there is none",
         0.0,
     )
-    lora_rank: int = argument("rank of adapters to train instead of all weights; 0 trains all weights", 0)
-    lora_alpha: int = argument("adapters are scaled by lora_alpha / lora_rank", 32)
-    lora_dropout: float = argument("dropout in the adapters", 0.0)
 
     def __post_init__(self):
         super().__post_init__()

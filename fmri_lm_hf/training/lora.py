@@ -4,22 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .arguments import LanguageModelArguments
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from .arguments import AdapterArguments
 
-__all__ = ["lora_config"]
+__all__ = ["add_adapter", "lora_config"]
 
 
-def lora_config(model: Any, arguments: LanguageModelArguments, **options: Any) -> LoraConfig:
+def add_adapter(model: FmriLMForCausalLM, arguments: AdapterArguments) -> PeftModel | None:
+    """Train a language model through adapters, and what joins it to scans, which starts fresh, as a whole.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM
+        Is changed itself.
+    arguments : AdapterArguments
+
+    Returns
+    -------
+    PeftModel or None
+        Whose `merge_and_unload` puts the adapters into the weights; None where all weights are trained.
+    """
+    if not arguments.lora_rank:
+        return None
+    adapter = get_peft_model(model, lora_config(model, arguments))
+    for starts_fresh in filter(
+        None, (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs)
+    ):
+        starts_fresh.requires_grad_(True)
+    return adapter
+
+
+def lora_config(model: Any, arguments: AdapterArguments, **options: Any) -> LoraConfig:
     """Adapters on every linear layer of the language model but its head, and nowhere else.
 
     Parameters
     ----------
     model : FmriLMForCausalLM
-    arguments : LanguageModelArguments
+    arguments : AdapterArguments
         `lora_rank`, `lora_alpha` and `lora_dropout`.
     **options
         Further fields of `LoraConfig`.

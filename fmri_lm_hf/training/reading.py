@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -35,13 +35,20 @@ from ..corpus.reading import (
 from ..descriptors import FAMILIES, Feature, feature_table
 from ..models.atlas import Atlas
 from ..models.network_pairs import (
+    MAX_NAME_TOKENS,
     network_pair_features,
+    pad_name_ids,
     pair_features,
     pair_indices,
 )
 from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
+from .chat_form import ChatForm
+from .own_names import OwnNames
 from .trainer import IGNORED
+
+# How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
+_DrawNames = Callable[[int, random.Random, float], Sequence[str]]
 
 __all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
 
@@ -105,7 +112,8 @@ class ReadingBatches(IterableDataset):
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        That of the reader, with the tokens of its chat template.
+        That of the reader, with its chat template and a token `<fmri>`. Where it has words for networks, each scan is
+        given some of them; else its networks have names in the tokenizer's own words.
     recipe : ReaderRecipe
     atlas : Atlas, optional
         That of all scans; random ones when None.
@@ -119,8 +127,11 @@ class ReadingBatches(IterableDataset):
 
     def __init__(self, tokenizer: Any, recipe: ReaderRecipe, atlas: Atlas | None = None):
         self.tokenizer, self.recipe, self.atlas = tokenizer, recipe, atlas
-        marks = ("<|user|>", "<|assistant|>", "<|end|>", "<fmri>")
-        self.user, self.assistant, self.end, self.fmri = tokenizer.convert_tokens_to_ids(list(marks))
+        self.form = ChatForm.of(tokenizer)
+        self.fmri = tokenizer.convert_tokens_to_ids("<fmri>")
+        self.draw_names: _DrawNames = _draw_words
+        if NETWORK_WORDS[0] not in tokenizer.get_vocab():
+            self.draw_names = OwnNames(tokenizer, recipe.few_until, recipe.some_until)
         self._ids: dict[str, list[int]] = {}
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -135,11 +146,11 @@ class ReadingBatches(IterableDataset):
         rng = random.Random(f"{recipe.seed}/{step}")
         kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
         features, atlases = self._scans(step, done, kinds)
-        names = [rng.sample(NETWORK_WORDS, len(atlas.network_names)) for atlas in atlases]
+        names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
         rows = []
         for number, kind in enumerate(kinds):
             if kind == "text":
-                rows.append(self._text_row(_corpus_text(rng)))
+                rows.append(self._text_row(_corpus_text(rng, self.draw_names, done)))
                 continue
             facts = _facts(features[number], names[number])
             questions = self._questions(facts, rng, done)
@@ -151,7 +162,7 @@ class ReadingBatches(IterableDataset):
         there = [number for number, kind in enumerate(kinds) if kind not in ("absent", "text")]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
-            "input_ids": self.end,
+            "input_ids": self.tokenizer.pad_token_id,
             "labels": IGNORED,
             "attention_mask": 0,
             "position_ids": 0,
@@ -163,8 +174,8 @@ class ReadingBatches(IterableDataset):
         }
         if there:
             batch["fmri_features"] = features[there]
-            ids = [self.tokenizer.convert_tokens_to_ids(names[number]) for number in there]
-            batch["network_name_ids"] = torch.tensor(ids)[..., None]
+            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for number in there for name in names[number]]
+            batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(names[there[0]]), -1)
         return batch
 
     def ids(self, text: str) -> list[int]:
@@ -216,7 +227,7 @@ class ReadingBatches(IterableDataset):
             n_terse = round(2 * recipe.share_terse * recipe.questions)
             n_sentences = recipe.questions - n_terse // 2
         terse = [
-            Question("".join(rng.sample(fact["network"], 2)), ask_level(fact).answer)
+            Question("".join(f" {name}" for name in rng.sample(fact["network"], 2)), ask_level(fact).answer)
             for fact in rng.sample(levels, min(n_terse, len(levels)))
         ]
         # names are written from the first step on
@@ -229,20 +240,21 @@ class ReadingBatches(IterableDataset):
     def _row(self, questions: Sequence[Question], n_tokens: int) -> dict[str, list[int]]:
         """Ids of a prompt with its questions as parallel segments, in the form of the chat template.
 
-        Terse ones, which are names alone, go without the marks of its ends.
+        Terse ones, which are names alone, have a single token of it, between question and answer.
         """
-        ids = [self.user, *[self.fmri] * n_tokens]
+        form = self.form
+        ids = [*form.before, *[self.fmri] * n_tokens]
         row = {
             "input_ids": ids,
             "labels": [IGNORED] * len(ids),
-            "position_ids": [0, *[1] * n_tokens],
+            "position_ids": [*range(len(form.before)), *[len(form.before)] * n_tokens],
             "text_segments": [0] * len(ids),
         }
-        first = 2 if n_tokens else 1
+        first = len(form.before) + (n_tokens > 0)
         for segment, question in enumerate(questions, 1):
-            end = [] if _is_terse(question) else [self.end]
-            asked = [*self.ids(question.text), *end, self.assistant]
-            answer = [*self.ids(question.answer), *end]
+            terse = _is_terse(question)
+            asked = [*self.ids(question.text), *(form.between[-1:] if terse else form.between)]
+            answer = [*self.ids(question.answer), *(() if terse else form.behind)]
             row["input_ids"] += asked + answer
             row["labels"] += [IGNORED] * len(asked) + answer
             row["position_ids"] += range(first, first + len(asked) + len(answer))
@@ -252,7 +264,7 @@ class ReadingBatches(IterableDataset):
 
     def _text_row(self, text: str) -> dict[str, list[int]]:
         """A text alone, all of which is learnt."""
-        ids = [*self.ids(text), self.end]
+        ids = [*self.ids(text), *self.form.behind]
         return {
             "input_ids": ids,
             "labels": ids,
@@ -290,7 +302,11 @@ def _drawn_features(n: int, n_networks: int, seed: int, step: int) -> torch.Tens
 
 
 def _is_terse(question: Question) -> bool:
-    return question.text[0] in NETWORK_WORDS
+    return question.text.startswith(" ")
+
+
+def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
+    return rng.sample(NETWORK_WORDS, n)
 
 
 def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:
@@ -305,15 +321,15 @@ def _made_up_features() -> dict[str, Feature]:
     )
 
 
-def _corpus_text(rng: random.Random) -> str:
+def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done: float = 0.0) -> str:
     """What a corpus might say of a scan, in comparison with a cohort."""
     table = _made_up_features()
     family = rng.choice(FAMILIES)
     chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
     z_scores = {name: rng.gauss(0, 1.3) for name in chosen}
     text = verbalise(make_facts(z_scores, z_scores, chosen), "sentence", rng.randrange(2**32))
-    other_words = rng.sample(NETWORK_WORDS, len(NETWORK_WORDS))
-    return text.translate(str.maketrans("".join(NETWORK_WORDS), "".join(other_words)))
+    names = draw_names(len(NETWORK_WORDS), rng, done)
+    return text.translate({ord(word): name for word, name in zip(NETWORK_WORDS, names)})
 
 
 def reading_texts(n: int, seed: int = 0) -> list[str]:

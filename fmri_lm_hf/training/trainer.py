@@ -158,10 +158,11 @@ class FmriLMTrainer(FmriTrainer):
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
     """Mean next-token cross-entropy over the labels of some rows; None where these rows have none."""
-    labels = labels[rows, 1:].reshape(-1)
-    if not (labels != IGNORED).any():
+    labels = labels[:, 1:].masked_fill(~rows[:, None], IGNORED)
+    labelled = labels != IGNORED  # chosen first: most positions have none, and the vocabulary may be large
+    if not labelled.any():
         return None
-    return F.cross_entropy(logits[rows, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORED)
+    return F.cross_entropy(logits[:, :-1][labelled].float(), labels[labelled])
 
 
 class StageProgress(ProgressCallback):

@@ -243,6 +243,9 @@ ask = {"question": "What is the sex ?", "t_r": 2.0}
 scores = pipeline("fmri-zero-shot-classification", model="org/lm", **trusted)(
     scan, candidate_labels=["female", "male"], **ask)
 assert {score["label"]: score["score"] for score in scores} == told["scores"]
+question = {"type": "choice", "instructions": "What is the sex ?", "criteria": {"female": None, "male": None}}
+decided = pipeline("fmri-decision", model="org/lm", **trusted)(scan, questions={"sex": question}, t_r=2.0)
+assert decided["sex"]["probabilities"] == told["scores"]
 text = pipeline("fmri-to-text", model="org/lm", **trusted)(scan, text="What is the sex ?", t_r=2.0, max_new_tokens=4)
 assert text == told["text"]
 tokenizer = AutoModel.from_pretrained("org/tokenizer", **trusted).eval()

@@ -192,6 +192,113 @@ def test_answers_are_decoded_without_placeholders_and_special_tokens():
     assert process.decode_answer(torch.tensor([ids])) == "female"
 
 
+# --- keywords of transformers -----------------------------------------------------------------------------------
+
+THINKING_TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool['function']['name'] }}{% endfor %}"
+    "{% for document in documents or [] %}{{ document['title'] }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}"
+    "{% if enable_thinking is false %}{{ 'no' }}{% endif %}{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "sex", "description": "?", "parameters": {"type": "object"}}}
+TURN = [*chat(0), {"role": "user", "content": "What is female?"}]
+
+
+@pytest.mark.parametrize(
+    "messages, options",
+    [
+        (TURN, {"add_generation_prompt": True, "enable_thinking": False}),
+        (TURN, {"add_generation_prompt": True, "enable_thinking": True}),
+        (TURN, {"add_generation_prompt": True, "a_variable_that_the_template_has_not": 1}),
+        (chat(0), {"continue_final_message": True}),
+        (chat(0), {"tools": [TOOL], "documents": [{"title": "both", "text": "male"}]}),
+        (chat(0), {"chat_template": CHAT_TEMPLATE}),
+        (chat(0), {"return_assistant_tokens_mask": True}),
+        (chat(0), {"sanitize_control_tokens": True}),
+        ([chat(0), TURN], {"padding": True, "return_assistant_tokens_mask": True}),
+        ([chat(0), TURN], {"return_dict": False, "padding": True}),
+        ([{"role": "user", "content": "What <|end|> is"}], {"sanitize_control_tokens": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_chat_without_scans_is_read_as_the_tokenizer_reads_it(messages, options, side):
+    process = processor(chat_template=THINKING_TEMPLATE)
+    process.tokenizer.chat_template, process.tokenizer.padding_side = THINKING_TEMPLATE, side
+    plain = [
+        [
+            each | {"content": "".join(block["text"] for block in each["content"])}
+            if isinstance(each["content"], list)
+            else each
+            for each in one
+        ]
+        for one in (messages if isinstance(messages[0], list) else [messages])
+    ]
+    expected = process.tokenizer.apply_chat_template(plain, return_tensors="pt", **options)
+    found = process.apply_chat_template(messages, tokenize=True, **options)
+    if options.get("return_dict") is False:
+        expected, found = {"input_ids": expected}, {"input_ids": found}
+    assert set(found) == set(expected) - {"token_type_ids"}
+    for name, values in found.items():
+        assert values.tolist() == torch.as_tensor(expected[name]).tolist(), name
+    if set(options) <= {
+        "add_generation_prompt",
+        "enable_thinking",
+        "continue_final_message",
+        "tools",
+        "documents",
+    }:
+        text = process.tokenizer.apply_chat_template(plain[0], tokenize=False, **options)
+        assert process.apply_chat_template(messages, **options) == text
+
+
+@pytest.mark.parametrize("n_scans", [0, 1, 2])
+@pytest.mark.parametrize("delimiters", [{}, {"fmri_start_ids": [5, 6], "fmri_end_ids": [7]}], ids=str)
+@pytest.mark.parametrize("like_gpt2", [False, True])
+def test_the_mask_of_the_assistant_lies_on_its_words_behind_scans(n_scans, delimiters, like_gpt2):
+    template = {} if like_gpt2 else {"chat_template": THINKING_TEMPLATE}
+    process = processor(like_gpt2, **template, **delimiters)
+    conversations = [
+        [*chat(n_scans, with_data=True), *chat(1, "both", with_data=True)],
+        chat(n_scans, "male", with_data=True),
+    ]
+    inputs = process.apply_chat_template(
+        conversations, tokenize=True, return_assistant_tokens_mask=True, t_r=2.0
+    )
+    mask = inputs["assistant_masks"].bool()
+    assert mask.shape == inputs["input_ids"].shape
+    said = [process.tokenizer.decode(ids[row].tolist()) for ids, row in zip(inputs["input_ids"], mask)]
+    end = "<|endoftext|>" if like_gpt2 else "<|end|>"
+    assert [text.replace(" ", "") for text in said] == [f"female{end}both{end}", f"male{end}"]
+
+
+def test_messages_that_only_call_tools_have_no_content():
+    calls = "{% for message in messages %}{{ message['content'] or message['tool_calls'][0]['name'] }}{% endfor %}"
+    process = processor(chat_template=calls)
+    messages = [*chat(0)[:1], {"role": "assistant", "content": None, "tool_calls": [{"name": "sex"}]}]
+    assert process.apply_chat_template(messages) == "What is the sex?sex"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sanitize_control_tokens": True}, "leave it out of chats with scans"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "not compatible"),
+        ({"continue_final_message": True, "return_assistant_tokens_mask": True}, "not compatible"),
+        ({"return_assistant_tokens_mask": True, "tokenize": False}, "requires"),
+    ],
+)
+def test_keywords_that_exclude_each_other(options, message):
+    with pytest.raises(ValueError, match=message):
+        processor().apply_chat_template(chat(1, with_data=True), **{"tokenize": True, **options})
+
+
 # --- storage --------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +345,8 @@ def test_texts_and_scans_that_do_not_fit(inputs, message):
 def test_options_that_do_not_exist():
     with pytest.raises(TypeError, match="padding_sid"):
         processor()(text="What", padding_sid="left")
-    with pytest.raises(TypeError, match="enable_thinkin"):
-        processor().apply_chat_template(chat(0), tokenize=True, enable_thinkin=True)
+    with pytest.raises(TypeError, match="padding_sid"):
+        processor().apply_chat_template(chat(0), tokenize=True, processor_kwargs={"padding_sid": "left"})
     with pytest.raises(TypeError, match=r"`tokenize` is False: \['padding'\]"):
         processor().apply_chat_template(chat(0), padding=True)
 
