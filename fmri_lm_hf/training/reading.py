@@ -50,6 +50,8 @@ from .trainer import IGNORED
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
 
+MOST = 0.9
+
 __all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
 
 
@@ -77,8 +79,9 @@ class ReaderRecipe:
     n_networks : (int, int)
     questions : int
         Questions about each scan.
-    share_described : float
-        Share of the scans of which a description is asked, from `some_until` on.
+    share_described, mostly_described_from : float
+        Share of the scans of which a description is asked, from `some_until` on; and from which share of the steps on
+        it is nine in ten, since to write a description is learnt late, of pairs that can be read by then.
     share_absent : float
         Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
     share_text : float
@@ -101,6 +104,7 @@ class ReaderRecipe:
     n_networks: tuple[int, int] = (4, 12)
     questions: int = 8
     share_described: float = 0.4
+    mostly_described_from: float = 0.6
     share_absent: float = 0.08
     share_text: float = 0.08
     seed: int = 0
@@ -233,7 +237,8 @@ class ReadingBatches(IterableDataset):
         # names are written from the first step on
         questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]
         questions += ask_about(facts, n_sentences - 1, rng)
-        if done >= recipe.some_until and rng.random() < recipe.share_described:
+        share_described = recipe.share_described if done < recipe.mostly_described_from else MOST
+        if done >= recipe.some_until and rng.random() < share_described:
             questions[-2:] = [Question(rng.choice(DESCRIBE), describe_scan(facts, rng))]
         return terse + questions
 
