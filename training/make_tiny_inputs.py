@@ -1,7 +1,7 @@
 """Make the scans and the corpus that the recipes tiny/*.yaml train on, offline and in seconds.
 
     python training/make_tiny_inputs.py tiny
-    fmri-lm train language-model tiny/language_model
+    fmri-lm train reader tiny/reader
     fmri-lm train tokenizer tiny/tokenizer
     fmri-lm train alignment tiny/alignment
     fmri-lm train instruction tiny/instruction

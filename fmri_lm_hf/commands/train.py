@@ -3,7 +3,6 @@
   fmri-lm train tokenizer training/recipes/tokenizer.yaml          scans -> tokens (stage 1)
   fmri-lm train alignment training/recipes/alignment.yaml          a language model reads the tokens (stage 2)
   fmri-lm train instruction training/recipes/instruction.yaml      it answers questions about scans (stage 3)
-  fmri-lm train language-model demo/language_model --output_dir lm a small language model, where none is at hand
   fmri-lm train reader reader --output_dir reader                  a reader of network pairs, from random scans alone
 
 RECIPE is a YAML file, or the name of one that comes with the package (tiny/tokenizer, cpu/tokenizer, demo/tokenizer).
@@ -18,7 +17,7 @@ import importlib
 
 __all__ = ["STAGES", "add_arguments", "run"]
 
-STAGES = ("tokenizer", "alignment", "instruction", "language-model", "reader")
+STAGES = ("tokenizer", "alignment", "instruction", "reader")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,5 +30,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm train`."""
-    stage = importlib.import_module(f"..training.{args.stage.replace('-', '_')}", __package__)
+    stage = importlib.import_module(f"..training.{args.stage}", __package__)
     stage.main(args.words)

@@ -24,12 +24,12 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader.network_words import add_network_words, name_networks
 from .arguments import AdapterArguments, argument, parse
-from .language_model import train_text_tokenizer
 from .lora import add_adapter
 from .pretrained_reader import join_network_pairs, pretrained_reader
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
 from .record import save_stage
 from .trainer import FmriLMTrainer, show_progress
+from .vocabulary import train_text_tokenizer
 
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 

@@ -49,7 +49,7 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
     trainer : Trainer
         With the stage's arguments; local folders among them are recorded by their last name only, what comes from the
         Hub with its commit.
-    preprocessing : FmriFeatureExtractor, FmriLMProcessor or PreTrainedTokenizerBase
+    preprocessing : FmriFeatureExtractor or FmriLMProcessor
     **facts
         For `training_info.json`.
     """

@@ -19,7 +19,6 @@ from fmri_lm_hf.simulation import Site, simulate_cohort
 
 # Sizes for seconds: what the demo's recipes would do at full size.
 SMALL = {
-    "language_model": ["--vocab_size", "300", "--model.hidden_size", "16", "--model.intermediate_size", "32"],
     "tokenizer": [
         *(
             "--tokenizer.hidden_size",

@@ -43,7 +43,7 @@ def trained(made) -> Path:
     before = Path.cwd()
     os.chdir(made)
     try:
-        for stage in ("language_model", "tokenizer", "alignment", "instruction"):
+        for stage in ("reader", "tokenizer", "alignment", "instruction"):
             run(stage, f"tiny/{stage}")
     finally:
         os.chdir(before)

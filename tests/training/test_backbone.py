@@ -22,10 +22,10 @@ from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone, load_text_backbone
 from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
-from fmri_lm_hf.training.language_model import train_text_tokenizer
 from fmri_lm_hf.training.pretrained_reader import pretrained_reader
 from fmri_lm_hf.training.reader import ReaderStageArguments
 from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches, reading_texts
+from fmri_lm_hf.training.vocabulary import train_text_tokenizer
 
 ATLAS = Atlas(
     "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4

@@ -9,12 +9,12 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from scripts import run
-from transformers import AutoModel, AutoTokenizer
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus import faithfulness
 from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, DESCRIBE, LEVELS, level_of, scan_facts
 from fmri_lm_hf.scans.dataset import load_scan_dataset
+from fmri_lm_hf.training.backbone import load_backbone
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
 from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, embed_texts, joined
@@ -188,9 +188,9 @@ def test_draws_are_functions_of_seed_epoch_and_index(scans, processor, model, st
     assert all(whole[i]["roi_mask"].all() for i in range(2))
 
 
-def test_embedding_of_a_text_does_not_depend_on_its_batch(tiny):
-    model = AutoModel.from_pretrained(tiny / "language_model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny / "language_model")
+def test_embedding_of_a_text_does_not_depend_on_its_batch(trained):
+    backbone = load_backbone(str(trained / "reader"))
+    model, tokenizer = backbone.language_model.base_model.eval(), backbone.text_tokenizer
     texts = ["What is the sex?", "female", "a much longer text about networks " * 4]
     together = embed_texts(model, tokenizer, texts)
     alone = torch.cat([embed_texts(model, tokenizer, [text]) for text in texts])

@@ -1,0 +1,50 @@
+"""A subword vocabulary of texts, with a chat template: that of a small reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+__all__ = ["train_text_tokenizer"]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ '<|user|>' + message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of texts, with a chat template and a token `<fmri>`.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    vocab_size : int
+        At most so many tokens; at least those of single bytes.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<|end|>", "<|user|>", "<|assistant|>", "<fmri>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options: dict[str, Any] = {
+        "special_tokens": special,
+        "initial_alphabet": alphabet,
+        "show_progress": False,
+    }
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **options))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        eos_token="<|end|>",
+        additional_special_tokens=special[2:],
+        padding_side="left",  # generation goes on at the right
+        chat_template=CHAT_TEMPLATE,
+    )
