@@ -77,13 +77,6 @@ class AlignmentArguments(LanguageModelArguments):
     )
     fmri_loss_weight: float = argument("weight of F2F, the next codes; 0 leaves it out", 0.1)
     text_only_loss_weight: float = argument("weight of T2T, plain text; 0 leaves it out", 0.5)
-    corpus: str | None = argument(
-        "corpus of the scans: a folder that `fmri-lm corpus build` made, or on the Hub"
-    )
-    corpus_config: str | None = argument("all (default), or a family such as connectivity")
-    text_lengths: list[str] = argument(
-        "texts of these lengths are used, one drawn each time", ["sentence", "paragraph"]
-    )
     requests: list[str] = argument(
         "what the user says before a description of the corpus; drawn", list(DESCRIBE)
     )

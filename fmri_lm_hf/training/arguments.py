@@ -3,6 +3,7 @@
 Each stage owns its options as fields of a `TrainingArguments` subclass, so that one object says all about a run.
 """
 
+# ruff: noqa: RUF009 - `argument` makes a dataclass field
 from __future__ import annotations
 
 import argparse
@@ -18,7 +19,14 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from ..files import project_folder
 
-__all__ = ["AdapterArguments", "LanguageModelArguments", "StageArguments", "argument", "parse"]
+__all__ = [
+    "AdapterArguments",
+    "LanguageModelArguments",
+    "ScanArguments",
+    "StageArguments",
+    "argument",
+    "parse",
+]
 
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
@@ -33,9 +41,21 @@ def argument(help: str, default: Any = None) -> Any:
 
 @dataclass
 class StageArguments(TrainingArguments):
-    """What every stage is told: its scans, who of them is trained on, and all of `TrainingArguments`."""
+    """What every stage is told: all of `TrainingArguments`."""
 
-    required: ClassVar[tuple[str, ...]] = ("output_dir", "scans")  # what a recipe must have
+    required: ClassVar[tuple[str, ...]] = ("output_dir",)  # what a recipe must have
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.remove_unused_columns = False  # examples are no table, and the collators choose
+        self.prediction_loss_only = True
+
+
+@dataclass
+class ScanArguments(StageArguments):
+    """The scans of a stage, and who of them is trained on."""
+
+    required: ClassVar[tuple[str, ...]] = ("output_dir", "scans")
 
     scans: str | None = argument(
         "scan dataset: a folder that `fmri-lm scans` made, Parquet, or a dataset on the Hub"
@@ -48,11 +68,6 @@ class StageArguments(TrainingArguments):
         "folder where what frozen models say of scans is kept between runs (default: in the cache of Hugging Face)"
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.remove_unused_columns = False  # examples are no table, and the collators choose
-        self.prediction_loss_only = True
-
 
 @dataclass
 class AdapterArguments(StageArguments):
@@ -64,9 +79,16 @@ class AdapterArguments(StageArguments):
 
 
 @dataclass
-class LanguageModelArguments(AdapterArguments):
-    """What stages 2 and 3 share: how training scans are varied."""
+class LanguageModelArguments(AdapterArguments, ScanArguments):
+    """What stages 2 and 3 share: what is said of scans, and how these are varied."""
 
+    corpus: str | None = argument(
+        "corpus of the scans, whose descriptions are asked for: a folder of `fmri-lm corpus build`, or on the Hub"
+    )
+    corpus_config: str | None = argument("all (default), or a family such as connectivity")
+    text_lengths: list[str] = argument(
+        "texts of these lengths are used, one drawn each time", ["sentence", "paragraph"]
+    )
     n_windows: int = argument(
         "random windows in time of each training scan that are met beside the whole scan, as other samples of the "
         "same person's connectivity",

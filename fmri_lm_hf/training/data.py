@@ -19,7 +19,7 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError
 from ..scans.dataset import load_scan_dataset
 from ..scans.splits import SplitManifest
-from .arguments import LanguageModelArguments, StageArguments
+from .arguments import LanguageModelArguments, ScanArguments
 from .feature_store import IGNORED, FeatureStore, StoredScans
 
 __all__ = [
@@ -40,7 +40,7 @@ class TrainingScans:
 
     Parameters
     ----------
-    arguments : StageArguments
+    arguments : ScanArguments
     corpus : str, optional
         A corpus of these scans, whose splits are used.
 
@@ -54,7 +54,7 @@ class TrainingScans:
     store : FeatureStore
     """
 
-    def __init__(self, arguments: StageArguments, corpus: str | None = None):
+    def __init__(self, arguments: ScanArguments, corpus: str | None = None):
         assert arguments.scans is not None
         self.folder = dataset_folder(arguments.scans)
         self.dataset, self.atlas = load_scan_dataset(self.folder)

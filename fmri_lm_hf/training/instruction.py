@@ -49,11 +49,6 @@ class InstructionArguments(LanguageModelArguments):
     conversations: str | None = argument(
         "conversations about scans: a .jsonl or .parquet file or a dataset with scan_id and messages"
     )
-    corpus: str | None = argument(
-        "corpus whose descriptions some conversations ask for, so that the skill stays"
-    )
-    corpus_config: str | None = argument("all (default), or a family such as connectivity")
-    text_lengths: list[str] = argument("texts of these lengths are used", ["sentence", "paragraph"])
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 import torch
 from transformers import AddedToken, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,8 +40,6 @@ _OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 @dataclass
 class ReaderStageArguments(AdapterArguments):
     """The reader's sizes and curriculum, and the atlas of its processor."""
-
-    required: ClassVar[tuple[str, ...]] = ("output_dir",)
 
     reader: dict | str | None = argument(
         "fields of ReaderRecipe, such as hidden_size, batch_size and few_until"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
 
 def own_options(kind: type[StageArguments]) -> list[str]:
     """The options that are the stage's own, not those of every `TrainingArguments`."""
-    of_all = set(TrainingArguments.__dataclass_fields__)
-    return [name for name in kind.__dataclass_fields__ if name not in of_all and name != "feature_store"]
+    of_all = {field.name for field in fields(TrainingArguments)} | {"feature_store"}
+    return [field.name for field in fields(kind) if field.name not in of_all]
 
 
 def _public(value: Any) -> Any:

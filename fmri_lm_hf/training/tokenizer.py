@@ -22,7 +22,7 @@ from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..reader.network_words import name_networks
-from .arguments import StageArguments, argument, parse
+from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .feature_store import weights_hash
@@ -34,7 +34,7 @@ __all__ = ["TokenizerArguments", "main", "train"]
 
 
 @dataclass
-class TokenizerArguments(StageArguments):
+class TokenizerArguments(ScanArguments):
     """Input, shape and texts of stage 1."""
 
     tokenizer: dict | str | None = argument(

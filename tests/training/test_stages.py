@@ -89,6 +89,7 @@ def test_what_is_written_says_what_was_trained_on_and_names_nobody(trained, made
     assert record["n_subjects"] == len(manifest.subjects["train"])
     assert record["alignment"]["fmri_tokenizer"]["manifest_sha256"] == manifest.sha256
     assert record["alignment"]["arguments"]["corpus"] == "corpus"
+    assert "required" not in record["arguments"]  # no option
     subjects = [subject for members in manifest.subjects.values() for subject in members]
     for stage in ("tokenizer", "alignment", "instruction"):
         files = read_folder(trained / stage).files  # what a push would take; refuses what is incomplete
@@ -243,7 +244,7 @@ def test_help_teaches(stage, capsys):
         main(["train", stage, "--help"])
     text = capsys.readouterr().out
     assert f"fmri-lm train {stage} " in text
-    assert "scan dataset: a folder that `fmri-lm scans` made" in text
+    assert ("scan dataset: a folder that `fmri-lm scans` made" in text) == (stage != "reader")
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction"])
