@@ -26,12 +26,12 @@ from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader.network_words import name_networks
 from .arguments import LanguageModelArguments, argument, parse
-from .backbone import load_backbone
-from .data import ScanConversations, TrainingScans
+from .backbone import Backbone, load_backbone
+from .data import TrainingScans
 from .lora import add_adapter
-from .record import save_stage
+from .record import train_and_save
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
-from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
+from .trainer import FmriLMCollator, FmriLMTrainer
 
 # arguments that are fields of FmriLMConfig
 _OF_THE_MODEL = (
@@ -41,7 +41,6 @@ _OF_THE_MODEL = (
     "initializer_range",
     "scan_tokens",
 )
-N_NOISE = 64  # scans of noise
 
 __all__ = ["AlignmentArguments", "main", "train"]
 
@@ -86,6 +85,13 @@ class AlignmentArguments(LanguageModelArguments):
     plain_text_tokens: int = argument("length of the blocks that plain text is cut into", 256)
     plain_text_share: float = argument("plain texts in an epoch, as a share of the scans", 1.0)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.text_only_loss_weight and self.plain_text is None:
+            raise ValueError(
+                "T2T needs plain text: give `plain_text`, or set `text_only_loss_weight: 0` to train without it."
+            )
+
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the stage with arguments of the command line."""
@@ -97,18 +103,54 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     assert arguments.corpus
     assert arguments.fmri_tokenizer
     assert arguments.language_model
-    if arguments.text_only_loss_weight and arguments.plain_text is None:
-        raise ValueError(
-            "T2T needs plain text: give `plain_text`, or set `text_only_loss_weight: 0` to train without it."
-        )
     scans = TrainingScans(arguments, arguments.corpus)
     texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths, arguments.requests)
     fmri_tokenizer = FmriTokenizer.from_pretrained(arguments.fmri_tokenizer)
     extractor = FmriFeatureExtractor.from_pretrained(arguments.fmri_tokenizer)
-    inputs, rows = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
-    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
-
+    inputs, ids = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
     backbone = load_backbone(arguments.language_model)
+    plain_texts = None
+    if arguments.text_only_loss_weight:
+        with arguments.main_process_first():
+            plain_texts = plain_text_blocks(
+                str(arguments.plain_text), backbone.text_tokenizer, arguments.plain_text_tokens
+            )
+
+    model, processor = _join(fmri_tokenizer, extractor, backbone, arguments)
+    adapter = add_adapter(model, arguments)
+    model.freeze_fmri_tokenizer()
+    examples = scans.conversations(
+        inputs,
+        ids,
+        joined(*described_by(arguments, texts, processor)),
+        model,
+        arguments,
+        next_codes=arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1,
+        plain_texts=plain_texts,
+        plain_text_share=arguments.plain_text_share,
+    )
+    trainer = FmriLMTrainer(
+        model,
+        arguments,
+        data_collator=FmriLMCollator(processor),
+        train_dataset=examples["train"],
+        eval_dataset=examples.get("validation"),
+        text_only_loss_weight=arguments.text_only_loss_weight,
+    )
+    earlier = scans.earlier_info(arguments.fmri_tokenizer)
+    train_and_save(
+        trainer, processor, "alignment", adapter, **scans.facts(ids["train"]), fmri_tokenizer=earlier
+    )
+    return trainer
+
+
+def _join(
+    fmri_tokenizer: FmriTokenizer,
+    extractor: FmriFeatureExtractor,
+    backbone: Backbone,
+    arguments: AlignmentArguments,
+) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """The model that reads scans with a language model, and its processor; what a reader knows of pairs stays."""
     names = () if extractor.atlas is None else extractor.atlas.network_names
     processor = FmriLMProcessor(
         extractor,
@@ -126,52 +168,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
     )
     backbone.give_reading(model)
-    adapter = add_adapter(model, arguments)
-    model.freeze_fmri_tokenizer()
-
-    converse = joined(*described_by(arguments, texts, processor))
-    plain_texts = None
-    if arguments.text_only_loss_weight:
-        with arguments.main_process_first():
-            plain_texts = plain_text_blocks(
-                str(arguments.plain_text), backbone.text_tokenizer, arguments.plain_text_tokens
-            )
-    next_codes = arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1
-    views = scans.views(inputs, model.to(arguments.device), arguments, with_codes=next_codes)
-    examples = ScanConversations(
-        views,
-        ids["train"],
-        converse,
-        plain_texts,
-        n_plain=round(arguments.plain_text_share * len(ids["train"])),
-        absent=scans.store.encode_noise(N_NOISE, model, next_codes) if arguments.share_absent else None,
-        n_absent=round(arguments.share_absent * len(ids["train"])),
-        roi_dropout=arguments.roi_dropout,
-        seed=arguments.seed,
-    )
-    held_out = None
-    if "validation" in ids:
-        held_out = ScanConversations(views[:1], ids["validation"], converse)
-    trainer = FmriLMTrainer(
-        model,
-        arguments,
-        data_collator=FmriLMCollator(processor),
-        train_dataset=examples,
-        eval_dataset=held_out,
-        text_only_loss_weight=arguments.text_only_loss_weight,
-    )
-    show_progress(trainer, "alignment")
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    if adapter is not None:
-        adapter.merge_and_unload()
-    save_stage(
-        trainer,
-        processor,
-        stage="alignment",
-        **scans.facts(rows["train"]),
-        fmri_tokenizer=scans.earlier_info(arguments.fmri_tokenizer),
-    )
-    return trainer
+    return model, processor
 
 
 if __name__ == "__main__":

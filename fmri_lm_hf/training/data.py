@@ -29,6 +29,8 @@ __all__ = [
     "about_scan",
 ]
 
+N_NOISE = 64  # scans of noise
+
 logger = logging.get_logger(__name__)
 
 Messages = list[dict[str, Any]]
@@ -107,8 +109,8 @@ class TrainingScans:
 
     def read(
         self, extractor: FmriFeatureExtractor, rows: Mapping[str, Sequence[int]]
-    ) -> tuple[StoredScans, dict[str, list[int]]]:
-        """Model inputs of the scans of all splits, and the rows whose scans can be used.
+    ) -> tuple[StoredScans, dict[str, list[str]]]:
+        """Model inputs of the scans of all splits, and the `scan_id` of those that can be used.
 
         A scan that the extractor refuses is left out, with a warning that says why.
         """
@@ -116,9 +118,8 @@ class TrainingScans:
         inputs = self.store.extract(self.dataset, extractor, wanted)
         for scan_id, reason in inputs.failures.items():
             logger.warning(f"Scan {scan_id} is left out: {reason}")
-        ids = self.scan_ids
         usable = {
-            split: [row for row in of_split if ids[row] not in inputs.failures]
+            split: [self.scan_ids[row] for row in of_split if self.scan_ids[row] not in inputs.failures]
             for split, of_split in rows.items()
         }
         for split, of_split in usable.items():
@@ -128,30 +129,72 @@ class TrainingScans:
                 )
         return inputs, usable
 
-    def views(
+    def conversations(
         self,
         inputs: StoredScans,
+        ids: Mapping[str, Sequence[str]],
+        converse: Converse,
         model: FmriLMForCausalLM,
         arguments: LanguageModelArguments,
-        with_codes: bool = False,
-    ) -> list[StoredScans]:
-        """What the frozen tokenizer says of the scans: whole, then through `n_windows` random windows in time."""
+        next_codes: bool = False,
+        plain_texts: Any = None,
+        plain_text_share: float = 0.0,
+    ) -> dict[str, ScanConversations]:
+        """Examples of stages 2 and 3: those of "train" varied as the arguments say, those of "validation" as they are.
+
+        Parameters
+        ----------
+        inputs, ids
+            As `read` gives them.
+        converse : callable
+            As for `ScanConversations`.
+        model : FmriLMForCausalLM
+            Whose frozen tokenizer encodes the scans, on the device of the arguments: once, whole and through
+            `n_windows` random windows in time.
+        arguments : LanguageModelArguments
+        next_codes : bool
+            Whether examples hold the codes of their scans, to be predicted.
+        plain_texts : sequence of mappings, optional
+            With `input_ids`.
+        plain_text_share : float
+            Plain texts in an epoch, as a share of the scans.
+        """
+        model.to(arguments.device)
         windows: list[dict[str, Any] | None] = [None]
         windows += [
             {"shortest": arguments.shortest_window, "seed": arguments.seed + i}
             for i in range(arguments.n_windows)
         ]
-        return [self.store.encode(inputs, model, window, with_codes) for window in windows]
+        views = [self.store.encode(inputs, model, window, next_codes) for window in windows]
+        absent = None
+        if arguments.share_absent:
+            absent = self.store.encode_noise(N_NOISE, model, next_codes)
+        examples = {
+            "train": ScanConversations(
+                views,
+                ids["train"],
+                converse,
+                plain_texts,
+                n_plain=round(plain_text_share * len(ids["train"])),
+                absent=absent,
+                n_absent=round(arguments.share_absent * len(ids["train"])),
+                roi_dropout=arguments.roi_dropout,
+                seed=arguments.seed,
+            )
+        }
+        if "validation" in ids:
+            examples["validation"] = ScanConversations(views[:1], ids["validation"], converse)
+        return examples
 
-    def facts(self, rows: Sequence[int]) -> dict[str, Any]:
+    def facts(self, scan_ids: Sequence[str]) -> dict[str, Any]:
         """What `training_info.json` says about the scans that were trained on; it names no subject."""
-        subjects = list(self.dataset["subject_id"])
+        subject_of = dict(zip(self.scan_ids, self.dataset["subject_id"]))
         file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         return {
             "simulated": {**record.get("parameters", {}), **record}.get("simulated") is True,
-            "n_scans": len(rows),
-            "n_subjects": len({subjects[row] for row in rows}),
+            "n_scans": len(scan_ids),
+            "n_subjects": len({subject_of[scan_id] for scan_id in scan_ids}),
             "manifest_sha256": self.manifest_sha256,
         }
 

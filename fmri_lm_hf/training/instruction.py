@@ -21,13 +21,12 @@ from peft import get_peft_model
 
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .alignment import N_NOISE
 from .arguments import LanguageModelArguments, argument, parse
-from .data import ScanConversations, TrainingScans
+from .data import TrainingScans
 from .lora import lora_config
-from .record import save_stage
+from .record import train_and_save
 from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
-from .trainer import FmriLMCollator, FmriLMTrainer, show_progress
+from .trainer import FmriLMCollator, FmriLMTrainer
 
 __all__ = ["InstructionArguments", "main", "train"]
 
@@ -83,12 +82,12 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         converse = GivenConversations(scans.dataset, str(arguments.conversations))
         asked = converse.scan_ids
 
+    candidates = [row for row, scan_id in enumerate(scans.scan_ids) if scan_id in asked]
+    inputs, ids = scans.read(processor.feature_extractor, scans.split_rows(candidates))
+
     model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
     model.freeze_fmri_tokenizer()
-    candidates = [row for row, scan_id in enumerate(scans.scan_ids) if scan_id in asked]
-    inputs, rows = scans.read(processor.feature_extractor, scans.split_rows(candidates))
-    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
-    views = scans.views(inputs, model.to(arguments.device), arguments)
+    examples = scans.conversations(inputs, ids, converse, model, arguments)
     trained = model
     if arguments.lora_rank:
         adapted = lora_config(model, arguments, modules_to_save=["projector"], task_type="CAUSAL_LM")
@@ -97,28 +96,11 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         trained,
         arguments,
         data_collator=FmriLMCollator(processor),
-        train_dataset=ScanConversations(
-            views,
-            ids["train"],
-            converse,
-            absent=scans.store.encode_noise(N_NOISE, model) if arguments.share_absent else None,
-            n_absent=round(arguments.share_absent * len(ids["train"])),
-            roi_dropout=arguments.roi_dropout,
-            seed=arguments.seed,
-        ),
-        eval_dataset=ScanConversations(views[:1], ids["validation"], converse)
-        if "validation" in ids
-        else None,
+        train_dataset=examples["train"],
+        eval_dataset=examples.get("validation"),
     )
-    show_progress(trainer, "instruction")
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    save_stage(
-        trainer,
-        processor,
-        stage="instruction",
-        **scans.facts(rows["train"]),
-        alignment=scans.earlier_info(arguments.model),
-    )
+    earlier = scans.earlier_info(arguments.model)
+    train_and_save(trainer, processor, "instruction", **scans.facts(ids["train"]), alignment=earlier)
     return trainer
 
 

@@ -26,8 +26,8 @@ from .arguments import AdapterArguments, argument, parse
 from .lora import add_adapter
 from .pretrained_reader import join_network_pairs, pretrained_reader
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
-from .record import save_stage
-from .trainer import FmriLMTrainer, show_progress
+from .record import train_and_save
+from .trainer import FmriLMTrainer
 from .vocabulary import train_text_tokenizer
 
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
@@ -84,11 +84,8 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
     batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
-    show_progress(trainer, "reader")
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    if adapter is not None:
-        adapter.merge_and_unload()
-    save_stage(trainer, processor, stage="reader", simulated=True, n_scans=recipe.steps * recipe.batch_size)
+    n_scans = recipe.steps * recipe.batch_size
+    train_and_save(trainer, processor, "reader", adapter, simulated=True, n_scans=n_scans)
     return trainer
 
 

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from peft import PeftModel
+from transformers import TrainingArguments
 
 from ..files import write_json
 from ..hub.download import fetched_commits
 from .arguments import StageArguments
+from .trainer import FmriTrainer, show_progress
 
-__all__ = ["save_stage", "write_training_info"]
+__all__ = ["train_and_save", "write_training_info"]
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
 _RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")
@@ -42,29 +44,39 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
     return path
 
 
-def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
-    """Save what was trained, its preprocessing and, last, `training_info.json` in the output folder.
+def train_and_save(
+    trainer: FmriTrainer, preprocessing: Any, stage: str, adapter: PeftModel | None = None, **facts: Any
+) -> None:
+    """Train; then save the model, its preprocessing and, last, `training_info.json` in the output folder.
 
     Parameters
     ----------
-    trainer : Trainer
+    trainer : FmriTrainer
         With the stage's arguments; local folders among them are recorded by their last name only, what comes from the
         Hub with its commit.
     preprocessing : FmriFeatureExtractor or FmriLMProcessor
+    stage : str
+    adapter : PeftModel, optional
+        Whose weights are merged into the model's before it is saved.
     **facts
-        For `training_info.json`.
+        More for `training_info.json`.
     """
     arguments = trainer.args
     assert isinstance(arguments, StageArguments)
     assert arguments.output_dir
+    show_progress(trainer, stage)
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    if adapter is not None:
+        adapter.merge_and_unload()
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.save_pretrained(arguments.output_dir)
     preprocessing.save_pretrained(arguments.output_dir)
-    own = {name: getattr(arguments, name) for name in own_options(type(arguments))}
+    own = {name: getattr(arguments, name) for name in _own_options(type(arguments))}
     write_training_info(
         arguments.output_dir,
+        stage=stage,
         **facts,
         arguments={name: _public(value) for name, value in own.items()},
         commits=fetched_commits(own.values()),
@@ -81,7 +93,7 @@ def save_stage(trainer: Trainer, preprocessing: Any, **facts: Any) -> None:
         trainer.push_to_hub()
 
 
-def own_options(kind: type[StageArguments]) -> list[str]:
+def _own_options(kind: type[StageArguments]) -> list[str]:
     """The options that are the stage's own, not those of every `TrainingArguments`."""
     of_all = {field.name for field in fields(TrainingArguments)} | {"feature_store"}
     return [field.name for field in fields(kind) if field.name not in of_all]

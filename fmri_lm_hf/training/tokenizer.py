@@ -26,9 +26,9 @@ from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .feature_store import weights_hash
-from .record import save_stage
+from .record import train_and_save
 from .texts import CorpusTexts, embed_texts
-from .trainer import FmriTrainer, show_progress
+from .trainer import FmriTrainer
 
 __all__ = ["TokenizerArguments", "main", "train"]
 
@@ -59,6 +59,13 @@ class TokenizerArguments(ScanArguments):
         "language model whose mean last hidden state is the text, as for stage 2: a folder, Hub id, or `reader`"
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.corpus is None) != (self.text_model is None):
+            raise ValueError(
+                "Alignment needs both `corpus` and `text_model`: give the other one, or neither."
+            )
+
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the stage with arguments of the command line."""
@@ -67,35 +74,20 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def train(arguments: TokenizerArguments) -> FmriTrainer:
     """Train a tokenizer and save it in `output_dir`."""
-    if (arguments.corpus is None) != (arguments.text_model is None):
-        raise ValueError("Alignment needs both `corpus` and `text_model`: give the other one, or neither.")
-    assert not isinstance(arguments.tokenizer, str)
     scans = TrainingScans(arguments, arguments.corpus)
     texts = None
     if arguments.corpus is not None:
         texts = CorpusTexts(arguments.corpus, arguments.corpus_config, [arguments.text_length])
     rows = scans.split_rows(None if texts is None else texts.rows(scans.scan_ids))
 
-    shape: dict[str, Any] = {"n_rois": scans.n_rois, **(arguments.tokenizer or {})}
-    if unknown := sorted(set(shape) - set(FmriTokenizerConfig.__dataclass_fields__)):
-        raise ValueError(
-            f"`tokenizer` has unknown fields: {', '.join(unknown)}. Those of FmriTokenizerConfig are known."
-        )
-    if arguments.network_means:
-        if scans.atlas is None:
-            raise ValueError(
-                f"`network_means` needs the networks of the ROIs, but {arguments.scans} has no atlas.json."
-            )
-        names = scans.atlas.network_names
-        shape["roi_networks"] = [names.index(network) for network in scans.atlas.networks]
-    shape_of_input = FmriTokenizerConfig(**shape)
+    shape = _shape(arguments, scans)
+    n_timepoints = FmriTokenizerConfig(**shape).n_timepoints
     extractor = FmriFeatureExtractor(
-        atlas=scans.atlas, n_rois=scans.n_rois, n_timepoints=shape_of_input.n_timepoints, t_r=arguments.t_r
+        atlas=scans.atlas, n_rois=scans.n_rois, n_timepoints=n_timepoints, t_r=arguments.t_r
     )
     if arguments.normalization == "cohort":
         extractor.fit_normalization(scans.dataset[row] for row in rows["train"])
-    inputs, rows = scans.read(extractor, rows)
-    ids = {split: [scans.scan_ids[row] for row in of_split] for split, of_split in rows.items()}
+    inputs, ids = scans.read(extractor, rows)
 
     embeds = None
     if texts is not None and arguments.text_model is not None:
@@ -109,10 +101,26 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
         train_dataset=ScanInputs(inputs, ids["train"], embeds),
         eval_dataset=ScanInputs(inputs, ids["validation"], embeds) if "validation" in ids else None,
     )
-    show_progress(trainer, "tokenizer")
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    save_stage(trainer, extractor, stage="tokenizer", **scans.facts(rows["train"]))
+    train_and_save(trainer, extractor, "tokenizer", **scans.facts(ids["train"]))
     return trainer
+
+
+def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any]:
+    """Fields of FmriTokenizerConfig, from the recipe and the scans."""
+    assert not isinstance(arguments.tokenizer, str)
+    shape: dict[str, Any] = {"n_rois": scans.n_rois, **(arguments.tokenizer or {})}
+    if unknown := sorted(set(shape) - set(FmriTokenizerConfig.__dataclass_fields__)):
+        raise ValueError(
+            f"`tokenizer` has unknown fields: {', '.join(unknown)}. Those of FmriTokenizerConfig are known."
+        )
+    if arguments.network_means:
+        if scans.atlas is None:
+            raise ValueError(
+                f"`network_means` needs the networks of the ROIs, but {arguments.scans} has no atlas.json."
+            )
+        names = scans.atlas.network_names
+        shape["roi_networks"] = [names.index(network) for network in scans.atlas.networks]
+    return shape
 
 
 def _embed(
