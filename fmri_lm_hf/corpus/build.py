@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..cards.dataset_cards import write_corpus_card
 from ..declarations import DECLARATIONS, declared_in_folder, declared_in_parquet
-from ..descriptors import Acquisition
+from ..descriptors import Acquisition, ReferenceMaps
 from ..descriptors.catalogue import check_families
 from ..descriptors.column_check import Symmetry, symmetry
 from ..files import atomic, exclusive, write_json
@@ -37,7 +37,7 @@ from .tasks import (
     ChunkTask,
     as_features,
     compute_chunk,
-    read_connectivity_sums,
+    read_connectivity,
     read_features,
     sum_connectivity,
     text_seed,
@@ -319,16 +319,15 @@ def _fit_maps(
     folder = work / "maps_reference"
     if not (folder / "reference.json").exists():
         steps.run("connectivity", sum_connectivity, tasks, lambda task: task.file("maps"))
-        total, n_known = read_connectivity_sums(tasks, atlas.n_rois)
-        families = check_families(config.families)
-        mean = (total / np.maximum(n_known, 1)).astype(np.float32)
+        group = read_connectivity(tasks, atlas.n_rois)
+        mean = group.mean.astype(np.float32)
         with atomic(work / GROUP_FILE) as path:
             save_file({"mean": mean}, path)
         write_json(asdict(symmetry(mean, atlas)), work / SYMMETRY_FILE)
+        families = check_families(config.families)
         with threadpool_limits(1):  # the same bits on every machine
-            CohortReference.from_connectivity_sums(
-                total, n_known, atlas, families, config.n_components, config.seed
-            ).save(folder)
+            maps = ReferenceMaps.fit(group, atlas, families, config.n_components, config.seed)
+        CohortReference(maps, families).save(folder)
         shutil.rmtree(work / "maps")
     return CohortReference.load(folder)
 

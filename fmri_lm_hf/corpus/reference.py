@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from ..descriptors import (
     FeatureDict,
     compute_features,
     feature_table,
+    features_of,
 )
 from ..descriptors.catalogue import check_families
-from ..descriptors.prepared import prepare_scan
+from ..descriptors.group_connectivity import GroupConnectivity
+from ..descriptors.prepared import PreparedScan, prepare_row
 from ..descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
 from ..files import write_bytes
 from ..models.atlas import Atlas, ScanError
@@ -99,8 +101,8 @@ class CohortReference:
     """Mean and SD of every feature over the training scans, and the maps that their computation needs.
 
     Fit it with `fit`, on the scans of training subjects only: what a test subject contributes here would leak into
-    every description. `fit` is `fit_maps` followed by `fit_statistics`; call these two to compute the features of
-    many scans in parallel in between.
+    every description. To compute the features of many scans in parallel, give it the maps of `ReferenceMaps.fit`, and
+    call `fit_statistics`.
 
     Parameters
     ----------
@@ -147,73 +149,25 @@ class CohortReference:
             optionally ``roi_mask``, ``sample_mask``, ``site`` and ``scan_id``. A `datasets.Dataset` or a list, not a
             one-time iterator. Scans that cannot be used are skipped, each with a warning that says why.
         atlas : Atlas
-        families : sequence of str
-        n_components : int
-            Components of the group ICA, at most a third of the ROIs.
-        seed : int
-            Of the group ICA.
+        families, n_components, seed
+            As for `ReferenceMaps.fit`.
         progress : bool
             Show progress bars.
         """
         scans = _readable_twice(scans)
-        maps = cls.fit_maps(scans, atlas, families, n_components, seed, progress)
-        rows = maps._feature_rows(tqdm(scans, desc="reference: features", unit="scan", disable=not progress))
-        return maps.fit_statistics(rows)
-
-    @classmethod
-    def fit_maps(
-        cls,
-        scans: Iterable[Mapping[str, Any]],
-        atlas: Atlas,
-        families: Sequence[str] = FAMILIES,
-        n_components: int = 20,
-        seed: int = 0,
-        progress: bool = False,
-    ) -> CohortReference:
-        """A reference with gradients and ICA maps, from the mean connectivity of the scans, but no statistics yet."""
-        families = check_families(families)
-        if not set(families) & set(MAP_FAMILIES):
-            return cls(maps=ReferenceMaps(atlas), families=families)
-        total = np.zeros((atlas.n_rois, atlas.n_rois))
-        n_known = np.zeros((atlas.n_rois, atlas.n_rois), dtype=np.int64)
-        scans = tqdm(_readable_twice(scans), desc="reference: maps", unit="scan", disable=not progress)
-        for row in scans:
-            try:
-                scan = prepare_scan(
-                    row["bold"], row["t_r"], atlas, row.get("roi_mask"), row.get("sample_mask")
-                )
-            except ScanError as error:
-                logger.warning(
-                    f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}"
-                )
-                continue
-            cells = np.ix_(scan.usable, scan.usable)
-            total[cells] += scan.connectivity
-            n_known[cells] += 1
-        return cls.from_connectivity_sums(total, n_known, atlas, families, n_components, seed)
-
-    @classmethod
-    def from_connectivity_sums(
-        cls,
-        total: np.ndarray,
-        n_known: np.ndarray,
-        atlas: Atlas,
-        families: Sequence[str] = FAMILIES,
-        n_components: int = 20,
-        seed: int = 0,
-    ) -> CohortReference:
-        """The same as `fit_maps`, from sums over the scans, which several processes can take in parts.
-
-        Parameters
-        ----------
-        total : numpy.ndarray of shape (n_rois, n_rois)
-            Sum of ``PreparedScan.connectivity`` over the scans.
-        n_known : numpy.ndarray of shape (n_rois, n_rois), int
-            How many scans have both ROIs.
-        """
-        families = check_families(families)
-        maps = ReferenceMaps.from_connectivity_sums(total, n_known, atlas, families, n_components, seed)
-        return cls(maps=maps, families=families)
+        bar = partial(tqdm, unit="scan", disable=not progress)
+        reference = cls(ReferenceMaps(atlas), check_families(families))
+        if set(reference.families) & set(MAP_FAMILIES):
+            group = GroupConnectivity(atlas.n_rois)
+            for _, scan in _usable(bar(scans, desc="reference: maps"), atlas):
+                group.add(scan.connectivity, scan.usable)
+            maps = ReferenceMaps.fit(group, atlas, reference.families, n_components, seed)
+            reference = cls(maps, reference.families)
+        rows = (
+            (row["subject_id"], features_of(scan, reference.feature_table, reference.maps, row.get("site")))
+            for row, scan in _usable(bar(scans, desc="reference: features"), atlas)
+        )
+        return reference.fit_statistics(rows)
 
     def fit_statistics(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> CohortReference:
         """A copy with mean and SD of every feature over ``(subject_id, features)`` of the training scans.
@@ -246,19 +200,6 @@ class CohortReference:
             n_subjects=len(ids),
             subjects_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
         )
-
-    def _feature_rows(self, scans: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, FeatureDict]]:
-        for row in scans:
-            try:
-                features = self.compute(
-                    row["bold"], row["t_r"], row.get("roi_mask"), row.get("sample_mask"), row.get("site")
-                )
-            except ScanError as error:
-                logger.warning(
-                    f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}"
-                )
-                continue
-            yield row["subject_id"], features
 
     # ------------------------------------------------------------------------------------------------- using
 
@@ -474,3 +415,16 @@ def _readable_twice(scans: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str,
             "datasets.Dataset, a list, or an object whose __iter__ starts anew."
         )
     return scans.with_format("numpy") if hasattr(scans, "with_format") else scans
+
+
+def _usable(
+    scans: Iterable[Mapping[str, Any]], atlas: Atlas
+) -> Iterator[tuple[Mapping[str, Any], PreparedScan]]:
+    """The rows of scans that can be used, with what descriptors start from; a warning about each other one."""
+    for row in scans:
+        try:
+            scan = prepare_row(row, atlas)
+        except ScanError as error:
+            logger.warning(f"Scan {row.get('scan_id', '(unnamed)')} is left out of the reference: {error}")
+        else:
+            yield row, scan

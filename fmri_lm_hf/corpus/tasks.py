@@ -27,7 +27,8 @@ from safetensors.numpy import load_file, save_file
 
 from ..descriptors import Acquisition, FeatureDict, features_of
 from ..descriptors.column_check import ColumnCheck
-from ..descriptors.prepared import PreparedScan, prepare_scan
+from ..descriptors.group_connectivity import GroupConnectivity
+from ..descriptors.prepared import PreparedScan, prepare_row
 from ..files import atomic
 from ..models.atlas import Atlas, ScanError
 from .facts import Fact
@@ -41,7 +42,7 @@ __all__ = [
     "GROUP_FILE",
     "ChunkTask",
     "compute_chunk",
-    "read_connectivity_sums",
+    "read_connectivity",
     "read_features",
     "sum_connectivity",
     "text_seed",
@@ -87,38 +88,30 @@ def sum_connectivity(task: ChunkTask) -> int:
     """Sum the connectivity of the chunk's training scans; a scan that cannot be used adds nothing."""
     atlas = Atlas.from_json(Path(task.work) / "atlas.json")
     upper = np.triu_indices(atlas.n_rois)
-    total = np.zeros((atlas.n_rois, atlas.n_rois))
-    n_known = np.zeros((atlas.n_rois, atlas.n_rois), dtype=np.int32)
+    group = GroupConnectivity(atlas.n_rois)
     with _one_thread():
         for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
             if row["split"] != "train":
                 continue
             prepared, _ = _attempt(partial(_prepared, scan, atlas))
-            if prepared is None:
-                continue  # the next step lists it with its reason
-            cells = np.ix_(prepared.usable, prepared.usable)
-            total[cells] += prepared.connectivity
-            n_known[cells] += 1
-    arrays: dict[str, np.ndarray] = {"total": total[upper], "n_known": n_known[upper]}
+            if prepared is not None:  # else the next step lists it with its reason
+                group.add(prepared.connectivity, prepared.usable)
+    arrays: dict[str, np.ndarray] = {"total": group.total[upper], "n_known": group.n_known[upper]}
     with atomic(task.file("maps")) as path:
         save_file(arrays, path)
     return len(task.rows)
 
 
-def read_connectivity_sums(tasks: Sequence[ChunkTask], n_rois: int) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of all chunks: connectivity and number of scans, both of shape (n_rois, n_rois)."""
-    upper = np.triu_indices(n_rois)
-    total, n_known = np.zeros(len(upper[0])), np.zeros(len(upper[0]), dtype=np.int64)
+def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectivity:
+    """The connectivity of the training scans of all chunks."""
+    upper, group = np.triu_indices(n_rois), GroupConnectivity(n_rois)
     for task in tasks:
         arrays = load_file(task.file("maps"))
-        total += arrays["total"]
-        n_known += arrays["n_known"]
-    squares: list[np.ndarray] = []
-    for values in (total, n_known):
-        square = np.zeros((n_rois, n_rois), dtype=values.dtype)
-        square[upper] = values
-        squares.append(square + np.triu(square, 1).T)
-    return squares[0], squares[1]
+        group.total[upper] += arrays["total"]
+        group.n_known[upper] += arrays["n_known"]
+    for square in (group.total, group.n_known):
+        square += np.triu(square, 1).T
+    return group
 
 
 def compute_chunk(task: ChunkTask) -> int:
@@ -242,7 +235,7 @@ def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
         raise ScanError("bold is not numbers of shape (n_timepoints, n_rois). Extract the scan again.")
     if scan["t_r"] is None:
         raise ScanError("t_r is missing; expected the repetition time in seconds.")
-    return prepare_scan(scan["bold"], scan["t_r"], atlas, scan.get("roi_mask"), scan.get("sample_mask"))
+    return prepare_row(scan, atlas)
 
 
 def _one_thread() -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +14,7 @@ from ..models.atlas import Atlas, ScanError
 from ..models.scan_reading import constant_rois
 from .fisher_z import correlations, standardise
 
-__all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_scan"]
+__all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_row", "prepare_scan"]
 
 MIN_TIMEPOINTS = 20  # fewer points give correlations with standard errors above 0.2
 MIN_ROIS = 5  # three gradients need five points
@@ -77,14 +79,8 @@ def prepare_scan(
 
     Parameters
     ----------
-    bold : array of shape (n_timepoints, n_rois)
-    t_r : float
-        Repetition time in seconds.
-    atlas : Atlas
-    roi_mask : array of shape (n_rois,), bool, optional
-        False for ROIs that hold no data.
-    sample_mask : array of shape (n_timepoints,), bool, optional
-        True for time points that were observed. What stands at the others (censored, interpolated, NaN) is not read.
+    bold, t_r, atlas, roi_mask, sample_mask
+        As for `compute_features`.
 
     Raises
     ------
@@ -130,6 +126,11 @@ def prepare_scan(
         atlas_membership=(np.array(atlas.networks)[:, None] == np.array(networks)).astype(np.float32),
         network_names=networks,
     )
+
+
+def prepare_row(row: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
+    """`prepare_scan` of a row of a scan dataset, whose masks may be missing."""
+    return prepare_scan(row["bold"], row["t_r"], atlas, row.get("roi_mask"), row.get("sample_mask"))
 
 
 def _too_few_rois(bold: np.ndarray, mask: np.ndarray, usable: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,7 @@ import numpy as np
 from ..models.atlas import Atlas, ScanError
 from .catalogue import check_families
 from .gradients import diffusion_gradients
+from .group_connectivity import GroupConnectivity
 from .ica import fit_group_ica
 
 __all__ = ["MAP_FAMILIES", "ReferenceMaps"]
@@ -36,25 +38,22 @@ class ReferenceMaps:
     ica_maps: np.ndarray | None = None
 
     @classmethod
-    def from_connectivity_sums(
+    def fit(
         cls,
-        total: np.ndarray,
-        n_known: np.ndarray,
+        group: GroupConnectivity,
         atlas: Atlas,
-        families: tuple[str, ...],
+        families: Sequence[str],
         n_components: int = 20,
         seed: int = 0,
     ) -> ReferenceMaps:
-        """Fit the maps that these families need to the mean connectivity of scans.
+        """Fit the maps that some families need to the mean connectivity of scans.
 
         Parameters
         ----------
-        total : numpy.ndarray of shape (n_rois, n_rois)
-            Sum of ``PreparedScan.connectivity`` over the scans, which several processes can take in parts.
-        n_known : numpy.ndarray of shape (n_rois, n_rois), int
-            How many scans have both ROIs.
+        group : GroupConnectivity
+            Of scans of training subjects.
         atlas : Atlas
-        families : tuple of str
+        families : sequence of {"connectivity", "gradients", "graph", "ica"}
         n_components : int
             Components of the group ICA, at most a third of the ROIs.
         seed : int
@@ -66,13 +65,13 @@ class ReferenceMaps:
             If no scan has any ROI.
         """
         families = check_families(families)
-        known = np.diag(n_known) > 0
+        known = group.known_rois
         if not known.any():
             raise ScanError(
                 "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
                 "errors say what is wrong with them."
             )
-        mean = (total / np.maximum(n_known, 1))[np.ix_(known, known)]
+        mean = group.mean[np.ix_(known, known)]
         gradients = ica_maps = None
         if "gradients" in families:
             gradients = np.zeros((atlas.n_rois, 3))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..descriptors.column_check import ColumnCheck, Symmetry, symmetry
+from ..descriptors.group_connectivity import GroupConnectivity
 from ..models.atlas import Atlas
 
 __all__ = ["Fingerprint", "fingerprint"]
@@ -47,8 +48,7 @@ def fingerprint(rows: Iterable[Mapping[str, Any]], atlas: Atlas) -> Fingerprint:
     atlas : Atlas
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    total = np.zeros((atlas.n_rois, atlas.n_rois))
-    n_known = np.zeros((atlas.n_rois, atlas.n_rois), dtype=int)
+    group = GroupConnectivity(atlas.n_rois)
     for row in rows:
         kept, usable = (np.asarray(row[name], dtype=bool) for name in ("sample_mask", "roi_mask"))
         if kept.sum() < FEWEST_POINTS or usable.sum() < 3:
@@ -57,15 +57,13 @@ def fingerprint(rows: Iterable[Mapping[str, Any]], atlas: Atlas) -> Fingerprint:
         with np.errstate(invalid="ignore", divide="ignore"):
             connectivity = np.nan_to_num(np.corrcoef(bold.T)).astype(np.float32)
         found[row["scan_id"]] = connectivity, usable
-        total[np.ix_(usable, usable)] += connectivity
-        n_known += np.outer(usable, usable)
+        group.add(connectivity, usable)
     problems = {}
     for scan_id, (connectivity, usable) in found.items():
         if len(found) <= FEWEST_SCANS:
             break
-        others, n_others = total.copy(), n_known - np.outer(usable, usable)
-        others[np.ix_(usable, usable)] -= connectivity
-        problem = ColumnCheck(others / np.maximum(n_others, 1), atlas).problem(connectivity, usable)
+        others = group.mean_without(connectivity, usable)
+        problem = ColumnCheck(others, atlas).problem(connectivity, usable)
         if problem is not None:
             problems[scan_id] = problem.replace("the training scans", "the other scans")
-    return Fingerprint(len(found), symmetry(total / np.maximum(n_known, 1), atlas), problems)
+    return Fingerprint(len(found), symmetry(group.mean, atlas), problems)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.corpus.reference import RunningMoments
-from fmri_lm_hf.descriptors import compute_features
+from fmri_lm_hf.descriptors import FAMILIES, ReferenceMaps, compute_features
+from fmri_lm_hf.descriptors.group_connectivity import GroupConnectivity
 from fmri_lm_hf.descriptors.prepared import prepare_scan
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 
@@ -148,8 +150,8 @@ def test_unusable_scans_are_skipped_with_a_warning_and_too_few_refused(reference
         CohortReference.fit(scans[:1], atlas, families=("connectivity",))
 
 
-def test_a_reference_without_statistics_gives_no_facts(scans, atlas):
-    maps = CohortReference.fit_maps(scans, atlas, n_components=4)
+def test_a_reference_without_statistics_gives_no_facts(reference, scans):
+    maps = dataclasses.replace(reference, statistics=None)
     with pytest.raises(ValueError, match="call fit_statistics"):
         maps.facts(maps.compute(scans[0]["bold"], 2.0))
 
@@ -187,24 +189,28 @@ def test_fitting_leaves_out_what_test_subjects_would_change(scans, atlas, refere
 
 
 def test_maps_from_sums_taken_in_parts_are_those_of_all_scans(scans, atlas, reference):
-    total, n_known = np.zeros((24, 24)), np.zeros((24, 24), dtype=int)
+    whole = GroupConnectivity(24)
     for part in (scans[:3], scans[3:]):
-        connectivity = [prepare_scan(scan["bold"], 2.0, atlas).connectivity for scan in part]
-        total += np.sum(connectivity, axis=0, dtype=np.float64)
-        n_known += len(part)
-    maps = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
-    np.testing.assert_allclose(maps.maps.gradients, reference.maps.gradients, atol=1e-6)
-    np.testing.assert_allclose(maps.maps.ica_maps, reference.maps.ica_maps, atol=1e-4)
+        group = GroupConnectivity(24)
+        for scan in part:
+            group.add(prepare_scan(scan["bold"], 2.0, atlas).connectivity, np.ones(24, dtype=bool))
+        whole.total += group.total
+        whole.n_known += group.n_known
+    maps = ReferenceMaps.fit(whole, atlas, FAMILIES, n_components=4)
+    np.testing.assert_allclose(maps.gradients, reference.maps.gradients, atol=1e-6)
+    np.testing.assert_allclose(maps.ica_maps, reference.maps.ica_maps, atol=1e-4)
 
 
 def test_masked_rois_do_not_lower_the_mean_connectivity(scans, atlas):
     """An ROI that half of the scans lack has the mean over the other half, not half of it."""
-    total, n_known = np.zeros((24, 24)), np.zeros((24, 24), dtype=int)
+    usable = np.arange(24) != 5
     connectivity = prepare_scan(scans[0]["bold"], 2.0, atlas).connectivity
-    total += 2 * connectivity
-    n_known += 2
-    whole = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
-    total[5], total[:, 5] = connectivity[5], connectivity[:, 5]
-    n_known[5] = n_known[:, 5] = 1
-    half = CohortReference.from_connectivity_sums(total, n_known, atlas, n_components=4)
-    np.testing.assert_allclose(half.maps.gradients, whole.maps.gradients, atol=1e-9)
+    whole, half = GroupConnectivity(24), GroupConnectivity(24)
+    for group, masks in ((whole, [usable | True] * 2), (half, [usable | True, usable])):
+        for mask in masks:
+            group.add(connectivity[np.ix_(mask, mask)], mask)
+    of_whole, of_half = (ReferenceMaps.fit(group, atlas, FAMILIES, n_components=4) for group in (whole, half))
+    np.testing.assert_allclose(of_half.gradients, of_whole.gradients, atol=1e-9)
+    np.testing.assert_allclose(
+        half.mean_without(connectivity, usable | True)[usable], whole.mean[usable] * usable
+    )
