@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,64 +111,38 @@ def build_corpus(
     """
     config = CorpusConfig() if config is None else config
     scans, out = Path(scans).resolve(), Path(out).resolve()
-    work = out / WORK_FOLDER
-    if not (out / "provenance.json").exists():
-        _refuse_other_files(out, work)
-    with exclusive(work):
-        try:
-            return _build(scans, out, work, config, atlas, workers, scheduler, progress)
-        finally:
-            _remove_if_unused(work)
-
-
-def _build(
-    scans: Path,
-    out: Path,
-    work: Path,
-    config: CorpusConfig,
-    atlas: Atlas | None,
-    workers: int,
-    scheduler: str | None,
-    progress: bool,
-) -> CorpusSummary:
-    source = ScanSource.open(scans, work)
-    atlas = atlas or source.atlas() or ScanSource(scans).atlas()
-    if atlas is None:
-        raise ScanError(
-            f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
-        )
-    if not atlas.named_networks:
-        raise ScanError(
-            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, and texts speak of networks. "
-            "Give a table of its ROIs with columns name and network (--networks)."
-        )
-    config = _inherit(config, scans, source)
-    parameters = _parameters(config, source, atlas)
-    if (out / "provenance.json").exists():
-        _check_parameters(json.loads((out / "provenance.json").read_text())["parameters"], parameters, out)
-        return _read_summary(out)
-    manifest = _split(config, source)
-    tasks = _chunk_tasks(config, source, manifest, work)
-    _start_or_continue(work, parameters, out)
-    atlas.to_json(work / "atlas.json")
-    with open_engine(workers, scheduler) as engine:
-        steps = _Steps(engine, sum(len(task.rows) for task in tasks), progress)
-        if not (out / "reference" / "reference.json").exists():
-            maps = _fit_maps(steps, tasks, config, atlas, work)
-            steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
-            training = (
-                (row["subject_id"], as_features(maps, row, features))
-                for row, features, _ in read_features(tasks)
-                if row["split"] == "train" and features is not None
+    with _work_folder(out) as work:
+        source = ScanSource.open(scans, work)
+        atlas = _with_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
+        config = _inherit(config, scans, source)
+        parameters = _parameters(config, source, atlas)
+        if (out / "provenance.json").exists():
+            _check_parameters(
+                json.loads((out / "provenance.json").read_text())["parameters"], parameters, out
             )
-            maps.fit_statistics(training).save(out / "reference")
-        steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
-        texts = tuple(str(task.file("texts")) for task in tasks)
-        configs = ("all", *check_families(config.families))
-        declared = _declared(config)
-        assembly = [AssemblyTask(name, i, texts, str(out), declared) for i, name in enumerate(configs)]
-        steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
-    return _finish(out, config, source, manifest, tasks, assembly, parameters)
+            return _read_summary(out)
+        manifest = _split(config, source)
+        tasks = _chunk_tasks(config, source, manifest, work)
+        _start_or_continue(work, parameters, out)
+        atlas.to_json(work / "atlas.json")
+        with open_engine(workers, scheduler) as engine:
+            steps = _Steps(engine, sum(len(task.rows) for task in tasks), progress)
+            if not (out / "reference" / "reference.json").exists():
+                maps = _fit_maps(steps, tasks, config, atlas, work)
+                steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
+                training = (
+                    (row["subject_id"], as_features(maps, row, features))
+                    for row, features, _ in read_features(tasks)
+                    if row["split"] == "train" and features is not None
+                )
+                maps.fit_statistics(training).save(out / "reference")
+            steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
+            texts = tuple(str(task.file("texts")) for task in tasks)
+            configs = ("all", *check_families(config.families))
+            declared = _declared(config)
+            assembly = [AssemblyTask(name, i, texts, str(out), declared) for i, name in enumerate(configs)]
+            steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
+        return _finish(out, config, source, manifest, tasks, assembly, parameters)
 
 
 class _Steps:
@@ -193,6 +167,20 @@ class _Steps:
         with tqdm(total=total, initial=done, desc=name, unit=unit, disable=not self.progress) as bar:
             for count in self.engine(function, waiting):
                 bar.update(count)
+
+
+def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
+    """The atlas of the scans, if it can be spoken of."""
+    if atlas is None:
+        raise ScanError(
+            f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
+        )
+    if not atlas.named_networks:
+        raise ScanError(
+            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, and texts speak of networks. "
+            "Give a table of its ROIs with columns name and network (--networks)."
+        )
+    return atlas
 
 
 def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusConfig:
@@ -231,6 +219,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """The folder of unfinished work in `out`, for one build at a time; nothing of one that is refused stays there."""
+    work = out / WORK_FOLDER
+    if not (out / "provenance.json").exists():
+        _refuse_other_files(out, work)
+    with exclusive(work):
+        try:
+            yield work
+        finally:
+            if work.exists() and not (work / PARAMETERS_FILE).exists():
+                shutil.rmtree(work, ignore_errors=True)
+                with suppress(OSError):  # not empty: a finished corpus
+                    out.rmdir()
+
+
 def _refuse_other_files(out: Path, work: Path) -> None:
     if (work / PARAMETERS_FILE).exists() or not out.exists():
         return
@@ -249,14 +253,6 @@ def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> Non
             partial.unlink(missing_ok=True)
     else:
         write_json(parameters, record)
-
-
-def _remove_if_unused(work: Path) -> None:
-    """Leave nothing in the folder of a build that was refused before it began."""
-    if work.exists() and not (work / PARAMETERS_FILE).exists():
-        shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # not empty: a finished corpus
-            work.parent.rmdir()
 
 
 def _split(config: CorpusConfig, source: ScanSource) -> SplitManifest:
