@@ -1,1 +1,1 @@
-"""Training of the three stages: examples, features of frozen models, the Trainer, one module for each stage."""
+"""Training: arguments, examples, features of frozen models, the Trainer, one module for each stage."""
