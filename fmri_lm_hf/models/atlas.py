@@ -287,13 +287,15 @@ class Atlas:
         Raises `ScanError` with the names that differ unless both have the same names.
         """
         names = [str(name) for name in roi_names]
-        unknown = [name for name in names if name not in set(self.roi_names)]
-        missing = [name for name in self.roi_names if name not in set(names)]
+        where = {name: column for column, name in enumerate(names)}
+        known = set(self.roi_names)
+        unknown = [name for name in names if name not in known]
+        missing = [name for name in self.roi_names if name not in where]
         if unknown or missing or len(names) != self.n_rois:
             parts = [
                 f"{len(unknown)} not in the atlas ({_some(unknown)})" if unknown else "",
                 f"{len(missing)} missing from the scan ({_some(missing)})" if missing else "",
-                f"{len(names) - len(set(names))} repeated" if len(names) > len(set(names)) else "",
+                f"{len(names) - len(where)} repeated" if len(names) > len(where) else "",
             ]
             scheme_found, scheme_here = yeo_scheme(names), yeo_scheme(self.roi_names)
             hint = (
@@ -306,7 +308,6 @@ class Atlas:
                 f"{'; '.join(filter(None, parts))}.{hint} "
                 f"Expected its {self.n_rois} ROIs; extract the scan with this atlas."
             )
-        where = {name: column for column, name in enumerate(names)}
         return np.asarray([where[name] for name in self.roi_names])
 
     def extract(self, image: Any, mask_img: Any = None) -> np.ndarray:

@@ -23,12 +23,12 @@ __all__ = [
     "load_image",
     "reading",
     "require",
+    "series_of",
     "volume_data",
-    "volumes",
 ]
 
 GZIP_RATIO = 1032  # deflate packs no tighter: a larger image cannot be in the file
-BLOCK = 16  # volumes of an array that are copied at a time
+BLOCK = 16  # time points of an array that are copied at once
 
 
 class ScanError(ValueError):
@@ -116,17 +116,30 @@ def check_size(image: Any) -> None:
         raise ScanError(_unreadable(name))
 
 
-def volumes(image: Any) -> Iterator[np.ndarray]:
-    """The unscaled values of each volume of a 4D image in Fortran order, or of each time point of a CIFTI series.
+def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
+    """The unscaled values of some voxels of a 4D image, or grayordinates of a CIFTI series, one time point at a time.
 
-    A compressed file is read to its end, where its checksum stands, so that damaged bytes do not pass for signal.
+    One volume of a file is in memory at a time. A compressed file is read to its end, where its checksum stands, so
+    that damaged bytes do not pass for signal.
+
+    Parameters
+    ----------
+    image : nibabel image
+    where : np.ndarray of shape (n_voxels,), int
+        Indices into a volume in Fortran order, or into the grayordinates.
+
+    Yields
+    ------
+    np.ndarray of shape (n_voxels,)
+        In the type of the file; `dataobj.slope` and `dataobj.inter` scale it.
     """
     proxy = image.dataobj
     name = image.get_filename() or "The image"
     if is_cifti(image):
         with reading(name):
             rows = np.asarray(proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else proxy)
-        yield from rows
+        for row in rows:
+            yield row[where]
     elif hasattr(proxy, "get_unscaled") and os.path.exists(name):
         with reading(name), _open(name) as file:
             shape, kind = proxy.shape, proxy.dtype
@@ -136,16 +149,17 @@ def volumes(image: Any) -> Iterator[np.ndarray]:
                 content = file.read(size)
                 if len(content) < size:
                     raise ScanError(_unreadable(name))
-                yield np.frombuffer(content, dtype=kind)
+                yield np.frombuffer(content, dtype=kind)[where]
             while file.read(1 << 20):
                 pass
     else:
         with reading(name):
             data = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asanyarray(proxy)
+        voxels = np.unravel_index(where, data.shape[:3], order="F")
+        # Arrays may hold the time points of a voxel side by side: several at once are read in one pass over them.
         for start in range(0, data.shape[3], BLOCK):
-            block = np.asfortranarray(data[..., start : start + BLOCK])
-            for time in range(block.shape[3]):
-                yield block[..., time].ravel(order="F")
+            block = (*voxels, slice(start, start + BLOCK))
+            yield from np.ascontiguousarray(data[block].T)
 
 
 def _open(name: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from .image_files import (
     load_image,
     reading,
     require,
+    series_of,
     volume_data,
-    volumes,
 )
 
 __all__ = [
@@ -229,11 +230,16 @@ def _slots_of(atlas: Any, values: np.ndarray) -> np.ndarray:
 
 def _share_in_view(atlas: Any, labels: Any, image: Any) -> np.ndarray:
     """Share of the voxels of each ROI of a label image that lie within the bounds of `image`."""
-    slots = _slots_of(atlas, volume_data(labels))
-    at = np.argwhere(slots >= 0)
     to_image = np.linalg.inv(image.affine) @ labels.affine
-    there = at @ to_image[:3, :3].T + to_image[:3, 3]
-    inside = np.all((there >= -0.5) & (there <= np.asarray(image.shape[:3]) - 0.5), axis=1)
+
+    def in_view(at: Any) -> np.ndarray:
+        there = np.asarray(at) @ to_image[:3, :3].T + to_image[:3, 3]
+        return np.all((there >= -0.5) & (there <= np.asarray(image.shape[:3]) - 0.5), axis=1)
+
+    if in_view(list(itertools.product(*((0, n - 1) for n in labels.shape[:3])))).all():
+        return np.ones(atlas.n_rois)  # with its corners lies all that is between them
+    slots = _slots_of(atlas, volume_data(labels))
+    inside = in_view(np.argwhere(slots >= 0))
     slots = slots[slots >= 0]
     total = np.bincount(slots, minlength=atlas.n_rois)
     return np.bincount(slots[inside], minlength=atlas.n_rois) / np.maximum(total, 1)
@@ -312,8 +318,7 @@ def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarra
     bad = np.zeros(len(where), dtype=bool)
     still = np.arange(len(where))  # voxels that have not varied so far
     first: np.ndarray | None = None
-    for time, volume in enumerate(volumes(image)):
-        values = volume[where]
+    for time, values in enumerate(series_of(image, where)):
         sums[time] = np.bincount(slots, values, n_rois)
         if not np.isfinite(sums[time]).all():
             finite = np.isfinite(values)
@@ -340,12 +345,12 @@ def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarra
     elif not np.all(missing[observed] == bad.sum()):
         # Voxels that lack a number in some volumes only: find them among the volumes that count, and sum without them.
         bad[:] = False
-        for time, volume in enumerate(volumes(image)):
+        for time, values in enumerate(series_of(image, where)):
             if observed[time]:
-                bad |= ~np.isfinite(volume[where])
-        for time, volume in enumerate(volumes(image)):
+                bad |= ~np.isfinite(values)
+        for time, values in enumerate(series_of(image, where[~bad])):
             if observed[time]:
-                sums[time] = np.bincount(slots[~bad], volume[where[~bad]], n_rois)
+                sums[time] = np.bincount(slots[~bad], values, n_rois)
     counts = np.bincount(slots[~bad], minlength=n_rois)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, sums / counts, np.nan)
