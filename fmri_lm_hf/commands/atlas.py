@@ -1,9 +1,9 @@
 """Make an atlas file from a label image and the table that names its values, and check that they belong together.
 
 The table is a CSV or TSV with the columns index, name and (optional) network, a colour lookup table
-(`index name R G B A`), or a Workbench label list; a .dlabel.nii file carries its own. What is written names the
-ROIs and holds the checksum of the image, which stays where it is: `fmri-lm scans --atlas FILE --labels-img IMAGE`
-reads both.
+(`index name R G B A`), or a Workbench label list; a .dlabel.nii file and the .label.gii files of two hemispheres (give
+either) carry their own. What is written names the ROIs and holds the checksum of the image, which stays where it is:
+`fmri-lm scans --atlas FILE --labels-img IMAGE` reads both.
 
 examples:
   fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json
@@ -20,7 +20,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm atlas`."""
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="label image: .nii, .nii.gz or .dlabel.nii")
+    parser.add_argument(
+        "image", metavar="IMAGE", type=Path, help="label image: .nii, .nii.gz, .dlabel.nii or .label.gii"
+    )
     parser.add_argument("--table", type=Path, help="names of its values")
     parser.add_argument("--name", help="name of the atlas (default: from the image's)")
     parser.add_argument("--out", type=Path, help="atlas file to write (.json); only checked without it")

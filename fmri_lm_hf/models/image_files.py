@@ -6,14 +6,14 @@ Like its siblings this file travels with checkpoints: nibabel is asked for where
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .scan_errors import ScanError, reading, require, unreadable
+from .surface_files import open_surfaces
 
 __all__ = [
     "ScanError",
@@ -31,40 +31,12 @@ GZIP_RATIO = 1032  # deflate packs no tighter: a larger image cannot be in the f
 BLOCK = 16  # time points of an array that are copied at once
 
 
-class ScanError(ValueError):
-    """A scan or an atlas that cannot be used. The message says what was found, expected, and what to do."""
-
-
-def require(module: str) -> Any:
-    """Import an optional `module`, or say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"This needs the package {package}: `pip install {package}`.") from error
-
-
-@contextmanager
-def reading(name: Any, message: str = "") -> Iterator[None]:
-    """Turn whatever a library raises over a damaged file into a `ScanError`.
-
-    What a reader of a complicated format trips over in damaged bytes is of any class (IndexError, struct.error,
-    XML errors, ...), so all are caught here; lack of memory, of a package and of disk space are no fault of the file.
-    """
-    try:
-        yield
-    except (ScanError, MemoryError, ImportError):
-        raise
-    except Exception as error:
-        if isinstance(error, FileNotFoundError):
-            raise ScanError(f"The image {Path(name).name} does not exist: check the path {name}.") from error
-        raise ScanError(message or _unreadable(name)) from error
-
-
 def load_image(image: Any) -> Any:
-    """Open a NIfTI or CIFTI file with nibabel (an image object is returned as it is)."""
+    """Open a NIfTI or CIFTI file, or both hemispheres of a GIFTI surface (an image object is returned as it is)."""
     if not isinstance(image, (str, os.PathLike)):
         return image
+    if str(image).lower().endswith(".gii"):
+        return open_surfaces(image)
     with reading(image):
         return require("nibabel").load(image)
 
@@ -90,13 +62,6 @@ def volume_data(image: Any) -> np.ndarray:
     return image_data(image).reshape(image.shape[:3])
 
 
-def _unreadable(path: Any) -> str:
-    return (
-        f"{Path(path).name} is not a readable image: it may be truncated, damaged or in another format. "
-        "Copy or export it again."
-    )
-
-
 def is_cifti(image: Any) -> bool:
     """Whether a nibabel image is CIFTI (its header has axes rather than an affine)."""
     return hasattr(getattr(image, "header", None), "get_axis")
@@ -108,12 +73,12 @@ def check_size(image: Any) -> None:
     if name is None or not hasattr(proxy, "get_unscaled") or not os.path.exists(name):
         return
     if min(proxy.shape, default=0) < 1:
-        raise ScanError(_unreadable(name))
+        raise ScanError(unreadable(name))
     wanted = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
     held = os.path.getsize(name)
     limit = held if str(name).lower().endswith(".nii") else held * GZIP_RATIO
     if wanted > limit:
-        raise ScanError(_unreadable(name))
+        raise ScanError(unreadable(name))
 
 
 def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
@@ -148,7 +113,7 @@ def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
             for _ in range(shape[3]):
                 content = file.read(size)
                 if len(content) < size:
-                    raise ScanError(_unreadable(name))
+                    raise ScanError(unreadable(name))
                 yield np.frombuffer(content, dtype=kind)[where]
             while file.read(1 << 20):
                 pass

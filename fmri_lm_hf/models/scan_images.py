@@ -1,4 +1,4 @@
-"""From images to ROI signals: the mean signal of each ROI of an atlas in a NIfTI or CIFTI series."""
+"""From images to ROI signals: the mean signal of each ROI of an atlas in a NIfTI, CIFTI or GIFTI series."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     ----------
     atlas : Atlas
     image : path or nibabel image
-        4D NIfTI, or a dense CIFTI series.
+        4D NIfTI, a dense CIFTI series, or one hemisphere of a GIFTI series (the other one is found beside it).
     mask_img : path or nibabel image, optional
         Only voxels of this mask are read (NIfTI).
 
@@ -205,8 +205,8 @@ def _label_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, n
     labels_img = _labels_img(atlas)
     if is_cifti(labels_img):
         raise ScanError(
-            f"Atlas {atlas.name!r} is a CIFTI label atlas, but the scan is a NIfTI volume: give the .dtseries.nii, "
-            "or use an atlas with a NIfTI label image."
+            f"Atlas {atlas.name!r} is one of surfaces, but the scan is a NIfTI volume: give the .dtseries.nii or "
+            ".func.gii, or use an atlas with a NIfTI label image."
         )
     labels = load_image(labels_img)
     slot_of_voxel = _slots_of(atlas, _on_grid(labels, image)).ravel(order="F")
@@ -249,8 +249,8 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
     labels_img = _labels_img(atlas) if atlas.labels else None
     if labels_img is None or not is_cifti(labels_img):
         raise ScanError(
-            f"The scan is a dense CIFTI series, which needs a CIFTI label atlas, and atlas {atlas.name!r} is none: "
-            "make one with Atlas.from_labels_img('....dlabel.nii')."
+            f"The scan lies on surfaces, which needs a CIFTI or GIFTI label atlas, and atlas {atlas.name!r} is none: "
+            "make one with Atlas.from_labels_img('....dlabel.nii') or '....label.gii'."
         )
     with reading(image.get_filename() or "The image"):
         dense = image.header.get_axis(1)
@@ -262,6 +262,12 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
         for structure in np.unique(source.name):  # the two files may hold different vertices of a surface
             theirs, ours = source.name == structure, dense.name == structure
             if structure in source.nvertices:
+                n_source, n_dense = source.nvertices[structure], dense.nvertices.get(structure)
+                if n_dense not in (None, n_source):
+                    raise ScanError(
+                        f"The scan has {n_dense} vertices in {structure}, atlas {atlas.name!r} has {n_source}: "
+                        "expected one surface. Take the atlas on the scan's surface, or resample one of them."
+                    )
                 surface = np.zeros(source.nvertices[structure])
                 surface[source.vertex[theirs]] = given[theirs]
                 values[ours] = surface[dense.vertex[ours]]

@@ -266,7 +266,7 @@ def test_dense_cifti_needs_and_uses_a_cifti_label_atlas(tmp_path, rng):
     np.testing.assert_allclose(found[:, 0], data[:, :4].mean(1), rtol=1e-5)
     np.testing.assert_allclose(found[:, 1], data[:, 4:9].mean(1), rtol=1e-5)
     assert np.isnan(found[:, 2]).all()  # all its vertices are in the medial wall
-    with pytest.raises(ScanError, match=r"needs a CIFTI label atlas"):
+    with pytest.raises(ScanError, match=r"needs a CIFTI or GIFTI label atlas"):
         Atlas.load("dosenbach_2010").extract(series)
     with pytest.raises(ScanError, match=r"the scan is a NIfTI volume"):
         atlas.extract(nibabel.Nifti1Image(np.ones((3, 3, 3, 4)), AFFINE))

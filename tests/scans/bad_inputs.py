@@ -26,6 +26,7 @@ import numpy as np
 import pandas
 import torch
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
+from nibabel.gifti import GiftiDataArray, GiftiImage
 from scipy.io import savemat
 
 from fmri_lm_hf.models.atlas import Atlas
@@ -47,7 +48,7 @@ TABLES = Atlas("four", NAMES, ("x", "x", "y", "y"))
 
 @dataclass
 class Whole:
-    """A file in order, its bytes, and how it is read."""
+    """A file in order, its bytes, and how it is read; `a` in its name becomes `bad` where it is damaged."""
 
     name: str
     content: bytes
@@ -75,6 +76,10 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
         write_nifti(bold, SPHERES, folder / name, 0.8, 10, noise=0.5)
     Cifti2Image(np.repeat(bold, 3, axis=1), (series, cortex)).to_filename(folder / "a.dtseries.nii")
     Cifti2Image(bold, (series, parcels)).to_filename(folder / "a.ptseries.nii")
+    for name in ("a.L.func.gii", "a.R.func.gii", "bad.R.func.gii"):  # of the damaged one, the other is whole
+        rows = [GiftiDataArray(np.repeat(row, 3), "NIFTI_INTENT_TIME_SERIES") for row in bold]
+        rows[0].meta["TimeStep"] = "800"
+        nibabel.save(GiftiImage(darrays=rows), folder / name)
     np.save(folder / "a.npy", bold)
     np.savez_compressed(folder / "a.npz", bold=bold, t_r=0.8, roi_names=np.array(NAMES))
     frame = pandas.DataFrame(bold, columns=list(NAMES))
@@ -87,13 +92,16 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
     )
 
     def of(atlas: Atlas) -> Callable[[Path], Any]:
-        return lambda path: read_scan(path, atlas, None if path.name.endswith((".nii", ".nii.gz")) else 0.8)
+        return lambda path: read_scan(
+            path, atlas, None if path.name.endswith((".nii", ".nii.gz", ".gii")) else 0.8
+        )
 
     readers: dict[str, tuple[Callable[[Path], Any], bool]] = {
         "a.nii": (of(SPHERES), False),
         "a.nii.gz": (of(SPHERES), True),
         "a.dtseries.nii": (of(dense_atlas), False),
         "a.ptseries.nii": (of(TABLES), False),
+        "a.L.func.gii": (of(dense_atlas), False),
         "a.npy": (of(TABLES), False),
         "a.npz": (of(TABLES), True),
         "a.tsv": (of(TABLES), False),

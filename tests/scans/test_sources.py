@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
+from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 from scipy.io import loadmat, savemat
 
 from fmri_lm_hf.models.atlas import Atlas
@@ -189,6 +190,89 @@ def test_fmriprep_cifti(tmp_path, rng):
     means = np.stack([signals[:, keys == key].mean(axis=1) for key in (1, 2)], axis=1)
     assert correlation(row["bold"], means).min() > 0.7
     np.testing.assert_allclose(correlation(row["bold"], table[["csf", "csf"]].to_numpy()), 0, atol=1e-4)
+
+
+# Surfaces
+
+
+def surfaces(stem, values, extension):
+    """Files of both hemispheres, `{stem}` with L and R; `values` (2, n_rows, n_vertices)."""
+    for side, rows in zip("LR", values, strict=True):
+        kind = np.int32 if extension == "label" else np.float32
+        arrays = [
+            GiftiDataArray(kind(row), datatype=f"NIFTI_TYPE_{np.dtype(kind).name.upper()}") for row in rows
+        ]
+        table = GiftiLabelTable()
+        for key, name in enumerate(("???", "one", "two")):
+            label = GiftiLabel(key, 1, 1, 1, 1)
+            label.label = name
+            table.labels.append(label)
+        path = f"{stem.format(side)}.{extension}.gii"
+        nibabel.save(GiftiImage(darrays=arrays, labeltable=table if extension == "label" else None), path)
+
+
+@pytest.fixture
+def surface_atlas(tmp_path):
+    surfaces(
+        str(tmp_path / "tpl_hemi-{}_dseg"), np.repeat([0, 1, 2], [2, 4, 4])[None, None].repeat(2, 0), "label"
+    )
+    return Atlas.from_labels_img(tmp_path / "tpl_hemi-L_dseg.label.gii", name="surface")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hemispheres_are_one_scan(tmp_path, rng, surface_atlas, workers):
+    root = tmp_path / "surfaces"
+    root.mkdir()
+    for subject in ("01", "02", "03"):
+        values = rng.normal(size=(2, T, 10))
+        surfaces(str(root / f"sub-{subject}_task-rest_hemi-{{}}_bold"), values, "func")
+    (root / "sub-02_task-rest_hemi-L_bold.func.gii").unlink()
+    (root / "sub-03_task-rest_hemi-R_bold.func.gii").unlink()
+    (root / "cerebellum.func.gii").write_text("")
+    source = SOURCES["files"](root, atlas=surface_atlas, t_r={"": 2.0})
+    summary = build_scan_dataset(source, tmp_path / "out", progress=False, workers=workers)
+    (row,) = load_scan_dataset(tmp_path / "out")[0]
+    assert row["scan_id"] == "sub-01_task-rest_bold"
+    left_out = {each.name: each.reason for each in summary.left_out}
+    assert left_out.keys() == {"cerebellum.func.gii", "sub-02_task-rest_hemi-R_bold.func.gii"}
+    assert "does not say in its name which hemisphere" in left_out["cerebellum.func.gii"]
+    assert "without its left one" in left_out["sub-02_task-rest_hemi-R_bold.func.gii"]
+    (failure,) = summary.failures
+    assert failure["scan_id"] == "sub-03_task-rest_bold"
+    assert "The hemisphere sub-03_task-rest_hemi-R_bold.func.gii does not exist" in failure["reason"]
+    (scan,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["scans"]
+    assert [each["name"] for each in scan["inputs"]] == [
+        f"sub-01_task-rest_hemi-{side}_bold.func.gii" for side in "LR"
+    ]
+
+
+def test_fmriprep_surfaces(tmp_path, rng, surface_atlas):
+    folder = tmp_path / "fmriprep" / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    table = confound_table(rng)
+    signals = rng.normal(size=(2, T, 10))
+    mixed = signals + 5 * table[["csf"]].to_numpy()
+    surfaces(str(folder / "sub-01_task-rest_hemi-{}_space-fsaverage5_bold"), mixed, "func")
+    for side in "LR":
+        (folder / f"sub-01_task-rest_hemi-{side}_space-fsaverage5_bold.json").write_text(
+            '{"RepetitionTime": 1.2}'
+        )
+    confounds = folder / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    table.to_csv(confounds, sep="\t", index=False, na_rep="n/a")
+    confounds.with_suffix(".json").write_text("{}")
+    with pytest.raises(
+        ScanError, match=r"No scan is in space fsLR: found fsaverage5. Give one of them with --space"
+    ):
+        build("fmriprep", tmp_path / "fmriprep", tmp_path / "none", atlas=surface_atlas)
+    rows, _, summary = build(
+        "fmriprep", tmp_path / "fmriprep", tmp_path / "out", atlas=surface_atlas, space="fsaverage5"
+    )
+    assert summary.failures == []
+    row = rows["sub-01_task-rest"]
+    assert row["t_r"] == pytest.approx(1.2)
+    means = np.concatenate([[half[:, 2:6].mean(axis=1), half[:, 6:].mean(axis=1)] for half in signals]).T
+    assert correlation(row["bold"], means).min() > 0.7
+    np.testing.assert_allclose(correlation(row["bold"], table[["csf"] * 4].to_numpy()), 0, atol=1e-4)
 
 
 # XCP-D

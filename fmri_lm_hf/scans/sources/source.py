@@ -16,6 +16,7 @@ import numpy as np
 from ...models.atlas import Atlas
 from ...models.scan_images import ScanError
 from ...models.scan_reading import Scan, table_names
+from ...models.surface_files import both_hemispheres
 from .bids import bids_entities
 from .selection import Selection, Thresholds
 
@@ -201,6 +202,22 @@ class Source:
                     yield path
                 else:
                     self.leave(path, f"does not match {self.match!r} (--match)")
+
+    def scans(self, *suffixes: str) -> Iterator[tuple[Path, ...]]:
+        """The files of each scan as `files` finds them; the two hemispheres of a surface are one scan."""
+        for path in self.files(*suffixes):
+            if not path.name.lower().endswith(".gii"):
+                yield (path,)
+                continue
+            try:
+                _, left, right = both_hemispheres(path)
+            except ScanError as error:
+                self.leave(path, str(error))
+                continue
+            if path == left:
+                yield (left, right) if right.exists() else (left,)
+            elif not left.exists():
+                self.leave(path, f"is a right hemisphere without its left one, {left.name}")
 
 
 def common_atlas(paths: Sequence[Path], name: str) -> Atlas:
