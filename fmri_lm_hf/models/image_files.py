@@ -42,9 +42,9 @@ def load_image(image: Any) -> Any:
 
 
 def image_data(image: Any) -> np.ndarray:
-    """The values of an image as float32; a truncated file ends in a `ScanError`."""
-    proxy = image.dataobj
-    with reading(image.get_filename() or "The image"):
+    """The values of an image as float32; a truncated or damaged file ends in a `ScanError`."""
+    proxy, name = image.dataobj, image.get_filename() or "The image"
+    with reading(name):
         if not hasattr(proxy, "get_unscaled"):
             return np.asanyarray(proxy, dtype=np.float32)
         check_size(image)
@@ -52,6 +52,9 @@ def image_data(image: Any) -> np.ndarray:
         data = np.array(proxy.get_unscaled(), dtype=np.float32)
         data *= np.float32(proxy.slope)
         data += np.float32(proxy.inter)
+        if str(name).lower().endswith(".gz") and os.path.exists(name):
+            with gzip.open(name, "rb") as file:
+                _read_to_the_end(file)
         return data
 
 
@@ -84,8 +87,7 @@ def check_size(image: Any) -> None:
 def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
     """The unscaled values of some voxels of a 4D image, or grayordinates of a CIFTI series, one time point at a time.
 
-    One volume of a file is in memory at a time. A compressed file is read to its end, where its checksum stands, so
-    that damaged bytes do not pass for signal.
+    One volume of a file is in memory at a time. Compressed files are read to their end.
 
     Parameters
     ----------
@@ -115,8 +117,7 @@ def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
                 if len(content) < size:
                     raise ScanError(unreadable(name))
                 yield np.frombuffer(content, dtype=kind)[where]
-            while file.read(1 << 20):
-                pass
+            _read_to_the_end(file)
     else:
         with reading(name):
             data = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asanyarray(proxy)
@@ -125,6 +126,12 @@ def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
         for start in range(0, data.shape[3], BLOCK):
             block = (*voxels, slice(start, start + BLOCK))
             yield from np.ascontiguousarray(data[block].T)
+
+
+def _read_to_the_end(file: Any) -> None:
+    """Where the checksum of a compressed file stands: without it, damaged bytes would pass for values."""
+    while file.read(1 << 20):
+        pass
 
 
 def _open(name: Any) -> Any:

@@ -196,6 +196,24 @@ def test_label_tables(tmp_path, suffix, text):
     assert atlas.networks == (("X", "Y") if suffix == ".csv" else ("unassigned", "Subcortex"))
 
 
+def test_damage_of_compressed_label_and_mask_images_does_not_pass_for_values(tmp_path, table, rng):
+    """What reads the values alone stops before the checksum."""
+    values = rng.choice(np.int16([0, 1, 2, 7]), size=(40, 40, 40))  # longer than what is read ahead
+    path = tmp_path / "labels.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), path)
+    atlas = Atlas.from_labels_img(path, table)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ScanError, match=r"labels.nii.gz is not a readable image: it may be truncated, damaged"
+    ):
+        Atlas.from_labels_img(path, table)
+    series = nibabel.Nifti1Image(rng.normal(size=(40, 40, 40, 3)), AFFINE)
+    with pytest.raises(ScanError, match=r"labels.nii.gz is not a readable image"):
+        atlas.extract(series, mask_img=path)
+
+
 def test_label_tables_that_do_not_fit(tmp_path, table):
     with pytest.raises(ScanError, match=r"found 40, 41 in the image and 1, 2, 7 in the table"):
         Atlas.from_labels_img(label_image([40, 41]), table)
