@@ -9,7 +9,8 @@ and brings in new scans and phenotypes. `--dry-run` tells what would be read.
 SOURCE is one of
   fmriprep          sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy); with an
                     atlas of surfaces *_bold.dtseries.nii, or *_bold.func.gii of --space fsaverage5 and the like
-  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD read with --atlas
+  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD read with --atlas, in volumes or
+                    (.dtseries.nii) on surfaces
   hcp               <subject>/MNINonLinear/Results/<run>/*.dtseries.nii (with a .dlabel.nii atlas) or *.ptseries.nii
   files             ROI tables (.npy .npz .tsv .csv .mat), with shape (n_timepoints, n_rois), or ready images (.nii
                     .nii.gz .func.gii)

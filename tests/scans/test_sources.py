@@ -323,6 +323,22 @@ def test_xcpd_denoised_images(xcpd, tmp_path):
     assert correlation(rows["sub-01_task-rest"]["bold"][:, :3], signals).min() > 0.999
 
 
+def test_xcpd_denoised_surfaces(xcpd, tmp_path, surface_atlas):
+    """Of a folder with volumes as well, the surfaces are read with an atlas of surfaces."""
+    root, signals, kept = xcpd
+    cortex = BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
+    cortex += BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_right")
+    name = "sub-02_task-rest_space-fsLR_den-91k_desc-denoised_bold.dtseries.nii"
+    data = np.repeat(signals[kept][:, [0, 0, 1, 0, 1, 2]], [2, 4, 4, 2, 4, 4], axis=1).astype(np.float32)
+    Cifti2Image(data, (SeriesAxis(0, 0.8, kept.sum()), cortex)).to_filename(root / "sub-02" / "func" / name)
+    rows, _, summary = build("xcpd", root, tmp_path / "out", atlas=surface_atlas)
+    assert (list(rows), summary.failures) == (["sub-02_task-rest"], [])
+    row = rows["sub-02_task-rest"]
+    np.testing.assert_array_equal(row["sample_mask"], kept)
+    assert correlation(row["bold"][kept], signals[kept][:, [0, 1, 1, 2]]).min() > 0.999
+    assert (row["t_r"], row["mean_fd"]) == (pytest.approx(0.8), pytest.approx(0.2))
+
+
 def test_xcpd_asks_which_segmentation(xcpd, tmp_path):
     root, _, _ = xcpd
     with pytest.raises(

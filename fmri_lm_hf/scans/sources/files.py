@@ -40,10 +40,9 @@ class FilesSource(Source):
     name = "files"
 
     def find(self) -> list[ScanFile]:
-        reads_images = self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
         template = None if self.pattern is None else _template(self.pattern)
         found = []
-        for inputs in self.scans(*(TABLES + IMAGES if reads_images else TABLES)):
+        for inputs in self.scans(*(TABLES + IMAGES if self.reads_images else TABLES)):
             path = inputs[0]
             relative = path.relative_to(self.root).as_posix()
             entities = bids_entities(path)

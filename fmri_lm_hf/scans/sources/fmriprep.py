@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...models.scan_images import ScanError, is_cifti, require
+from ...models.scan_images import ScanError, require
 from ...models.scan_reading import read_scan
 from ...models.surface_files import both_hemispheres
 from ..denoising import STRATEGIES, denoise, median_tsnr
@@ -46,11 +46,11 @@ class FmriprepSource(Source):
         return super().parameters() | {"confounds": STRATEGIES[self.strategy]}
 
     def find(self) -> list[ScanFile]:
-        if self.atlas is None or not (self.atlas.coordinates or self.atlas.labels):
+        if not self.reads_images:
             raise ScanError("fMRIPrep derivatives are images: give an atlas that reads images (--atlas).")
         suffixes: tuple[str, ...] = ("_desc-preproc_bold.nii.gz",)
         wanted = self.space
-        if self.atlas.labels_img is not None and is_cifti(self.atlas.labels_img):
+        if self.reads_surfaces:
             suffixes = ("_bold.dtseries.nii", "_bold.func.gii")
             wanted = self.space if self.space.startswith("fs") else "fsLR"
         files = {inputs[0]: inputs for inputs in self.scans(*suffixes)}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
-from ...models.scan_images import ScanError
+from ...models.scan_images import ScanError, is_cifti
 from ...models.scan_reading import Scan, table_names
 from ...models.surface_files import both_hemispheres
 from .bids import bids_entities
@@ -109,6 +109,18 @@ class Source:
         "left_out",
         "n_subjects",
     )
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the atlas takes its ROIs from images, and not from tables alone."""
+        return self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
+
+    @property
+    def reads_surfaces(self) -> bool:
+        """Whether these images are surfaces (CIFTI, GIFTI)."""
+        return (
+            self.atlas is not None and self.atlas.labels_img is not None and is_cifti(self.atlas.labels_img)
+        )
 
     def find(self) -> list[ScanFile]:
         """All scans, in a fixed order; what is not taken goes to `left_out`."""
