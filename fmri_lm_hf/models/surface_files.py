@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,111 +89,125 @@ def open_surfaces(path: str | os.PathLike) -> Any:
                 f"The hemisphere {file.name} does not exist: a surface is read from the files of both hemispheres, "
                 "side by side."
             )
-    cifti2 = require("nibabel.cifti2")
-    halves = [_open(file, structure) for file, structure in zip(files, STRUCTURES, strict=True)]
+    # One after the other, so that nibabel's copies of both are never in memory at once.
+    left, right = (_read(file, structure) for file, structure in zip(files, STRUCTURES, strict=True))
     is_labels = path.name.lower().endswith(".label.gii")
-    rows = [_rows(half, file) for half, file in zip(halves, files, strict=True)]
-    if len(rows[0]) != len(rows[1]):
+    if len(left.rows) != len(right.rows):
         what = "maps" if is_labels else "time points"
         raise ScanError(
-            f"{files[0].name} has {len(rows[0])} {what}, but {files[1].name} has {len(rows[1])}: expected two "
+            f"{files[0].name} has {len(left.rows)} {what}, but {files[1].name} has {len(right.rows)}: expected two "
             "hemispheres of one scan."
         )
-    cortex = cifti2.BrainModelAxis.from_mask(np.ones(rows[0].shape[1], dtype=bool), name="cortex_left")
-    cortex += cifti2.BrainModelAxis.from_mask(np.ones(rows[1].shape[1], dtype=bool), name="cortex_right")
+    cifti2 = require("nibabel.cifti2")
     if is_labels:
-        if len(rows[0]) != 1:
+        if len(left.rows) != 1:
             raise ScanError(
-                f"{path.name} holds {len(rows[0])} maps of labels: expected one, export it alone."
+                f"{path.name} holds {len(left.rows)} maps of labels: expected one, export it alone."
             )
-        values, names = _merged_labels(halves, rows, path)
+        values, names = _merged_labels(left, right, path)
         axis = cifti2.LabelAxis(["labels"], [{key: (name, (1, 1, 1, 1)) for key, name in names.items()}])
     else:
-        values = np.concatenate(rows, axis=1)
-        axis = cifti2.SeriesAxis(0, _time_step(halves, files), len(values))
-    image = cifti2.Cifti2Image(values, (axis, cortex))
+        values = np.concatenate([left.rows, right.rows], axis=1)
+        axis = cifti2.SeriesAxis(0, _time_step(left, right, files), len(values))
+    cortex = [
+        cifti2.BrainModelAxis.from_mask(np.ones(half.rows.shape[1], dtype=bool), name=name)
+        for half, name in ((left, "cortex_left"), (right, "cortex_right"))
+    ]
+    image = cifti2.Cifti2Image(values, (axis, cortex[0] + cortex[1]))
     image.file_map["image"].filename = str(path)  # what errors call it
     return image
 
 
-def _open(file: Path, structure: str) -> Any:
+@dataclass
+class _Hemisphere:
+    """What a GIFTI file holds.
+
+    Attributes
+    ----------
+    rows : np.ndarray of shape (n_timepoints or n_maps, n_vertices), float32
+    time_steps : set of float
+        In seconds.
+    names : dict of int to str
+        Of label keys.
+    """
+
+    rows: np.ndarray
+    time_steps: set[float]
+    names: dict[int, str]
+
+
+def _read(file: Path, structure: str) -> _Hemisphere:
     with reading(file):
         image = require("nibabel").load(file)
         if not getattr(image, "darrays", None):
             raise ScanError(unreadable(file))
         meta = [dict(part.meta) for part in (image, *image.darrays)]
-        said = {each["AnatomicalStructurePrimary"] for each in meta if "AnatomicalStructurePrimary" in each}
+        names = {key: str(name) for key, name in image.labeltable.get_labels_as_dict().items()}
+        if any(array.intent in MESH for array in image.darrays):
+            raise ScanError(
+                f"{file.name} holds a mesh: expected values of its vertices (.func.gii, .label.gii)."
+            )
+        # an array for each time point, or one with all of them as columns
+        arrays = [np.asarray(array.data) for array in image.darrays]
+        rows = arrays[0].T if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays)
+        if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
+            raise ScanError(unreadable(file))
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+    said = {each["AnatomicalStructurePrimary"] for each in meta if "AnatomicalStructurePrimary" in each}
     other = said & set(STRUCTURES) - {structure}
     if other:
         raise ScanError(
             f"{file.name} says in its header that it is of {other.pop()}, expected {structure} by its name: the "
             "hemispheres are exchanged, or the file was renamed."
         )
-    return image
+    steps = [_seconds(each["TimeStep"], file) for each in meta if "TimeStep" in each]
+    return _Hemisphere(rows, {step for step in steps if math.isfinite(step) and step > 0}, names)
 
 
-def _rows(image: Any, file: Path) -> np.ndarray:
-    """Values (n_timepoints, n_vertices): an array for each time point, or one with all of them as columns."""
-    with reading(file):
-        arrays = [np.asarray(array.data) for array in image.darrays]
-        if any(array.intent in MESH for array in image.darrays):
-            raise ScanError(
-                f"{file.name} holds a mesh: expected values of its vertices (.func.gii, .label.gii)."
-            )
-        rows = arrays[0].T if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays)
-        if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
-            raise ScanError(unreadable(file))
-        return np.ascontiguousarray(rows, dtype=np.float32)
+def _seconds(time_step: str, file: Path) -> float:
+    try:
+        step = float(time_step)
+    except ValueError as error:
+        raise ScanError(f"{file.name} has the TimeStep {time_step[:20]!r}: expected a number.") from error
+    return step / 1000 if step >= SHORTEST_MS else step
 
 
-def _time_step(images: list[Any], files: list[Path]) -> float:
-    """TR in seconds; NaN where no file says it."""
-    found = set()
-    for image, file in zip(images, files, strict=True):
-        for part in (image, *image.darrays):
-            text = dict(part.meta).get("TimeStep")
-            if text is None:
-                continue
-            try:
-                step = float(text)
-            except ValueError as error:
-                raise ScanError(f"{file.name} has the TimeStep {text[:20]!r}: expected a number.") from error
-            if math.isfinite(step) and step > 0:
-                found.add(step / 1000 if step >= SHORTEST_MS else step)
+def _time_step(left: _Hemisphere, right: _Hemisphere, files: list[Path]) -> float:
+    """TR in seconds; NaN where neither file says it."""
+    found = sorted(left.time_steps | right.time_steps)
     if len(found) > 1:
         raise ScanError(
-            f"{files[0].name} and the other hemisphere give several TRs ({', '.join(f'{t:g}' for t in sorted(found))} "
-            "s): expected one."
+            f"{files[0].name} and {files[1].name} give several TRs ({', '.join(f'{t:g}' for t in found)} s): expected "
+            "one."
         )
-    return found.pop() if found else math.nan
+    return found[0] if found else math.nan
 
 
-def _merged_labels(
-    images: list[Any], rows: list[np.ndarray], path: Path
-) -> tuple[np.ndarray, dict[int, str]]:
+def _merged_labels(left: _Hemisphere, right: _Hemisphere, path: Path) -> tuple[np.ndarray, dict[int, str]]:
     """Labels of both hemispheres (1, n_vertices), and the names of those that occur.
 
     Parcellations that number each hemisphere from one get other numbers on the right, and names that both have are told
     apart by `LH_` and `RH_`.
     """
-    with reading(path):
-        tables = [dict(image.labeltable.get_labels_as_dict()) for image in images]
-        keys = [np.rint(np.maximum(np.nan_to_num(half[0]), 0)).astype(int) for half in rows]  # -1 is unknown
-    left, right = (
-        {key: str(table[key]) for key in np.unique(values).tolist() if key != 0 and key in table}
-        for table, values in zip(tables, keys, strict=True)
-    )
-    if left.keys() & right.keys():
+    keys = [
+        np.rint(np.maximum(np.nan_to_num(half.rows[0], posinf=0), 0)).astype(int) for half in (left, right)
+    ]  # -1 is unknown
+    names = [
+        {key: half.names[key] for key in np.unique(values).tolist() if key != 0 and key in half.names}
+        for half, values in zip((left, right), keys, strict=True)
+    ]
+    if names[0].keys() & names[1].keys():
         shift = int(keys[0].max())
         keys[1] = np.where(keys[1] != 0, keys[1] + shift, 0)
-        right = {key + shift: name for key, name in right.items()}
-    twice = set(left.values()) & set(right.values())
-    left = {key: f"LH_{name}" if name in twice else name for key, name in left.items()}
-    right = {key: f"RH_{name}" if name in twice else name for key, name in right.items()}
+        names[1] = {key + shift: name for key, name in names[1].items()}
+    twice = set(names[0].values()) & set(names[1].values())
+    merged = {0: "???"}
+    for side, own in zip(("LH", "RH"), names, strict=True):
+        merged |= {key: f"{side}_{name}" if name in twice else name for key, name in own.items()}
     values = np.concatenate(keys)[None]
     if values.max() > LARGEST_KEY:
         raise ScanError(
-            f"{path.name} has label keys up to {values.max()}, expected at most "
-            f"{LARGEST_KEY}: number its labels from one."
+            f"{path.name} has label keys up to {values.max()}, expected at most {LARGEST_KEY}: number its labels from "
+            "one."
         )
-    return values.astype(np.float32), {0: "???"} | left | right
+    return values.astype(np.float32), merged
