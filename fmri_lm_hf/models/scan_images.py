@@ -140,8 +140,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     image = load_image(image)
     if is_cifti(image):
         check_size(image)
-        where, slots = _cifti_members(atlas, image)
-        expected = np.bincount(slots, minlength=atlas.n_rois).astype(float)
+        where, slots, expected = _cifti_members(atlas, image)
     else:
         _check_image(image)
         members = _label_members if atlas.labels else _sphere_members
@@ -178,7 +177,8 @@ def _check_image(image: Any) -> None:
     check_size(image)
 
 
-# Which voxels make an ROI: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them
+# Which voxels make an ROI: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them;
+# `expected` counts the voxels of each ROI, also those that the image does not hold
 
 
 def _sphere_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -245,7 +245,7 @@ def _share_in_view(atlas: Any, labels: Any, image: Any) -> np.ndarray:
     return np.bincount(slots[inside], minlength=atlas.n_rois) / np.maximum(total, 1)
 
 
-def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
+def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels_img = _labels_img(atlas) if atlas.labels else None
     if labels_img is None or not is_cifti(labels_img):
         raise ScanError(
@@ -277,7 +277,9 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
                 values[ours] = volume[tuple(dense.voxel[ours].T)]
     slots = _slots_of(atlas, values)
     where = np.flatnonzero(slots >= 0)
-    return where, slots[where]
+    # Also vertices that the scan does not hold belong to an ROI.
+    expected = np.bincount(_slots_of(atlas, given) + 1, minlength=atlas.n_rois + 1)[1:].astype(float)
+    return where, slots[where], expected
 
 
 def _labels_img(atlas: Any) -> Any:

@@ -284,6 +284,8 @@ def test_dense_cifti_needs_and_uses_a_cifti_label_atlas(tmp_path, rng):
     np.testing.assert_allclose(found[:, 0], data[:, :4].mean(1), rtol=1e-5)
     np.testing.assert_allclose(found[:, 1], data[:, 4:9].mean(1), rtol=1e-5)
     assert np.isnan(found[:, 2]).all()  # all its vertices are in the medial wall
+    cut = Cifti2Image(data[:, 2:], (SeriesAxis(0, 0.8, 15), dense[2:]))
+    assert extract(atlas, cut).coverage.tolist() == [0.5, 1, 0]
     with pytest.raises(ScanError, match=r"needs a CIFTI or GIFTI label atlas"):
         Atlas.load("dosenbach_2010").extract(series)
     with pytest.raises(ScanError, match=r"the scan is a NIfTI volume"):
