@@ -31,11 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm atlas`; 1 if something does not fit."""
     from ..models.atlas import Atlas, ScanError
+    from ..models.surface_files import both_hemispheres
     from ..scans.atlas_check import check_atlas
 
     if args.out is not None and args.out.suffix != ".json":
         raise ScanError(f"--out {args.out}: expected a name that ends in .json.")
-    name = args.name or args.image.name.partition(".")[0]
+    is_surface = args.image.name.endswith(".gii")
+    file_name = both_hemispheres(args.image)[0] if is_surface else args.image.name
+    name = args.name or file_name.partition(".")[0]
     atlas = Atlas.from_labels_img(args.image, args.table, name)
     check = check_atlas(atlas)
     sizes = sorted(check.n_voxels)

@@ -7,7 +7,8 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable, GiftiMetaData
+from nibabel.gifti import GiftiImage
+from surfaces import write_labels, write_series
 
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
@@ -17,28 +18,6 @@ from fmri_lm_hf.models.surface_files import both_hemispheres
 N_VERTICES, T = 20, 30
 LEFT = np.repeat([1, 2, 0], [8, 9, 3])
 RIGHT = np.repeat([0, 2, 1], [2, 6, 12])
-
-
-def write_series(path, values, meta=(), intent="NIFTI_INTENT_TIME_SERIES", as_table=False):
-    """`values` (n_timepoints, n_vertices): an array a time point, or one table."""
-    rows = [values.T] if as_table else values
-    arrays = [
-        GiftiDataArray(
-            np.float32(row), intent=intent, datatype="NIFTI_TYPE_FLOAT32", meta=GiftiMetaData(meta)
-        )
-        for row in rows
-    ]
-    nibabel.save(GiftiImage(darrays=arrays), path)
-
-
-def write_labels(path, keys, names, n_maps=1):
-    table = GiftiLabelTable()
-    for key, name in {0: "Background+FreeSurfer_Defined_Medial_Wall", **names}.items():
-        label = GiftiLabel(key, 1, 1, 1, 1)
-        label.label = name
-        table.labels.append(label)
-    array = GiftiDataArray(np.int32(keys), intent="NIFTI_INTENT_LABEL", datatype="NIFTI_TYPE_INT32")
-    nibabel.save(GiftiImage(darrays=[array] * n_maps, labeltable=table), path)
 
 
 @pytest.fixture

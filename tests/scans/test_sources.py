@@ -10,8 +10,8 @@ import numpy as np
 import pandas
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
-from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 from scipy.io import loadmat, savemat
+from surfaces import write_labels, write_series
 
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
@@ -195,27 +195,11 @@ def test_fmriprep_cifti(tmp_path, rng):
 # Surfaces
 
 
-def surfaces(stem, values, extension):
-    """Files of both hemispheres, `{stem}` with L and R; `values` (2, n_rows, n_vertices)."""
-    for side, rows in zip("LR", values, strict=True):
-        kind = np.int32 if extension == "label" else np.float32
-        arrays = [
-            GiftiDataArray(kind(row), datatype=f"NIFTI_TYPE_{np.dtype(kind).name.upper()}") for row in rows
-        ]
-        table = GiftiLabelTable()
-        for key, name in enumerate(("???", "one", "two")):
-            label = GiftiLabel(key, 1, 1, 1, 1)
-            label.label = name
-            table.labels.append(label)
-        path = f"{stem.format(side)}.{extension}.gii"
-        nibabel.save(GiftiImage(darrays=arrays, labeltable=table if extension == "label" else None), path)
-
-
 @pytest.fixture
 def surface_atlas(tmp_path):
-    surfaces(
-        str(tmp_path / "tpl_hemi-{}_dseg"), np.repeat([0, 1, 2], [2, 4, 4])[None, None].repeat(2, 0), "label"
-    )
+    for side in "LR":
+        keys = np.repeat([0, 1, 2], [2, 4, 4])
+        write_labels(tmp_path / f"tpl_hemi-{side}_dseg.label.gii", keys, {1: "one", 2: "two"})
     return Atlas.from_labels_img(tmp_path / "tpl_hemi-L_dseg.label.gii", name="surface")
 
 
@@ -224,8 +208,9 @@ def test_hemispheres_are_one_scan(tmp_path, rng, surface_atlas, workers):
     root = tmp_path / "surfaces"
     root.mkdir()
     for subject in ("01", "02", "03"):
-        values = rng.normal(size=(2, T, 10))
-        surfaces(str(root / f"sub-{subject}_task-rest_hemi-{{}}_bold"), values, "func")
+        for side in "LR":
+            path = root / f"sub-{subject}_task-rest_hemi-{side}_bold.func.gii"
+            write_series(path, rng.normal(size=(T, 10)))
     (root / "sub-02_task-rest_hemi-L_bold.func.gii").unlink()
     (root / "sub-03_task-rest_hemi-R_bold.func.gii").unlink()
     (root / "cerebellum.func.gii").write_text("")
@@ -252,11 +237,10 @@ def test_fmriprep_surfaces(tmp_path, rng, surface_atlas):
     table = confound_table(rng)
     signals = rng.normal(size=(2, T, 10))
     mixed = signals + 5 * table[["csf"]].to_numpy()
-    surfaces(str(folder / "sub-01_task-rest_hemi-{}_space-fsaverage5_bold"), mixed, "func")
-    for side in "LR":
-        (folder / f"sub-01_task-rest_hemi-{side}_space-fsaverage5_bold.json").write_text(
-            '{"RepetitionTime": 1.2}'
-        )
+    for side, values in zip("LR", mixed, strict=True):
+        path = folder / f"sub-01_task-rest_hemi-{side}_space-fsaverage5_bold.func.gii"
+        write_series(path, values)
+        path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 1.2}')
     confounds = folder / "sub-01_task-rest_desc-confounds_timeseries.tsv"
     table.to_csv(confounds, sep="\t", index=False, na_rep="n/a")
     confounds.with_suffix(".json").write_text("{}")
