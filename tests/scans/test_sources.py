@@ -646,9 +646,12 @@ def test_fmriprep_tables_of_old_versions_and_odd_ones(fmriprep, tmp_path, rng):
     )
     empty = fmriprep_scan(root, "sub-07/func/sub-07_task-rest", rng.normal(size=(T, 4)), table)
     (empty.parent / "sub-07_task-rest_desc-confounds_timeseries.tsv").write_text("")
+    fmriprep_scan(root, "sub-08/func/sub-08_task-rest", rng.normal(size=(T, 4)), table)
+    (root / "sub-08/func/sub-08_task-rest_desc-confounds_timeseries.tsv").write_text("a\n1\n2\t3\n")
     rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="scrubbing")
     assert rows["sub-02_task-rest"]["mean_fd"] == pytest.approx((2 * 1.5 + 78 * 0.1) / T)
-    assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest"}
+    assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest", "sub-08_task-rest"}
+    assert not any("\n" in reason for reason in reasons(summary).values())
     assert (
         "sub-07_task-rest_desc-confounds_timeseries.tsv cannot be read"
         in reasons(summary)["sub-07_task-rest"]
