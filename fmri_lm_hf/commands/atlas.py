@@ -1,9 +1,9 @@
 """Make an atlas file from a label image and the table that names its values, and check that they belong together.
 
 The table is a CSV or TSV with the columns index, name and (optional) network, a colour lookup table
-(`index name R G B A`), or a Workbench label list; a .dlabel.nii file carries its own. What is written names the
-ROIs and holds the checksum of the image, which stays where it is: `fmri-lm scans --atlas FILE --labels-img IMAGE`
-reads both.
+(`index name R G B A`), or a Workbench label list; a .dlabel.nii file and the .label.gii files of two hemispheres (give
+either) carry their own. What is written names the ROIs and holds the checksum of the image, which stays where it is:
+`fmri-lm scans --atlas FILE --labels-img IMAGE` reads both.
 
 examples:
   fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json
@@ -20,7 +20,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm atlas`."""
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="label image: .nii, .nii.gz or .dlabel.nii")
+    parser.add_argument(
+        "image", metavar="IMAGE", type=Path, help="label image: .nii, .nii.gz, .dlabel.nii or .label.gii"
+    )
     parser.add_argument("--table", type=Path, help="names of its values")
     parser.add_argument("--name", help="name of the atlas (default: from the image's)")
     parser.add_argument("--out", type=Path, help="atlas file to write (.json); only checked without it")
@@ -29,11 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm atlas`; 1 if something does not fit."""
     from ..models.atlas import Atlas, ScanError
+    from ..models.surface_files import both_hemispheres
     from ..scans.atlas_check import check_atlas
 
     if args.out is not None and args.out.suffix != ".json":
         raise ScanError(f"--out {args.out}: expected a name that ends in .json.")
-    name = args.name or args.image.name.partition(".")[0]
+    is_surface = args.image.name.endswith(".gii")
+    file_name = both_hemispheres(args.image)[0] if is_surface else args.image.name
+    name = args.name or file_name.partition(".")[0]
     atlas = Atlas.from_labels_img(args.image, args.table, name)
     check = check_atlas(atlas)
     sizes = sorted(check.n_voxels)

@@ -7,15 +7,19 @@ the dataset, and quality.html shows how good the scans are. Running the same com
 and brings in new scans and phenotypes. `--dry-run` tells what would be read.
 
 SOURCE is one of
-  fmriprep          sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy)
-  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD read with --atlas
+  fmriprep          sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy); with an
+                    atlas of surfaces *_bold.dtseries.nii, or *_bold.func.gii of --space fsaverage5 and the like
+  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD read with --atlas, in volumes or
+                    (.dtseries.nii) on surfaces
   hcp               <subject>/MNINonLinear/Results/<run>/*.dtseries.nii (with a .dlabel.nii atlas) or *.ptseries.nii
-  files             ROI tables (.npy .npz .tsv .csv .mat), with shape (n_timepoints, n_rois), or ready images
+  files             ROI tables (.npy .npz .tsv .csv .mat), with shape (n_timepoints, n_rois), or ready images (.nii
+                    .nii.gz .func.gii)
   abide_pcp, adhd, development_fmri
                     public cohorts that nilearn downloads into INPUT
 
 --atlas is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), an atlas JSON file (with --labels-img if it
-was made from a label image), or a .dlabel.nii file. Tables need none: their own ROI names are taken, or numbers.
+was made from a label image), a .dlabel.nii file, or the .label.gii file of one hemisphere (with the other one beside
+it). Tables need none: their own ROI names are taken, or numbers.
 
 examples:
   fmri-lm scans fmriprep derivatives/fmriprep --atlas dosenbach_2010 --strategy scrubbing --out scans
@@ -65,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the dataset, new or to be continued"
     )
-    parser.add_argument("--atlas", help="name, atlas JSON file or .dlabel.nii file")
+    parser.add_argument("--atlas", help="name, atlas JSON file, .dlabel.nii or .label.gii file")
     parser.add_argument(
         "--labels-img", type=Path, help="label image of an atlas JSON file that was made from one"
     )
@@ -124,7 +128,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{explanation} ({shown})"
         )
     only = parser.add_argument_group("options of one source")
-    only.add_argument("--space", help="fmriprep: standard space (MNI152NLin2009cAsym)")
+    only.add_argument(
+        "--space", help="fmriprep: standard space, or surface such as fsaverage5 (MNI152NLin2009cAsym; fsLR)"
+    )
     only.add_argument(
         "--strategy", choices=STRATEGY_NAMES, help="fmriprep: how confounds are regressed out (simple)"
     )
@@ -218,6 +224,7 @@ def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]
 
 def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
     from ..models.atlas import Atlas, ScanError
+    from ..models.surface_files import both_hemispheres
 
     if name is None:
         if labels_img is not None:
@@ -225,6 +232,8 @@ def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
         return None
     if name.endswith(".dlabel.nii"):
         return Atlas.from_labels_img(name, name=Path(name).name.removesuffix(".dlabel.nii"))
+    if name.endswith(".label.gii"):
+        return Atlas.from_labels_img(name, name=both_hemispheres(name)[0].removesuffix(".label.gii"))
     if name.endswith(".json"):
         return Atlas.from_json(name, labels_img)
     atlas = Atlas.load(name)

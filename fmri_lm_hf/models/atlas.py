@@ -50,7 +50,7 @@ class Atlas:
     labels_sha256 : str, optional
         Checksum of that image. The image itself stays with the user: an atlas read from JSON asks for it again.
     labels_img : nibabel image, optional
-        The label image (NIfTI or CIFTI dlabel); neither saved nor compared.
+        The label image (NIfTI, CIFTI dlabel or GIFTI); neither saved nor compared.
     """
 
     name: str
@@ -151,7 +151,8 @@ class Atlas:
         Parameters
         ----------
         labels_img : path or nibabel image
-            3D NIfTI, or CIFTI `.dlabel.nii` (which carries its own table).
+            3D NIfTI, CIFTI `.dlabel.nii` or one hemisphere of a GIFTI `.label.gii`; the latter two carry their own
+            table, and the other hemisphere lies beside the one that is given.
         table : path, optional
             CSV or TSV with columns `index`, `name` and optionally `network` (or as BIDS and XCP-D call them: `label`,
             `network_label`); a colour lookup table with lines `index name R G B A`; or a Workbench label list (a line
@@ -161,10 +162,17 @@ class Atlas:
             Name of the atlas.
         """
         image = load_image(labels_img)
+        if is_cifti(image):
+            maps = image.header.get_axis(0)
+            if not hasattr(maps, "label") or len(maps) != 1:
+                raise ScanError(
+                    f"The label image of atlas {name!r} holds {len(maps)} rows of a {type(maps).__name__}: expected "
+                    "one map of labels (.dlabel.nii, .label.gii)."
+                )
         if table is not None:
             rows = read_label_table(Path(table))
         elif is_cifti(image):
-            labels = sorted(image.header.get_axis(0).label[0].items())
+            labels = sorted(maps.label[0].items())
             rows = [(key, text, network_of(text)) for key, (text, _) in labels]
         else:
             raise ScanError(
@@ -287,13 +295,15 @@ class Atlas:
         Raises `ScanError` with the names that differ unless both have the same names.
         """
         names = [str(name) for name in roi_names]
-        unknown = [name for name in names if name not in set(self.roi_names)]
-        missing = [name for name in self.roi_names if name not in set(names)]
+        where = {name: column for column, name in enumerate(names)}
+        known = set(self.roi_names)
+        unknown = [name for name in names if name not in known]
+        missing = [name for name in self.roi_names if name not in where]
         if unknown or missing or len(names) != self.n_rois:
             parts = [
                 f"{len(unknown)} not in the atlas ({_some(unknown)})" if unknown else "",
                 f"{len(missing)} missing from the scan ({_some(missing)})" if missing else "",
-                f"{len(names) - len(set(names))} repeated" if len(names) > len(set(names)) else "",
+                f"{len(names) - len(where)} repeated" if len(names) > len(where) else "",
             ]
             scheme_found, scheme_here = yeo_scheme(names), yeo_scheme(self.roi_names)
             hint = (
@@ -306,11 +316,10 @@ class Atlas:
                 f"{'; '.join(filter(None, parts))}.{hint} "
                 f"Expected its {self.n_rois} ROIs; extract the scan with this atlas."
             )
-        where = {name: column for column, name in enumerate(names)}
         return np.asarray([where[name] for name in self.roi_names])
 
     def extract(self, image: Any, mask_img: Any = None) -> np.ndarray:
-        """Mean signal of every ROI of a 4D NIfTI image or a dense CIFTI series.
+        """Mean signal of every ROI of a 4D NIfTI image, a dense CIFTI series or a GIFTI series.
 
         Parameters
         ----------

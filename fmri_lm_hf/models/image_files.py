@@ -6,14 +6,14 @@ Like its siblings this file travels with checkpoints: nibabel is asked for where
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .scan_errors import ScanError, reading, require, unreadable
+from .surface_files import open_surfaces
 
 __all__ = [
     "ScanError",
@@ -23,56 +23,28 @@ __all__ = [
     "load_image",
     "reading",
     "require",
+    "series_of",
     "volume_data",
-    "volumes",
 ]
 
 GZIP_RATIO = 1032  # deflate packs no tighter: a larger image cannot be in the file
-BLOCK = 16  # volumes of an array that are copied at a time
-
-
-class ScanError(ValueError):
-    """A scan or an atlas that cannot be used. The message says what was found, expected, and what to do."""
-
-
-def require(module: str) -> Any:
-    """Import an optional `module`, or say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"This needs the package {package}: `pip install {package}`.") from error
-
-
-@contextmanager
-def reading(name: Any, message: str = "") -> Iterator[None]:
-    """Turn whatever a library raises over a damaged file into a `ScanError`.
-
-    What a reader of a complicated format trips over in damaged bytes is of any class (IndexError, struct.error,
-    XML errors, ...), so all are caught here; lack of memory, of a package and of disk space are no fault of the file.
-    """
-    try:
-        yield
-    except (ScanError, MemoryError, ImportError):
-        raise
-    except Exception as error:
-        if isinstance(error, FileNotFoundError):
-            raise ScanError(f"The image {Path(name).name} does not exist: check the path {name}.") from error
-        raise ScanError(message or _unreadable(name)) from error
+BLOCK = 16  # time points of an array that are copied at once
 
 
 def load_image(image: Any) -> Any:
-    """Open a NIfTI or CIFTI file with nibabel (an image object is returned as it is)."""
+    """Open a NIfTI or CIFTI file, or both hemispheres of a GIFTI surface (an image object is returned as it is)."""
     if not isinstance(image, (str, os.PathLike)):
         return image
+    if str(image).lower().endswith(".gii"):
+        return open_surfaces(image)
     with reading(image):
         return require("nibabel").load(image)
 
 
 def image_data(image: Any) -> np.ndarray:
-    """The values of an image as float32; a truncated file ends in a `ScanError`."""
-    proxy = image.dataobj
-    with reading(image.get_filename() or "The image"):
+    """The values of an image as float32; a truncated or damaged file ends in a `ScanError`."""
+    proxy, name = image.dataobj, image.get_filename() or "The image"
+    with reading(name):
         if not hasattr(proxy, "get_unscaled"):
             return np.asanyarray(proxy, dtype=np.float32)
         check_size(image)
@@ -80,6 +52,9 @@ def image_data(image: Any) -> np.ndarray:
         data = np.array(proxy.get_unscaled(), dtype=np.float32)
         data *= np.float32(proxy.slope)
         data += np.float32(proxy.inter)
+        if str(name).lower().endswith(".gz") and os.path.exists(name):
+            with gzip.open(name, "rb") as file:
+                _read_to_the_end(file)
         return data
 
 
@@ -88,13 +63,6 @@ def volume_data(image: Any) -> np.ndarray:
     if len(image.shape) < 3 or np.prod(image.shape[3:]) != 1:
         raise ScanError(f"The label or mask image has shape {tuple(image.shape)}: expected one 3D volume.")
     return image_data(image).reshape(image.shape[:3])
-
-
-def _unreadable(path: Any) -> str:
-    return (
-        f"{Path(path).name} is not a readable image: it may be truncated, damaged or in another format. "
-        "Copy or export it again."
-    )
 
 
 def is_cifti(image: Any) -> bool:
@@ -108,25 +76,37 @@ def check_size(image: Any) -> None:
     if name is None or not hasattr(proxy, "get_unscaled") or not os.path.exists(name):
         return
     if min(proxy.shape, default=0) < 1:
-        raise ScanError(_unreadable(name))
+        raise ScanError(unreadable(name))
     wanted = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
     held = os.path.getsize(name)
     limit = held if str(name).lower().endswith(".nii") else held * GZIP_RATIO
     if wanted > limit:
-        raise ScanError(_unreadable(name))
+        raise ScanError(unreadable(name))
 
 
-def volumes(image: Any) -> Iterator[np.ndarray]:
-    """The unscaled values of each volume of a 4D image in Fortran order, or of each time point of a CIFTI series.
+def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
+    """The unscaled values of some voxels of a 4D image, or grayordinates of a CIFTI series, one time point at a time.
 
-    A compressed file is read to its end, where its checksum stands, so that damaged bytes do not pass for signal.
+    One volume of a file is in memory at a time. Compressed files are read to their end.
+
+    Parameters
+    ----------
+    image : nibabel image
+    where : np.ndarray of shape (n_voxels,), int
+        Indices into a volume in Fortran order, or into the grayordinates.
+
+    Yields
+    ------
+    np.ndarray of shape (n_voxels,)
+        In the type of the file; `dataobj.slope` and `dataobj.inter` scale it.
     """
     proxy = image.dataobj
     name = image.get_filename() or "The image"
     if is_cifti(image):
         with reading(name):
             rows = np.asarray(proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else proxy)
-        yield from rows
+        for row in rows:
+            yield row[where]
     elif hasattr(proxy, "get_unscaled") and os.path.exists(name):
         with reading(name), _open(name) as file:
             shape, kind = proxy.shape, proxy.dtype
@@ -135,17 +115,23 @@ def volumes(image: Any) -> Iterator[np.ndarray]:
             for _ in range(shape[3]):
                 content = file.read(size)
                 if len(content) < size:
-                    raise ScanError(_unreadable(name))
-                yield np.frombuffer(content, dtype=kind)
-            while file.read(1 << 20):
-                pass
+                    raise ScanError(unreadable(name))
+                yield np.frombuffer(content, dtype=kind)[where]
+            _read_to_the_end(file)
     else:
         with reading(name):
             data = proxy.get_unscaled() if hasattr(proxy, "get_unscaled") else np.asanyarray(proxy)
+        voxels = np.unravel_index(where, data.shape[:3], order="F")
+        # Arrays may hold the time points of a voxel side by side: several at once are read in one pass over them.
         for start in range(0, data.shape[3], BLOCK):
-            block = np.asfortranarray(data[..., start : start + BLOCK])
-            for time in range(block.shape[3]):
-                yield block[..., time].ravel(order="F")
+            block = (*voxels, slice(start, start + BLOCK))
+            yield from np.ascontiguousarray(data[block].T)
+
+
+def _read_to_the_end(file: Any) -> None:
+    """Where the checksum of a compressed file stands: without it, damaged bytes would pass for values."""
+    while file.read(1 << 20):
+        pass
 
 
 def _open(name: Any) -> Any:

@@ -1,7 +1,8 @@
-"""From images to ROI signals: the mean signal of each ROI of an atlas in a NIfTI or CIFTI series."""
+"""From images to ROI signals: the mean signal of each ROI of an atlas in a NIfTI, CIFTI or GIFTI series."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from .image_files import (
     load_image,
     reading,
     require,
+    series_of,
     volume_data,
-    volumes,
 )
 
 __all__ = [
@@ -123,7 +124,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     ----------
     atlas : Atlas
     image : path or nibabel image
-        4D NIfTI, or a dense CIFTI series.
+        4D NIfTI, a dense CIFTI series, or one hemisphere of a GIFTI series (the other one is found beside it).
     mask_img : path or nibabel image, optional
         Only voxels of this mask are read (NIfTI).
 
@@ -139,8 +140,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     image = load_image(image)
     if is_cifti(image):
         check_size(image)
-        where, slots = _cifti_members(atlas, image)
-        expected = np.bincount(slots, minlength=atlas.n_rois).astype(float)
+        where, slots, expected = _cifti_members(atlas, image)
     else:
         _check_image(image)
         members = _label_members if atlas.labels else _sphere_members
@@ -177,7 +177,8 @@ def _check_image(image: Any) -> None:
     check_size(image)
 
 
-# Which voxels make an ROI: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them
+# Which voxels make an ROI: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them;
+# `expected` counts the voxels of each ROI, also those that the image does not hold
 
 
 def _sphere_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,8 +205,8 @@ def _label_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, n
     labels_img = _labels_img(atlas)
     if is_cifti(labels_img):
         raise ScanError(
-            f"Atlas {atlas.name!r} is a CIFTI label atlas, but the scan is a NIfTI volume: give the .dtseries.nii, "
-            "or use an atlas with a NIfTI label image."
+            f"Atlas {atlas.name!r} is one of surfaces, but the scan is a NIfTI volume: give the .dtseries.nii or "
+            ".func.gii, or use an atlas with a NIfTI label image."
         )
     labels = load_image(labels_img)
     slot_of_voxel = _slots_of(atlas, _on_grid(labels, image)).ravel(order="F")
@@ -229,22 +230,27 @@ def _slots_of(atlas: Any, values: np.ndarray) -> np.ndarray:
 
 def _share_in_view(atlas: Any, labels: Any, image: Any) -> np.ndarray:
     """Share of the voxels of each ROI of a label image that lie within the bounds of `image`."""
-    slots = _slots_of(atlas, volume_data(labels))
-    at = np.argwhere(slots >= 0)
     to_image = np.linalg.inv(image.affine) @ labels.affine
-    there = at @ to_image[:3, :3].T + to_image[:3, 3]
-    inside = np.all((there >= -0.5) & (there <= np.asarray(image.shape[:3]) - 0.5), axis=1)
+
+    def in_view(at: Any) -> np.ndarray:
+        there = np.asarray(at) @ to_image[:3, :3].T + to_image[:3, 3]
+        return np.all((there >= -0.5) & (there <= np.asarray(image.shape[:3]) - 0.5), axis=1)
+
+    if in_view(list(itertools.product(*((0, n - 1) for n in labels.shape[:3])))).all():
+        return np.ones(atlas.n_rois)  # with its corners lies all that is between them
+    slots = _slots_of(atlas, volume_data(labels))
+    inside = in_view(np.argwhere(slots >= 0))
     slots = slots[slots >= 0]
     total = np.bincount(slots, minlength=atlas.n_rois)
     return np.bincount(slots[inside], minlength=atlas.n_rois) / np.maximum(total, 1)
 
 
-def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
+def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels_img = _labels_img(atlas) if atlas.labels else None
     if labels_img is None or not is_cifti(labels_img):
         raise ScanError(
-            f"The scan is a dense CIFTI series, which needs a CIFTI label atlas, and atlas {atlas.name!r} is none: "
-            "make one with Atlas.from_labels_img('....dlabel.nii')."
+            f"The scan lies on surfaces, which needs a CIFTI or GIFTI label atlas, and atlas {atlas.name!r} is none: "
+            "make one with Atlas.from_labels_img('....dlabel.nii') or '....label.gii'."
         )
     with reading(image.get_filename() or "The image"):
         dense = image.header.get_axis(1)
@@ -256,6 +262,12 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
         for structure in np.unique(source.name):  # the two files may hold different vertices of a surface
             theirs, ours = source.name == structure, dense.name == structure
             if structure in source.nvertices:
+                n_source, n_dense = source.nvertices[structure], dense.nvertices.get(structure)
+                if n_dense not in (None, n_source):
+                    raise ScanError(
+                        f"The scan has {n_dense} vertices in {structure}, atlas {atlas.name!r} has {n_source}: "
+                        "expected one surface. Take the atlas on the scan's surface, or resample one of them."
+                    )
                 surface = np.zeros(source.nvertices[structure])
                 surface[source.vertex[theirs]] = given[theirs]
                 values[ours] = surface[dense.vertex[ours]]
@@ -265,7 +277,9 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray]:
                 values[ours] = volume[tuple(dense.voxel[ours].T)]
     slots = _slots_of(atlas, values)
     where = np.flatnonzero(slots >= 0)
-    return where, slots[where]
+    # Also vertices that the scan does not hold belong to an ROI.
+    expected = np.bincount(_slots_of(atlas, given) + 1, minlength=atlas.n_rois + 1)[1:].astype(float)
+    return where, slots[where], expected
 
 
 def _labels_img(atlas: Any) -> Any:
@@ -312,8 +326,7 @@ def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarra
     bad = np.zeros(len(where), dtype=bool)
     still = np.arange(len(where))  # voxels that have not varied so far
     first: np.ndarray | None = None
-    for time, volume in enumerate(volumes(image)):
-        values = volume[where]
+    for time, values in enumerate(series_of(image, where)):
         sums[time] = np.bincount(slots, values, n_rois)
         if not np.isfinite(sums[time]).all():
             finite = np.isfinite(values)
@@ -340,12 +353,12 @@ def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarra
     elif not np.all(missing[observed] == bad.sum()):
         # Voxels that lack a number in some volumes only: find them among the volumes that count, and sum without them.
         bad[:] = False
-        for time, volume in enumerate(volumes(image)):
+        for time, values in enumerate(series_of(image, where)):
             if observed[time]:
-                bad |= ~np.isfinite(volume[where])
-        for time, volume in enumerate(volumes(image)):
+                bad |= ~np.isfinite(values)
+        for time, values in enumerate(series_of(image, where[~bad])):
             if observed[time]:
-                sums[time] = np.bincount(slots[~bad], volume[where[~bad]], n_rois)
+                sums[time] = np.bincount(slots[~bad], values, n_rois)
     counts = np.bincount(slots[~bad], minlength=n_rois)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, sums / counts, np.nan)

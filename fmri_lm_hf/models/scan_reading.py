@@ -76,6 +76,7 @@ def read_scan(
     scan : path, nibabel image, array, tensor or mapping
         - 4D NIfTI: the signals of the atlas are extracted;
         - CIFTI `.dtseries.nii` (with a CIFTI label atlas) or `.ptseries.nii` (parcels are matched by name);
+        - GIFTI `.func.gii` of either hemisphere, with the other one beside it (and a GIFTI or CIFTI label atlas);
         - `.npy`, `.npz` (keys `bold`, optional `t_r`, `roi_names`, `roi_mask` and `sample_mask`), `.tsv`, `.csv`
           (optional header of ROI names), an array or a data frame, of shape (n_timepoints, n_rois);
         - a row of a scan dataset: `bold`, `t_r`, optional `roi_mask` and `sample_mask`.
@@ -148,7 +149,8 @@ def read_scan(
 
 def stem(path: str | os.PathLike) -> str:
     """File name without the extensions of a scan: `sub-1_bold.nii.gz` becomes `sub-1_bold`."""
-    return re.sub(r"(\.[dp]tseries)?\.nii(\.gz)?$|\.(npy|npz|tsv|csv|mat)$", "", Path(path).name, flags=re.I)
+    scan = r"(\.[dp]tseries)?\.nii(\.gz)?$|(\.(func|label))?\.gii$|\.(npy|npz|tsv|csv|mat)$"
+    return re.sub(scan, "", Path(path).name, flags=re.I)
 
 
 def constant_rois(bold: np.ndarray) -> np.ndarray:
@@ -175,7 +177,7 @@ def _read_file(path: Path, atlas: Atlas | None, mask_img: Any) -> Table:
         raise ScanError(f"The scan {path.name} does not exist: check the path {path}.")
     if is_folder:
         raise ScanError(f"{path.name} is a folder: expected one scan. For folders use `fmri-lm scans`.")
-    if suffix.endswith((".nii", ".nii.gz")):
+    if suffix.endswith((".nii", ".nii.gz", ".gii")):
         found = _read_image(load_image(path), atlas, mask_img)
     elif suffix.endswith((".npy", ".npz")):
         found = read_numpy(path)
@@ -183,8 +185,8 @@ def _read_file(path: Path, atlas: Atlas | None, mask_img: Any) -> Table:
         found = read_text(path, () if atlas is None else atlas.roi_names)
     else:
         raise ScanError(
-            f"{path.name} is of an unknown kind: expected .nii, .nii.gz, .dtseries.nii, .ptseries.nii, .npy, .npz, "
-            ".tsv or .csv."
+            f"{path.name} is of an unknown kind: expected .nii, .nii.gz, .dtseries.nii, .ptseries.nii, .func.gii, "
+            ".npy, .npz, .tsv or .csv."
         )
     beside, t_r = sidecar_t_r(path), as_seconds(found.t_r, path.name)
     if beside is not None and t_r is not None and not math.isclose(beside, t_r, rel_tol=1e-3):
@@ -209,7 +211,8 @@ def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Table:
             kinds = [type(axis).__name__ for axis in axes]
             if kinds[0] != "SeriesAxis" or len(kinds) != 2:
                 raise ScanError(
-                    f"The CIFTI file holds {' x '.join(kinds)}: expected a series (.dtseries.nii, .ptseries.nii)."
+                    f"{Path(name).name} holds {' x '.join(kinds)}: expected a series (.dtseries.nii, .ptseries.nii, "
+                    ".func.gii)."
                 )
             if tuple(map(len, axes)) != tuple(image.shape):
                 raise ScanError(
@@ -224,7 +227,7 @@ def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Table:
             return Table(image_data(image), names, t_r)
         if atlas is None:
             raise ScanError(
-                "Reading a dense CIFTI series needs a CIFTI label atlas: give `atlas=` (`--atlas`)."
+                "Reading a series of surfaces needs a CIFTI or GIFTI label atlas: give `atlas=` (`--atlas`)."
             )
     found = extract(atlas, image, mask_img)
     if not is_cifti(image):

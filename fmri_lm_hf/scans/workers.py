@@ -101,6 +101,7 @@ def _read_one(source: Source, file: ScanFile) -> Result:
     else:
         known = {"scan_id": file.scan_id, "subject_id": file.subject_id, "session": file.session}
         return known | row | {"inputs": inputs}, ""
+    reason = " ".join(reason.split())  # a line of its own in a table; what libraries say may have several
     return None, reason if name in reason or file.scan_id in reason else f"{name}: {reason}"
 
 

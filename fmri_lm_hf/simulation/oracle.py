@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,10 +24,11 @@ def oracle_scores(
     """How well each phenotype can be read by a reader that knows which network pairs it changes, and by how much.
 
     The oracle measures what any other reader measures, the connectivity of the scan as it is, with noise, motion
-    and all. It knows the rest: a scan's score is the mean Fisher z of each planted pair's block of ROIs, weighted
-    with the planted strength and summed. Labels are balanced within a site, so the threshold is the median score of
-    the site's scans: neither gain nor noise of a site can shift it. What is left is the variability of people and
-    the shortness of scans, which no reader that looks at average connectivity can remove.
+    and all, over the time points that were observed. It knows the rest: a scan's score is the mean Fisher z of each
+    planted pair's block of ROIs, weighted with the planted strength and summed. Labels are balanced within a site, so
+    the threshold is the median score of the site's scans: neither gain nor noise of a site can shift it. What is left
+    is the variability of people and the shortness of scans, which no reader that looks at average connectivity can
+    remove.
 
     Returns
     -------
@@ -36,8 +37,9 @@ def oracle_scores(
         the correlation of the score with age within sites.
     """
     tasks = [effect.phenotype for effect in effects]
-    rows = dataset.with_format("numpy", columns=["bold", "roi_mask"])
-    scores = np.array([_scan_scores(row["bold"], row["roi_mask"], atlas, effects) for row in rows])
+    columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in dataset.column_names]
+    rows = dataset.with_format("numpy", columns=columns)
+    scores = np.array([_scan_scores(row, atlas, effects) for row in rows])
     sites = np.array(dataset["site"])
     for site in np.unique(sites):
         scores[sites == site] -= np.median(scores[sites == site], axis=0)
@@ -55,11 +57,9 @@ def oracle_scores(
     return results
 
 
-def _scan_scores(
-    bold: np.ndarray, roi_mask: np.ndarray, atlas: Atlas, effects: Sequence[Effect]
-) -> list[float]:
+def _scan_scores(scan: Mapping[str, Any], atlas: Atlas, effects: Sequence[Effect]) -> list[float]:
     """The weighted sum over each effect's pairs; a pair without a usable ROI adds nothing."""
-    z = fisher_z_connectivity(bold, roi_mask)
+    z = fisher_z_connectivity(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask"))
     networks = np.array(atlas.networks)
     scores = []
     for effect in effects:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -194,6 +196,24 @@ def test_label_tables(tmp_path, suffix, text):
     assert atlas.networks == (("X", "Y") if suffix == ".csv" else ("unassigned", "Subcortex"))
 
 
+def test_damage_of_compressed_label_and_mask_images_does_not_pass_for_values(tmp_path, table, rng):
+    """What reads the values alone stops before the checksum."""
+    values = rng.choice(np.int16([0, 1, 2, 7]), size=(40, 40, 40))  # longer than what is read ahead
+    path = tmp_path / "labels.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), path)
+    atlas = Atlas.from_labels_img(path, table)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ScanError, match=r"labels.nii.gz is not a readable image: it may be truncated, damaged"
+    ):
+        Atlas.from_labels_img(path, table)
+    series = nibabel.Nifti1Image(rng.normal(size=(40, 40, 40, 3)), AFFINE)
+    with pytest.raises(ScanError, match=r"labels.nii.gz is not a readable image"):
+        atlas.extract(series, mask_img=path)
+
+
 def test_label_tables_that_do_not_fit(tmp_path, table):
     with pytest.raises(ScanError, match=r"found 40, 41 in the image and 1, 2, 7 in the table"):
         Atlas.from_labels_img(label_image([40, 41]), table)
@@ -264,7 +284,9 @@ def test_dense_cifti_needs_and_uses_a_cifti_label_atlas(tmp_path, rng):
     np.testing.assert_allclose(found[:, 0], data[:, :4].mean(1), rtol=1e-5)
     np.testing.assert_allclose(found[:, 1], data[:, 4:9].mean(1), rtol=1e-5)
     assert np.isnan(found[:, 2]).all()  # all its vertices are in the medial wall
-    with pytest.raises(ScanError, match=r"needs a CIFTI label atlas"):
+    cut = Cifti2Image(data[:, 2:], (SeriesAxis(0, 0.8, 15), dense[2:]))
+    assert extract(atlas, cut).coverage.tolist() == [0.5, 1, 0]
+    with pytest.raises(ScanError, match=r"needs a CIFTI or GIFTI label atlas"):
         Atlas.load("dosenbach_2010").extract(series)
     with pytest.raises(ScanError, match=r"the scan is a NIfTI volume"):
         atlas.extract(nibabel.Nifti1Image(np.ones((3, 3, 3, 4)), AFFINE))
@@ -293,3 +315,75 @@ def test_means_are_those_of_nilearn_to_a_hundred_thousandth(tmp_path, rng, shift
     masker = NiftiSpheresMasker(centres, radius=4, allow_overlap=True, standardize=None)
     expected = masker.fit_transform(image)
     assert np.abs(found - expected).max() < 1e-5 * expected.std(axis=0).min()
+
+
+SLOPE, INTER = 0.25, 3.0
+
+
+def held_in_every_way(stored, affine, folder):
+    """The same image as arrays in either order, and in files that hold numbers with a scale factor."""
+    for order in "CF":
+        yield nibabel.Nifti1Image(np.array(stored * SLOPE + INTER, dtype=np.float32, order=order), affine)
+    for name in ("scan.nii", "scan.nii.gz"):
+        image = nibabel.Nifti1Image(stored, affine)
+        image.header.set_slope_inter(SLOPE, INTER)
+        image.to_filename(folder / name)
+        yield folder / name
+
+
+def test_an_image_has_the_same_signals_however_it_is_held(tmp_path, rng):
+    """The mean over each label and each sphere, computed plainly."""
+    labels = rng.integers(0, 4, size=(6, 7, 5)).astype(np.int16)
+    stored = rng.integers(100, 900, size=(6, 7, 5, 37)).astype(
+        np.int16
+    )  # more than two blocks of time points
+    data = stored * SLOPE + INTER
+    (tmp_path / "table.tsv").write_text("index\tname\n3\tc\n1\ta\n2\tb\n")
+    by_label = Atlas.from_labels_img(nibabel.Nifti1Image(labels, AFFINE), tmp_path / "table.tsv")
+    plain = np.stack([data[labels == value].mean(axis=0) for value in (3, 1, 2)], axis=1)
+    spheres = Atlas("two", ("a", "b"), ("x",) * 2, coordinates=((10, 10, 10), (15, 10, 10)), radius_mm=6)
+    places = np.argwhere(np.ones(labels.shape, bool)) * 5
+    within = [np.linalg.norm(places - centre, axis=1) <= 6 for centre in spheres.coordinates]
+    round_points = np.stack([data.reshape(-1, 37)[inside].mean(axis=0) for inside in within], axis=1)
+    for image in held_in_every_way(stored, AFFINE, tmp_path):
+        np.testing.assert_allclose(extract(by_label, image).signals, plain, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(extract(spheres, image).signals, round_points, rtol=0, atol=1e-9)
+
+
+def test_extraction_holds_a_few_volumes_at_a_time(tmp_path, rng):
+    labels = nibabel.Nifti1Image(rng.integers(0, 4, size=(16, 16, 16)).astype(np.int16), AFFINE)
+    (tmp_path / "table.tsv").write_text("index\tname\n1\ta\n2\tb\n3\tc\n")
+    atlas = Atlas.from_labels_img(labels, tmp_path / "table.tsv")
+    stored = rng.integers(100, 900, size=(16, 16, 16, 640)).astype(np.int16)
+    extract(
+        atlas, nibabel.Nifti1Image(stored[..., :3], AFFINE)
+    )  # what is imported on first use does not count
+    for image in held_in_every_way(stored, AFFINE, tmp_path):
+        tracemalloc.start()
+        extract(atlas, image)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < stored.nbytes / 3
+
+
+def test_columns_are_found_by_name_in_linear_time():
+    atlas = Atlas.numbered(5_000)
+    start = time.process_time()
+    slots = atlas.roi_slots(atlas.roi_names[::-1])
+    assert time.process_time() - start < 1  # a set of all names for each name takes ten times that
+    np.testing.assert_array_equal(slots, np.arange(5_000)[::-1])
+
+
+def test_coverage_counts_what_the_edge_of_the_image_cuts_off(tmp_path):
+    """Also where the label image is finer than the scan and reaches as far."""
+    table = tmp_path / "table.tsv"
+    table.write_text("index\tname\n1\ta\n2\tb\n")
+    labels = np.repeat(np.int16([1, 2]), 6)[:, None, None] * np.ones((1, 6, 6), dtype=np.int16)
+    atlas = Atlas.from_labels_img(nibabel.Nifti1Image(labels, AFFINE), table)
+    coarse = np.diag([10.0, 10, 10, 1])
+    coarse[:3, 3] = 2.5
+    data = np.random.default_rng(0).normal(size=(6, 3, 3, 8))
+    assert extract(atlas, nibabel.Nifti1Image(data, coarse)).coverage.tolist() == [1, 1]
+    cut = extract(atlas, nibabel.Nifti1Image(data[:4], coarse)).coverage
+    assert cut[0] == 1
+    assert cut[1] == pytest.approx(1 / 3)

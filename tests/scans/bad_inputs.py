@@ -1,4 +1,4 @@
-"""A seeded fuzzer of scans: damaged files and odd objects, each read, each outcome judged.
+"""A seeded fuzzer of scans and atlases: damaged files and odd objects, each read, each outcome judged.
 
 A bad input has to end in a `ScanError` or in a scan that is what it claims to be. Where a format carries checksums
 (`.nii.gz`, `.npz`, compressed `.mat`), a damaged file may not give other signals than the whole one.
@@ -26,6 +26,7 @@ import numpy as np
 import pandas
 import torch
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
+from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
 from scipy.io import savemat
 
 from fmri_lm_hf.models.atlas import Atlas
@@ -47,7 +48,7 @@ TABLES = Atlas("four", NAMES, ("x", "x", "y", "y"))
 
 @dataclass
 class Whole:
-    """A file in order, its bytes, and how it is read."""
+    """A file in order, its bytes, and how it is read; `a` in its name becomes `bad` where it is damaged."""
 
     name: str
     content: bytes
@@ -75,6 +76,22 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
         write_nifti(bold, SPHERES, folder / name, 0.8, 10, noise=0.5)
     Cifti2Image(np.repeat(bold, 3, axis=1), (series, cortex)).to_filename(folder / "a.dtseries.nii")
     Cifti2Image(bold, (series, parcels)).to_filename(folder / "a.ptseries.nii")
+    for name in ("a.L.func.gii", "a.R.func.gii", "bad.R.func.gii"):  # of the damaged one, the other is whole
+        rows = [GiftiDataArray(np.repeat(row, 3), "NIFTI_INTENT_TIME_SERIES") for row in bold]
+        rows[0].meta["TimeStep"] = "800"
+        nibabel.save(GiftiImage(darrays=rows), folder / name)
+    labels.to_filename(folder / "a.dlabel.nii")
+    table = GiftiLabelTable()
+    for key, (name, _) in names.items():
+        table.labels.append(GiftiLabel(key, 1, 1, 1, 1))
+        table.labels[-1].label = name
+    for name in ("a.L.label.gii", "a.R.label.gii", "bad.R.label.gii"):
+        half = GiftiDataArray(keys.astype(np.int32), "NIFTI_INTENT_LABEL", encoding="GIFTI_ENCODING_ASCII")
+        nibabel.save(GiftiImage(darrays=[half], labeltable=table), folder / name)
+    blocks = nibabel.Nifti1Image(keys.reshape(3, 2, 2).astype(np.int16), np.eye(4))
+    nibabel.save(blocks, folder / "a.labels.nii.gz")
+    rows = "".join(f"{i}\t{name}\n" for i, name in enumerate(NAMES, 1))
+    (folder / "a.label_table.tsv").write_text("index\tname\n" + rows)
     np.save(folder / "a.npy", bold)
     np.savez_compressed(folder / "a.npz", bold=bold, t_r=0.8, roi_names=np.array(NAMES))
     frame = pandas.DataFrame(bold, columns=list(NAMES))
@@ -87,13 +104,16 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
     )
 
     def of(atlas: Atlas) -> Callable[[Path], Any]:
-        return lambda path: read_scan(path, atlas, None if path.name.endswith((".nii", ".nii.gz")) else 0.8)
+        return lambda path: read_scan(
+            path, atlas, None if path.name.endswith((".nii", ".nii.gz", ".gii")) else 0.8
+        )
 
     readers: dict[str, tuple[Callable[[Path], Any], bool]] = {
         "a.nii": (of(SPHERES), False),
         "a.nii.gz": (of(SPHERES), True),
         "a.dtseries.nii": (of(dense_atlas), False),
         "a.ptseries.nii": (of(TABLES), False),
+        "a.L.func.gii": (of(dense_atlas), False),
         "a.npy": (of(TABLES), False),
         "a.npz": (of(TABLES), True),
         "a.tsv": (of(TABLES), False),
@@ -101,6 +121,10 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
         "a.mat": (lambda path: read_scan(read_mat(path), TABLES, 0.8), False),
         "b.mat": (lambda path: read_scan(read_mat(path), TABLES, 0.8), True),
         "a.participants.tsv": (read_participants, False),
+        "a.dlabel.nii": (Atlas.from_labels_img, False),
+        "a.L.label.gii": (Atlas.from_labels_img, False),
+        "a.labels.nii.gz": (lambda path: Atlas.from_labels_img(path, folder / "a.label_table.tsv"), False),
+        "a.label_table.tsv": (lambda path: Atlas.from_labels_img(blocks, path), False),
     }
     files = []
     for name, (read, has_checksum) in readers.items():

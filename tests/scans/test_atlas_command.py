@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
+from surfaces import write_labels, write_series
 
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.models.atlas import Atlas
@@ -34,6 +35,24 @@ def test_an_atlas_is_written_and_reads_scans(tmp_path, capsys, rng):
     bold = rng.normal(size=(20, 20, 20, 40))
     signals = atlas.extract(nibabel.Nifti1Image(bold, nibabel.load(image).affine))
     np.testing.assert_allclose(signals[:, 0], bold[3:6, 4:8, 5:9].mean(axis=(0, 1, 2)), rtol=1e-5)
+
+
+def test_an_atlas_of_two_hemispheres_reads_surfaces(tmp_path, capsys, rng):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for side in "lr":
+        names = {1: f"7Networks_{side.upper()}H_Vis_1", 2: f"7Networks_{side.upper()}H_Default_1"}
+        write_labels(tmp_path / f"{side}h.Schaefer.label.gii", np.repeat([0, 1, 2], [3, 6, 5]), names)
+        write_series(scans / f"{side}h.s1.func.gii", rng.normal(size=(40, 14)), {"TimeStep": "2000"})
+    labels, out = str(tmp_path / "rh.Schaefer.label.gii"), tmp_path / "mine.json"
+    assert main(["atlas", labels, "--out", str(out)]) == 0
+    assert "Schaefer: 4 ROIs of 2 networks (Vis, Default), 5 to 6 voxels each." in capsys.readouterr().out
+    for number, atlas in enumerate((["--atlas", str(out), "--labels-img", labels], ["--atlas", labels])):
+        dataset = tmp_path / f"out-{number}"
+        assert main(["scans", "files", str(scans), *atlas, "--out", str(dataset)]) == 0
+        assert "1 scans read" in capsys.readouterr().out
+        made = Atlas.from_json(dataset / "atlas.json")
+        assert made.roi_names == Atlas.from_json(out).roi_names
 
 
 @pytest.mark.parametrize(

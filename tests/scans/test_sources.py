@@ -11,6 +11,7 @@ import pandas
 import pytest
 from nibabel.cifti2 import BrainModelAxis, Cifti2Image, LabelAxis, ParcelsAxis, SeriesAxis
 from scipy.io import loadmat, savemat
+from surfaces import write_labels, write_series
 
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
@@ -191,6 +192,73 @@ def test_fmriprep_cifti(tmp_path, rng):
     np.testing.assert_allclose(correlation(row["bold"], table[["csf", "csf"]].to_numpy()), 0, atol=1e-4)
 
 
+# Surfaces
+
+
+@pytest.fixture
+def surface_atlas(tmp_path):
+    for side in "LR":
+        keys = np.repeat([0, 1, 2], [2, 4, 4])
+        write_labels(tmp_path / f"tpl_hemi-{side}_dseg.label.gii", keys, {1: "one", 2: "two"})
+    return Atlas.from_labels_img(tmp_path / "tpl_hemi-L_dseg.label.gii", name="surface")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hemispheres_are_one_scan(tmp_path, rng, surface_atlas, workers):
+    root = tmp_path / "surfaces"
+    root.mkdir()
+    for subject in ("01", "02", "03"):
+        for side in "LR":
+            path = root / f"sub-{subject}_task-rest_hemi-{side}_bold.func.gii"
+            write_series(path, rng.normal(size=(T, 10)))
+    (root / "sub-02_task-rest_hemi-L_bold.func.gii").unlink()
+    (root / "sub-03_task-rest_hemi-R_bold.func.gii").unlink()
+    (root / "cerebellum.func.gii").write_text("")
+    source = SOURCES["files"](root, atlas=surface_atlas, t_r={"": 2.0})
+    summary = build_scan_dataset(source, tmp_path / "out", progress=False, workers=workers)
+    (row,) = load_scan_dataset(tmp_path / "out")[0]
+    assert row["scan_id"] == "sub-01_task-rest_bold"
+    left_out = {each.name: each.reason for each in summary.left_out}
+    assert left_out.keys() == {"cerebellum.func.gii", "sub-02_task-rest_hemi-R_bold.func.gii"}
+    assert "does not say in its name which hemisphere" in left_out["cerebellum.func.gii"]
+    assert "without its left one" in left_out["sub-02_task-rest_hemi-R_bold.func.gii"]
+    (failure,) = summary.failures
+    assert failure["scan_id"] == "sub-03_task-rest_bold"
+    assert "The hemisphere sub-03_task-rest_hemi-R_bold.func.gii does not exist" in failure["reason"]
+    (scan,) = json.loads((tmp_path / "out" / "provenance.json").read_text())["scans"]
+    assert [each["name"] for each in scan["inputs"]] == [
+        f"sub-01_task-rest_hemi-{side}_bold.func.gii" for side in "LR"
+    ]
+
+
+def test_fmriprep_surfaces(tmp_path, rng, surface_atlas):
+    folder = tmp_path / "fmriprep" / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    table = confound_table(rng)
+    signals = rng.normal(size=(2, T, 10))
+    mixed = signals + 5 * table[["csf"]].to_numpy()
+    for side, values in zip("LR", mixed, strict=True):
+        path = folder / f"sub-01_task-rest_hemi-{side}_space-fsaverage5_bold.func.gii"
+        write_series(path, values)
+        path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 1.2}')
+    confounds = folder / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    table.to_csv(confounds, sep="\t", index=False, na_rep="n/a")
+    confounds.with_suffix(".json").write_text("{}")
+    with pytest.raises(
+        ScanError, match=r"No scan is in space fsLR: found fsaverage5. Give one of them with --space"
+    ):
+        build("fmriprep", tmp_path / "fmriprep", tmp_path / "none", atlas=surface_atlas)
+    rows, _, summary = build(
+        "fmriprep", tmp_path / "fmriprep", tmp_path / "out", atlas=surface_atlas, space="fsaverage5"
+    )
+    assert summary.failures == []
+    row = rows["sub-01_task-rest"]
+    assert row["t_r"] == pytest.approx(1.2)
+    means = np.concatenate([[half[:, 2:6].mean(axis=1), half[:, 6:].mean(axis=1)] for half in signals]).T
+    assert correlation(row["bold"], means).min() > 0.7
+    np.testing.assert_allclose(correlation(row["bold"], table[["csf"] * 4].to_numpy()), 0, atol=1e-4)
+
+
 # XCP-D
 
 
@@ -237,6 +305,22 @@ def test_xcpd_denoised_images(xcpd, tmp_path):
     root, signals, _ = xcpd
     rows, _, _ = build("xcpd", root, tmp_path / "out", atlas=SPHERES)
     assert correlation(rows["sub-01_task-rest"]["bold"][:, :3], signals).min() > 0.999
+
+
+def test_xcpd_denoised_surfaces(xcpd, tmp_path, surface_atlas):
+    """Of a folder with volumes as well, the surfaces are read with an atlas of surfaces."""
+    root, signals, kept = xcpd
+    cortex = BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
+    cortex += BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_right")
+    name = "sub-02_task-rest_space-fsLR_den-91k_desc-denoised_bold.dtseries.nii"
+    data = np.repeat(signals[kept][:, [0, 0, 1, 0, 1, 2]], [2, 4, 4, 2, 4, 4], axis=1).astype(np.float32)
+    Cifti2Image(data, (SeriesAxis(0, 0.8, kept.sum()), cortex)).to_filename(root / "sub-02" / "func" / name)
+    rows, _, summary = build("xcpd", root, tmp_path / "out", atlas=surface_atlas)
+    assert (list(rows), summary.failures) == (["sub-02_task-rest"], [])
+    row = rows["sub-02_task-rest"]
+    np.testing.assert_array_equal(row["sample_mask"], kept)
+    assert correlation(row["bold"][kept], signals[kept][:, [0, 1, 1, 2]]).min() > 0.999
+    assert (row["t_r"], row["mean_fd"]) == (pytest.approx(0.8), pytest.approx(0.2))
 
 
 def test_xcpd_asks_which_segmentation(xcpd, tmp_path):
@@ -562,9 +646,12 @@ def test_fmriprep_tables_of_old_versions_and_odd_ones(fmriprep, tmp_path, rng):
     )
     empty = fmriprep_scan(root, "sub-07/func/sub-07_task-rest", rng.normal(size=(T, 4)), table)
     (empty.parent / "sub-07_task-rest_desc-confounds_timeseries.tsv").write_text("")
+    fmriprep_scan(root, "sub-08/func/sub-08_task-rest", rng.normal(size=(T, 4)), table)
+    (root / "sub-08/func/sub-08_task-rest_desc-confounds_timeseries.tsv").write_text("a\n1\n2\t3\n")
     rows, _, summary = build("fmriprep", root, tmp_path / "out", atlas=SPHERES, strategy="scrubbing")
     assert rows["sub-02_task-rest"]["mean_fd"] == pytest.approx((2 * 1.5 + 78 * 0.1) / T)
-    assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest"}
+    assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest", "sub-08_task-rest"}
+    assert not any("\n" in reason for reason in reasons(summary).values())
     assert (
         "sub-07_task-rest_desc-confounds_timeseries.tsv cannot be read"
         in reasons(summary)["sub-07_task-rest"]

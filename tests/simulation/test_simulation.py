@@ -172,6 +172,26 @@ def test_oracle_beats_chance_on_few_scans_and_reports_every_task():
     np.testing.assert_allclose(without.oracle_scores()["sex"]["auc"], 0.5)
 
 
+def test_oracle_measures_observed_time_points_alone():
+    """Scans with a stretch of artefact score as they do without it, where `sample_mask` leaves it out."""
+    atlas = make_atlas()
+    cohort = simulate_cohort(atlas, [Site("A", 24, n_timepoints=120)], default_effects(atlas, strength=0.8))
+    draw = np.random.default_rng(0)
+    kept = np.arange(120) < 90
+
+    def shorter(row):
+        return {"bold": np.asarray(row["bold"])[kept], "n_timepoints": 90}
+
+    def censored(row, given=True):
+        bold = np.array(row["bold"])
+        bold[~kept] = 30 * draw.normal() * np.linspace(-1, 1, 30)[:, None]  # moves all ROIs alike
+        return {"bold": bold, "sample_mask": kept if given else None}
+
+    scores = [cohort.oracle_scores(cohort.dataset.map(change)) for change in (shorter, censored)]
+    assert scores[0] == scores[1]
+    assert cohort.oracle_scores(cohort.dataset.map(lambda row: censored(row, given=False))) != scores[0]
+
+
 def test_default_effects_are_on_pairs_of_their_own_and_of_both_signs():
     effects = default_effects(make_atlas())
     pairs = [pair for effect in effects for pair in effect.pairs]

@@ -126,7 +126,7 @@ class _ImageCohort(_NilearnSource):
         raise NotImplementedError
 
     def find(self) -> list[ScanFile]:
-        if self.atlas is None or not (self.atlas.coordinates or self.atlas.labels):
+        if not self.reads_images:
             raise ScanError(
                 f"The cohort {self.name} consists of images: give an atlas that reads images (--atlas)."
             )

@@ -10,18 +10,20 @@ from typing import Any
 from ...models.atlas import Atlas
 from ...models.scan_images import ScanError
 from ...models.scan_reading import read_scan, stem
+from ...models.surface_files import both_hemispheres
 from ..matlab import read_mat
 from .source import N_SAMPLED, ScanFile, Source, bids_entities, common_atlas
 
 __all__ = ["FilesSource"]
 
 TABLES = (".npy", ".npz", ".tsv", ".csv", ".ptseries.nii", ".mat")
-IMAGES = (".nii.gz", ".nii")
+IMAGES = (".nii.gz", ".nii", ".func.gii")
 
 
 @dataclass
 class FilesSource(Source):
-    """Scans as single files: `.npy`, `.npz`, `.tsv`, `.csv`, `.mat`; with an atlas for images also NIfTI and CIFTI.
+    """Scans as single files: `.npy`, `.npz`, `.tsv`, `.csv`, `.mat`; with an atlas for images also NIfTI, CIFTI and
+    GIFTI, whose two hemispheres are one scan.
 
     Parameters
     ----------
@@ -38,10 +40,10 @@ class FilesSource(Source):
     name = "files"
 
     def find(self) -> list[ScanFile]:
-        reads_images = self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
         template = None if self.pattern is None else _template(self.pattern)
         found = []
-        for path in self.files(*(TABLES + IMAGES if reads_images else TABLES)):
+        for inputs in self.scans(*(TABLES + IMAGES if self.reads_images else TABLES)):
+            path = inputs[0]
             relative = path.relative_to(self.root).as_posix()
             entities = bids_entities(path)
             fields: dict[str, str | None] = {
@@ -49,7 +51,10 @@ class FilesSource(Source):
                 "session": entities.get("ses"),
                 "site": None,
             }
-            scan_id = stem(path) if fields["subject"] else stem(relative.replace("/", "_"))
+            whole = path
+            if path.name.endswith(".gii"):
+                whole = path.with_name(both_hemispheres(path)[0])
+            scan_id = stem(whole) if fields["subject"] else stem(self.relative(whole).replace("/", "_"))
             if template is not None:
                 match = template.fullmatch(relative)
                 if match is None:
@@ -57,7 +62,7 @@ class FilesSource(Source):
                     continue
                 fields |= match.groupdict()
             subject = fields["subject"] or scan_id
-            found.append(ScanFile(scan_id, subject, (path,), fields["session"], fields["site"]))
+            found.append(ScanFile(scan_id, subject, inputs, fields["session"], fields["site"]))
         return found
 
     def table_atlas(self, files: Any) -> Atlas:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...models.scan_images import ScanError, is_cifti, require
+from ...models.scan_images import ScanError, require
 from ...models.scan_reading import read_scan
+from ...models.surface_files import both_hemispheres
 from ..denoising import STRATEGIES, denoise, median_tsnr
 from .bids import bids_entities, companion, identity, scan_name
 from .source import LeftOut, ScanFile, Source
@@ -19,14 +20,16 @@ __all__ = ["FmriprepSource"]
 
 @dataclass
 class FmriprepSource(Source):
-    """`sub-*/[ses-*/]func/*_space-*_desc-preproc_bold.nii.gz`, or `*_bold.dtseries.nii` for a CIFTI atlas.
+    """`sub-*/[ses-*/]func/*_space-*_desc-preproc_bold.nii.gz`, or surfaces for an atlas of surfaces.
+
+    These are `*_space-fsLR_*_bold.dtseries.nii`, or `*_hemi-[LR]_space-*_bold.func.gii` where `space` is another one.
 
     Volumes before the steady state are dropped. What has no image in the space is listed.
 
     Parameters
     ----------
     space : str
-        The standard space of the images.
+        The standard space of the images, or the surface, such as `"fsaverage5"`.
     strategy : str
         Name of a confound strategy, see `denoising.STRATEGIES`.
     """
@@ -43,13 +46,15 @@ class FmriprepSource(Source):
         return super().parameters() | {"confounds": STRATEGIES[self.strategy]}
 
     def find(self) -> list[ScanFile]:
-        if self.atlas is None or not (self.atlas.coordinates or self.atlas.labels):
+        if not self.reads_images:
             raise ScanError("fMRIPrep derivatives are images: give an atlas that reads images (--atlas).")
-        cifti = self.atlas.labels_img is not None and is_cifti(self.atlas.labels_img)
-        suffix, wanted = (
-            ("_bold.dtseries.nii", "fsLR") if cifti else ("_desc-preproc_bold.nii.gz", self.space)
-        )
-        paths = list(self.files(suffix))
+        suffixes: tuple[str, ...] = ("_desc-preproc_bold.nii.gz",)
+        wanted = self.space
+        if self.reads_surfaces:
+            suffixes = ("_bold.dtseries.nii", "_bold.func.gii")
+            wanted = self.space if self.space.startswith("fs") else "fsLR"
+        files = {inputs[0]: inputs for inputs in self.scans(*suffixes)}
+        paths = list(files)
         in_space = [path for path in paths if _space(path) == wanted]
         if paths and not in_space:
             spaces = sorted({_space(path) for path in paths})
@@ -63,7 +68,7 @@ class FmriprepSource(Source):
                 self.leave(path, "has no sub- in its name")
                 continue
             mask, confounds = _mask_of(path), _confounds_of(path)
-            inputs = (path, *(other for other in (mask, confounds) if other is not None))
+            inputs = (*files[path], *(other for other in (mask, confounds) if other is not None))
             found.append(ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses")))
         self._list_lost(paths, in_space, wanted)
         return found
@@ -113,9 +118,10 @@ class FmriprepSource(Source):
 
 
 def _load_confounds(path: Path, strategy: str, n_timepoints: int) -> tuple[Any, np.ndarray]:
+    image = list(map(str, both_hemispheres(path)[1:])) if path.name.endswith(".gii") else str(path)
     try:
         confounds, indices = require("nilearn.interfaces.fmriprep").load_confounds(
-            str(path), **STRATEGIES[strategy]
+            image, **STRATEGIES[strategy]
         )
     except Exception as error:  # nilearn trips over odd tables in many ways
         if isinstance(error, (MemoryError, ImportError)):

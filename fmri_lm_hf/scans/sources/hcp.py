@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...models.scan_images import ScanError, is_cifti
+from ...models.scan_images import ScanError
 from ...models.scan_reading import read_scan, stem
 from .source import ScanFile, Source
 
@@ -25,11 +25,8 @@ class HcpSource(Source):
     name = "hcp"
 
     def find(self) -> list[ScanFile]:
-        dense = (
-            self.atlas is not None and self.atlas.labels_img is not None and is_cifti(self.atlas.labels_img)
-        )
         runs: dict[Path, list[Path]] = {}
-        for path in self.files(".dtseries.nii" if dense else ".ptseries.nii"):
+        for path in self.files(".dtseries.nii" if self.reads_surfaces else ".ptseries.nii"):
             if len(path.relative_to(self.root).parts) < 2:
                 raise ScanError(
                     f"{path.name} lies in no subject's folder: expected <subject>/.../<run>/*.nii below "

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
-from ...models.scan_images import ScanError
+from ...models.scan_images import ScanError, is_cifti
 from ...models.scan_reading import Scan, table_names
+from ...models.surface_files import both_hemispheres
 from .bids import bids_entities
 from .selection import Selection, Thresholds
 
@@ -109,6 +110,18 @@ class Source:
         "n_subjects",
     )
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether the atlas takes its ROIs from images, and not from tables alone."""
+        return self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
+
+    @property
+    def reads_surfaces(self) -> bool:
+        """Whether these images are surfaces (CIFTI, GIFTI)."""
+        return (
+            self.atlas is not None and self.atlas.labels_img is not None and is_cifti(self.atlas.labels_img)
+        )
+
     def find(self) -> list[ScanFile]:
         """All scans, in a fixed order; what is not taken goes to `left_out`."""
         raise NotImplementedError
@@ -201,6 +214,22 @@ class Source:
                     yield path
                 else:
                     self.leave(path, f"does not match {self.match!r} (--match)")
+
+    def scans(self, *suffixes: str) -> Iterator[tuple[Path, ...]]:
+        """The files of each scan as `files` finds them; the two hemispheres of a surface are one scan."""
+        for path in self.files(*suffixes):
+            if not path.name.lower().endswith(".gii"):
+                yield (path,)
+                continue
+            try:
+                _, left, right = both_hemispheres(path)
+            except ScanError as error:
+                self.leave(path, str(error))
+                continue
+            if path == left:
+                yield (left, right) if right.exists() else (left,)
+            elif not left.exists():
+                self.leave(path, f"is a right hemisphere without its left one, {left.name}")
 
 
 def common_atlas(paths: Sequence[Path], name: str) -> Atlas:

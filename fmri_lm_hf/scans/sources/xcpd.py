@@ -18,7 +18,7 @@ from .source import ScanFile, Source, common_atlas
 
 __all__ = ["XcpdSource"]
 
-IMAGES = ("_desc-denoised_bold.nii.gz", "_desc-residual_bold.nii.gz")  # the latter in early versions
+IMAGES = ("_desc-denoised_bold", "_desc-residual_bold")  # the latter in early versions
 
 
 @dataclass
@@ -29,16 +29,16 @@ class XcpdSource(Source):
     ----------
     segmentation : str, optional
         Which of XCP-D's own atlases to take, such as `"4S456Parcels"`. Without it, and with an atlas that reads
-        images, the denoised BOLD is read.
+        images, the denoised BOLD is read: `.nii.gz`, or `.dtseries.nii` with an atlas of surfaces.
     """
 
     segmentation: str | None = None
     name = "xcpd"
 
     def find(self) -> list[ScanFile]:
-        reads_images = self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
-        if self.segmentation is None and reads_images:
-            paths = list(self.files(*IMAGES))
+        if self.segmentation is None and self.reads_images:
+            extension = ".dtseries.nii" if self.reads_surfaces else ".nii.gz"
+            paths = list(self.files(*(image + extension for image in IMAGES)))
         else:
             paths = self._tables()
         return [self._scan_file(path) for path in paths]

@@ -1,0 +1,172 @@
+"""Time and memory of taking ROI signals from an image of 91 x 109 x 91 voxels and 200 volumes, beside nilearn's.
+
+    python benchmarks/extraction.py
+
+writes the image (16-bit, with a scale factor), then reads it with a label atlas of 400 ROIs, from `.nii` and `.nii.gz`,
+and with 160 spheres; each measurement has a process of its own, for its peak of memory. The table shows times as ratios
+in one run (of the processor, which other programs disturb less) and the largest difference of the signals in their SD,
+and goes to `benchmarks/results/extraction.json`. The goals are those of the label atlas on `.nii`: 0.6 s and 1.0 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import scipy
+
+SHAPE, N_TIMES, N_ROIS = (91, 109, 91), 200, 400
+SPHERES = "dosenbach_2010"  # 160 of 5 mm
+CASES = (("labels", "nii"), ("labels", "nii.gz"), ("spheres", "nii"))
+GOAL_SECONDS, GOAL_MB = 0.6, 1000
+
+
+def write_image(folder: Path) -> None:
+    """A brain of 400 regions, each with a signal, and noise in every voxel of it."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([-2.0, 2, 2, 1])
+    affine[:3, 3] = 90, -126, -72
+    voxels = np.argwhere(np.ones(SHAPE, dtype=bool))
+    brain = voxels[(((voxels - [45, 54, 45]) / [34, 42, 34]) ** 2).sum(axis=1) < 1]
+    seeds = brain[rng.choice(len(brain), N_ROIS, replace=False)]
+    where = tuple(brain.T)
+    labels = np.zeros(SHAPE, dtype=np.int16)
+    labels[where] = scipy.spatial.cKDTree(seeds).query(brain)[1] + 1
+    nibabel.Nifti1Image(labels, affine).to_filename(folder / "labels.nii.gz")
+    rows = "".join(f"{value}\troi_{value}\n" for value in range(1, N_ROIS + 1))
+    (folder / "labels.tsv").write_text("index\tname\n" + rows)
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((*SHAPE, N_TIMES))
+    header.set_zooms((2, 2, 2, 0.8))
+    header.set_xyzt_units("mm", "sec")
+    header.set_sform(affine, 4)
+    header.set_slope_inter(0.5, 10)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    with (folder / "bold.nii").open("wb") as file:
+        header.write_to(file)
+        file.write(bytes(352 - file.tell()))
+        for _ in range(N_TIMES):
+            signals = 10 * rng.standard_normal(N_ROIS + 1, dtype=np.float32)
+            volume = np.zeros(SHAPE, dtype=np.int16)
+            volume[where] = 8000 + signals[labels[where]] + 20 * rng.standard_normal(len(brain))
+            file.write(volume.tobytes(order="F"))
+    with (folder / "bold.nii").open("rb") as whole, gzip.open(folder / "bold.nii.gz", "wb", 1) as packed:
+        shutil.copyfileobj(whole, packed)
+
+
+def ours(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
+    from fmri_lm_hf.models.atlas import Atlas
+    from fmri_lm_hf.models.scan_images import extract
+
+    tables = folder / "labels.nii.gz", folder / "labels.tsv"
+    atlas = Atlas.from_labels_img(*tables) if kind == "labels" else Atlas.load(SPHERES)
+    return lambda path: extract(atlas, path).signals
+
+
+def nilearns(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
+    from nilearn.maskers import NiftiLabelsMasker, NiftiSpheresMasker
+
+    from fmri_lm_hf.models.atlas import DEFAULT_RADIUS_MM, Atlas
+
+    if kind == "labels":
+        masker = NiftiLabelsMasker(str(folder / "labels.nii.gz"), standardize=None, resampling_target=None)
+    else:
+        centres = Atlas.load(SPHERES).coordinates
+        masker = NiftiSpheresMasker(centres, radius=DEFAULT_RADIUS_MM, allow_overlap=True, standardize=None)
+    return lambda path: masker.fit_transform(str(path))
+
+
+def measure(
+    whose: Callable[[str, Path], Callable[[Path], np.ndarray]],
+    kind: str,
+    folder: Path,
+    extension: str,
+    repeats: int,
+) -> tuple[dict[str, float], np.ndarray]:
+    """Medians of the time on the clock and of the processor, the peak of memory, and the signals."""
+    read = whose(kind, folder)
+    clock, processor = [], []
+    for _ in range(repeats):
+        start = time.perf_counter(), time.process_time()
+        signals = read(folder / f"bold.{extension}")
+        clock.append(time.perf_counter() - start[0])
+        processor.append(time.process_time() - start[1])
+    figures = {
+        "seconds": round(statistics.median(clock), 3),
+        "processor_seconds": round(statistics.median(processor), 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+    return figures, signals
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "extraction.json")
+    args = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:  # what this process holds would count in the peaks of the others
+            pool.apply(write_image, (folder,))
+        for kind, extension in CASES:
+            job = functools.partial(
+                measure, kind=kind, folder=folder, extension=extension, repeats=args.repeats
+            )
+            results = []
+            for whose in (ours, nilearns):
+                with context.Pool(1) as pool:
+                    results.append(pool.apply(job, (whose,)))
+            (mine, found), (theirs, expected) = results
+            observed = np.isfinite(found).all(axis=0) & (expected.std(axis=0) > 0)
+            difference = np.abs(found - expected)[:, observed] / expected[:, observed].std(axis=0)
+            rows[f"{kind}, {extension}"] = row = {
+                **mine,
+                "nilearn": theirs,
+                "ratio": round(theirs["processor_seconds"] / mine["processor_seconds"], 1),
+                "largest_difference_in_sd": float(f"{difference.max():.1e}"),
+            }
+            print(
+                f"{kind:8s}{extension:7s}{row['seconds']:7.2f} s (processor {row['processor_seconds']:.2f} s) "
+                f"{row['peak_mb']:5.0f} MB   nilearn {theirs['seconds']:.2f} s (processor "
+                f"{theirs['processor_seconds']:.2f} s) {theirs['peak_mb']:5.0f} MB   {row['ratio']:.1f} times faster, "
+                f"difference {row['largest_difference_in_sd']:.0e} SD",
+                flush=True,
+            )
+    goal = rows["labels, nii"]
+    met = goal["processor_seconds"] <= GOAL_SECONDS and goal["peak_mb"] <= GOAL_MB
+    record = {
+        "command": f"python benchmarks/extraction.py --repeats {args.repeats}",
+        "shape": [*SHAPE, N_TIMES],
+        "goal_seconds": GOAL_SECONDS,
+        "goal_peak_mb": GOAL_MB,
+        "goal_met": met,
+        "median": rows,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+    }
+    temporary_file = args.out.with_suffix(".json.part")
+    temporary_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary_file, args.out)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
