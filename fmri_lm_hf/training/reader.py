@@ -138,16 +138,13 @@ def new_reader(
 
 @torch.no_grad()
 def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 2.5) -> None:
-    """Let attention begin with what is alike, and say what it finds, from the second layer on.
+    """Let attention begin with what is alike, and pass on what it finds.
 
     A question's names and the token of their pair share embeddings. With separate random queries and keys a model
-    first has to find that out, which takes hundreds of steps before anything else is learnt; the sharpness tells the
-    pair of both names from those of one. So the keys of every second head start as its queries do. Such a head looks
-    at little else, and the others stay free to look elsewhere.
-
-    What is attended to is said: outputs start as the transpose of values. With separate random ones names are not
-    written after thousands of steps. In the last head it is *not* said: of a pair whose first name is written, the
-    second is missing, and without such a head both stay equally likely.
+    first has to find that out, which takes hundreds of steps before anything else is learnt. So from the second layer
+    on, keys of every second head start as its queries do; the sharpness tells the pair of both names from those of
+    one. Such a head looks at little else, so the other heads stay free to look elsewhere. And what is attended to can
+    be said: with separate random values and outputs, names are not copied after thousands of steps.
     """
     for layer in language_model.model.layers[1:]:
         attention = layer.self_attn
@@ -155,7 +152,6 @@ def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 2.5
         heads[::2] *= sharpness
         attention.k_proj.weight.view_as(heads)[::2] = heads[::2]
         attention.o_proj.weight.copy_(attention.v_proj.weight.T)
-        attention.o_proj.weight[:, -attention.head_dim :] *= -1
 
 
 def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
