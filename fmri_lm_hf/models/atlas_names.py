@@ -119,16 +119,18 @@ def read_label_table(path: Path) -> list[tuple[int, str, str]]:
         raise ScanError(f"The label table {path} cannot be read: {error}.") from error
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
     delimiter = next((mark for mark in "\t," if lines and mark in lines[0]), None)
-    table = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
-    table = [[cell.strip() for cell in row] for row in table]
     try:
+        table = (
+            list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
+        )
+        table = [[cell.strip() for cell in row] for row in table]
         if table and not any(_is_integer(cell) for cell in table[0]) and len(table[0]) > 1:
             return _rows_by_header(table)
         if table and not _is_integer(table[0][0]):  # Workbench: the name, then its index and colour
             pairs = zip(lines[::2], table[1::2], strict=True)
             return [(int(numbers[0]), text.strip(), network_of(text.strip())) for text, numbers in pairs]
         return [(int(row[0]), row[1], network_of(row[1])) for row in table]
-    except (StopIteration, ValueError, IndexError) as error:
+    except (StopIteration, ValueError, IndexError, csv.Error) as error:
         raise ScanError(
             f"The label table {path.name} is not understood: expected columns index, name and network (CSV or TSV), "
             "or lines `index name R G B A`."
@@ -152,12 +154,20 @@ def _rows_by_header(table: Sequence[Sequence[str]]) -> list[tuple[int, str, str]
         said = "" if network is None else row[network]
         found.append(
             (
-                number if index is None else int(float(row[index])),
+                number if index is None else _label_value(row[index]),
                 row[name],
                 said if is_network(said) else network_of(row[name]),
             )
         )
     return found
+
+
+def _label_value(cell: str) -> int:
+    """A whole number, which some writers give a fraction of zero."""
+    value = float(cell)
+    if not value.is_integer():  # neither is infinity, nor what is missing
+        raise ValueError(f"{cell} is no label value.")
+    return int(value)
 
 
 def _is_integer(cell: str) -> bool:

@@ -83,6 +83,16 @@ def test_tables_as_bids_xcpd_and_others_write_them(tmp_path, text):
     assert read_label_table(path) == [(1, "LH_Vis_1", "Vis"), (9, "LH-Pu", "Subcortex")]
 
 
+@pytest.mark.parametrize("value", ["inf", "1e999", "nan", "1.5", ""])
+def test_label_values_are_whole_numbers(tmp_path, value):
+    path = tmp_path / "table.tsv"
+    path.write_text(f"index\tname\n1\ta\n{value}\tb\n")
+    with pytest.raises(
+        ScanError, match=r"The label table table.tsv is not understood: expected columns index"
+    ):
+        read_label_table(path)
+
+
 def test_commas_within_quotes_are_part_of_a_name(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text('index,name,network\n1,"area, upper",X\n')

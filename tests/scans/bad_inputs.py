@@ -30,7 +30,7 @@ from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTabl
 from scipy.io import savemat
 
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_images import ScanError, image_data
 from fmri_lm_hf.models.scan_reading import Scan, read_scan
 from fmri_lm_hf.scans import read_mat, read_participants, write_nifti
 
@@ -123,14 +123,14 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
         "a.participants.tsv": (read_participants, False),
         "a.dlabel.nii": (Atlas.from_labels_img, False),
         "a.L.label.gii": (Atlas.from_labels_img, False),
-        "a.labels.nii.gz": (lambda path: Atlas.from_labels_img(path, folder / "a.label_table.tsv"), False),
+        "a.labels.nii.gz": (lambda path: Atlas.from_labels_img(path, folder / "a.label_table.tsv"), True),
         "a.label_table.tsv": (lambda path: Atlas.from_labels_img(blocks, path), False),
     }
     files = []
     for name, (read, has_checksum) in readers.items():
         path = folder / name
         found = read(path)
-        signals = found.bold if isinstance(found, Scan) else None
+        signals = values_of(found)
         files.append(Whole(name, path.read_bytes(), read, has_checksum, signals))
     return files
 
@@ -289,8 +289,17 @@ def odd_object(rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
     return scan, arguments
 
 
+def values_of(found: Any) -> np.ndarray | None:
+    """The signals of a scan, the labels of an atlas."""
+    if isinstance(found, Atlas):
+        return image_data(found.labels_img)
+    return found.bold if isinstance(found, Scan) else None
+
+
 def fault(found: Any, whole: np.ndarray | None = None) -> str | None:
-    """What is wrong with a scan that was read; None if nothing is."""
+    """What is wrong with a scan or an atlas that was read; None if nothing is."""
+    if whole is not None and not np.array_equal(values_of(found), whole):
+        return "other values than the whole file has, unnoticed"
     if not isinstance(found, Scan):
         return None
     n_times, n_rois = found.bold.shape
@@ -302,8 +311,6 @@ def fault(found: Any, whole: np.ndarray | None = None) -> str | None:
         return "masks of another shape"
     if not found.roi_mask.any() or found.sample_mask.sum() < 2 or found.bold[:, ~found.roi_mask].any():
         return "masks that do not fit"
-    if whole is not None and not (found.bold.shape == whole.shape and np.array_equal(found.bold, whole)):
-        return "other signals than the whole file has, unnoticed"
     return None
 
 
