@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fmri_lm_hf
-from fmri_lm_hf.evaluation.truth import pair_level_truth
+from fmri_lm_hf.evaluation.truth import description_truth, pair_level_truth
 from fmri_lm_hf.reader import READER_FOLDER
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 
@@ -28,6 +28,13 @@ def test_levels_are_those_of_the_scan_and_not_of_another(reader):
     assert scores["exact"] > 0.7
     assert scores["exact"] > scores["other_scan"] + 0.3
     assert scores["within_one"] > 0.9
+
+
+def test_descriptions_are_of_the_scan_and_not_of_another(reader):
+    model, processor = reader
+    stream = RandomScans(processor.feature_extractor.atlas, UNSEEN)
+    scores = description_truth(model, processor, dict(processor(fmri=[stream[k] for k in range(12)])))
+    assert scores["precision"] > scores["other_scan_precision"] + 0.2
 
 
 def test_an_atlas_that_training_never_drew_is_read():

@@ -32,11 +32,8 @@ def test_the_demo_keeps_up_with_its_baseline_and_reads_the_scan_that_it_is_shown
     assert means["fmri_lm"] >= means["connectivity_logistic"] - 0.05
     assert means["fmri_lm"] >= means["other_scan"] + 0.15
     assert means["without_scan"] == 0.5
-    assert results["truth"]["pair_level"]["exact"] > results["truth"]["pair_level"]["other_scan"]
-    assert (
-        results["truth"]["mirage"]["absent_described"]
-        <= 0.1
-        < 0.9
-        <= results["truth"]["mirage"]["real_answered"]
-    )
+    truth = results["truth"]
+    assert truth["pair_level"]["exact"] > truth["pair_level"]["other_scan"] + 0.2
+    assert truth["descriptions"]["precision"] > truth["descriptions"]["other_scan_precision"] + 0.3
+    assert truth["mirage"]["absent_described"] <= 0.1 < 0.9 <= truth["mirage"]["real_answered"]
     assert results["peak_rss_mb"] < 4000
