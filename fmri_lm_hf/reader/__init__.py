@@ -84,6 +84,7 @@ def with_atlas(
     )
     other = FmriLMForCausalLM(config)
     other.load_state_dict(model.state_dict())
+    other.generation_config = model.generation_config
     return other.eval(), processor
 
 

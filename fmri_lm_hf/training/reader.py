@@ -30,6 +30,8 @@ from .record import train_and_save
 from .trainer import FmriLMTrainer
 from .vocabulary import train_text_tokenizer
 
+REPETITION_PENALTY = 1.1
+
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
 
@@ -120,8 +122,8 @@ def new_reader(
             intermediate_size=2 * recipe.hidden_size,
             num_hidden_layers=recipe.num_layers,
             num_attention_heads=recipe.num_heads,
-            head_dim=recipe.hidden_size
-            // 2,  # names are told apart by whole vectors; narrow heads learn it late
+            # names are told apart by whole vectors; narrow heads learn it late
+            head_dim=recipe.hidden_size // 2,
             max_position_embeddings=2048,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
             initializer_range=std,
@@ -133,6 +135,8 @@ def new_reader(
     )
     model, processor = join_network_pairs(language_model, tokenizer, atlas, std, n_timepoints, t_r)
     _attend_to_likeness(language_model)
+    # of a pair's two names, which are equally likely at first, the one that is not yet said
+    model.generation_config.repetition_penalty = REPETITION_PENALTY
     return model, processor
 
 

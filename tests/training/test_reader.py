@@ -101,6 +101,7 @@ def test_a_reader_changes_its_atlas_and_keeps_its_weights(reader, tmp_path):
     processor.save_pretrained(tmp_path)
     again = FmriLMForCausalLM.from_pretrained(tmp_path)
     assert FmriLMProcessor.from_pretrained(tmp_path).n_tokens == again.config.n_scan_tokens == 22
+    assert again.generation_config.repetition_penalty == reader[0].generation_config.repetition_penalty > 1
     for name, values in reader[0].state_dict().items():
         assert torch.equal(values, again.state_dict()[name])
 
