@@ -62,7 +62,8 @@ def with_atlas(
     Raises
     ------
     ValueError
-        If weights of the model depend on its atlas.
+        If weights of the model depend on its atlas, a network has no name, or there are more networks than the reader
+        has words for.
     """
     if not model.config.reads_network_pairs or model.config.reads_rois:
         raise ValueError(
