@@ -10,13 +10,8 @@ implementation with networkx and dense linear algebra measured in the same run, 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +20,11 @@ import numpy as np
 import scipy
 from scipy.signal import periodogram
 from threadpoolctl import threadpool_limits
+from timing import median_seconds
 
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.descriptors import FAMILIES, compute_features
+from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 
 GOAL_SECONDS = 0.08
@@ -98,18 +95,6 @@ def plain_ica(bold: np.ndarray, atlas: Atlas, maps: np.ndarray) -> None:
     np.corrcoef(time_courses)
 
 
-def median_seconds(function: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Medians of the time on the clock and of the processor time, which other programs disturb less."""
-    function()
-    clock, processor = [], []
-    for _ in range(repeats):
-        start = time.perf_counter(), time.process_time()
-        function()
-        clock.append(time.perf_counter() - start[0])
-        processor.append(time.process_time() - start[1])
-    return statistics.median(clock), statistics.median(processor)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,10 +148,7 @@ def main() -> None:
             **{module.__name__: module.__version__ for module in (np, scipy, nx)},
         },
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_suffix(".json.part")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(temporary, args.out)
+    write_json(result, args.out)
     sys.exit(0 if met else 1)
 
 

@@ -13,21 +13,20 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
-import json
 import multiprocessing
-import os
 import platform
 import resource
 import shutil
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import scipy
+from timing import median_seconds
+
+from fmri_lm_hf.files import write_json
 
 SHAPE, N_TIMES, N_ROIS = (91, 109, 91), 200, 400
 SPHERES = "dosenbach_2010"  # 160 of 5 mm
@@ -100,15 +99,16 @@ def measure(
 ) -> tuple[dict[str, float], np.ndarray]:
     """Medians of the time on the clock and of the processor, the peak of memory, and the signals."""
     read = whose(kind, folder)
-    clock, processor = [], []
-    for _ in range(repeats):
-        start = time.perf_counter(), time.process_time()
+    signals = np.empty(0)
+
+    def take() -> None:
+        nonlocal signals
         signals = read(folder / f"bold.{extension}")
-        clock.append(time.perf_counter() - start[0])
-        processor.append(time.process_time() - start[1])
+
+    clock, processor = median_seconds(take, repeats, warm_up=False)
     figures = {
-        "seconds": round(statistics.median(clock), 3),
-        "processor_seconds": round(statistics.median(processor), 3),
+        "seconds": round(clock, 3),
+        "processor_seconds": round(processor, 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
     }
     return figures, signals
@@ -162,9 +162,7 @@ def main() -> int:
         "median": rows,
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
     }
-    temporary_file = args.out.with_suffix(".json.part")
-    temporary_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary_file, args.out)
+    write_json(record, args.out)
     return 0 if met else 1
 
 
