@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hub_processes import HERE, Client, Hub, client_environment
@@ -37,3 +38,11 @@ def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
     client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub", "tiny", "jinja2"))
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def saved(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved language model with its processor, training record and scores."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    client.run("import tiny; tiny.save(folder)", folder=folder)
+    return folder

@@ -257,13 +257,6 @@ NOT_PUBLISHED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def saved(client, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    client.run("import tiny; tiny.save(folder)", folder=folder)
-    return folder
-
-
 @pytest.fixture
 def model(saved, tmp_path):
     for path in saved.iterdir():

@@ -19,14 +19,6 @@ result = {"commit": pushed.commit, "uploaded": sorted(pushed.uploaded), "left_ou
 """
 
 
-@pytest.fixture(scope="module")
-def saved(client, tmp_path_factory):
-    """A saved language model with its processor, training record and scores."""
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    client.run("import tiny; tiny.save(folder)", folder=folder)
-    return folder
-
-
 @pytest.fixture
 def folder(saved, tmp_path):
     """A copy of it that a test may change."""
