@@ -24,7 +24,6 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..reader.network_words import name_networks
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, load_backbone
 from .data import TrainingScans
@@ -151,10 +150,9 @@ def _join(
     arguments: AlignmentArguments,
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
     """The model that reads scans with a language model, and its processor; what a reader knows of pairs stays."""
-    names = () if extractor.atlas is None else extractor.atlas.network_names
     processor = FmriLMProcessor(
         extractor,
-        name_networks(backbone.text_tokenizer, names),
+        backbone.tokenizer_of(extractor.atlas),
         patch_size=fmri_tokenizer.config.patch_size,
         scan_tokens=arguments.scan_tokens,
     )

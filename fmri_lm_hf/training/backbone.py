@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..reader import READER_FOLDER
+from ..reader.network_words import name_networks
 from .gguf_files import find_gguf, load_gguf
 
 __all__ = ["Backbone", "load_backbone", "load_text_backbone"]
@@ -32,6 +34,10 @@ class Backbone:
     language_model: PreTrainedModel
     text_tokenizer: Any
     network_pairs: dict[str, torch.Tensor] | None = None
+
+    def tokenizer_of(self, atlas: Atlas | None) -> Any:
+        """The tokenizer, with the names of an atlas's networks where it has words for them."""
+        return name_networks(self.text_tokenizer, () if atlas is None else atlas.network_names)
 
     def give_reading(self, model: FmriLMForCausalLM) -> None:
         """Start the network-pair tokens of a model as the reader has them."""

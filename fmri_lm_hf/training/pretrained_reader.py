@@ -14,6 +14,7 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import N_FEATURES, VALUE
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader import shape_of_scans
+from ..reader.network_words import name_networks
 from .backbone import load_backbone
 
 __all__ = ["join_network_pairs", "pretrained_reader"]
@@ -86,6 +87,7 @@ def join_network_pairs(
     language_model : PreTrainedModel
         It is not copied: training the result trains it.
     tokenizer : PreTrainedTokenizerBase
+        Where it has words for networks, they get the names of the atlas.
     atlas : Atlas
         That of the processor; no weight depends on it.
     initializer_range : float
@@ -95,6 +97,7 @@ def join_network_pairs(
     t_r : float, default=2.0
     """
     extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
+    tokenizer = name_networks(tokenizer, atlas.network_names)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     model = FmriLMForCausalLM.from_components(
         shape_of_scans(atlas, n_timepoints),

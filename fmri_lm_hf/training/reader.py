@@ -21,7 +21,7 @@ from ..corpus.reading import LEVELS
 from ..models.atlas import Atlas
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..reader.network_words import add_network_words, name_networks
+from ..reader.network_words import add_network_words
 from .arguments import AdapterArguments, argument, parse
 from .lora import add_adapter
 from .pretrained_reader import join_network_pairs, pretrained_reader
@@ -30,12 +30,10 @@ from .record import train_and_save
 from .trainer import FmriLMTrainer
 from .vocabulary import train_text_tokenizer
 
-REPETITION_PENALTY = 1.1
-
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
-
-# fields of ReaderRecipe that a pretrained language model decides
+REPETITION_PENALTY = 1.1
+# Fields of ReaderRecipe that a pretrained language model decides
 _OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 
 
@@ -112,7 +110,6 @@ def new_reader(
         [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
     )
     add_network_words(tokenizer)
-    tokenizer = name_networks(tokenizer, atlas.network_names)
     torch.manual_seed(recipe.seed)
     std = recipe.hidden_size**-0.5 * 0.9  # small models start to attend sooner with large weights
     language_model = LlamaForCausalLM(

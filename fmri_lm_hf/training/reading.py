@@ -45,12 +45,13 @@ from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
 from .own_names import OwnNames
+from .texts import pair_facts
 from .trainer import IGNORED
 
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
 
-MOST = 0.9
+MOST = 0.9  # of the scans, from `mostly_described_from` on
 
 __all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
 
@@ -156,7 +157,7 @@ class ReadingBatches(IterableDataset):
             if kind == "text":
                 rows.append(self._text_row(_corpus_text(rng, self.draw_names, done)))
                 continue
-            facts = _facts(features[number], names[number])
+            facts = pair_facts(features[number], names[number])
             questions = self._questions(facts, rng, done)
             if kind != "brain":
                 asked = [each for each in questions if not _is_terse(each)]
@@ -312,10 +313,6 @@ def _is_terse(question: Question) -> bool:
 
 def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
     return rng.sample(NETWORK_WORDS, n)
-
-
-def _facts(features: torch.Tensor, names: Sequence[str]) -> list[Fact]:
-    return scan_facts(features[1:, 1].tolist(), (features[1:, 0] > 0).tolist(), names)
 
 
 @lru_cache

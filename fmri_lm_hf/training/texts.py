@@ -36,6 +36,7 @@ __all__ = [
     "embed_texts",
     "joined",
     "load_texts",
+    "pair_facts",
     "plain_text_blocks",
 ]
 
@@ -104,6 +105,12 @@ class CorpusTexts:
         return [(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
+def pair_facts(features: torch.Tensor, network_names: Sequence[str]) -> list[Fact]:
+    """What is true of a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs."""
+    pairs = features[1 - n_pair_tokens(len(network_names)) :]
+    return scan_facts(pairs[:, VALUE].tolist(), (pairs[:, PRESENT] > 0).tolist(), network_names)
+
+
 class ReadingQuestions:
     """Questions about what a scan shows by itself, and descriptions of it: the level of a network pair, the strongest
     and the weakest pair, comparisons.
@@ -127,8 +134,7 @@ class ReadingQuestions:
 
     def facts(self, seen: Mapping[str, torch.Tensor]) -> list[Fact]:
         """What is true of a scan, from its `fmri_features`."""
-        pairs = seen["fmri_features"][1 - n_pair_tokens(len(self.network_names)) :]
-        return scan_facts(pairs[:, VALUE].tolist(), (pairs[:, PRESENT] > 0).tolist(), self.network_names)
+        return pair_facts(seen["fmri_features"], self.network_names)
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some questions, and perhaps a description."""

@@ -21,7 +21,6 @@ from transformers import default_data_collator
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
-from ..reader.network_words import name_networks
 from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
@@ -132,13 +131,15 @@ def _embed(
     have cosines near 1, and a contrastive loss against them learns one vector.
     """
     backbone = load_backbone(text_model)
-    networks = () if scans.atlas is None else scans.atlas.network_names
     model = backbone.language_model.to(device).eval()
-    tokenizer = name_networks(backbone.text_tokenizer, networks)
+    tokenizer = backbone.tokenizer_of(scans.atlas)
     names = [name for of_split in ids.values() for name in of_split]
     first = [texts.texts(name)[0] for name in names]
     embeds = scans.store.embed(
-        first, [weights_hash(model), tokenizer.name_or_path], lambda: embed_texts(model, tokenizer, first)
+        first,
+        # names of networks may be words of the vocabulary, so that other names make other tokens of a text
+        [weights_hash(model), tokenizer.name_or_path, *(scans.atlas.network_names if scans.atlas else ())],
+        lambda: embed_texts(model, tokenizer, first),
     )
     embeds = embeds - embeds[: len(ids["train"])].mean(0)
     return dict(zip(names, embeds))

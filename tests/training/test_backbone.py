@@ -230,6 +230,15 @@ def test_the_connectivity_of_a_pair_begins_as_the_words_for_its_level(text_model
     assert (nearest.numpy() == level_of(values[:, 0].numpy())).mean() > 0.8
 
 
+def test_a_reader_goes_on_with_the_names_of_another_atlas():
+    _, processor = pretrained_reader("reader", ATLAS)
+    ids = processor.network_name_ids()
+    assert [len(each) for each in ids] == [1] * len(ATLAS.network_names)
+    assert (
+        processor.tokenizer.decode([each[0] for each in ids]).split() == " ".join(ATLAS.network_names).split()
+    )
+
+
 def test_a_template_that_cannot_be_taken_apart_is_refused(text_model):
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
