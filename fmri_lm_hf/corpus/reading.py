@@ -188,7 +188,9 @@ def ask_extreme(facts: Sequence[Fact], extreme: str, rng: random.Random | None =
     """Which pair of different networks is the strongest, or the weakest?"""
     (fact,) = (fact for fact in facts if fact["feature"].startswith(f"connectivity/{extreme}/"))
     forms = _ASK_EXTREME[extreme]
-    return Question(forms[0] if rng is None else rng.choice(forms), pair_words(fact["network"], rng))
+    # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
+    # learn which of the two it has said
+    return Question(forms[0] if rng is None else rng.choice(forms), pair_words(fact["network"]))
 
 
 def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) -> Question:

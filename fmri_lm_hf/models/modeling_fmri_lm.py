@@ -24,7 +24,14 @@ from .configuration_fmri_lm import FmriLMConfig, n_pair_tokens
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
-from .network_pairs import PRESENT, NetworkPairEmbedding, network_pair_features, observed_pairs, pad_name_ids
+from .network_pairs import (
+    PRESENT,
+    NetworkPairEmbedding,
+    network_pair_features,
+    observed_pairs,
+    pad_name_ids,
+    place_factors,
+)
 from .scan_layout import ScanLayout
 
 
@@ -112,6 +119,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, NetworkPairEmbedding):
             init.ones_(module.name_order)
+            init.copy_(module.name_place, place_factors(module.name_place.shape[1]))
             init.normal_(module.within, std=self.config.initializer_range)
 
     @classmethod

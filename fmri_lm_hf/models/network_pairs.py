@@ -116,9 +116,10 @@ def pair_features(
 
 def observed_pairs(roi_mask: torch.Tensor, roi_networks: torch.Tensor, n_networks: int) -> torch.Tensor:
     """Which tokens of scan and pairs stand for observed data, (n_scans, 1 + n_pairs); that of the scan always does."""
-    sizes = roi_mask.to(torch.long) @ F.one_hot(roi_networks, n_networks)
+    # in floating point: no GPU multiplies matrices of integers
+    sizes = roi_mask.float() @ F.one_hot(roi_networks, n_networks).float()
     first, second = pair_indices(n_networks).to(sizes.device)
-    counts = sizes[:, first] * (sizes[:, second] - (first == second).long())
+    counts = sizes[:, first] * (sizes[:, second] - (first == second).float())
     return F.pad(counts > 0, (1, 0), value=True)
 
 
@@ -140,6 +141,8 @@ class NetworkPairEmbedding(nn.Module):
         size = config.text_config.hidden_size
         # the order of a name's tokens is marked by a factor for each place
         self.name_order = nn.Parameter(torch.ones(MAX_NAME_TOKENS, size))
+        # and a pair's first name from its second by a factor for each, so that both can be said one after the other
+        self.name_place = nn.Parameter(torch.empty(2, size))
         self.within = nn.Parameter(torch.empty(size))
         # Fixed: were it learnt, names would be turned down at first, when values alone already say something, and the
         # model would not come to look pairs up by name.
@@ -173,10 +176,10 @@ class NetworkPairEmbedding(nn.Module):
             1
         ).sqrt()  # (1 or n_scans, n_networks, hidden)
         first, second = pair_indices(names.shape[1]).to(names.device)
-        others = torch.where(
-            (first == second)[:, None], self.within.expand_as(names[:, first]), names[:, second]
-        )
-        pairs = self.scale * (_unit(names[:, first] + others) + _unit(values))
+        others = names[:, second] * self.name_place[1]
+        others = torch.where((first == second)[:, None], self.within.expand_as(others), others)
+        names = _unit(names[:, first] * self.name_place[0] + others)
+        pairs = self.scale * (names + _unit(values))
         return torch.cat([self.scan(features[:, :1].to(dtype)), pairs], dim=1)
 
     def value_features(self, features: torch.Tensor) -> torch.Tensor:
@@ -185,6 +188,12 @@ class NetworkPairEmbedding(nn.Module):
         points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
         points += [torch.tanh((rank - _rank_points().to(value)) / 0.1) for rank in ranks]
         return F.gelu(self.value_in(torch.cat(points, dim=-1).to(self.value_in.weight.dtype)))
+
+
+def place_factors(size: int) -> torch.Tensor:
+    """What `name_place` begins with, (2, size): every other dimension holds the first name, the rest the second."""
+    of_first = torch.arange(size) % 2 == 0
+    return torch.stack([of_first, ~of_first]).float()
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -213,4 +222,5 @@ __all__ = [
     "pair_features",
     "pair_indices",
     "pair_ranks",
+    "place_factors",
 ]

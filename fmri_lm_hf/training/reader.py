@@ -24,6 +24,7 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader.network_words import add_network_words
 from .arguments import AdapterArguments, argument, parse
 from .lora import add_adapter
+from .own_texts import own_texts
 from .pretrained_reader import join_network_pairs, pretrained_reader
 from .reading import ReaderRecipe, ReadingBatches, reading_texts
 from .record import train_and_save
@@ -33,6 +34,7 @@ from .vocabulary import train_text_tokenizer
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
 REPETITION_PENALTY = 1.1
+N_OWN_TEXTS = 512  # of a pretrained language model
 # Fields of ReaderRecipe that a pretrained language model decides
 _OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 
@@ -80,8 +82,12 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
         model, processor = new_reader(recipe, atlas)
     else:
         model, processor = pretrained_reader(arguments.language_model, atlas, recipe.seed)
+    texts: list[list[int]] = []
+    if recipe.share_own_texts:
+        language_model = model.language_model.to(arguments.device)
+        texts = own_texts(language_model, processor.tokenizer, N_OWN_TEXTS, seed=recipe.seed)
     adapter = add_adapter(model, arguments)
-    batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None)
+    batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None, texts)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
     n_scans = recipe.steps * recipe.batch_size
@@ -138,7 +144,7 @@ def new_reader(
 
 
 @torch.no_grad()
-def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 2.5) -> None:
+def _attend_to_likeness(language_model: LlamaForCausalLM, sharpness: float = 3.0) -> None:
     """Let attention begin with what is alike, and pass on what it finds.
 
     A question's names and the token of their pair share embeddings. With separate random queries and keys a model

@@ -88,6 +88,9 @@ class ReaderRecipe:
     share_text : float
         Share of the prompts that are a sentence of a corpus alone, from `some_until` on: a reader has to know how
         scans are spoken of in comparison with a cohort, to be trained on.
+    share_own_texts : float
+        Share of the prompts, from the first step on, that are texts which the language model wrote before the training
+        (`own_texts`), so that a pretrained one keeps its language.
     seed : int
     """
 
@@ -95,19 +98,20 @@ class ReaderRecipe:
     num_layers: int = 3
     num_heads: int = 4
     vocab_size: int = 1000
-    steps: int = 5000
+    steps: int = 6500
     batch_size: int = 24
-    few_until: float = 0.06
-    some_until: float = 0.2
-    terse_until: float = 0.18
+    few_until: float = 0.04
+    some_until: float = 0.13
+    terse_until: float = 0.12
     share_terse: float = 0.5
-    drawn_until: float = 0.19
+    drawn_until: float = 0.125
     n_networks: tuple[int, int] = (4, 12)
     questions: int = 8
     share_described: float = 0.4
     mostly_described_from: float = 0.6
     share_absent: float = 0.08
     share_text: float = 0.08
+    share_own_texts: float = 0.0
     seed: int = 0
 
 
@@ -122,6 +126,8 @@ class ReadingBatches(IterableDataset):
     recipe : ReaderRecipe
     atlas : Atlas, optional
         That of all scans; random ones when None.
+    own_texts : sequence of list of int
+        Token ids of the texts that `share_own_texts` of the prompts are.
 
     Notes
     -----
@@ -130,8 +136,19 @@ class ReadingBatches(IterableDataset):
     scan do not see each other: each is asked as if it were the only one.
     """
 
-    def __init__(self, tokenizer: Any, recipe: ReaderRecipe, atlas: Atlas | None = None):
-        self.tokenizer, self.recipe, self.atlas = tokenizer, recipe, atlas
+    def __init__(
+        self,
+        tokenizer: Any,
+        recipe: ReaderRecipe,
+        atlas: Atlas | None = None,
+        own_texts: Sequence[list[int]] = (),
+    ):
+        if recipe.share_own_texts and not own_texts:
+            raise ValueError(
+                f"{recipe.share_own_texts} of the prompts are to be texts of the language model's own, and there are "
+                "none: give `own_texts`, as the function of that name makes them, or set `share_own_texts` to 0."
+            )
+        self.tokenizer, self.recipe, self.atlas, self.own_texts = tokenizer, recipe, atlas, own_texts
         self.form = ChatForm.of(tokenizer)
         self.fmri = tokenizer.convert_tokens_to_ids("<fmri>")
         self.draw_names: _DrawNames = _draw_words
@@ -154,8 +171,12 @@ class ReadingBatches(IterableDataset):
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
         rows = []
         for number, kind in enumerate(kinds):
+            if kind == "own":
+                rows.append(_all_learnt(rng.choice(self.own_texts)))
+                continue
             if kind == "text":
-                rows.append(self._text_row(_corpus_text(rng, self.draw_names, done)))
+                text = _corpus_text(rng, self.draw_names, done)
+                rows.append(_all_learnt([*self.ids(text), *self.form.behind]))
                 continue
             facts = pair_facts(features[number], names[number])
             questions = self._questions(facts, rng, done)
@@ -164,7 +185,7 @@ class ReadingBatches(IterableDataset):
                 questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
             n_tokens = 0 if kind == "absent" else features.shape[1]
             rows.append(self._row(questions, n_tokens))
-        there = [number for number, kind in enumerate(kinds) if kind not in ("absent", "text")]
+        there = [number for number, kind in enumerate(kinds) if kind not in ("absent", "text", "own")]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
             "input_ids": self.tokenizer.pad_token_id,
@@ -193,6 +214,8 @@ class ReadingBatches(IterableDataset):
         return ids
 
     def _kind(self, rng: random.Random, done: float) -> str:
+        if rng.random() < self.recipe.share_own_texts:
+            return "own"
         drawn = rng.random()
         if done < self.recipe.some_until or drawn >= self.recipe.share_absent + self.recipe.share_text:
             return "brain"
@@ -268,16 +291,16 @@ class ReadingBatches(IterableDataset):
         row["attention_mask"] = [1] * len(ids)
         return row
 
-    def _text_row(self, text: str) -> dict[str, list[int]]:
-        """A text alone, all of which is learnt."""
-        ids = [*self.ids(text), *self.form.behind]
-        return {
-            "input_ids": ids,
-            "labels": ids,
-            "position_ids": list(range(len(ids))),
-            "text_segments": [0] * len(ids),
-            "attention_mask": [1] * len(ids),
-        }
+
+def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
+    """A text alone, all of which is learnt."""
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": list(range(len(ids))),
+        "text_segments": [0] * len(ids),
+        "attention_mask": [1] * len(ids),
+    }
 
 
 def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torch.Tensor:
