@@ -80,6 +80,7 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
         metadata,
         repo_id=repo_id,
         config=facts.config,
+        classifies="FmriLMForSequenceClassification" in (facts.config.get("architectures") or ()),
         extractor=facts.extractor,
         n_parameters=facts.n_parameters,
         training=training,
