@@ -22,7 +22,16 @@ from .metrics import score_classification
 from .readers import OURS, READERS
 from .study import Answer, Question, ReadScans, Study
 
-__all__ = ["SHOT_READERS", "ShotReader", "adapter", "draw_shots", "few_shot", "in_context"]
+__all__ = [
+    "SHOT_READERS",
+    "ShotReader",
+    "adapter",
+    "draw_shots",
+    "few_shot",
+    "in_context",
+    "inputs_at",
+    "scaled",
+]
 
 ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for readings whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
@@ -73,8 +82,8 @@ def few_shot(
     -------
     dict
         task -> k (as text) -> reader -> mean over draws of ``accuracy``, ``balanced_accuracy`` and ``auc``, the SD
-        over draws of the last two (``balanced_accuracy_sd``, ``auc_sd``) and ``n_draws``; or ``left_out`` with the
-        reason.
+        over draws of the last two (``balanced_accuracy_sd``, ``auc_sd``), and ``draws``, the balanced accuracy of
+        each draw, which can be compared between readers; or ``left_out`` with the reason.
 
     Raises
     ------
@@ -207,8 +216,11 @@ def adapter(question: Question, read: ReadScans) -> Answer:
     """
     from sklearn.linear_model import LogisticRegression
 
-    train, test = (_reading(question, read, question.train), _reading(question, question.study.read, question.test))
-    train, test = _scaled(train, test)
+    train, test = (
+        _reading(question, read, question.train),
+        _reading(question, question.study.read, question.test),
+    )
+    train, test = scaled(train, test)
     odds = [_log_odds(_answers(question, read)), _log_odds(question.study.probabilities(question))]
     train, test = np.concatenate([train, odds[0]], axis=1), np.concatenate([test, odds[1]], axis=1)
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
@@ -248,12 +260,15 @@ def in_context(question: Question, read: ReadScans) -> Answer:
             f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, and the language model's context has "
             f"{limit}."
         )
-    shots = _inputs(read, [question.train[i] for i in order])
+    shots = inputs_at(read, [question.train[i] for i in order])
     past = read_before(study.model, before, **shots)
     size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
     parts = [
         answers_to_questions(
-            study.model, [(prompt, answers)], past, **_inputs(study.read, question.test[start : start + size])
+            study.model,
+            [(prompt, answers)],
+            past,
+            **inputs_at(study.read, question.test[start : start + size]),
         )[0]
         for start in range(0, len(question.test), size)
     ]
@@ -264,7 +279,8 @@ SHOT_READERS = {
     "adapter": ShotReader("fMRI-LM with an adapter", adapter),
     "in_context": ShotReader("fMRI-LM with labelled scans in the prompt", in_context),
     "connectivity_logistic": ShotReader(
-        READERS["connectivity_logistic"].title, lambda question, _: READERS["connectivity_logistic"].answer(question)
+        READERS["connectivity_logistic"].title,
+        lambda question, _: READERS["connectivity_logistic"].answer(question),
     ),
     "network_logistic": ShotReader(
         READERS["network_logistic"].title, lambda question, _: READERS["network_logistic"].answer(question)
@@ -272,7 +288,8 @@ SHOT_READERS = {
 }
 
 
-def _inputs(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+def inputs_at(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """What the model takes of some of the scans that were read, in the order of `rows`."""
     place_of = {row: place for place, row in enumerate(read.rows)}
     places = [place_of[row] for row in rows]
     return {name: values[places] for name, values in read.inputs.items()}
@@ -281,7 +298,7 @@ def _inputs(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
 def _answers(question: Question, read: ReadScans) -> np.ndarray:
     """Probability of each answer that the model gives, without having learnt, for the training scans."""
     study = question.study
-    asked = dataclasses.replace(read, rows=list(question.train), inputs=_inputs(read, question.train))
+    asked = dataclasses.replace(read, rows=list(question.train), inputs=inputs_at(read, question.train))
     found = asked.log_probabilities(study.model, study.processor, {question.name: question.task})
     return question.among_classes(found[question.name])
 
@@ -295,7 +312,7 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def _reading(question: Question, read: ReadScans, rows: Sequence[int]) -> np.ndarray:
     """What the frozen model holds of scans: (n_rows, n_features), NaN for what a scan does not have."""
-    study, inputs = question.study, _inputs(read, rows)
+    study, inputs = question.study, inputs_at(read, rows)
     if study.model.config.reads_network_pairs:
         # behind the tokens of the ROIs stands one of the scan as a whole, then one of each pair
         pairs = inputs["fmri_features"][:, study.model.config.n_roi_tokens + 1 :]
@@ -310,7 +327,7 @@ def _reading(question: Question, read: ReadScans, rows: Sequence[int]) -> np.nda
     return torch.cat(states).numpy()
 
 
-def _scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both relative to the mean of the training scans, in units of their root mean squared norm; 0 for NaN."""
     known = np.isfinite(train)
     centre = np.where(known, train, 0).sum(0) / known.sum(0).clip(1)
@@ -327,7 +344,7 @@ def _scored(question: Question, answer: Answer) -> dict[str, float | None]:
 
 def _summary(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     """Mean over draws and, where there are several, their SD; None where a score is not defined."""
-    found: dict[str, Any] = {"n_draws": len(scores)}
+    found: dict[str, Any] = {"draws": [each["balanced_accuracy"] for each in scores]}
     for name in ("accuracy", "balanced_accuracy", "auc"):
         values = [each[name] for each in scores if each[name] is not None]
         found[name] = float(np.mean(values)) if values else None

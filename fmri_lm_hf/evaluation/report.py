@@ -295,15 +295,15 @@ def failure_parts(failures: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"<h2>Scans that could not be used</h2><ul>{''.join(listed)}</ul>"]
 
 
-def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
-    """Write what `evaluate` returned as a page."""
+def write_score_report(path: Path, results: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Write what `evaluate` returned as a page, with more parts behind the scores."""
     questions = [
         [name, about["question"], " / ".join(about["classes"]), str(about["n_train"]), str(about["n_test"])]
         for name, about in results["asked"].items()
     ]
     head = ("task", "question", "answers", "training scans", "test scans")
     parts = [*score_parts(results), *verdict_parts(results), *answer_parts(results)]
-    parts += truth_parts(results.get("truth"))
+    parts += [*truth_parts(results.get("truth")), *more]
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
     parts += [*left_out_parts(results), *failure_parts(results["failures"])]
     write_text(page("fMRI-LM evaluation", parts), path)
