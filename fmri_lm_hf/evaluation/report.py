@@ -125,7 +125,7 @@ def score_table(results: Mapping[str, Any]) -> str:
             ),
         ]
     left_out = [f"Without {title_of(name)} for {task}: {why}" for task, name, why in _left_out(results)]
-    return "\n".join([*lines, *_not_beaten(results), *left_out])
+    return "\n".join([*lines, *_not_beaten(results), *left_out, *_of_sites(results)])
 
 
 def _mark(results: Mapping[str, Any], task: str, reader: str) -> str:
@@ -138,9 +138,21 @@ def _not_beaten(results: Mapping[str, Any]) -> list[str]:
     sentences = []
     for task, verdict in results.get("verdict", {}).items():
         if verdict["beats_controls"] is False:
-            names = [n for n in verdict["not_beaten"] if n in READERS and READERS[n].kind == "control"]
+            compared = verdict["differences"]
+            names = [name for name in verdict["not_beaten"] if compared[name]["kind"] == "control"]
             sentences.append(f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}.")
     return sentences
+
+
+def _of_sites(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known of an evaluation that left out one site after the other; nothing of others."""
+    if (about := results.get("leave_one_site_out")) is None:
+        return []
+    return [
+        f"Each of the sites {', '.join(about['sites'])} was judged with baselines fitted to the others. The model "
+        "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
+        *(f"Site {site} was not judged: {why}" for site, why in about["not_judged"].items()),
+    ]
 
 
 def _left_out(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -253,7 +265,10 @@ def score_parts(results: Mapping[str, Any]) -> list[str]:
     numbers = number_rows(results)
     return [
         "<h2>Scores</h2>",
-        *(f"<p class='warning'>{html.escape(sentence)}</p>" for sentence in _not_beaten(results)),
+        *(
+            f"<p class='warning'>{html.escape(told)}</p>"
+            for told in [*_of_sites(results), *_not_beaten(results)]
+        ),
         html_table(HEAD, score_rows(results)),
         *(["<h3>As numbers</h3>", html_table(NUMBER_HEAD, numbers)] if numbers else []),
         picture(draw_scores(results), "scores of the model and of what stands beside it"),
