@@ -6,11 +6,11 @@
 --tasks is a YAML file with a question for each label column, in the form of a recipe's `questions`:
 
   diagnosis:
-    ask: [What is the diagnosis?]
+    ask: ["What is the diagnosis?"]
     answers: {1: patient, 2: control}
     forbidden: [symptom_score]         # its neighbours: nothing is predicted from them
   age:
-    ask: [How old is this person?]
+    ask: ["How old is this person?"]
     below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
     regression: true                   # and the number itself, estimated from the probabilities of the answers
 
@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoProcessor
 
     from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
-    from ..evaluation.report import score_table, truth_table, write_score_csv, write_score_report
+    from ..evaluation.report import write_score_report
+    from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder

@@ -85,12 +85,14 @@ class Judgement:
         Returns
         -------
         dict
-            ``score``: the metric that is compared; ``differences`` -> reader -> ``kind``, ``difference`` (above 0
-            where the model is better), its 95 % ``interval`` from a bootstrap over subjects in which both are scored on
-            the same draws, and ``p``, the share of draws in which the model is not better; ``not_beaten``: readers whose interval
-            reaches 0 or less; ``beats_controls`` and ``beats_baselines``: whether none of that kind is among them (to
-            claim it, all have to be beaten, so that many comparisons make it harder and no correction is due); None
-            where there was nothing to compare with.
+            - ``score``: the metric that is compared.
+            - ``differences`` -> reader -> ``kind``, ``difference`` (above 0 where the model is better), its 95 %
+              ``interval`` from a bootstrap over subjects in which both are scored on the same draws, and ``p``, the part
+              of draws in which the model is not better.
+            - ``not_beaten``: the readers whose interval reaches 0 or less.
+            - ``beats_controls`` and ``beats_baselines``: whether none of that kind is among them; None where there was
+              none to compare with. All have to be beaten, so that more comparisons make the claim harder, and no
+              correction for their number is due.
         """
         differences = {}
         if self._draws is not None:
