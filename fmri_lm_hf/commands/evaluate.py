@@ -18,6 +18,9 @@ Baselines are fitted to the training subjects; test subjects are judged. Into --
 report.html. If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is
 pushed. The commits of what was fetched from the Hub are printed, and recorded in results.json.
 
+With --shots the model also learns from a few labelled scans, through an adapter and in context, beside linear readers
+of the same scans; with --occlusion the networks that moved its answers are looked for (docs/evaluation.md).
+
 A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
 phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
 """
@@ -65,6 +68,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCANS",
         help="test scans whose descriptions are checked, of a model that sees network pairs (default: 40; 0: none)",
     )
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="K",
+        help="also learn from K labelled training scans of each class, such as 0 2 8 32 (default: not)",
+    )
+    parser.add_argument(
+        "--occlusion",
+        type=int,
+        default=0,
+        metavar="SCANS",
+        help="test scans to look into for the networks that moved the answers (default: 0)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 
@@ -73,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoProcessor
 
     from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
+    from ..evaluation.pictures import few_shot_parts, occlusion_parts
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import load_tasks, tasks_of_columns
@@ -82,6 +101,11 @@ def run(args: argparse.Namespace) -> None:
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest, make_splits
 
+    if args.leave_one_site_out and (args.shots or args.occlusion):
+        raise ValueError(
+            "--shots and --occlusion take one split of the scans: give --splits or --holdout-site in place of "
+            "--leave-one-site-out."
+        )
     scans, _ = load_scan_dataset(dataset_folder(args.scans))
     splits = None
     rows = {"train": list(range(len(scans))), "test": list(range(len(scans)))}
@@ -102,13 +126,24 @@ def run(args: argparse.Namespace) -> None:
         results = evaluate_sites(model, processor, scans, tasks, args.readers, seed=args.seed)
     else:
         results = evaluate(
-            model, processor, scans, tasks, splits, args.readers, n_truth=args.truth, seed=args.seed
+            model,
+            processor,
+            scans,
+            tasks,
+            splits,
+            args.readers,
+            n_truth=args.truth,
+            shots=args.shots,
+            n_occluded=args.occlusion,
+            seed=args.seed,
         )
         results["splits_sha256"] = splits.sha256
     results["commits"] = fetched_commits([args.model, args.scans])
     write_json(results, args.out / "results.json")
     write_score_csv(args.out / "results.csv", results)
-    write_score_report(args.out / "report.html", results)
+    more = few_shot_parts(results.get("few_shot"))
+    more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
+    write_score_report(args.out / "report.html", results, more)
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
     print(score_table(results))

@@ -10,7 +10,9 @@ import datasets
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest, make_splits
+from .few_shot import few_shot
 from .judgement import Judgement, joined, judge
+from .occlusion import occlusion
 from .readers import OURS, READERS
 from .study import Study
 from .tasks import Task
@@ -57,6 +59,8 @@ def evaluate(
     readers: Sequence[str] | None = None,
     n_resamples: int = 1000,
     n_truth: int = 0,
+    shots: Sequence[int] = (),
+    n_occluded: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Judge a model on the scans of test subjects.
@@ -77,14 +81,19 @@ def evaluate(
     n_truth : int
         Test scans whose descriptions and answers about network pairs are checked (`truth`); 0 leaves it out. Only for
         a model that sees network pairs.
+    shots : sequence of int
+        Numbers of labelled scans of each class to learn from, as :func:`few_shot` takes them; none leaves it out.
+    n_occluded : int
+        Test scans whose networks are replaced by other people's, to see which moved the answers (`occlusion`); 0
+        leaves it out.
     seed : int
-        Of the bootstrap, the permutations, and the controls that draw.
+        Of the bootstrap, the permutations, and all that draws.
 
     Returns
     -------
     dict
         What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, as the function of that name returns it.
+        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them.
 
     Raises
     ------
@@ -99,6 +108,10 @@ def evaluate(
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed)
+    if shots:
+        results["few_shot"] = few_shot(study, rows, shots)
+    if n_occluded:
+        results["occlusion"] = occlusion(study, n_occluded)
     return results
 
 

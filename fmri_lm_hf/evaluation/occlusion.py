@@ -27,10 +27,48 @@ from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .features import Unavailable
+from .study import Study
 
-__all__ = ["Occlusion", "occlude", "randomisation_test", "with_random_weights"]
+__all__ = ["Occlusion", "occlude", "occlusion", "randomisation_test", "with_random_weights"]
 
 BATCH = 32
+N_RANDOMISED = 10  # scans of the randomisation test, which looks at each three times
+
+
+def occlusion(study: Study, n_scans: int) -> dict[str, dict[str, Any]]:
+    """What moved the answers to each task of a study, and whether it depends on what the model has learnt.
+
+    Parameters
+    ----------
+    study : Study
+    n_scans : int
+        How many of the scans to be judged are looked into; series of some further ones serve as other people's.
+
+    Returns
+    -------
+    dict
+        task -> what `Occlusion.summary` says, and ``randomisation_test``, as the function of that name returns it,
+        on up to ten scans; or ``left_out`` with the reason.
+    """
+    atlas = study.processor.feature_extractor.atlas
+    n_people = 1 if atlas is None else len(atlas.network_names) + 1
+    rows: list[int] = []
+    for row in study.read.rows:
+        if len(rows) >= n_scans and len({study.subjects[each] for each in rows}) >= 2 * n_people:
+            break  # enough people for a choice
+        rows.append(row)
+    inputs = dict(study.processor(fmri=[study.scans[row] for row in rows]))
+    subjects = [study.subjects[row] for row in rows]
+    found: dict[str, dict[str, Any]] = {}
+    for name, task in study.tasks.items():
+        asked = (study.model, study.processor, inputs, subjects, task.ask[0], task.classes)
+        try:
+            moved = occlude(*asked, n_scans=n_scans, seed=study.seed)
+            test = randomisation_test(*asked, n_scans=min(n_scans, N_RANDOMISED), seed=study.seed)
+            found[name] = moved.summary() | {"randomisation_test": test}
+        except Unavailable as reason:
+            found[name] = {"left_out": str(reason)}
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +280,9 @@ def _replaced(
     of_roi: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """A scan with the series of each set of networks replaced by those of the networks' donors."""
-    values, roi_mask = (inputs[name][scan].repeat(len(changed), 1, 1) for name in ("input_values", "roi_mask"))
+    values, roi_mask = (
+        inputs[name][scan].repeat(len(changed), 1, 1) for name in ("input_values", "roi_mask")
+    )
     roi_mask = roi_mask[:, 0]
     padding_mask = inputs["padding_mask"][scan].repeat(len(changed), 1)
     for row, networks in enumerate(changed):
@@ -280,6 +320,8 @@ def _odds(log_probabilities: np.ndarray, answer: int) -> np.ndarray:
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
     """Spearman correlation of sizes, mean over rows in which both vary."""
     found = [
-        float(spearmanr(np.abs(a), np.abs(b)).statistic) for a, b in zip(one, other) if np.ptp(a) and np.ptp(b)
+        float(spearmanr(np.abs(a), np.abs(b)).statistic)
+        for a, b in zip(one, other)
+        if np.ptp(a) and np.ptp(b)
     ]
     return float(np.mean(found)) if found else None

@@ -75,7 +75,9 @@ def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
                 errors = [curve[k][reader].get("balanced_accuracy_sd", 0) for k in known]
                 places = [shots.index(k) for k in known]
                 colour = LINES.get(reader, "0.5")
-                axes.errorbar(places, means, errors, marker="o", capsize=2, color=colour, label=_title(reader))
+                axes.errorbar(
+                    places, means, errors, marker="o", capsize=2, color=colour, label=_title(reader)
+                )
         zero = curve.get("0", {}).get(OURS, {}).get("balanced_accuracy")
         if zero is not None:
             axes.axhline(zero, color=COLOURS["model"], linestyle="--", linewidth=0.8, label=_title(OURS))
