@@ -346,7 +346,7 @@ def _summary(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
     """Mean over draws and, where there are several, their SD; None where a score is not defined."""
     found: dict[str, Any] = {"draws": [each["balanced_accuracy"] for each in scores]}
     for name in ("accuracy", "balanced_accuracy", "auc"):
-        values = [each[name] for each in scores if each[name] is not None]
+        values = [value for each in scores if (value := each[name]) is not None]
         found[name] = float(np.mean(values)) if values else None
         if len(values) > 1 and name != "accuracy":
             found[f"{name}_sd"] = float(np.std(values, ddof=1))

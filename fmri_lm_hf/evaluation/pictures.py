@@ -43,12 +43,12 @@ def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | Non
                     told = [_with_sd(scores, name) for name in ("balanced_accuracy", "auc")]
                     rows.append([task, k, title, *told, str(len(scores["draws"]))])
     head = ("task", "scans a class", "who learns from them", "balanced accuracy", "AUC", "draws")
-    told = "<p>Means over draws of the labelled scans ± SD between draws; all read the same draws.</p>"
+    meaning = "<p>Means over draws of the labelled scans ± SD between draws; all read the same draws.</p>"
     return [
         "<h2>Few labelled scans</h2>",
         picture(_curves(few_shot), "balanced accuracy by number of labelled scans"),
         html_table(head, rows),
-        told,
+        meaning,
         *([html_table(("left out",), [[reason] for reason in reasons])] if reasons else []),
     ]
 

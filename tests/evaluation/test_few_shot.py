@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import fmri_lm_hf
+from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import few_shot as few
 from fmri_lm_hf.evaluation.features import Unavailable
 from fmri_lm_hf.evaluation.study import ReadScans, Study
@@ -38,7 +40,7 @@ def rows():
             {
                 "scan_id": f"s{i}",
                 "subject_id": f"p{subject}",
-                "site": "A",
+                "site": "A" if i < 24 else "B",
                 "t_r": 2.0,
                 "bold": bold,
                 "sex": sex,
@@ -48,10 +50,13 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def study(checkpoint, rows, tmp_path_factory):
-    scans, _ = load_scan_dataset(
-        write_scan_dataset(rows, tmp_path_factory.mktemp("few") / "scans", tiny.atlas())
-    )
+def folder(rows, tmp_path_factory):
+    return write_scan_dataset(rows, tmp_path_factory.mktemp("few") / "scans", tiny.atlas())
+
+
+@pytest.fixture(scope="module")
+def study(checkpoint, folder, rows):
+    scans, _ = load_scan_dataset(folder)
     assert scans["scan_id"] == [row["scan_id"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
@@ -202,3 +207,26 @@ def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, 
 def test_what_makes_no_sense_is_refused(study, options, message):
     with pytest.raises(ValueError, match=message):
         few.few_shot(study, ROWS, **options)
+
+
+def test_the_command_writes_curves_and_what_moved_the_answers(checkpoint, folder, tmp_path):
+    words = ["evaluate", str(checkpoint), "--scans", str(folder), "--labels", "sex", "--truth", "0"]
+    more = ["--readers", "majority", "--shots", "0", "1", "--occlusion", "2"]
+    assert main([*words, *more, "--holdout-site", "B", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["few_shot"]["sex"]) == {"0", "1"}
+    moved = results["occlusion"]["sex"]
+    assert moved["n_scans"] == 2
+    assert [each["networks"] for each in moved["of_pairs"]] == [["A", "B"]]
+    assert set(moved["randomisation_test"]) == {"repeated", "randomised"}
+    report = (tmp_path / "report.html").read_text()
+    assert "Few labelled scans" in report
+    assert few.SHOT_READERS["adapter"].title in report
+    assert "What moved the answers" in report
+    assert 'src="http' not in report
+
+
+def test_one_split_is_needed_to_learn_from_a_few_scans(checkpoint, folder, tmp_path, capsys):
+    words = ["evaluate", str(checkpoint), "--scans", str(folder), "--labels", "sex", "--out", str(tmp_path)]
+    assert main([*words, "--leave-one-site-out", "--shots", "2"]) == 2
+    assert "--shots and --occlusion take one split" in capsys.readouterr().err
