@@ -64,14 +64,18 @@ def test_what_one_pair_carries_shows_at_that_pair_alone(reader, people, linear):
     assert set(told["of_pairs"][0]["networks"]) == set(PAIR)
     assert told["of_pairs"][0]["for_answer"] == pytest.approx(found.of_pairs[:, planted].mean())
     assert told["n_scans"] == 4
+    # what sets a scan apart: its part in the log-odds of "yes", less that of the mean scan, for its own answer
+    sense = np.where(found.answers == 1, 1, -1)
+    of_yes = sense * found.of_pairs[:, planted]
+    np.testing.assert_allclose(found.beyond_others[:, planted], sense * (of_yes - of_yes.mean()))
 
 
 def test_a_pairs_value_is_its_part_in_the_log_odds_with_the_sign_of_the_answer(reader, linear):
-    """Ten people of white noise, of whom the first two share a signal between the networks, in either sense."""
+    """Ten people of white noise, each with a signal that the two networks share, in the other sense in one of them."""
     networks = np.array(reader[1].feature_extractor.atlas.networks)
     draw = np.random.default_rng(0)
     values = draw.normal(size=(10, len(networks), 240))
-    for scan, sense in ((0, 1), (1, -1)):
+    for scan, sense in enumerate([1, -1, *[1] * 8]):
         shared = draw.normal(size=240)
         values[scan, networks == PAIR[0]] += shared
         values[scan, networks == PAIR[1]] += sense * shared
