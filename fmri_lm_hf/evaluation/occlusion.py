@@ -88,10 +88,6 @@ class Occlusion:
     of_pairs : ndarray of shape (n_scans, n_pairs)
         What the two networks moved each by itself, minus what they moved together: the part that the pair carries
         and none of its networks without the other.
-    beyond_others : ndarray of shape (n_scans, n_pairs)
-        `of_pairs` minus what the pair did for the same answer on average over all scans that were looked into: what
-        sets this scan apart. A pair whose connectivity is near zero moves nothing when it is replaced, and may still
-        be what an answer rests on, when other people have it. Zero where only one scan was looked into.
     n_others : int
         Other people whose series each network had in turn; the values are means over them.
     """
@@ -101,16 +97,11 @@ class Occlusion:
     answers: np.ndarray
     of_networks: np.ndarray
     of_pairs: np.ndarray
-    beyond_others: np.ndarray
     n_others: int
 
     def top_pairs(self, scan: int, n: int = 3) -> list[tuple[str, str]]:
-        """The names of the pairs that moved the answer to a scan most, in either direction.
-
-        Beyond what they do in others, where several scans were looked into.
-        """
-        values = self.of_pairs if len(self.answers) == 1 else self.beyond_others
-        order = np.argsort(-np.abs(values[scan]), kind="stable")[:n]
+        """The names of the pairs that moved the answer to a scan most, in either direction."""
+        order = np.argsort(-np.abs(self.of_pairs[scan]), kind="stable")[:n]
         return [(self.networks[i], self.networks[j]) for i, j in (self.pairs[place] for place in order)]
 
     def summary(self) -> dict[str, Any]:
@@ -122,14 +113,12 @@ class Occlusion:
                 for name, x in zip(names, values.T, strict=True)
             ]
 
-        pairs = told([(self.networks[i], self.networks[j]) for i, j in self.pairs], self.of_pairs)
-        for each, beyond in zip(pairs, np.abs(self.beyond_others).mean(0), strict=True):
-            each["beyond_others"] = float(beyond)
+        pairs = [(self.networks[i], self.networks[j]) for i, j in self.pairs]
         return {
             "n_scans": len(self.answers),
             "n_others": self.n_others,
             "of_networks": told([(name,) for name in self.networks], self.of_networks),
-            "of_pairs": sorted(pairs, key=lambda each: -each["size"]),
+            "of_pairs": sorted(told(pairs, self.of_pairs), key=lambda each: -each["size"]),
         }
 
 
@@ -194,27 +183,27 @@ def occlude(
     prompt, answer_ids = encode_question(processor, question, answers)
     n_scans = len(people) if n_scans is None else min(n_scans, len(people))
     chosen = np.zeros(n_scans, dtype=int)
-    moved = np.zeros((n_scans, len(changed), len(answers)))  # of the log-odds of each answer
+    effects = np.zeros((n_scans, len(changed)))
     for scan in tqdm(range(n_scans), desc="Occlusion", unit="scan"):
-        log_odds: list[np.ndarray] = []
+        log_odds = []
         for other in range(n_others):
             donors = _others(people, scan, len(networks), np.random.default_rng([seed, scan, other]))
-            variants = _replaced(inputs, scan, donors, changed, of_roi)
-            log_odds.append(_log_odds(_log_probabilities(model, prompt, answer_ids, variants)))
-        chosen[scan] = int(log_odds[0][0].argmax())
-        moved[scan] = log_odds[0][0] - np.mean(log_odds, axis=0)
+            variants = _replaced(inputs, scan, donors, changed if other == 0 else changed[1:], of_roi)
+            found = _log_probabilities(model, prompt, answer_ids, variants)
+            if other == 0:
+                chosen[scan] = int(found[0].argmax())
+                own = _odds(found[:1], chosen[scan])
+                found = found[1:]
+            log_odds.append(_odds(found, chosen[scan]))
+        effects[scan, 1:] = own - np.mean(log_odds, axis=0)
+    of_networks, together = effects[:, 1 : len(networks) + 1], effects[:, len(networks) + 1 :]
     first, second = np.array(pairs).T
-    of_networks, together = moved[:, 1 : len(networks) + 1], moved[:, len(networks) + 1 :]
-    of_pairs = of_networks[:, first] + of_networks[:, second] - together
-    beyond = of_pairs - of_pairs.mean(0)
-    of_networks, of_pairs, beyond = (x[range(n_scans), :, chosen] for x in (of_networks, of_pairs, beyond))
     return Occlusion(
         networks=tuple(networks),
         pairs=pairs,
         answers=chosen,
         of_networks=of_networks,
-        of_pairs=of_pairs,
-        beyond_others=beyond,
+        of_pairs=of_networks[:, first] + of_networks[:, second] - together,
         n_others=n_others,
     )
 
@@ -322,13 +311,10 @@ def _log_probabilities(
     return torch.cat(parts).double().log_softmax(-1).cpu().numpy()
 
 
-def _log_odds(log_probabilities: np.ndarray) -> np.ndarray:
-    """Log-odds of each answer against all others together: (n_scans, n_answers)."""
-    others = [
-        np.logaddexp.reduce(np.delete(log_probabilities, answer, axis=1), axis=1)
-        for answer in range(log_probabilities.shape[1])
-    ]
-    return log_probabilities - np.stack(others, axis=1)
+def _odds(log_probabilities: np.ndarray, answer: int) -> np.ndarray:
+    """Log-odds of one answer against all others together: (n_scans,)."""
+    others = np.delete(log_probabilities, answer, axis=1)
+    return log_probabilities[:, answer] - np.logaddexp.reduce(others, axis=1)
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:

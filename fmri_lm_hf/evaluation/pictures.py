@@ -100,18 +100,13 @@ def occlusion_parts(occlusion: Mapping[str, Mapping[str, Any]] | None, atlas: At
     if not occlusion:
         return []
     parts = ["<h2>What moved the answers</h2>"]
-    head = ("network pair", "for the answer", "size", "beyond what it does in others")
+    head = ("network pair", "for the answer", "size")
     for task, found in occlusion.items():
         if "left_out" in found:
             parts += [f"<h3>{task}</h3>", html_table(("left out",), [[found["left_out"]]])]
             continue
         rows = [
-            [
-                " - ".join(each["networks"]),
-                f"{each['for_answer']:+.3f}",
-                f"{each['size']:.3f}",
-                f"{each['beyond_others']:.3f}",
-            ]
+            [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"]
             for each in found["of_pairs"][:10]
         ]
         asked = f"{found['n_scans']} scans, each network replaced by {found['n_others']} other people's"

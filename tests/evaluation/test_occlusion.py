@@ -64,10 +64,6 @@ def test_what_one_pair_carries_shows_at_that_pair_alone(reader, people, linear):
     assert set(told["of_pairs"][0]["networks"]) == set(PAIR)
     assert told["of_pairs"][0]["for_answer"] == pytest.approx(found.of_pairs[:, planted].mean())
     assert told["n_scans"] == 4
-    # what sets a scan apart: its part in the log-odds of "yes", less that of the mean scan, for its own answer
-    sense = np.where(found.answers == 1, 1, -1)
-    of_yes = sense * found.of_pairs[:, planted]
-    np.testing.assert_allclose(found.beyond_others[:, planted], sense * (of_yes - of_yes.mean()))
 
 
 def test_a_pairs_value_is_its_part_in_the_log_odds_with_the_sign_of_the_answer(reader, linear):
