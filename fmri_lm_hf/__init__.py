@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
     from .models.feature_extraction_fmri import FmriFeatureExtractor
     from .models.modeling_fmri_lm import FmriLMForCausalLM
+    from .models.modeling_fmri_lm_classification import FmriLMForSequenceClassification
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
@@ -37,6 +38,7 @@ _HOME = {
     "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
     "FmriLMForCausalLM": ".models.modeling_fmri_lm",
+    "FmriLMForSequenceClassification": ".models.modeling_fmri_lm_classification",
     "FmriLMProcessor": ".models.processing_fmri_lm",
     "FmriToTextPipeline": ".pipelines",
     "FmriTokenizer": ".models.modeling_fmri_tokenizer",
@@ -54,6 +56,7 @@ __all__ = [
     "FmriHypothesisPipeline",
     "FmriLMConfig",
     "FmriLMForCausalLM",
+    "FmriLMForSequenceClassification",
     "FmriLMProcessor",
     "FmriToTextPipeline",
     "FmriTokenizer",

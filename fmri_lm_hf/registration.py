@@ -61,16 +61,18 @@ def _register_configs() -> None:
 
 
 def _register_models() -> None:
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from .models.configuration_fmri_lm import FmriLMConfig
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
     from .models.modeling_fmri_lm import FmriLMForCausalLM
+    from .models.modeling_fmri_lm_classification import FmriLMForSequenceClassification
     from .models.modeling_fmri_tokenizer import FmriTokenizer
 
     AutoModel.register(FmriTokenizerConfig, FmriTokenizer, exist_ok=True)
     AutoModel.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
     AutoModelForCausalLM.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(FmriLMConfig, FmriLMForSequenceClassification, exist_ok=True)
 
 
 def _register_feature_extractor() -> None:
@@ -126,6 +128,7 @@ _REGISTRATIONS = (
             "transformers.modeling_layers": "GradientCheckpointingLayer",
             f"{_OWN}.modeling_fmri_tokenizer": "FmriTokenizer",
             f"{_OWN}.modeling_fmri_lm": "FmriLMForCausalLM",
+            f"{_OWN}.modeling_fmri_lm_classification": "FmriLMForSequenceClassification",
         },
     ),
     _Registration(

@@ -9,11 +9,13 @@ import pytest
 
 KNOWN = """
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForSequenceClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from fmri_lm_hf import FmriLMConfig, FmriTokenizerConfig
 assert type(AutoConfig.for_model("fmri_lm")) is FmriLMConfig
 for auto, config in (
-    (AutoModel, FmriTokenizerConfig), (AutoModel, FmriLMConfig), (AutoModelForCausalLM, FmriLMConfig)
+    (AutoModel, FmriTokenizerConfig), (AutoModel, FmriLMConfig), (AutoModelForCausalLM, FmriLMConfig),
+    (AutoModelForSequenceClassification, FmriLMConfig),
 ):
     assert config in auto._model_mapping, (auto, config)
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
@@ -37,6 +39,7 @@ def run(code: str) -> None:
         "import fmri_lm_hf; from transformers import LlamaForCausalLM, Trainer",  # modeling_layers comes first
         "from transformers import LlamaForCausalLM, pipeline, AutoProcessor; import fmri_lm_hf",
         "from fmri_lm_hf import FmriLMForCausalLM",
+        "from fmri_lm_hf import FmriLMForSequenceClassification",
         "from fmri_lm_hf.training import trainer",
     ],
 )

@@ -5,16 +5,24 @@
 
 --tasks is a YAML file with a question for each label column, in the form of a recipe's `questions`:
 
-  sex:
-    ask: [What is the sex?]
-    answers: {F: female, M: male}
+  diagnosis:
+    ask: ["What is the diagnosis?"]
+    answers: {1: patient, 2: control}
+    forbidden: [symptom_score]         # its neighbours: nothing is predicted from them
   age:
-    ask: [How old is this person?]
-    below: {50: younger, .inf: older}
+    ask: ["How old is this person?"]
+    below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
+    regression: true                   # and the number itself, estimated from the probabilities of the answers
 
-Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json and report.html.
-If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is pushed. The
-commits of what was fetched from the Hub are printed, and recorded in results.json.
+Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json, results.csv and
+report.html. If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is
+pushed. The commits of what was fetched from the Hub are printed, and recorded in results.json.
+
+With --shots the model also learns from a few labelled scans, through an adapter and in context, beside linear readers
+of the same scans; with --occlusion the networks that moved its answers are looked for (docs/evaluation.md).
+
+A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
+phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
 """
 
 from __future__ import annotations
@@ -42,12 +50,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument(
         "--holdout-site", metavar="SITE", help="judge the scans of this site, train baselines on the others"
     )
+    judged.add_argument(
+        "--leave-one-site-out",
+        action="store_true",
+        help="judge each site, baselines trained on all others; MODEL is not trained again (without --truth)",
+    )
+    parser.add_argument(
+        "--readers",
+        nargs="+",
+        metavar="NAME",
+        help="what stands beside the model, such as connectivity_logistic, majority, other_scan (default: all)",
+    )
     parser.add_argument(
         "--truth",
         type=int,
         default=40,
         metavar="SCANS",
         help="test scans whose descriptions are checked, of a model that sees network pairs (default: 40; 0: none)",
+    )
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="K",
+        help="also learn from K labelled training scans of each class, such as 0 2 8 32 (default: not)",
+    )
+    parser.add_argument(
+        "--occlusion",
+        type=int,
+        default=0,
+        metavar="SCANS",
+        help="test scans to look into for the networks that moved the answers (default: 0)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
@@ -56,8 +90,10 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm evaluate`."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
-    from ..evaluation.evaluate import evaluate, split_rows
-    from ..evaluation.report import score_table, truth_table, write_score_report
+    from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
+    from ..evaluation.pictures import few_shot_parts, occlusion_parts
+    from ..evaluation.report import write_score_report
+    from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder
@@ -65,25 +101,51 @@ def run(args: argparse.Namespace) -> None:
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest, make_splits
 
+    if args.leave_one_site_out and (args.shots or args.occlusion):
+        raise ValueError(
+            "--shots and --occlusion take one split of the scans: give --splits or --holdout-site in place of "
+            "--leave-one-site-out."
+        )
     scans, _ = load_scan_dataset(dataset_folder(args.scans))
+    splits = None
+    rows = {"train": list(range(len(scans))), "test": list(range(len(scans)))}
     if args.splits is not None:
         splits = SplitManifest.from_json(args.splits)
-    else:
+    elif args.holdout_site is not None:
         columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
         splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[args.holdout_site], seed=args.seed)
+    if splits is not None:
+        rows = split_rows(scans, splits)
     if args.tasks is not None:
         tasks = load_tasks(args.tasks)
     else:
-        rows = split_rows(scans, splits)
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
     model = AutoModelForCausalLM.from_pretrained(args.model)
     processor = AutoProcessor.from_pretrained(args.model)
-    results = evaluate(model, processor, scans, tasks, splits, n_truth=args.truth, seed=args.seed)
-    results |= {"splits_sha256": splits.sha256, "commits": fetched_commits([args.model, args.scans])}
+    if splits is None:
+        results = evaluate_sites(model, processor, scans, tasks, args.readers, seed=args.seed)
+    else:
+        results = evaluate(
+            model,
+            processor,
+            scans,
+            tasks,
+            splits,
+            args.readers,
+            n_truth=args.truth,
+            shots=args.shots,
+            n_occluded=args.occlusion,
+            seed=args.seed,
+        )
+        results["splits_sha256"] = splits.sha256
+    results["commits"] = fetched_commits([args.model, args.scans])
     write_json(results, args.out / "results.json")
-    write_score_report(args.out / "report.html", results)
+    write_score_csv(args.out / "results.csv", results)
+    more = few_shot_parts(results.get("few_shot"))
+    more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
+    write_score_report(args.out / "report.html", results, more)
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
-    print(score_table(results["tasks"]))
+    print(score_table(results))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))

@@ -1,4 +1,4 @@
-"""Scores as a table for the terminal and as `report.html`: one file that needs nothing else."""
+"""Scores as `report.html`: one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
-from .evaluate import READER_TITLES
+from .readers import OURS, READERS, title_of
+from .tables import (
+    HEAD,
+    NUMBER_HEAD,
+    TRUTH_HEAD,
+    VERDICT_HEAD,
+    about_sites,
+    left_out,
+    mark,
+    not_beaten,
+    number_rows,
+    score_rows,
+    truth_rows,
+    verdict_rows,
+)
 
 __all__ = [
+    "answer_parts",
+    "draw_answers",
     "draw_scores",
     "failure_parts",
     "html_table",
+    "left_out_parts",
     "new_figure",
     "page",
     "picture",
     "score_parts",
-    "score_rows",
-    "score_table",
     "truth_parts",
-    "truth_rows",
-    "truth_table",
+    "verdict_parts",
     "write_score_report",
 ]
 
-COLOURS = {
-    "fmri_lm": "#2a6f97",
-    "connectivity_logistic": "#89c2d9",
-    "majority": "#ced4da",
-    "without_scan": "#adb5bd",
-    "other_scan": "#6c757d",
-    "oracle": "#e9c46a",
-}
-HEAD = ("task", "reader", "accuracy", "balanced", "AUC")
+COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of reader
+OTHER = "#e9c46a"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #212529 }
 img { max-width: 100% } table { border-collapse: collapse } td, th { padding: .3rem .8rem; text-align: right }
@@ -72,23 +79,6 @@ def page(title: str, parts: Sequence[str]) -> str:
     return "\n".join([start, f"<h1>{html.escape(title)}</h1>", *parts])
 
 
-def score_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of the table of scores: task, reader, accuracy, balanced accuracy, AUC ("-" where not defined)."""
-    rows = []
-    for task, readers in tasks.items():
-        for reader, title in READER_TITLES.items():
-            if reader in readers:
-                scores = [readers[reader].get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
-                rows.append([task, title, *("-" if score is None else f"{score:.3f}" for score in scores)])
-    return rows
-
-
-def score_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The scores as text."""
-    rows = [list(HEAD), *score_rows(tasks)]
-    return "\n".join(f"{a:<12} {b:<36} {c:>9} {d:>9} {e:>6}" for a, b, c, d, e in rows)
-
-
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as part of a page."""
     lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
@@ -96,42 +86,62 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Balanced accuracy of every reader of every task."""
-    readers = [name for name in READER_TITLES if any(name in task for task in tasks.values())]
-    figure = new_figure(figsize=(10, 3.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(readers)
-    for i, reader in enumerate(readers):
-        scores = [(task.get(reader) or {}).get("balanced_accuracy") or np.nan for task in tasks.values()]
-        errors = [(task.get(reader) or {}).get("balanced_accuracy_se") or np.nan for task in tasks.values()]
-        places = np.arange(len(tasks)) + i * width
-        axes.bar(places, scores, width, yerr=errors, label=READER_TITLES[reader], color=COLOURS[reader])
-    axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, list(tasks))
-    axes.set(ylabel="balanced accuracy", ylim=(0, 1), title="On scans of test subjects")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def draw_scores(results: Mapping[str, Any]) -> Any:
+    """The score of every reader of every task with its interval, the model's as a line through all."""
+    tasks = results["tasks"]
+    most = max(len(readers) for readers in tasks.values())
+    figure = new_figure(figsize=(10, 1 + (0.8 + 0.24 * most) * len(tasks)), layout="constrained")
+    for axes, (task, readers) in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks.items()):
+        metric = results["asked"][task]["scored_by"]
+        for place, (reader, scores) in enumerate(readers.items()):
+            value = scores.get(metric)
+            if value is None:
+                continue
+            colour = COLOURS[READERS[reader].kind] if reader in READERS else OTHER
+            low, high = scores.get(f"{metric}_interval") or (value, value)
+            axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.6)
+            axes.plot(value, place, "o", color=colour)
+            if reader == OURS:
+                axes.axvline(value, color=colour, linewidth=0.7, linestyle="--")
+        axes.set_yticks(range(len(readers)), [title_of(reader) for reader in readers], fontsize=8)
+        axes.set(title=f"{task}{mark(results, task, OURS)}", xlabel=metric.replace("_", " "))
+        axes.invert_yaxis()
     return figure
 
 
-TRUTH_HEAD = ("what the model says of scans", "true", "true of another scan", "most common answer")
-
-
-def truth_rows(truth: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of the table of truths: what is said, and how much of it is true, as shares."""
-    pairs, said, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
-    shares = [
-        ["level of a network pair, one of five", pairs["exact"], pairs["other_scan"], pairs["most_common"]],
-        ["statements of descriptions", said["precision"], said["other_scan_precision"], None],
-        ["answers about a scan that is there", mirage["real_answered"], None, None],
-        ["says so where no scan, or noise, is there", 1 - mirage["absent_described"], None, None],
-    ]
-    return [[name, *("-" if each is None else f"{each:.3f}" for each in row)] for name, *row in shares]
-
-
-def truth_table(truth: Mapping[str, Mapping[str, Any]]) -> str:
-    """The truths as text."""
-    rows = [list(TRUTH_HEAD), *truth_rows(truth)]
-    return "\n".join(f"{a:<42} {b:>6} {c:>21} {d:>19}" for a, b, c, d in rows)
+def draw_answers(results: Mapping[str, Any]) -> Any:
+    """What the model answers to each task: confusion of classes, reliability, and risk when only the surest count."""
+    figure = new_figure(figsize=(10, 3.1 * len(results["asked"])), layout="constrained")
+    for row, (task, asked) in zip(
+        figure.subplots(len(results["asked"]), 3, squeeze=False), results["asked"].items()
+    ):
+        confusion, reliable, risky = row
+        counts, names = np.array(results["confusion"][task]), asked["classes"]
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        confusion.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(counts):
+            confusion.text(
+                j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black"
+            )
+        confusion.set_xticks(range(len(names)), names, fontsize=8, rotation=30)
+        confusion.set_yticks(range(len(names)), names, fontsize=8)
+        confusion.set(title=f"{task}: counts", xlabel="answer", ylabel="truth")
+        found = results["calibration"][task][OURS]
+        bins, risks = found["reliability"], found["risk_coverage"]
+        reliable.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+        sizes = 20 + 150 * np.array([each["n"] for each in bins]) / asked["n_test"]
+        confidence = [each["confidence"] for each in bins]
+        reliable.scatter(confidence, [each["accuracy"] for each in bins], sizes, color=COLOURS["model"])
+        reliable.set(
+            title=f"ECE {found['ece']:.3f}, Brier {found['brier']:.3f}", xlim=(0, 1.02), ylim=(-0.02, 1.02)
+        )
+        reliable.set(xlabel="probability of the answer", ylabel="share right")
+        coverage = [each["coverage"] for each in risks]
+        risky.plot(coverage, [each["risk"] for each in risks], "o-", color=COLOURS["model"])
+        risky.set(
+            title="only the surest answers", xlabel="share answered", ylabel="share wrong", ylim=(-0.02, 1.02)
+        )
+    return figure
 
 
 def truth_parts(truth: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
@@ -139,14 +149,41 @@ def truth_parts(truth: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     return [] if truth is None else ["<h2>Truth</h2>", html_table(TRUTH_HEAD, truth_rows(truth))]
 
 
-def score_parts(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The scores as parts of a page: table and picture."""
+def score_parts(results: Mapping[str, Any]) -> list[str]:
+    """The scores as parts of a page: tables and picture."""
+    numbers = number_rows(results)
     return [
         "<h2>Scores</h2>",
-        html_table(HEAD, score_rows(tasks)),
-        picture(draw_scores(tasks), "balanced accuracy of the model and its baselines"),
-        "<p>Error bars: bootstrap standard error over subjects.</p>",
+        *(
+            f"<p class='warning'>{html.escape(told)}</p>"
+            for told in [*about_sites(results), *not_beaten(results)]
+        ),
+        html_table(HEAD, score_rows(results)),
+        *(["<h3>As numbers</h3>", html_table(NUMBER_HEAD, numbers)] if numbers else []),
+        picture(draw_scores(results), "scores of the model and of what stands beside it"),
+        "<p>Bars: 95 % intervals of a bootstrap over subjects.</p>",
     ]
+
+
+def verdict_parts(results: Mapping[str, Any]) -> list[str]:
+    """How far the model is above each reader beside it, as parts of a page."""
+    rows = verdict_rows(results)
+    told = "<p>Differences of the deciding metric on the same draws of subjects; p: share of draws without one.</p>"
+    return ["<h2>Against controls and baselines</h2>", html_table(VERDICT_HEAD, rows), told] if rows else []
+
+
+def answer_parts(results: Mapping[str, Any]) -> list[str]:
+    """Confusion and calibration as parts of a page."""
+    alt = "confusion of classes, reliability, and risk against coverage"
+    return ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
+
+
+def left_out_parts(results: Mapping[str, Any]) -> list[str]:
+    """Readers that could not be had, as parts of a page."""
+    told = [
+        f"<li>{html.escape(f'{task}, {title_of(name)}: {why}')}</li>" for task, name, why in left_out(results)
+    ]
+    return [f"<h2>Left out</h2><ul>{''.join(told)}</ul>"] if told else []
 
 
 def failure_parts(failures: Sequence[Mapping[str, str]]) -> list[str]:
@@ -157,13 +194,15 @@ def failure_parts(failures: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"<h2>Scans that could not be used</h2><ul>{''.join(listed)}</ul>"]
 
 
-def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
-    """Write what `evaluate` returned as a page."""
+def write_score_report(path: Path, results: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Write what `evaluate` returned as a page, with more parts behind the scores."""
     questions = [
         [name, about["question"], " / ".join(about["classes"]), str(about["n_train"]), str(about["n_test"])]
         for name, about in results["asked"].items()
     ]
     head = ("task", "question", "answers", "training scans", "test scans")
-    parts = [*score_parts(results["tasks"]), *truth_parts(results.get("truth"))]
+    parts = [*score_parts(results), *verdict_parts(results), *answer_parts(results)]
+    parts += [*truth_parts(results.get("truth")), *more]
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
-    write_text(page("fMRI-LM evaluation", [*parts, *failure_parts(results["failures"])]), path)
+    parts += [*left_out_parts(results), *failure_parts(results["failures"])]
+    write_text(page("fMRI-LM evaluation", parts), path)

@@ -24,6 +24,7 @@ _AUTO_MAPS = {
         "AutoConfig": "configuration_fmri_lm.FmriLMConfig",
         "AutoModel": _LANGUAGE_MODEL,
         "AutoModelForCausalLM": _LANGUAGE_MODEL,
+        "AutoModelForSequenceClassification": "modeling_fmri_lm_classification.FmriLMForSequenceClassification",
     },
     "fmri_tokenizer": {
         "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",

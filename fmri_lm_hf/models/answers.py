@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,8 +53,25 @@ def answer_log_probabilities(
 
 
 @torch.inference_mode()
+def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: torch.Tensor) -> Past:
+    """Read the beginning of a prompt once, for all questions that go on from it.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM
+    ids : sequence of int
+        Such as a conversation about other scans, with their placeholders.
+    **scans : torch.Tensor
+        As for `answers_to_questions`; here one row for each scan of the beginning, in its order.
+    """
+    past = Past(model, 1)
+    past.read_scans(torch.tensor([list(ids)], device=model.device), scans)
+    return past
+
+
+@torch.inference_mode()
 def answers_to_questions(
-    model: FmriLMForCausalLM, asked: Sequence[Asked], **scans: torch.Tensor
+    model: FmriLMForCausalLM, asked: Sequence[Asked], before: Past | None = None, **scans: torch.Tensor
 ) -> list[torch.Tensor]:
     """Log-probability of each whole answer to each of several questions about each scan.
 
@@ -66,6 +83,8 @@ def answers_to_questions(
     model : FmriLMForCausalLM
     asked : sequence of (prompt ids, ids of its answers)
         From `encode_question`; each prompt about the same scan (or about none).
+    before : Past, optional
+        From `read_before`: what every prompt goes on from.
     **scans : torch.Tensor
         `input_values` or `fmri_features`, and masks, each with one row a scan; none for text-only prompts.
 
@@ -79,7 +98,6 @@ def answers_to_questions(
     ValueError
         When prompts differ before their scan.
     """
-    scans = {name: values.to(model.device) for name, values in scans.items()}
     n_scans = max((len(values) for values in scans.values()), default=1)
     prompts = [list(prompt) for prompt, _ in asked]
     n_shared = _n_shared(prompts)
@@ -88,14 +106,9 @@ def answers_to_questions(
             "The prompts differ before the end of their scan, so that it cannot be read once for all of them: write "
             "each question behind the scan, or ask one at a time."
         )
-    past = _Past(model, n_scans)
+    past = Past(model, n_scans) if before is None else before.repeated(n_scans)
     if n_shared:
-        shared = torch.tensor(prompts[0][:n_shared], device=model.device).expand(n_scans, -1)
-        masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
-        past.mask = model.get_attention_mask(shared, **masks)
-        read = model(input_ids=shared, attention_mask=past.mask, use_cache=True, logits_to_keep=1, **scans)
-        past.cache = read.past_key_values
-        past.first = model.get_position_ids(shared)[:, -1] + 1
+        past.read_scans(torch.tensor(prompts[0][:n_shared], device=model.device).expand(n_scans, -1), scans)
     n_answers = max(len(answers) for _, answers in asked)
     n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
     found: list[torch.Tensor] = []
@@ -108,7 +121,7 @@ def answers_to_questions(
     return found
 
 
-class _Past:
+class Past:
     """What was read before: a cache of `n_rows` rows, what of it is hidden, and the position that comes next."""
 
     def __init__(self, model: FmriLMForCausalLM, n_rows: int):
@@ -117,15 +130,32 @@ class _Past:
         self.mask = torch.ones(n_rows, 0, dtype=torch.long, device=model.device)
         self.first = torch.zeros(n_rows, dtype=torch.long, device=model.device)
 
-    def repeated(self, n: int) -> _Past:
+    def repeated(self, n: int) -> Past:
         """With each row `n` times."""
-        again = _Past(self.model, 0)
+        again = Past(self.model, 0)
         again.cache = copy.deepcopy(self.cache)
         if again.cache is not None:
             again.cache.batch_repeat_interleave(n)
         again.mask = self.mask.repeat_interleave(n, dim=0)
         again.first = self.first.repeat_interleave(n)
         return again
+
+    def read_scans(self, ids: torch.Tensor, scans: Mapping[str, torch.Tensor]) -> None:
+        """Go on with the same text in every row, and its scans."""
+        scans = {name: values.to(self.model.device) for name, values in scans.items()}
+        masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
+        self.mask = torch.cat([self.mask, self.model.get_attention_mask(ids, **masks)], dim=1)
+        positions = self.first[:, None] + self.model.get_position_ids(ids)
+        self.cache = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **scans,
+        ).past_key_values
+        self.first = positions[:, -1] + 1
 
     def read(self, ids: torch.Tensor, present: torch.Tensor, **options: Any) -> torch.Tensor:
         """Go on with tokens of every row, those not `present` hidden; return logits."""
@@ -143,7 +173,7 @@ class _Past:
         return output.logits
 
 
-def _answers(past: _Past, asked: Sequence[Asked], n_answers: int) -> list[torch.Tensor]:
+def _answers(past: Past, asked: Sequence[Asked], n_answers: int) -> list[torch.Tensor]:
     """Scores of the answers to questions that go on from the same past: for each (n_scans, n_answers)."""
     n_scans, device = len(past.mask), past.mask.device
     questions, present = _rows([question for question, _ in asked], device, left=True)
@@ -182,4 +212,11 @@ def _rows(
     return rows, present
 
 
-__all__ = ["Asked", "answer_log_probabilities", "answers_to_questions", "encode_question"]
+__all__ = [
+    "Asked",
+    "Past",
+    "answer_log_probabilities",
+    "answers_to_questions",
+    "encode_question",
+    "read_before",
+]

@@ -229,6 +229,7 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 import numpy as np, torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForSequenceClassification
 trusted = {"trust_remote_code": True}
 model = AutoModelForCausalLM.from_pretrained("org/lm", **trusted).eval()
 processor = AutoProcessor.from_pretrained("org/lm", **trusted)
@@ -237,6 +238,9 @@ inputs = processor(text=["<fmri> What is the sex ?"], fmri=[scan], t_r=2.0)
 with torch.no_grad():
     assert model(**inputs).logits[0, -1].tolist() == logits
 assert type(AutoModel.from_pretrained("org/lm", **trusted)).__name__ == "FmriLMForCausalLM"
+with torch.no_grad():
+    classifier = AutoModelForSequenceClassification.from_pretrained("org/lm", num_labels=3, **trusted)
+    assert classifier(**inputs).logits.shape == (1, 3)
 generated = model.generate(**inputs, max_new_tokens=2, do_sample=False)
 from transformers import pipeline
 ask = {"question": "What is the sex ?", "t_r": 2.0}

@@ -1,0 +1,143 @@
+"""Do occluded networks show what moved an answer? On simulated scans, in which one network pair carries the label.
+
+    python benchmarks/occlusion.py [--scans 40]
+
+The reader that comes with the package is taught to answer a question about a phenotype that raises the connectivity of
+one pair of networks (site A), and its answers about another site are looked into. Judged are right answers: how often
+the planted pair is among the three, and the first, that moved the answer most, out of 15. Beside that stand the pairs
+that a level question names, asked of the reader as it comes, and the randomisation test. Results go to
+benchmarks/results/occlusion.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+import fmri_lm_hf
+from fmri_lm_hf.corpus.reading import LEVELS, level_of, level_question
+from fmri_lm_hf.evaluation.occlusion import Occlusion, occlude, randomisation_test
+from fmri_lm_hf.evaluation.truth import scan_pairs
+from fmri_lm_hf.files import write_json
+from fmri_lm_hf.models.answers import encode_question
+from fmri_lm_hf.models.network_pairs import pair_indices
+from fmri_lm_hf.simulation import Effect, Site, simulate_cohort
+
+RESULTS = Path(__file__).parent / "results" / "occlusion.json"
+PLANTED = ("default", "sensorimotor")
+STRENGTH = 0.6  # Fisher z between the sexes; a default effect is 0.24 in each of four pairs
+QUESTION, CLASSES = "What is the sex?", ("female", "male")
+N_TAUGHT, N_STEPS, BATCH, RATE, SEED = 800, 450, 32, 1.5e-3, 100
+
+
+def teach(reader: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) -> None:
+    """Teach the reader's language model the answers to the question about these scans."""
+    model, processor = reader
+    prompt, answers = encode_question(processor, QUESTION, CLASSES)
+    right = [answers[CLASSES.index(label)] for label in labels]
+    longest = max(map(len, answers))
+    ids = torch.tensor([[*prompt, *each, *[0] * (longest - len(each))] for each in right])
+    targets = torch.tensor(
+        [[*[-100] * len(prompt), *each, *[-100] * (longest - len(each))] for each in right]
+    )
+    with torch.no_grad():
+        features = model.get_fmri_features(**inputs)
+    masks = {name: inputs[name] for name in ("roi_mask", "padding_mask")}
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=N_STEPS)
+    generator = torch.Generator().manual_seed(SEED)
+    order = torch.cat(
+        [torch.randperm(len(ids), generator=generator) for _ in range(N_STEPS * BATCH // len(ids) + 1)]
+    )
+    model.train()
+    for step in tqdm(range(N_STEPS), desc="Teaching", unit="step"):
+        rows = order[step * BATCH : (step + 1) * BATCH]
+        batch = {name: mask[rows] for name, mask in masks.items()}
+        model(
+            input_ids=ids[rows], labels=targets[rows], fmri_features=features[rows], **batch
+        ).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def found(occlusion: Occlusion, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
+    """How often the planted pair is among the first, of right answers."""
+    tops = [
+        [set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))]
+        for scan in np.flatnonzero(right)
+    ]
+    place = np.array([top.index(set(planted)) for top in tops])
+    return {
+        "n_right": int(right.sum()),
+        "n_scans": len(right),
+        "among_first_three": float((place < 3).mean()),
+        "first": float((place == 0).mean()),
+        "by_chance_among_first_three": 3 / len(occlusion.pairs),
+    }
+
+
+def levels(
+    reader: Any, inputs: dict[str, torch.Tensor], subjects: Sequence[str], n_scans: int
+) -> dict[str, Any]:
+    """The pair that a level question names, of the reader as it comes; levels 'low' are what other people's series
+    leave of any pair, so that there nothing can show."""
+    values, _, names = scan_pairs(reader[1], inputs)
+    numbers = pair_indices(len(names)).T.tolist()
+    rows: dict[str, list[Any]] = {"all": [], "not low": []}
+    for pair in (PLANTED, ("default", "cerebellum"), ("occipital", "fronto-parietal")):
+        asked = level_question(list(pair))
+        occlusion = occlude(*reader, inputs, subjects, asked, LEVELS, n_scans)
+        value = values[:n_scans, numbers.index(sorted(names.index(name) for name in pair))].numpy()
+        truth = level_of(value)
+        right = occlusion.answers == truth
+        rows["all"].append(found(occlusion, pair, right))
+        rows["not low"].append(found(occlusion, pair, right & (truth != LEVELS.index("low"))))
+    return {
+        name: {
+            key: float(np.average([row[key] for row in each], weights=[row["n_right"] for row in each]))
+            for key in ("among_first_three", "first")
+        }
+        | {"n_right": sum(row["n_right"] for row in each)}
+        for name, each in rows.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scans", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    effects = [Effect("sex", (PLANTED,), (STRENGTH,))]
+    reader = fmri_lm_hf.load_reader()
+    taught = simulate_cohort(sites=[Site("A", N_TAUGHT)], effects=effects, seed=SEED).dataset
+    seen = simulate_cohort(
+        sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1
+    ).dataset
+    judged = dict(reader[1](fmri=list(seen.with_format("numpy"))))
+    subjects = list(seen["subject_id"])
+    results: dict[str, Any] = {"level questions": levels(reader, judged, subjects, args.scans // 2)}
+    teach(reader, dict(reader[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
+    asked = (*reader, judged, subjects, QUESTION, CLASSES)
+    occlusion = occlude(*asked)
+    truth = np.array([CLASSES.index(label) for label in seen["sex"]])
+    results["one planted pair"] = found(occlusion, PLANTED, occlusion.answers == truth)
+    results["one planted pair"]["summary"] = occlusion.summary()
+    results["randomisation test"] = randomisation_test(*asked, n_scans=args.scans // 2)
+    for name, row in results.items():
+        print(name, row)
+    write_json(results, args.out)
+
+
+if __name__ == "__main__":
+    main()

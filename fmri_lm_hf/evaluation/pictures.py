@@ -1,0 +1,167 @@
+"""Few-shot curves, and what moved the answers, as tables and pictures of `report.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..models.atlas import Atlas
+from .few_shot import SHOT_READERS
+from .readers import OURS
+from .report import COLOURS, html_table, new_figure, picture
+
+__all__ = ["few_shot_parts", "occlusion_parts", "roi_centres"]
+
+LINES = {
+    "adapter": COLOURS["model"],
+    "in_context": "#61a5c2",
+    "connectivity_logistic": "#e9c46a",
+    "network_logistic": "#f4a261",
+}
+
+
+def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | None) -> list[str]:
+    """What a few labelled scans taught, as parts of a page; none where it was not measured.
+
+    Parameters
+    ----------
+    few_shot : mapping, optional
+        What `evaluation.few_shot.few_shot` returned.
+    """
+    if not few_shot:
+        return []
+    rows, reasons = [], []
+    for task, curve in few_shot.items():
+        for k, readers in curve.items():
+            for reader, scores in readers.items():
+                title = _title(reader)
+                if "left_out" in scores:
+                    reasons.append(f"{task}, {k} scans a class, {title}: {scores['left_out']}")
+                else:
+                    told = [_with_sd(scores, name) for name in ("balanced_accuracy", "auc")]
+                    rows.append([task, k, title, *told, str(len(scores["draws"]))])
+    head = ("task", "scans a class", "who learns from them", "balanced accuracy", "AUC", "draws")
+    meaning = "<p>Means over draws of the labelled scans ± SD between draws; all read the same draws.</p>"
+    return [
+        "<h2>Few labelled scans</h2>",
+        picture(_curves(few_shot), "balanced accuracy by number of labelled scans"),
+        html_table(head, rows),
+        meaning,
+        *([html_table(("left out",), [[reason] for reason in reasons])] if reasons else []),
+    ]
+
+
+def _title(reader: str) -> str:
+    return SHOT_READERS[reader].title if reader in SHOT_READERS else "fMRI-LM (zero-shot question)"
+
+
+def _with_sd(scores: Mapping[str, Any], name: str) -> str:
+    value, sd = scores[name], scores.get(f"{name}_sd")
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if sd is None else f"{value:.3f} ± {sd:.3f}"
+
+
+def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
+    figure = new_figure(figsize=(5 * len(few_shot), 3.4), layout="constrained")
+    for axes, (task, curve) in zip(figure.subplots(1, len(few_shot), squeeze=False)[0], few_shot.items()):
+        shots = [k for k in curve if k != "0"]
+        for reader in SHOT_READERS:
+            known = [k for k in shots if curve[k].get(reader, {}).get("balanced_accuracy") is not None]
+            if known:
+                means = [curve[k][reader]["balanced_accuracy"] for k in known]
+                errors = [curve[k][reader].get("balanced_accuracy_sd", 0) for k in known]
+                places = [shots.index(k) for k in known]
+                colour = LINES.get(reader, "0.5")
+                axes.errorbar(
+                    places, means, errors, marker="o", capsize=2, color=colour, label=_title(reader)
+                )
+        zero = curve.get("0", {}).get(OURS, {}).get("balanced_accuracy")
+        if zero is not None:
+            axes.axhline(zero, color=COLOURS["model"], linestyle="--", linewidth=0.8, label=_title(OURS))
+        axes.set_xticks(range(len(shots)), shots)
+        axes.set(title=task, xlabel="labelled scans a class", ylabel="balanced accuracy")
+        axes.legend(fontsize=6)
+    return figure
+
+
+def occlusion_parts(occlusion: Mapping[str, Mapping[str, Any]] | None, atlas: Atlas | None) -> list[str]:
+    """Which networks moved the answers, as parts of a page; none where it was not looked into.
+
+    Parameters
+    ----------
+    occlusion : mapping, optional
+        Task -> `Occlusion.summary()`, or ``left_out`` with the reason.
+    atlas : Atlas, optional
+        Where its ROIs have places, the networks are also drawn on a brain.
+    """
+    if not occlusion:
+        return []
+    parts = ["<h2>What moved the answers</h2>"]
+    head = ("network pair", "for the answer", "size")
+    for task, found in occlusion.items():
+        if "left_out" in found:
+            parts += [f"<h3>{task}</h3>", html_table(("left out",), [[found["left_out"]]])]
+            continue
+        rows = [
+            [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"]
+            for each in found["of_pairs"][:10]
+        ]
+        asked = f"{found['n_scans']} scans, each network replaced by {found['n_others']} other people's"
+        parts += [
+            f"<h3>{task}</h3>",
+            picture(_matrix(found), f"log-odds that network pairs contributed to answers about {task}"),
+            *_brain(found, atlas, task),
+            html_table(head, rows),
+            f"<p>Changes of the answer's log-odds ({asked}); a pair's value is what neither network "
+            "carries without the other.</p>",
+        ]
+    return parts
+
+
+def _matrix(found: Mapping[str, Any]) -> Any:
+    """Pairs off the diagonal, networks on it."""
+    names = [each["networks"][0] for each in found["of_networks"]]
+    sizes = np.diag([each["size"] for each in found["of_networks"]])
+    for each in found["of_pairs"]:
+        i, j = (names.index(name) for name in each["networks"])
+        sizes[i, j] = sizes[j, i] = each["size"]
+    figure = new_figure(figsize=(2.5 + 0.45 * len(names), 1.8 + 0.4 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(sizes, cmap="magma_r", vmin=0)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    figure.colorbar(drawn, label="change of log-odds (diagonal: whole network)")
+    return figure
+
+
+def _brain(found: Mapping[str, Any], atlas: Atlas | None, task: str) -> list[str]:
+    """The networks of a glass brain, by how far they moved the answers; nothing where ROIs have no places."""
+    centres = None if atlas is None else roi_centres(atlas)
+    if atlas is None or centres is None:
+        return []
+    from nilearn.plotting import plot_markers
+
+    size = {each["networks"][0]: each["size"] for each in found["of_networks"]}
+    figure = new_figure(figsize=(8, 2.8))
+    values = [size[network] for network in atlas.networks]
+    plot_markers(values, centres, node_size=18, node_cmap="magma_r", node_vmin=0, figure=figure)
+    return [picture(figure, f"networks of the brain that moved answers about {task}")]
+
+
+def roi_centres(atlas: Atlas) -> Sequence[Sequence[float]] | None:
+    """Centre of each ROI in mm, from the atlas's coordinates or its image; None where it has neither."""
+    if atlas.coordinates is not None:
+        return atlas.coordinates
+    image = atlas.labels_img
+    if image is None or atlas.labels is None or len(getattr(image, "shape", ())) != 3:
+        return None
+    from nilearn.plotting import find_parcellation_cut_coords
+
+    centres, values = find_parcellation_cut_coords(image, return_label_names=True)
+    centre_of = {int(value): centre for value, centre in zip(values, centres, strict=True)}
+    if set(atlas.labels) - set(centre_of):
+        return None
+    return [tuple(map(float, centre_of[label])) for label in atlas.labels]

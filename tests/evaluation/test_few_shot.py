@@ -1,0 +1,232 @@
+"""Few-shot: who is drawn, what the adapter and the prompt see, and what cannot be had."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hub import tiny
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+import fmri_lm_hf
+from fmri_lm_hf.cli import main
+from fmri_lm_hf.evaluation import few_shot as few
+from fmri_lm_hf.evaluation.features import Unavailable
+from fmri_lm_hf.evaluation.study import ReadScans, Study
+from fmri_lm_hf.evaluation.tasks import Task
+from fmri_lm_hf.evaluation.truth import scan_pairs
+from fmri_lm_hf.models.answers import encode_question
+from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import Site, simulate_cohort
+
+TASK = Task.from_dict("sex", {"ask": ["What is the sex ?"], "answers": {"female": "female", "male": "male"}})
+ROWS = {"train": list(range(24)), "test": list(range(24, 32))}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Twelve training people with two scans each, of whom one changes class; eight to be judged."""
+    draw = np.random.default_rng(0)
+    found = []
+    for i in range(32):
+        subject = i // 2 if i < 24 else i
+        sex = ["female", "male"][subject % 2] if i != 1 else "male"
+        bold = draw.normal(size=(tiny.N_TIMEPOINTS, tiny.N_ROIS)).astype("float32")
+        found.append(
+            {
+                "scan_id": f"s{i}",
+                "subject_id": f"p{subject}",
+                "site": "A" if i < 24 else "B",
+                "t_r": 2.0,
+                "bold": bold,
+                "sex": sex,
+            }
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(rows, tmp_path_factory):
+    return write_scan_dataset(rows, tmp_path_factory.mktemp("few") / "scans", tiny.atlas())
+
+
+@pytest.fixture(scope="module")
+def study(checkpoint, folder, rows):
+    scans, _ = load_scan_dataset(folder)
+    assert scans["scan_id"] == [row["scan_id"] for row in rows]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    return Study(model, processor, scans, {"sex": TASK}, ROWS["test"])
+
+
+def taught(study, k, draw=0):
+    question = study.question("sex", ROWS)
+    shots = few.draw_shots(question, k, draw)
+    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    return dataclasses.replace(question, pool=shots, train=shots), read
+
+
+def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_judged(study):
+    question = study.question("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
+    drawn = [few.draw_shots(question, 4, draw) for draw in range(20)]
+    for shots in drawn:
+        assert [study.labels["sex"][row] for row in shots] == ["female"] * 4 + ["male"] * 4
+        people = [study.subjects[row] for row in shots]
+        assert len(set(people)) == 8
+        assert not set(people) & set(question.subjects(question.test))
+        assert "p0" not in people  # whose scans are of both classes
+    assert len(set(drawn)) > 10
+    assert {row % 2 for shots in drawn for row in shots} == {0, 1}  # either scan of a person
+    fewer = few.draw_shots(question, 2, 3)
+    assert fewer == (*drawn[3][:2], *drawn[3][4:6])
+    with pytest.raises(
+        Unavailable, match="6 labelled scans of 'female' are asked for, and 5 training subjects"
+    ):
+        few.draw_shots(question, 6, 0)
+
+
+def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pairs(monkeypatch):
+    cohort = simulate_cohort(sites=[Site("A", 16), Site("B", 12, gain=1.8)], seed=5)
+    rows = {"train": list(range(16)), "test": list(range(16, 28))}
+    study = Study(*fmri_lm_hf.load_reader(), cohort.dataset, {"sex": TASK}, rows["test"])
+    question = study.question("sex", rows)
+    shots = few.draw_shots(question, 4, 0)
+    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    monkeypatch.setattr(few, "_answers", lambda question, read: np.full((len(question.train), 2), 0.5))
+    monkeypatch.setattr(study, "probabilities", lambda question: np.full((len(question.test), 2), 0.5))
+    found = few.adapter(dataclasses.replace(question, pool=shots, train=shots), read).probabilities
+    scans = cohort.dataset.with_format("numpy")
+    inputs = dict(study.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
+    values = scan_pairs(study.processor, inputs)[0].double().numpy()
+    values -= values[:8].mean(0)
+    values /= np.sqrt((values[:8] ** 2).sum(1).mean())
+    by_hand = (
+        LogisticRegression(C=few.ADAPTER_C).fit(values[:8], question.labels(shots)).predict_proba(values[8:])
+    )
+    np.testing.assert_allclose(found, by_hand, atol=1e-3)
+    assert found.std() > 0.1
+
+
+def test_the_adapter_follows_answers_that_are_sure_and_right(study, monkeypatch):
+    question, read = taught(study, 2)
+
+    def sure(rows):
+        right = np.array(question.labels(rows)) == question.classes[1]
+        return np.where(right[:, None], [[0.05, 0.95]], [[0.95, 0.05]])
+
+    unsure = few.adapter(question, read).probabilities
+    monkeypatch.setattr(few, "_answers", lambda question, read: sure(question.train))
+    monkeypatch.setattr(study, "probabilities", lambda question: sure(question.test))
+    found = few.adapter(question, read).probabilities
+    truth = np.array(question.labels(question.test)) == question.classes[1]
+    assert ((found[:, 1] > 0.5) == truth).all()
+    assert not ((unsure[:, 1] > 0.5) == truth).all()
+
+
+def test_a_pair_that_a_scan_does_not_have_counts_as_the_mean():
+    train, test = (
+        np.array([[1.0, np.nan], [3.0, np.nan]]),
+        np.array([[2.0, 5.0], [np.nan, np.nan], [4.0, 0.0]]),
+    )
+    scaled = few.scaled(train, test)
+    np.testing.assert_allclose(scaled[0], [[-1, 0], [1, 0]])
+    np.testing.assert_allclose(scaled[1], [[0, 0], [0, 0], [2, 0]])
+
+
+@torch.no_grad()
+def test_in_context_is_the_whole_conversation_read_at_once(study):
+    question, read = taught(study, 1)
+    found = few.in_context(question, read).probabilities
+    order = np.random.default_rng([study.seed, *question.train]).permutation(2)
+    ask = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": TASK.ask[0]}]}
+    messages = [
+        each
+        for i in order
+        for each in (ask, {"role": "assistant", "content": question.labels(question.train)[i]})
+    ]
+    answers = encode_question(study.processor, TASK.ask[0], question.classes)[1]
+    for place, row in enumerate(question.test[:3]):
+        scans = [study.scans[each] for each in [*(question.train[i] for i in order), row]]
+        inputs = study.processor(fmri=scans)
+        scores = []
+        for name, ids in zip(question.classes, answers):
+            told = [*messages, ask, {"role": "assistant", "content": name}]
+            whole = torch.tensor([study.processor.encode_chat(told)["input_ids"]])
+            logits = study.model(input_ids=whole, **inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+            scores.append(logits[range(len(ids)), ids].sum())
+        np.testing.assert_allclose(found[place], torch.stack(scores).softmax(0), atol=1e-4)
+    swapped = dataclasses.replace(question, train=question.train[::-1])
+    assert not np.allclose(few.in_context(swapped, read).probabilities, found)  # which labels, matters
+
+
+def test_scores_of_all_readers_by_number_of_scans(study, rows, checkpoint, tmp_path):
+    found = few.few_shot(study, ROWS, (0, 1, 5, 6), n_draws=2)["sex"]
+    assert list(found) == ["0", "1", "5", "6"]
+    assert list(found["0"]) == ["fmri_lm"]
+    assert set(found["1"]) == set(few.SHOT_READERS)
+    for reader in ("adapter", "in_context", "connectivity_logistic", "network_logistic"):
+        scores = found["1"][reader]
+        assert scores["balanced_accuracy"] == pytest.approx(np.mean(scores["draws"]))
+        assert len(scores["draws"]) == 2
+    assert "make prompts of" in found["5"]["in_context"]["left_out"]  # ten scans of twelve tokens, 128 places
+    assert "balanced_accuracy" in found["5"]["adapter"]
+    assert "5 training subjects have one" in found["6"]["adapter"]["left_out"]
+
+
+def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, tmp_path, monkeypatch):
+    drawn = few.draw_shots(study.question("sex", ROWS), 1, 0)
+    broken = [dict(row) for row in rows]
+    broken[drawn[0]]["bold"] = broken[drawn[0]]["bold"][:2]
+    scans, _ = load_scan_dataset(write_scan_dataset(broken, tmp_path / "scans", tiny.atlas()))
+    other = Study(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
+    seen = []
+
+    def recording(question, read):
+        seen.append(question.train)
+        return few.adapter(question, read)
+
+    monkeypatch.setitem(few.SHOT_READERS, "adapter", few.ShotReader("", recording))
+    scores = few.few_shot(other, ROWS, (1,), n_draws=1, readers=["adapter"])["sex"]["1"]["adapter"]
+    assert seen[0][0] != drawn[0]
+    assert seen[0][1] == drawn[1]
+    assert [other.labels["sex"][row] for row in seen[0]] == ["female", "male"]
+    assert len(scores["draws"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"readers": ["guess"]}, "Unknown readers guess; expected some of adapter, in_context"),
+        ({"shots": (2, -1)}, "-1 labelled scans a class found, expected 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(study, options, message):
+    with pytest.raises(ValueError, match=message):
+        few.few_shot(study, ROWS, **options)
+
+
+def test_the_command_writes_curves_and_what_moved_the_answers(checkpoint, folder, tmp_path):
+    words = ["evaluate", str(checkpoint), "--scans", str(folder), "--labels", "sex", "--truth", "0"]
+    more = ["--readers", "majority", "--shots", "0", "1", "--occlusion", "2"]
+    assert main([*words, *more, "--holdout-site", "B", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["few_shot"]["sex"]) == {"0", "1"}
+    moved = results["occlusion"]["sex"]
+    assert moved["n_scans"] == 2
+    assert [each["networks"] for each in moved["of_pairs"]] == [["A", "B"]]
+    assert set(moved["randomisation_test"]) == {"repeated", "randomised"}
+    report = (tmp_path / "report.html").read_text()
+    assert "Few labelled scans" in report
+    assert few.SHOT_READERS["adapter"].title in report
+    assert "What moved the answers" in report
+    assert 'src="http' not in report
+
+
+def test_one_split_is_needed_to_learn_from_a_few_scans(checkpoint, folder, tmp_path, capsys):
+    words = ["evaluate", str(checkpoint), "--scans", str(folder), "--labels", "sex", "--out", str(tmp_path)]
+    assert main([*words, "--leave-one-site-out", "--shots", "2"]) == 2
+    assert "--shots and --occlusion take one split" in capsys.readouterr().err
