@@ -40,6 +40,10 @@ class Prediction:
         """Accuracy, balanced accuracy and AUC against the true labels."""
         return score_classification(labels, self.labels, self.scores, self.classes)
 
+    def scores_of(self, classes: Sequence[str]) -> np.ndarray:
+        """The columns of `scores` in another order of the classes."""
+        return self.scores[:, [self.classes.index(name) for name in classes]]
+
 
 def majority(train_labels: Sequence[Any], n_test: int) -> Prediction:
     """Answer the commonest training label (the first in order where two are equally common) for every scan."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
-from .evaluate import READER_TITLES
+from .readers import title_of
 
 __all__ = [
     "draw_scores",
@@ -76,10 +76,11 @@ def score_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of the table of scores: task, reader, accuracy, balanced accuracy, AUC ("-" where not defined)."""
     rows = []
     for task, readers in tasks.items():
-        for reader, title in READER_TITLES.items():
-            if reader in readers:
-                scores = [readers[reader].get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
-                rows.append([task, title, *("-" if score is None else f"{score:.3f}" for score in scores)])
+        for reader, metrics in readers.items():
+            scores = [metrics.get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
+            rows.append(
+                [task, title_of(reader), *("-" if score is None else f"{score:.3f}" for score in scores)]
+            )
     return rows
 
 
@@ -98,7 +99,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
     """Balanced accuracy of every reader of every task."""
-    readers = [name for name in READER_TITLES if any(name in task for task in tasks.values())]
+    readers = list(dict.fromkeys(name for task in tasks.values() for name in task))
     figure = new_figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(readers)
@@ -106,7 +107,7 @@ def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
         scores = [(task.get(reader) or {}).get("balanced_accuracy") or np.nan for task in tasks.values()]
         errors = [(task.get(reader) or {}).get("balanced_accuracy_se") or np.nan for task in tasks.values()]
         places = np.arange(len(tasks)) + i * width
-        axes.bar(places, scores, width, yerr=errors, label=READER_TITLES[reader], color=COLOURS[reader])
+        axes.bar(places, scores, width, yerr=errors, label=title_of(reader), color=COLOURS[reader])
     axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, list(tasks))
     axes.set(ylabel="balanced accuracy", ylim=(0, 1), title="On scans of test subjects")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))

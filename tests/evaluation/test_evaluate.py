@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
-from fmri_lm_hf.evaluation.evaluate import evaluate, other_subjects, split_rows
+from fmri_lm_hf.evaluation.evaluate import evaluate, split_rows
+from fmri_lm_hf.evaluation.readers import other_subjects
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -103,7 +104,8 @@ def test_baselines_are_fitted_to_training_scans_and_asked_about_test_scans(judge
         connectivity_features([scan["bold"] for scan in test]),
         [scan["subject_id"] for scan in train],
     )
-    assert judged["tasks"]["sex"]["connectivity_logistic"] == by_hand.score([scan["sex"] for scan in test])
+    expected = by_hand.score([scan["sex"] for scan in test])
+    assert judged["tasks"]["sex"]["connectivity_logistic"].items() >= expected.items()
     assert judged["tasks"]["sex"]["connectivity_logistic"]["balanced_accuracy"] > 0.85
     assert judged["tasks"]["sex"]["majority"]["balanced_accuracy"] == 0.5
     assert judged["tasks"]["sex"]["without_scan"]["auc"] == 0.5
@@ -195,15 +197,17 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
         AutoProcessor.from_pretrained(checkpoint),
     )
     broken, _ = load_scan_dataset(write_scan_dataset(rows, tmp_path / "scans", atlas))
-    found = evaluate(model, processor, broken, {"sex": task}, splits, baselines=["majority"])
+    found = evaluate(model, processor, broken, {"sex": task}, splits, readers=["majority"])
     assert [failure["scan_id"] for failure in found["failures"]] == [rows[bad]["scan_id"]]
     for i in others:
         rows[i] |= {"bold": rows[i]["bold"][:2], "sample_mask": None}
     broken, _ = load_scan_dataset(write_scan_dataset(rows, tmp_path / "all", atlas))
     with pytest.raises(ScanError, match="None of 16 test scans can be used: The scan is too short"):
         evaluate(model, processor, broken, {"sex": task}, splits)
-    with pytest.raises(ValueError, match="Unknown baselines guess; expected some of connectivity_logistic"):
-        evaluate(model, processor, broken, {"sex": task}, splits, baselines=["guess"])
+    with pytest.raises(
+        ValueError, match="Unknown readers guess; expected some of fmri_lm, connectivity_logistic"
+    ):
+        evaluate(model, processor, broken, {"sex": task}, splits, readers=["guess"])
 
 
 def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, folder, tmp_path, capsys):

@@ -1,0 +1,109 @@
+"""Who is judged: the model, and all that stands beside it, each a function in one registry.
+
+A reader is a function of a `Question` that returns an `Answer`. To add one, write it with `@reader(name, title, kind)`;
+`evaluate` then judges it, and the reports show it. A reader that cannot be had for a question raises `Unavailable`
+with a sentence that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .baselines import fit_logistic, majority
+from .features import Unavailable
+from .study import Answer, Question
+
+__all__ = ["OURS", "READERS", "Reader", "other_subjects", "reader", "title_of"]
+
+OURS = "fmri_lm"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One who answers questions about scans.
+
+    Attributes
+    ----------
+    name : str
+        In `results.json`.
+    title : str
+        In tables and pictures.
+    kind : {"model", "control", "baseline"}
+        A control does without what the model should read: a score means nothing unless it is above its controls. A
+        baseline reads scans in another way.
+    answer : callable
+        Takes a `Question`, returns an `Answer`.
+    """
+
+    name: str
+    title: str
+    kind: str
+    answer: Callable[[Question], Answer]
+
+
+READERS: dict[str, Reader] = {}
+
+
+def reader(
+    name: str, title: str, kind: str
+) -> Callable[[Callable[[Question], Answer]], Callable[[Question], Answer]]:
+    """Register a function as a reader."""
+
+    def register(answer: Callable[[Question], Answer]) -> Callable[[Question], Answer]:
+        READERS[name] = Reader(name, title, kind, answer)
+        return answer
+
+    return register
+
+
+def title_of(name: str) -> str:
+    """How a reader is called in tables; its name where it is not one of these, such as a simulation's oracle."""
+    return READERS[name].title if name in READERS else name.replace("_", " ")
+
+
+@reader(OURS, "fMRI-LM (zero-shot question)", "model")
+def _fmri_lm(question: Question) -> Answer:
+    return Answer(question.study.probabilities(question))
+
+
+@reader("connectivity_logistic", "logistic regression on connectivity", "baseline")
+def _connectivity_logistic(question: Question) -> Answer:
+    return _linear(question, question.study.features.connectivity)
+
+
+@reader("majority", "majority class", "control")
+def _majority(question: Question) -> Answer:
+    found = majority(question.labels(question.train), len(question.test))
+    return Answer(found.scores_of(question.classes))
+
+
+@reader("without_scan", "fMRI-LM without the scan", "control")
+def _without_scan(question: Question) -> Answer:
+    return Answer(np.tile(question.study.prior(question), (len(question.test), 1)))
+
+
+@reader("other_scan", "fMRI-LM shown another scan", "control")
+def _other_scan(question: Question) -> Answer:
+    subjects = question.subjects(question.test)
+    if len(set(subjects)) < 2:
+        raise Unavailable(
+            "All test scans are of one subject, so that there is no other subject's scan to show."
+        )
+    others = [question.test[i] for i in other_subjects(subjects, question.study.seed)]
+    return Answer(question.study.probabilities(question, others))
+
+
+def other_subjects(subjects: Sequence[str], seed: int) -> list[int]:
+    """For each scan the place of a scan of another subject, each scan used as evenly as chance and subjects allow."""
+    whose, draw = np.asarray(subjects), np.random.default_rng(seed)
+    return [int(draw.choice(np.flatnonzero(whose != subject))) for subject in subjects]
+
+
+def _linear(question: Question, features: Callable[[Sequence[int]], np.ndarray]) -> Answer:
+    """Regression on features of scans, fitted to the training scans."""
+    train, test = features(question.train), features(question.test)
+    found = fit_logistic(train, question.labels(question.train), test, question.subjects(question.train))
+    return Answer(found.scores_of(question.classes))

@@ -1,0 +1,278 @@
+"""What all readers of a study share: its scans, its questions, and what the model says, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..models.answers import answers_to_questions, encode_question
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
+from ..models.scan_images import ScanError
+from .features import ScanFeatures
+from .tasks import Task, is_missing
+
+__all__ = ["Answer", "Question", "ReadScans", "Study"]
+
+# A row of a scan dataset, changed: what a control shows to the model in place of the scan.
+Change = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
+
+
+@dataclass
+class ReadScans:
+    """Scans that a model has read once, for all questions.
+
+    Attributes
+    ----------
+    rows : list of int
+        Of the scan dataset; one row of each tensor in `inputs` each.
+    inputs : dict of torch.Tensor
+        `fmri_features` (n_scans, n_tokens, size), `roi_mask` and `padding_mask`.
+    failures : dict of str to str
+        Scans that cannot be read, and why.
+    """
+
+    rows: list[int]
+    inputs: dict[str, torch.Tensor]
+    failures: dict[str, str]
+
+    @classmethod
+    @torch.inference_mode()
+    def read(
+        cls,
+        model: FmriLMForCausalLM,
+        processor: FmriLMProcessor,
+        scans: datasets.Dataset,
+        rows: Sequence[int],
+        batch_size: int = 32,
+        change: Change | None = None,
+    ) -> ReadScans:
+        """Read scans of a scan dataset, or what `change` makes of them, with a model's extractor and tokenizer."""
+        extractor = processor.feature_extractor
+        extracted, usable, failures = [], [], {}
+        for row in tqdm(rows, desc="Reading scans", unit="scan"):
+            scan = scans[row]
+            try:
+                extracted.append(extractor(scan if change is None else change(scan, row)))
+            except ScanError as error:
+                failures[str(scan["scan_id"])] = str(error)
+            else:
+                usable.append(row)
+        if not usable:
+            reason = next(iter(failures.values()), "there are none")
+            raise ScanError(f"None of {len(rows)} test scans can be used: {reason}")
+        inputs = {name: torch.cat([scan[name] for scan in extracted]) for name in extractor.model_input_names}
+        features = [
+            model.get_fmri_features(
+                **{name: x[start : start + batch_size].to(model.device) for name, x in inputs.items()}
+            ).cpu()
+            for start in tqdm(range(0, len(usable), batch_size), desc="Tokens of the scans", unit="batch")
+        ]
+        del inputs["input_values"]
+        return cls(usable, inputs | {"fmri_features": torch.cat(features)}, failures)
+
+    def log_probabilities(
+        self,
+        model: FmriLMForCausalLM,
+        processor: FmriLMProcessor,
+        tasks: Mapping[str, Task],
+        batch_size: int = 32,
+    ) -> dict[str, np.ndarray]:
+        """Log-probability of each answer to the question of each task about each scan: (n_scans, n_answers) a task."""
+        asked = [encode_question(processor, task.ask[0], task.classes) for task in tasks.values()]
+        parts = []
+        for start in tqdm(range(0, len(self.rows), batch_size), desc="Answers", unit="batch"):
+            batch = {name: values[start : start + batch_size] for name, values in self.inputs.items()}
+            parts.append([each.double().cpu() for each in answers_to_questions(model, asked, **batch)])
+        return {name: torch.cat(each).numpy() for name, each in zip(tasks, zip(*parts, strict=True))}
+
+
+class Study:
+    """A model, a scan dataset and questions about it.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM
+    processor : FmriLMProcessor
+    scans : datasets.Dataset
+        A scan dataset with the label columns.
+    tasks : mapping of str to Task
+    rows : sequence of int
+        The scans to be judged.
+    seed : int
+        Of every control that draws.
+
+    Attributes
+    ----------
+    read : ReadScans
+        The scans to be judged, as the model reads them; those that it cannot read are not judged.
+    features : ScanFeatures
+        What linear readers see of any scan of the dataset.
+    subjects, sites : list of str
+        Whose scan each of the dataset is, and where from.
+    labels : dict of str to list
+        The right answer of each task for each scan of the dataset, None where there is none.
+    """
+
+    def __init__(
+        self,
+        model: FmriLMForCausalLM,
+        processor: FmriLMProcessor,
+        scans: datasets.Dataset,
+        tasks: Mapping[str, Task],
+        rows: Sequence[int],
+        seed: int = 0,
+    ):
+        self.model, self.processor, self.scans = model.eval(), processor, scans
+        self.tasks, self.seed = dict(tasks), seed
+        self.subjects = [str(subject) for subject in scans["subject_id"]]
+        self.sites = [str(site) for site in scans["site"]]
+        self.labels = {name: task.answers_of(scans) for name, task in tasks.items()}
+        self.read = ReadScans.read(model, processor, scans, rows)
+        atlas = processor.feature_extractor.atlas
+        self.features = ScanFeatures(scans, None if atlas is None else atlas.networks)
+        self._place_of = {row: place for place, row in enumerate(self.read.rows)}
+        self._answers: dict[str, dict[str, np.ndarray]] = {}
+
+    def probabilities(
+        self,
+        question: Question,
+        rows: Sequence[int] | None = None,
+        control: str = "",
+        change: Change | None = None,
+    ) -> np.ndarray:
+        """Probability that the model gives each answer to a question, as the zero-shot pipeline has it.
+
+        All questions of the study are asked when the first one is, so that each scan is read once.
+
+        Parameters
+        ----------
+        question : Question
+        rows : sequence of int, optional
+            The scans to ask about, among those to be judged; the test scans of the question when None.
+        control : str
+            Name of what `change` does; the scans as they are when "".
+        change : callable, optional
+            Takes a row of the scan dataset and its number, returns what to show to the model instead.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_classes)
+        """
+        if control not in self._answers:
+            read = self.read
+            if change is not None:
+                read = ReadScans.read(self.model, self.processor, self.scans, self.read.rows, change=change)
+                if read.failures:
+                    raise ScanError(
+                        f"The control {control} made scans unreadable: {next(iter(read.failures.values()))}"
+                    )
+            self._answers[control] = read.log_probabilities(self.model, self.processor, self.tasks)
+        places = [self._place_of[row] for row in (question.test if rows is None else rows)]
+        return question.among_classes(self._answers[control][question.name][places])
+
+    def prior(self, question: Question) -> np.ndarray:
+        """Probability that the model gives each answer to a question without a scan, of shape (n_classes,)."""
+        if "without_scan" not in self._answers:
+            asked = [
+                encode_question(self.processor, task.ask[0], task.classes, with_scan=False)
+                for task in self.tasks.values()
+            ]
+            found = answers_to_questions(self.model, asked)
+            self._answers["without_scan"] = {n: x.double().cpu().numpy() for n, x in zip(self.tasks, found)}
+        return question.among_classes(self._answers["without_scan"][question.name])[0]
+
+    def question(self, name: str, rows: Mapping[str, Sequence[int]]) -> Question:
+        """The question of a task, for one split of the scans into ``train`` and ``test``.
+
+        Raises
+        ------
+        ValueError
+            When no test scan has an answer that training scans have.
+        """
+        labels = self.labels[name]
+        train = [row for row in rows["train"] if labels[row] is not None]
+        seen = {labels[row] for row in train}
+        classes = [each for each in self.tasks[name].classes if each in seen]
+        test = [row for row in rows["test"] if row in self._place_of and labels[row] in classes]
+        if len(classes) < 2 or not test:
+            raise ValueError(
+                f"Task {name!r}: {len(train)} training scans with {len(classes)} different answers and {len(test)} "
+                "test scans that have one of them; expected at least two answers and one test scan."
+            )
+        return Question(self, name, tuple(rows["train"]), tuple(train), tuple(test), tuple(classes))
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a reader is given: a task of a study, with the scans to learn from and the scans to answer for.
+
+    Attributes
+    ----------
+    study : Study
+    name : str
+        Of the task.
+    pool : tuple of int
+        Rows of all training scans: what needs no label may be fitted to them.
+    train : tuple of int
+        Rows of the training scans with a label.
+    test : tuple of int
+        Rows of the scans to answer for.
+    classes : tuple of str
+        The answers to choose from: those that training scans have.
+    """
+
+    study: Study
+    name: str
+    pool: tuple[int, ...]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        return self.study.tasks[self.name]
+
+    def labels(self, rows: Sequence[int]) -> list[str]:
+        """The right answers for scans that have one."""
+        return [str(self.study.labels[self.name][row]) for row in rows]
+
+    def subjects(self, rows: Sequence[int]) -> list[str]:
+        return [self.study.subjects[row] for row in rows]
+
+    def numbers(self, rows: Sequence[int]) -> np.ndarray:
+        """The values of the task's column, NaN where one is missing: for tasks whose column holds numbers."""
+        column = self._column
+        return np.array([np.nan if is_missing(column[row]) else float(column[row]) for row in rows])
+
+    @cached_property
+    def _column(self) -> list[Any]:
+        return list(self.study.scans[self.task.column])
+
+    def among_classes(self, log_probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities over `classes`, from log-probabilities of all answers of the task: (..., n_classes)."""
+        chosen = log_probabilities[..., [self.task.classes.index(name) for name in self.classes]]
+        weights = np.exp(chosen - chosen.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader says of the test scans of a question.
+
+    Attributes
+    ----------
+    probabilities : ndarray of shape (n_test, n_classes)
+    numbers : ndarray of shape (n_test,), optional
+        Its estimates of the number that was asked for, where it makes them otherwise than by way of the classes.
+    """
+
+    probabilities: np.ndarray
+    numbers: np.ndarray | None = None
