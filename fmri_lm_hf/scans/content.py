@@ -4,7 +4,8 @@ A scan is taken for a text, and compared as near-duplicate texts are [1]_: its w
 told by which regions rise and which fall from one point to the next. Neither the scale of a region nor the last
 digits of its values matter to that, and a scan that begins later or ends earlier still has the words between. A
 sketch keeps the words with the smallest hashes: those that two scans share estimate how much of them is common.
-Filtering, resampling in time and another atlas change the words; such copies are not found.
+Filtering, resampling in time and another atlas change the words, as does a copy that lacks one of the 16 regions they
+look at; such copies are not found.
 
 References
 ----------
@@ -26,8 +27,8 @@ import numpy as np
 __all__ = ["N_WORDS", "ScanRecord", "SharedContent", "content_sketch", "shared_content"]
 
 N_WORDS = 32  # of a sketch
-WINDOW = 12  # steps in time of a word
-N_ROIS = 16  # that a word looks at, spread evenly over those that vary
+N_ROIS = 16  # that a word looks at, spread evenly
+WORD_BITS = 192  # rises and falls in a word: 12 steps in time of 16 regions, more of fewer
 FEWEST_SHARED = 3  # words in common that chance does not explain
 N_RECORDED = 6  # words of each scan that a record keeps
 RECORDED_BYTES = 4  # of each of them
@@ -44,8 +45,8 @@ def content_sketch(bold: Any) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of uint64
-        Sorted; at most `N_WORDS`. Fewer for a scan of less than 44 points, and where regions move alike; none for a
-        scan of less than 4 points or without a region that varies.
+        Sorted; at most `N_WORDS`. Fewer for a scan of less than 44 points (or of more points and few regions), and
+        where regions move alike; none for a scan of less than 4 points, or of which no two regions differ.
 
     Examples
     --------
@@ -57,18 +58,19 @@ def content_sketch(bold: Any) -> np.ndarray:
     bold = np.asarray(bold, dtype=np.float32)
     if bold.ndim != 2:
         raise ValueError(f"A scan of shape {bold.shape} found, expected (n_timepoints, n_rois).")
-    varying = np.flatnonzero(np.isfinite(bold).all(0) & (np.ptp(bold, axis=0) > 0)) if len(bold) else []
-    if len(bold) < 4 or not len(varying):
+    if len(bold) < 4:
         return np.empty(0, dtype=np.uint64)
-    chosen = varying[np.linspace(0, len(varying) - 1, min(N_ROIS, len(varying))).astype(int)]
-    rises = (np.diff(bold[:, chosen], axis=0) > 0).astype("<u2")  # (n_timepoints - 1, n_chosen)
-    length = min(WINDOW, len(rises))
+    chosen = np.linspace(0, bold.shape[1] - 1, min(N_ROIS, bold.shape[1])).astype(int)
+    rises = (np.diff(bold[:, chosen], axis=0) > 0).astype("<u8")  # (n_timepoints - 1, n_chosen)
+    length = min(-(-WORD_BITS // len(chosen)), 64, len(rises))
     n_windows = len(rises) - length + 1
     # each region's rises and falls through a window as the bits of a number: (n_windows, n_chosen)
-    windows = sum(rises[step : step + n_windows] << step for step in range(length)).astype("<u2")
+    windows = np.zeros((n_windows, len(chosen)), dtype="<u8")
+    for step in range(length):
+        windows |= rises[step : step + n_windows] << np.uint64(step)
     # where most regions move alike, one wave of the whole brain could be that of another scan
     n_different = 1 + (np.diff(np.sort(windows, axis=1), axis=1) != 0).sum(1)
-    telling = windows[2 * n_different > len(chosen)]
+    telling = windows[2 * n_different > max(len(chosen), 2)]
     words = {hashlib.blake2b(window.tobytes(), digest_size=8).digest() for window in telling}
     return np.sort(np.frombuffer(b"".join(words), dtype="<u8").astype(np.uint64))[:N_WORDS]
 

@@ -63,9 +63,10 @@ def like_pairs(
     list of (int, int, float)
         Two places, the first one of `places`, and the robust z. None where there are fewer than 20 scans.
     """
-    own, names = _individual(profiles, np.asarray([str(site) for site in sites])), np.asarray(subjects, str)
-    if len(own) < FEWEST_SCANS or len(np.unique(names)) < 3 or not own.any():
+    names = np.asarray(subjects, str)
+    if len(profiles) < FEWEST_SCANS or len(np.unique(names)) < 3 or not np.isfinite(profiles).any():
         return []
+    own = _individual(profiles, np.asarray([str(site) for site in sites]))
     centre, scale = _usual(own, names)
     best, likeness = _most_like(own, names, np.arange(len(own)))
     z = (likeness - centre) / scale
