@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from transformers import AutoModelForCausalLM, AutoProcessor
 
     from ..evaluation.evaluate import evaluate, split_rows
-    from ..evaluation.report import score_table, truth_table, write_score_report
+    from ..evaluation.report import score_table, truth_table, write_score_csv, write_score_report
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder
@@ -81,9 +81,10 @@ def run(args: argparse.Namespace) -> None:
     results = evaluate(model, processor, scans, tasks, splits, n_truth=args.truth, seed=args.seed)
     results |= {"splits_sha256": splits.sha256, "commits": fetched_commits([args.model, args.scans])}
     write_json(results, args.out / "results.json")
+    write_score_csv(args.out / "results.csv", results)
     write_score_report(args.out / "report.html", results)
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
-    print(score_table(results["tasks"]))
+    print(score_table(results))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))

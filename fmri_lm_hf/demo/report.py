@@ -95,7 +95,7 @@ def write_report(
         f"<p>{results['n_train']} training scans and {results['n_test']} scans of the held-out site, {source}; atlas "
         f"{html.escape(atlas.name)} with {atlas.n_rois} ROIs; {len(results['failures'])} scans "
         f"could not be used. {results['seconds']:.0f} s, {results['peak_rss_mb']:.0f} MB at most.</p>",
-        *score_parts(results["tasks"]),
+        *score_parts(results),
         *truth_parts(results.get("truth")),
         "<h2>A scan</h2>",
         picture(draw_scan(inputs, scan_id, atlas, t_r), "carpet plot and connectivity matrix of a scan"),

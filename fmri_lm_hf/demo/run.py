@@ -39,6 +39,15 @@ from .report import write_report
 logger = logging.getLogger(__name__)
 
 N_TRUTH = 60  # scans whose descriptions and answers about network pairs are checked
+# What stands beside the model; `fmri-lm evaluate` has more, which take longer
+READERS_BESIDE = (
+    "connectivity_logistic",
+    "network_logistic",
+    "confounds",
+    "majority",
+    "without_scan",
+    "other_scan",
+)
 MAX_TIMEPOINTS = 480  # longest input; cohorts of shorter scans use the length of their longest one
 STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
     "tokenizer": (tokenizer.train, tokenizer.TokenizerArguments),
@@ -114,7 +123,7 @@ def run_demo(
     _say(f"Site {holdout_site}, which was never seen")
     model = FmriLMForCausalLM.from_pretrained(out / "model")
     processor = FmriLMProcessor.from_pretrained(out / "model")
-    results = evaluate(model, processor, dataset, tasks, splits, n_truth=N_TRUTH, seed=seed)
+    results = evaluate(model, processor, dataset, tasks, splits, READERS_BESIDE, n_truth=N_TRUTH, seed=seed)
     if cohort is not None:
         oracle = cohort.oracle_scores(dataset.select(rows["test"]))
         for name, readers in results["tasks"].items():
@@ -138,7 +147,7 @@ def run_demo(
     inputs, extractor = processor.feature_extractor(dataset[shown]), processor.feature_extractor
     scan_id = str(dataset[shown]["scan_id"])
     write_report(out / "report.html", inputs, scan_id, dataset_atlas, extractor.t_r, logs, results, sections)
-    print("\n" + score_table(results["tasks"]))
+    print("\n" + score_table(results))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))
     for title, text in sections:

@@ -1,4 +1,4 @@
-"""What a score has to be compared with: logistic regression on connectivity, and the majority class."""
+"""What a score has to be compared with: linear regression on features of scans, and the majority class."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from ..descriptors.fisher_z import connectivity_features
 from .metrics import score_classification
 
-__all__ = ["Prediction", "connectivity_logistic", "fit_logistic", "majority"]
+__all__ = ["Prediction", "connectivity_logistic", "fit_logistic", "fit_ridge", "majority"]
 
 REGULARISATION = np.logspace(-3, 2, 11)  # C, for features scaled so that their squared norm is about 1
+RIDGE = np.logspace(-3, 3, 13)  # alpha, for the same
 N_FOLDS = 5
 
 
@@ -114,21 +115,9 @@ def fit_logistic(
 
     labels = np.array([str(label) for label in train_labels])
     classes = tuple(np.unique(labels).tolist())
-    subjects = np.arange(len(labels)) if train_subjects is None else np.asarray(train_subjects)
-    if not len(train) == len(labels) == len(subjects):
-        raise ValueError(
-            f"{len(train)} training scans, {len(labels)} labels and {len(subjects)} subjects found, expected equally "
-            "many."
-        )
     if len(classes) < 2:
         raise ValueError(f"Training labels of one class {classes} found, expected at least two classes.")
-    if train.shape[1] != test.shape[1]:
-        raise ValueError(
-            f"{train.shape[1]} features in training and {test.shape[1]} in test found, expected the same ROIs in both."
-        )
-    train, test = _standardise(train, test)
-    if len(train) < train.shape[1]:
-        train, test = _rotate(train, test)
+    train, test, subjects = _prepared(train, len(labels), test, train_subjects)
     with threadpool_limits(
         1, user_api="blas"
     ):  # many small products: threads that wait for each other cost 20x
@@ -136,6 +125,68 @@ def fit_logistic(
         model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000).fit(train, labels)
     scores = model.predict_proba(test)
     return Prediction(classes, [classes[i] for i in scores.argmax(1)], scores)
+
+
+def fit_ridge(
+    train: np.ndarray,
+    train_values: Sequence[float] | np.ndarray,
+    test: np.ndarray,
+    train_subjects: Sequence[Any] | None = None,
+) -> np.ndarray:
+    """Ridge regression of a number on features, standardised and solved as in :func:`fit_logistic`.
+
+    The penalty is the one with the smallest squared error in cross-validation by subject within the training scans.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train, n_features)
+    train_values : sequence of float of length n_train
+    test : ndarray of shape (n_test, n_features)
+    train_subjects : sequence of length n_train, optional
+        Each scan a subject of its own when None.
+
+    Returns
+    -------
+    ndarray of shape (n_test,)
+    """
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from threadpoolctl import threadpool_limits
+
+    values = np.asarray(train_values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{(~np.isfinite(values)).sum()} training values are not finite, expected numbers only."
+        )
+    train, test, subjects = _prepared(train, len(values), test, train_subjects)
+    n_folds = min(N_FOLDS, len(np.unique(subjects)))
+    with threadpool_limits(1, user_api="blas"):
+        if n_folds < 2:  # one subject: nobody to hold out
+            return Ridge(1.0).fit(train, values).predict(test)
+        search = GridSearchCV(
+            Ridge(), {"alpha": RIDGE}, scoring="neg_mean_squared_error", cv=GroupKFold(n_folds)
+        )
+        return search.fit(train, values, groups=subjects).predict(test)
+
+
+def _prepared(
+    train: np.ndarray, n_values: int, test: np.ndarray, train_subjects: Sequence[Any] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of both as they are fitted, and whose scan each training scan is."""
+    subjects = np.arange(n_values) if train_subjects is None else np.asarray(train_subjects)
+    if not len(train) == n_values == len(subjects):
+        raise ValueError(
+            f"{len(train)} training scans, {n_values} labels and {len(subjects)} subjects found, expected equally "
+            "many."
+        )
+    if train.shape[1] != test.shape[1]:
+        raise ValueError(
+            f"{train.shape[1]} features in training and {test.shape[1]} in test found, expected the same ROIs in both."
+        )
+    train, test = _standardise(train, test)
+    if len(train) < train.shape[1]:
+        train, test = _rotate(train, test)
+    return train, test, subjects
 
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

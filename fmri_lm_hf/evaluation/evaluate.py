@@ -10,13 +10,13 @@ import datasets
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest
-from .judgement import judge
+from .judgement import Judgement, judge
 from .readers import OURS, READERS
 from .study import Study
 from .tasks import Task
 from .truth import truth as check_truth
 
-__all__ = ["evaluate", "split_rows"]
+__all__ = ["evaluate", "results_of", "split_rows", "with_ours"]
 
 
 def split_rows(scans: datasets.Dataset, splits: SplitManifest) -> dict[str, list[int]]:
@@ -55,7 +55,7 @@ def evaluate(
     tasks: Mapping[str, Task],
     splits: SplitManifest,
     readers: Sequence[str] | None = None,
-    n_resamples: int = 200,
+    n_resamples: int = 1000,
     n_truth: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -73,49 +73,76 @@ def evaluate(
     readers : sequence of str, optional
         What stands beside the model, by the names in `READERS`; all that are there when None.
     n_resamples : int
-        Of the bootstrap over subjects.
+        Of the bootstrap over subjects, and of the permutations of labels.
     n_truth : int
         Test scans whose descriptions and answers about network pairs are checked (`truth`); 0 leaves it out. Only for
         a model that sees network pairs.
     seed : int
-        Of the bootstrap, and of the controls that draw.
+        Of the bootstrap, the permutations, and the controls that draw.
 
     Returns
     -------
     dict
-        ``tasks`` -> task -> reader -> ``accuracy``, ``balanced_accuracy``, ``auc``, ``balanced_accuracy_se`` and
-        ``balanced_accuracy_interval``; ``asked`` -> task -> ``question``, ``classes``, ``n_train``, ``n_test``;
-        ``left_out`` -> task -> reader -> why it could not be had; ``truth``, as the function of that name returns it;
-        ``failures``, test scans that could not be read.
+        What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
+        not be read; ``truth``, as the function of that name returns it.
 
     Raises
     ------
     ValueError
         For an unknown reader, or a task of which no test scan has an answer that training scans have.
     """
-    names = _with_ours(readers)
+    names = with_ours(readers)
     rows = split_rows(scans, splits)
     study = Study(model, processor, scans, tasks, rows["test"], seed)
-    results: dict[str, Any] = {"tasks": {}, "asked": {}, "left_out": {}}
-    for name in tasks:
-        question = study.question(name, rows)
-        judgement = judge(question, names)
-        results["tasks"][name] = judgement.scores(n_resamples, seed)
-        results["left_out"][name] = judgement.left_out
-        results["asked"][name] = {
-            "question": question.task.ask[0],
-            "classes": list(question.classes),
-            "n_train": len(question.train),
-            "n_test": len(question.test),
-        }
-    results["failures"] = [{"scan_id": s, "reason": reason} for s, reason in study.read.failures.items()]
+    judgements = {name: judge(study.question(name, rows), names, n_resamples) for name in tasks}
+    results = results_of(judgements, study)
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed)
     return results
 
 
-def _with_ours(readers: Sequence[str] | None) -> list[str]:
+def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, Any]:
+    """What is said of the answers to each task, in the form of `results.json`.
+
+    Returns
+    -------
+    dict
+        - ``tasks`` -> task -> reader -> ``accuracy``, ``balanced_accuracy``, ``auc``, each of the last two with
+          ``_se`` and ``_interval``; ``interval``, that of the metric that decides; ``p``, of a permutation of labels;
+          for an order also ``rank_correlation``, ``within_one`` and ``mean_class_error``; for a number
+          ``mean_absolute_error``, ``pearson`` and ``r2``; with several sites ``balanced_accuracy_within_sites``.
+        - ``verdict`` -> task, as `Judgement.verdict`.
+        - ``calibration`` -> task -> reader, as :func:`calibration`.
+        - ``confusion`` -> task: true classes by answers of the model, in the order of the classes.
+        - ``asked`` -> task -> ``question``, ``classes``, ``kind``, ``scored_by``, ``n_train``, ``n_test``.
+        - ``left_out`` -> task -> reader -> why it could not be had.
+        - ``failures``: test scans that could not be read.
+    """
+    return {
+        "tasks": {name: each.scores() for name, each in judgements.items()},
+        "verdict": {name: each.verdict() for name, each in judgements.items()},
+        "calibration": {name: each.calibration() for name, each in judgements.items()},
+        "confusion": {name: each.confusion() for name, each in judgements.items()},
+        "asked": {
+            name: {
+                "question": each.task.ask[0],
+                "classes": list(each.classes),
+                "kind": each.task.kind,
+                "scored_by": each.scored_by,
+                "n_train": each.n_train,
+                "n_test": len(each.rows),
+            }
+            for name, each in judgements.items()
+        },
+        "left_out": {name: each.left_out for name, each in judgements.items()},
+        "failures": [
+            {"scan_id": scan_id, "reason": reason} for scan_id, reason in study.read.failures.items()
+        ],
+    }
+
+
+def with_ours(readers: Sequence[str] | None) -> list[str]:
     """The model and these readers, in the order of the registry."""
     if readers is None:
         return list(READERS)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from .baselines import fit_logistic, majority
+from .baselines import fit_logistic, fit_ridge, majority
 from .features import Unavailable
 from .study import Answer, Question
+from .surrogates import Surrogate, changed_scan, phase_randomised, white_noise
 
 __all__ = ["OURS", "READERS", "Reader", "other_subjects", "reader", "title_of"]
 
@@ -74,6 +76,27 @@ def _connectivity_logistic(question: Question) -> Answer:
     return _linear(question, question.study.features.connectivity)
 
 
+@reader("network_logistic", "logistic regression on network connectivity", "baseline")
+def _network_logistic(question: Question) -> Answer:
+    return _linear(question, question.study.features.network_connectivity)
+
+
+@reader("tangent_logistic", "logistic regression in tangent space", "baseline")
+def _tangent_logistic(question: Question) -> Answer:
+    return _linear(question, lambda rows: question.study.features.tangent(rows, question.pool))
+
+
+@reader("coskewness_logistic", "logistic regression, co-skewness kept", "baseline")
+def _coskewness_logistic(question: Question) -> Answer:
+    return _linear(question, lambda rows: question.study.features.coskewness(rows, question.pool))
+
+
+@reader("confounds", "confounds alone", "control")
+def _confounds(question: Question) -> Answer:
+    without = (question.task.column, *question.task.forbidden)
+    return _linear(question, lambda rows: question.study.features.confounds(rows, question.train, without))
+
+
 @reader("majority", "majority class", "control")
 def _majority(question: Question) -> Answer:
     found = majority(question.labels(question.train), len(question.test))
@@ -96,14 +119,35 @@ def _other_scan(question: Question) -> Answer:
     return Answer(question.study.probabilities(question, others))
 
 
+@reader("phase_randomised", "fMRI-LM shown randomised phases", "control")
+def _phase_randomised(question: Question) -> Answer:
+    return _shown(question, "phase_randomised", phase_randomised)
+
+
+@reader("noise", "fMRI-LM shown noise", "control")
+def _noise(question: Question) -> Answer:
+    return _shown(question, "noise", white_noise)
+
+
 def other_subjects(subjects: Sequence[str], seed: int) -> list[int]:
     """For each scan the place of a scan of another subject, each scan used as evenly as chance and subjects allow."""
     whose, draw = np.asarray(subjects), np.random.default_rng(seed)
     return [int(draw.choice(np.flatnonzero(whose != subject))) for subject in subjects]
 
 
+def _shown(question: Question, control: str, surrogate: Surrogate) -> Answer:
+    """What the model says of surrogates of the test scans."""
+    seed = question.study.seed
+    change = partial(changed_scan, surrogate, seed)
+    return Answer(question.study.probabilities(question, control=control, change=change))
+
+
 def _linear(question: Question, features: Callable[[Sequence[int]], np.ndarray]) -> Answer:
-    """Regression on features of scans, fitted to the training scans."""
+    """Logistic regression on features of scans, fitted to the training scans; ridge regression for numbers."""
     train, test = features(question.train), features(question.test)
-    found = fit_logistic(train, question.labels(question.train), test, question.subjects(question.train))
-    return Answer(found.scores_of(question.classes))
+    subjects = question.subjects(question.train)
+    found = fit_logistic(train, question.labels(question.train), test, subjects)
+    numbers = None
+    if question.task.kind == "regression":
+        numbers = fit_ridge(train, question.numbers(question.train), test, subjects)
+    return Answer(found.scores_of(question.classes), numbers)

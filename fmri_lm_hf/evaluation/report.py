@@ -1,8 +1,9 @@
-"""Scores as a table for the terminal and as `report.html`: one file that needs nothing else."""
+"""Scores as a table for the terminal, as `results.csv`, and as `report.html`: one file that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
-from .readers import title_of
+from .readers import OURS, READERS, title_of
 
 __all__ = [
+    "answer_parts",
+    "draw_answers",
     "draw_scores",
     "failure_parts",
     "html_table",
+    "left_out_parts",
     "new_figure",
+    "number_rows",
     "page",
     "picture",
     "score_parts",
@@ -27,18 +32,17 @@ __all__ = [
     "truth_parts",
     "truth_rows",
     "truth_table",
+    "verdict_parts",
+    "write_score_csv",
     "write_score_report",
 ]
 
-COLOURS = {
-    "fmri_lm": "#2a6f97",
-    "connectivity_logistic": "#89c2d9",
-    "majority": "#ced4da",
-    "without_scan": "#adb5bd",
-    "other_scan": "#6c757d",
-    "oracle": "#e9c46a",
-}
-HEAD = ("task", "reader", "accuracy", "balanced", "AUC")
+COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of reader
+OTHER = "#e9c46a"
+HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
+NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
+VERDICT_HEAD = ("task", "better than", "by", "95 % interval", "p")
+MARK = " (!)"  # behind a score that is not above its controls
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #212529 }
 img { max-width: 100% } table { border-collapse: collapse } td, th { padding: .3rem .8rem; text-align: right }
@@ -72,22 +76,85 @@ def page(title: str, parts: Sequence[str]) -> str:
     return "\n".join([start, f"<h1>{html.escape(title)}</h1>", *parts])
 
 
-def score_rows(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of the table of scores: task, reader, accuracy, balanced accuracy, AUC ("-" where not defined)."""
-    rows = []
-    for task, readers in tasks.items():
-        for reader, metrics in readers.items():
-            scores = [metrics.get(name) for name in ("accuracy", "balanced_accuracy", "auc")]
-            rows.append(
-                [task, title_of(reader), *("-" if score is None else f"{score:.3f}" for score in scores)]
-            )
-    return rows
+def score_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of scores, as `HEAD` names them; "-" where a score is not defined.
+
+    The model is marked where its score is not above its controls.
+    """
+    return [
+        [
+            task,
+            title_of(reader) + _mark(results, task, reader),
+            *(_number(scores.get(name)) for name in ("accuracy", "balanced_accuracy")),
+            _interval(scores.get("balanced_accuracy_interval")),
+            _number(scores.get("auc")),
+        ]
+        for task, readers in results["tasks"].items()
+        for reader, scores in readers.items()
+    ]
 
 
-def score_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+def number_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of tasks that ask for a number, as `NUMBER_HEAD` names them; none where no task does."""
+    return [
+        [
+            task,
+            title_of(reader) + _mark(results, task, reader),
+            _number(scores["mean_absolute_error"]),
+            _interval(scores.get("mean_absolute_error_interval")),
+            _number(scores["pearson"]),
+            _number(scores["r2"]),
+        ]
+        for task, readers in results["tasks"].items()
+        for reader, scores in readers.items()
+        if "mean_absolute_error" in scores
+    ]
+
+
+def score_table(results: Mapping[str, Any]) -> str:
     """The scores as text."""
-    rows = [list(HEAD), *score_rows(tasks)]
-    return "\n".join(f"{a:<12} {b:<36} {c:>9} {d:>9} {e:>6}" for a, b, c, d, e in rows)
+    lines = [
+        f"{a:<12} {b:<42} {c:>8} {d:>8} {e:>14} {f:>6}" for a, b, c, d, e, f in [HEAD, *score_rows(results)]
+    ]
+    if numbers := number_rows(results):
+        lines += [
+            "",
+            *(
+                f"{a:<12} {b:<42} {c:>10} {d:>16} {e:>6} {f:>7}"
+                for a, b, c, d, e, f in [NUMBER_HEAD, *numbers]
+            ),
+        ]
+    left_out = [f"Without {title_of(name)} for {task}: {why}" for task, name, why in _left_out(results)]
+    return "\n".join([*lines, *_not_beaten(results), *left_out])
+
+
+def _mark(results: Mapping[str, Any], task: str, reader: str) -> str:
+    beats = results.get("verdict", {}).get(task, {}).get("beats_controls")
+    return MARK if reader == OURS and beats is False else ""
+
+
+def _not_beaten(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each task in which the model does not beat its controls."""
+    sentences = []
+    for task, verdict in results.get("verdict", {}).items():
+        if verdict["beats_controls"] is False:
+            names = [n for n in verdict["not_beaten"] if n in READERS and READERS[n].kind == "control"]
+            sentences.append(f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}.")
+    return sentences
+
+
+def _left_out(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Task, reader and reason of what could not be had."""
+    left_out = results.get("left_out", {})
+    return [(task, name, why) for task, reasons in left_out.items() for name, why in reasons.items()]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} {ends[1]:.3f}"
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -97,20 +164,61 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Balanced accuracy of every reader of every task."""
-    readers = list(dict.fromkeys(name for task in tasks.values() for name in task))
-    figure = new_figure(figsize=(10, 3.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(readers)
-    for i, reader in enumerate(readers):
-        scores = [(task.get(reader) or {}).get("balanced_accuracy") or np.nan for task in tasks.values()]
-        errors = [(task.get(reader) or {}).get("balanced_accuracy_se") or np.nan for task in tasks.values()]
-        places = np.arange(len(tasks)) + i * width
-        axes.bar(places, scores, width, yerr=errors, label=title_of(reader), color=COLOURS[reader])
-    axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, list(tasks))
-    axes.set(ylabel="balanced accuracy", ylim=(0, 1), title="On scans of test subjects")
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def draw_scores(results: Mapping[str, Any]) -> Any:
+    """The score of every reader of every task with its interval, the model's as a line through all."""
+    tasks = results["tasks"]
+    most = max(len(readers) for readers in tasks.values())
+    figure = new_figure(figsize=(10, 1 + (0.8 + 0.24 * most) * len(tasks)), layout="constrained")
+    for axes, (task, readers) in zip(figure.subplots(len(tasks), squeeze=False)[:, 0], tasks.items()):
+        metric = results["asked"][task]["scored_by"]
+        for place, (reader, scores) in enumerate(readers.items()):
+            value = scores.get(metric)
+            if value is None:
+                continue
+            colour = COLOURS[READERS[reader].kind] if reader in READERS else OTHER
+            low, high = scores.get(f"{metric}_interval") or (value, value)
+            axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.6)
+            axes.plot(value, place, "o", color=colour)
+            if reader == OURS:
+                axes.axvline(value, color=colour, linewidth=0.7, linestyle="--")
+        axes.set_yticks(range(len(readers)), [title_of(reader) for reader in readers], fontsize=8)
+        axes.set(title=f"{task}{_mark(results, task, OURS)}", xlabel=metric.replace("_", " "))
+        axes.invert_yaxis()
+    return figure
+
+
+def draw_answers(results: Mapping[str, Any]) -> Any:
+    """What the model answers to each task: confusion of classes, reliability, and risk when only the surest count."""
+    figure = new_figure(figsize=(10, 3.1 * len(results["asked"])), layout="constrained")
+    for row, (task, asked) in zip(
+        figure.subplots(len(results["asked"]), 3, squeeze=False), results["asked"].items()
+    ):
+        confusion, reliable, risky = row
+        counts, names = np.array(results["confusion"][task]), asked["classes"]
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        confusion.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(counts):
+            confusion.text(
+                j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black"
+            )
+        confusion.set_xticks(range(len(names)), names, fontsize=8, rotation=30)
+        confusion.set_yticks(range(len(names)), names, fontsize=8)
+        confusion.set(title=f"{task}: counts", xlabel="answer", ylabel="truth")
+        found = results["calibration"][task][OURS]
+        bins, risks = found["reliability"], found["risk_coverage"]
+        reliable.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+        sizes = 20 + 150 * np.array([each["n"] for each in bins]) / asked["n_test"]
+        confidence = [each["confidence"] for each in bins]
+        reliable.scatter(confidence, [each["accuracy"] for each in bins], sizes, color=COLOURS["model"])
+        reliable.set(
+            title=f"ECE {found['ece']:.3f}, Brier {found['brier']:.3f}", xlim=(0, 1.02), ylim=(-0.02, 1.02)
+        )
+        reliable.set(xlabel="probability of the answer", ylabel="share right")
+        coverage = [each["coverage"] for each in risks]
+        risky.plot(coverage, [each["risk"] for each in risks], "o-", color=COLOURS["model"])
+        risky.set(
+            title="only the surest answers", xlabel="share answered", ylabel="share wrong", ylim=(-0.02, 1.02)
+        )
     return figure
 
 
@@ -140,14 +248,43 @@ def truth_parts(truth: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     return [] if truth is None else ["<h2>Truth</h2>", html_table(TRUTH_HEAD, truth_rows(truth))]
 
 
-def score_parts(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The scores as parts of a page: table and picture."""
+def score_parts(results: Mapping[str, Any]) -> list[str]:
+    """The scores as parts of a page: tables and picture."""
+    numbers = number_rows(results)
     return [
         "<h2>Scores</h2>",
-        html_table(HEAD, score_rows(tasks)),
-        picture(draw_scores(tasks), "balanced accuracy of the model and its baselines"),
-        "<p>Error bars: bootstrap standard error over subjects.</p>",
+        *(f"<p class='warning'>{html.escape(sentence)}</p>" for sentence in _not_beaten(results)),
+        html_table(HEAD, score_rows(results)),
+        *(["<h3>As numbers</h3>", html_table(NUMBER_HEAD, numbers)] if numbers else []),
+        picture(draw_scores(results), "scores of the model and of what stands beside it"),
+        "<p>Bars: 95 % intervals of a bootstrap over subjects.</p>",
     ]
+
+
+def verdict_parts(results: Mapping[str, Any]) -> list[str]:
+    """How far the model is above each reader beside it, as parts of a page."""
+    rows = [
+        [task, title_of(reader), _number(each["difference"]), _interval(each["interval"]), f"{each['p']:.3g}"]
+        for task, verdict in results["verdict"].items()
+        for reader, each in verdict["differences"].items()
+    ]
+    told = "<p>Differences of the deciding metric on the same draws of subjects; p: share of draws without one.</p>"
+    return ["<h2>Against controls and baselines</h2>", html_table(VERDICT_HEAD, rows), told] if rows else []
+
+
+def answer_parts(results: Mapping[str, Any]) -> list[str]:
+    """Confusion and calibration as parts of a page."""
+    alt = "confusion of classes, reliability, and risk against coverage"
+    return ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
+
+
+def left_out_parts(results: Mapping[str, Any]) -> list[str]:
+    """Readers that could not be had, as parts of a page."""
+    told = [
+        f"<li>{html.escape(f'{task}, {title_of(name)}: {why}')}</li>"
+        for task, name, why in _left_out(results)
+    ]
+    return [f"<h2>Left out</h2><ul>{''.join(told)}</ul>"] if told else []
 
 
 def failure_parts(failures: Sequence[Mapping[str, str]]) -> list[str]:
@@ -165,6 +302,35 @@ def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
         for name, about in results["asked"].items()
     ]
     head = ("task", "question", "answers", "training scans", "test scans")
-    parts = [*score_parts(results["tasks"]), *truth_parts(results.get("truth"))]
+    parts = [*score_parts(results), *verdict_parts(results), *answer_parts(results)]
+    parts += truth_parts(results.get("truth"))
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
-    write_text(page("fMRI-LM evaluation", [*parts, *failure_parts(results["failures"])]), path)
+    parts += [*left_out_parts(results), *failure_parts(results["failures"])]
+    write_text(page("fMRI-LM evaluation", parts), path)
+
+
+def write_score_csv(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the scores as a table: a row for each task and reader, intervals as two columns."""
+    rows = []
+    for task, readers in results["tasks"].items():
+        for reader, scores in readers.items():
+            differences = results["verdict"][task]["differences"].get(reader, {})
+            measured = {**scores, **{f"difference_{name}": value for name, value in differences.items()}}
+            measured |= {
+                name: results["calibration"][task][reader][name] for name in ("brier", "ece", "slope")
+            }
+            row: dict[str, Any] = {"task": task, "reader": reader}
+            for name, value in measured.items():
+                row |= (
+                    {f"{name}_low": value[0], f"{name}_high": value[1]}
+                    if isinstance(value, list)
+                    else {name: value}
+                )
+            rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(text.getvalue(), path)

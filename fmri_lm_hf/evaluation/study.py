@@ -16,7 +16,7 @@ from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.scan_images import ScanError
-from .features import ScanFeatures
+from .features import ScanFeatures, Unavailable
 from .tasks import Task, is_missing
 
 __all__ = ["Answer", "Question", "ReadScans", "Study"]
@@ -171,8 +171,9 @@ class Study:
             if change is not None:
                 read = ReadScans.read(self.model, self.processor, self.scans, self.read.rows, change=change)
                 if read.failures:
-                    raise ScanError(
-                        f"The control {control} made scans unreadable: {next(iter(read.failures.values()))}"
+                    reason = next(iter(read.failures.values()))
+                    raise Unavailable(
+                        f"The model cannot read all scans as the control {control} changes them: {reason}"
                     )
             self._answers[control] = read.log_probabilities(self.model, self.processor, self.tasks)
         places = [self._place_of[row] for row in (question.test if rows is None else rows)]
@@ -251,6 +252,11 @@ class Question:
         """The values of the task's column, NaN where one is missing: for tasks whose column holds numbers."""
         column = self._column
         return np.array([np.nan if is_missing(column[row]) else float(column[row]) for row in rows])
+
+    def class_means(self) -> np.ndarray:
+        """What each class stands for where the number is asked for: the mean of its training scans, (n_classes,)."""
+        labels, numbers = np.array(self.labels(self.train)), self.numbers(self.train)
+        return np.array([numbers[labels == name].mean() for name in self.classes])
 
     @cached_property
     def _column(self) -> list[Any]:

@@ -45,7 +45,13 @@ class Task:
     answers : dict of str to str
         The answer to each value (as `class_name` writes it).
     below : dict of float to str
-        For numbers, in place of `answers`: the answer below each bound.
+        For numbers, in place of `answers`: the answer below each bound. More than two are also scored as an order.
+    regression : bool
+        Whether the number itself is scored too. It is estimated by the mean over the answers of `below`, weighted with
+        their probabilities; an answer stands for the mean of the training scans that have it.
+    forbidden : tuple of str
+        Columns that are neighbours of the label, such as a clinical score beside a diagnosis: nothing is predicted
+        from them.
     """
 
     name: str
@@ -53,21 +59,32 @@ class Task:
     ask: tuple[str, ...]
     answers: Mapping[str, str] = field(default_factory=dict)
     below: Mapping[float, str] = field(default_factory=dict)
+    regression: bool = False
+    forbidden: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
-        """A task from its declaration: `ask`, `answers` or `below`, and `column` where it is not the name."""
-        kinds = set(declared) - {"column"}
+        """A task from its declaration: `ask`, `answers` or `below`; `column` where it is not the name.
+
+        `forbidden` and, with `below`, `regression: true` may be there too.
+        """
+        kinds = set(declared) - {"column", "forbidden"}
+        if "below" in kinds:
+            kinds -= {"regression"}
         if kinds not in ({"ask", "answers"}, {"ask", "below"}) or not declared["ask"]:
             raise ValueError(
                 f"The question about {name!r} has {', '.join(declared) or 'nothing'}: expected `ask` (a list of "
-                "wordings) and either `answers` (value: answer) or `below` (upper bound: answer)."
+                "wordings) and either `answers` (value: answer) or `below` (upper bound: answer); besides these "
+                "`column`, `forbidden` (columns), and with `below` also `regression`."
             )
-        ask = [declared["ask"]] if isinstance(declared["ask"], str) else declared["ask"]
+        if not isinstance(declared.get("regression", False), bool):
+            raise ValueError(
+                f"`regression` of the question about {name!r} is {declared['regression']!r}: expected true or false."
+            )
         return cls(
             name=name,
             column=declared.get("column", name),
-            ask=tuple(ask),
+            ask=_names(declared["ask"]),
             answers={class_name(value): str(answer) for value, answer in declared.get("answers", {}).items()},
             below={
                 bound: str(answer)
@@ -75,12 +92,26 @@ class Task:
                     (float(b), answer) for b, answer in declared.get("below", {}).items()
                 )
             },
+            regression=declared.get("regression", False),
+            forbidden=_names(declared.get("forbidden", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration that `from_dict` reads."""
         kind = {"below": dict(self.below)} if self.below else {"answers": dict(self.answers)}
-        return {"column": self.column, "ask": list(self.ask), **kind}
+        declared: dict[str, Any] = {"column": self.column, "ask": list(self.ask), **kind}
+        if self.regression:
+            declared["regression"] = True
+        if self.forbidden:
+            declared["forbidden"] = list(self.forbidden)
+        return declared
+
+    @property
+    def kind(self) -> str:
+        """How answers are scored: "classification", "ordinal" (as an order, too) or "regression" (as a number, too)."""
+        if self.regression:
+            return "regression"
+        return "ordinal" if len(self.classes) > 2 and self.below else "classification"
 
     @property
     def classes(self) -> list[str]:
@@ -118,6 +149,11 @@ class Task:
                     f"{', '.join(found[:10])}. (In YAML, yes, no, on and off need quotes.)"
                 )
         return answers
+
+
+def _names(declared: str | Sequence[str]) -> tuple[str, ...]:
+    """One string, or several."""
+    return (declared,) if isinstance(declared, str) else tuple(map(str, declared))
 
 
 def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:

@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over subjects."""
+"""How sure a score is: bootstrap over subjects, and permutation of labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Interval", "bootstrap_by_subject"]
+__all__ = [
+    "Interval",
+    "bootstrap_by_subject",
+    "interval_of",
+    "permutations_by_subject",
+    "weights_by_subject",
+]
 
 
 @dataclass(frozen=True)
@@ -54,26 +60,67 @@ def bootstrap_by_subject(
     >>> round(interval.standard_error, 2)
     0.08
     """
-    _, owner = np.unique(np.asarray(subjects), return_inverse=True)
-    n_subjects = int(owner.max()) + 1 if len(owner) else 0
-    if n_subjects < 2:
-        raise ValueError(f"Scans of {n_subjects} subjects found, expected at least 2 to resample.")
-    order = np.argsort(owner, kind="stable")
-    scans_of = np.split(order, np.cumsum(np.bincount(owner))[:-1])
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(n_resamples):
-        drawn = rng.integers(n_subjects, size=n_subjects)
-        value = statistic(np.concatenate([scans_of[subject] for subject in drawn]))
-        if value is not None:
-            values.append(value)
-    if len(values) < 2:
+    weights = weights_by_subject(subjects, n_resamples, seed)
+    scans = np.arange(weights.shape[1])
+    values = [statistic(np.repeat(scans, each)) for each in weights]
+    return interval_of(
+        statistic(scans), np.array([np.nan if value is None else value for value in values]), level
+    )
+
+
+def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95) -> Interval:
+    """Standard error and percentile interval of a score from its values on resamples, NaN where it is not defined."""
+    defined = values[np.isfinite(values)]
+    if len(defined) < 2:
         raise ValueError("The score is not defined on any resample, expected scans of at least two classes.")
     tail = 100 * (1 - level) / 2
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return Interval(
-        estimate=statistic(np.arange(len(owner))),
-        standard_error=float(np.std(values, ddof=1)),
-        low=float(low),
-        high=float(high),
-    )
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return Interval(estimate, float(np.std(defined, ddof=1)), float(low), float(high))
+
+
+def weights_by_subject(subjects: Sequence[Any], n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each scan is there when subjects are drawn with replacement: (n_resamples, n_scans), int.
+
+    Parameters
+    ----------
+    subjects : sequence of length n_scans
+        Whose scan each is; scans of one subject are drawn together.
+    n_resamples : int, default=1000
+    seed : int, default=0
+        Same seed and subjects, same draws: scores of several readers on them are paired.
+    """
+    owner, n_subjects = _owners(subjects)
+    if n_subjects < 2:
+        raise ValueError(f"Scans of {n_subjects} subjects found, expected at least 2 to resample.")
+    drawn = np.random.default_rng(seed).integers(n_subjects, size=(n_resamples, n_subjects))
+    counts = np.stack([np.bincount(each, minlength=n_subjects) for each in drawn])
+    return counts[:, owner]
+
+
+def permutations_by_subject(
+    subjects: Sequence[Any], labels: Sequence[Any], n_permutations: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Other labellings that were as likely if labels had nothing to do with scans: (n_permutations, n_scans), int.
+
+    Row `i` says which scan's label each scan gets. Where all scans of a subject have one label, as with a diagnosis,
+    whole subjects exchange their labels; where a label changes within subjects, as with a state, the scans of a subject
+    exchange theirs. Scans that a subject shares out among labels are never taken for independent.
+    """
+    owner, n_subjects = _owners(subjects)
+    names = np.asarray([str(label) for label in labels])
+    first = np.array([np.flatnonzero(owner == subject)[0] for subject in range(n_subjects)], dtype=int)
+    generator = np.random.default_rng(seed)
+    if (names == names[first[owner]]).all():
+        orders = np.stack([generator.permutation(n_subjects) for _ in range(n_permutations)])
+        return first[orders][:, owner]
+    found = np.tile(np.arange(len(owner)), (n_permutations, 1))
+    for subject in range(n_subjects):
+        scans = np.flatnonzero(owner == subject)
+        found[:, scans] = generator.permuted(np.tile(scans, (n_permutations, 1)), axis=1)
+    return found
+
+
+def _owners(subjects: Sequence[Any]) -> tuple[np.ndarray, int]:
+    """The number of each scan's subject, and how many there are."""
+    _, owner = np.unique(np.asarray(subjects), return_inverse=True)
+    return owner, int(owner.max()) + 1 if len(owner) else 0

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
 from fmri_lm_hf.evaluation.evaluate import evaluate, split_rows
-from fmri_lm_hf.evaluation.readers import other_subjects
+from fmri_lm_hf.evaluation.readers import READERS, other_subjects
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -91,7 +91,8 @@ def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(judged, checkp
     low, high = ours["balanced_accuracy_interval"]
     assert low <= ours["balanced_accuracy"] <= high
     assert judged["asked"]["sex"] == {
-        "question": QUESTION, "classes": ["female", "male"], "n_train": 23, "n_test": len(truth)
+        "question": QUESTION, "classes": ["female", "male"], "kind": "classification",
+        "scored_by": "balanced_accuracy", "n_train": 23, "n_test": len(truth),
     }  # fmt: skip
 
 
@@ -216,11 +217,10 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     words = ["evaluate", str(model), "--scans", str(folder), "--labels", "sex", "--holdout-site", "B"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results["tasks"]["sex"]) == {
-        "fmri_lm", "connectivity_logistic", "majority", "without_scan", "other_scan"
-    }  # fmt: skip
+    assert list(results["tasks"]["sex"]) == [name for name in READERS if name != "confounds"]
+    assert "none of site varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
     assert "logistic regression on connectivity" in capsys.readouterr().out
     report = (tmp_path / "out" / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 1
+    assert report.count("data:image/png;base64,") == 2
     assert 'src="http' not in report

@@ -1,0 +1,126 @@
+"""Do probabilities mean what they say? Brier score, calibration error and slope, reliability, risk and coverage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+__all__ = [
+    "brier_score",
+    "calibration",
+    "calibration_slope",
+    "expected_calibration_error",
+    "reliability",
+    "risk_coverage",
+]
+
+N_BINS = 10
+STEEPEST = 100.0  # of slopes: where classes are told apart without an error, the best slope is infinite
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+    """All that this module measures.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n_scans,)
+        The column of the true class.
+    probabilities : ndarray of shape (n_scans, n_classes)
+    """
+    return {
+        "brier": brier_score(labels, probabilities),
+        "ece": expected_calibration_error(labels, probabilities),
+        "slope": calibration_slope(labels, probabilities),
+        "reliability": reliability(labels, probabilities),
+        "risk_coverage": risk_coverage(labels, probabilities),
+    }
+
+
+def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean squared distance of probabilities and truth, summed over classes: 0 to 2.
+
+    References
+    ----------
+    Brier GW (1950). Verification of forecasts expressed in terms of probability. Monthly Weather Review 78, 1-3.
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    return float(((probabilities - truth) ** 2).sum(1).mean())
+
+
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS
+) -> list[dict[str, float]]:
+    """How often the likeliest class is right, beside how probable it was said to be, in equally wide bins.
+
+    Returns
+    -------
+    list of dict
+        `confidence` and `accuracy` (means over the scans of the bin) and `n`; empty bins are left out.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    return [
+        {
+            "confidence": float(confidence[place == each].mean()),
+            "accuracy": float(right[place == each].mean()),
+            "n": int((place == each).sum()),
+        }
+        for each in np.unique(place)
+    ]
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS) -> float:
+    """Mean distance of confidence and accuracy over the bins of :func:`reliability`, weighted by their scans.
+
+    Even a calibrated model has an error above 0 on few scans.
+
+    References
+    ----------
+    Naeini MP, Cooper GF, Hauskrecht M (2015). Obtaining well calibrated probabilities using Bayesian binning. AAAI.
+    """
+    bins = reliability(labels, probabilities, n_bins)
+    return sum(each["n"] * abs(each["confidence"] - each["accuracy"]) for each in bins) / len(labels)
+
+
+def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """The factor of the log-odds between classes that makes probabilities most likely; 1 where they are right.
+
+    Below 1 they are too sure, above 1 not sure enough, at 0 they say nothing. It is the inverse of the temperature of
+    temperature scaling [1]_, and with two classes the slope of a logistic regression of the label on the log-odds,
+    without intercept. None where all classes are equally probable for every scan; between -100 and 100.
+
+    References
+    ----------
+    .. [1] Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. ICML.
+    """
+    logits = np.log(probabilities.clip(1e-12))
+    logits -= logits.mean(1, keepdims=True)
+    if np.abs(logits).max() < 1e-9:
+        return None
+
+    def loss(slope: float) -> float:
+        scaled = slope * logits
+        top = scaled.max(1)
+        total = top + np.log(np.exp(scaled - top[:, None]).sum(1))
+        return float((total - scaled[np.arange(len(labels)), labels]).mean())
+
+    return float(
+        minimize_scalar(loss, bounds=(-STEEPEST, STEEPEST), method="bounded", options={"xatol": 1e-6}).x
+    )
+
+
+def risk_coverage(
+    labels: np.ndarray, probabilities: np.ndarray, n_points: int = N_BINS
+) -> list[dict[str, float]]:
+    """The share of wrong answers when only the surest are given, for several shares of answers that are given.
+
+    References
+    ----------
+    El-Yaniv R, Wiener Y (2010). On the foundations of noise-free selective classification. JMLR 11, 1605-1641.
+    """
+    wrong = probabilities.argmax(1) != labels
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    counts = np.unique(np.ceil(np.linspace(1 / n_points, 1, n_points) * len(labels)).astype(int))
+    return [{"coverage": float(n / len(labels)), "risk": float(wrong[order[:n]].mean())} for n in counts]
