@@ -22,19 +22,19 @@ import numpy as np
 from .baselines import fit_logistic
 from .features import Unavailable
 from .judgement import Judgement
-from .metrics import balanced_accuracy
 from .readers import OURS, reader
 from .study import Answer, Question, Study
 from .tasks import class_name, is_missing
-from .uncertainty import bootstrap_by_subject
+from .uncertainty import interval_of, weights_by_subject
+from .weighted import weighted_balanced_accuracy
 
 __all__ = [
     "Levels",
-    "confounding",
     "independent_subset",
     "isolated_scores",
     "levels_of_confounds",
     "predictability",
+    "predictable_confounds",
     "regressed_out",
     "subgroup_scores",
     "subgroups",
@@ -48,6 +48,7 @@ CONFOUNDS = {
     "age": ("age", True),
 }
 N_FOLDS = 5
+N_RESAMPLES = 1000
 FEWEST_SUBJECTS = 5  # of a level that is predicted, or scored
 
 Levels = dict[str, list[str | None]]  # confound -> the level of each scan, None where it is not known
@@ -62,23 +63,26 @@ def levels_of_confounds(scans: datasets.Dataset, rows: Sequence[int]) -> Levels:
     columns = {column.lower(): column for column in scans.column_names}
     found: Levels = {}
     for title, (column, in_thirds) in CONFOUNDS.items():
-        if column in columns:
-            values = scans.select_columns([columns[column]]).with_format("arrow")[:]
-            chosen = [values[columns[column]].to_pylist()[row] for row in rows] if not in_thirds else None
-            if chosen is None:
-                everything = values[columns[column]].to_pylist()
-                chosen = _thirds([everything[row] for row in rows])
-            levels = [None if is_missing(value) else class_name(value) for value in chosen]
-            if len(set(levels) - {None}) > 1:
-                found[title] = levels
+        if column not in columns:
+            continue
+        table = scans.select_columns([columns[column]]).with_format("arrow")[:]
+        values = table[columns[column]].to_pylist()
+        chosen = [values[row] for row in rows]
+        levels = _thirds(chosen) if in_thirds else _classes(chosen)
+        if len(set(levels) - {None}) > 1:
+            found[title] = levels
     return found
+
+
+def _classes(values: Sequence[Any]) -> list[str | None]:
+    return [None if is_missing(value) else class_name(value) for value in values]
 
 
 def _thirds(values: Sequence[Any]) -> list[str | None]:
     """The third that each number is in; classes as they are."""
     known = [value for value in values if not is_missing(value)]
     if not known or not all(isinstance(value, (int, float)) for value in known):
-        return [None if is_missing(value) else class_name(value) for value in values]
+        return _classes(values)
     low, high = (f"{bound:.3g}" for bound in np.quantile(known, [1 / 3, 2 / 3]))
     names = (f"below {low}", f"{low} to {high}", f"above {high}")
     bounds = [float(low), float(high)]
@@ -134,18 +138,11 @@ def predictability(
     folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(x, y, groups):
         predicted[test] = fit_logistic(x[train], y[train].tolist(), x[test], groups[train].tolist()).labels
-    interval = bootstrap_by_subject(
-        lambda rows: balanced_accuracy(y[rows], predicted[rows]), groups, n_resamples=200, seed=seed
-    )
-    return {
-        "balanced_accuracy": interval.estimate,
-        "interval": [interval.low, interval.high],
-        "chance": 1 / len(common),
-        "n": len(chosen),
-    }
+    truth, answered = (np.searchsorted(common, each) for each in (y, predicted))
+    return _with_interval(truth, answered, groups, seed) | {"chance": 1 / len(common), "n": len(chosen)}
 
 
-def confounding(study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:
+def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:
     """How well confounds of the judged scans can be predicted from what the model reads of them.
 
     Returns
@@ -201,20 +198,23 @@ def subgroup_scores(judgement: Judgement, levels: Levels, seed: int = 0) -> dict
 
 
 def _score(judgement: Judgement, places: Sequence[int], seed: int) -> dict[str, Any]:
-    truth = np.array(judgement.truth)[places]
-    subjects = np.array(judgement.subjects)[places]
+    truth, subjects = judgement.labels[places], np.array(judgement.subjects)[places]
     scored = {"n": len(places), "n_subjects": len(set(subjects.tolist()))}
     if scored["n_subjects"] < FEWEST_SUBJECTS or len(set(truth.tolist())) < 2:
         return scored | {"balanced_accuracy": None, "interval": None}
-    best = judgement.answers[OURS].probabilities[places].argmax(1)
-    answered = np.array(judgement.classes)[best]
-    interval = bootstrap_by_subject(
-        lambda rows: balanced_accuracy(truth[rows], answered[rows]), subjects, n_resamples=200, seed=seed
-    )
-    return scored | {
-        "balanced_accuracy": interval.estimate,
-        "interval": [interval.low, interval.high],
-    }
+    answered = judgement.answers[OURS].probabilities[places].argmax(1)
+    return scored | _with_interval(truth, answered, subjects, seed)
+
+
+def _with_interval(
+    truth: np.ndarray, answered: np.ndarray, subjects: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Balanced accuracy of classes by number, with its bootstrap interval over subjects."""
+    draws = weights_by_subject(subjects.tolist(), N_RESAMPLES, seed)
+    weights = np.concatenate([np.ones((1, len(truth))), draws])
+    values = weighted_balanced_accuracy(truth, answered, weights)
+    interval = interval_of(float(values[0]), values[1:])
+    return {"balanced_accuracy": interval.estimate, "interval": [interval.low, interval.high]}
 
 
 def _others(judgement: Judgement, levels: Levels) -> Levels:

@@ -149,8 +149,8 @@ class Design:
     training : mapping
         What is recorded of the model's training (`training_info.json`).
     fitted : sequence of FittedStatistics
-    confounds : sequence of str
-        Columns that a reader of confounds sees.
+    confounds : mapping of str to sequence of str
+        Task -> columns that a reader of confounds sees when it is asked.
     prompts : mapping of str to mapping of str to str
         Task -> scan_id -> the question as it is asked about this scan, without examples; where a task is not named,
         its first wording is asked about every scan.
@@ -167,7 +167,7 @@ class Design:
     split: str = "test"
     training: Mapping[str, Any] = field(default_factory=dict)
     fitted: Sequence[FittedStatistics] = ()
-    confounds: Sequence[str] = ()
+    confounds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     examples: Collection[str] = ()
     families: str = "family_id"

@@ -243,7 +243,7 @@ def _prompts(design: Design) -> Iterator[str]:
                 f"Task {name!r}: {_count(told, 'prompt')} that names the right answer and none of the others: "
                 f"{_some(told)}. Ask without it."
             )
-        for column in getattr(task, "forbidden", ()):
+        for column in task.forbidden:
             values = design.values(column)
             known = {
                 row: None if is_missing(values[row]) else f"{_words(column)} {_words(class_name(values[row]))}"
@@ -280,12 +280,12 @@ def _told(asked: dict[int, str], own: dict[int, Any], values: Collection[str]) -
 
 def _confounds(design: Design) -> Iterator[str]:
     for name, task in design.tasks.items():
-        for column in design.confounds:
+        for column in design.confounds.get(name, ()):
             reason = _tells(design, task, column)
             if reason:
                 yield (
-                    f"Task {name!r}: the confound {column!r} {reason}. Take it out of the confounds, or declare it as "
-                    "`forbidden` for this task."
+                    f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this "
+                    "task."
                 )
 
 
@@ -293,7 +293,7 @@ def _tells(design: Design, task: Task, column: str) -> str | None:
     """Why a column tells the label of a task; None if it does not."""
     if column == task.column:
         return "is the column that is asked about"
-    if column in getattr(task, "forbidden", ()):
+    if column in task.forbidden:
         return "is declared as a neighbour of the answer"
     values, answers, asked = design.values(column), design.answers(task), design.values(task.column)
     known = [row for row, answer in enumerate(answers) if answer is not None and not is_missing(values[row])]

@@ -64,7 +64,7 @@ def design_of(rows: list[dict], splits: SplitManifest | None = None, **changes) 
         split: [i for i, row in enumerate(rows) if of_split.get(row["subject_id"]) == split]
         for split in ("train", "test")
     }
-    defaults = {"tasks": {"sex": SEX, "age": AGE}, "confounds": ["site", "handedness", "score"]}
+    defaults = {"tasks": {"sex": SEX, "age": AGE}, "confounds": {"sex": ["site", "handedness", "score"], "age": ["score", "sex"]}}
     return Design(scans, splits, places, **(defaults | changes))
 
 
@@ -139,7 +139,7 @@ def harmonised_unseen_site(rows):
 def label_as_confound(rows):
     for row in rows:
         row["gender"] = {"F": "2", "M": "1"}[row["sex"]]
-    return design_of(rows, confounds=["site", "gender"]), "'gender' has one value for each answer"
+    return design_of(rows, confounds={"sex": ["site", "gender"]}), "'gender' has one value for each answer"
 
 
 def splits_of_other_scans(rows):
