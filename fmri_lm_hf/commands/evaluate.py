@@ -15,11 +15,16 @@
 Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json and report.html.
 If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is pushed. The
 commits of what was fetched from the Hub are printed, and recorded in results.json.
+Leaks are looked for first (subjects, families and copies of scans in two splits; scans that the model was trained on;
+statistics fitted to judged scans; and others, see `fmri_lm_hf.evaluation.leaks`), and refused. Every judgement on a
+test split is written down in `.judged.jsonl` in the folder of the scan dataset (of the results, where that cannot be
+written to), and it is said how often these scans were judged before: choose with `--split validation`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
@@ -49,6 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCANS",
         help="test scans whose descriptions are checked, of a model that sees network pairs (default: 40; 0: none)",
     )
+    parser.add_argument(
+        "--split",
+        choices=["test", "validation"],
+        default="test",
+        help="whose scans are judged; choose between models by validation, which is not counted (default: test)",
+    )
+    parser.add_argument(
+        "--fitted",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of what was fitted elsewhere (statistics, feature selection, harmonisation): name, subjects, sites",
+    )
+    parser.add_argument(
+        "--report-leaks",
+        action="store_true",
+        help="judge all the same where leaks are found, and show them with the scores",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 
@@ -56,16 +78,25 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm evaluate`."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
+    from ..evaluation.confounding_tables import leak_sentences
+    from ..evaluation.design import FittedStatistics
     from ..evaluation.evaluate import evaluate, split_rows
+    from ..evaluation.ledger import Entry, Ledger, told
     from ..evaluation.report import score_table, truth_table, write_score_csv, write_score_report
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
+    from ..hashes import weights_hash
     from ..hub.dataset_location import dataset_folder
     from ..hub.download import fetched_commits
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest, make_splits
 
-    scans, _ = load_scan_dataset(dataset_folder(args.scans))
+    folder = dataset_folder(args.scans)
+    scans, _ = load_scan_dataset(folder)
+    fitted = [] if args.splits is None else FittedStatistics.of_corpus(args.splits.parent)
+    if args.fitted is not None:
+        declared = json.loads(args.fitted.read_text(encoding="utf-8"))
+        fitted += [FittedStatistics.from_dict(record) for record in declared]
     if args.splits is not None:
         splits = SplitManifest.from_json(args.splits)
     else:
@@ -74,11 +105,30 @@ def run(args: argparse.Namespace) -> None:
     if args.tasks is not None:
         tasks = load_tasks(args.tasks)
     else:
-        rows = split_rows(scans, splits)
+        rows = split_rows(scans, splits, args.split)
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
     model = AutoModelForCausalLM.from_pretrained(args.model)
     processor = AutoProcessor.from_pretrained(args.model)
-    results = evaluate(model, processor, scans, tasks, splits, n_truth=args.truth, seed=args.seed)
+    results = evaluate(
+        model,
+        processor,
+        scans,
+        tasks,
+        splits,
+        n_truth=args.truth,
+        seed=args.seed,
+        split=args.split,
+        fitted=fitted,
+        refuse_leaks=not args.report_leaks,
+    )
+    if args.split == "test":
+        ledger = Ledger.beside(args.scans, args.out)
+        entry = Entry(
+            results["scans_sha256"], splits.sha256, Path(args.model).name, weights_hash(model), tuple(tasks)
+        )
+        earlier = ledger.earlier(entry)
+        ledger.add(entry)
+        results |= {"judged_before": len(earlier), "test_split": told(earlier, entry)}
     results |= {"splits_sha256": splits.sha256, "commits": fetched_commits([args.model, args.scans])}
     write_json(results, args.out / "results.json")
     write_score_csv(args.out / "results.csv", results)
@@ -86,5 +136,8 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
     print(score_table(results))
+    print(
+        "\n".join([*leak_sentences(results), *([results["test_split"]] if "test_split" in results else [])])
+    )
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))

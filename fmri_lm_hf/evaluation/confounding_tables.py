@@ -36,8 +36,8 @@ def confounding_tables(results: Mapping[str, Any]) -> list[Table]:
             "Who it works for",
             ("task", "scans", "n", "subjects", "balanced", "95 % interval"),
             within,
-            "Balanced accuracy of the model within each level; thirds of motion (mean framewise displacement in mm) and "
-            "age are those of the judged scans.",
+            "Balanced accuracy of the model within each level; thirds of motion (mean framewise displacement in mm) "
+            "and age are those of the judged scans.",
         ),
         Table(
             "With a confound isolated",

@@ -16,9 +16,12 @@ from tqdm.auto import tqdm
 from ..corpus.reference import JSON_FILE
 from ..hashes import content_hash
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
+from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.content import ScanRecord, content_sketch, shared_content
 from ..scans.likeness import connectivity_profile
 from ..scans.splits import SplitManifest
+from .features import confound_columns
 from .tasks import Task
 
 __all__ = ["Contents", "Design", "FittedStatistics"]
@@ -57,8 +60,8 @@ class FittedStatistics:
         known = {"name", "subjects", "subjects_sha256", "n_subjects", "sites"}
         if "name" not in record or set(record) - known or len(record) < 2:
             raise ValueError(
-                f"Fitted statistics declare {', '.join(record) or 'nothing'}: expected `name` and some of `subjects` or "
-                "`subjects_sha256` and `n_subjects`, and `sites`."
+                f"Fitted statistics declare {', '.join(record) or 'nothing'}: expected `name` and some of `subjects` "
+                "or `subjects_sha256` and `n_subjects`, and `sites`."
             )
         named = record.get("subjects")
         return cls(
@@ -172,6 +175,34 @@ class Design:
     examples: Collection[str] = ()
     families: str = "family_id"
 
+    @classmethod
+    def of_model(
+        cls,
+        model: FmriLMForCausalLM,
+        processor: FmriLMProcessor,
+        scans: datasets.Dataset,
+        splits: SplitManifest,
+        rows: Mapping[str, Sequence[int]],
+        tasks: Mapping[str, Task],
+        split: str = "test",
+        fitted: Sequence[FittedStatistics] = (),
+    ) -> Design:
+        """The design in which a model is asked about scans, from what its own files say of its training."""
+        training = model.record_of_weights() or {}
+        its_splits = training.get("manifest_sha256") == splits.sha256
+        return cls(
+            scans,
+            splits,
+            rows,
+            tasks,
+            split,
+            training=training,
+            fitted=[*FittedStatistics.of_extractor(processor.feature_extractor, its_splits), *fitted],
+            confounds={
+                name: confound_columns(scans, (task.column, *task.forbidden)) for name, task in tasks.items()
+            },
+        )
+
     @property
     def judged(self) -> Sequence[int]:
         return self.rows["test"]
@@ -212,7 +243,8 @@ class Design:
         """Pairs of rows that share content, and the share of all that is in either."""
         rows = self.contents.rows
         return [
-            (rows[each.first], rows[each.second], each.share) for each in shared_content(self.contents.sketches)
+            (rows[each.first], rows[each.second], each.share)
+            for each in shared_content(self.contents.sketches)
         ]
 
     @property
@@ -232,7 +264,9 @@ class Design:
 
     def values(self, column: str) -> list[Any]:
         """A column of the scan dataset as plain values."""
-        if column not in self._columns:  # through arrow: row by row, a column takes longer than all the checks
+        if (
+            column not in self._columns
+        ):  # through arrow: row by row, a column takes longer than all the checks
             table = self.scans.select_columns([column]).with_format("arrow")[:]
             self._columns[column] = table[column].to_pylist()
         return self._columns[column]

@@ -190,7 +190,9 @@ def _copies(design: Design, whole: bool) -> Iterator[str]:
     ]
     if found:
         what = (
-            "with the same content" if whole else "that are cut from, or overlap with, one and the same series"
+            "with the same content"
+            if whole
+            else "that are cut from, or overlap with, one and the same series"
         )
         yield (
             f"{_count(found, 'pair')} of scans in two splits {what}: {_some(found)}. Keep one scan of each, or give "
@@ -246,7 +248,9 @@ def _prompts(design: Design) -> Iterator[str]:
         for column in task.forbidden:
             values = design.values(column)
             known = {
-                row: None if is_missing(values[row]) else f"{_words(column)} {_words(class_name(values[row]))}"
+                row: None
+                if is_missing(values[row])
+                else f"{_words(column)} {_words(class_name(values[row]))}"
                 for row in asked
             }
             bare = {
@@ -274,7 +278,9 @@ def _told(asked: dict[int, str], own: dict[int, Any], values: Collection[str]) -
         row: {value for value in values if f" {_words(value)} " in prompt} for row, prompt in asked.items()
     }
     single = {row: next(iter(found)) for row, found in named.items() if len(found) == 1}
-    right = [row for row, value in single.items() if own[row] is not None and _words(own[row]) == _words(value)]
+    right = [
+        row for row, value in single.items() if own[row] is not None and _words(own[row]) == _words(value)
+    ]
     return right if len(right) == len([row for row in single if own[row] is not None]) else []
 
 
@@ -339,7 +345,9 @@ def _statistics(design: Design) -> Iterator[str]:
         elif fitted.subjects_sha256 in hashes:
             found = f"was fitted to {hashes[fitted.subjects_sha256]}"
         elif fitted.of_these_splits and fitted.n_subjects > len(train):
-            found = f"was fitted to {fitted.n_subjects} subjects, and the splits have {len(train)} to train on"
+            found = (
+                f"was fitted to {fitted.n_subjects} subjects, and the splits have {len(train)} to train on"
+            )
         if found:
             yield f"{_capital(fitted.name)} {found}. Fit it again, to the training subjects only."
 

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
+from .confounding_tables import confounding_tables, leak_sentences
 from .readers import OURS, READERS, title_of
 
 __all__ = [
     "answer_parts",
+    "confounding_parts",
     "draw_answers",
     "draw_scores",
     "failure_parts",
@@ -29,6 +31,7 @@ __all__ = [
     "score_parts",
     "score_rows",
     "score_table",
+    "trust_parts",
     "truth_parts",
     "truth_rows",
     "truth_table",
@@ -278,6 +281,27 @@ def answer_parts(results: Mapping[str, Any]) -> list[str]:
     return ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
 
 
+def trust_parts(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known before any score: leaks, and how often the test split was judged before."""
+    return [
+        *(f"<p class='warning'>{html.escape(told)}</p>" for told in leak_sentences(results)),
+        *(f"<p>{html.escape(results[name])}</p>" for name in ("test_split",) if name in results),
+    ]
+
+
+def confounding_parts(results: Mapping[str, Any]) -> list[str]:
+    """What was found about confounds, as parts of a page."""
+    return [
+        part
+        for table in confounding_tables(results)
+        for part in (
+            f"<h2>{html.escape(table.title)}</h2>",
+            html_table(table.head, table.rows),
+            f"<p>{html.escape(table.told)}</p>",
+        )
+    ]
+
+
 def left_out_parts(results: Mapping[str, Any]) -> list[str]:
     """Readers that could not be had, as parts of a page."""
     told = [
@@ -304,6 +328,7 @@ def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
     head = ("task", "question", "answers", "training scans", "test scans")
     parts = [*score_parts(results), *verdict_parts(results), *answer_parts(results)]
     parts += truth_parts(results.get("truth"))
+    parts = [*trust_parts(results), *parts, *confounding_parts(results)]
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
     parts += [*left_out_parts(results), *failure_parts(results["failures"])]
     write_text(page("fMRI-LM evaluation", parts), path)

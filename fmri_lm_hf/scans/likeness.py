@@ -45,10 +45,9 @@ def like_pairs(
 
     What a site's scans have in common is taken off, and the directions in which most scans differ; two scans are
     alike as what remains correlates. A pair is listed if each of the two is most like the other of all scans under
-    another id, and they are alike beyond 8 robust standard deviations of all such pairs. Of the two sessions (160 points
-    each) of 150 simulated people 143 are listed, of 40 people's 62 of 90 with 100 points, and never two people's. A
-    pair that is not listed may be one person's all the same: of 20 people, who are too few to tell what is usual, none
-    is.
+    another id, and they are alike beyond 8 robust standard deviations of all such pairs. Of 150 simulated people with
+    two sessions of 160 points 143 are listed, of 90 with sessions of 100 points 61, and never two people. A pair that
+    is not listed may be one person's all the same: of 20 people, who are too few to tell what is usual, none is.
 
     Parameters
     ----------
@@ -74,7 +73,9 @@ def like_pairs(
     return [
         (place, int(best[place]), float(z[place]))
         for place in sorted(chosen)
-        if z[place] > SURE and best[best[place]] == place and not (best[place] in chosen and best[place] < place)
+        if z[place] > SURE
+        and best[best[place]] == place
+        and not (best[place] in chosen and best[place] < place)
     ]
 
 

@@ -111,7 +111,9 @@ def test_in_the_subset_answer_and_confound_are_independent_and_no_more_is_lost_t
     assert all(levels[i] is not None for i in kept)
     for level in {levels[i] for i in kept}:
         counts = [sum(levels[i] == level and truth[i] == name for i in kept) for name in np.unique(truth)]
-        there = [sum(each == level and t == name for each, t in zip(levels, truth)) for name in np.unique(truth)]
+        there = [
+            sum(each == level and t == name for each, t in zip(levels, truth)) for name in np.unique(truth)
+        ]
         assert set(counts) == {min(there)}
     assert independent_subset(truth.tolist(), levels, seed) == kept
     assert any(independent_subset(truth.tolist(), levels, other) != kept for other in range(100, 105))
@@ -143,7 +145,9 @@ def test_subgroups_are_scored_by_themselves_and_the_column_asked_about_is_none()
         assert score["balanced_accuracy"] == pytest.approx(expected)
         assert score["n"] == score["n_subjects"] == len(places)
         assert score["interval"][0] < expected < score["interval"][1]
-    asks_sex = Task.from_dict("which", {"column": "Sex", "ask": "?", "answers": {"ill": "ill", "well": "well"}})
+    asks_sex = Task.from_dict(
+        "which", {"column": "Sex", "ask": "?", "answers": {"ill": "ill", "well": "well"}}
+    )
     assert set(subgroup_scores(judgement(truth, said, task=asks_sex), {"motion": motion, "sex": sex})) == {
         "motion"
     }

@@ -9,11 +9,15 @@ import datasets
 import numpy as np
 import pytest
 
+from fmri_lm_hf.corpus.reference import CohortReference
 from fmri_lm_hf.evaluation.design import Design, FittedStatistics
 from fmri_lm_hf.evaluation.leaks import KINDS, LeakError, check_leaks, find_leaks
 from fmri_lm_hf.evaluation.tasks import Task
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
 from fmri_lm_hf.scans.content import ScanRecord, content_sketch
 from fmri_lm_hf.scans.splits import SplitManifest, make_splits, subjects_sha256
+from fmri_lm_hf.simulation import Site, simulate_cohort
 
 SEX = Task.from_dict("sex", {"ask": "What is the sex?", "answers": {"F": "female", "M": "male"}})
 AGE = Task.from_dict("age", {"ask": "How old?", "below": {50: "younger", 200: "older"}})
@@ -39,9 +43,7 @@ def cohort(seed: int = 0) -> list[dict]:
         for session in range(int(draw.integers(1, 3))):
             noise = draw.normal(size=(int(draw.integers(40, 90)), n_rois))
             bold = noise @ (np.eye(n_rois) + 0.3 * mixing) * draw.uniform(0.5, 20)
-            rows.append(
-                person | {"scan_id": f"scan-{subject:02d}-{session}", "bold": bold.astype("float32")}
-            )
+            rows.append(person | {"scan_id": f"scan-{subject:02d}-{session}", "bold": bold.astype("float32")})
     rows[0]["sex"], rows[1]["sex"] = "F", "M"
     return rows
 
@@ -64,7 +66,10 @@ def design_of(rows: list[dict], splits: SplitManifest | None = None, **changes) 
         split: [i for i, row in enumerate(rows) if of_split.get(row["subject_id"]) == split]
         for split in ("train", "test")
     }
-    defaults = {"tasks": {"sex": SEX, "age": AGE}, "confounds": {"sex": ["site", "handedness", "score"], "age": ["score", "sex"]}}
+    defaults = {
+        "tasks": {"sex": SEX, "age": AGE},
+        "confounds": {"sex": ["site", "handedness", "score"], "age": ["score", "sex"]},
+    }
     return Design(scans, splits, places, **(defaults | changes))
 
 
@@ -219,3 +224,129 @@ def test_a_hundred_clean_designs_are_clean():
             examples=[rows[row]["scan_id"] for row in design.rows["train"][:2]],
         )
         assert find_leaks(clean) == [], seed
+
+
+# ------------------------------------------------------------------------------ other faces of the twelve
+
+
+def found(design: Design) -> str:
+    (leak,) = find_leaks(design)
+    return f"{leak.kind}: {leak.message}"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (lambda train, test: {"subjects": [*train, test[0]]}, "was fitted to 1 judged subject: sub-"),
+        (
+            lambda train, test: {"subjects_sha256": subjects_sha256([*train, *test]), "n_subjects": 9},
+            "was fitted to the train subjects together with those judged. Fit it again",
+        ),
+        (lambda train, test: {"subjects_sha256": subjects_sha256(test)}, "was fitted to the test subjects"),
+    ],
+)
+def test_statistics_of_judged_scans_are_known_by_names_and_by_hashes(record, message):
+    design = design_of(cohort())
+    members = design.splits.subjects
+    declared = {"name": "the selection of features", **record(members["train"], members["test"])}
+    leaky = replace(design, fitted=[FittedStatistics.from_dict(declared)])
+    assert f"The selection of features {message}" in found(leaky)
+
+
+def test_statistics_of_more_subjects_than_train_are_refused_where_they_belong_to_the_splits():
+    design = design_of(cohort())
+    fitted = FittedStatistics("the reference", subjects_sha256="unknown", n_subjects=99)
+    assert find_leaks(replace(design, fitted=[fitted])) == []  # they may be those of another cohort
+    ours = replace(fitted, of_these_splits=True)
+    assert "fitted to 99 subjects, and the splits have" in found(replace(design, fitted=[ours]))
+
+
+def test_a_corpus_and_an_extractor_say_whom_they_were_fitted_to(tmp_path):
+    rows = cohort()
+    design = design_of(rows)
+    names = tuple(f"r{i}" for i in range(len(rows[0]["bold"][0])))
+    atlas = Atlas("few", names, tuple("AB"[i % 2] for i in range(len(names))))
+    CohortReference.fit(rows, atlas, families=("connectivity",)).save(tmp_path / "reference")
+    (reference,) = FittedStatistics.of_corpus(tmp_path)
+    assert reference.sites <= {"A", "B"}
+    assert "cohort reference" in found(replace(design, fitted=[reference]))
+    assert FittedStatistics.of_corpus(tmp_path / "elsewhere") == []
+
+    extractor = FmriFeatureExtractor(atlas=atlas, n_timepoints=40)
+    assert FittedStatistics.of_extractor(extractor, True) == []
+    extractor.fit_normalization(rows)
+    extractor.save_pretrained(tmp_path / "extractor")
+    loaded = FmriFeatureExtractor.from_pretrained(tmp_path / "extractor")
+    (normalisation,) = FittedStatistics.of_extractor(loaded, False)
+    assert normalisation.n_subjects == len({row["subject_id"] for row in rows})
+    assert "normalisation of the model's input was fitted to all subjects" in found(
+        replace(design, fitted=[normalisation])
+    )
+    extractor.fit_normalization(rows[row] for row in design.rows["train"])
+    clean = FittedStatistics.of_extractor(extractor, True)
+    assert find_leaks(replace(design, fitted=clean)) == []
+
+
+def test_neighbours_of_the_answer_are_kept_out_of_prompts():
+    rows = cohort()
+    design = design_of(rows)
+    prompts = {row["scan_id"]: f"A person with score {row['score']}. What is the sex?" for row in rows}
+    asked = replace(design, prompts={"sex": prompts})
+    assert find_leaks(asked) == []
+    forbidden = replace(asked, tasks={"sex": replace(SEX, forbidden=("score",))}, confounds={})
+    assert "gives the scan's 'score', which is declared as a neighbour" in found(forbidden)
+
+
+@pytest.mark.parametrize(
+    ("column", "make", "message"),
+    [
+        ("months", lambda row: row["age"] * 12, "orders the scans as 'age' does"),
+        ("born", lambda row: 2000 - row["age"], "orders the scans as 'age' does"),
+        ("group", lambda row: int(row["age"] >= 50), "has one value for each answer (0: younger, 1: older)"),
+        ("age", lambda row: row["age"], "is the column that is asked about"),
+    ],
+)
+def test_a_confound_that_is_the_label_in_other_words_is_refused(column, make, message):
+    rows = cohort()
+    for row in rows:
+        row[column] = make(row)
+    assert message in found(design_of(rows, confounds={"age": ["site", column]}))
+
+
+def test_splits_whose_sites_are_others_are_those_of_other_scans():
+    rows = cohort()
+    splits = make_splits(rows, (1, 0, 0), holdout_sites=["B"])
+    elsewhere = replace(splits, parameters=splits.parameters | {"holdout_sites": ["C"]})
+    design = design_of(rows, elsewhere)
+    assert "hold out C, and the scans are from A, B" in found(design)
+    swapped = replace(splits, parameters=splits.parameters | {"holdout_sites": ["A"]})
+    assert "training subjects with scans of a site that the splits hold out" in found(
+        design_of(rows, swapped)
+    )
+    half = {"train": splits.subjects["train"][:3], "test": splits.subjects["test"][:3]}
+    assert "6 are named by the splits" in found(design_of(rows, replace(splits, subjects=half)))
+
+
+def test_people_are_told_from_their_connectivity_where_no_content_is_shared():
+    cohorts = [Site("A", 40), Site("B", 20, gain=1.8)]
+    rows = [dict(row) for row in simulate_cohort(sites=cohorts, scans_per_subject=2, seed=3).dataset]
+    rows = [{**row, "bold": np.asarray(row["bold"], dtype="float32"), "roi_mask": None} for row in rows]
+    splits = make_splits(rows, (0.6, 0, 0.4))
+    assert find_leaks(design_of(rows, splits, tasks={})) == []
+    known = {row["subject_id"] for row in rows if splits.split_of()[row["subject_id"]] == "test"}
+    renamed = 0
+    for row in rows:  # second sessions of test subjects go into training under another name
+        if row["subject_id"] in sorted(known)[:6] and row["session"] == "ses-2":
+            row["subject_id"] = f"new-{renamed}"
+            renamed += 1
+    members = splits.subjects | {"train": [*splits.subjects["train"], *(f"new-{i}" for i in range(renamed))]}
+    assert "one person under two names: " in found(design_of(rows, SplitManifest(members), tasks={}))
+
+
+def test_what_is_declared_of_statistics_is_checked():
+    with pytest.raises(
+        ValueError, match="Fitted statistics declare name, people: expected `name` and some of"
+    ):
+        FittedStatistics.from_dict({"name": "ComBat", "people": ["a"]})
+    with pytest.raises(ValueError, match="declare nothing"):
+        FittedStatistics.from_dict({})

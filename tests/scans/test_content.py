@@ -113,7 +113,7 @@ def test_people_are_told_apart_and_known_under_a_second_name(sessions):
 
 
 def test_few_or_unknown_scans_tell_nothing(sessions):
-    profiles, sites, subjects = sessions
+    profiles, sites, _ = sessions
     assert like_pairs(profiles[:10], sites[:10], [f"s{i}" for i in range(10)], range(10)) == []
     unknown = np.full_like(profiles[:30], np.nan)
     assert like_pairs(unknown, sites[:30], [f"s{i}" for i in range(30)], range(30)) == []
