@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .rendering import NO_LICENSE, render_card
-from .scores import model_index, score_rows, what_was_scored
+from .scores import model_index, not_above_controls, score_rows, what_was_scored
 
 __all__ = ["ModelFacts", "converted_model_card", "model_card"]
 
@@ -87,6 +87,7 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
         simulated=facts.simulated,
         scores=score_rows(results),
         scored=what_was_scored(results),
+        not_above_controls=not_above_controls(results),
         base_model=base_model,
         license=training.get("license"),
     )

@@ -11,7 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["METRICS", "OURS", "RECORD_URL", "model_index", "score_rows", "what_was_scored"]
+__all__ = [
+    "METRICS",
+    "OURS",
+    "RECORD_URL",
+    "model_index",
+    "not_above_controls",
+    "score_rows",
+    "what_was_scored",
+]
 
 OURS = "fmri_lm"  # the reader that is the model itself; all others are baselines and controls
 METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auc": "ROC AUC"}
@@ -26,6 +34,19 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         for task, readers in _tasks(results)
         for reader, metrics in readers.items()
     ]
+
+
+def not_above_controls(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Tasks in which the model was not shown to beat its controls, with the controls that it does not beat."""
+    found = {}
+    for task, verdict in _mapping(results.get("verdict")).items():
+        if _mapping(verdict).get("beats_controls") is False:
+            compared = _mapping(verdict.get("differences"))
+            names = [str(name) for name in verdict.get("not_beaten") or ()]
+            found[str(task)] = [
+                name for name in names if _mapping(compared.get(name)).get("kind") == "control"
+            ]
+    return found
 
 
 def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[dict[str, Any]]:
@@ -75,6 +96,9 @@ def _scans(results: Mapping[str, Any]) -> str | None:
     if results.get("holdout_sites"):
         sites = ", ".join(map(str, results["holdout_sites"]))
         return f"the scans of the sites {sites}, which were held out from training"
+    if isinstance(left_out := results.get("leave_one_site_out"), Mapping):
+        named = ", ".join(map(str, left_out.get("sites") or ()))
+        return f"the scans of the sites {named}, one after the other held out from the baselines, not from this model"
     if results.get("split"):
         return f"the {results['split']} split" + (
             f" of {results['dataset']}" if results.get("dataset") else ""

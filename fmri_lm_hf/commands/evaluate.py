@@ -5,16 +5,22 @@
 
 --tasks is a YAML file with a question for each label column, in the form of a recipe's `questions`:
 
-  sex:
-    ask: [What is the sex?]
-    answers: {F: female, M: male}
+  diagnosis:
+    ask: ["What is the diagnosis?"]
+    answers: {1: patient, 2: control}
+    forbidden: [symptom_score]         # its neighbours: nothing is predicted from them
   age:
-    ask: [How old is this person?]
-    below: {50: younger, .inf: older}
+    ask: ["How old is this person?"]
+    below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
+    regression: true                   # and the number itself, estimated from the probabilities of the answers
 
-Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json and report.html.
-If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is pushed. The
-commits of what was fetched from the Hub are printed, and recorded in results.json.
+Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json, results.csv and
+report.html. If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is
+pushed. The commits of what was fetched from the Hub are printed, and recorded in results.json.
+
+A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
+phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
+
 Leaks are looked for first (subjects, families and copies of scans in two splits; scans that the model was trained on;
 statistics fitted to judged scans; and others, see `fmri_lm_hf.evaluation.leaks`), and refused. Every judgement on a
 test split is written down in `.judged.jsonl` in the folder of the scan dataset (of the results, where that cannot be
@@ -25,7 +31,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument(
         "--holdout-site", metavar="SITE", help="judge the scans of this site, train baselines on the others"
     )
+    judged.add_argument(
+        "--leave-one-site-out",
+        action="store_true",
+        help="judge each site, baselines trained on all others; MODEL is not trained again",
+    )
+    parser.add_argument(
+        "--readers",
+        nargs="+",
+        metavar="NAME",
+        help="what stands beside the model, such as connectivity_logistic, majority, other_scan (default: all)",
+    )
     parser.add_argument(
         "--truth",
         type=int,
@@ -64,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fitted",
         type=Path,
         metavar="FILE",
-        help="JSON list of what was fitted elsewhere (statistics, feature selection, harmonisation): name, subjects, sites",
+        help="JSON list of statistics, feature selections and harmonisations made elsewhere: name, subjects, sites",
     )
     parser.add_argument(
         "--report-leaks",
@@ -78,66 +97,82 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm evaluate`."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
-    from ..evaluation.confounding_tables import leak_sentences
+    from ..evaluation.confounding_tables import trust_sentences
     from ..evaluation.design import FittedStatistics
-    from ..evaluation.evaluate import evaluate, split_rows
-    from ..evaluation.ledger import Entry, Ledger, told
-    from ..evaluation.report import score_table, truth_table, write_score_csv, write_score_report
+    from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
+    from ..evaluation.report import write_score_report
+    from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import load_tasks, tasks_of_columns
     from ..files import write_json
-    from ..hashes import weights_hash
     from ..hub.dataset_location import dataset_folder
     from ..hub.download import fetched_commits
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest, make_splits
 
-    folder = dataset_folder(args.scans)
-    scans, _ = load_scan_dataset(folder)
+    scans, _ = load_scan_dataset(dataset_folder(args.scans))
     fitted = [] if args.splits is None else FittedStatistics.of_corpus(args.splits.parent)
     if args.fitted is not None:
         declared = json.loads(args.fitted.read_text(encoding="utf-8"))
         fitted += [FittedStatistics.from_dict(record) for record in declared]
+    splits = None
+    rows = {"train": list(range(len(scans))), "test": list(range(len(scans)))}
     if args.splits is not None:
         splits = SplitManifest.from_json(args.splits)
-    else:
+    elif args.holdout_site is not None:
         columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
         splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[args.holdout_site], seed=args.seed)
+    if splits is not None:
+        rows = split_rows(scans, splits, args.split)
     if args.tasks is not None:
         tasks = load_tasks(args.tasks)
     else:
-        rows = split_rows(scans, splits, args.split)
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
     model = AutoModelForCausalLM.from_pretrained(args.model)
     processor = AutoProcessor.from_pretrained(args.model)
-    results = evaluate(
-        model,
-        processor,
-        scans,
-        tasks,
-        splits,
-        n_truth=args.truth,
-        seed=args.seed,
-        split=args.split,
-        fitted=fitted,
-        refuse_leaks=not args.report_leaks,
-    )
-    if args.split == "test":
-        ledger = Ledger.beside(args.scans, args.out)
-        entry = Entry(
-            results["scans_sha256"], splits.sha256, Path(args.model).name, weights_hash(model), tuple(tasks)
+    if splits is None:
+        results = evaluate_sites(model, processor, scans, tasks, args.readers, seed=args.seed)
+    else:
+        results = evaluate(
+            model,
+            processor,
+            scans,
+            tasks,
+            splits,
+            args.readers,
+            n_truth=args.truth,
+            seed=args.seed,
+            split=args.split,
+            fitted=fitted,
+            refuse_leaks=not args.report_leaks,
         )
-        earlier = ledger.earlier(entry)
-        ledger.add(entry)
-        results |= {"judged_before": len(earlier), "test_split": told(earlier, entry)}
-    results |= {"splits_sha256": splits.sha256, "commits": fetched_commits([args.model, args.scans])}
+        results["splits_sha256"] = splits.sha256
+        if args.split == "test":
+            results |= _written_down(results, args, model)
+    results["commits"] = fetched_commits([args.model, args.scans])
     write_json(results, args.out / "results.json")
     write_score_csv(args.out / "results.csv", results)
     write_score_report(args.out / "report.html", results)
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
     print(score_table(results))
-    print(
-        "\n".join([*leak_sentences(results), *([results["test_split"]] if "test_split" in results else [])])
-    )
+    print("\n".join(trust_sentences(results)))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))
+
+
+def _written_down(results: Mapping[str, Any], args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Write a judgement on test scans down, and say what was written down before."""
+    from ..evaluation.ledger import Entry, Ledger, told
+    from ..hashes import weights_hash
+
+    entry = Entry(
+        results["scans_sha256"],
+        results["splits_sha256"],
+        Path(args.model).name,
+        weights_hash(model),
+        tuple(results["tasks"]),
+    )
+    ledger = Ledger.beside(args.scans, args.out)
+    earlier = ledger.earlier(entry)
+    ledger.add(entry)
+    return {"judged_before": len(earlier), "test_split": told(earlier, entry)}

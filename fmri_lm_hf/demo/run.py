@@ -20,7 +20,7 @@ import yaml
 from ..corpus.build import build_corpus
 from ..corpus.config import CorpusConfig
 from ..evaluation.evaluate import evaluate, split_rows
-from ..evaluation.report import score_table, truth_table
+from ..evaluation.tables import score_table, truth_table
 from ..evaluation.tasks import Task, tasks_of_columns
 from ..files import write_json, write_text
 from ..models.atlas import Atlas

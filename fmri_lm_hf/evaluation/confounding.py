@@ -22,8 +22,8 @@ import numpy as np
 from .baselines import choose_penalty, fit_logistic
 from .features import Unavailable
 from .judgement import Judgement
-from .readers import OURS, reader
-from .study import Answer, Question, Study
+from .readers import OURS
+from .study import Study
 from .tasks import class_name, is_missing
 from .uncertainty import interval_of, weights_by_subject
 from .weighted import weighted_balanced_accuracy
@@ -35,7 +35,6 @@ __all__ = [
     "levels_of_confounds",
     "predictability",
     "predictable_confounds",
-    "regressed_out",
     "subgroup_scores",
     "subgroups",
 ]
@@ -48,6 +47,7 @@ CONFOUNDS = {
     "age": ("age", True),
 }
 N_FOLDS = 5
+PENALTIES = (0.001, 0.03, 1.0, 30.0)  # C, for features scaled as `fit_logistic` does
 N_RESAMPLES = 1000
 FEWEST_SUBJECTS = 5  # of a level that is predicted, or scored
 
@@ -98,8 +98,8 @@ def predictability(
     """How well the levels of a confound can be predicted from features of scans.
 
     Logistic regression in cross-validation by subject; levels of fewer than five subjects are left out. Its penalty
-    is chosen once, on all scans, and not in each fold: that is five times as fast, and if anything shows too much of a
-    confound.
+    is chosen once, among a few and on all scans, and not in each fold: that is far faster, and if anything shows too
+    much of a confound.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def predictability(
         )
     chosen = np.flatnonzero(np.isin(known, common))
     x, y, groups = features[chosen], known[chosen], whose[chosen]
-    predicted, penalty = np.empty_like(y), choose_penalty(x, y.tolist(), groups.tolist())
+    predicted, penalty = np.empty_like(y), choose_penalty(x, y.tolist(), groups.tolist(), PENALTIES)
     folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(x, y, groups):
         predicted[test] = fit_logistic(x[train], y[train].tolist(), x[test], penalty=penalty).labels
@@ -304,51 +304,3 @@ def subgroups(study: Study, judgements: Mapping[str, Judgement], seed: int = 0) 
             "isolated": isolated_scores(judgement, levels, seed),
         }
     return found
-
-
-# ---------------------------------------------------------------------------------------------- confounds regressed
-
-
-def regressed_out(
-    train: np.ndarray, train_confounds: np.ndarray, test: np.ndarray, test_confounds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features less what confounds predict of them, by least squares fitted to the training scans alone.
-
-    Fitted to all scans, the regression would carry what test scans have in common into training (see the module's
-    reference). A confound that is not known of a scan counts as the training mean.
-
-    Parameters
-    ----------
-    train, test : ndarray of shape (n_train or n_test, n_features)
-        NaN where a feature is not known; such a feature of a scan stays NaN.
-    train_confounds, test_confounds : ndarray of shape (n_train or n_test, n_confounds)
-
-    Returns
-    -------
-    train, test : ndarray
-    """
-    centre = np.nanmean(train_confounds, axis=0)
-    scale = np.nanstd(train_confounds, axis=0)
-    scale = np.where(scale > 0, scale, 1)
-
-    def design(confounds: np.ndarray) -> np.ndarray:
-        filled = np.nan_to_num((confounds - centre) / scale)
-        return np.column_stack([np.ones(len(filled)), filled])
-
-    mean = np.nan_to_num(np.nanmean(np.where(np.isfinite(train), train, np.nan), axis=0))
-    filled = np.where(np.isfinite(train), train, mean)
-    weights = np.linalg.lstsq(design(train_confounds), filled, rcond=None)[0]
-    return train - design(train_confounds) @ weights, test - design(test_confounds) @ weights
-
-
-@reader("connectivity_regressed", "logistic regression, confounds regressed out", "baseline")
-def _connectivity_regressed(question: Question) -> Answer:
-    features, without = question.study.features, (question.task.column, *question.task.forbidden)
-    train, test = regressed_out(
-        features.connectivity(question.train),
-        features.confounds(question.train, question.train, without),
-        features.connectivity(question.test),
-        features.confounds(question.test, question.train, without),
-    )
-    found = fit_logistic(train, question.labels(question.train), test, question.subjects(question.train))
-    return Answer(found.scores_of(question.classes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Table", "confounding_tables", "leak_sentences"]
+__all__ = ["Table", "confounding_tables", "trust_sentences"]
 
 
 class Table(NamedTuple):
@@ -17,9 +17,10 @@ class Table(NamedTuple):
     told: str
 
 
-def leak_sentences(results: Mapping[str, Any]) -> list[str]:
-    """What a reader of scores has to know first: leaks that were reported and not refused."""
-    return [f"Leak, {leak['kind']}: {leak['message']}" for leak in results.get("leaks", ())]
+def trust_sentences(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known before any score: leaks that were not refused, and earlier looks at the test split."""
+    leaks = [f"Leak, {leak['kind']}: {leak['message']}" for leak in results.get("leaks", ())]
+    return [*leaks, results["test_split"]] if "test_split" in results else leaks
 
 
 def confounding_tables(results: Mapping[str, Any]) -> list[Table]:

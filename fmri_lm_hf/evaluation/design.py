@@ -160,7 +160,7 @@ class Design:
     examples : collection of str
         `scan_id` of the scans that are shown with their answer.
     families : str
-        Column of who belongs together.
+        Column of who belongs together, where the scans have it; the one that the splits were made by counts as well.
     """
 
     scans: datasets.Dataset

@@ -9,17 +9,18 @@ import datasets
 
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..scans.splits import SplitManifest
+from ..scans.splits import SplitManifest, make_splits
+from . import deconfounding  # noqa: F401  (registers its reader)
 from .confounding import predictable_confounds, subgroups
 from .design import Design, FittedStatistics
-from .judgement import Judgement, judge
+from .judgement import Judgement, joined, judge
 from .leaks import LeakError, find_leaks
 from .readers import OURS, READERS
 from .study import Study
 from .tasks import Task
 from .truth import truth as check_truth
 
-__all__ = ["evaluate", "results_of", "split_rows", "with_ours"]
+__all__ = ["evaluate", "evaluate_sites", "results_of", "split_rows", "with_ours"]
 
 
 def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "test") -> dict[str, list[int]]:
@@ -135,6 +136,70 @@ def evaluate(
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed)
     return results
+
+
+def evaluate_sites(
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    scans: datasets.Dataset,
+    tasks: Mapping[str, Task],
+    readers: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge a model on each site in turn, beside baselines that are fitted to all other sites.
+
+    The model itself is not trained again: where it learnt from scans of these sites, its scores are not those of
+    unseen sites, and what is claimed of it has to come from another evaluation.
+
+    Parameters
+    ----------
+    model, processor, scans, tasks, readers, n_resamples, seed
+        As :func:`evaluate` takes them.
+
+    Returns
+    -------
+    dict
+        What :func:`results_of` says of the answers about all sites together; ``sites`` -> site -> task -> reader, the
+        scores on each; ``leave_one_site_out``: the ``sites``, those ``not_judged`` and why, and ``model_retrained``
+        (False).
+
+    Raises
+    ------
+    ValueError
+        When the scans are of one site, or no site can be judged.
+    """
+    names = with_ours(readers)
+    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
+    sites = sorted({str(site) for site in scans["site"]})
+    if len(sites) < 2:
+        raise ValueError(
+            f"All scans are of site {sites[0]}: leaving one site out takes scans of at least two."
+        )
+    study = Study(model, processor, scans, tasks, range(len(scans)), seed)
+    judged: dict[str, dict[str, Judgement]] = {name: {} for name in tasks}
+    not_judged: dict[str, str] = {}
+    for site in sites:
+        try:
+            rows = split_rows(
+                scans, make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
+            )
+            questions = {name: study.question(name, rows) for name in tasks}
+        except ValueError as error:
+            not_judged[site] = str(error)
+            continue
+        for name, question in questions.items():
+            judged[name][f"Site {site}"] = judge(question, names, n_resamples)
+    if len(not_judged) == len(sites):
+        raise ValueError(f"No site can be judged. {next(iter(not_judged.values()))}")
+    results = results_of({name: joined(parts) for name, parts in judged.items()}, study)
+    kept = [site for site in sites if site not in not_judged]
+    results["sites"] = {
+        site: {name: parts[f"Site {site}"].scores() for name, parts in judged.items()} for site in kept
+    }
+    return results | {
+        "leave_one_site_out": {"sites": kept, "not_judged": not_judged, "model_retrained": False}
+    }
 
 
 def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
+from tqdm.auto import tqdm
 
 from .calibration import calibration
 from .features import Unavailable
@@ -19,7 +20,7 @@ from .tasks import Task
 from .uncertainty import interval_of, permutations_by_subject, weights_by_subject
 from .weighted import weighted_auc, weighted_balanced_accuracy, weighted_mean
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgement", "joined", "judge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +85,14 @@ class Judgement:
         Returns
         -------
         dict
-            ``score``: the metric that is compared; ``differences`` -> reader -> ``difference`` (above 0 where the model
-            is better), its 95 % ``interval`` from a bootstrap over subjects in which both are scored on the same draws,
-            and ``p``, the share of draws in which the model is not better; ``not_beaten``: the readers whose interval
-            reaches 0 or less; ``beats_controls`` and ``beats_baselines``: whether none of that kind is among them (to
-            claim it, all have to be beaten, so that many comparisons make it harder and no correction is due); None
-            where there was nothing to compare with.
+            - ``score``: the metric that is compared.
+            - ``differences`` -> reader -> ``kind``, ``difference`` (above 0 where the model is better), its 95 %
+              ``interval`` from a bootstrap over subjects in which both are scored on the same draws, and ``p``, the part
+              of draws in which the model is not better.
+            - ``not_beaten``: the readers whose interval reaches 0 or less.
+            - ``beats_controls`` and ``beats_baselines``: whether none of that kind is among them; None where there was
+              none to compare with. All have to be beaten, so that more comparisons make the claim harder, and no
+              correction for their number is due.
         """
         differences = {}
         if self._draws is not None:
@@ -97,7 +100,7 @@ class Judgement:
         not_beaten = [name for name, each in differences.items() if each["interval"][0] <= 0]
 
         def beats(kind: str) -> bool | None:
-            of_kind = {name for name in differences if READERS[name].kind == kind}
+            of_kind = {name for name, each in differences.items() if each["kind"] == kind}
             return not of_kind & set(not_beaten) if of_kind else None
 
         return {
@@ -118,6 +121,7 @@ class Judgement:
         draws = draws[np.isfinite(draws)]
         interval = interval_of(sign * (ours - theirs), draws)
         return {
+            "kind": READERS[name].kind,
             "difference": interval.estimate,
             "interval": [interval.low, interval.high],
             "p": float((1 + (draws <= 0).sum()) / (1 + len(draws))),
@@ -215,7 +219,7 @@ def judge(question: Question, readers: Sequence[str], n_resamples: int = 1000) -
     is_number = question.task.kind == "regression"
     answers: dict[str, Answer] = {}
     left_out: dict[str, str] = {}
-    for name in readers:
+    for name in tqdm(readers, f"Readers of {question.name}", unit="reader"):
         try:
             answer = READERS[name].answer(question)
         except Unavailable as reason:
@@ -238,6 +242,54 @@ def judge(question: Question, readers: Sequence[str], n_resamples: int = 1000) -
         n_resamples=n_resamples,
         seed=question.study.seed,
     )
+
+
+def joined(parts: Mapping[str, Judgement]) -> Judgement:
+    """The judgements of one task on several sets of scans, as one on all of them.
+
+    A class that a part has not got is one that its readers never answer. A reader that one part lacks is left out.
+
+    Parameters
+    ----------
+    parts : mapping of str to Judgement
+        By what to call them in the reason why a reader was left out.
+    """
+    each = list(parts.values())
+    task = each[0].task
+    classes = tuple(name for name in task.classes if any(name in part.classes for part in each))
+    left_out = {name: f"{part}: {why}" for part, one in parts.items() for name, why in one.left_out.items()}
+    answers = {}
+    for name in each[0].answers:
+        if name not in left_out:
+            numbers = [part.answers[name].numbers for part in each]
+            answers[name] = Answer(
+                np.concatenate(
+                    [_over(classes, part.classes, part.answers[name].probabilities) for part in each]
+                ),
+                None if numbers[0] is None else np.concatenate(numbers),  # type: ignore[arg-type]
+            )
+    true_numbers = [part.numbers for part in each if part.numbers is not None]
+    return Judgement(
+        task=task,
+        classes=classes,
+        rows=tuple(row for part in each for row in part.rows),
+        n_train=min(part.n_train for part in each),
+        truth=[label for part in each for label in part.truth],
+        subjects=[subject for part in each for subject in part.subjects],
+        sites=[site for part in each for site in part.sites],
+        answers=answers,
+        numbers=np.concatenate(true_numbers) if true_numbers else None,
+        left_out=left_out,
+        n_resamples=each[0].n_resamples,
+        seed=each[0].seed,
+    )
+
+
+def _over(classes: Sequence[str], some: Sequence[str], probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities of some classes as probabilities of all."""
+    found = np.zeros((len(probabilities), len(classes)))
+    found[:, [classes.index(name) for name in some]] = probabilities
+    return found
 
 
 def _correlation(kind: Any, x: np.ndarray, y: np.ndarray) -> float | None:

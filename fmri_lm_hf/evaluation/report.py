@@ -1,9 +1,8 @@
-"""Scores as a table for the terminal, as `results.csv`, and as `report.html`: one file that needs nothing else."""
+"""Scores as `report.html`: one file that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,22 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
-from .confounding_tables import confounding_tables, leak_sentences
+from .confounding_tables import confounding_tables, trust_sentences
 from .readers import OURS, READERS, title_of
+from .tables import (
+    HEAD,
+    NUMBER_HEAD,
+    TRUTH_HEAD,
+    VERDICT_HEAD,
+    about_sites,
+    left_out,
+    mark,
+    not_beaten,
+    number_rows,
+    score_rows,
+    truth_rows,
+    verdict_rows,
+)
 
 __all__ = [
     "answer_parts",
@@ -25,27 +38,17 @@ __all__ = [
     "html_table",
     "left_out_parts",
     "new_figure",
-    "number_rows",
     "page",
     "picture",
     "score_parts",
-    "score_rows",
-    "score_table",
     "trust_parts",
     "truth_parts",
-    "truth_rows",
-    "truth_table",
     "verdict_parts",
-    "write_score_csv",
     "write_score_report",
 ]
 
 COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of reader
 OTHER = "#e9c46a"
-HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
-NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
-VERDICT_HEAD = ("task", "better than", "by", "95 % interval", "p")
-MARK = " (!)"  # behind a score that is not above its controls
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #212529 }
 img { max-width: 100% } table { border-collapse: collapse } td, th { padding: .3rem .8rem; text-align: right }
@@ -79,87 +82,6 @@ def page(title: str, parts: Sequence[str]) -> str:
     return "\n".join([start, f"<h1>{html.escape(title)}</h1>", *parts])
 
 
-def score_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the table of scores, as `HEAD` names them; "-" where a score is not defined.
-
-    The model is marked where its score is not above its controls.
-    """
-    return [
-        [
-            task,
-            title_of(reader) + _mark(results, task, reader),
-            *(_number(scores.get(name)) for name in ("accuracy", "balanced_accuracy")),
-            _interval(scores.get("balanced_accuracy_interval")),
-            _number(scores.get("auc")),
-        ]
-        for task, readers in results["tasks"].items()
-        for reader, scores in readers.items()
-    ]
-
-
-def number_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the table of tasks that ask for a number, as `NUMBER_HEAD` names them; none where no task does."""
-    return [
-        [
-            task,
-            title_of(reader) + _mark(results, task, reader),
-            _number(scores["mean_absolute_error"]),
-            _interval(scores.get("mean_absolute_error_interval")),
-            _number(scores["pearson"]),
-            _number(scores["r2"]),
-        ]
-        for task, readers in results["tasks"].items()
-        for reader, scores in readers.items()
-        if "mean_absolute_error" in scores
-    ]
-
-
-def score_table(results: Mapping[str, Any]) -> str:
-    """The scores as text."""
-    lines = [
-        f"{a:<12} {b:<42} {c:>8} {d:>8} {e:>14} {f:>6}" for a, b, c, d, e, f in [HEAD, *score_rows(results)]
-    ]
-    if numbers := number_rows(results):
-        lines += [
-            "",
-            *(
-                f"{a:<12} {b:<42} {c:>10} {d:>16} {e:>6} {f:>7}"
-                for a, b, c, d, e, f in [NUMBER_HEAD, *numbers]
-            ),
-        ]
-    left_out = [f"Without {title_of(name)} for {task}: {why}" for task, name, why in _left_out(results)]
-    return "\n".join([*lines, *_not_beaten(results), *left_out])
-
-
-def _mark(results: Mapping[str, Any], task: str, reader: str) -> str:
-    beats = results.get("verdict", {}).get(task, {}).get("beats_controls")
-    return MARK if reader == OURS and beats is False else ""
-
-
-def _not_beaten(results: Mapping[str, Any]) -> list[str]:
-    """A sentence for each task in which the model does not beat its controls."""
-    sentences = []
-    for task, verdict in results.get("verdict", {}).items():
-        if verdict["beats_controls"] is False:
-            names = [n for n in verdict["not_beaten"] if n in READERS and READERS[n].kind == "control"]
-            sentences.append(f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}.")
-    return sentences
-
-
-def _left_out(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Task, reader and reason of what could not be had."""
-    left_out = results.get("left_out", {})
-    return [(task, name, why) for task, reasons in left_out.items() for name, why in reasons.items()]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: Sequence[float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.3f} {ends[1]:.3f}"
-
-
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as part of a page."""
     lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
@@ -185,7 +107,7 @@ def draw_scores(results: Mapping[str, Any]) -> Any:
             if reader == OURS:
                 axes.axvline(value, color=colour, linewidth=0.7, linestyle="--")
         axes.set_yticks(range(len(readers)), [title_of(reader) for reader in readers], fontsize=8)
-        axes.set(title=f"{task}{_mark(results, task, OURS)}", xlabel=metric.replace("_", " "))
+        axes.set(title=f"{task}{mark(results, task, OURS)}", xlabel=metric.replace("_", " "))
         axes.invert_yaxis()
     return figure
 
@@ -225,27 +147,6 @@ def draw_answers(results: Mapping[str, Any]) -> Any:
     return figure
 
 
-TRUTH_HEAD = ("what the model says of scans", "true", "true of another scan", "most common answer")
-
-
-def truth_rows(truth: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of the table of truths: what is said, and how much of it is true, as shares."""
-    pairs, said, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
-    shares = [
-        ["level of a network pair, one of five", pairs["exact"], pairs["other_scan"], pairs["most_common"]],
-        ["statements of descriptions", said["precision"], said["other_scan_precision"], None],
-        ["answers about a scan that is there", mirage["real_answered"], None, None],
-        ["says so where no scan, or noise, is there", 1 - mirage["absent_described"], None, None],
-    ]
-    return [[name, *("-" if each is None else f"{each:.3f}" for each in row)] for name, *row in shares]
-
-
-def truth_table(truth: Mapping[str, Mapping[str, Any]]) -> str:
-    """The truths as text."""
-    rows = [list(TRUTH_HEAD), *truth_rows(truth)]
-    return "\n".join(f"{a:<42} {b:>6} {c:>21} {d:>19}" for a, b, c, d in rows)
-
-
 def truth_parts(truth: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     """The truths as parts of a page; none where they were not checked."""
     return [] if truth is None else ["<h2>Truth</h2>", html_table(TRUTH_HEAD, truth_rows(truth))]
@@ -256,7 +157,10 @@ def score_parts(results: Mapping[str, Any]) -> list[str]:
     numbers = number_rows(results)
     return [
         "<h2>Scores</h2>",
-        *(f"<p class='warning'>{html.escape(sentence)}</p>" for sentence in _not_beaten(results)),
+        *(
+            f"<p class='warning'>{html.escape(told)}</p>"
+            for told in [*about_sites(results), *not_beaten(results)]
+        ),
         html_table(HEAD, score_rows(results)),
         *(["<h3>As numbers</h3>", html_table(NUMBER_HEAD, numbers)] if numbers else []),
         picture(draw_scores(results), "scores of the model and of what stands beside it"),
@@ -266,11 +170,7 @@ def score_parts(results: Mapping[str, Any]) -> list[str]:
 
 def verdict_parts(results: Mapping[str, Any]) -> list[str]:
     """How far the model is above each reader beside it, as parts of a page."""
-    rows = [
-        [task, title_of(reader), _number(each["difference"]), _interval(each["interval"]), f"{each['p']:.3g}"]
-        for task, verdict in results["verdict"].items()
-        for reader, each in verdict["differences"].items()
-    ]
+    rows = verdict_rows(results)
     told = "<p>Differences of the deciding metric on the same draws of subjects; p: share of draws without one.</p>"
     return ["<h2>Against controls and baselines</h2>", html_table(VERDICT_HEAD, rows), told] if rows else []
 
@@ -282,11 +182,9 @@ def answer_parts(results: Mapping[str, Any]) -> list[str]:
 
 
 def trust_parts(results: Mapping[str, Any]) -> list[str]:
-    """What has to be known before any score: leaks, and how often the test split was judged before."""
-    return [
-        *(f"<p class='warning'>{html.escape(told)}</p>" for told in leak_sentences(results)),
-        *(f"<p>{html.escape(results[name])}</p>" for name in ("test_split",) if name in results),
-    ]
+    """What has to be known before any score, as parts of a page."""
+    kind = " class='warning'" if results.get("leaks") else ""
+    return [f"<p{kind}>{html.escape(told)}</p>" for told in trust_sentences(results)]
 
 
 def confounding_parts(results: Mapping[str, Any]) -> list[str]:
@@ -305,8 +203,7 @@ def confounding_parts(results: Mapping[str, Any]) -> list[str]:
 def left_out_parts(results: Mapping[str, Any]) -> list[str]:
     """Readers that could not be had, as parts of a page."""
     told = [
-        f"<li>{html.escape(f'{task}, {title_of(name)}: {why}')}</li>"
-        for task, name, why in _left_out(results)
+        f"<li>{html.escape(f'{task}, {title_of(name)}: {why}')}</li>" for task, name, why in left_out(results)
     ]
     return [f"<h2>Left out</h2><ul>{''.join(told)}</ul>"] if told else []
 
@@ -332,30 +229,3 @@ def write_score_report(path: Path, results: Mapping[str, Any]) -> None:
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
     parts += [*left_out_parts(results), *failure_parts(results["failures"])]
     write_text(page("fMRI-LM evaluation", parts), path)
-
-
-def write_score_csv(path: Path, results: Mapping[str, Any]) -> None:
-    """Write the scores as a table: a row for each task and reader, intervals as two columns."""
-    rows = []
-    for task, readers in results["tasks"].items():
-        for reader, scores in readers.items():
-            differences = results["verdict"][task]["differences"].get(reader, {})
-            measured = {**scores, **{f"difference_{name}": value for name, value in differences.items()}}
-            measured |= {
-                name: results["calibration"][task][reader][name] for name in ("brier", "ece", "slope")
-            }
-            row: dict[str, Any] = {"task": task, "reader": reader}
-            for name, value in measured.items():
-                row |= (
-                    {f"{name}_low": value[0], f"{name}_high": value[1]}
-                    if isinstance(value, list)
-                    else {name: value}
-                )
-            rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(text.getvalue(), path)

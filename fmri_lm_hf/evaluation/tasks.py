@@ -165,7 +165,13 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
             raise ValueError(
                 f"There is no file of tasks {path}: give a YAML file with `name: {{ask, answers}}`."
             )
-        declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(
+                f"{path} is no YAML: {' '.join(str(error).split())}. (Questions in brackets need quotes: "
+                '["What is the sex?"].)'
+            ) from error
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError("Tasks are a mapping from a name to `ask` and `answers` or `below`; found none.")
     return {str(name): Task.from_dict(str(name), task) for name, task in declared.items()}

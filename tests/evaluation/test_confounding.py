@@ -13,10 +13,10 @@ from fmri_lm_hf.evaluation.confounding import (
     isolated_scores,
     levels_of_confounds,
     predictability,
-    regressed_out,
     subgroup_scores,
 )
 from fmri_lm_hf.evaluation.confounding_tables import confounding_tables
+from fmri_lm_hf.evaluation.deconfounding import regressed_out
 from fmri_lm_hf.evaluation.features import Unavailable
 from fmri_lm_hf.evaluation.judgement import Judgement
 from fmri_lm_hf.evaluation.study import Answer

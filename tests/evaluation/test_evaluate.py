@@ -220,7 +220,7 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     assert list(results["tasks"]["sex"]) == [
         name for name in READERS if name not in ("confounds", "connectivity_regressed")
     ]
-    assert "none of site varies" in results["left_out"]["sex"]["confounds"]
+    assert "none of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
     assert "logistic regression on connectivity" in capsys.readouterr().out
     report = (tmp_path / "out" / "report.html").read_text()

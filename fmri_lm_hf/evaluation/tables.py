@@ -1,0 +1,195 @@
+"""Scores as tables: rows for any page, text for the terminal, and `results.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .readers import OURS, title_of
+
+__all__ = [
+    "HEAD",
+    "NUMBER_HEAD",
+    "TRUTH_HEAD",
+    "VERDICT_HEAD",
+    "about_sites",
+    "left_out",
+    "mark",
+    "not_beaten",
+    "number_rows",
+    "score_rows",
+    "score_table",
+    "truth_rows",
+    "truth_table",
+    "verdict_rows",
+    "write_score_csv",
+]
+
+HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
+NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
+VERDICT_HEAD = ("task", "better than", "by", "95 % interval", "p")
+MARK = " (!)"  # behind a score that is not above its controls
+
+
+def score_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of scores, as `HEAD` names them; "-" where a score is not defined.
+
+    The model is marked where its score is not above its controls.
+    """
+    return [
+        [
+            task,
+            title_of(reader) + mark(results, task, reader),
+            *(number(scores.get(name)) for name in ("accuracy", "balanced_accuracy")),
+            interval(scores.get("balanced_accuracy_interval")),
+            number(scores.get("auc")),
+        ]
+        for task, readers in results["tasks"].items()
+        for reader, scores in readers.items()
+    ]
+
+
+def number_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of tasks that ask for a number, as `NUMBER_HEAD` names them; none where no task does."""
+    return [
+        [
+            task,
+            title_of(reader) + mark(results, task, reader),
+            number(scores["mean_absolute_error"]),
+            interval(scores.get("mean_absolute_error_interval")),
+            number(scores["pearson"]),
+            number(scores["r2"]),
+        ]
+        for task, readers in results["tasks"].items()
+        for reader, scores in readers.items()
+        if "mean_absolute_error" in scores
+    ]
+
+
+def verdict_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of differences between the model and each reader, as `VERDICT_HEAD` names them."""
+    return [
+        [
+            task,
+            title_of(reader),
+            number(each["difference"]),
+            interval(each["interval"]),
+            f"{each['p']:.3g}",
+        ]
+        for task, verdict in results["verdict"].items()
+        for reader, each in verdict["differences"].items()
+    ]
+
+
+def score_table(results: Mapping[str, Any]) -> str:
+    """The scores as text."""
+    lines = [
+        f"{a:<12} {b:<42} {c:>8} {d:>8} {e:>14} {f:>6}" for a, b, c, d, e, f in [HEAD, *score_rows(results)]
+    ]
+    if numbers := number_rows(results):
+        lines += [
+            "",
+            *(
+                f"{a:<12} {b:<42} {c:>10} {d:>16} {e:>6} {f:>7}"
+                for a, b, c, d, e, f in [NUMBER_HEAD, *numbers]
+            ),
+        ]
+    missing = [f"Without {title_of(name)} for {task}: {why}" for task, name, why in left_out(results)]
+    return "\n".join([*lines, *not_beaten(results), *missing, *about_sites(results)])
+
+
+def mark(results: Mapping[str, Any], task: str, reader: str) -> str:
+    beats = results.get("verdict", {}).get(task, {}).get("beats_controls")
+    return MARK if reader == OURS and beats is False else ""
+
+
+def not_beaten(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each task in which the model does not beat its controls."""
+    sentences = []
+    for task, verdict in results.get("verdict", {}).items():
+        if verdict["beats_controls"] is False:
+            compared = verdict["differences"]
+            names = [name for name in verdict["not_beaten"] if compared[name]["kind"] == "control"]
+            sentences.append(f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}.")
+    return sentences
+
+
+def about_sites(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known of an evaluation that left out one site after the other; nothing of others."""
+    if (about := results.get("leave_one_site_out")) is None:
+        return []
+    return [
+        f"Each of the sites {', '.join(about['sites'])} was judged with baselines fitted to the others. The model "
+        "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
+        *(f"Site {site} was not judged: {why}" for site, why in about["not_judged"].items()),
+    ]
+
+
+def left_out(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Task, reader and reason of what could not be had."""
+    found = results.get("left_out", {})
+    return [(task, name, why) for task, reasons in found.items() for name, why in reasons.items()]
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} {ends[1]:.3f}"
+
+
+TRUTH_HEAD = ("what the model says of scans", "true", "true of another scan", "most common answer")
+
+
+def truth_rows(truth: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of the table of truths: what is said, and how much of it is true, as shares."""
+    pairs, said, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
+    shares = [
+        ["level of a network pair, one of five", pairs["exact"], pairs["other_scan"], pairs["most_common"]],
+        ["statements of descriptions", said["precision"], said["other_scan_precision"], None],
+        ["answers about a scan that is there", mirage["real_answered"], None, None],
+        ["says so where no scan, or noise, is there", 1 - mirage["absent_described"], None, None],
+    ]
+    return [[name, *("-" if each is None else f"{each:.3f}" for each in row)] for name, *row in shares]
+
+
+def truth_table(truth: Mapping[str, Mapping[str, Any]]) -> str:
+    """The truths as text."""
+    rows = [list(TRUTH_HEAD), *truth_rows(truth)]
+    return "\n".join(f"{a:<42} {b:>6} {c:>21} {d:>19}" for a, b, c, d in rows)
+
+
+def write_score_csv(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the scores as a table: a row for each task and reader, intervals as two columns."""
+    rows = []
+    for task, readers in results["tasks"].items():
+        for reader, scores in readers.items():
+            measured = scores | {
+                name: results["calibration"][task][reader][name] for name in ("brier", "ece", "slope")
+            }
+            if against := results["verdict"][task]["differences"].get(reader):
+                measured |= {
+                    "difference": against["difference"],
+                    "difference_interval": against["interval"],
+                    "difference_p": against["p"],
+                }
+            row: dict[str, Any] = {"task": task, "reader": reader}
+            for name, value in measured.items():
+                of = name.removesuffix("_interval")
+                row |= (
+                    {f"{of}_low": value[0], f"{of}_high": value[1]}
+                    if isinstance(value, list)
+                    else {name: value}
+                )
+            rows.append(row)
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(text.getvalue(), path)
