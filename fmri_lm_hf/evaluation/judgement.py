@@ -87,8 +87,8 @@ class Judgement:
         dict
             - ``score``: the metric that is compared.
             - ``differences`` -> reader -> ``kind``, ``difference`` (above 0 where the model is better), its 95 %
-              ``interval`` from a bootstrap over subjects in which both are scored on the same draws, and ``p``, the part
-              of draws in which the model is not better.
+              ``interval`` from a bootstrap over subjects in which both are scored on the same draws, and ``p``, the
+              share of draws in which the model is not better.
             - ``not_beaten``: the readers whose interval reaches 0 or less.
             - ``beats_controls`` and ``beats_baselines``: whether none of that kind is among them; None where there was
               none to compare with. All have to be beaten, so that more comparisons make the claim harder, and no

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -11,10 +12,15 @@ from hub import tiny
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
+from fmri_lm_hf.cards.model_card import ModelFacts, model_card
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
-from fmri_lm_hf.evaluation.evaluate import evaluate, split_rows
-from fmri_lm_hf.evaluation.readers import READERS, other_subjects
+from fmri_lm_hf.evaluation.baselines import fit_ridge
+from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites, split_rows
+from fmri_lm_hf.evaluation.readers import READERS, Reader, other_subjects
+from fmri_lm_hf.evaluation.study import Answer
+from fmri_lm_hf.evaluation.surrogates import changed_scan, phase_randomised, white_noise
+from fmri_lm_hf.evaluation.tables import score_table
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -156,7 +162,13 @@ def test_a_subject_of_the_held_out_site_trains_nothing(scans):
 def test_tasks_are_declared_once(tmp_path):
     declared = {
         "group": {"column": "dx", "ask": "Patient?", "answers": {1: "yes", 2: "no"}},
-        "age": {"ask": ["Age?"], "below": {".inf": "older", 50: "younger"}},
+        "age": {"ask": ["Age?"], "below": {".inf": "older", 50: "younger"}, "forbidden": "birth_year"},
+        "iq": {"ask": "IQ?", "below": {90: "low", 110: "middle", ".inf": "high"}, "regression": True},
+        "mood": {
+            "ask": "Mood?",
+            "below": {3: "low", 6: "middle", 9: "high"},
+            "forbidden": ["diary", "score"],
+        },
     }
     (tmp_path / "tasks.yaml").write_text(json.dumps(declared).replace('".inf"', ".inf"))
     tasks = load_tasks(tmp_path / "tasks.yaml")
@@ -166,11 +178,35 @@ def test_tasks_are_declared_once(tmp_path):
     ]  # fmt: skip
     assert [tasks["age"].answer(value) for value in (49.9, 50)] == ["younger", "older"]
     assert tasks["age"].classes == ["younger", "older"]
+    assert [task.kind for task in tasks.values()] == [
+        "classification",
+        "classification",
+        "regression",
+        "ordinal",
+    ]
+    assert (tasks["age"].forbidden, tasks["mood"].forbidden) == (("birth_year",), ("diary", "score"))
+
+
+def _file(path, text):
+    path.write_text(text)
+    return path
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda s, p: load_tasks({"a": {"ask": "?", "answers": {1: "x"}, "regression": True}}),
+            "'a' has ask, answers, regression: expected .* with `below` also `regression`",
+        ),
+        (
+            lambda s, p: load_tasks({"a": {"ask": "?", "below": {1: "x"}, "regression": "mean"}}),
+            "`regression` of the question about 'a' is 'mean': expected true or false",
+        ),
+        (
+            lambda s, p: load_tasks(_file(p / "tasks.yaml", "a:\n  ask: [What?]\n")),
+            r"tasks.yaml is no YAML: .* need quotes: \[\"What",
+        ),
         (lambda s, p: load_tasks(p / "none.yaml"), "There is no file of tasks"),
         (lambda s, p: load_tasks({}), "Tasks are a mapping from a name"),
         (lambda s, p: load_tasks({"a": {"ask": []}}), "expected `ask` .* and either `answers`"),
@@ -222,7 +258,179 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     ]
     assert "none of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
-    assert "logistic regression on connectivity" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "logistic regression on connectivity" in printed
+    verdict = results["verdict"]["sex"]
+    assert verdict["beats_controls"] is False
+    assert "(!) sex: not shown to be above majority, without_scan" in printed
+    assert "Without confounds alone for sex: Among the training scans" in printed
+    card = model_card(ModelFacts("fmri_lm", results=results), "org/model")
+    assert "**sex: not shown to be above its controls** (majority, without_scan" in card
+    above = results | {"verdict": {"sex": verdict | {"beats_controls": True}}}
+    assert "not shown to be above" not in model_card(
+        ModelFacts("fmri_lm", results=above), "org/model"
+    ) + score_table(above)
+    with (tmp_path / "out" / "results.csv").open() as file:
+        rows = {row["reader"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(results["tasks"]["sex"])
+    for name, row in rows.items():
+        scores = results["tasks"]["sex"][name]
+        assert float(row["balanced_accuracy"]) == scores["balanced_accuracy"]
+        assert [float(row["auc_low"]), float(row["auc_high"])] == scores["auc_interval"]
+    assert float(rows["noise"]["difference_p"]) == verdict["differences"]["noise"]["p"]
     report = (tmp_path / "out" / "report.html").read_text()
+    assert "fMRI-LM shown noise" in report
+    assert "not shown to be above" in report
     assert report.count("data:image/png;base64,") == 2
     assert 'src="http' not in report
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def with_phenotypes(scans):
+    """The scans with a third site, an age that the correlation also follows, and a score that gives the sex away."""
+    draw = np.random.default_rng(1)
+    sex = [draw.choice(["female", "male"]) if label is None else label for label in scans["sex"]]
+    ages = [float(40 + 20 * (label == "male") + draw.normal() * 4) for label in sex]
+    whole = scans.remove_columns(["site", "sex"]).add_column("sex", sex).add_column("age", ages)
+    sites = ["C" if i % 4 == 0 and site == "A" else site for i, site in enumerate(scans["site"])]
+    subjects = [f"{subject}-{site}" for subject, site in zip(whole["subject_id"], sites)]
+    whole = whole.remove_columns(["subject_id"]).add_column("subject_id", subjects)
+    return whole.add_column("site", sites)
+
+
+@pytest.mark.parametrize(
+    ("reader", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)]
+)
+def test_a_control_is_the_pipeline_on_the_changed_scan(judged, checkpoint, scans, reader, surrogate):
+    classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
+    truth, male = [], []
+    for row, scan in enumerate(scans):
+        if scan["site"] == "B" and scan["sex"] is not None:
+            shown = changed_scan(surrogate, 0, scan, row)
+            answers = classify(shown, candidate_labels=["male", "female"], question=QUESTION)
+            truth.append(scan["sex"])
+            male.append({answer["label"]: answer["score"] for answer in answers}["male"])
+    assert judged["tasks"]["sex"][reader]["auc"] == pytest.approx(roc_auc_score(truth, male))
+
+
+def test_each_scan_is_read_once_for_all_questions(loaded, scans, splits, task, monkeypatch):
+    model, processor = loaded
+    read = []
+    extract = type(processor.feature_extractor).__call__
+
+    def counted(self, scan, **options):
+        read.append(scan["scan_id"])
+        return extract(self, scan, **options)
+
+    monkeypatch.setattr(type(processor.feature_extractor), "__call__", counted)
+    other = Task.from_dict("other", task.to_dict() | {"ask": ["male ?"]})
+    both = evaluate(
+        model,
+        processor,
+        scans,
+        {"sex": task, "other": other},
+        splits,
+        ["other_scan", "without_scan"],
+        n_resamples=9,
+    )
+    assert len(read) == len(set(read)) == 16
+    alone = evaluate(model, processor, scans, {"other": other}, splits, ["other_scan"], n_resamples=9)
+    for reader in ("fmri_lm", "other_scan"):
+        assert both["tasks"]["other"][reader]["auc"] == alone["tasks"]["other"][reader]["auc"]
+        assert both["tasks"]["other"][reader]["auc"] != both["tasks"]["sex"][reader]["auc"]
+
+
+def test_a_reader_is_one_function(loaded, scans, splits, task, monkeypatch):
+    def knows(question):
+        right = np.array(question.labels(question.test))[:, None] == np.array(question.classes)
+        return Answer(right.astype(float))
+
+    monkeypatch.setitem(READERS, "knows", Reader("knows", "one who knows", "baseline", knows))
+    results = evaluate(*loaded, scans, {"sex": task}, splits, ["knows"])
+    assert results["tasks"]["sex"]["knows"]["auc"] == 1.0
+    assert results["verdict"]["sex"]["beats_baselines"] is False
+    assert "one who knows" in score_table(results)
+
+
+def test_confounds_are_no_neighbours_of_the_label(loaded, with_phenotypes, splits):
+    scans = with_phenotypes
+    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
+    splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=["B"])
+    declared = {"column": "sex", "ask": [QUESTION], "answers": {"female": "female", "male": "male"}}
+    tasks = {
+        "sex": Task.from_dict("sex", declared),
+        "alone": Task.from_dict("alone", declared | {"forbidden": ["age"]}),
+    }
+    found = evaluate(*loaded, scans, tasks, splits, ["confounds"], n_resamples=20)["tasks"]
+    assert found["sex"]["confounds"]["auc"] > 0.95  # the age gives it away
+    assert found["alone"]["confounds"]["auc"] < 0.8  # a site does not
+
+
+def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, with_phenotypes):
+    scans = with_phenotypes
+    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
+    splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=["B"])
+    age = Task.from_dict(
+        "age",
+        {"ask": [QUESTION], "below": {42: "female", 58: "male", float("inf"): "sex"}, "regression": True},
+    )
+    results = evaluate(*loaded, scans, {"age": age}, splits, ["connectivity_logistic", "majority"])
+    rows = split_rows(scans, splits)
+    ages = np.array(scans["age"])
+    train, test = ages[rows["train"]], ages[rows["test"]]
+    found = results["tasks"]["age"]
+    assert found["majority"]["mean_absolute_error"] == pytest.approx(np.abs(test - train.mean()).mean())
+    bold = list(scans["bold"])
+    features = {name: connectivity_features([np.array(bold[i]) for i in rows[name]]) for name in rows}
+    ridge = fit_ridge(
+        features["train"], train, features["test"], [scans["subject_id"][i] for i in rows["train"]]
+    )
+    assert found["connectivity_logistic"]["mean_absolute_error"] == pytest.approx(np.abs(test - ridge).mean())
+    assert found["connectivity_logistic"]["r2"] > 0.3
+    answers = pipeline("fmri-zero-shot-classification", model=loaded[0], processor=loaded[1])
+    bins = [train[train < 42].mean(), train[(train >= 42) & (train < 58)].mean(), train[train >= 58].mean()]
+    expected = []
+    for row in rows["test"]:
+        given = answers(scans[row], candidate_labels=age.classes, question=QUESTION)
+        scores = {each["label"]: each["score"] for each in given}
+        expected.append(np.dot([scores[name] for name in age.classes], bins))
+    assert found["fmri_lm"]["mean_absolute_error"] == pytest.approx(np.abs(test - expected).mean(), abs=1e-4)
+    assert results["asked"]["age"]["scored_by"] == results["verdict"]["age"]["score"] == "mean_absolute_error"
+    assert "R2" in score_table(results)
+
+
+def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes, task):
+    scans = with_phenotypes
+    found = evaluate_sites(*loaded, scans, {"sex": task}, ["connectivity_logistic"], n_resamples=50)
+    about = found["leave_one_site_out"]
+    assert about == {"sites": ["A", "B", "C"], "not_judged": {}, "model_retrained": False}
+    assert found["asked"]["sex"]["n_test"] == len(scans)
+    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
+    for site in "AB":
+        splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site])
+        alone = evaluate(*loaded, scans, {"sex": task}, splits, ["connectivity_logistic"], n_resamples=50)
+        assert found["sites"][site] == alone["tasks"]
+    assert "The model was not trained again" in score_table(found)
+    pooled = found["tasks"]["sex"]["connectivity_logistic"]
+    assert pooled["balanced_accuracy"] > 0.8
+    one_site = scans.filter(lambda site: site == "B", input_columns="site")
+    with pytest.raises(
+        ValueError, match="All scans are of site B: leaving one site out takes scans of at least two"
+    ):
+        evaluate_sites(*loaded, one_site, {"sex": task})
+
+
+def test_a_site_that_cannot_be_judged_is_named(loaded, with_phenotypes, task):
+    unlabelled = with_phenotypes.map(lambda row: {"sex": None} if row["site"] == "C" else {})
+    found = evaluate_sites(*loaded, unlabelled, {"sex": task}, ["majority"], n_resamples=50)
+    assert found["leave_one_site_out"]["sites"] == ["A", "B"]
+    assert "0 test scans that have one of them" in found["leave_one_site_out"]["not_judged"]["C"]
+    assert "Site C was not judged" in score_table(found)
+    nothing = with_phenotypes.map(lambda row: {"sex": row["sex"] if row["site"] == "B" else None})
+    with pytest.raises(ValueError, match=r"No site can be judged\. Task 'sex'"):
+        evaluate_sites(*loaded, nothing, {"sex": task}, ["majority"])
