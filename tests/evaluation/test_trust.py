@@ -70,7 +70,6 @@ def test_a_test_split_is_counted_and_a_validation_split_is_not(study, capsys):
     first = study()
     assert (first["split"], first["judged_before"], first["leaks"]) == ("test", 0, [])
     assert "This test split had not been judged before." in capsys.readouterr().out
-    study(None, "--split", "validation")
     assert study(None, "--split", "validation")["asked"]["sex"]["n_test"] == 0.2 * N
     second = study()
     assert second["judged_before"] == 1
