@@ -118,7 +118,7 @@ def predictability(
     Raises
     ------
     Unavailable
-        With fewer than two levels.
+        With fewer than two levels, and where no feature varies.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -136,6 +136,8 @@ def predictability(
         )
     chosen = np.flatnonzero(np.isin(known, common))
     x, y, groups = features[chosen], known[chosen], whose[chosen]
+    if not (np.nanmax(x, axis=0) > np.nanmin(x, axis=0)).any():
+        raise Unavailable("What is read of the scans is the same for all of them.")
     predicted, penalty = np.empty_like(y), choose_penalty(x, y.tolist(), groups.tolist(), PENALTIES)
     folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     for train, test in folds.split(x, y, groups):

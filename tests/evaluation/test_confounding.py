@@ -81,6 +81,8 @@ def test_levels_that_few_have_are_left_out():
     assert predictability(features, levels, subjects)["n"] == 37
     with pytest.raises(Unavailable, match="1 of its levels have scans of 5 subjects or more"):
         predictability(features, ["A"] * 37 + ["C"] * 3, subjects)
+    with pytest.raises(Unavailable, match="is the same for all of them"):
+        predictability(np.ones((40, 5)), levels, subjects)
 
 
 def test_levels_are_columns_and_thirds_of_numbers():
