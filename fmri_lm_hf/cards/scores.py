@@ -22,7 +22,12 @@ __all__ = [
 ]
 
 OURS = "fmri_lm"  # the reader that is the model itself; all others are baselines and controls
-METRICS = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "auc": "ROC AUC"}
+METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "ROC AUC",
+    "mean_absolute_error": "Mean absolute error",
+}
 # Results with this source are those of an earlier push, and go when new ones come.
 RECORD_URL = re.compile(r"/(?:results|training_info)\.json$")
 

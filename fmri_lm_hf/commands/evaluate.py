@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument(
         "--leave-one-site-out",
         action="store_true",
-        help="judge each site, baselines trained on all others; MODEL is not trained again",
+        help="judge each site, baselines trained on all others; MODEL is not trained again (without --truth)",
     )
     parser.add_argument(
         "--readers",

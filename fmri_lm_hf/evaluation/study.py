@@ -137,7 +137,7 @@ class Study:
         self.labels = {name: task.answers_of(scans) for name, task in tasks.items()}
         self.read = ReadScans.read(model, processor, scans, rows)
         atlas = processor.feature_extractor.atlas
-        self.features = ScanFeatures(scans, None if atlas is None else atlas.networks)
+        self.features = ScanFeatures(scans, None if atlas is None else atlas.networks, seed)
         self._place_of = {row: place for place, row in enumerate(self.read.rows)}
         self._answers: dict[str, dict[str, np.ndarray]] = {}
 

@@ -170,6 +170,15 @@ def test_a_model_beats_its_controls_only_if_it_beats_all_of_them():
     assert same["not_beaten"] == ["noise"]
 
 
+def test_a_verdict_by_chance_is_rare():
+    beaten = []
+    for seed in range(200):
+        truth = labels(60, seed)
+        readers = {"fmri_lm": answer(truth, 0.5, seed + 1000), "other_scan": answer(truth, 0.5, seed + 2000)}
+        beaten.append(judgement(readers, truth).verdict()["beats_controls"])
+    assert 0 < np.mean(beaten) <= 0.06  # 0.025, and what 200 draws of it allow
+
+
 def test_the_difference_is_paired():
     """Two readers that nearly always agree: their difference is surer than either score."""
     truth = labels(300)
