@@ -86,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON list of statistics, feature selections and harmonisations made elsewhere: name, subjects, sites",
     )
     parser.add_argument(
+        "--no-confounding",
+        action="store_true",
+        help="do not look at confounds, which takes longest after the readers",
+    )
+    parser.add_argument(
         "--report-leaks",
         action="store_true",
         help="judge all the same where leaks are found, and show them with the scores",
@@ -144,6 +149,7 @@ def run(args: argparse.Namespace) -> None:
             split=args.split,
             fitted=fitted,
             refuse_leaks=not args.report_leaks,
+            confounding=not args.no_confounding,
         )
         results["splits_sha256"] = splits.sha256
         if args.split == "test":

@@ -256,4 +256,4 @@ def _choose_penalty(
             losses[i] += log_loss(
                 labels[held_out], probabilities.predict_proba(features[held_out]), labels=classes
             )
-    return float(candidates[losses.argmin()])
+    return float(np.asarray(candidates)[losses.argmin()])

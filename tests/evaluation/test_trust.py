@@ -42,7 +42,7 @@ def study(tmp_path, checkpoint):
     model = tmp_path / "small-model"
     shutil.copytree(checkpoint, model)
 
-    def judge(rows=None, *options: str, training=None, name="scans"):
+    def judge(rows=None, *options: str, training=None, name="scans", confounding=False):
         folder = tmp_path / name
         rows = people() if rows is None else rows
         if not folder.exists():
@@ -52,6 +52,7 @@ def study(tmp_path, checkpoint):
             write_json(training, model / "training_info.json")
         words = ["evaluate", str(model), "--scans", str(folder), "--labels", "sex"]
         words += ["--splits", str(folder / "splits.json"), "--out", str(tmp_path / "out")]
+        words += [] if confounding else ["--no-confounding"]
         assert main([*words, "--readers", "majority", *options]) == 0
         return json.loads((tmp_path / "out" / "results.json").read_text())
 
@@ -124,7 +125,8 @@ def test_declared_statistics_are_looked_at(study, capsys):
 
 
 def test_confounds_are_in_results_and_report(study):
-    results = study()
+    assert "confounding" not in study()
+    results = study(confounding=True)
     assert set(results["confounding"]) == {"site", "motion", "sex", "age"}
     for found in results["confounding"].values():
         for read in () if "left_out" in found else ("scan_tokens", "connectivity"):
