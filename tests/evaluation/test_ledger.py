@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
+from filelock import FileLock
 
 from fmri_lm_hf.evaluation.ledger import LEDGER_FILE, Entry, Ledger, told
 
@@ -31,6 +32,15 @@ def test_many_who_write_at_once_lose_no_line(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: Ledger(tmp_path).add(entry(weights=f"w{i}")), range(40)))
     assert sorted(each.model_sha256 for each in Ledger(tmp_path).read()) == sorted(f"w{i}" for i in range(40))
+
+
+def test_who_writes_waits_for_who_is_writing(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / ".judged.lock"):
+            waiting = pool.submit(Ledger(tmp_path).add, entry())
+            assert not wait([waiting], timeout=0.3).done
+        waiting.result(timeout=30)
+    assert len(Ledger(tmp_path).read()) == 1
 
 
 def test_what_is_said():
