@@ -23,12 +23,20 @@ of the same scans; with --occlusion the networks that moved its answers are look
 
 A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
 phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
+
+Leaks are looked for first (subjects, families and copies of scans in two splits; scans that the model was trained on;
+statistics fitted to judged scans; and others, see `fmri_lm_hf.evaluation.leaks`), and refused. Every judgement on a
+test split is written down in `.judged.jsonl` in the folder of the scan dataset (of the results, where that cannot be
+written to), and it is said how often these scans were judged before: choose with `--split validation`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 __all__ = ["add_arguments", "run"]
 
@@ -83,6 +91,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCANS",
         help="test scans to look into for the networks that moved the answers (default: 0)",
     )
+    parser.add_argument(
+        "--split",
+        choices=["test", "validation"],
+        default="test",
+        help="whose scans are judged; choose between models by validation, which is not counted (default: test)",
+    )
+    parser.add_argument(
+        "--fitted",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of statistics, feature selections and harmonisations made elsewhere: name, subjects, sites",
+    )
+    parser.add_argument(
+        "--no-confounding",
+        action="store_true",
+        help="do not look at confounds, which takes longest after the readers",
+    )
+    parser.add_argument(
+        "--report-leaks",
+        action="store_true",
+        help="judge all the same where leaks are found, and show them with the scores",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 
@@ -90,6 +120,8 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm evaluate`."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
+    from ..evaluation.confounding_tables import trust_sentences
+    from ..evaluation.design import FittedStatistics
     from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
     from ..evaluation.pictures import few_shot_parts, occlusion_parts
     from ..evaluation.report import write_score_report
@@ -107,6 +139,10 @@ def run(args: argparse.Namespace) -> None:
             "--leave-one-site-out."
         )
     scans, _ = load_scan_dataset(dataset_folder(args.scans))
+    fitted = [] if args.splits is None else FittedStatistics.of_corpus(args.splits.parent)
+    if args.fitted is not None:
+        declared = json.loads(args.fitted.read_text(encoding="utf-8"))
+        fitted += [FittedStatistics.from_dict(record) for record in declared]
     splits = None
     rows = {"train": list(range(len(scans))), "test": list(range(len(scans)))}
     if args.splits is not None:
@@ -115,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
         columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
         splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[args.holdout_site], seed=args.seed)
     if splits is not None:
-        rows = split_rows(scans, splits)
+        rows = split_rows(scans, splits, args.split)
     if args.tasks is not None:
         tasks = load_tasks(args.tasks)
     else:
@@ -136,8 +172,14 @@ def run(args: argparse.Namespace) -> None:
             shots=args.shots,
             n_occluded=args.occlusion,
             seed=args.seed,
+            split=args.split,
+            fitted=fitted,
+            refuse_leaks=not args.report_leaks,
+            confounding=not args.no_confounding,
         )
         results["splits_sha256"] = splits.sha256
+        if args.split == "test":
+            results |= _written_down(results, args, model)
     results["commits"] = fetched_commits([args.model, args.scans])
     write_json(results, args.out / "results.json")
     write_score_csv(args.out / "results.csv", results)
@@ -147,5 +189,24 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.model).is_dir():
         write_json(results, Path(args.model) / "results.json")
     print(score_table(results))
+    print("\n".join(trust_sentences(results)))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))
+
+
+def _written_down(results: Mapping[str, Any], args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """Write a judgement on test scans down, and say what was written down before."""
+    from ..evaluation.ledger import Entry, Ledger, told
+    from ..hashes import weights_hash
+
+    entry = Entry(
+        results["scans_sha256"],
+        results["splits_sha256"],
+        Path(args.model).name,
+        weights_hash(model),
+        tuple(results["tasks"]),
+    )
+    ledger = Ledger.beside(args.scans, args.out)
+    earlier = ledger.earlier(entry)
+    ledger.add(entry)
+    return {"judged_before": len(earlier), "test_split": told(earlier, entry)}

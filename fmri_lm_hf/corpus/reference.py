@@ -31,6 +31,7 @@ from ..descriptors.prepared import PreparedScan, prepare_row
 from ..descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
 from ..files import write_bytes
 from ..models.atlas import Atlas, ScanError
+from ..scans.splits import subjects_sha256
 from .facts import OTHER_ACQUISITIONS, Fact, make_facts
 
 __all__ = ["CohortReference", "RunningMoments", "Statistics", "acquisition_of"]
@@ -198,7 +199,7 @@ class CohortReference:
                 if acquisition is not None and (len(subjects) >= MIN_ACQUISITION_SCANS or len(single) == 1)
             },
             n_subjects=len(ids),
-            subjects_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+            subjects_sha256=subjects_sha256(ids),
         )
 
     # ------------------------------------------------------------------------------------------------- using

@@ -123,7 +123,17 @@ def run_demo(
     _say(f"Site {holdout_site}, which was never seen")
     model = FmriLMForCausalLM.from_pretrained(out / "model")
     processor = FmriLMProcessor.from_pretrained(out / "model")
-    results = evaluate(model, processor, dataset, tasks, splits, READERS_BESIDE, n_truth=N_TRUTH, seed=seed)
+    results = evaluate(
+        model,
+        processor,
+        dataset,
+        tasks,
+        splits,
+        READERS_BESIDE,
+        n_truth=N_TRUTH,
+        seed=seed,
+        confounding=False,
+    )
     if cohort is not None:
         oracle = cohort.oracle_scores(dataset.select(rows["test"]))
         for name, readers in results["tasks"].items():

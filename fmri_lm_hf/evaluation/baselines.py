@@ -12,7 +12,7 @@ import numpy as np
 from ..descriptors.fisher_z import connectivity_features
 from .metrics import score_classification
 
-__all__ = ["Prediction", "connectivity_logistic", "fit_logistic", "fit_ridge", "majority"]
+__all__ = ["Prediction", "choose_penalty", "connectivity_logistic", "fit_logistic", "fit_ridge", "majority"]
 
 REGULARISATION = np.logspace(-3, 2, 11)  # C, for features scaled so that their squared norm is about 1
 RIDGE = np.logspace(-3, 3, 13)  # alpha, for the same
@@ -95,6 +95,7 @@ def fit_logistic(
     train_labels: Sequence[Any],
     test: np.ndarray,
     train_subjects: Sequence[Any] | None = None,
+    penalty: float | None = None,
 ) -> Prediction:
     """Ridge-penalised logistic regression with classes weighted equally.
 
@@ -109,6 +110,8 @@ def fit_logistic(
     test : ndarray of shape (n_test, n_features)
     train_subjects : sequence of length n_train, optional
         Each scan a subject of its own when None.
+    penalty : float, optional
+        As `choose_penalty` gives it, where it is known already.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -121,10 +124,24 @@ def fit_logistic(
     with threadpool_limits(
         1, user_api="blas"
     ):  # many small products: threads that wait for each other cost 20x
-        penalty = _choose_penalty(train, labels, subjects)
+        penalty = _choose_penalty(train, labels, subjects) if penalty is None else penalty
         model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000).fit(train, labels)
     scores = model.predict_proba(test)
     return Prediction(classes, [classes[i] for i in scores.argmax(1)], scores)
+
+
+def choose_penalty(
+    features: np.ndarray,
+    labels: Sequence[Any],
+    subjects: Sequence[Any],
+    candidates: Sequence[float] | np.ndarray = REGULARISATION,
+) -> float:
+    """The strength (`C`) with which :func:`fit_logistic` predicts labels from features of other subjects best."""
+    from threadpoolctl import threadpool_limits
+
+    ready, _, whose = _prepared(features, len(labels), features[:0], subjects)
+    with threadpool_limits(1, user_api="blas"):
+        return _choose_penalty(ready, np.array([str(label) for label in labels]), whose, candidates)
 
 
 def fit_ridge(
@@ -213,7 +230,12 @@ def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return vectors * lengths, test @ train.T @ (vectors / lengths)
 
 
-def _choose_penalty(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> float:
+def _choose_penalty(
+    features: np.ndarray,
+    labels: np.ndarray,
+    subjects: np.ndarray,
+    candidates: Sequence[float] | np.ndarray = REGULARISATION,
+) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedGroupKFold
@@ -223,15 +245,15 @@ def _choose_penalty(features: np.ndarray, labels: np.ndarray, subjects: np.ndarr
     n_folds = min(N_FOLDS, subjects_a_class)
     if n_folds < 2:  # too few subjects to hold one out
         return 1.0
-    losses = np.zeros(len(REGULARISATION))
+    losses = np.zeros(len(candidates))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     for fit, held_out in folds.split(features, labels, subjects):
         if len(np.unique(labels[fit])) < len(classes):
             continue
         model = LogisticRegression(class_weight="balanced", max_iter=1000, warm_start=True)
-        for i, penalty in enumerate(REGULARISATION):
+        for i, penalty in enumerate(candidates):
             probabilities = model.set_params(C=penalty).fit(features[fit], labels[fit])
             losses[i] += log_loss(
                 labels[held_out], probabilities.predict_proba(features[held_out]), labels=classes
             )
-    return float(REGULARISATION[losses.argmin()])
+    return float(np.asarray(candidates)[losses.argmin()])

@@ -10,8 +10,12 @@ import datasets
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest, make_splits
+from . import deconfounding  # noqa: F401  (registers its reader)
+from .confounding import predictable_confounds, subgroups
+from .design import Design, FittedStatistics
 from .few_shot import few_shot
 from .judgement import Judgement, joined, judge
+from .leaks import LeakError, find_leaks
 from .occlusion import occlusion
 from .readers import OURS, READERS
 from .study import Study
@@ -21,8 +25,10 @@ from .truth import truth as check_truth
 __all__ = ["evaluate", "evaluate_sites", "results_of", "split_rows", "with_ours"]
 
 
-def split_rows(scans: datasets.Dataset, splits: SplitManifest) -> dict[str, list[int]]:
+def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "test") -> dict[str, list[int]]:
     """Rows of the training and of the test subjects; where sites were held out, test scans are those of these sites.
+
+    With ``judged="validation"``, ``test`` has the scans of validation subjects.
 
     Raises
     ------
@@ -38,14 +44,15 @@ def split_rows(scans: datasets.Dataset, splits: SplitManifest) -> dict[str, list
         "test": [
             row
             for row, subject in enumerate(subjects)
-            if split_of.get(subject) == "test" and (not held_out or str(sites[row]) in held_out)
+            if split_of.get(subject) == judged
+            and (judged != "test" or not held_out or str(sites[row]) in held_out)
         ],
     }
     for split, of_split in rows.items():
         if not of_split:
             raise ValueError(
-                f"None of {len(subjects)} scans is of a {split} subject by the splits: do scans and splits belong "
-                "together?"
+                f"None of {len(subjects)} scans is of a {judged if split == 'test' else split} subject by the splits: "
+                "do scans and splits belong together?"
             )
     return rows
 
@@ -62,6 +69,10 @@ def evaluate(
     shots: Sequence[int] = (),
     n_occluded: int = 0,
     seed: int = 0,
+    split: str = "test",
+    fitted: Sequence[FittedStatistics] = (),
+    refuse_leaks: bool = True,
+    confounding: bool = True,
 ) -> dict[str, Any]:
     """Judge a model on the scans of test subjects.
 
@@ -88,23 +99,48 @@ def evaluate(
         leaves it out.
     seed : int
         Of the bootstrap, the permutations, and all that draws.
+    split : {"test", "validation"}
+        Whose scans are judged. Choose by those of validation subjects.
+    fitted : sequence of FittedStatistics
+        Statistics, selections of features and harmonisations that scans, model or baselines rest on, besides those
+        that the model's own files declare.
+    refuse_leaks : bool
+        Whether leaks (`leaks.KINDS`) are an error; they are reported with the scores otherwise.
+    confounding : bool
+        Whether to look at confounds: what scan tokens tell of them, and scores within and without their levels.
 
     Returns
     -------
     dict
         What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them.
+        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them; ``split``;
+        ``scans_sha256``, a hash of what was judged; ``leaks``, each with ``kind`` and ``message``; ``confounding``, as
+        `predictable_confounds`, and ``subgroups``, as the function of that name.
 
     Raises
     ------
+    LeakError
+        When what is judged leaked into what was made before.
     ValueError
         For an unknown reader, or a task of which no test scan has an answer that training scans have.
     """
     names = with_ours(readers)
-    rows = split_rows(scans, splits)
+    rows = split_rows(scans, splits, split)
+    design = Design.of_model(model, processor, scans, splits, rows, tasks, split, fitted)
+    leaks = find_leaks(design)
+    if leaks and refuse_leaks:
+        raise LeakError(leaks)
     study = Study(model, processor, scans, tasks, rows["test"], seed)
     judgements = {name: judge(study.question(name, rows), names, n_resamples) for name in tasks}
     results = results_of(judgements, study)
+    results |= {
+        "split": split,
+        "scans_sha256": design.judged_sha256,
+        "leaks": [each.to_dict() for each in leaks],
+    }
+    if confounding:
+        results["confounding"] = predictable_confounds(study, seed)
+        results["subgroups"] = subgroups(study, judgements, seed)
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed)

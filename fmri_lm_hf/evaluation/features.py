@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..descriptors.fisher_z import connectivity_features, standardise
 from .tasks import class_name, is_missing
 
-__all__ = ["CONFOUNDS", "ScanFeatures", "Unavailable", "coskewness_subspace"]
+__all__ = ["CONFOUNDS", "ScanFeatures", "Unavailable", "confound_columns", "coskewness_subspace"]
 
 CONFOUNDS = ("age", "sex", "site", "mean_fd")
 _CATEGORIES = ("sex", "site")  # classes even where they are written as numbers
@@ -32,6 +32,11 @@ _Transform = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
 
 class Unavailable(Exception):
     """A reader that cannot be had for a question; its message says why, and is shown in place of the scores."""
+
+
+def confound_columns(scans: datasets.Dataset, without: Sequence[str] = ()) -> list[str]:
+    """The columns of `CONFOUNDS` (in any case of letters) that a scan dataset has, without some."""
+    return [column for column in scans.column_names if column.lower() in CONFOUNDS and column not in without]
 
 
 class ScanFeatures:
@@ -169,11 +174,7 @@ class ScanFeatures:
         without : sequence of str
             Columns to leave out: what is asked for, and its neighbours.
         """
-        columns = {
-            column: list(self.scans[column])
-            for column in self.scans.column_names
-            if column.lower() in CONFOUNDS and column not in without
-        }
+        columns = {column: list(self.scans[column]) for column in confound_columns(self.scans, without)}
         varying = [
             c
             for c, values in columns.items()

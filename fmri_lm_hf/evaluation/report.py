@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
+from .confounding_tables import confounding_tables, trust_sentences
 from .readers import OURS, READERS, title_of
 from .tables import (
     HEAD,
@@ -30,6 +31,7 @@ from .tables import (
 
 __all__ = [
     "answer_parts",
+    "confounding_parts",
     "draw_answers",
     "draw_scores",
     "failure_parts",
@@ -39,6 +41,7 @@ __all__ = [
     "page",
     "picture",
     "score_parts",
+    "trust_parts",
     "truth_parts",
     "verdict_parts",
     "write_score_report",
@@ -178,6 +181,25 @@ def answer_parts(results: Mapping[str, Any]) -> list[str]:
     return ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
 
 
+def trust_parts(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known before any score, as parts of a page."""
+    kind = " class='warning'" if results.get("leaks") else ""
+    return [f"<p{kind}>{html.escape(told)}</p>" for told in trust_sentences(results)]
+
+
+def confounding_parts(results: Mapping[str, Any]) -> list[str]:
+    """What was found about confounds, as parts of a page."""
+    return [
+        part
+        for table in confounding_tables(results)
+        for part in (
+            f"<h2>{html.escape(table.title)}</h2>",
+            html_table(table.head, table.rows),
+            f"<p>{html.escape(table.told)}</p>",
+        )
+    ]
+
+
 def left_out_parts(results: Mapping[str, Any]) -> list[str]:
     """Readers that could not be had, as parts of a page."""
     told = [
@@ -203,6 +225,7 @@ def write_score_report(path: Path, results: Mapping[str, Any], more: Sequence[st
     head = ("task", "question", "answers", "training scans", "test scans")
     parts = [*score_parts(results), *verdict_parts(results), *answer_parts(results)]
     parts += [*truth_parts(results.get("truth")), *more]
+    parts = [*trust_parts(results), *parts, *confounding_parts(results)]
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
     parts += [*left_out_parts(results), *failure_parts(results["failures"])]
     write_text(page("fMRI-LM evaluation", parts), path)

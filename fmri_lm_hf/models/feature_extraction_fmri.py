@@ -6,6 +6,7 @@ It holds everything that this takes (atlas, TR, length, normalisation) and is sa
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -54,6 +55,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         `roi_iqr` of a cohort (see `fit_normalization`).
     roi_median, roi_iqr : sequence of float, optional
         Statistics of the cohort, one for each ROI.
+    fitted_to : mapping, optional
+        ``n_subjects`` and ``subjects_sha256`` (of the sorted ids, one a line) of the scans that they come from.
 
     Examples
     --------
@@ -77,6 +80,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         normalization: Literal["scan", "cohort"] = "scan",
         roi_median: Sequence[float] | None = None,
         roi_iqr: Sequence[float] | None = None,
+        fitted_to: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +101,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         self.normalization = normalization
         self.roi_median = None if roi_median is None else [float(value) for value in roi_median]
         self.roi_iqr = None if roi_iqr is None else [float(value) for value in roi_iqr]
+        self.fitted_to = None if fitted_to is None else dict(fitted_to)
         self._validate()
 
     def _validate(self) -> None:
@@ -180,7 +185,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         Parameters
         ----------
         scans : iterable of scans
-            As for `__call__`.
+            As for `__call__`. Of rows of a scan dataset it is kept (`fitted_to`) how many subjects they are of, and
+            the hash of their ids, by which an evaluation knows whether a judged subject was among them.
         t_r : float, optional
             TR in seconds where the scans do not say it.
 
@@ -190,7 +196,10 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             This extractor.
         """
         medians, iqrs = [], []
+        subjects: set[str] = set()
         for scan in scans:
+            if isinstance(scan, Mapping) and "subject_id" in scan:
+                subjects.add(str(scan["subject_id"]))
             bold, mask, observed = self._prepare(scan, t_r, None)
             median, iqr = _median_and_iqr(bold[observed])
             mask &= iqr > 0
@@ -207,6 +216,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         roi_iqr = np.where(unseen, typical, np.nanmedian(np.where(unseen, typical, iqrs), axis=0))
         self.roi_median, self.roi_iqr = roi_median.tolist(), roi_iqr.tolist()
         self.normalization = "cohort"
+        digest = hashlib.sha256("\n".join(sorted(subjects)).encode()).hexdigest()
+        self.fitted_to = {"n_subjects": len(subjects), "subjects_sha256": digest} if subjects else None
         return self
 
     def _prepare(

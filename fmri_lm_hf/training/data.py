@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 from transformers.utils import cached_file, logging
 
 from ..corpus.reading import ABSENT_ANSWERS
@@ -17,6 +18,7 @@ from ..hub.dataset_location import dataset_folder
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError
+from ..scans.content import ScanRecord, content_sketch
 from ..scans.dataset import load_scan_dataset
 from ..scans.splits import SplitManifest
 from .arguments import LanguageModelArguments, ScanArguments
@@ -187,15 +189,23 @@ class TrainingScans:
         return examples
 
     def facts(self, scan_ids: Sequence[str]) -> dict[str, Any]:
-        """What `training_info.json` says about the scans that were trained on; it names no subject."""
+        """What `training_info.json` says about the scans that were trained on; it names no subject.
+
+        `training_scans` lets those who hold a scan find it there (see `ScanRecord`), so that nobody judges a model on
+        what it was trained on.
+        """
         subject_of = dict(zip(self.scan_ids, self.dataset["subject_id"]))
         file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        row_of = {scan_id: row for row, scan_id in enumerate(self.scan_ids)}
+        bar = tqdm(scan_ids, desc="Recording what was trained on", unit="scan")
+        sketches = (content_sketch(self.dataset[row_of[scan_id]]["bold"]) for scan_id in bar)
         return {
             "simulated": {**record.get("parameters", {}), **record}.get("simulated") is True,
             "n_scans": len(scan_ids),
             "n_subjects": len({subject_of[scan_id] for scan_id in scan_ids}),
             "manifest_sha256": self.manifest_sha256,
+            "training_scans": ScanRecord.of(sketches).to_dict(),
         }
 
     def earlier_info(self, checkpoint: str) -> dict[str, Any]:

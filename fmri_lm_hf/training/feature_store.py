@@ -23,37 +23,15 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from ..files import write_json
+from ..hashes import content_hash, weights_hash
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError
 
-__all__ = ["FeatureStore", "StoredScans", "content_hash", "draw_windows", "weights_hash"]
+__all__ = ["FeatureStore", "StoredScans", "draw_windows"]
 
 IGNORED = -100  # a label that no loss counts: the code of a token that was not observed
 RECORD = "record.json"  # written last: an entry without it is not complete
-
-
-def content_hash(*parts: Any) -> str:
-    """Hash of JSON values, bytes and arrays, in order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).tobytes()
-        elif not isinstance(part, bytes):
-            part = json.dumps(part, sort_keys=True, default=str).encode()
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """Hash of a model's parameters and buffers and, where it has one, its configuration."""
-    config = getattr(model, "config", None)
-    parts: list[Any] = [] if config is None else [config.to_diff_dict()]
-    for name, values in sorted(model.state_dict().items()):
-        flat = values.detach().cpu().reshape(-1).contiguous()  # bytes, since numpy knows no bfloat16
-        parts += [name, str(values.dtype), list(values.shape), flat.view(torch.uint8).numpy()]
-    return content_hash(*parts)
 
 
 class StoredScans:

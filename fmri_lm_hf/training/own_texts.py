@@ -1,8 +1,8 @@
 """What a pretrained language model writes of itself, to be learnt again while it learns to read scans.
 
-A model that is trained on questions about scans alone loses its language. No corpus is at hand that would stand for what
-it was trained on, but the model itself is: texts sampled from it before the training keep it where it was (Robins 1995,
-Catastrophic forgetting, rehearsal and pseudorehearsal).
+A model that is trained on questions about scans alone loses its language. No corpus is at hand that would stand for
+what it was trained on, but the model itself is: texts sampled from it before the training keep it where it was
+(pseudorehearsal; Robins 1995, Connection Science 7, 123-146).
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def own_texts(
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=tokenizer.convert_tokens_to_ids(["<fmri>"]),
     )
-    beginnings = [list(ChatForm.of(tokenizer).before), tokenizer("\n\n", add_special_tokens=False)["input_ids"]]
+    beginnings = [
+        list(ChatForm.of(tokenizer).before),
+        tokenizer("\n\n", add_special_tokens=False)["input_ids"],
+    ]
     texts: list[list[int]] = []
     with tqdm(total=n, desc="Texts of the language model's own", unit="text") as progress:
         for number, beginning in enumerate(beginnings):

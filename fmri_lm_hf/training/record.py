@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ from .arguments import StageArguments
 from .trainer import FmriTrainer, show_progress
 
 __all__ = ["train_and_save", "write_training_info"]
+
+SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.content.ScanRecord`
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
 _RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")
@@ -77,7 +80,7 @@ def train_and_save(
     write_training_info(
         arguments.output_dir,
         stage=stage,
-        **facts,
+        **_scans_once(facts),
         arguments={name: _public(value) for name, value in own.items()},
         commits=fetched_commits(own.values()),
         training_arguments={name: getattr(arguments, name) for name in _RECORDED}
@@ -91,6 +94,16 @@ def train_and_save(
     )
     if arguments.push_to_hub:
         trainer.push_to_hub()
+
+
+def _scans_once(facts: Mapping[str, Any], above: Any = None) -> dict[str, Any]:
+    """Facts in which a stage that was trained on the scans of the stage above does not list them again."""
+    own = facts.get(SCANS, above)
+    kept = {name: value for name, value in facts.items() if name != SCANS or value != above}
+    return {
+        name: _scans_once(value, own) if isinstance(value, Mapping) and name != SCANS else value
+        for name, value in kept.items()
+    }
 
 
 def _own_options(kind: type[StageArguments]) -> list[str]:

@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from transformers import default_data_collator
 
+from ..hashes import weights_hash
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
-from .feature_store import weights_hash
 from .record import train_and_save
 from .texts import CorpusTexts, embed_texts
 from .trainer import FmriTrainer

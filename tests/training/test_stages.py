@@ -20,6 +20,7 @@ from fmri_lm_hf.cli import main
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
+from fmri_lm_hf.scans.content import ScanRecord, content_sketch
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest
 
@@ -99,6 +100,18 @@ def test_what_is_written_says_what_was_trained_on_and_names_nobody(trained, made
                 text = (trained / stage / name).read_text()
                 assert str(made) not in text
                 assert not any(f'"{subject}"' in text for subject in subjects)
+
+
+def test_the_record_knows_the_scans_that_were_trained_on_and_names_none(trained):
+    text = (trained / "instruction" / "training_info.json").read_text()
+    record = json.loads(text)
+    scans, _ = load_scan_dataset(trained / "scans")
+    split_of = SplitManifest.from_json(trained / "corpus" / "splits.json").split_of()
+    held = ScanRecord.from_dict(record["training_scans"]).holds([content_sketch(x) for x in scans["bold"]])
+    assert held == [split_of[subject] == "train" for subject in scans["subject_id"]]
+    assert not any(name in text for name in (*scans["scan_id"], *scans["subject_id"]))
+    # stages that were trained on the same scans do not list them again
+    assert text.count('"training_scans"') == 1
 
 
 def test_scans_of_test_subjects_change_nothing(trained, tiny, tmp_path):
