@@ -13,6 +13,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import TrainingArguments
 
+from ..__about__ import __version__
 from ..files import write_json
 from ..hub.download import fetched_commits
 from .arguments import StageArguments
@@ -22,7 +23,7 @@ __all__ = ["train_and_save", "write_training_info"]
 
 SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.content.ScanRecord`
 
-_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "fmri-lm-hf")
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft")
 _RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")
 
 
@@ -42,6 +43,7 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
     Path
     """
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    versions["fmri-lm-hf"] = __version__  # a clone that is not installed has one as well
     path = Path(folder) / "training_info.json"
     write_json({**facts, "versions": versions}, path)
     return path

@@ -14,7 +14,9 @@ from fmri_lm_hf.evaluation.hypothesis import parse_hypothesis, relative_to
 from fmri_lm_hf.evaluation.truth import scan_pairs, truth
 from fmri_lm_hf.reader import with_atlas
 from fmri_lm_hf.simulation.stream import RandomScans
+from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
+from fmri_lm_hf.training.own_texts import own_texts
 from fmri_lm_hf.training.reader import main, new_reader
 from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
 
@@ -223,3 +225,49 @@ def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(reader, tmp_pat
     )
     with pytest.raises(ValueError, match="cannot be read"):
         test(scans(1)[0], hypothesis="they differ")
+
+
+def test_a_language_model_writes_texts_of_its_own(reader):
+    model, tokenizer = reader[0].language_model, reader[1].tokenizer
+    texts = own_texts(model, tokenizer, 5, n_tokens=6, seed=1)
+    assert texts == own_texts(model, tokenizer, 5, n_tokens=6, seed=1)
+    assert texts != own_texts(model, tokenizer, 5, n_tokens=6, seed=2)
+    turn = list(ChatForm.of(tokenizer).before)
+    assert [text[: len(turn)] == turn for text in texts] == [True] * 2 + [False] * 3
+    assert len(texts[0]) == len(turn) + 6
+    assert not any(reader[1].fmri_token_id in text for text in texts)
+
+
+def test_texts_of_its_own_are_learnt_beside_scans(reader):
+    texts = [[5, 6, 7, 8], [9, 10, 11]]
+    all_own = dataclasses.replace(RECIPE, share_own_texts=1.0)
+    batches = ReadingBatches(reader[1].tokenizer, all_own, own_texts=texts)
+    learnt = []
+    for batch in map(batches.batch, range(4)):
+        assert "fmri_features" not in batch
+        learnt += [row[row >= 0].tolist() for row in batch["labels"]]
+    assert all(text in learnt for text in texts) and all(text in texts for text in learnt)
+    some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
+    batch = ReadingBatches(reader[1].tokenizer, some_own, own_texts=texts).batch(0)
+    assert 0 < len(batch["fmri_features"]) < RECIPE.batch_size
+    reader[0](**batch).loss.backward()
+
+
+def test_texts_of_its_own_have_to_be_there(reader):
+    some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
+    with pytest.raises(ValueError, match="0.5 of the prompts are to be texts .* and there are none"):
+        ReadingBatches(reader[1].tokenizer, some_own)
+
+
+def test_the_first_name_of_a_pair_and_the_second_can_be_told_apart(reader):
+    pairs = reader[0].network_pairs
+    features = torch.zeros(1, 4, 4)  # the scan, A within, A and B, B within
+    names = torch.randn(1, 2, 1, RECIPE.hidden_size)
+    there = torch.ones(1, 2, 1, dtype=torch.bool)
+    with torch.no_grad():
+        as_named, turned_round = (pairs(features, each, there)[0, 2] for each in (names, names.flip(1)))
+        other_first = names.clone()
+        other_first[:, 0, 0, ::2] += 1.0
+        changed = pairs(features, other_first, there)[0, 2] - as_named
+    assert not torch.allclose(as_named, turned_round, atol=0.1 * float(as_named.std()))
+    assert changed[::2].norm() > 3 * changed[1::2].norm()  # which only the common scale moves
