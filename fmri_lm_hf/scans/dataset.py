@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..__about__ import __version__
 from ..declarations import (
     DECLARATIONS,
     declare_in_features,
@@ -244,10 +245,9 @@ def shard_name(number: int) -> str:
 
 def package_versions() -> dict[str, str]:
     """Versions of what a scan dataset depends on."""
-    packages = ("fmri-lm-hf", "nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
+    packages = ("nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "fmri-lm-hf": __version__} | versions
 
 
 def _bold_bytes(row: Mapping[str, Any]) -> int:

@@ -257,17 +257,23 @@ def test_sizes_that_the_language_model_decides_are_refused(text_model, tmp_path)
         run("reader", "tiny/reader", *words)
 
 
-def test_the_recipe_names_only_arguments_that_exist(tmp_path):
-    arguments = parse(ReaderStageArguments, "", ["smollm2_135m", "--output_dir", str(tmp_path / "out")])
+@pytest.mark.parametrize("recipe", ["smollm2_135m", "cpu/smollm2_135m"])
+def test_the_recipe_names_only_arguments_that_exist(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    arguments = parse(ReaderStageArguments, "", [recipe, "--output_dir", str(tmp_path / "out")])
     assert arguments.language_model == "smollm2"
     assert set(arguments.reader) <= {field.name for field in dataclasses.fields(ReaderRecipe)}
 
 
 @pytest.mark.slow
-def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(text_model, tmp_path):
+def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(
+    text_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fmri_lm_hf.training.reader.N_OWN_TEXTS", 6)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"language_model: {text_model}\nlora_rank: 4\nreader: {{batch_size: 3, questions: 3, n_networks: [4, 5]}}\n"
+        f"language_model: {text_model}\nlora_rank: 4\nreader: {{batch_size: 3, questions: 3, n_networks: [4, 5], "
+        "share_own_texts: 0.2}\n"
         "max_steps: 6\nsave_steps: 3\nlearning_rate: 0.002\nlogging_steps: 1\nuse_cpu: true\nbf16: true\n"
     )
     run("reader", str(recipe), "--output_dir", str(tmp_path / "whole"))

@@ -246,7 +246,8 @@ def test_texts_of_its_own_are_learnt_beside_scans(reader):
     for batch in map(batches.batch, range(4)):
         assert "fmri_features" not in batch
         learnt += [row[row >= 0].tolist() for row in batch["labels"]]
-    assert all(text in learnt for text in texts) and all(text in texts for text in learnt)
+    assert all(text in learnt for text in texts)
+    assert all(text in texts for text in learnt)
     some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
     batch = ReadingBatches(reader[1].tokenizer, some_own, own_texts=texts).batch(0)
     assert 0 < len(batch["fmri_features"]) < RECIPE.batch_size
@@ -255,7 +256,7 @@ def test_texts_of_its_own_are_learnt_beside_scans(reader):
 
 def test_texts_of_its_own_have_to_be_there(reader):
     some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
-    with pytest.raises(ValueError, match="0.5 of the prompts are to be texts .* and there are none"):
+    with pytest.raises(ValueError, match=r"0\.5 of the prompts are to be texts .* and there are none"):
         ReadingBatches(reader[1].tokenizer, some_own)
 
 
