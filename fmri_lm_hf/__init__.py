@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .models.feature_extraction_fmri import FmriFeatureExtractor
     from .models.modeling_fmri_lm import FmriLMForCausalLM
     from .models.modeling_fmri_tokenizer import FmriTokenizer
+    from .models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
     from .pipelines import (
@@ -41,6 +42,7 @@ _HOME = {
     "FmriToTextPipeline": ".pipelines",
     "FmriTokenizer": ".models.modeling_fmri_tokenizer",
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
+    "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
     "load_reader": ".reader",
@@ -58,6 +60,7 @@ __all__ = [
     "FmriToTextPipeline",
     "FmriTokenizer",
     "FmriTokenizerConfig",
+    "FmriTokenizerForPreTraining",
     "FmriZeroShotClassificationPipeline",
     "ScanError",
     "__version__",

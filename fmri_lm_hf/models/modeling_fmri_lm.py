@@ -99,7 +99,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if config.reads_rois:
             self.fmri_tokenizer = FmriTokenizer._from_config(config.fmri_config)
             self.projector = FmriProjector(config)
-            self.roi_embeddings = nn.Embedding(config.fmri_config.n_rois, hidden_size)
+            self.roi_embeddings = nn.Embedding(config.fmri_config.block_sizes[0], hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if config.reads_rois:
             n_codes = config.fmri_config.codebook_size * config.fmri_config.num_quantizers
@@ -145,7 +145,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 + f", got {type(fmri_tokenizer).__name__}."
             )
         if trained is not None:
-            model.fmri_tokenizer = trained.to(language_model.device)
+            model.fmri_tokenizer = trained.without_objectives().to(language_model.device)
         model.language_model = language_model
         for fresh in (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs):
             if fresh is not None:
@@ -256,9 +256,9 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         parts = []
         if self.config.reads_rois:
             # called, not read: a module whose weights are offloaded has them only while it is called
-            fmri = self.config.fmri_config
-            roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
-            roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
+            blocks = self.config.fmri_config.block_sizes
+            roi_embeddings = self.roi_embeddings(torch.arange(blocks[0], device=fmri_features.device))
+            roi_embeddings = roi_embeddings.repeat(len(blocks), 1)
             of_rois = fmri_features[:, :n_rois, : _feature_size(self.config)]
             parts.append(self.projector(of_rois) + roi_embeddings)
         if self.config.reads_network_pairs:
@@ -313,8 +313,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             Text labels, -100 where there is none; shifted inside.
         fmri_labels : torch.LongTensor of shape (n_scans, n_tokens[, num_quantizers]), optional
             Codes of the scans. From the tokens of time patch w the code of each ROI at w + 1 is predicted;
-            a scan of one time patch has no next patch and so no such loss. -100 is ignored, and so are tokens
-            of missing ROIs and padded time patches.
+            a scan of one time patch, or of latent tokens, has no next patch and so no such loss. -100 is
+            ignored, and so are tokens of missing ROIs and padded time patches.
         network_name_ids : torch.LongTensor of shape (n_scans, n_networks, n_ids), optional
             Text ids of the names of each scan's networks, -1 behind the end of a name, where they are not those of
             the configuration: scans of many atlases in one batch, read as `fmri_features` of network pairs alone.
@@ -520,7 +520,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             raise ValueError(
                 "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
             )
-        n_codes = fmri.n_rois * fmri.n_patches
+        n_codes, per_block = fmri.n_tokens, fmri.block_sizes[0]
         expected = (len(present), n_codes, fmri.num_quantizers)
         # a single level needs no axis
         if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
@@ -529,11 +529,11 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 f"{tuple(fmri_labels.shape)}."
             )
         labels = fmri_labels.reshape(expected).masked_fill(~present[:, :n_codes, None], -100)
-        labels = labels[:, fmri.n_rois :].flatten()
+        labels = labels[:, per_block:].flatten()
         # the scan tokens in their order, found without a look at how many there are
         rows = torch.argsort(is_scan.flatten().int(), descending=True, stable=True)[: present.numel()]
         scan_states = hidden_states.flatten(0, 1)[rows].view(*present.shape, -1)
-        logits = self._code_logits(scan_states[:, : n_codes - fmri.n_rois]).reshape(-1, fmri.codebook_size)
+        logits = self._code_logits(scan_states[:, : n_codes - per_block]).reshape(-1, fmri.codebook_size)
         # a mean that is zero, not NaN, where no token has a next code
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
         return total / labels.ne(-100).sum().clamp_min(1)

@@ -124,7 +124,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         joined(*described_by(arguments, texts, processor)),
         model,
         arguments,
-        next_codes=arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1,
+        next_codes=arguments.fmri_loss_weight > 0 and len(fmri_tokenizer.config.block_sizes) > 1,
         plain_texts=plain_texts,
         plain_text_share=arguments.plain_text_share,
     )
@@ -154,6 +154,7 @@ def _join(
         extractor,
         backbone.tokenizer_of(extractor.atlas),
         patch_size=fmri_tokenizer.config.patch_size,
+        num_latent_tokens=fmri_tokenizer.config.num_latent_tokens,
         scan_tokens=arguments.scan_tokens,
     )
     torch.manual_seed(arguments.seed)

@@ -20,7 +20,7 @@ from transformers import default_data_collator
 
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
 from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
@@ -93,8 +93,11 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
         embeds = _embed(texts, ids, arguments.text_model, scans, arguments.device)
         shape["text_embed_dim"] = len(next(iter(embeds.values())))
     torch.manual_seed(arguments.seed)
+    model = FmriTokenizerForPreTraining(FmriTokenizerConfig(**shape))
+    if embeds is not None:
+        model.fit_text_mean(torch.stack([embeds[scan_id] for scan_id in ids["train"]]))
     trainer = FmriTrainer(
-        FmriTokenizer(FmriTokenizerConfig(**shape)),
+        model,
         arguments,
         data_collator=default_data_collator,
         train_dataset=ScanInputs(inputs, ids["train"], embeds),
@@ -125,11 +128,7 @@ def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any
 def _embed(
     texts: CorpusTexts, ids: dict[str, list[str]], text_model: str, scans: TrainingScans, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Embedding of the first text about each scan, by `scan_id`, less the mean over the training scans.
-
-    What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different scans
-    have cosines near 1, and a contrastive loss against them learns one vector.
-    """
+    """Embedding of the first text about each scan, by `scan_id`."""
     backbone = load_backbone(text_model)
     model = backbone.language_model.to(device).eval()
     tokenizer = backbone.tokenizer_of(scans.atlas)
@@ -141,7 +140,6 @@ def _embed(
         [weights_hash(model), tokenizer.name_or_path, *(scans.atlas.network_names if scans.atlas else ())],
         lambda: embed_texts(model, tokenizer, first),
     )
-    embeds = embeds - embeds[: len(ids["train"])].mean(0)
     return dict(zip(names, embeds))
 
 

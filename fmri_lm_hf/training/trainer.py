@@ -99,7 +99,7 @@ class FmriTrainer(PublishesThroughHub, Trainer):
         """Keep the scalar parts of a model's output for the next log."""
         prefix = "" if self.model.training else "eval_"
         for name, value in outputs.items():
-            if name.endswith("_loss") or name == "codebook_usage":
+            if name.endswith("_loss") or name.startswith("codebook_"):
                 self._parts.setdefault(prefix + name, []).append(value.detach())
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
