@@ -96,20 +96,16 @@ class FmriQuantizer(nn.Module):
 
     def statistics(self, fmri_codes: torch.Tensor, token_mask: torch.Tensor | None = None) -> CodeStatistics:
         """Which codes occur and how evenly, among (batch, n_tokens[, n_levels]) or those of them in `token_mask`."""
-        counts = torch.stack(
-            [
-                (level if token_mask is None else level[token_mask])
-                .flatten()
-                .bincount(minlength=self.codebook_size)
-                for level in self.levels_of(fmri_codes)
-            ]
-        ).double()
-        shares = counts / counts.sum(-1, keepdim=True)
-        used = (counts > 0).sum(-1)
+        levels = self.levels_of(fmri_codes)
+        if token_mask is not None:
+            levels = tuple(level[token_mask] for level in levels)
+        # the codes that occur, not a count for each there is: finite scalar quantization may have billions
+        counts = [level.flatten().unique(return_counts=True)[1].double() for level in levels]
+        used = tuple(len(each) for each in counts)
         return CodeStatistics(
-            used=tuple(used.tolist()),
-            dead=tuple((self.codebook_size - used).tolist()),
-            perplexity=tuple(torch.special.entr(shares).sum(-1).exp().tolist()),
+            used=used,
+            dead=tuple(self.codebook_size - each for each in used),
+            perplexity=tuple(float(torch.special.entr(each / each.sum()).sum().exp()) for each in counts),
         )
 
 

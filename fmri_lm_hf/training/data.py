@@ -224,6 +224,8 @@ class ScanInputs(Dataset):
         The scans to use.
     text_embeds : mapping of str to torch.Tensor of shape (text_embed_dim,), optional
         By `scan_id`.
+    **more : mapping of str to torch.Tensor
+        Further inputs of the model by `scan_id`, such as `descriptors` and `text_token_embeds`.
     """
 
     def __init__(
@@ -231,20 +233,23 @@ class ScanInputs(Dataset):
         inputs: StoredScans,
         scan_ids: Sequence[str],
         text_embeds: Mapping[str, torch.Tensor] | None = None,
+        **more: Mapping[str, torch.Tensor],
     ):
-        self.inputs, self.scan_ids, self.text_embeds = inputs, list(scan_ids), text_embeds
-        if text_embeds is not None and (missing := [name for name in scan_ids if name not in text_embeds]):
-            raise ValueError(
-                f"`text_embeds` has none for scan {missing[0]!r}: give one for each of the scans."
-            )
+        self.inputs, self.scan_ids = inputs, list(scan_ids)
+        self.of_texts = more if text_embeds is None else {"text_embeds": text_embeds, **more}
+        for argument, values in self.of_texts.items():
+            if missing := [name for name in scan_ids if name not in values]:
+                raise ValueError(
+                    f"`{argument}` has none for scan {missing[0]!r}: give one for each of the scans."
+                )
 
     def __len__(self) -> int:
         return len(self.scan_ids)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         scan_id = self.scan_ids[index]
-        item = self.inputs.row(scan_id)
-        return item if self.text_embeds is None else item | {"text_embeds": self.text_embeds[scan_id]}
+        of_texts = {name: values[scan_id] for name, values in self.of_texts.items()}
+        return self.inputs.row(scan_id) | of_texts
 
 
 class ScanConversations(Dataset):
