@@ -128,8 +128,9 @@ def test_codebooks_wait_for_the_warm_up():
         assert output.codebook_usage is None
         assert output.commitment_loss == 0
         assert not any(book.initialized for book in books)
-    assert tokenizer.eval()(scans(4)).fmri_codes is not None  # what the tokenizer would say now
-    output = tokenizer.train()(scans(4))
+        assert tokenizer.eval()(scans(4)).fmri_codes is not None  # what the tokenizer would say now
+        tokenizer.train()
+    output = tokenizer(scans(4))
     assert output.fmri_codes is not None
     assert all(book.initialized for book in books)
     assert output.commitment_loss > 0
@@ -330,11 +331,18 @@ def test_pooling_is_trained_and_changes_no_token(pooling):
     )
 
 
-def test_the_mean_of_tokens_is_the_mean_of_those_that_are_seen():
-    tokenizer = fmri_tokenizer(text_embed_dim=10)
-    encoded = tokenizer.encode(scans(2), **masks())
-    mean = torch.stack([each[seen].mean(0) for each, seen in zip(encoded.embeddings, encoded.token_mask)])
-    torch.testing.assert_close(tokenizer.embed_scans(scans(2), **masks()), tokenizer.alignment.scans(mean))
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@torch.no_grad()
+def test_a_pooled_scan_is_a_mean_of_the_tokens_that_are_seen(pooling):
+    tokenizer = fmri_tokenizer(text_embed_dim=10, pooling=pooling)
+    encoded, means = tokenizer.encode(scans(2), **masks()), []
+    for embeddings, seen in zip(encoded.embeddings, encoded.token_mask):
+        weights = torch.full((int(seen.sum()), 1), 1 / seen.sum())
+        if pooling == "attention":
+            weights = tokenizer.alignment.pooling.score(embeddings[seen]).softmax(0)
+        means.append((embeddings[seen] * weights).sum(0))
+    expected = tokenizer.alignment.scans(torch.stack(means))
+    torch.testing.assert_close(tokenizer.embed_scans(scans(2), **masks()), expected)
 
 
 # --- scans and texts as domains -------------------------------------------------------------------------------
