@@ -90,5 +90,25 @@ def masks(batch: int = 2) -> dict[str, torch.Tensor]:
     return {"roi_mask": roi_mask, "padding_mask": padding_mask}
 
 
+def texts(n: int, size: int = 10, seed: int = 0) -> torch.Tensor:
+    """Embeddings of texts: (n, size)."""
+    return torch.randn(n, size, generator=torch.Generator().manual_seed(seed))
+
+
+def train(tokenizer: FmriTokenizerForPreTraining, inputs: torch.Tensor, steps: int, **kwargs) -> list[float]:
+    """Train a tokenizer on the same scans again and again; the loss of each step."""
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=3e-3)
+    tokenizer.train()
+    losses = []
+    for _ in range(steps):
+        loss = tokenizer(inputs, **kwargs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    tokenizer.eval()
+    return losses
+
+
 def close(left: torch.Tensor, right: torch.Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=2e-5)
