@@ -50,6 +50,7 @@ class FmriQuantizer(nn.Module):
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
+        assert config.codebook_size is not None  # a configuration that is made has one
         self.n_levels, self.codebook_size = config.num_quantizers, config.codebook_size
         self.head = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size),
