@@ -7,6 +7,7 @@ patch 0, then all ROIs of patch 1. What a token sees of its ROI is configuration
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,8 +245,9 @@ class FmriDecoder(nn.Module):
 class FmriCodebook(nn.Module):
     """A codebook trained by exponential moving averages, started by k-means on the first batch.
 
-    Its state is in buffers and changes only in training mode. Codes that fell out of use are moved onto
-    latents of the batch. With `unit_norm`, codes lie on the unit sphere (the published form).
+    Its state is in buffers and changes only in training mode, once an optimizer step and the same in all processes.
+    Codes that fell out of use are moved onto latents of the step. With `unit_norm`, codes lie on the unit sphere (the
+    published form).
     """
 
     def __init__(self, config: FmriTokenizerConfig, unit_norm: bool):
@@ -255,6 +257,7 @@ class FmriCodebook(nn.Module):
         self.register_buffer("embedding_sum", torch.zeros(config.codebook_size, config.codebook_dim))
         self.register_buffer("cluster_size", torch.zeros(config.codebook_size))
         self.register_buffer("initialized", torch.zeros(1))
+        self._seen: list[torch.Tensor] = []  # latents of the micro-batches of this step
 
     def nearest(self, latents: torch.Tensor) -> torch.Tensor:
         """Index of the code nearest to each of the latents (..., codebook_dim), by Euclidean distance."""
@@ -262,15 +265,13 @@ class FmriCodebook(nn.Module):
         return (self.embedding.square().sum(-1) - 2 * latents @ self.embedding.T).argmin(-1)
 
     @torch.no_grad()
-    def update(self, latents: torch.Tensor) -> None:
-        """One step of training on latents of shape (n, codebook_dim)."""
-        latents = latents.to(self.embedding.dtype)  # autocast may have lowered them
-        if not self.initialized.item():
-            self._start_by_kmeans(latents)
+    def update(self, latents: torch.Tensor, step_ends: bool = True) -> None:
+        """Take in latents of shape (n, codebook_dim); the codes move where the optimizer step ends with them."""
+        self._seen.append(latents.to(self.embedding.dtype))  # autocast may have lowered them
+        if not step_ends:
+            return
+        latents, self._seen = torch.cat(self._seen), []
         sums, counts = self._assign(latents)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-            dist.all_reduce(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
         self._revive_unused(latents)
@@ -280,27 +281,43 @@ class FmriCodebook(nn.Module):
         return F.normalize(codes, dim=-1) if self.unit_norm else codes
 
     def _assign(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum and number of the latents of each code, over all processes."""
         codes = self.nearest(latents)
         counts = torch.bincount(codes, minlength=len(self.embedding)).to(latents.dtype)
-        return torch.zeros_like(self.embedding).index_add_(0, codes, latents), counts
+        sums = torch.zeros_like(self.embedding).index_add_(0, codes, latents)
+        if _is_distributed():
+            dist.all_reduce(sums)
+            dist.all_reduce(counts)
+        return sums, counts
 
     def _sample(self, latents: torch.Tensor, n: int) -> torch.Tensor:
-        """Draw n latents; a batch with fewer of them repeats some, with noise that keeps the codes apart."""
-        order = torch.randperm(len(latents), device=latents.device)
-        drawn = latents[order[torch.arange(n, device=latents.device) % len(latents)]]
-        if n > len(latents):
-            drawn = drawn + 0.01 * latents.std() * torch.randn_like(drawn)
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(drawn, src=0)
-        return drawn
+        """Draw n of all processes' latents; where there are fewer, some come again, with noise that keeps them apart."""
+        sizes = [len(latents)]
+        if _is_distributed():
+            sizes = [0] * dist.get_world_size()
+            dist.all_gather_object(sizes, len(latents))
+        rank = dist.get_rank() if len(sizes) > 1 else 0
+        places = torch.arange(n, device=latents.device) % sum(sizes)
+        rows = torch.randperm(sum(sizes), device=latents.device)[places]
+        noise = latents.new_empty(n if n > sum(sizes) else 0, latents.shape[1]).normal_()
+        if len(sizes) > 1:
+            dist.broadcast(rows, src=0)
+            dist.broadcast(noise, src=0)
+        rows = rows - sum(sizes[:rank])
+        is_here = (rows >= 0) & (rows < len(latents))
+        drawn = latents.new_zeros(n, latents.shape[1])
+        drawn[is_here] = latents[rows[is_here]]
+        if len(sizes) > 1:
+            dist.all_reduce(drawn)
+        return drawn + 0.01 * drawn.std() * noise if len(noise) else drawn
 
-    def _start_by_kmeans(self, latents: torch.Tensor, n_iterations: int = 10) -> None:
+    @torch.no_grad()
+    def start(self, latents: torch.Tensor, n_iterations: int = 10) -> None:
+        """Begin with the k-means of latents of shape (n, codebook_dim), those of all processes."""
+        latents = latents.to(self.embedding.dtype)
         self.embedding.copy_(self._project(self._sample(latents, len(self.embedding))))
         for _ in range(n_iterations):
             sums, counts = self._assign(latents)
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(sums)
-                dist.all_reduce(counts)
             used = counts > 0
             self.embedding[used] = self._project(sums[used] / counts[used, None])
         self.cluster_size.copy_(counts)
@@ -317,12 +334,23 @@ class FmriCodebook(nn.Module):
             self.embedding_sum[unused] = fresh * self.cluster_size[unused, None]
 
 
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 class FmriQuantizer(nn.Module):
     """Linear-Tanh-Linear to the codebook dimension, then residual quantization over `num_quantizers` levels.
 
     The first level is the published one (latents and codes of unit length); further levels quantize what the
     levels before them left over.
+
+    Attributes
+    ----------
+    step_ends : bool
+        Whether the codebooks move with the next batch: False while an optimizer step has more micro-batches to come.
     """
+
+    step_ends = True
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
@@ -341,13 +369,27 @@ class FmriQuantizer(nn.Module):
         """Return latents, code vectors (both (batch, n_tokens, codebook_dim)) and codes."""
         latents = F.normalize(self.head(embeddings), dim=-1)
         residual, quantized, codes = latents.detach(), torch.zeros_like(latents), []
+        if self.training and not self.started:
+            self.start(residual[token_mask])
         for codebook in self.codebooks:
-            if self.training:
-                codebook.update(residual[token_mask])
             codes.append(codebook.nearest(residual))
             level = F.embedding(codes[-1], codebook.embedding)
+            if self.training:  # behind the look-up: all micro-batches of a step read the same codes
+                codebook.update(residual[token_mask], self.step_ends)
             quantized, residual = quantized + level, residual - level
         return latents, quantized, torch.stack(codes, dim=-1) if len(codes) > 1 else codes[0]
+
+    @property
+    def started(self) -> bool:
+        """Whether the codebooks were started."""
+        return bool(self.codebooks[-1].initialized)
+
+    @torch.no_grad()
+    def start(self, latents: torch.Tensor) -> None:
+        """Start the codebooks by k-means on latents of shape (n, codebook_dim)."""
+        for codebook in self.codebooks:
+            codebook.start(latents)
+            latents = latents - F.embedding(codebook.nearest(latents), codebook.embedding)
 
     def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
         """Code vectors (batch, n_tokens, codebook_dim) of codes (batch, n_tokens[, num_quantizers])."""
@@ -370,10 +412,19 @@ class _ReverseGradient(torch.autograd.Function):
         return -gradient
 
 
+def _mean_over_scans(values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Mean over scans of each scan's mean over what was observed; both (batch, ...).
+
+    The mean of a step is then that of its micro-batches, each in proportion to its scans.
+    """
+    of_scans = values.masked_fill(~observed, 0).flatten(1).sum(1) / observed.flatten(1).sum(1).clamp_min(1)
+    return of_scans.mean()
+
+
 class TextAlignment(nn.Module):
     """Losses that bring pooled scan embeddings to the frozen text embeddings of the scans' descriptions.
 
-    SigLIP (arXiv 2303.15343): each scan against every text of the batch. Domain-adversarial
+    SigLIP (arXiv 2303.15343): each scan against every text, those of the batch and others that are given. Domain-adversarial
     (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients teach the encoder to
     leave it at a loss.
     """
@@ -387,12 +438,20 @@ class TextAlignment(nn.Module):
         self.log_scale = nn.Parameter(torch.empty(()))
         self.bias = nn.Parameter(torch.empty(()))
 
-    def forward(self, pooled: torch.Tensor, text_embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contrastive and domain loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts."""
+    def forward(
+        self, pooled: torch.Tensor, text_embeds: torch.Tensor, other_text_embeds: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contrastive and domain loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts.
+
+        `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. Both losses are means over scans.
+        """
         scans = F.normalize(self.projection(pooled), dim=-1)
         texts = F.normalize(text_embeds.detach().to(scans.dtype), dim=-1)
-        logits = scans @ texts.T * self.log_scale.exp() + self.bias
-        is_pair = 2 * torch.eye(len(scans), device=scans.device) - 1
+        against = texts
+        if other_text_embeds is not None:
+            against = torch.cat([texts, F.normalize(other_text_embeds.detach().to(scans.dtype), dim=-1)])
+        logits = scans @ against.T * self.log_scale.exp() + self.bias
+        is_pair = 2 * torch.eye(*logits.shape, device=scans.device) - 1
         contrastive = -F.logsigmoid(is_pair * logits).sum(-1).mean()
         is_scan = torch.arange(2 * len(scans), device=scans.device) < len(scans)
         guess = self.domain_classifier(torch.cat([_ReverseGradient.apply(scans), texts])).squeeze(-1)
@@ -529,11 +588,13 @@ class FmriTokenizer(FmriPreTrainedModel):
         roi_mask: torch.Tensor | None = None,
         padding_mask: torch.Tensor | None = None,
         text_embeds: torch.Tensor | None = None,
+        other_text_embeds: torch.Tensor | None = None,
     ) -> FmriTokenizerOutput:
-        """Encode, quantize, reconstruct, and measure the losses of stage 1.
+        """Encode, quantize, reconstruct, and measure the losses of stage 1, each a mean over scans.
 
         Parameters are those of `encode`, and `text_embeds` of shape (batch, text_embed_dim): embeddings of
-        the texts that describe the scans, which adds the alignment losses.
+        the texts that describe the scans, which adds the alignment losses; `other_text_embeds` (n_others,
+        text_embed_dim) of texts that describe none of them, such as those of the step's other scans.
         """
         if self.quantizer is None or self.decoder is None:
             raise ValueError("This tokenizer is `encoder_only` and has no loss; use `encode`.")
@@ -545,17 +606,19 @@ class FmriTokenizer(FmriPreTrainedModel):
         # straight-through: the decoder reads the code, the encoder receives its gradient
         decoded = self.decoder(latents + (quantized - latents).detach(), token_mask)
 
-        losses = {"commitment_loss": F.mse_loss(latents[token_mask], quantized[token_mask].detach())}
+        commitment = (latents - quantized.detach()).float().square().mean(-1)
+        losses = {"commitment_loss": _mean_over_scans(commitment, token_mask)}
         reconstruction_loss = torch.zeros((), device=embeddings.device)
         if decoded.reconstruction is not None:
             observed = roi_mask[:, :, None] & padding_mask[:, None, :]  # (batch, n_rois, n_timepoints)
-            reconstruction_loss = F.mse_loss(decoded.reconstruction[observed].float(), input_values[observed])
+            error = (decoded.reconstruction.float() - input_values).square()
+            reconstruction_loss = _mean_over_scans(error, observed)
         if profiles is not None:
             observed = roi_mask[:, :, None] & F.pad(
                 roi_mask, (0, self.config.profile_size - self.config.n_rois), value=True
             ).unsqueeze(1)
-            profile_loss = F.mse_loss(decoded.connectivity[observed].float(), profiles[observed])
-            reconstruction_loss = reconstruction_loss + profile_loss
+            error = (decoded.connectivity.float() - profiles).square()
+            reconstruction_loss = reconstruction_loss + _mean_over_scans(error, observed)
         losses["reconstruction_loss"] = reconstruction_loss
         loss = reconstruction_loss + self.config.commitment_loss_weight * losses["commitment_loss"]
         if text_embeds is not None:
@@ -565,7 +628,9 @@ class FmriTokenizer(FmriPreTrainedModel):
                     f"set it to {text_embeds.shape[-1]} to align scans with them."
                 )
             pooled = (embeddings * token_mask[..., None]).sum(1) / token_mask.sum(1, keepdim=True)
-            losses["contrastive_loss"], losses["domain_loss"] = self.alignment(pooled, text_embeds)
+            losses["contrastive_loss"], losses["domain_loss"] = self.alignment(
+                pooled, text_embeds, other_text_embeds
+            )
             loss = loss + self.config.contrastive_loss_weight * losses["contrastive_loss"]
             loss = loss + self.config.domain_loss_weight * losses["domain_loss"]
         return FmriTokenizerOutput(
@@ -577,6 +642,21 @@ class FmriTokenizer(FmriPreTrainedModel):
             reconstruction=decoded.reconstruction,
             connectivity=decoded.connectivity,
         )
+
+    @torch.no_grad()
+    def start_quantizer(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Start the codebooks from batches of inputs, of all processes, unless they were started before."""
+        if self.quantizer is None or self.quantizer.started:
+            return
+        latents = []
+        for batch in batches:
+            given = [batch["input_values"], batch.get("roi_mask"), batch.get("padding_mask")]
+            input_values, roi_mask, padding_mask = self._observed(*given)
+            token_mask = self.token_mask(roi_mask, padding_mask)
+            profiles = self._profiles(input_values, roi_mask, padding_mask)
+            embeddings = self.encoder(input_values, profiles, token_mask)
+            latents.append(F.normalize(self.quantizer.head(embeddings), dim=-1)[token_mask])
+        self.quantizer.start(torch.cat(latents))
 
     def token_mask(self, roi_mask: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
         """Which tokens stand for observed data: (batch, n_tokens), from the masks of ROIs and time points."""
