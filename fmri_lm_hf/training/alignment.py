@@ -26,11 +26,12 @@ from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, load_backbone
+from .collator import FmriLMCollator
 from .data import TrainingScans
 from .lora import add_adapter
 from .record import train_and_save
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
-from .trainer import FmriLMCollator, FmriLMTrainer
+from .trainer import FmriLMTrainer
 
 # arguments that are fields of FmriLMConfig
 _OF_THE_MODEL = (
@@ -118,13 +119,16 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     model, processor = _join(fmri_tokenizer, extractor, backbone, arguments)
     adapter = add_adapter(model, arguments)
     model.freeze_fmri_tokenizer()
+    next_codes = arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1
+    if model.fmri_head is not None:
+        model.fmri_head.requires_grad_(next_codes)
     examples = scans.conversations(
         inputs,
         ids,
         joined(*described_by(arguments, texts, processor)),
         model,
         arguments,
-        next_codes=arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1,
+        next_codes=next_codes,
         plain_texts=plain_texts,
         plain_text_share=arguments.plain_text_share,
     )

@@ -48,7 +48,11 @@ class StageArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self.remove_unused_columns = False  # examples are no table, and the collators choose
-        self.prediction_loss_only = True
+        # every weight takes part in each step, and codebooks move alike in all processes
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False
+        if self.ddp_broadcast_buffers is None:
+            self.ddp_broadcast_buffers = False
 
 
 @dataclass
