@@ -11,17 +11,20 @@ __all__ = ["StepBatches"]
 
 
 class StepBatches(Sampler[list[int]]):
-    """Batches of one process: its parts of the batches that all processes make up together.
+    """Micro-batches of one process: its part of the examples of each step.
 
-    The order of an epoch is a function of seed and epoch. Examples are cut into batches of `world_size * batch_size`,
-    and each of these into parts, one for each process. What is left at the end of an epoch is shared out as evenly as
-    it goes, so that every example is met once; where fewer are left than there are processes, some are met twice.
+    The order of an epoch is a function of seed and epoch. It is cut into steps of `world_size * per_step * batch_size`
+    examples, and each of these into as many micro-batches, of which every process takes as many neighbours. What is left
+    at the end of an epoch is shared out as evenly as it goes, so that every example is met once; only where fewer are
+    left than there are micro-batches, some are met twice.
 
     Parameters
     ----------
     n_examples : int
     batch_size : int
-        Of one process.
+        Of a micro-batch.
+    per_step : int
+        Micro-batches of a process in a step.
     seed : int or None
         None for the order of the examples, in every epoch.
     rank, world_size : int
@@ -29,22 +32,30 @@ class StepBatches(Sampler[list[int]]):
     counts_epochs : bool
         Whether example `i` of epoch `e` is called ``e * n_examples + i``, for examples that are drawn anew.
     drop_last : bool
-        Leave out what does not fill a batch of all processes.
+        Leave out what does not fill a micro-batch of every process.
+
+    Examples
+    --------
+    >>> [list(StepBatches(10, 2, rank=rank, world_size=2)) for rank in (0, 1)]
+    [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [9]]]
     """
 
     def __init__(
         self,
         n_examples: int,
         batch_size: int,
+        per_step: int = 1,
         seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
         counts_epochs: bool = False,
         drop_last: bool = False,
     ):
-        self.n_examples, self.batch_size, self.seed = n_examples, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.counts_epochs, self.drop_last = counts_epochs, drop_last
+        self.n_examples, self.batch_size, self.per_step, self.seed = n_examples, batch_size, per_step, seed
+        self.rank, self.world_size, self.counts_epochs = rank, world_size, counts_epochs
+        if drop_last:
+            n_examples -= n_examples % (batch_size * world_size)
+        self.n_used = n_examples
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -52,8 +63,7 @@ class StepBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        of_all = self.batch_size * self.world_size
-        return self.n_examples // of_all if self.drop_last else -(-self.n_examples // of_all)
+        return -(-self.n_used // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.n_examples)
@@ -61,9 +71,12 @@ class StepBatches(Sampler[list[int]]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_examples)
         if self.counts_epochs:
             order = order + self.epoch * self.n_examples
-        of_all = self.batch_size * self.world_size
-        for start in range(0, len(self) * of_all, of_all):
-            together = order[start : start + of_all]
-            if len(together) < self.world_size:
-                together = np.resize(together, self.world_size)
-            yield np.array_split(together, self.world_size)[self.rank].tolist()
+        together = self.batch_size * self.world_size
+        for start in range(0, self.n_used, together * self.per_step):
+            of_step = order[start : min(start + together * self.per_step, self.n_used)]
+            n_batches = -(-len(of_step) // together)
+            if len(of_step) < n_batches * self.world_size:
+                of_step = np.resize(of_step, n_batches * self.world_size)
+            batches = np.array_split(of_step, n_batches * self.world_size)
+            for batch in batches[self.rank * n_batches : (self.rank + 1) * n_batches]:
+                yield batch.tolist()

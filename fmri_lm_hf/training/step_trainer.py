@@ -137,18 +137,31 @@ class StepTrainer(PublishesThroughHub, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the order of `StepBatches`; other sampling strategies as the Trainer has them."""
-        dataset, args = self.train_dataset, self.args
-        own_order = args.train_sampling_strategy in ("random", "sequential")
-        if dataset is None or isinstance(dataset, IterableDataset) or not own_order:
+        strategy = self.args.train_sampling_strategy
+        if not _is_sized(self.train_dataset) or strategy not in ("random", "sequential"):
             return super().get_train_dataloader()
-        batches = StepBatches(
-            len(dataset),
+        seed = self.args.seed if strategy == "random" else None
+        return self._loader(
+            self.train_dataset,
             self._train_batch_size,
-            seed=args.seed if args.train_sampling_strategy == "random" else None,
-            rank=args.process_index,
-            world_size=args.world_size,
-            counts_epochs=getattr(dataset, "draws_each_epoch", False),
-            drop_last=args.dataloader_drop_last,
+            per_step=self.args.gradient_accumulation_steps,
+            seed=seed,
+            counts_epochs=getattr(self.train_dataset, "draws_each_epoch", False),
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches that share the dataset out among processes without meeting any example twice."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if not _is_sized(dataset):
+            return super().get_eval_dataloader(eval_dataset)
+        return self._loader(dataset, self.args.eval_batch_size)
+
+    def _loader(self, dataset: Any, batch_size: int, **order: Any) -> DataLoader:
+        args = self.args
+        batches = StepBatches(
+            len(dataset), batch_size, rank=args.process_index, world_size=args.world_size, **order
         )
         loader: DataLoader = DataLoader(
             dataset,
@@ -159,10 +172,14 @@ class StepTrainer(PublishesThroughHub, Trainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        # they are this process's already
+        # shared out already
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         # the state of the training, written next, says that a checkpoint is complete
         self.accelerator.wait_for_everyone()
+
+
+def _is_sized(dataset: Any) -> bool:
+    return dataset is not None and not isinstance(dataset, IterableDataset)

@@ -104,7 +104,7 @@ class FmriLMTrainer(StepTrainer):
         unwrapped = self.accelerator.unwrap_model(self.model)
         totals = dict.fromkeys(("text_loss", "text_only_loss", "fmri_loss"), torch.zeros((), device=self.args.device))
         outputs: Any = None
-        for name, batch in zip(totals, self._with_and_without_scans(inputs)):
+        for name, batch in zip(("text_loss", "text_only_loss"), self._with_and_without_scans(inputs)):
             if batch is None:
                 continue
             # what each position predicts
