@@ -1,6 +1,6 @@
-"""Small trainings of the three stages, and a program that runs them, in one process or under `accelerate launch`.
+"""Small trainings of the three stages, and a program that runs them, in one process or in several.
 
-    accelerate launch --num_processes 2 --cpu tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
+    torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def make(stage: str, folder: Path, **changes):
 
 def train_all(folder: Path, batch_size: int, accumulated: int, **changes) -> None:
     """Train all stages; write what they end with, and their logs, into the folder."""
+    folder.mkdir(exist_ok=True)
     for stage in STAGES:
         trainer = make(
             stage,
@@ -126,4 +127,4 @@ def train_all(folder: Path, batch_size: int, accumulated: int, **changes) -> Non
 
 if __name__ == "__main__":
     out, size, n = sys.argv[1:4]
-    train_all(Path(out), int(size), int(n), activation_checkpointing=len(sys.argv) > 4)
+    train_all(Path(out), int(size), int(n), activation_checkpointing="checkpointing" in sys.argv[4:])
