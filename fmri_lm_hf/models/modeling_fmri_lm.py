@@ -24,7 +24,14 @@ from .configuration_fmri_lm import FmriLMConfig, n_pair_tokens
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
-from .network_pairs import N_FEATURES, PRESENT, NetworkPairEmbedding, network_pair_features, observed_pairs, pad_name_ids
+from .network_pairs import (
+    N_FEATURES,
+    PRESENT,
+    NetworkPairEmbedding,
+    network_pair_features,
+    observed_pairs,
+    pad_name_ids,
+)
 from .scan_layout import ScanLayout
 
 
@@ -361,7 +368,9 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
         if self.training:
-            inputs_embeds = inputs_embeds + self._took_part(inputs_embeds, present is None, fmri_labels is None)
+            inputs_embeds = inputs_embeds + self._took_part(
+                inputs_embeds, present is None, fmri_labels is None
+            )
             if use_cache is None and past_key_values is None:
                 use_cache = False
         output_hidden_states = kwargs.pop("output_hidden_states", None)
@@ -546,7 +555,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return self._next_codes(fmri_labels, present).ne(-100).sum()
 
     def _next_codes(self, fmri_labels, present) -> torch.Tensor:
-        """The codes that are predicted: (n_scans, n_rois * (n_patches - 1), num_quantizers), -100 where there is none."""
+        """The codes to predict: (n_scans, n_rois * (n_patches - 1), num_quantizers), -100 where there is none."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
             raise ValueError(

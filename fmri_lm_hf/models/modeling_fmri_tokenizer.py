@@ -291,7 +291,7 @@ class FmriCodebook(nn.Module):
         return sums, counts
 
     def _sample(self, latents: torch.Tensor, n: int) -> torch.Tensor:
-        """Draw n of all processes' latents; where there are fewer, some come again, with noise that keeps them apart."""
+        """Draw n of all processes' latents; of fewer, some come again, with noise that keeps them apart."""
         sizes = [len(latents)]
         if _is_distributed():
             sizes = [0] * dist.get_world_size()
@@ -424,9 +424,9 @@ def _mean_over_scans(values: torch.Tensor, observed: torch.Tensor) -> torch.Tens
 class TextAlignment(nn.Module):
     """Losses that bring pooled scan embeddings to the frozen text embeddings of the scans' descriptions.
 
-    SigLIP (arXiv 2303.15343): each scan against every text, those of the batch and others that are given. Domain-adversarial
-    (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients teach the encoder to
-    leave it at a loss.
+    SigLIP (arXiv 2303.15343): each scan against every text, those of the batch and others that are given.
+    Domain-adversarial (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients teach the
+    encoder to leave it at a loss.
     """
 
     def __init__(self, config: FmriTokenizerConfig):

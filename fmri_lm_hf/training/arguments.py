@@ -49,10 +49,9 @@ class StageArguments(TrainingArguments):
         super().__post_init__()
         self.remove_unused_columns = False  # examples are no table, and the collators choose
         # every weight takes part in each step, and codebooks move alike in all processes
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False
-        if self.ddp_broadcast_buffers is None:
-            self.ddp_broadcast_buffers = False
+        for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):
+            if getattr(self, name) is None:
+                setattr(self, name, False)
 
 
 @dataclass

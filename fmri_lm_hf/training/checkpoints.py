@@ -33,7 +33,7 @@ def last_complete_checkpoint(folder: str | os.PathLike, world_size: int = 1) -> 
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if path.is_dir() and step.isdecimal():
             found[int(step)] = path
-    for step, path in sorted(found.items(), reverse=True):
+    for _, path in sorted(found.items(), reverse=True):
         if _is_complete(path, world_size):
             return str(path)
         logger.warning(f"{path.name} was not written to its end and is passed over.")

@@ -82,9 +82,7 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
         model, processor = pretrained_reader(arguments.language_model, atlas, recipe.seed)
     adapter = add_adapter(model, arguments)
     per_step = arguments.world_size * arguments.gradient_accumulation_steps
-    batches = ReadingBatches(
-        processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None, per_step
-    )
+    batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None, per_step)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     arguments.train_sampling_strategy = "sequential"  # from easy to hard
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)

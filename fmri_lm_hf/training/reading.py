@@ -44,9 +44,9 @@ from ..models.network_pairs import (
 from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
+from .collator import IGNORED
 from .own_names import OwnNames
 from .texts import pair_facts
-from .collator import IGNORED
 
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]

@@ -14,9 +14,9 @@ class StepBatches(Sampler[list[int]]):
     """Micro-batches of one process: its part of the examples of each step.
 
     The order of an epoch is a function of seed and epoch. It is cut into steps of `world_size * per_step * batch_size`
-    examples, and each of these into as many micro-batches, of which every process takes as many neighbours. What is left
-    at the end of an epoch is shared out as evenly as it goes, so that every example is met once; only where fewer are
-    left than there are micro-batches, some are met twice.
+    examples, and each of these into micro-batches, of which every process takes `per_step` neighbours. What is left at
+    the end of an epoch is shared out as evenly as it goes, so that every example is met once; only where fewer are left
+    than there are micro-batches, some are met twice.
 
     Parameters
     ----------

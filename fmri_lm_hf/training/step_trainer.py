@@ -116,7 +116,9 @@ class StepTrainer(PublishesThroughHub, Trainer):
         output.metrics[f"{metric_key_prefix}_loss"] = sum(
             self._evaluated[name].weight * mean for name, mean in means.items()
         )
-        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items() if name != "loss"})
+        output.metrics.update(
+            {f"{metric_key_prefix}_{name}": mean for name, mean in means.items() if name != "loss"}
+        )
         return output
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:

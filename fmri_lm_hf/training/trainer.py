@@ -18,7 +18,10 @@ from .step_trainer import Part, StepTrainer
 
 __all__ = ["FmriLMTrainer", "FmriTrainer"]
 
-OF_SCANS = (*SCAN_INPUTS, "fmri_labels")  # inputs with a row for each scan; the others have one for each prompt
+OF_SCANS = (
+    *SCAN_INPUTS,
+    "fmri_labels",
+)  # inputs with a row for each scan; the others have one for each prompt
 
 
 class FmriTrainer(StepTrainer):
@@ -102,7 +105,9 @@ class FmriLMTrainer(StepTrainer):
 
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         unwrapped = self.accelerator.unwrap_model(self.model)
-        totals = dict.fromkeys(("text_loss", "text_only_loss", "fmri_loss"), torch.zeros((), device=self.args.device))
+        totals = dict.fromkeys(
+            ("text_loss", "text_only_loss", "fmri_loss"), torch.zeros((), device=self.args.device)
+        )
         outputs: Any = None
         for name, batch in zip(("text_loss", "text_only_loss"), self._with_and_without_scans(inputs)):
             if batch is None:

@@ -1,6 +1,6 @@
 """Runs stages until each kills itself, as a power cut would: at the beginning of a step, or while it saves.
 
-    python tests/training/killed.py '[["save", 9, "tokenizer", "tiny/tokenizer", "--output_dir", "killed"], ...]'
+python tests/training/killed.py '[["save", 9, "tokenizer", "tiny/tokenizer", "--output_dir", "killed"], ...]'
 """
 
 from __future__ import annotations

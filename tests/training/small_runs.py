@@ -1,6 +1,6 @@
 """Small trainings of the three stages, and a program that runs them, in one process or in several.
 
-    torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
+torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hub")]  # as pytest has them
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
-from small import fmri_tokenizer, language_model, missing_roi, processor, scans  # noqa: E402
-from transformers import TrainingArguments, default_data_collator  # noqa: E402
+from peft import LoraConfig, get_peft_model
+from small import fmri_tokenizer, language_model, missing_roi, processor, scans
+from transformers import TrainingArguments, default_data_collator
 
-from fmri_lm_hf.training.arguments import StageArguments  # noqa: E402
-from fmri_lm_hf.training.collator import FmriLMCollator  # noqa: E402
-from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer  # noqa: E402
+from fmri_lm_hf.training.arguments import StageArguments
+from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
 STAGES = ("tokenizer", "alignment", "instruction")
 N_EXAMPLES = 10  # no multiple of the batch
@@ -79,7 +79,9 @@ def make(stage: str, folder: Path, **changes):
             {"input_values": scans(N_EXAMPLES)[i], "roi_mask": roi_mask[i], "text_embeds": texts[i]}
             for i in range(N_EXAMPLES)
         ]
-        without_texts = [{name: example[name] for name in ("input_values", "roi_mask")} for example in examples]
+        without_texts = [
+            {name: example[name] for name in ("input_values", "roi_mask")} for example in examples
+        ]
         return FmriTrainer(
             model,
             arguments(folder, **changes),

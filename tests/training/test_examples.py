@@ -15,10 +15,10 @@ from fmri_lm_hf.corpus import faithfulness
 from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, DESCRIBE, LEVELS, level_of, scan_facts
 from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.backbone import load_backbone
+from fmri_lm_hf.training.collator import FmriLMCollator
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
 from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, embed_texts, joined
-from fmri_lm_hf.training.collator import FmriLMCollator
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from small import FMRI, N_TOKENS, fmri_tokenizer, language_model, processor, scans
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
-from fmri_lm_hf.training.record import write_training_info
 from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.record import write_training_info
 from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
 PAD = 3
@@ -152,6 +153,53 @@ def test_a_scan_in_the_batch_does_not_change_the_loss_of_a_text(tmp_path):
         run.compute_loss(model, run.data_collator(each)) for each in (about_scans(1), [{"text": "the sex"}])
     ]
     torch.testing.assert_close(together, sum(alone))
+
+
+def test_a_text_beside_scans_costs_what_it_costs_alone(tmp_path):
+    model = language_model()
+    model.freeze_fmri_tokenizer()
+    run = trainer(tmp_path, about_scans(1), model, text_only_loss_weight=1.0)
+    model.train()
+
+    def step(examples) -> tuple[int, torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            loss = run.compute_loss(model, run.data_collator(examples))
+            loss.backward()
+        return counter.get_total_flops(), loss.detach(), model.language_model.model.norm.weight.grad.clone()
+
+    texts = [{"text": "the sex is male"}, {"text": "male"}]
+    flops, loss, gradient = step([texts[0], *about_scans(2), texts[1]])
+    apart = [step(examples) for examples in (about_scans(2), texts)]
+    assert flops == sum(each[0] for each in apart)
+    torch.testing.assert_close(loss, apart[0][1] + apart[1][1])
+    torch.testing.assert_close(gradient, apart[0][2] + apart[1][2])
+
+
+def test_logits_are_computed_where_something_is_learnt_and_nothing_is_cached(tmp_path):
+    model = language_model()
+    run = trainer(tmp_path, about_scans(1), model)
+    heads: list[tuple] = []
+    model.language_model.lm_head.register_forward_hook(lambda *args: heads.append(args[2].shape))
+    model.train()
+    examples = about_scans(2, ("the sex is male",))
+    batch = run.data_collator(examples)
+    _, outputs = run.compute_loss(model, dict(batch), return_outputs=True)
+    assert heads == [(2, int((batch["labels"][0] != -100).sum()), model.config.text_config.vocab_size)]
+    assert outputs.past_key_values is None
+    assert model.eval()(**{**batch, "labels": None}).past_key_values is not None
+
+
+def test_every_weight_takes_part_in_a_step_with_only_text(tmp_path):
+    model = language_model()
+    model.freeze_fmri_tokenizer()
+    run = trainer(tmp_path, about_scans(1), model)
+    run.compute_loss(model.train(), run.data_collator([{"text": "the sex is male"}])).backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+    of_scans = [name for name in trained if not name.startswith("language_model")]
+    assert {name.split(".")[0] for name in of_scans} == {"projector", "roi_embeddings", "fmri_head"}
+    assert not any(trained[name].grad.any() for name in of_scans)
 
 
 # --- training -------------------------------------------------------------------------------------------------
