@@ -53,13 +53,14 @@ def about_scans(model) -> list[dict]:
     values = scans(N_EXAMPLES)
     roi_mask = missing_roi(N_EXAMPLES)
     codes = model.fmri_tokenizer.encode(values, roi_mask).fmri_codes
+    features = model.get_fmri_features(values, roi_mask).detach()  # as the stages have them
     texts = {2: "the sex is male", 3: "What is the sex ? female . male", 6: "female"}
     return [
         {"text": texts[i]}
         if i in texts
         else {
             "conversation": conversation("female" if i % 2 else "the sex is male ."),
-            "input_values": values[i],
+            "fmri_features": features[i],
             "roi_mask": roi_mask[i],
             "padding_mask": torch.ones(values.shape[-1], dtype=torch.bool),
             "fmri_labels": codes[i],

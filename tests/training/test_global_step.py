@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from sharded_run import train
 from small_runs import N_EXAMPLES, STAGES, make, train_all
 
 from fmri_lm_hf.training.step_batches import StepBatches
 
 # share of the codes that a batch uses: that of a smaller batch is another one
 OF_BATCHES = ("codebook_usage", "eval_codebook_usage")
+
+
+def launched(script: Path, *words) -> None:
+    """Run a script in two processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(script), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +33,7 @@ def results(tmp_path_factory):
     train_all(root / "one", 4, 1)
     train_all(root / "accumulated", 2, 2)
     for way, batch_size, accumulated, *more in (("processes", 2, 1), ("both", 1, 2, "checkpointing")):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        script = str(Path(__file__).parent / "small_runs.py")
-        done = subprocess.run(
-            [*launch, script, str(root / way), str(batch_size), str(accumulated), *more],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        launched(Path(__file__).parent / "small_runs.py", root / way, batch_size, accumulated, *more)
     return {
         folder.name: {stage: torch.load(folder / f"{stage}.pt") for stage in STAGES}
         for folder in root.iterdir()
@@ -143,3 +145,19 @@ def test_epochs_have_orders_of_their_own_and_may_be_counted():
     in_order = StepBatches(5, 2, drop_last=True)
     assert list(in_order) == [[0, 1], [2, 3]]
     assert len(in_order) == 2
+
+
+# --- sharded weights ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_sharded_weights_train_and_are_saved_whole(tmp_path):
+    launched(Path(__file__).parent / "sharded_run.py", tmp_path)
+    expected = make("alignment", tmp_path, per_device_train_batch_size=4)
+    train(expected)
+    saved = load_file(tmp_path / "model.safetensors")
+    whole = expected.model.state_dict()
+    assert saved.keys() <= whole.keys()
+    assert len(saved) > 0.9 * len(whole)  # tied weights are saved once
+    for name, values in saved.items():
+        torch.testing.assert_close(values, whole[name], rtol=1e-4, atol=1e-5)
