@@ -96,7 +96,6 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("fmri", "text")
     _supports_flash_attn = False  # its kernels take no block mask and would silently fall back to causal
-    _no_split_modules = ["FmriLayer"]
 
     def __init__(self, config: FmriLMConfig):
         super().__init__(config)
