@@ -2,7 +2,7 @@
 
     torchrun --standalone --nproc_per_node 2 tests/training/sharded_run.py FOLDER
 
-Accelerate shards on GPUs only. So layers are sharded here as it would shard them, and the Trainer is told that they are.
+Accelerate shards on GPUs only. So layers are sharded here as it would do it, and the Trainer is told that they are.
 """
 
 from __future__ import annotations

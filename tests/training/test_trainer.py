@@ -308,6 +308,24 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
         assert torch.equal(value, expected[name]), name
 
 
+def test_examples_that_are_drawn_are_drawn_anew_each_epoch(tmp_path):
+    class Drawn(list):
+        draws_each_epoch = True
+        asked: list[int] = []
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return super().__getitem__(index % len(self))
+
+    examples = Drawn(about_scans(4))
+    trainer(tmp_path, examples, max_steps=-1, num_train_epochs=2, per_device_train_batch_size=2).train()
+    assert [sorted(examples.asked[:4]), sorted(examples.asked[4:])] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    run = trainer(tmp_path, examples, eval_strategy="no")
+    examples.asked.clear()
+    run.evaluate()
+    assert examples.asked == [0, 1, 2, 3]
+
+
 def test_a_trained_model_is_loaded_as_it_is(tmp_path):
     run = trainer(tmp_path, about_scans(4), max_steps=2)
     run.train()
