@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .modeling_fmri_tokenizer import FmriTokenizer
-from .objectives import TextAlignment, connectivity_loss, coskewness_loss, domain_ramp
+from .objectives import TextAlignment, connectivity_loss, coskewness_loss, domain_ramp, mean_over_scans
 from .quantizers import CodeStatistics
 
 
@@ -53,7 +54,7 @@ torch.FloatTensor of shape ()
 
 
 class StepCounter(nn.Module):
-    """Forward passes in training so far, for what begins or grows with them; kept in checkpoints."""
+    """Optimizer steps so far, for what begins or grows with them; kept in checkpoints."""
 
     def __init__(self):
         super().__init__()
@@ -98,8 +99,10 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
         text_embeds: torch.Tensor | None = None,
         text_token_embeds: torch.Tensor | None = None,
         descriptors: torch.Tensor | None = None,
+        other_text_embeds: torch.Tensor | None = None,
+        other_descriptors: torch.Tensor | None = None,
     ) -> FmriTokenizerForPreTrainingOutput:
-        """Encode, quantize, reconstruct, and measure the losses of stage 1.
+        """Encode, quantize, reconstruct, and measure the losses of stage 1, each a mean over scans.
 
         Parameters
         ----------
@@ -112,6 +115,8 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
             scans from tokens of texts, as published, in place of whole scans from whole texts.
         descriptors : torch.Tensor of shape (batch, n_descriptors), optional
             By which the soft forms of the contrastive loss compare scans, in place of their texts.
+        other_text_embeds, other_descriptors : torch.Tensor of shape (n_others, ...), optional
+            Of texts that describe none of the scans, such as those of the step's other scans.
         """
         if self.quantizer is None or self.decoder is None:
             raise ValueError("This tokenizer is `encoder_only` and has no loss; use `encode`.")
@@ -134,21 +139,24 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
 
         losses = {"reconstruction_loss": self._reconstruction_loss(signal, connectivity, profiles, *inputs)}
         if self.quantizer.has_commitment:
-            losses["commitment_loss"] = F.mse_loss(latents[token_mask], quantized[token_mask].detach())
+            distance = (latents - quantized.detach()).float().square().mean(-1)
+            losses["commitment_loss"] = mean_over_scans(distance, token_mask)
         for name, measure in (("connectivity_loss", connectivity_loss), ("coskewness_loss", coskewness_loss)):
             if self.config.loss_weights[name]:
                 losses[name] = measure(signal.float(), *inputs)
         if text_embeds is not None:
             alignment = self._aligned(text_embeds)
             pooled = alignment.pooling(embeddings, token_mask, observed)
-            losses["contrastive_loss"] = alignment.contrastive(pooled, text_embeds, descriptors)
+            losses["contrastive_loss"] = alignment.contrastive(
+                pooled, text_embeds, descriptors, other_text_embeds, other_descriptors
+            )
             scans, texts = alignment.scans(pooled), alignment.texts(text_embeds)
             if text_token_embeds is not None:
                 scans = alignment.scans(embeddings[token_mask])
                 texts = F.normalize(text_token_embeds.detach().flatten(0, -2).to(scans.dtype), dim=-1)
             ramp = domain_ramp(step, self.config.domain_ramp_steps)
             losses["domain_loss"] = alignment.domain(scans, texts, ramp)
-        if self.training:
+        if self.training and self.quantizer.step_ends:
             self.steps.done += 1
         return FmriTokenizerForPreTrainingOutput(
             loss=sum(self.config.loss_weights[name] * value for name, value in losses.items()),
@@ -159,6 +167,21 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
             reconstruction=signal,
             connectivity=connectivity,
         )
+
+    @torch.no_grad()
+    def start_quantizer(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Start the codebooks from batches of inputs, of all processes, unless they were started or have to wait."""
+        waits = int(self.steps.done) < self.config.codebook_warmup_steps
+        if self.quantizer is None or self.quantizer.started or waits:
+            return
+        latents = []
+        for batch in batches:
+            given = [batch["input_values"], batch.get("roi_mask"), batch.get("padding_mask")]
+            inputs = self._observed(*given)
+            masks = inputs[1:]
+            embeddings, _ = self.encoder(inputs[0], self._profiles(*inputs), self._grid_mask(*masks))
+            latents.append(self.quantizer.latents(embeddings)[self.token_mask(*masks)])
+        self.quantizer.start(torch.cat(latents))
 
     def without_objectives(self) -> FmriTokenizer:
         with torch.device("meta"):  # without memory for parts that are replaced at once
@@ -240,11 +263,13 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
         losses = []
         if signal is not None:
             observed = roi_mask[:, :, None] & padding_mask[:, None, :]  # (batch, n_rois, n_timepoints)
-            losses.append(measure(signal[observed].float(), input_values[observed]))
+            losses.append(mean_over_scans(measure(signal.float(), input_values, reduction="none"), observed))
         if profiles is not None:
             n_networks = self.config.profile_size - self.config.n_rois
             observed = roi_mask[:, :, None] & F.pad(roi_mask, (0, n_networks), value=True)[:, None, :]
-            losses.append(measure(connectivity[observed].float(), profiles[observed]))
+            losses.append(
+                mean_over_scans(measure(connectivity.float(), profiles, reduction="none"), observed)
+            )
         return sum(losses)
 
 

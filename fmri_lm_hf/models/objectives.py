@@ -60,36 +60,46 @@ def coskewness_loss(
     return _mean_over_pairs(difference.square(), roi_mask)
 
 
+def mean_over_scans(values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Mean over scans of each scan's mean over what was observed; both (batch, ...).
+
+    The mean of a step is then that of its micro-batches, each in proportion to its scans.
+    """
+    of_scans = values.masked_fill(~observed, 0).flatten(1).sum(1) / observed.flatten(1).sum(1).clamp_min(1)
+    return of_scans.mean()
+
+
 def _mean_over_pairs(values: torch.Tensor, roi_mask: torch.Tensor) -> torch.Tensor:
-    """Mean of (batch, n_rois, n_rois) over pairs of different observed ROIs."""
+    """Mean of (batch, n_rois, n_rois) over pairs of different observed ROIs, and over scans."""
     pairs = roi_mask[:, :, None] & roi_mask[:, None, :]
     pairs = pairs & ~torch.eye(roi_mask.shape[1], dtype=torch.bool, device=roi_mask.device)
-    return values.masked_fill(~pairs, 0).sum() / pairs.sum().clamp_min(1)
+    return mean_over_scans(values, pairs)
 
 
 def contrastive_loss(
     logits: torch.Tensor, kind: str, likeness: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Loss of scans against texts, the n-th of which describes the n-th scan.
+    """Loss of scans against texts, the n-th of which describes the n-th scan; texts beyond these describe none.
 
     Parameters
     ----------
-    logits : torch.Tensor of shape (n, n)
+    logits : torch.Tensor of shape (n, n_texts)
         Of each scan against each text.
     kind : {"clip", "soft_clip", "siglip", "soft_siglip"}
         Softmax over all texts and over all scans (arXiv 2103.00020), or each pair by itself, summed over texts (arXiv
         2303.15343). In the soft forms a text that is like the right one is partly right.
-    likeness : torch.Tensor of shape (n, n)
+    likeness : torch.Tensor of shape (n, n_texts)
         Cosines between what describes two scans.
     temperature : float
         Targets of the soft forms are ``exp((likeness - 1) / temperature)``, for "soft_clip" as shares.
     """
-    targets = torch.eye(len(logits), device=logits.device, dtype=logits.dtype)
+    targets = torch.eye(*logits.shape, device=logits.device, dtype=logits.dtype)
     if kind.startswith("soft_"):
         targets = ((likeness - 1) / temperature).exp().fill_diagonal_(1).to(logits.dtype)
     if kind.endswith("siglip"):
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
-    both = ((logits, targets), (logits.T, targets.T))
+    n = len(logits)
+    both = ((logits, targets), (logits[:, :n].T, targets[:, :n].T))
     return sum(F.cross_entropy(each, target / target.sum(-1, keepdim=True)) for each, target in both) / 2
 
 
@@ -141,8 +151,9 @@ class TokenPooling(nn.Module):
 class TextAlignment(nn.Module):
     """Losses that bring scan embeddings to the frozen text embeddings of the scans' descriptions.
 
-    Contrastive: each scan against every text of the batch, with a learnt temperature. Domain-adversarial (arXiv
-    1505.07818): a classifier tells scans from texts, and reversed gradients teach the encoder to leave it at a loss.
+    Contrastive: each scan against every text, those of the batch and others that are given, with a learnt
+    temperature. Domain-adversarial (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients
+    teach the encoder to leave it at a loss.
     """
 
     def __init__(self, config: FmriTokenizerConfig):
@@ -190,16 +201,27 @@ class TextAlignment(nn.Module):
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def contrastive(
-        self, pooled: torch.Tensor, text_embeds: torch.Tensor, descriptors: torch.Tensor | None = None
+        self,
+        pooled: torch.Tensor,
+        text_embeds: torch.Tensor,
+        descriptors: torch.Tensor | None = None,
+        other_text_embeds: torch.Tensor | None = None,
+        other_descriptors: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Contrastive loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts.
+        """Contrastive loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts, a mean over scans.
 
-        The soft forms compare `descriptors` (batch, n_descriptors), numbers that say what is particular about each
-        scan, where they are given, and else the texts.
+        `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. The soft forms compare `descriptors`
+        (batch, n_descriptors), numbers that say what is particular about each scan, where they are given (with those of
+        the other texts), and else the texts. The other texts' scans are not here, so that "clip" and "soft_clip" hold
+        texts against the scans of this batch alone.
         """
-        texts = self.texts(text_embeds)
-        described_by = texts if descriptors is None else F.normalize(descriptors.float(), dim=-1)
-        likeness = described_by @ described_by.T
+        own = self.texts(text_embeds)
+        texts = own if other_text_embeds is None else torch.cat([own, self.texts(other_text_embeds)])
+        described_by = texts
+        if descriptors is not None:
+            all_descriptors = [descriptors] if other_descriptors is None else [descriptors, other_descriptors]
+            described_by = F.normalize(torch.cat(all_descriptors).float(), dim=-1)
+        likeness = described_by[: len(own)] @ described_by.T
         return contrastive_loss(self.logits(self.scans(pooled), texts), self.kind, likeness, self.temperature)
 
     def domain(self, scans: torch.Tensor, texts: torch.Tensor, ramp: float = 1.0) -> torch.Tensor:
@@ -227,4 +249,5 @@ __all__ = [
     "contrastive_loss",
     "coskewness_loss",
     "domain_ramp",
+    "mean_over_scans",
 ]

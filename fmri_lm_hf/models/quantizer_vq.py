@@ -19,12 +19,13 @@ MAX_DISTANCES = 2**22  # held at a time, 16 MB
 class FmriCodebook(nn.Module):
     """A codebook trained by exponential moving averages, started by k-means on the first batch.
 
-    Its state is in buffers and changes only in training mode. Codes that fell out of use are moved onto
-    latents of the batch. With `unit_norm`, codes lie on the unit sphere (the published form).
+    Its state is in buffers and changes only in training mode, once an optimizer step and the same in all processes.
+    Codes that fell out of use are moved onto latents of the step. With `unit_norm`, codes lie on the unit sphere (the
+    published form).
 
     Notes
     -----
-    Codes are averages over the last ``1 / (1 - codebook_decay)`` batches or so, while latents move with every step of
+    Codes are averages over the last ``1 / (1 - codebook_decay)`` steps or so, while latents move with every step of
     the encoder. Averages that are too long leave codes where latents were, and few of them in use
     (`benchmarks/quantizers.py`).
     """
@@ -36,6 +37,7 @@ class FmriCodebook(nn.Module):
         self.register_buffer("embedding_sum", torch.zeros(config.codebook_size, config.codebook_dim))
         self.register_buffer("cluster_size", torch.zeros(config.codebook_size))
         self.register_buffer("initialized", torch.zeros(1))
+        self._seen: list[torch.Tensor] = []  # latents of the micro-batches of this step
 
     def nearest(self, latents: torch.Tensor) -> torch.Tensor:
         """Index of the code nearest to each of the latents (..., codebook_dim), by Euclidean distance."""
@@ -46,11 +48,12 @@ class FmriCodebook(nn.Module):
         return nearest.view(latents.shape[:-1])
 
     @torch.no_grad()
-    def update(self, latents: torch.Tensor) -> None:
-        """One step of training on latents of shape (n, codebook_dim)."""
-        latents = latents.to(self.embedding.dtype)  # autocast may have lowered them
-        if not self.initialized.item():
-            self._start_by_kmeans(latents)
+    def update(self, latents: torch.Tensor, step_ends: bool = True) -> None:
+        """Take in latents of shape (n, codebook_dim); the codes move where the optimizer step ends with them."""
+        self._seen.append(latents.to(self.embedding.dtype))  # autocast may have lowered them
+        if not step_ends:
+            return
+        latents, self._seen = torch.cat(self._seen), []
         sums, counts = self._assign(latents)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
@@ -65,22 +68,36 @@ class FmriCodebook(nn.Module):
         codes = self.nearest(latents)
         counts = torch.bincount(codes, minlength=len(self.embedding)).to(latents.dtype)
         sums = torch.zeros_like(self.embedding).index_add_(0, codes, latents)
-        if dist.is_available() and dist.is_initialized():
+        if _is_distributed():
             dist.all_reduce(sums)
             dist.all_reduce(counts)
         return sums, counts
 
     def _sample(self, latents: torch.Tensor, n: int) -> torch.Tensor:
-        """Draw n latents; a batch with fewer of them repeats some, with noise that keeps the codes apart."""
-        order = torch.randperm(len(latents), device=latents.device)
-        drawn = latents[order[torch.arange(n, device=latents.device) % len(latents)]]
-        if n > len(latents):
-            drawn = drawn + 0.01 * latents.std() * torch.randn_like(drawn)
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(drawn, src=0)
-        return drawn
+        """Draw n of all processes' latents; of fewer, some come again, with noise that keeps them apart."""
+        sizes = [len(latents)]
+        if _is_distributed():
+            sizes = [0] * dist.get_world_size()
+            dist.all_gather_object(sizes, len(latents))
+        rank = dist.get_rank() if len(sizes) > 1 else 0
+        places = torch.arange(n, device=latents.device) % sum(sizes)
+        rows = torch.randperm(sum(sizes), device=latents.device)[places]
+        noise = latents.new_empty(n if n > sum(sizes) else 0, latents.shape[1]).normal_()
+        if len(sizes) > 1:
+            dist.broadcast(rows, src=0)
+            dist.broadcast(noise, src=0)
+        rows = rows - sum(sizes[:rank])
+        is_here = (rows >= 0) & (rows < len(latents))
+        drawn = latents.new_zeros(n, latents.shape[1])
+        drawn[is_here] = latents[rows[is_here]]
+        if len(sizes) > 1:
+            dist.all_reduce(drawn)
+        return drawn + 0.01 * drawn.std() * noise if len(noise) else drawn
 
-    def _start_by_kmeans(self, latents: torch.Tensor, n_iterations: int = 10) -> None:
+    @torch.no_grad()
+    def start(self, latents: torch.Tensor, n_iterations: int = 10) -> None:
+        """Begin with the k-means of latents of shape (n, codebook_dim), those of all processes."""
+        latents = latents.to(self.embedding.dtype)
         self.embedding.copy_(self._project(self._sample(latents, len(self.embedding))))
         for _ in range(n_iterations):
             sums, counts = self._assign(latents)
@@ -120,17 +137,35 @@ class VectorQuantizer(FmriQuantizer):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         latents = self.latents(embeddings)
         residual, quantized, codes = latents.detach(), torch.zeros_like(latents), []
+        if self.training and not self.started:
+            self.start(residual[token_mask])
         for codebook in self.codebooks:
-            if self.training:
-                codebook.update(residual[token_mask])
             codes.append(codebook.nearest(residual))
             level = F.embedding(codes[-1], codebook.embedding)
+            if self.training:  # behind the look-up: all micro-batches of a step read the same codes
+                codebook.update(residual[token_mask], self.step_ends)
             quantized, residual = quantized + level, residual - level
         return latents, quantized, torch.stack(codes, dim=-1) if len(codes) > 1 else codes[0]
+
+    @property
+    def started(self) -> bool:
+        """Whether the codebooks were started."""
+        return bool(self.codebooks[-1].initialized)
+
+    @torch.no_grad()
+    def start(self, latents: torch.Tensor) -> None:
+        """Start the codebooks by k-means on latents of shape (n, codebook_dim)."""
+        for codebook in self.codebooks:
+            codebook.start(latents)
+            latents = latents - F.embedding(codebook.nearest(latents), codebook.embedding)
 
     def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
         levels = self.levels_of(fmri_codes)
         return sum(F.embedding(codes, book.embedding) for codes, book in zip(levels, self.codebooks))
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 __all__ = ["FmriCodebook", "VectorQuantizer"]

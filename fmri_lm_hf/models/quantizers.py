@@ -44,9 +44,18 @@ class FmriQuantizer(nn.Module):
     ----------
     has_commitment : bool
         Whether the encoder is to be drawn to the codes.
+    step_ends : bool
+        Whether an optimizer step ends with the next batch; False while it has more micro-batches to come.
+    started : bool
+        Whether there are codes that mean something.
     """
 
     has_commitment = True
+    step_ends = True
+    started = True
+
+    def start(self, latents: torch.Tensor) -> None:
+        """Start from latents of shape (n, codebook_dim); nothing where codes are a grid."""
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()

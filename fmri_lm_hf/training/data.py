@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +256,8 @@ class ScanConversations(Dataset):
     """Examples of stages 2 and 3: a conversation about each scan, and plain texts beside them.
 
     What is drawn (words, a window, hidden ROIs) is a function of seed, epoch and index, so that a resumed training
-    meets what an uninterrupted one would have met.
+    meets what an uninterrupted one would have met. Indices count on through the epochs: example `i` as epoch `e` draws
+    it is ``examples[e * len(examples) + i]``.
 
     Parameters
     ----------
@@ -280,6 +281,8 @@ class ScanConversations(Dataset):
     seed : int
     """
 
+    draws_each_epoch = True
+
     def __init__(
         self,
         views: Sequence[StoredScans],
@@ -296,17 +299,13 @@ class ScanConversations(Dataset):
         self.plain_texts, self.roi_dropout, self.seed = plain_texts, roi_dropout, seed
         self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
         self.absent, self.n_absent = absent, 0 if absent is None else n_absent
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew; the Trainer's data loader calls it."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.scan_ids) + self.n_plain + self.n_absent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        draw = np.random.default_rng([self.seed, self.epoch, index])
+        epoch, index = divmod(index, len(self))
+        draw = np.random.default_rng([self.seed, epoch, index])
         if index >= len(self.scan_ids) + self.n_plain:
             return self._absent(draw)
         if index >= len(self.scan_ids):
@@ -318,6 +317,9 @@ class ScanConversations(Dataset):
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
         return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw, seen), **seen}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
 
     def _absent(self, draw: np.random.Generator) -> dict[str, Any]:
         """A question as about a scan, with no scan or noise in its place, and the answer that nothing can be read."""

@@ -124,10 +124,7 @@ class CodebooksMustBegin(TrainerCallback):
     """Refuses a training that is over before its codebooks begin."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        n_warm, n_steps = (
-            model.config.codebook_warmup_steps,
-            state.max_steps * args.gradient_accumulation_steps,
-        )
+        n_warm, n_steps = model.config.codebook_warmup_steps, state.max_steps
         if n_warm >= n_steps:
             raise ValueError(
                 f"`codebook_warmup_steps` are {n_warm}, but the training has {n_steps}: its codebooks "
