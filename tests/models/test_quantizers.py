@@ -305,7 +305,8 @@ def test_codes_out_of_use_are_revived():
     book.cluster_size[1:] = 0.0
     book.cluster_size[0] = 100.0
     assert tokenizer.eval()(inputs).codebook_usage == 1 / 16
-    assert tokenizer.train()(inputs).codebook_usage > 0.8
+    tokenizer.train()(inputs)  # codes move behind the look-up
+    assert tokenizer(inputs).codebook_usage > 0.8
 
 
 def test_codes_in_use_are_left_alone_and_unused_ones_wait():
