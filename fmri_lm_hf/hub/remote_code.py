@@ -29,7 +29,6 @@ _AUTO_MAPS = {
     "fmri_tokenizer": {
         "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",
         "AutoModel": _TOKENIZER,
-        "AutoModelForPreTraining": "modeling_fmri_tokenizer_pretraining.FmriTokenizerForPreTraining",
     },
 }
 # As `config.custom_pipelines` names them.
