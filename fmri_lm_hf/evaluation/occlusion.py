@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import nn
 from tqdm.auto import tqdm
 
 from ..models.answers import answer_log_probabilities, encode_question
@@ -32,7 +31,7 @@ from .study import Study
 __all__ = ["Occlusion", "occlude", "occlusion", "randomisation_test", "with_random_weights"]
 
 BATCH = 32
-N_RANDOMISED = 10  # scans of the randomisation test, which looks at each three times
+N_RANDOMISED = 10  # scans of the randomisation test, which looks at each twice more
 
 
 def occlusion(study: Study, n_scans: int) -> dict[str, dict[str, Any]]:
@@ -64,7 +63,8 @@ def occlusion(study: Study, n_scans: int) -> dict[str, dict[str, Any]]:
         asked = (study.model, study.processor, inputs, subjects, task.ask[0], task.classes)
         try:
             moved = occlude(*asked, n_scans=n_scans, seed=study.seed)
-            test = randomisation_test(*asked, n_scans=min(n_scans, N_RANDOMISED), seed=study.seed)
+            n_tested = min(n_scans, N_RANDOMISED)
+            test = randomisation_test(*asked, n_scans=n_tested, seed=study.seed, found=moved)
             found[name] = moved.summary() | {"randomisation_test": test}
         except Unavailable as reason:
             found[name] = {"left_out": str(reason)}
@@ -218,10 +218,12 @@ def randomisation_test(
     n_scans: int | None = None,
     n_others: int = 4,
     seed: int = 0,
+    found: Occlusion | None = None,
 ) -> dict[str, float | None]:
     """Whether what moved the answers depends on what the model has learnt [1]_.
 
-    Parameters are those of :func:`occlude`.
+    Parameters are those of :func:`occlude`, and `found`: what it returned for them, or for more scans, where that is
+    there already.
 
     Returns
     -------
@@ -235,12 +237,14 @@ def randomisation_test(
     .. [1] Adebayo J et al. (2018). Sanity checks for saliency maps. NeurIPS.
     """
     asked = (processor, inputs, subjects, question, answers, n_scans, n_others)
-    found = occlude(model, *asked, seed)
+    if found is None:
+        found = occlude(model, *asked, seed)
     again = occlude(model, *asked, seed + 1)
     randomised = occlude(with_random_weights(model, seed), *asked, seed)
+    of_pairs = found.of_pairs[: len(again.of_pairs)]
     return {
-        "repeated": _rank_correlation(found.of_pairs, again.of_pairs),
-        "randomised": _rank_correlation(found.of_pairs, randomised.of_pairs),
+        "repeated": _rank_correlation(of_pairs, again.of_pairs),
+        "randomised": _rank_correlation(of_pairs, randomised.of_pairs),
     }
 
 
@@ -252,14 +256,10 @@ def with_random_weights(model: FmriLMForCausalLM, seed: int = 0) -> FmriLMForCau
     shuffled = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in _distinct(shuffled):
+        for parameter in shuffled.parameters():
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return shuffled
-
-
-def _distinct(module: nn.Module) -> list[nn.Parameter]:
-    return list(dict.fromkeys(module.parameters()))
 
 
 def _others(people: np.ndarray, scan: int, n: int, rng: np.random.Generator) -> list[int]:
@@ -280,11 +280,10 @@ def _replaced(
     of_roi: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """A scan with the series of each set of networks replaced by those of the networks' donors."""
-    values, roi_mask = (
-        inputs[name][scan].repeat(len(changed), 1, 1) for name in ("input_values", "roi_mask")
+    values = inputs["input_values"][scan].repeat(len(changed), 1, 1)
+    roi_mask, padding_mask = (
+        inputs[name][scan].repeat(len(changed), 1) for name in ("roi_mask", "padding_mask")
     )
-    roi_mask = roi_mask[:, 0]
-    padding_mask = inputs["padding_mask"][scan].repeat(len(changed), 1)
     for row, networks in enumerate(changed):
         for network in networks:
             donor, rois = donors[network], of_roi == network

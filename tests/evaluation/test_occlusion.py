@@ -134,8 +134,11 @@ def test_shuffled_weights_know_nothing(reader, people):
         assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values), name
     tied = shuffled.get_input_embeddings().weight, shuffled.get_output_embeddings().weight
     assert tied[0] is tied[1]
-    found = randomisation_test(*reader, *people, level_question(list(PAIR)), LEVELS, n_scans=2, n_others=2)
+    asked = (*reader, *people, level_question(list(PAIR)), LEVELS)
+    found = randomisation_test(*asked, n_scans=2, n_others=2)
     assert found["randomised"] < found["repeated"]
+    there_already = occlude(*asked, n_scans=3, n_others=2)
+    assert randomisation_test(*asked, n_scans=2, n_others=2, found=there_already) == pytest.approx(found)
 
 
 def test_without_enough_people_or_networks_it_says_what_is_missing(reader, people):
