@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..evaluation.confounding_tables import trust_sentences
     from ..evaluation.design import FittedStatistics
-    from ..evaluation.evaluate import evaluate, evaluate_sites, split_rows
+    from ..evaluation.evaluate import evaluate, evaluate_sites, hold_site_out, split_rows
     from ..evaluation.pictures import few_shot_parts, occlusion_parts
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     from ..hub.dataset_location import dataset_folder
     from ..hub.download import fetched_commits
     from ..scans.dataset import load_scan_dataset
-    from ..scans.splits import SplitManifest, make_splits
+    from ..scans.splits import SplitManifest
 
     if args.leave_one_site_out and (args.shots or args.occlusion):
         raise ValueError(
@@ -148,8 +148,7 @@ def run(args: argparse.Namespace) -> None:
     if args.splits is not None:
         splits = SplitManifest.from_json(args.splits)
     elif args.holdout_site is not None:
-        columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
-        splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[args.holdout_site], seed=args.seed)
+        splits = hold_site_out(scans, args.holdout_site, args.seed)
     if splits is not None:
         rows = split_rows(scans, splits, args.split)
     if args.tasks is not None:

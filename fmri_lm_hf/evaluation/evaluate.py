@@ -22,7 +22,7 @@ from .study import Study
 from .tasks import Task
 from .truth import truth as check_truth
 
-__all__ = ["evaluate", "evaluate_sites", "results_of", "split_rows", "with_ours"]
+__all__ = ["evaluate", "evaluate_sites", "hold_site_out", "results_of", "split_rows", "with_ours"]
 
 
 def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "test") -> dict[str, list[int]]:
@@ -55,6 +55,12 @@ def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "te
                 "do scans and splits belong together?"
             )
     return rows
+
+
+def hold_site_out(scans: datasets.Dataset, site: str, seed: int = 0) -> SplitManifest:
+    """Splits in which the people of a site are judged, and all others are trained on."""
+    columns = [{"subject_id": s, "site": each} for s, each in zip(scans["subject_id"], scans["site"])]
+    return make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
 
 
 def evaluate(
@@ -183,7 +189,6 @@ def evaluate_sites(
         When the scans are of one site, or no site can be judged.
     """
     names = with_ours(readers)
-    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
     sites = sorted({str(site) for site in scans["site"]})
     if len(sites) < 2:
         raise ValueError(
@@ -194,9 +199,7 @@ def evaluate_sites(
     not_judged: dict[str, str] = {}
     for site in sites:
         try:
-            rows = split_rows(
-                scans, make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
-            )
+            rows = split_rows(scans, hold_site_out(scans, site, seed))
             questions = {name: study.question(name, rows) for name in tasks}
         except ValueError as error:
             not_judged[site] = str(error)
