@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .models.modeling_fmri_lm import FmriLMForCausalLM
     from .models.modeling_fmri_lm_classification import FmriLMForSequenceClassification
     from .models.modeling_fmri_tokenizer import FmriTokenizer
+    from .models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_images import ScanError
     from .pipelines import (
@@ -43,6 +44,7 @@ _HOME = {
     "FmriToTextPipeline": ".pipelines",
     "FmriTokenizer": ".models.modeling_fmri_tokenizer",
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
+    "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
     "load_reader": ".reader",
@@ -61,6 +63,7 @@ __all__ = [
     "FmriToTextPipeline",
     "FmriTokenizer",
     "FmriTokenizerConfig",
+    "FmriTokenizerForPreTraining",
     "FmriZeroShotClassificationPipeline",
     "ScanError",
     "__version__",

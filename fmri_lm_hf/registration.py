@@ -61,15 +61,22 @@ def _register_configs() -> None:
 
 
 def _register_models() -> None:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForPreTraining,
+        AutoModelForSequenceClassification,
+    )
 
     from .models.configuration_fmri_lm import FmriLMConfig
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
     from .models.modeling_fmri_lm import FmriLMForCausalLM
     from .models.modeling_fmri_lm_classification import FmriLMForSequenceClassification
     from .models.modeling_fmri_tokenizer import FmriTokenizer
+    from .models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
 
     AutoModel.register(FmriTokenizerConfig, FmriTokenizer, exist_ok=True)
+    AutoModelForPreTraining.register(FmriTokenizerConfig, FmriTokenizerForPreTraining, exist_ok=True)
     AutoModel.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
     AutoModelForCausalLM.register(FmriLMConfig, FmriLMForCausalLM, exist_ok=True)
     AutoModelForSequenceClassification.register(FmriLMConfig, FmriLMForSequenceClassification, exist_ok=True)
@@ -126,7 +133,9 @@ _REGISTRATIONS = (
             f"{_AUTO}.modeling_auto": "AutoModelForCausalLM",
             # imports the registry of models, and is itself imported by our models
             "transformers.modeling_layers": "GradientCheckpointingLayer",
+            f"{_OWN}.fmri_transformer": "FmriDecoder",
             f"{_OWN}.modeling_fmri_tokenizer": "FmriTokenizer",
+            f"{_OWN}.modeling_fmri_tokenizer_pretraining": "FmriTokenizerForPreTraining",
             f"{_OWN}.modeling_fmri_lm": "FmriLMForCausalLM",
             f"{_OWN}.modeling_fmri_lm_classification": "FmriLMForSequenceClassification",
         },

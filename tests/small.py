@@ -6,7 +6,7 @@ import torch
 from backbones import text_model
 from hub import tiny
 
-from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
+from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizerConfig, FmriTokenizerForPreTraining
 
 BACKBONES = ("llama", "qwen3", "gpt2")
 PATCH_SIZE = 8
@@ -14,8 +14,8 @@ N_TOKENS = tiny.N_ROIS * tiny.N_TIMEPOINTS // PATCH_SIZE
 FMRI = len(tiny.WORDS)  # id of the placeholder in the tokenizer of `tiny`
 
 
-def fmri_tokenizer(seed: int = 0, **changes) -> FmriTokenizer:
-    """A tokenizer of scans (6 ROIs, 16 time points, 2 patches)."""
+def fmri_tokenizer(seed: int = 0, **changes) -> FmriTokenizerForPreTraining:
+    """A tokenizer of scans (6 ROIs, 16 time points, 2 patches), with what its training needs."""
     torch.manual_seed(seed)
     config = {
         "n_rois": tiny.N_ROIS,
@@ -28,7 +28,7 @@ def fmri_tokenizer(seed: int = 0, **changes) -> FmriTokenizer:
         "codebook_dim": 4,
         "initializer_range": 0.2,
     }
-    return FmriTokenizer(FmriTokenizerConfig(**(config | changes))).eval()
+    return FmriTokenizerForPreTraining(FmriTokenizerConfig(**(config | changes))).eval()
 
 
 def language_model(
@@ -79,6 +79,35 @@ def missing_roi(n_scans: int = 1, roi: int = 2) -> torch.Tensor:
     roi_mask = torch.ones(n_scans, tiny.N_ROIS, dtype=torch.bool)
     roi_mask[-1, roi] = False
     return roi_mask
+
+
+def masks(batch: int = 2) -> dict[str, torch.Tensor]:
+    """The second scan lacks ROI 1 and has 5 padded time points: a part of the second patch of 8."""
+    roi_mask = torch.ones(batch, tiny.N_ROIS, dtype=torch.bool)
+    padding_mask = torch.ones(batch, tiny.N_TIMEPOINTS, dtype=torch.bool)
+    roi_mask[1, 1] = False
+    padding_mask[1, 11:] = False
+    return {"roi_mask": roi_mask, "padding_mask": padding_mask}
+
+
+def texts(n: int, size: int = 10, seed: int = 0) -> torch.Tensor:
+    """Embeddings of texts: (n, size)."""
+    return torch.randn(n, size, generator=torch.Generator().manual_seed(seed))
+
+
+def train(tokenizer: FmriTokenizerForPreTraining, inputs: torch.Tensor, steps: int, **kwargs) -> list[float]:
+    """Train a tokenizer on the same scans again and again; the loss of each step."""
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=3e-3)
+    tokenizer.train()
+    losses = []
+    for _ in range(steps):
+        loss = tokenizer(inputs, **kwargs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    tokenizer.eval()
+    return losses
 
 
 def close(left: torch.Tensor, right: torch.Tensor) -> None:

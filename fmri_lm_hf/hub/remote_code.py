@@ -29,6 +29,7 @@ _AUTO_MAPS = {
     "fmri_tokenizer": {
         "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",
         "AutoModel": _TOKENIZER,
+        "AutoModelForPreTraining": "modeling_fmri_tokenizer_pretraining.FmriTokenizerForPreTraining",
     },
 }
 # As `config.custom_pipelines` names them.

@@ -1,6 +1,7 @@
 """Configuration of the fMRI tokenizer."""
 
 # Annotations stay evaluated here: `strict` checks the types of fields only where they are not strings.
+import math
 from dataclasses import field
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +10,13 @@ from transformers import PreTrainedConfig
 from .config_safety import check_config_is_inert
 
 INPUT_FEATURES = ("signal", "connectivity")
+# What a field may be, beside the types that `strict` checks.
+CHOICES = {
+    "quantizer": ("vq", "rvq", "fsq", "titok"),
+    "reconstruction_loss": ("mse", "smooth_l1"),
+    "contrastive_loss": ("clip", "soft_clip", "siglip", "soft_siglip"),
+    "pooling": ("mean", "cls", "attention"),
+}
 
 
 @strict
@@ -40,17 +48,43 @@ class FmriTokenizerConfig(PreTrainedConfig):
     layer_norm_eps : float
     encoder_only : bool, default=False
         Leave out quantizer and decoder, as in checkpoints that keep only what the language model reads.
-    codebook_size, codebook_dim : int
-        Number of codes of each codebook and their dimension.
+    quantizer : {"vq", "rvq", "fsq", "titok"}, optional
+        One codebook (the published form); `num_quantizers` codebooks, each of what those before it left over; finite
+        scalar quantization, with no codebook; or the codebooks of "rvq" for `num_latent_tokens` learned tokens in place
+        of those of ROIs and time patches. "vq" or "rvq" by `num_quantizers` when not given.
+    codebook_size, codebook_dim : int, optional
+        Number of codes of each codebook and their dimension: 8192 and 128 when not given, and for "fsq" the product
+        and the number of `fsq_levels`.
     num_quantizers : int, default=1
         Levels of residual quantization. With more than one, `fmri_codes` has a last axis of levels.
-    codebook_decay : float
-        Decay of the moving averages that train the codebooks.
+    fsq_levels : list of int, optional
+        Levels of each dimension of "fsq", such as ``[8, 8, 8, 6, 5]``.
+    num_latent_tokens : int, optional
+        Tokens of a scan with "titok".
+    codebook_decay : float, default=0.9
+        Decay of the moving averages that train the codebooks; 0.99 as published.
+    codebook_warmup_steps : int, default=0
+        Steps of training before codebooks begin, in which the decoder reads what is not yet quantized.
+    reconstruction_loss : {"mse", "smooth_l1"}
+        Loss of what was observed of signal and profiles.
     commitment_loss_weight : float
+        Draws the encoder to the codes, except with "fsq".
+    connectivity_loss_weight, coskewness_loss_weight : float, default=0
+        The correlations, and the co-skewness, of the reconstructed signal are to be those of the scan.
     text_embed_dim : int, optional
         Dimension of the text embeddings that scans are aligned with in training; no alignment when None.
-    contrastive_loss_weight, domain_loss_weight : float
-        Weights of the two alignment losses: SigLIP, and the domain classifier behind a gradient reversal.
+    contrastive_loss : {"clip", "soft_clip", "siglip", "soft_siglip"}, default="siglip"
+        Loss of scans against texts. The soft forms also count on how alike the descriptions of two scans are.
+    contrastive_loss_weight : float
+    soft_target_temperature : float
+        The smaller, the more alike must descriptions be to count in the soft forms.
+    pooling : {"mean", "cls", "attention"}, default="mean"
+        What of a scan is aligned: the mean of its tokens, one more token that sees them and is not seen, or their
+        weighted mean.
+    domain_loss_weight : float
+        Weight of the classifier of scans and texts behind a gradient reversal.
+    domain_ramp_steps : int, default=0
+        Steps over which the reversed gradient grows to its full size (arXiv 1505.07818); at once when 0.
     initializer_range : float
     """
 
@@ -68,20 +102,38 @@ class FmriTokenizerConfig(PreTrainedConfig):
     num_decoder_layers: int | None = None
     layer_norm_eps: float | int = 1e-6
     encoder_only: bool = False
-    codebook_size: int = 8192
-    codebook_dim: int = 128
+    quantizer: str | None = None
+    codebook_size: int | None = None
+    codebook_dim: int | None = None
     num_quantizers: int = 1
-    codebook_decay: float | int = 0.99
+    fsq_levels: list[int] | None = None
+    num_latent_tokens: int | None = None
+    codebook_decay: float | int = 0.9
+    codebook_warmup_steps: int = 0
+    reconstruction_loss: str = "mse"
     commitment_loss_weight: float | int = 1.0
+    connectivity_loss_weight: float | int = 0.0
+    coskewness_loss_weight: float | int = 0.0
     text_embed_dim: int | None = None
+    contrastive_loss: str = "siglip"
     contrastive_loss_weight: float | int = 1.0
+    soft_target_temperature: float | int = 0.1
+    pooling: str = "mean"
     domain_loss_weight: float | int = 0.5
+    domain_ramp_steps: int = 0
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_hidden_layers
+        if self.quantizer is None:
+            self.quantizer = "vq" if self.num_quantizers == 1 else "rvq"
+        levels = self.fsq_levels if self.quantizer == "fsq" else None
+        if self.codebook_size is None:
+            self.codebook_size = math.prod(levels) if levels else 8192
+        if self.codebook_dim is None:
+            self.codebook_dim = len(levels) if levels else 128
         check_config_is_inert(kwargs)
         super().__post_init__(**kwargs)
 
@@ -93,6 +145,9 @@ class FmriTokenizerConfig(PreTrainedConfig):
                 f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, "
                 f"got {self.input_features}."
             )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
         for name in (
             "n_rois",
             "n_timepoints",
@@ -105,6 +160,8 @@ class FmriTokenizerConfig(PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        self._validate_quantizer()
+        self._validate_objectives()
         if self.n_timepoints % self.patch_size:
             raise ValueError(
                 f"`n_timepoints` must be a multiple of `patch_size`, got {self.n_timepoints} and {self.patch_size}."
@@ -123,6 +180,56 @@ class FmriTokenizerConfig(PreTrainedConfig):
                 f"{self.hidden_size} and {self.num_attention_heads}."
             )
 
+    def _validate_quantizer(self):
+        levels, is_fsq = self.fsq_levels or [], self.quantizer == "fsq"
+        if is_fsq != bool(levels) or min(levels, default=2) < 2:
+            raise ValueError(
+                "`fsq_levels` must hold the levels of each dimension, at least 2, with `quantizer='fsq'` and with no "
+                f"other, got {self.fsq_levels} and {self.quantizer!r}."
+            )
+        if is_fsq and (self.codebook_size, self.codebook_dim) != (math.prod(levels), len(levels)):
+            raise ValueError(
+                f"`codebook_size` and `codebook_dim` follow from `fsq_levels`, {math.prod(levels)} and {len(levels)}: "
+                f"leave them out, got {self.codebook_size} and {self.codebook_dim}."
+            )
+        n_latents = self.num_latent_tokens
+        if (self.quantizer == "titok") != (n_latents is not None) or (
+            n_latents is not None and n_latents < 1
+        ):
+            raise ValueError(
+                "`num_latent_tokens` must be at least 1 with `quantizer='titok'` and left out with any other, got "
+                f"{n_latents} and {self.quantizer!r}."
+            )
+        if self.quantizer in ("vq", "fsq") and self.num_quantizers > 1:
+            raise ValueError(
+                f"`quantizer={self.quantizer!r}` has one level, got `num_quantizers={self.num_quantizers}`: 'rvq' and "
+                "'titok' have several."
+            )
+
+    def _validate_objectives(self):
+        if not 0 <= self.codebook_decay < 1:
+            raise ValueError(f"`codebook_decay` must be from 0 to below 1, got {self.codebook_decay}.")
+        if self.soft_target_temperature <= 0:
+            raise ValueError(
+                f"`soft_target_temperature` must be above 0, got {self.soft_target_temperature}."
+            )
+        weights = [f"{name}_weight" for name in self.loss_weights if name != "reconstruction_loss"]
+        for name in ("codebook_warmup_steps", "domain_ramp_steps", *weights):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        for name in ("connectivity_loss", "coskewness_loss"):
+            if self.loss_weights[name] and "signal" not in self.input_features:
+                raise ValueError(
+                    f"`{name}_weight` is about a reconstructed signal: add 'signal' to `input_features`, got "
+                    f"{self.input_features}."
+                )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weight of each part of the loss of training, by its name in the output."""
+        names = ("commitment_loss", "connectivity_loss", "coskewness_loss", "contrastive_loss", "domain_loss")
+        return {"reconstruction_loss": 1.0} | {name: getattr(self, f"{name}_weight") for name in names}
+
     @property
     def profile_size(self) -> int:
         """Length of a connectivity profile; 0 where tokens do not see connectivity."""
@@ -137,12 +244,17 @@ class FmriTokenizerConfig(PreTrainedConfig):
 
     @property
     def block_sizes(self) -> tuple[int, ...]:
-        """Tokens of each block of a scan, in order: its time patches. A block takes one position in a prompt."""
+        """Tokens of each block of a scan, in order: its time patches, or all its latent tokens.
+
+        A block takes one position in a prompt.
+        """
+        if self.num_latent_tokens:
+            return (self.num_latent_tokens,)
         return (self.n_rois,) * self.n_patches
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of a scan: all ROIs of time patch 0, then all ROIs of patch 1, and so on."""
+        """Tokens of a scan: all ROIs of time patch 0, then all ROIs of patch 1, and so on; or its latent tokens."""
         return sum(self.block_sizes)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ class PublishedOnHub:
         """
         training = _read(self._recorded_in, _TRAINING)
         if training is not None:
-            if _are_weights_of(self._recorded_in, state_dict or self.state_dict()):  # type: ignore[attr-defined]
+            weights = state_dict or self.state_dict()  # type: ignore[attr-defined]
+            # what a checkpoint holds beyond this model, such as the objectives of a tokenizer's training
+            beyond = getattr(self, "_keys_to_ignore_on_load_unexpected", None) or ()
+            if _are_weights_of(self._recorded_in, weights, beyond):
                 return training
             started_from = {name: value for name, value in training.items() if name != "log_history"}
             return {"training": _NOT_RECORDED, "started_from": started_from}
@@ -141,8 +145,8 @@ def _read(folder: Path | None, name: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _are_weights_of(folder: Path | None, weights: Mapping[str, Any]) -> bool:
-    """Whether these are the weights in the safetensors files of a folder."""
+def _are_weights_of(folder: Path | None, weights: Mapping[str, Any], beyond: Iterable[str] = ()) -> bool:
+    """Whether these are the weights in the safetensors files of a folder, names that match `beyond` left out."""
     import torch
     from safetensors import safe_open
 
@@ -151,6 +155,8 @@ def _are_weights_of(folder: Path | None, weights: Mapping[str, Any]) -> bool:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (safe_open is not iterable)
                 held = weights.get(name)
+                if held is None and any(re.search(pattern, name) for pattern in beyond):
+                    continue
                 if held is None or held.is_meta or not torch.equal(tensors.get_tensor(name), held.cpu()):
                     return False
     return bool(files)

@@ -25,6 +25,7 @@ from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
 from .network_pairs import (
+    N_FEATURES,
     PRESENT,
     NetworkPairEmbedding,
     network_pair_features,
@@ -96,7 +97,6 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("fmri", "text")
     _supports_flash_attn = False  # its kernels take no block mask and would silently fall back to causal
-    _no_split_modules = ["FmriLayer"]
 
     def __init__(self, config: FmriLMConfig):
         super().__init__(config)
@@ -106,7 +106,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if config.reads_rois:
             self.fmri_tokenizer = FmriTokenizer._from_config(config.fmri_config)
             self.projector = FmriProjector(config)
-            self.roi_embeddings = nn.Embedding(config.fmri_config.n_rois, hidden_size)
+            self.roi_embeddings = nn.Embedding(config.fmri_config.block_sizes[0], hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if config.reads_rois:
             n_codes = config.fmri_config.codebook_size * config.fmri_config.num_quantizers
@@ -153,7 +153,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 + f", got {type(fmri_tokenizer).__name__}."
             )
         if trained is not None:
-            model.fmri_tokenizer = trained.to(language_model.device)
+            model.fmri_tokenizer = trained.without_objectives().to(language_model.device)
         model.language_model = language_model
         for fresh in (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs):
             if fresh is not None:
@@ -264,9 +264,9 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         parts = []
         if self.config.reads_rois:
             # called, not read: a module whose weights are offloaded has them only while it is called
-            fmri = self.config.fmri_config
-            roi_embeddings = self.roi_embeddings(torch.arange(fmri.n_rois, device=fmri_features.device))
-            roi_embeddings = roi_embeddings.repeat(fmri.n_patches, 1)
+            blocks = self.config.fmri_config.block_sizes
+            roi_embeddings = self.roi_embeddings(torch.arange(blocks[0], device=fmri_features.device))
+            roi_embeddings = roi_embeddings.repeat(len(blocks), 1)
             of_rois = fmri_features[:, :n_rois, : _feature_size(self.config)]
             parts.append(self.projector(of_rois) + roi_embeddings)
         if self.config.reads_network_pairs:
@@ -295,7 +295,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         network_name_ids: torch.Tensor | None = None,
         text_segments: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> FmriLMOutput:
         """Run the model.
@@ -321,16 +321,16 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             Text labels, -100 where there is none; shifted inside.
         fmri_labels : torch.LongTensor of shape (n_scans, n_tokens[, num_quantizers]), optional
             Codes of the scans. From the tokens of time patch w the code of each ROI at w + 1 is predicted;
-            a scan of one time patch has no next patch and so no such loss. -100 is ignored, and so are tokens
-            of missing ROIs and padded time patches.
+            a scan of one time patch, or of latent tokens, has no next patch and so no such loss. -100 is
+            ignored, and so are tokens of missing ROIs and padded time patches.
         network_name_ids : torch.LongTensor of shape (n_scans, n_networks, n_ids), optional
             Text ids of the names of each scan's networks, -1 behind the end of a name, where they are not those of
             the configuration: scans of many atlases in one batch, read as `fmri_features` of network pairs alone.
         text_segments : torch.LongTensor of shape (batch, n_positions), optional
             Tokens of two different segments do not see each other; segment 0 is seen by all. So one reading of a
             scan serves many questions. Their `position_ids` go on from the scan.
-        logits_to_keep : int, default=0
-            Compute logits for the last so many positions only (0: for all).
+        logits_to_keep : int or torch.LongTensor of shape (n_kept,), default=0
+            Compute logits for the last so many positions only (0: for all), or, without `labels`, for these positions.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the text either as `input_ids` or as `inputs_embeds`.")
@@ -340,7 +340,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_scan, 0))
         assert inputs_embeds is not None
 
-        present = None
+        present: torch.Tensor | None = None
         if input_values is None and fmri_features is None:
             if fmri_labels is not None:
                 raise ValueError("`fmri_labels` are codes of scans, but no scans were given.")
@@ -368,6 +368,12 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             embeddings = self.get_fmri_embeddings(fmri_features, network_name_ids).to(inputs_embeds.dtype)
             inputs_embeds = inputs_embeds.masked_scatter(is_scan[..., None], embeddings)
 
+        if self.training:
+            inputs_embeds = inputs_embeds + self._took_part(
+                inputs_embeds, present is None, fmri_labels is None
+            )
+            if use_cache is None and past_key_values is None:
+                use_cache = False
         output_hidden_states = kwargs.pop("output_hidden_states", None)
         text_config = self.language_model.config
         balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))
@@ -405,6 +411,24 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
+
+    def _took_part(self, inputs_embeds, without_scan: bool, without_codes: bool) -> torch.Tensor:
+        """A zero to which what this batch has no use for contributes.
+
+        Processes that train together wait for the gradient of every weight, also of those that read scans while one of
+        them has only text.
+        """
+        zero = inputs_embeds.new_zeros(())
+        if without_scan:
+            reads = [
+                self.config.reads_rois and _feature_size(self.config),
+                self.config.reads_network_pairs and N_FEATURES,
+            ]
+            nothing = inputs_embeds.new_zeros(1, self.config.n_scan_tokens, max(reads))
+            zero = zero + 0 * self.get_fmri_embeddings(nothing).sum()
+        if without_codes and self.config.reads_rois:
+            zero = zero + 0 * self._code_logits(inputs_embeds[:1, :1]).sum()
+        return zero.to(inputs_embeds.dtype)
 
     @property
     def aux_loss_weight(self) -> float:
@@ -521,14 +545,24 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         # the head may be kept in a higher precision than the language model
         return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
 
-    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
-        """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
+    def count_next_codes(
+        self,
+        fmri_labels: torch.Tensor,
+        roi_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Over how many codes `forward` takes the mean that is `fmri_loss`: all but those of what was not observed."""
+        present = self._present(len(fmri_labels), roi_mask, padding_mask, fmri_labels.device)
+        return self._next_codes(fmri_labels, present).ne(-100).sum()
+
+    def _next_codes(self, fmri_labels, present) -> torch.Tensor:
+        """The codes to predict: (n_scans, n_rois * (n_patches - 1), num_quantizers), -100 where there is none."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
             raise ValueError(
                 "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
             )
-        n_codes = fmri.n_rois * fmri.n_patches
+        n_codes, per_block = fmri.n_tokens, fmri.block_sizes[0]
         expected = (len(present), n_codes, fmri.num_quantizers)
         # a single level needs no axis
         if tuple(fmri_labels.shape) not in (expected, expected[:2] if expected[2] == 1 else expected):
@@ -537,11 +571,17 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 f"{tuple(fmri_labels.shape)}."
             )
         labels = fmri_labels.reshape(expected).masked_fill(~present[:, :n_codes, None], -100)
-        labels = labels[:, fmri.n_rois :].flatten()
+        return labels[:, per_block:]
+
+    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
+        """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
+        fmri = self.config.fmri_config
+        n_predicting = fmri.n_tokens - fmri.block_sizes[0]
+        labels = self._next_codes(fmri_labels, present).flatten()
         # the scan tokens in their order, found without a look at how many there are
         rows = torch.argsort(is_scan.flatten().int(), descending=True, stable=True)[: present.numel()]
         scan_states = hidden_states.flatten(0, 1)[rows].view(*present.shape, -1)
-        logits = self._code_logits(scan_states[:, : n_codes - fmri.n_rois]).reshape(-1, fmri.codebook_size)
+        logits = self._code_logits(scan_states[:, :n_predicting]).reshape(-1, fmri.codebook_size)
         # a mean that is zero, not NaN, where no token has a next code
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
         return total / labels.ne(-100).sum().clamp_min(1)

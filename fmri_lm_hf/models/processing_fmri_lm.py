@@ -41,6 +41,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         That of the tokenizer when not given; where it has none either, a plain question-and-answer form.
     patch_size : int, optional
         Time points of a token, as in the tokenizer's configuration; the scan's whole length when not given.
+    num_latent_tokens : int, optional
+        Tokens of a scan whose tokenizer has them in place of those of ROIs, as in the tokenizer's configuration.
     fmri_token : str, default="<fmri>"
     fmri_start_ids, fmri_end_ids : list of int, optional
         Token ids written before and after the tokens of each scan (textual scan delimiters).
@@ -54,6 +56,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         tokenizer: Any = None,
         chat_template: str | None = None,
         patch_size: int | None = None,
+        num_latent_tokens: int | None = None,
         fmri_token: str = "<fmri>",
         fmri_start_ids: Sequence[int] = (),
         fmri_end_ids: Sequence[int] = (),
@@ -65,6 +68,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             raise ValueError("A processor needs both a `feature_extractor` and a `tokenizer`.")
         super().__init__(feature_extractor, tokenizer, chat_template=template)
         self.patch_size = patch_size or feature_extractor.n_timepoints
+        self.num_latent_tokens = num_latent_tokens
         self.fmri_token = fmri_token
         self.fmri_start_ids, self.fmri_end_ids = list(fmri_start_ids), list(fmri_end_ids)
         self.scan_tokens = list(scan_tokens)
@@ -84,7 +88,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     def n_tokens(self) -> int:
         """Tokens of a scan."""
         n_rois, n_timepoints = self.feature_extractor.n_rois, self.feature_extractor.n_timepoints
-        tokens = n_rois * (n_timepoints // self.patch_size) if "rois" in self.scan_tokens else 0
+        of_rois = self.num_latent_tokens or n_rois * (n_timepoints // self.patch_size)
+        tokens = of_rois if "rois" in self.scan_tokens else 0
         if "network_pairs" in self.scan_tokens:
             tokens += n_pair_tokens(len(self.feature_extractor.atlas.network_names))
         return tokens

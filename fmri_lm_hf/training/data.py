@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,8 @@ class ScanInputs(Dataset):
         The scans to use.
     text_embeds : mapping of str to torch.Tensor of shape (text_embed_dim,), optional
         By `scan_id`.
+    **more : mapping of str to torch.Tensor
+        Further inputs of the model by `scan_id`, such as `descriptors` and `text_token_embeds`.
     """
 
     def __init__(
@@ -241,27 +243,31 @@ class ScanInputs(Dataset):
         inputs: StoredScans,
         scan_ids: Sequence[str],
         text_embeds: Mapping[str, torch.Tensor] | None = None,
+        **more: Mapping[str, torch.Tensor],
     ):
-        self.inputs, self.scan_ids, self.text_embeds = inputs, list(scan_ids), text_embeds
-        if text_embeds is not None and (missing := [name for name in scan_ids if name not in text_embeds]):
-            raise ValueError(
-                f"`text_embeds` has none for scan {missing[0]!r}: give one for each of the scans."
-            )
+        self.inputs, self.scan_ids = inputs, list(scan_ids)
+        self.of_texts = more if text_embeds is None else {"text_embeds": text_embeds, **more}
+        for argument, values in self.of_texts.items():
+            if missing := [name for name in scan_ids if name not in values]:
+                raise ValueError(
+                    f"`{argument}` has none for scan {missing[0]!r}: give one for each of the scans."
+                )
 
     def __len__(self) -> int:
         return len(self.scan_ids)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         scan_id = self.scan_ids[index]
-        item = self.inputs.row(scan_id)
-        return item if self.text_embeds is None else item | {"text_embeds": self.text_embeds[scan_id]}
+        of_texts = {name: values[scan_id] for name, values in self.of_texts.items()}
+        return self.inputs.row(scan_id) | of_texts
 
 
 class ScanConversations(Dataset):
     """Examples of stages 2 and 3: a conversation about each scan, and plain texts beside them.
 
     What is drawn (words, a window, hidden ROIs) is a function of seed, epoch and index, so that a resumed training
-    meets what an uninterrupted one would have met.
+    meets what an uninterrupted one would have met. Indices count on through the epochs: example `i` as epoch `e` draws
+    it is ``examples[e * len(examples) + i]``.
 
     Parameters
     ----------
@@ -285,6 +291,8 @@ class ScanConversations(Dataset):
     seed : int
     """
 
+    draws_each_epoch = True
+
     def __init__(
         self,
         views: Sequence[StoredScans],
@@ -301,17 +309,13 @@ class ScanConversations(Dataset):
         self.plain_texts, self.roi_dropout, self.seed = plain_texts, roi_dropout, seed
         self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
         self.absent, self.n_absent = absent, 0 if absent is None else n_absent
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw anew; the Trainer's data loader calls it."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.scan_ids) + self.n_plain + self.n_absent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        draw = np.random.default_rng([self.seed, self.epoch, index])
+        epoch, index = divmod(index, len(self))
+        draw = np.random.default_rng([self.seed, epoch, index])
         if index >= len(self.scan_ids) + self.n_plain:
             return self._absent(draw)
         if index >= len(self.scan_ids):
@@ -323,6 +327,9 @@ class ScanConversations(Dataset):
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
         return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw, seen), **seen}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
 
     def _absent(self, draw: np.random.Generator) -> dict[str, Any]:
         """A question as about a scan, with no scan or noise in its place, and the answer that nothing can be read."""

@@ -22,11 +22,12 @@ from peft import get_peft_model
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
+from .collator import FmriLMCollator
 from .data import TrainingScans
 from .lora import lora_config
 from .record import train_and_save
 from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
-from .trainer import FmriLMCollator, FmriLMTrainer
+from .trainer import FmriLMTrainer
 
 __all__ = ["InstructionArguments", "main", "train"]
 
@@ -87,6 +88,8 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
 
     model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
     model.freeze_fmri_tokenizer()
+    if model.fmri_head is not None:
+        model.fmri_head.requires_grad_(False)  # no codes are predicted in this stage
     examples = scans.conversations(inputs, ids, converse, model, arguments)
     trained = model
     if arguments.lora_rank:

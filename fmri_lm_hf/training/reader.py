@@ -87,10 +87,13 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
         language_model = model.language_model.to(arguments.device)
         texts = own_texts(language_model, processor.tokenizer, N_OWN_TEXTS, seed=recipe.seed)
     adapter = add_adapter(model, arguments)
-    batches = ReadingBatches(processor.tokenizer, recipe, atlas if arguments.fixed_atlas else None, texts)
+    per_step = arguments.world_size * arguments.gradient_accumulation_steps
+    fixed = atlas if arguments.fixed_atlas else None
+    batches = ReadingBatches(processor.tokenizer, recipe, fixed, texts, per_step)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
+    arguments.train_sampling_strategy = "sequential"  # from easy to hard
     trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
-    n_scans = recipe.steps * recipe.batch_size
+    n_scans = len(batches) * recipe.batch_size
     train_and_save(trainer, processor, "reader", adapter, simulated=True, n_scans=n_scans)
     return trainer
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset
 
 from ..corpus.facts import Fact, make_facts
 from ..corpus.prose import verbalise
@@ -44,9 +44,9 @@ from ..models.network_pairs import (
 from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
+from .collator import IGNORED
 from .own_names import OwnNames
 from .texts import pair_facts
-from .trainer import IGNORED
 
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
@@ -115,8 +115,8 @@ class ReaderRecipe:
     seed: int = 0
 
 
-class ReadingBatches(IterableDataset):
-    """Batches of random scans with questions about them; batch `step` depends on the recipe's seed and the step alone.
+class ReadingBatches(Dataset):
+    """Batches of random scans with questions about them; each depends on the recipe's seed and its number alone.
 
     Parameters
     ----------
@@ -128,6 +128,8 @@ class ReadingBatches(IterableDataset):
         That of all scans; random ones when None.
     own_texts : sequence of list of int
         Token ids of the texts that `share_own_texts` of the prompts are.
+    per_step : int, default=1
+        Batches that one step of the training takes, in all processes.
 
     Notes
     -----
@@ -142,13 +144,15 @@ class ReadingBatches(IterableDataset):
         recipe: ReaderRecipe,
         atlas: Atlas | None = None,
         own_texts: Sequence[list[int]] = (),
+        per_step: int = 1,
     ):
         if recipe.share_own_texts and not own_texts:
             raise ValueError(
                 f"{recipe.share_own_texts} of the prompts are to be texts of the language model's own, and there are "
                 "none: give `own_texts`, as the function of that name makes them, or set `share_own_texts` to 0."
             )
-        self.tokenizer, self.recipe, self.atlas, self.own_texts = tokenizer, recipe, atlas, own_texts
+        self.tokenizer, self.recipe, self.atlas = tokenizer, recipe, atlas
+        self.own_texts, self.per_step = own_texts, per_step
         self.form = ChatForm.of(tokenizer)
         self.fmri = tokenizer.convert_tokens_to_ids("<fmri>")
         self.draw_names: _DrawNames = _draw_words
@@ -156,21 +160,18 @@ class ReadingBatches(IterableDataset):
             self.draw_names = OwnNames(tokenizer, recipe.few_until, recipe.some_until)
         self._ids: dict[str, list[int]] = {}
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for step in range(first, self.recipe.steps, stride):
-            yield self.batch(step)
+    def __len__(self) -> int:
+        return self.recipe.steps * self.per_step
 
-    def batch(self, step: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         recipe = self.recipe
-        done = step / recipe.steps
-        rng = random.Random(f"{recipe.seed}/{step}")
+        done = number / len(self)
+        rng = random.Random(f"{recipe.seed}/{number}")
         kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
-        features, atlases = self._scans(step, done, kinds)
+        features, atlases = self._scans(number, done, kinds)
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
         rows = []
-        for number, kind in enumerate(kinds):
+        for place, kind in enumerate(kinds):
             if kind == "own":
                 rows.append(_all_learnt(rng.choice(self.own_texts)))
                 continue
@@ -178,14 +179,14 @@ class ReadingBatches(IterableDataset):
                 text = _corpus_text(rng, self.draw_names, done)
                 rows.append(_all_learnt([*self.ids(text), *self.form.behind]))
                 continue
-            facts = pair_facts(features[number], names[number])
+            facts = pair_facts(features[place], names[place])
             questions = self._questions(facts, rng, done)
             if kind != "brain":
                 asked = [each for each in questions if not _is_terse(each)]
                 questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
             n_tokens = 0 if kind == "absent" else features.shape[1]
             rows.append(self._row(questions, n_tokens))
-        there = [number for number, kind in enumerate(kinds) if kind not in ("absent", "text", "own")]
+        there = [place for place, kind in enumerate(kinds) if kind not in ("absent", "text", "own")]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
             "input_ids": self.tokenizer.pad_token_id,
@@ -200,7 +201,7 @@ class ReadingBatches(IterableDataset):
         }
         if there:
             batch["fmri_features"] = features[there]
-            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for number in there for name in names[number]]
+            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for place in there for name in names[place]]
             batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(names[there[0]]), -1)
         return batch
 
@@ -223,8 +224,8 @@ class ReadingBatches(IterableDataset):
             "text" if drawn < self.recipe.share_text else rng.choice(("absent", "noise", "noise", "shuffled"))
         )
 
-    def _scans(self, step: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
-        """Features of the scans of a step, and the atlas of each."""
+    def _scans(self, number: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
+        """Features of the scans of a batch, and the atlas of each."""
         recipe = self.recipe
         limits = (
             (3, 4) if done < recipe.few_until else (3, 7) if done < recipe.some_until else recipe.n_networks
@@ -233,8 +234,8 @@ class ReadingBatches(IterableDataset):
             self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4)
         )
         scans, atlases = [], []
-        for number, kind in enumerate(kinds):
-            index = step * 4 * stream.atlases_per_size + number
+        for place, kind in enumerate(kinds):
+            index = number * 4 * stream.atlases_per_size + place
             atlas = stream.atlas_of(index)
             atlases.append(atlas)
             if done < recipe.drawn_until:
@@ -242,7 +243,7 @@ class ReadingBatches(IterableDataset):
             kind = kind if kind in ("noise", "shuffled") else "brain"
             scans.append(random_scan(atlas, recipe.seed, index, stream.ranges, kind))  # type: ignore[arg-type]
         if not scans:
-            return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, step), atlases
+            return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, number), atlases
         return _features(scans, atlases), atlases
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
@@ -321,9 +322,9 @@ def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torc
     return network_pair_features(values, roi_mask, padding_mask, networks, len(atlases[0].network_names))
 
 
-def _drawn_features(n: int, n_networks: int, seed: int, step: int) -> torch.Tensor:
+def _drawn_features(n: int, n_networks: int, seed: int, number: int) -> torch.Tensor:
     """Features of `n` scans that do not exist, with the connectivity of each pair independent of the others."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     first, second = pair_indices(n_networks)
     values = 0.4 + 0.5 * torch.randn(n, len(first), generator=generator) + 0.55 * (first == second)
     rms = 0.1 + 0.4 * torch.rand(n, generator=generator)

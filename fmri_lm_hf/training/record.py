@@ -12,14 +12,19 @@ from typing import Any
 
 from peft import PeftModel
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ..__about__ import __version__
 from ..files import write_json
 from ..hub.download import fetched_commits
 from .arguments import StageArguments
-from .trainer import FmriTrainer, show_progress
+from .checkpoints import last_complete_checkpoint
+from .progress import show_progress
+from .step_trainer import StepTrainer
 
 __all__ = ["train_and_save", "write_training_info"]
+
+logger = logging.get_logger(__name__)
 
 SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.content.ScanRecord`
 
@@ -50,13 +55,13 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
 
 
 def train_and_save(
-    trainer: FmriTrainer, preprocessing: Any, stage: str, adapter: PeftModel | None = None, **facts: Any
+    trainer: StepTrainer, preprocessing: Any, stage: str, adapter: PeftModel | None = None, **facts: Any
 ) -> None:
     """Train; then save the model, its preprocessing and, last, `training_info.json` in the output folder.
 
     Parameters
     ----------
-    trainer : FmriTrainer
+    trainer : StepTrainer
         With the stage's arguments; local folders among them are recorded by their last name only, what comes from the
         Hub with its commit.
     preprocessing : FmriFeatureExtractor or FmriLMProcessor
@@ -70,13 +75,20 @@ def train_and_save(
     assert isinstance(arguments, StageArguments)
     assert arguments.output_dir
     show_progress(trainer, stage)
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    checkpoint: str | bool | None = arguments.resume_from_checkpoint
+    if checkpoint is True:
+        checkpoint = last_complete_checkpoint(arguments.output_dir, arguments.world_size)
+        if checkpoint is None:
+            logger.warning("There is no complete checkpoint to go on from: the training starts anew.")
+    trainer.train(resume_from_checkpoint=checkpoint)
     if adapter is not None:
         adapter.merge_and_unload()
+    # all processes have a part of the weights where these are sharded
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(arguments.output_dir)
+    model.save_pretrained(arguments.output_dir, state_dict=weights)
     preprocessing.save_pretrained(arguments.output_dir)
     own = {name: getattr(arguments, name) for name in _own_options(type(arguments))}
     write_training_info(

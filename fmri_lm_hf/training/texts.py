@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,6 @@ __all__ = [
     "LabelQuestions",
     "ReadingQuestions",
     "described_by",
-    "embed_texts",
     "joined",
     "load_texts",
     "pair_facts",
@@ -99,6 +99,36 @@ class CorpusTexts:
     def texts(self, scan_id: str) -> list[str]:
         """All texts about a scan."""
         return self.corpus[self._of_scan[scan_id]]["text"]
+
+    def descriptors(self, scan_ids: Sequence[str], of_training: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the facts of texts say of scans in numbers: z of each measure, 0 where nothing is said about it.
+
+        Parameters
+        ----------
+        scan_ids : sequence of str
+        of_training : sequence of str
+            The scans whose facts say which measures there are.
+
+        Returns
+        -------
+        dict of str to torch.Tensor of shape (n_measures,)
+            By `scan_id`; empty where the corpus has no facts with z.
+        """
+        if "facts" not in self.corpus.column_names:
+            return {}
+        stated: dict[str, dict[str, float]] = {}
+        for scan_id in scan_ids:
+            facts = [fact for row in self.corpus[self._of_scan[scan_id]]["facts"] for fact in json.loads(row)]
+            stated[scan_id] = {
+                fact["feature"]: float(fact["z"]) for fact in facts if fact.get("z") is not None
+            }
+        measures = sorted({name for scan_id in of_training for name in stated[scan_id]})
+        if not measures:
+            return {}
+        return {
+            scan_id: torch.tensor([each.get(name, 0.0) for name in measures])
+            for scan_id, each in stated.items()
+        }
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """A request and one of the scan's texts."""
@@ -298,38 +328,3 @@ def plain_text_blocks(source: str, tokenizer: Any, n_tokens: int) -> datasets.Da
     if not len(blocks):
         raise ValueError(f"{Path(source).name} holds no text to train on.")
     return blocks
-
-
-@torch.inference_mode()
-def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
-    """What a language model makes of texts: the mean of each text's last hidden states.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        With or without a language modelling head.
-    tokenizer : PreTrainedTokenizerBase
-        With a padding token. Texts are cut to the length that the model takes.
-    texts : sequence of str
-    batch_size : int
-
-    Returns
-    -------
-    torch.Tensor of shape (n_texts, hidden_size), float32, on the CPU
-    """
-    longest = getattr(model.config, "max_position_embeddings", None)
-    embedded = []
-    for start in range(0, len(texts), batch_size):
-        batch = tokenizer(
-            list(texts[start : start + batch_size]),
-            padding=True,
-            padding_side="right",
-            truncation=longest is not None,
-            max_length=longest,
-            return_tensors="pt",
-        ).to(model.device)
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        hidden = model.base_model(**inputs).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None]
-        embedded.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
-    return torch.cat(embedded).clone()

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import default_data_collator
+from transformers import TrainerCallback, default_data_collator
 
 from ..hashes import weights_hash
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_tokenizer import FmriTokenizer
+from ..models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
 from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .record import train_and_save
-from .texts import CorpusTexts, embed_texts
+from .text_embeddings import embed_texts, embed_tokens
+from .texts import CorpusTexts
 from .trainer import FmriTrainer
 
 __all__ = ["TokenizerArguments", "main", "train"]
@@ -57,6 +58,11 @@ class TokenizerArguments(ScanArguments):
     text_model: str | None = argument(
         "language model whose mean last hidden state is the text, as for stage 2: a folder, Hub id, or `reader`"
     )
+    text_tokens: int = argument(
+        "so many tokens of each text are what tokens of scans are not to be told from, as published; 0 for whole texts "
+        "and whole scans",
+        0,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,6 +70,8 @@ class TokenizerArguments(ScanArguments):
             raise ValueError(
                 "Alignment needs both `corpus` and `text_model`: give the other one, or neither."
             )
+        if self.text_tokens < 0:
+            raise ValueError(f"`text_tokens` must not be negative, got {self.text_tokens}.")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -88,20 +96,40 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
         extractor.fit_normalization(scans.dataset[row] for row in rows["train"])
     inputs, ids = scans.read(extractor, rows)
 
-    embeds = None
-    if texts is not None and arguments.text_model is not None:
-        embeds = _embed(texts, ids, arguments.text_model, scans, arguments.device)
-        shape["text_embed_dim"] = len(next(iter(embeds.values())))
+    of_texts: dict[str, dict[str, torch.Tensor]] = {}
+    if texts is not None:
+        of_texts = _of_texts(texts, ids, arguments, scans)
+        shape["text_embed_dim"] = len(next(iter(of_texts["text_embeds"].values())))
+        if shape.get("contrastive_loss", "").startswith("soft_"):
+            every_id = [name for of_split in ids.values() for name in of_split]
+            if descriptors := texts.descriptors(every_id, ids["train"]):
+                of_texts["descriptors"] = descriptors
     torch.manual_seed(arguments.seed)
+    model = FmriTokenizerForPreTraining(FmriTokenizerConfig(**shape))
+    if of_texts:
+        model.fit_text_mean(torch.stack([of_texts["text_embeds"][scan_id] for scan_id in ids["train"]]))
     trainer = FmriTrainer(
-        FmriTokenizer(FmriTokenizerConfig(**shape)),
+        model,
         arguments,
         data_collator=default_data_collator,
-        train_dataset=ScanInputs(inputs, ids["train"], embeds),
-        eval_dataset=ScanInputs(inputs, ids["validation"], embeds) if "validation" in ids else None,
+        train_dataset=ScanInputs(inputs, ids["train"], **of_texts),
+        eval_dataset=ScanInputs(inputs, ids["validation"], **of_texts) if "validation" in ids else None,
     )
+    trainer.add_callback(CodebooksMustBegin())
     train_and_save(trainer, extractor, "tokenizer", **scans.facts(ids["train"]))
     return trainer
+
+
+class CodebooksMustBegin(TrainerCallback):
+    """Refuses a training that is over before its codebooks begin."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        n_warm, n_steps = model.config.codebook_warmup_steps, state.max_steps
+        if n_warm >= n_steps:
+            raise ValueError(
+                f"`codebook_warmup_steps` are {n_warm}, but the training has {n_steps}: its codebooks "
+                "would never begin."
+            )
 
 
 def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any]:
@@ -122,16 +150,12 @@ def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any
     return shape
 
 
-def _embed(
-    texts: CorpusTexts, ids: dict[str, list[str]], text_model: str, scans: TrainingScans, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Embedding of the first text about each scan, by `scan_id`, less the mean over the training scans.
-
-    What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different scans
-    have cosines near 1, and a contrastive loss against them learns one vector.
-    """
-    backbone = load_backbone(text_model)
-    model = backbone.language_model.to(device).eval()
+def _of_texts(
+    texts: CorpusTexts, ids: dict[str, list[str]], arguments: TokenizerArguments, scans: TrainingScans
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Embedding of the first text about each scan, and those of tokens if asked for, by argument and `scan_id`."""
+    backbone = load_backbone(str(arguments.text_model))
+    model = backbone.language_model.to(arguments.device).eval()
     tokenizer = backbone.tokenizer_of(scans.atlas)
     names = [name for of_split in ids.values() for name in of_split]
     first = [texts.texts(name)[0] for name in names]
@@ -141,8 +165,11 @@ def _embed(
         [weights_hash(model), tokenizer.name_or_path, *(scans.atlas.network_names if scans.atlas else ())],
         lambda: embed_texts(model, tokenizer, first),
     )
-    embeds = embeds - embeds[: len(ids["train"])].mean(0)
-    return dict(zip(names, embeds))
+    of_texts = {"text_embeds": dict(zip(names, embeds))}
+    if arguments.text_tokens:
+        tokens = embed_tokens(model, tokenizer, first, arguments.text_tokens)
+        of_texts["text_token_embeds"] = dict(zip(names, tokens))
+    return of_texts
 
 
 if __name__ == "__main__":

@@ -1,122 +1,87 @@
-"""Training of all stages with the Trainer of transformers: the collator and the Trainer subclasses.
+"""The Trainers of the stages.
 
-Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with
-`FmriLMTrainer` on examples of one scan and one conversation, or of plain text alone, as `data` makes them.
+Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with `FmriLMTrainer` on
+examples of one scan and one conversation, or of plain text alone, which `FmriLMCollator` batches.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import ProgressCallback, Trainer
 
-from ..hub.trainer import PublishesThroughHub
 from ..models.modeling_fmri_lm import SCAN_INPUTS
-from ..models.processing_fmri_lm import FmriLMProcessor
+from .collator import IGNORED
+from .step_trainer import Part, StepTrainer
 
-IGNORED = -100
-MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps
+__all__ = ["FmriLMTrainer", "FmriTrainer"]
+
+OF_SCANS = (
+    *SCAN_INPUTS,
+    "fmri_labels",
+)  # inputs with a row for each scan; the others have one for each prompt
 
 
-class FmriLMCollator:
-    """Batches examples for `FmriLMTrainer`.
+class FmriTrainer(StepTrainer):
+    """Trainer of stage 1, whose losses are means over scans.
 
-    Parameters
-    ----------
-    processor : FmriLMProcessor
-
-    Notes
-    -----
-    An example holds ``conversation`` (a list of messages, scored on the assistant's words), ``text`` (plain text,
-    scored on every token) or ``input_ids`` (the same, tokenized before). One whose conversation holds a scan also
-    has its `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept, since
-    training meets the same ones again and again.
+    Each scan is held against the texts of all scans of its step, in all micro-batches and processes; texts are frozen,
+    so that nothing but the loss of a scan depends on them. The codebooks start from the scans of the first step, and
+    move once a step. Evaluation holds a scan against the texts of its batch in its process.
     """
 
-    def __init__(self, processor: FmriLMProcessor):
-        self.processor = processor
-        self._tokens: dict[str, dict[str, list[int]]] = {}
+    def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"scans": len(inputs["input_values"])}
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        encoded = [self._encode(example) for example in examples]
-        longest = max(len(each["input_ids"]) for each in encoded)
-        pad_id = self.processor.tokenizer.pad_token_id
-        batch = {}
-        for name, filler in (("input_ids", pad_id), ("labels", IGNORED)):
-            # what is learnt stands at the end of every row, and no logits are needed before it
-            rows = [[filler] * (longest - len(each[name])) + each[name] for each in encoded]
-            batch[name] = torch.tensor(rows)
-        lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
-        batch["attention_mask"] = (torch.arange(longest).flip(0) < lengths[:, None]).long()
-        for name in (*SCAN_INPUTS, "fmri_labels"):
-            rows = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
-            if rows:
-                batch[name] = torch.stack(rows)
-        return batch
+    def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
+        quantizer = getattr(self.accelerator.unwrap_model(self.model), "quantizer", None)
+        if quantizer is not None:
+            quantizer.step_ends = self.accelerator.sync_gradients
+        outputs, n_scans = model(**inputs), len(inputs["input_values"])
+        parts = {
+            name: Part(n_scans * value, "scans", float(name == "loss"))
+            for name, value in outputs.items()
+            if name.endswith("loss") or name.startswith("codebook_")
+        }
+        return parts, outputs
 
-    def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
-        if example.get("input_ids") is not None:
-            return _all_learnt(list(example["input_ids"]))
-        if len(self._tokens) >= MAX_KEPT_TEXTS:
-            self._tokens.clear()
-        text = example.get("text")  # None where a dataset has the column for other examples
-        key = json.dumps(example["conversation"], sort_keys=True) if text is None else text
-        if key not in self._tokens:
-            if text is not None:
-                ended = text + (self.processor.tokenizer.eos_token or "")
-                self._tokens[key] = _all_learnt(self.processor.tokenize(ended))
-            else:
-                self._tokens[key] = self.processor.encode_chat(example["conversation"])
-        return self._tokens[key]
+    def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "start_quantizer"):
+            model.start_quantizer(batches)
+        for name in ("text_embeds", "descriptors"):
+            if name not in batches[0]:
+                continue
+            rows, place = self._of_all_processes(torch.cat([batch[name] for batch in batches]))
+            for batch in batches:
+                end = place + len(batch[name])
+                if len(batch[name]) < len(rows):
+                    batch[f"other_{name}"] = torch.cat([rows[:place], rows[end:]])
+                place = end
 
-
-def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
-    """A text of which every token is predicted from those before it."""
-    return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
+    def _of_all_processes(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Rows of all processes, which may have different numbers of them, and where those of this one begin."""
+        if self.accelerator.num_processes == 1:
+            return rows, 0
+        sizes = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        gathered = self.accelerator.gather(F.pad(rows, (0, 0, 0, max(sizes) - len(rows))))
+        of_process = gathered.unflatten(0, (len(sizes), max(sizes)))
+        together = torch.cat([values[:size] for values, size in zip(of_process, sizes, strict=True)])
+        return together, sum(sizes[: self.accelerator.process_index])
 
 
-class FmriTrainer(PublishesThroughHub, Trainer):
-    """Trainer that logs every part of the loss, averaged over the steps since the last log."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._parts: dict[str, list[torch.Tensor]] = {}
-        # evaluation, too, has a loss whichever labels a batch holds
-        self.can_return_loss = True
-        if self.args.label_names is None:
-            self.label_names: list[str] = []
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        self.record(outputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
-
-    def record(self, outputs: Mapping[str, Any]) -> None:
-        """Keep the scalar parts of a model's output for the next log."""
-        prefix = "" if self.model.training else "eval_"
-        for name, value in outputs.items():
-            if name.endswith("_loss") or name == "codebook_usage":
-                self._parts.setdefault(prefix + name, []).append(value.detach())
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Log with the parts recorded since the last time."""
-        prefix = "eval_" if any(name.startswith("eval_") for name in logs) else ""
-        for name in [name for name in self._parts if name.startswith("eval_") == bool(prefix)]:
-            logs[name] = round(float(torch.stack(self._parts.pop(name)).mean()), 4)
-        super().log(logs, *args, **kwargs)
-
-
-class FmriLMTrainer(FmriTrainer):
+class FmriLMTrainer(StepTrainer):
     """Trainer of stages 2 and 3: text about scans, plain text and next codes, each with its weight.
 
     The loss is ``F2T + fmri_loss_weight * F2F + text_only_loss_weight * T2T`` (arXiv 2511.21760): cross-entropy
     on text behind scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
-    a scan, which keep the language model's language. A mixture of experts that has `output_router_logits` adds its
-    load balancing loss with its own weight.
+    a scan, which keep the language model's language; each a mean over its labels in the whole step. A mixture of
+    experts that has `output_router_logits` adds its load balancing loss with its own weight, as a mean over prompts.
+
+    Prompts with and without scans are run apart, so that texts are not padded to the length of scans, and logits are
+    computed at the positions that predict a label of the batch.
 
     Parameters
     ----------
@@ -129,64 +94,91 @@ class FmriLMTrainer(FmriTrainer):
         super().__init__(*args, **kwargs)
         self.text_only_loss_weight = text_only_loss_weight
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]
-        # logits are needed only from the position before the first label on, and scans come first
-        first = int((labels != IGNORED).any(0).int().argmax())
-        n_kept = labels.shape[1] - max(first - 1, 0)
-        outputs = model(**{**inputs, "labels": None}, logits_to_keep=n_kept)
+    def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        has_scan = self._has_scan(inputs)
+        n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)
+        return {
+            "words about scans": n_labels[has_scan].sum(),
+            "other words": n_labels[~has_scan].sum(),
+            "codes": self._n_codes(inputs),
+            "prompts": len(has_scan),
+        }
+
+    def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         unwrapped = self.accelerator.unwrap_model(self.model)
-        config = unwrapped.config
-        has_scan = (inputs["input_ids"] == config.fmri_token_id).any(1)
-        parts = {
-            "text_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], has_scan),
-            "text_only_loss": _cross_entropy(outputs.logits, labels[:, -n_kept:], ~has_scan),
-            "fmri_loss": outputs.fmri_loss,
-            "aux_loss": outputs.aux_loss,
+        totals = dict.fromkeys(
+            ("text_loss", "text_only_loss", "fmri_loss"), torch.zeros((), device=self.args.device)
+        )
+        outputs: Any = None
+        for name, batch in zip(("text_loss", "text_only_loss"), self._with_and_without_scans(inputs)):
+            if batch is None:
+                continue
+            # what each position predicts
+            labels = F.pad(batch.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+            at = (labels != IGNORED).any(0).nonzero().flatten()
+            if not len(at):
+                at = at.new_zeros(1)  # the head takes part, too
+            outputs = model(**batch, logits_to_keep=at)
+            labels = labels[:, at]
+            chosen = labels != IGNORED
+            logits = outputs.logits[chosen].float()
+            totals[name] = F.cross_entropy(logits, labels[chosen], reduction="sum")
+            if outputs.fmri_loss is not None:
+                totals["fmri_loss"] = outputs.fmri_loss * self._n_codes(batch)
+            if outputs.aux_loss is not None:
+                totals["aux_loss"] = totals.get("aux_loss", 0) + outputs.aux_loss * len(labels)
+        kinds = {
+            "text_loss": ("words about scans", 1.0),
+            "text_only_loss": ("other words", self.text_only_loss_weight),
+            "fmri_loss": ("codes", unwrapped.config.fmri_loss_weight),
+            "aux_loss": ("prompts", unwrapped.aux_loss_weight),
         }
-        weights = {
-            "text_loss": 1.0,
-            "text_only_loss": self.text_only_loss_weight,
-            "fmri_loss": config.fmri_loss_weight,
-            "aux_loss": unwrapped.aux_loss_weight,
-        }
-        parts = {name: value for name, value in parts.items() if value is not None}
-        outputs.loss = sum(weights[name] * value for name, value in parts.items())
-        self.record(parts)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return {name: Part(total, *kinds[name]) for name, total in totals.items()}, outputs
 
+    def _with_and_without_scans(self, inputs: Mapping[str, Any]) -> list[dict[str, Any] | None]:
+        """The prompts of a batch that have a scan, and the others; None where no process has any.
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
-    """Mean next-token cross-entropy over the labels of some rows; None where these rows have none."""
-    labels = labels[:, 1:].masked_fill(~rows[:, None], IGNORED)
-    labelled = labels != IGNORED  # chosen first: most positions have none, and the vocabulary may be large
-    if not labelled.any():
-        return None
-    return F.cross_entropy(logits[:, :-1][labelled].float(), labels[labelled])
+        Processes run their models together. So one that lacks what another one has is given words that it learns
+        nothing from.
+        """
+        has_scan = self._has_scan(inputs)
+        n_rows = torch.stack([has_scan.sum(), (~has_scan).sum()])
+        somewhere = self.accelerator.reduce(n_rows.clone(), reduction="sum")
+        batches: list[dict[str, Any] | None] = []
+        for with_scans in (True, False):
+            if n_rows[int(not with_scans)]:
+                batches.append(self._rows(inputs, has_scan == with_scans, with_scans))
+            elif somewhere[int(not with_scans)]:
+                word = int(self._fmri_token_id == 0)
+                words = inputs["input_ids"].new_full((1, 2), word)
+                batches.append({"input_ids": words, "labels": torch.full_like(words, IGNORED)})
+            else:
+                batches.append(None)
+        return batches
 
+    def _rows(self, inputs: Mapping[str, Any], rows: torch.Tensor, with_scans: bool) -> dict[str, Any]:
+        """Some prompts of a batch, without the padding that they share."""
+        of_scans = {name: inputs[name] for name in OF_SCANS if inputs.get(name) is not None}
+        of_prompts = {name: value for name, value in inputs.items() if name not in OF_SCANS}
+        if not rows.all():
+            shown = torch.ones_like(inputs["input_ids"])[rows]
+            if of_prompts.get("attention_mask") is not None:
+                shown = of_prompts["attention_mask"][rows]
+            columns = shown.any(0).nonzero().flatten()
+            span = slice(int(columns[0]), int(columns[-1]) + 1)
+            of_prompts = {name: value[rows, span] for name, value in of_prompts.items() if value is not None}
+        return {**of_prompts, **(of_scans if with_scans else {})}
 
-class StageProgress(ProgressCallback):
-    """A progress bar that says what is being trained and carries the loss, in place of printed logs."""
+    def _n_codes(self, inputs: Mapping[str, Any]) -> torch.Tensor | int:
+        """How many next codes a batch has to predict."""
+        if inputs.get("fmri_labels") is None:
+            return 0
+        masks = [inputs.get(name) for name in ("roi_mask", "padding_mask")]
+        return self.accelerator.unwrap_model(self.model).count_next_codes(inputs["fmri_labels"], *masks)
 
-    def __init__(self, title: str):
-        super().__init__()
-        self.title = title
+    @property
+    def _fmri_token_id(self) -> int:
+        return self.accelerator.unwrap_model(self.model).config.fmri_token_id
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.title)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
-
-
-def show_progress(trainer: Trainer, title: str) -> None:
-    """Give a trainer the bar of its stage, unless it was told to show none."""
-    if not trainer.args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(StageProgress(title))
-
-
-__all__ = ["FmriLMCollator", "FmriLMTrainer", "FmriTrainer", "StageProgress", "show_progress"]
+    def _has_scan(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        return (inputs["input_ids"] == self._fmri_token_id).any(1)

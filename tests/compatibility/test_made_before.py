@@ -9,7 +9,8 @@ import pytest
 import torch
 from datasets import load_dataset
 from hub import tiny
-from transformers import AutoFeatureExtractor, AutoModel, pipeline
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, pipeline
 
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.scans import load_scan_dataset
@@ -33,6 +34,19 @@ def test_the_tokenizer_gives_the_codes_it_gave():
     with torch.no_grad():
         codes = AutoModel.from_pretrained(MADE / "fmri_tokenizer").encode(**inputs).fmri_codes
     assert codes.tolist() == EXPECTED["fmri_codes"]
+
+
+def test_the_alignment_of_a_tokenizer_goes_on_from_what_it_learnt():
+    loaded, info = AutoModelForPreTraining.from_pretrained(MADE / "fmri_tokenizer", output_loading_info=True)
+    # scalars, which FSDP2 cannot shard, and what there was not
+    begun_anew = {"logit_scale", "logit_bias", "text_mean"}
+    assert info["missing_keys"] == {f"alignment.{name}" for name in begun_anew} | {"steps.done"}
+    assert not info["unexpected_keys"]
+    saved = load_file(MADE / "fmri_tokenizer" / "model.safetensors")
+    assert torch.equal(loaded.alignment.projection.weight, saved["alignment.projection.weight"])
+    texts = torch.zeros(1, loaded.config.text_embed_dim) + 1
+    inputs = AutoFeatureExtractor.from_pretrained(MADE / "fmri_tokenizer")(tiny.scan(3), t_r=2.0)
+    assert torch.isfinite(loaded(**inputs, text_embeds=texts).loss)
 
 
 def test_scans_and_corpus_are_read():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoModelForPreTraining
 
 import fmri_lm_hf
 from fmri_lm_hf.conversion import convert_upstream, read_checkpoint
@@ -50,7 +50,8 @@ def test_tokenizer_with_several_patches(golden, converted):
     assert_close(roi_major(encoded.quantized, n_patches), values["quantized"])
     assert_close(output.reconstruction, values["reconstruction"])
     assert_close(model.decode(encoded.fmri_codes).reconstruction, values["reconstruction"])
-    assert_close(output.loss, values["loss"][0])
+    trained = AutoModelForPreTraining.from_pretrained(converted["vq_patch10"]).eval()
+    assert_close(trained(values["bold"]).loss, values["loss"][0])
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import json, os, pathlib, torch, tiny
 del os.environ["HF_TOKEN"]  # the Trainer's own is used
 from transformers import TrainingArguments, default_data_collator
 from huggingface_hub import snapshot_download
+from fmri_lm_hf import FmriTokenizerForPreTraining
 from fmri_lm_hf.training.trainer import FmriTrainer
 arguments = TrainingArguments(
     output_dir=folder, push_to_hub=True, hub_token=token, hub_model_id=repo, max_steps=2, save_steps=1,
@@ -19,7 +20,7 @@ scans = [{"input_values": torch.tensor(tiny.scan(i).T)} for i in range(4)]
 start = folder + "-start"
 tiny.fmri_tokenizer().save_pretrained(start)
 pathlib.Path(start, "training_info.json").write_text('{"stage": "before", "simulated": true}')
-model = tiny.FmriTokenizer.from_pretrained(start).train()
+model = FmriTokenizerForPreTraining.from_pretrained(start).train()
 trainer = FmriTrainer(model, arguments, train_dataset=scans,
                       data_collator=default_data_collator, processing_class=tiny.feature_extractor())
 trainer.train()
@@ -112,7 +113,8 @@ def test_a_stage_that_trains_on_fetched_scans_is_pushed_with_their_commit(client
 COLLATED = """
 import json, torch, tiny
 from transformers import TrainingArguments
-from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer
+from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.trainer import FmriLMTrainer
 arguments = TrainingArguments(output_dir=folder, report_to="none", use_cpu=True, hub_model_id="org/collated")
 FmriLMTrainer(tiny.language_model(), arguments, data_collator=FmriLMCollator(tiny.processor())).push_to_hub()
 """

@@ -176,7 +176,7 @@ def test_bfloat16(sdpa_model):
 
 
 def test_from_components_takes_the_models_themselves():
-    tokenizer, language = fmri_tokenizer(), text_model()
+    tokenizer, language = fmri_tokenizer().without_objectives(), text_model()
     weights = {name: value.clone() for name, value in language.state_dict().items()}
     codes = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     model = FmriLMForCausalLM.from_components(tokenizer, language, fmri_token_id=FMRI, initializer_range=0.5)

@@ -1,4 +1,4 @@
-"""The fMRI tokenizer: what reaches a token, how codes are learnt, what its losses teach, how it is stored."""
+"""The fMRI tokenizer: what reaches a token, how it is stored, what it refuses."""
 
 from __future__ import annotations
 
@@ -8,38 +8,14 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from small import fmri_tokenizer, scans
-from torch.nn.functional import mse_loss
-from transformers import AutoConfig, AutoModel
+from small import fmri_tokenizer, masks, scans
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
-from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
-from fmri_lm_hf.models.modeling_fmri_tokenizer import NETWORK_SCALE, connectivity_profiles
+from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig, FmriTokenizerForPreTraining
+from fmri_lm_hf.models.connectivity import NETWORK_SCALE, connectivity_profiles
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 BOTH = ["signal", "connectivity"]
-
-
-def masks(batch: int = 2) -> dict[str, torch.Tensor]:
-    """The second scan lacks ROI 1 and has 5 padded time points: a part of the second patch of 8."""
-    roi_mask = torch.ones(batch, N_ROIS, dtype=torch.bool)
-    padding_mask = torch.ones(batch, N_TIMEPOINTS, dtype=torch.bool)
-    roi_mask[1, 1] = False
-    padding_mask[1, 11:] = False
-    return {"roi_mask": roi_mask, "padding_mask": padding_mask}
-
-
-def train(tokenizer: FmriTokenizer, inputs: torch.Tensor, steps: int, **kwargs) -> list[float]:
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=3e-3)
-    tokenizer.train()
-    losses = []
-    for _ in range(steps):
-        loss = tokenizer(inputs, **kwargs).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    tokenizer.eval()
-    return losses
 
 
 # --- shapes and consistency -----------------------------------------------------------------------------------
@@ -169,164 +145,6 @@ def test_connectivity_profiles_do_not_see_the_level_of_noise_that_all_rois_share
     torch.testing.assert_close(clean, other, rtol=0, atol=0.1)
 
 
-# --- the codebook ---------------------------------------------------------------------------------------------
-
-
-def codebook_state(tokenizer: FmriTokenizer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in tokenizer.quantizer.codebooks.state_dict().items()}
-
-
-def test_the_codebook_changes_in_training_mode_only():
-    tokenizer = fmri_tokenizer(num_quantizers=2)
-    before = codebook_state(tokenizer)
-    tokenizer(scans(2)).loss.backward()
-    tokenizer.encode(scans(2))
-    assert all(torch.equal(value, before[name]) for name, value in codebook_state(tokenizer).items())
-    tokenizer.train()
-    tokenizer(scans(2))
-    assert not any(torch.equal(value, before[name]) for name, value in codebook_state(tokenizer).items())
-
-
-def test_the_first_batch_spreads_the_codes_over_the_latents():
-    tokenizer = fmri_tokenizer(codebook_size=32)
-    cold = tokenizer(scans(8)).codebook_usage
-    tokenizer.train()
-    warm = tokenizer(scans(8))
-    assert warm.codebook_usage > 0.8 > cold
-    assert warm.commitment_loss < 0.1 * tokenizer.eval()(scans(8, seed=1)).reconstruction_loss
-
-
-def test_codes_out_of_use_are_revived():
-    tokenizer = fmri_tokenizer(codebook_size=16, codebook_decay=0.5).train()
-    inputs = scans(8)
-    tokenizer(inputs)
-    book = tokenizer.quantizer.codebooks[0]
-    # all but one code end far from every latent; none would ever be chosen again
-    book.embedding[1:] = 100.0
-    book.cluster_size[1:] = 0.0
-    book.cluster_size[0] = 100.0
-    assert tokenizer.eval()(inputs).codebook_usage == 1 / 16
-    assert tokenizer.train()(inputs).codebook_usage > 0.8
-
-
-def test_a_batch_smaller_than_the_codebook_still_starts_it():
-    tokenizer = fmri_tokenizer(codebook_size=64).train()
-    tokenizer(scans(1))  # 12 tokens
-    codes = tokenizer.quantizer.codebooks[0].embedding
-    assert torch.isfinite(codes).all()
-    assert len(codes.unique(dim=0)) == 64
-    torch.testing.assert_close(codes.norm(dim=-1), torch.ones(64))
-
-
-@torch.no_grad()
-def test_more_levels_come_closer_to_the_latents():
-    errors = []
-    for n_levels in (1, 2, 4):
-        tokenizer = fmri_tokenizer(num_quantizers=n_levels).train()
-        errors.append([tokenizer(scans(16)).commitment_loss.item() for _ in range(3)][-1])
-    assert errors[1] < 0.7 * errors[0]
-    assert errors[2] < 0.7 * errors[1]
-
-
-@torch.no_grad()
-def test_masked_tokens_train_no_code():
-    inputs, observed = scans(2), masks()
-    books = []
-    for filler in (0.0, 1.0):
-        tokenizer = fmri_tokenizer(num_hidden_layers=0).train()
-        with torch.no_grad():  # a change that reaches the latents of the missing ROI alone
-            tokenizer.encoder.transformer.roi_embeddings.weight[1] += filler
-        torch.manual_seed(0)
-        observed["roi_mask"][:, 1] = False
-        tokenizer(inputs, **observed)
-        books.append(codebook_state(tokenizer))
-    assert all(torch.equal(value, books[1][name]) for name, value in books[0].items())
-
-
-# --- training -------------------------------------------------------------------------------------------------
-
-
-def test_the_reconstruction_teaches_the_encoder_through_the_codes():
-    tokenizer = fmri_tokenizer(commitment_loss_weight=0.0)
-    tokenizer(scans(4)).loss.backward()
-    for part in (tokenizer.encoder, tokenizer.quantizer, tokenizer.decoder):
-        for name, parameter in part.named_parameters():
-            assert parameter.grad is not None, name
-    assert tokenizer.encoder.signal_projection.weight.grad.abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("features", [["signal"], BOTH], ids="+".join)
-def test_training_lowers_the_loss(features):
-    time = torch.arange(N_TIMEPOINTS) / 2
-    inputs = torch.sin(time + torch.arange(N_ROIS)[:, None] + torch.rand(16, 1, 1) * 6)
-    tokenizer = fmri_tokenizer(input_features=features, codebook_size=32, initializer_range=0.1)
-    losses = train(tokenizer, inputs, steps=60)
-    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
-    assert mse_loss(tokenizer(inputs).reconstruction, inputs) < inputs.var()
-
-
-@pytest.mark.parametrize("precision", ["autocast", "bfloat16"])
-def test_lower_precision(precision):
-    tokenizer = fmri_tokenizer(input_features=BOTH, num_quantizers=2).train()
-    if precision == "bfloat16":
-        tokenizer.to(torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
-        output = tokenizer(scans(4), **masks(4))
-    output.loss.backward()
-    assert torch.isfinite(output.loss)
-    assert all(torch.isfinite(parameter.grad).all() for parameter in tokenizer.parameters())
-
-
-def test_gradient_checkpointing_changes_nothing():
-    gradients = []
-    for checkpointing in (False, True):
-        tokenizer = fmri_tokenizer(num_hidden_layers=2).train()
-        if checkpointing:
-            tokenizer.activation_checkpointing_enable()
-        torch.manual_seed(0)
-        tokenizer(scans(2)).loss.backward()
-        gradients.append([parameter.grad for parameter in tokenizer.parameters()])
-    torch.testing.assert_close(*gradients)
-
-
-def test_alignment_tells_pairs_from_non_pairs():
-    torch.manual_seed(0)
-    inputs, texts = scans(6), torch.randn(6, 10)
-    tokenizer = fmri_tokenizer(text_embed_dim=10)
-    untrained = tokenizer(inputs, text_embeds=texts)
-    train(tokenizer, inputs, steps=60, text_embeds=texts)
-    trained = tokenizer(inputs, text_embeds=texts)
-    swapped = tokenizer(inputs, text_embeds=texts.roll(1, 0))
-    assert trained.contrastive_loss < 0.5 * untrained.contrastive_loss
-    assert trained.contrastive_loss < 0.5 * swapped.contrastive_loss
-    parts = trained.reconstruction_loss + trained.commitment_loss + trained.contrastive_loss
-    torch.testing.assert_close(trained.loss, parts + 0.5 * trained.domain_loss)
-
-
-def test_the_domain_loss_teaches_the_classifier_and_the_encoder_opposite_things():
-    tokenizer = fmri_tokenizer(text_embed_dim=10, initializer_range=0.1)
-    inputs, texts = scans(4), torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-
-    def loss() -> torch.Tensor:
-        return tokenizer(inputs, text_embeds=texts).domain_loss
-
-    before = loss()
-    before.backward()
-    parts = {
-        "classifier": list(tokenizer.alignment.domain_classifier.parameters()),
-        "encoder": list(tokenizer.encoder.parameters()),
-    }
-    after = {}
-    for name, parameters in parts.items():
-        with torch.no_grad():
-            for sign in (-1, 1):  # a step of descent, and back
-                for parameter in parameters:
-                    parameter += sign * 1e-3 * parameter.grad
-                if sign == -1:
-                    after[name] = loss()
-    assert after["classifier"] < before < after["encoder"]
-
-
 # --- storage --------------------------------------------------------------------------------------------------
 
 
@@ -336,8 +154,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     tokenizer(scans(4))
     tokenizer.eval().save_pretrained(tmp_path)
     assert [file.name for file in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
-    loaded = AutoModel.from_pretrained(tmp_path)
-    assert isinstance(loaded, FmriTokenizer)
+    loaded = AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert isinstance(loaded, FmriTokenizerForPreTraining)
     assert not loaded.training
     state = tokenizer.state_dict()
     assert loaded.state_dict().keys() == state.keys()
@@ -345,6 +163,22 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     assert loaded.quantizer.codebooks[1].initialized == 1
     for name, value in tokenizer(scans(2), **masks()).items():
         assert torch.equal(value, loaded(scans(2), **masks())[name]), name
+
+
+@torch.no_grad()
+def test_the_tokenizer_loads_without_what_only_training_needs(tmp_path, caplog):
+    whole = fmri_tokenizer(input_features=BOTH, text_embed_dim=5, pooling="cls")
+    whole.save_pretrained(tmp_path)
+    loaded, info = FmriTokenizer.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    beyond = {"alignment", "steps"}
+    assert {name.split(".")[0] for name in whole.state_dict().keys() - loaded.state_dict()} == beyond
+    bare = whole.without_objectives()
+    assert type(bare) is FmriTokenizer
+    assert bare.encoder is whole.encoder
+    assert bare.state_dict().keys() == loaded.state_dict().keys()
+    for name, value in loaded(scans(2), **masks()).items():
+        assert torch.equal(value, bare(scans(2), **masks())[name]), name
 
 
 def test_configuration_round_trip(tmp_path):
@@ -439,6 +273,8 @@ def test_encoder_only():
     torch.testing.assert_close(encoded.embeddings, whole.encode(scans(2)).embeddings)
     with pytest.raises(ValueError, match="`encoder_only` and has no loss; use `encode`"):
         tokenizer(scans(2))
+    with pytest.raises(ValueError, match="`encoder_only` and reconstructs nothing; use `encode`"):
+        FmriTokenizer(tokenizer.config)(scans(2))
     with pytest.raises(ValueError, match="`encoder_only`: its checkpoint holds neither codebook nor decoder"):
         tokenizer.decode(torch.zeros(2, 12, dtype=torch.long))
 
@@ -450,11 +286,6 @@ def test_codes_of_a_wrong_number_of_levels():
         fmri_tokenizer(num_quantizers=3).decode(torch.zeros(2, 12, dtype=torch.long))
     with pytest.raises(ValueError, match=r"has 2 level\(s\)"):
         fmri_tokenizer().decode(torch.zeros(2, 12, 2, dtype=torch.long))
-
-
-def test_texts_without_alignment():
-    with pytest.raises(ValueError, match="no `text_embed_dim`: set it to 10"):
-        fmri_tokenizer()(scans(2), text_embeds=torch.randn(2, 10))
 
 
 def test_the_saved_configuration_names_only_what_differs_from_the_defaults(tmp_path):

@@ -9,8 +9,16 @@ import json
 
 import pytest
 import torch
+from hub import tiny
 from scripts import run
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import fmri_lm_hf
 from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
@@ -153,6 +161,22 @@ def test_a_gguf_file_gives_its_model_ready_to_be_trained_and_saved(text_model, g
 def test_a_folder_is_loaded_by_the_same_function(text_model):
     assert load_backbone(str(text_model)).language_model.config.hidden_size == 64
     assert fmri_lm_hf.load_text_backbone is load_text_backbone
+
+
+def test_a_language_model_computes_what_it_did_and_attends_without_dropout(tmp_path):
+    config = GPT2Config(vocab_size=600, n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    assert config.attn_pdrop == 0.1
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tiny.text_tokenizer().save_pretrained(tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model = load_text_backbone(str(tmp_path)).language_model
+    ids = torch.arange(8)[None]
+    torch.testing.assert_close(model.eval()(ids).logits, expected.eval()(ids).logits)
+    block = model.transformer.h[0]
+    assert (model.config.attn_pdrop, block.attn.attn_dropout.p, block.attn.resid_dropout.p) == (0.0, 0.0, 0.1)
+    assert model.config.activation_function == "gelu_pytorch_tanh"
+    asked = load_backbone(str(tmp_path), attention_dropout=0.25).language_model
+    assert asked.transformer.h[0].attn.attn_dropout.p == 0.25
 
 
 @needs_gguf

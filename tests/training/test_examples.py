@@ -15,10 +15,11 @@ from fmri_lm_hf.corpus import faithfulness
 from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, DESCRIBE, LEVELS, level_of, scan_facts
 from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.backbone import load_backbone
+from fmri_lm_hf.training.collator import FmriLMCollator
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
-from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, embed_texts, joined
-from fmri_lm_hf.training.trainer import FmriLMCollator
+from fmri_lm_hf.training.text_embeddings import embed_texts, embed_tokens
+from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, joined
 
 pytestmark = pytest.mark.slow
 
@@ -152,8 +153,13 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
             torch.equal(item[name], whole[name][i]) for name in processor.feature_extractor.model_input_names
         )
         assert item["text_embeds"].tolist() == [len(ids) - 1 - i] * 2
+    more = {scan_id: torch.full((3, 2), -float(i)) for i, scan_id in enumerate(ids)}
+    item = ScanInputs(inputs, ids, embeds, text_token_embeds=more)[1]
+    assert torch.equal(item["text_token_embeds"], torch.full((3, 2), -1.0))
     with pytest.raises(ValueError, match=f"`text_embeds` has none for scan '{ids[0]}'"):
         ScanInputs(inputs, ids, {})
+    with pytest.raises(ValueError, match=f"`descriptors` has none for scan '{ids[0]}'"):
+        ScanInputs(inputs, ids, embeds, descriptors={})
 
 
 def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
@@ -179,13 +185,53 @@ def conversations(scans, processor, model, store, rows, **options) -> ScanConver
 def test_draws_are_functions_of_seed_epoch_and_index(scans, processor, model, store):
     def hidden(seed, epoch, index):
         examples = conversations(scans, processor, model, store, [0, 1], roi_dropout=0.9, seed=seed)
-        examples.set_epoch(epoch)
-        return tuple(examples[index]["roi_mask"].tolist())
+        return tuple(examples[epoch * len(examples) + index]["roi_mask"].tolist())
 
     assert hidden(0, 1, 0) == hidden(0, 1, 0)
     assert len({hidden(0, 0, 0), hidden(0, 1, 0), hidden(1, 0, 0), hidden(0, 0, 1)}) > 2
     whole = conversations(scans, processor, model, store, [0, 1])
     assert all(whole[i]["roi_mask"].all() for i in range(2))
+
+
+def test_facts_of_texts_are_numbers_that_compare_scans(tiny, scans):
+    texts = CorpusTexts(str(tiny / "corpus"), None, ["sentence"])
+    ids = [scan["scan_id"] for scan in scans if scan["scan_id"] in texts.scan_ids]
+    found = texts.descriptors(ids, ids[:3])
+    assert set(found) == set(ids)
+    of_training = {fact["feature"]: fact["z"] for i in ids[:3] for fact in facts_of(texts, i)}
+    for scan_id in ids[:3]:
+        stated = {fact["feature"]: fact["z"] for fact in facts_of(texts, scan_id)}
+        expected = [stated.get(name, 0.0) for name in sorted(of_training)]
+        assert found[scan_id].tolist() == pytest.approx(expected)
+        assert any(expected)
+    # a measure that only others speak of is none
+    assert (
+        len(found[ids[-1]]) == len(of_training) < len({f["feature"] for i in ids for f in facts_of(texts, i)})
+    )
+
+
+def facts_of(texts, scan_id):
+    rows = texts.corpus.filter(lambda row: row["scan_id"] == scan_id)
+    return [fact for row in rows["facts"] for fact in json.loads(row)]
+
+
+def test_texts_without_facts_have_no_descriptors(tmp_path):
+    Dataset.from_dict({"scan_id": ["a"], "length": ["sentence"], "text": ["A text."]}).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    texts = CorpusTexts(str(tmp_path), None, ["sentence"])
+    assert texts.descriptors(["a"], ["a"]) == {}
+
+
+def test_tokens_of_a_text_are_spread_over_it(trained):
+    backbone = load_backbone(str(trained / "reader"))
+    model, tokenizer = backbone.language_model, backbone.text_tokenizer
+    texts = ["female", "a longer text about networks"]
+    found = embed_tokens(model, tokenizer, texts, 3)
+    for text, rows in zip(texts, found):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        chosen = [ids[0], ids[len(ids) // 3], ids[2 * len(ids) // 3]]
+        assert torch.equal(rows, model.get_input_embeddings().weight[chosen])
 
 
 def test_embedding_of_a_text_does_not_depend_on_its_batch(trained):

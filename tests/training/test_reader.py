@@ -44,22 +44,22 @@ def scans(n, seed=3):
 
 
 def test_a_batch_depends_on_its_step_alone(reader, batches):
-    first = batches.batch(7)
-    again = ReadingBatches(reader[1].tokenizer, RECIPE).batch(7)
+    first = batches[7]
+    again = ReadingBatches(reader[1].tokenizer, RECIPE)[7]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_training_widens_from_few_networks_to_many(batches):
-    assert batches.batch(0)["network_name_ids"].shape[1] in (3, 4)
-    sentences = (batches.batch(0)["labels"] == batches.form.behind[0]).sum(1)
+    assert batches[0]["network_name_ids"].shape[1] in (3, 4)
+    sentences = (batches[0]["labels"] == batches.form.behind[0]).sum(1)
     assert sentences.tolist() == [1] * RECIPE.batch_size  # beside levels alone
-    assert batches.batch(19)["network_name_ids"].shape[1] in (4, 5)
+    assert batches[19]["network_name_ids"].shape[1] in (4, 5)
 
 
 def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
-    values = torch.cat([batches.batch(k)["fmri_features"][:, 1:7, 1] for k in range(8)])
+    values = torch.cat([batches[k]["fmri_features"][:, 1:7, 1] for k in range(8)])
     many = dataclasses.replace(RECIPE, steps=2, batch_size=600, few_until=0.9, drawn_until=0.9)
-    features = ReadingBatches(batches.tokenizer, many).batch(0)["fmri_features"]
+    features = ReadingBatches(batches.tokenizer, many)[0]["fmri_features"]
     correlation = torch.corrcoef(features[:, 1:, 1].T) - torch.eye(features.shape[1] - 1)
     assert correlation.abs().max() < 0.2
     assert values.std() > 0.3
@@ -78,7 +78,7 @@ def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
 def test_what_is_no_scan_is_answered_as_such(batches, reader):
     recipe = dataclasses.replace(RECIPE, share_absent=1.0, share_text=0.0)
     always = ReadingBatches(reader[1].tokenizer, recipe)
-    batch = always.batch(19)
+    batch = always[19]
     answers = [
         reader[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
         for row in batch["labels"]
@@ -90,7 +90,7 @@ def test_what_is_no_scan_is_answered_as_such(batches, reader):
 
 def test_texts_alone_are_learnt_from_their_first_word(reader):
     texts_alone = dataclasses.replace(RECIPE, share_text=1.0, share_absent=0.0)
-    batch = ReadingBatches(reader[1].tokenizer, texts_alone).batch(19)
+    batch = ReadingBatches(reader[1].tokenizer, texts_alone)[19]
     assert "fmri_features" not in batch
     shown = batch["attention_mask"] == 1
     assert torch.equal(batch["labels"][shown], batch["input_ids"][shown])
@@ -243,13 +243,13 @@ def test_texts_of_its_own_are_learnt_beside_scans(reader):
     all_own = dataclasses.replace(RECIPE, share_own_texts=1.0)
     batches = ReadingBatches(reader[1].tokenizer, all_own, own_texts=texts)
     learnt = []
-    for batch in map(batches.batch, range(4)):
+    for batch in map(batches.__getitem__, range(4)):
         assert "fmri_features" not in batch
         learnt += [row[row >= 0].tolist() for row in batch["labels"]]
     assert all(text in learnt for text in texts)
     assert all(text in texts for text in learnt)
     some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
-    batch = ReadingBatches(reader[1].tokenizer, some_own, own_texts=texts).batch(0)
+    batch = ReadingBatches(reader[1].tokenizer, some_own, own_texts=texts)[0]
     assert 0 < len(batch["fmri_features"]) < RECIPE.batch_size
     reader[0](**batch).loss.backward()
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from small import FMRI, N_TOKENS, fmri_tokenizer, language_model, processor, scans
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
+from fmri_lm_hf.training.collator import FmriLMCollator
 from fmri_lm_hf.training.record import write_training_info
-from fmri_lm_hf.training.trainer import FmriLMCollator, FmriLMTrainer, FmriTrainer
+from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
 PAD = 3
 
@@ -153,6 +155,53 @@ def test_a_scan_in_the_batch_does_not_change_the_loss_of_a_text(tmp_path):
     torch.testing.assert_close(together, sum(alone))
 
 
+def test_a_text_beside_scans_costs_what_it_costs_alone(tmp_path):
+    model = language_model()
+    model.freeze_fmri_tokenizer()
+    run = trainer(tmp_path, about_scans(1), model, text_only_loss_weight=1.0)
+    model.train()
+
+    def step(examples) -> tuple[int, torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            loss = run.compute_loss(model, run.data_collator(examples))
+            loss.backward()
+        return counter.get_total_flops(), loss.detach(), model.language_model.model.norm.weight.grad.clone()
+
+    texts = [{"text": "the sex is male"}, {"text": "male"}]
+    flops, loss, gradient = step([texts[0], *about_scans(2), texts[1]])
+    apart = [step(examples) for examples in (about_scans(2), texts)]
+    assert flops == sum(each[0] for each in apart)
+    torch.testing.assert_close(loss, apart[0][1] + apart[1][1])
+    torch.testing.assert_close(gradient, apart[0][2] + apart[1][2])
+
+
+def test_logits_are_computed_where_something_is_learnt_and_nothing_is_cached(tmp_path):
+    model = language_model()
+    run = trainer(tmp_path, about_scans(1), model)
+    heads: list[tuple] = []
+    model.language_model.lm_head.register_forward_hook(lambda *args: heads.append(args[2].shape))
+    model.train()
+    examples = about_scans(2, ("the sex is male",))
+    batch = run.data_collator(examples)
+    _, outputs = run.compute_loss(model, dict(batch), return_outputs=True)
+    assert heads == [(2, int((batch["labels"][0] != -100).sum()), model.config.text_config.vocab_size)]
+    assert outputs.past_key_values is None
+    assert model.eval()(**{**batch, "labels": None}).past_key_values is not None
+
+
+def test_every_weight_takes_part_in_a_step_with_only_text(tmp_path):
+    model = language_model()
+    model.freeze_fmri_tokenizer()
+    run = trainer(tmp_path, about_scans(1), model)
+    run.compute_loss(model.train(), run.data_collator([{"text": "the sex is male"}])).backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+    of_scans = [name for name in trained if not name.startswith("language_model")]
+    assert {name.split(".")[0] for name in of_scans} == {"projector", "roi_embeddings", "fmri_head"}
+    assert not any(trained[name].grad.any() for name in of_scans)
+
+
 # --- training -------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +284,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, stage):
             run.model.freeze_fmri_tokenizer()
         else:
             run = tokenizer_trainer(tmp_path, **options)
-            run.train_dataset = [{"input_values": scans(4)[i]} for i in range(4)]
-            # a codebook that moves between the halves of a batch would make them differ from the whole
-            run.model.quantizer.codebooks[0].update = lambda latents: None
+            run.train_dataset = run.train_dataset[:4]
         run.train()
-        weights.append({name: value.clone() for name, value in run.model.named_parameters()})
+        weights.append({name: value.clone() for name, value in run.model.state_dict().items()})
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
 
@@ -259,6 +306,24 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     expected = whole.model.state_dict()
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_examples_that_are_drawn_are_drawn_anew_each_epoch(tmp_path):
+    class Drawn(list):
+        draws_each_epoch = True
+        asked: list[int] = []
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return super().__getitem__(index % len(self))
+
+    examples = Drawn(about_scans(4))
+    trainer(tmp_path, examples, max_steps=-1, num_train_epochs=2, per_device_train_batch_size=2).train()
+    assert [sorted(examples.asked[:4]), sorted(examples.asked[4:])] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    run = trainer(tmp_path, examples, eval_strategy="no")
+    examples.asked.clear()
+    run.evaluate()
+    assert examples.asked == [0, 1, 2, 3]
 
 
 def test_a_trained_model_is_loaded_as_it_is(tmp_path):

@@ -1,0 +1,226 @@
+"""Encoder and decoder of the fMRI tokenizer: Transformers over the (ROI, time patch) grid of a scan, time-major."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .latent_tokens import LatentTokens
+
+
+class FmriAttention(nn.Module):
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        query, key, value = self._heads(hidden_states)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        return self.proj(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Who looks at whom: (batch, heads, n_tokens, n_tokens), rows that sum to 1."""
+        query, key, _ = self._heads(hidden_states)
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask, float("-inf"))
+        return scores.softmax(-1)
+
+    def _heads(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        batch, n_tokens, hidden = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch, n_tokens, 3, self.num_heads, hidden // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, n_tokens, head_dim)
+        return query, key, value
+
+
+class FmriLayer(GradientCheckpointingLayer):
+    """A pre-norm Transformer block with exact GELU, as in ViT."""
+
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = FmriAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), attention_mask)
+        return hidden_states + self.fc2(F.gelu(self.fc1(self.norm2(hidden_states))))
+
+
+class FmriTransformer(nn.Module):
+    """ROI position embeddings (shared by the patches of a ROI), Transformer blocks, final LayerNorm."""
+
+    def __init__(self, config: FmriTokenizerConfig, num_layers: int | None):
+        super().__init__()
+        self.n_patches = config.n_patches
+        self.roi_embeddings = nn.Embedding(config.n_rois, config.hidden_size)
+        self.layers = nn.ModuleList(FmriLayer(config) for _ in range(num_layers or 0))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        grid: torch.Tensor,
+        grid_mask: torch.Tensor,
+        latents: torch.Tensor | None = None,
+        observer: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Read a grid, and what stands beside it.
+
+        Parameters
+        ----------
+        grid : torch.Tensor of shape (batch, n_grid, hidden_size)
+        grid_mask : torch.BoolTensor of shape (batch, n_grid)
+            False where the grid is not attended to.
+        latents : torch.Tensor of shape ([batch, ]n_latents, hidden_size), optional
+            Further tokens, which see and are seen.
+        observer : torch.Tensor of shape (1, hidden_size), optional
+            One more, which sees and is not seen: without it, all others are what they are with it.
+
+        Returns
+        -------
+        torch.Tensor of shape (batch, n_grid + n_latents + n_observers, hidden_size)
+        """
+        hidden_states, attention_mask = self._sequence(grid, grid_mask, latents, observer)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask)
+        return self.norm(hidden_states)
+
+    @torch.no_grad()
+    def rollout(self, grid: torch.Tensor, grid_mask: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """How much of the grid reaches each latent, by attention rollout (arXiv 2005.00928).
+
+        Attention is averaged over heads, and half of each layer's output is taken to be the token itself.
+
+        Returns
+        -------
+        torch.Tensor of shape (batch, n_latents, n_grid)
+            Zero outside of `grid_mask`; rows sum to 1.
+        """
+        hidden_states, attention_mask = self._sequence(grid, grid_mask, latents)
+        itself = torch.eye(hidden_states.shape[1], device=grid.device)
+        flow = itself
+        for layer in self.layers:
+            weights = layer.attention.weights(layer.norm1(hidden_states), attention_mask).float().mean(1)
+            flow = (weights + itself) / 2 @ flow
+            hidden_states = layer(hidden_states, attention_mask)
+        n_grid = grid.shape[1]
+        of_grid = flow.expand(len(grid), -1, -1)[:, n_grid:, :n_grid]
+        return of_grid / of_grid.sum(-1, keepdim=True).clamp_min(1e-9)
+
+    def _sequence(self, grid, grid_mask, latents=None, observer=None):
+        """All tokens in a row with their positions, and which of them are seen (None: all)."""
+        # called, not read: a module whose weights are offloaded has them only while it is called
+        rois = torch.arange(self.roi_embeddings.num_embeddings, device=grid.device)
+        parts = [grid + self.roi_embeddings(rois).repeat(self.n_patches, 1)]
+        for more in (latents, observer):
+            if more is not None:
+                parts.append(more.expand(len(grid), -1, -1))
+        hidden_states = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        # a look at values would break the graph of a compiled model
+        sees_all = not torch.compiler.is_compiling() and bool(grid_mask.all())
+        if sees_all and observer is None:
+            return hidden_states, None
+        seen = F.pad(grid_mask, (0, hidden_states.shape[1] - grid.shape[1]), value=True)[:, None, None, :]
+        if observer is not None:
+            token = torch.arange(hidden_states.shape[1], device=grid.device)
+            is_observer = token == token[-1]
+            seen = seen & (~is_observer[None, :] | is_observer[:, None])
+        return hidden_states, seen
+
+
+class FmriEncoder(nn.Module):
+    """Patches of the signal, connectivity profiles, or both, to the features of a scan's tokens."""
+
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.n_patches = config.n_patches
+        self.signal_projection = (
+            nn.Linear(config.patch_size, config.hidden_size) if "signal" in config.input_features else None
+        )
+        self.connectivity_projection = (
+            nn.Linear(config.profile_size, config.hidden_size) if config.profile_size else None
+        )
+        self.latent_tokens = LatentTokens(config) if config.num_latent_tokens else None
+        self.transformer = FmriTransformer(config, config.num_hidden_layers)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        profiles: torch.Tensor | None,
+        grid_mask: torch.Tensor,
+        observer: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features of the tokens (batch, n_tokens, hidden_size), and of the observer (batch, hidden_size) if any."""
+        grid, latents = self._inputs(input_values, profiles)
+        features = self.transformer(grid, grid_mask, latents, observer)
+        observed = None
+        if observer is not None:
+            features, observed = features[:, :-1], features[:, -1]
+        return features if latents is None else features[:, grid.shape[1] :], observed
+
+    def grid_attention(self, input_values, profiles, grid_mask) -> torch.Tensor:
+        """What each latent looked at: (batch, n_latents, n_patches * n_rois), rows that sum to 1."""
+        grid, latents = self._inputs(input_values, profiles)
+        return self.transformer.rollout(grid, grid_mask, latents)
+
+    def _inputs(self, input_values, profiles) -> tuple[torch.Tensor, torch.Tensor | None]:
+        dtype = self.transformer.norm.weight.dtype  # scans are float32, whatever the weights are
+        grid: torch.Tensor | int = 0
+        if self.signal_projection is not None:
+            patches = input_values.to(dtype).unflatten(-1, (self.n_patches, self.patch_size))
+            patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_grid, patch_size), time-major
+            grid = self.signal_projection(patches)
+        if self.connectivity_projection is not None and profiles is not None:
+            projected = self.connectivity_projection(profiles.to(dtype))  # (batch, n_rois, hidden_size)
+            grid = grid + projected.repeat(1, self.n_patches, 1)
+        if self.latent_tokens is None:
+            return grid, None
+        of_patches, latents = self.latent_tokens(input_values.device)
+        return grid + of_patches, latents
+
+
+class FmriDecoder(nn.Module):
+    """Code vectors to signal and profiles of every ROI."""
+
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.n_patches, self.n_rois = config.n_patches, config.n_rois
+        self.sizes = [
+            config.n_timepoints if "signal" in config.input_features else 0,
+            config.profile_size,
+        ]
+        self.input_projection = nn.Linear(config.codebook_dim, config.hidden_size)
+        self.latent_tokens = LatentTokens(config) if config.num_latent_tokens else None
+        self.transformer = FmriTransformer(config, config.num_decoder_layers)
+        self.head = nn.Sequential(
+            nn.Linear(config.n_patches * config.hidden_size, config.hidden_size),
+            nn.Tanh(),
+            nn.Linear(config.hidden_size, sum(self.sizes)),
+        )
+
+    def forward(
+        self, quantized: torch.Tensor, token_mask: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Signal (batch, n_rois, n_timepoints) and profiles (batch, n_rois, profile_size), of tokens that are seen."""
+        hidden_states = self.input_projection(quantized)
+        if self.latent_tokens is None:
+            hidden_states = self.transformer(hidden_states, token_mask)
+        else:
+            grid, latents = self.latent_tokens(quantized.device)
+            grid = grid.expand(len(quantized), -1, -1)
+            seen = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
+            hidden_states = self.transformer(grid, seen, hidden_states + latents)[:, : grid.shape[1]]
+        by_roi = hidden_states.unflatten(1, (self.n_patches, self.n_rois)).transpose(1, 2).flatten(2)
+        signal, profiles = self.head(by_roi).split(self.sizes, dim=-1)
+        return signal if self.sizes[0] else None, profiles if self.sizes[1] else None
+
+
+__all__ = ["FmriDecoder", "FmriEncoder", "FmriLayer", "FmriTransformer"]

@@ -1,0 +1,253 @@
+"""What training asks of a tokenizer beside reconstruction: text alignment, connectivity and co-skewness."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .connectivity import unit_series
+
+
+def connectivity_loss(
+    reconstruction: torch.Tensor,
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared difference of the Pearson correlations of a reconstructed scan and its own.
+
+    Parameters
+    ----------
+    reconstruction, input_values : torch.Tensor of shape (batch, n_rois, n_timepoints)
+    roi_mask : torch.BoolTensor of shape (batch, n_rois)
+    padding_mask : torch.BoolTensor of shape (batch, n_timepoints)
+
+    Returns
+    -------
+    torch.Tensor of shape ()
+        Over the pairs of different observed ROIs; zero where no scan has two.
+    """
+    found, expected = (unit_series(series, padding_mask) for series in (reconstruction, input_values))
+    difference = found @ found.transpose(1, 2) - expected @ expected.transpose(1, 2)
+    return _mean_over_pairs(difference.square(), roi_mask)
+
+
+def coskewness_loss(
+    reconstruction: torch.Tensor,
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared difference of the co-skewness of a reconstructed scan and its own.
+
+    Reconstruction keeps second moments far better than third ones (arXiv 2606.04010). Of the third moments of
+    standardised series z the slice ``mean_t(z_i^2 z_j)`` is compared, for different observed ROIs i and j.
+    Parameters are those of `connectivity_loss`.
+    """
+    n_observed = padding_mask.sum(-1).to(input_values.dtype)
+    found, expected = (
+        unit_series(series, padding_mask) * n_observed.sqrt()[:, None, None]
+        for series in (reconstruction, input_values)
+    )
+    difference = (
+        found.square() @ found.transpose(1, 2) - expected.square() @ expected.transpose(1, 2)
+    ) / n_observed[:, None, None]
+    return _mean_over_pairs(difference.square(), roi_mask)
+
+
+def mean_over_scans(values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Mean over scans of each scan's mean over what was observed; both (batch, ...).
+
+    The mean of a step is then that of its micro-batches, each in proportion to its scans.
+    """
+    of_scans = values.masked_fill(~observed, 0).flatten(1).sum(1) / observed.flatten(1).sum(1).clamp_min(1)
+    return of_scans.mean()
+
+
+def _mean_over_pairs(values: torch.Tensor, roi_mask: torch.Tensor) -> torch.Tensor:
+    """Mean of (batch, n_rois, n_rois) over pairs of different observed ROIs, and over scans."""
+    pairs = roi_mask[:, :, None] & roi_mask[:, None, :]
+    pairs = pairs & ~torch.eye(roi_mask.shape[1], dtype=torch.bool, device=roi_mask.device)
+    return mean_over_scans(values, pairs)
+
+
+def contrastive_loss(
+    logits: torch.Tensor, kind: str, likeness: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Loss of scans against texts, the n-th of which describes the n-th scan; texts beyond these describe none.
+
+    Parameters
+    ----------
+    logits : torch.Tensor of shape (n, n_texts)
+        Of each scan against each text.
+    kind : {"clip", "soft_clip", "siglip", "soft_siglip"}
+        Softmax over all texts and over all scans (arXiv 2103.00020), or each pair by itself, summed over texts (arXiv
+        2303.15343). In the soft forms a text that is like the right one is partly right.
+    likeness : torch.Tensor of shape (n, n_texts)
+        Cosines between what describes two scans.
+    temperature : float
+        Targets of the soft forms are ``exp((likeness - 1) / temperature)``, for "soft_clip" as shares.
+    """
+    targets = torch.eye(*logits.shape, device=logits.device, dtype=logits.dtype)
+    if kind.startswith("soft_"):
+        targets = ((likeness - 1) / temperature).exp().fill_diagonal_(1).to(logits.dtype)
+    if kind.endswith("siglip"):
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+    n = len(logits)
+    both = ((logits, targets), (logits[:, :n].T, targets[:, :n].T))
+    return sum(F.cross_entropy(each, target / target.sum(-1, keepdim=True)) for each, target in both) / 2
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, scale):
+        ctx.scale = scale
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -ctx.scale * gradient, None
+
+
+def domain_ramp(step: int, n_steps: int) -> float:
+    """Size of the reversed gradient, from 0 to 1 in a sigmoid over `n_steps` (arXiv 1505.07818); 1 without a ramp."""
+    return 2 / (1 + math.exp(-10 * min(1.0, step / n_steps))) - 1 if n_steps else 1.0
+
+
+class TokenPooling(nn.Module):
+    """One vector for a scan: the mean of its tokens, their weighted mean, or a token that sees them."""
+
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.cls_token = nn.Embedding(1, config.hidden_size) if config.pooling == "cls" else None
+        self.score = nn.Linear(config.hidden_size, 1) if config.pooling == "attention" else None
+
+    def observer(self, device: torch.device) -> torch.Tensor | None:
+        """The token (1, hidden_size) that the encoder reads along, unseen by the others."""
+        return (
+            None
+            if self.cls_token is None
+            else self.cls_token(torch.zeros(1, dtype=torch.long, device=device))
+        )
+
+    def forward(
+        self, embeddings: torch.Tensor, token_mask: torch.Tensor, observed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Vectors (batch, hidden_size) of tokens (batch, n_tokens, hidden_size) and of what the observer became."""
+        if observed is not None:
+            return observed
+        weights = token_mask.to(embeddings.dtype)
+        if self.score is not None:
+            scores = self.score(embeddings).squeeze(-1).masked_fill(~token_mask, float("-inf"))
+            weights = scores.softmax(-1)
+        return (embeddings * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
+
+
+class TextAlignment(nn.Module):
+    """Losses that bring scan embeddings to the frozen text embeddings of the scans' descriptions.
+
+    Contrastive: each scan against every text, those of the batch and others that are given, with a learnt
+    temperature. Domain-adversarial (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients
+    teach the encoder to leave it at a loss.
+    """
+
+    def __init__(self, config: FmriTokenizerConfig):
+        super().__init__()
+        self.kind, self.temperature = config.contrastive_loss, config.soft_target_temperature
+        self.pooling = TokenPooling(config)
+        self.projection = nn.Linear(config.hidden_size, config.text_embed_dim)
+        self.domain_classifier = nn.Sequential(
+            nn.Linear(config.text_embed_dim, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
+        )
+        # of one dimension: FSDP2 shards no scalar
+        self.logit_scale = nn.Parameter(torch.empty(1))
+        self.logit_bias = nn.Parameter(torch.empty(1)) if "siglip" in self.kind else None
+        self.register_buffer("text_mean", torch.zeros(config.text_embed_dim))
+
+    def init_weights(self) -> None:
+        """The initial temperature and bias of SigLIP, or the temperature of CLIP."""
+        init.zeros_(self.text_mean)
+        if self.logit_bias is None:
+            init.constant_(self.logit_scale, math.log(1 / 0.07))
+        else:
+            init.constant_(self.logit_scale, math.log(10))
+            init.constant_(self.logit_bias, -10.0)
+
+    @torch.no_grad()
+    def fit_text_mean(self, text_embeds: torch.Tensor) -> None:
+        """Take the mean of training texts (n_texts, text_embed_dim) off all texts from now on.
+
+        What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different
+        scans have cosines near 1, and a contrastive loss against them learns one vector.
+        """
+        self.text_mean.copy_(text_embeds.mean(0))
+
+    def scans(self, features: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (..., text_embed_dim) of scans' features (..., hidden_size)."""
+        return F.normalize(self.projection(features), dim=-1)
+
+    def texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
+        return F.normalize((text_embeds.detach() - self.text_mean).to(self.projection.weight.dtype), dim=-1)
+
+    def logits(self, scans: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """How well unit vectors of scans and of texts go together: (n_scans, n_texts)."""
+        logits = scans @ texts.T * self.logit_scale.exp()
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def contrastive(
+        self,
+        pooled: torch.Tensor,
+        text_embeds: torch.Tensor,
+        descriptors: torch.Tensor | None = None,
+        other_text_embeds: torch.Tensor | None = None,
+        other_descriptors: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Contrastive loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts, a mean over scans.
+
+        `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. The soft forms compare `descriptors`
+        (batch, n_descriptors), numbers that say what is particular about each scan, where they are given (with those of
+        the other texts), and else the texts. The other texts' scans are not here, so that "clip" and "soft_clip" hold
+        texts against the scans of this batch alone.
+        """
+        own = self.texts(text_embeds)
+        texts = own if other_text_embeds is None else torch.cat([own, self.texts(other_text_embeds)])
+        described_by = texts
+        if descriptors is not None:
+            all_descriptors = [descriptors] if other_descriptors is None else [descriptors, other_descriptors]
+            described_by = F.normalize(torch.cat(all_descriptors).float(), dim=-1)
+        likeness = described_by[: len(own)] @ described_by.T
+        return contrastive_loss(self.logits(self.scans(pooled), texts), self.kind, likeness, self.temperature)
+
+    def domain(self, scans: torch.Tensor, texts: torch.Tensor, ramp: float = 1.0) -> torch.Tensor:
+        """Cross-entropy of the classifier of scans and texts, which count the same; the gradient of scans is reversed.
+
+        Parameters
+        ----------
+        scans : torch.Tensor of shape (n_scan_vectors, text_embed_dim)
+        texts : torch.Tensor of shape (n_text_vectors, text_embed_dim)
+        ramp : float
+            Size of the reversed gradient.
+        """
+        logits = [self.domain_classifier(each) for each in (_ReverseGradient.apply(scans, ramp), texts)]
+        parts = [
+            F.binary_cross_entropy_with_logits(each, torch.full_like(each, is_scan))
+            for each, is_scan in zip(logits, (1.0, 0.0))
+        ]
+        return sum(parts) / 2
+
+
+__all__ = [
+    "TextAlignment",
+    "TokenPooling",
+    "connectivity_loss",
+    "contrastive_loss",
+    "coskewness_loss",
+    "domain_ramp",
+    "mean_over_scans",
+]
