@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .tables import interval, number
+
 __all__ = ["Table", "confounding_tables", "trust_sentences"]
 
 
@@ -31,7 +33,7 @@ def confounding_tables(results: Mapping[str, Any]) -> list[Table]:
         for confound, levels in found["within_levels"].items():
             within += [[task, f"{confound}: {level}", *_scored(score)] for level, score in levels.items()]
         for confound, score in found["isolated"].items():
-            isolated.append([task, confound, _number(score["association"]), *_scored(score)])
+            isolated.append([task, confound, number(score["association"]), *_scored(score)])
     tables += [
         Table(
             "Who it works for",
@@ -62,9 +64,9 @@ def _predicted(confounding: Mapping[str, Any]) -> Table:
                 [
                     confound,
                     str(tokens["n"]),
-                    _number(tokens["chance"]),
-                    _number(tokens["balanced_accuracy"]),
-                    _number(connectivity["balanced_accuracy"]),
+                    number(tokens["chance"]),
+                    number(tokens["balanced_accuracy"]),
+                    number(connectivity["balanced_accuracy"]),
                     "",
                 ]
             )
@@ -78,10 +80,5 @@ def _predicted(confounding: Mapping[str, Any]) -> Table:
 
 
 def _scored(score: Mapping[str, Any]) -> list[str]:
-    ends = score["interval"]
-    interval = "-" if ends is None else f"{ends[0]:.3f} {ends[1]:.3f}"
-    return [str(score["n"]), str(score["n_subjects"]), _number(score["balanced_accuracy"]), interval]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    scores = number(score["balanced_accuracy"]), interval(score["interval"])
+    return [str(score["n"]), str(score["n_subjects"]), *scores]

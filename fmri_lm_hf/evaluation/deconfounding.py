@@ -51,7 +51,7 @@ def regressed_out(
 
 @reader("connectivity_regressed", "logistic regression, confounds regressed out", "baseline")
 def _connectivity_regressed(question: Question) -> Answer:
-    features, without = question.study.features, (question.task.column, *question.task.forbidden)
+    features, without = question.study.features, question.task.label_columns
     train, test = regressed_out(
         features.connectivity(question.train),
         features.confounds(question.train, question.train, without),

@@ -198,9 +198,7 @@ class Design:
             split,
             training=training,
             fitted=[*FittedStatistics.of_extractor(processor.feature_extractor, its_splits), *fitted],
-            confounds={
-                name: confound_columns(scans, (task.column, *task.forbidden)) for name, task in tasks.items()
-            },
+            confounds={name: confound_columns(scans, task.label_columns) for name, task in tasks.items()},
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..models.atlas import Atlas
 from .few_shot import SHOT_READERS
-from .readers import OURS
+from .readers import OURS, title_of
 from .report import COLOURS, html_table, new_figure, picture
 
 __all__ = ["few_shot_parts", "occlusion_parts", "roi_centres"]
@@ -54,7 +55,7 @@ def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | Non
 
 
 def _title(reader: str) -> str:
-    return SHOT_READERS[reader].title if reader in SHOT_READERS else "fMRI-LM (zero-shot question)"
+    return SHOT_READERS[reader].title if reader in SHOT_READERS else title_of(reader)
 
 
 def _with_sd(scores: Mapping[str, Any], name: str) -> str:
@@ -103,7 +104,7 @@ def occlusion_parts(occlusion: Mapping[str, Mapping[str, Any]] | None, atlas: At
     head = ("network pair", "for the answer", "size")
     for task, found in occlusion.items():
         if "left_out" in found:
-            parts += [f"<h3>{task}</h3>", html_table(("left out",), [[found["left_out"]]])]
+            parts += [f"<h3>{html.escape(task)}</h3>", html_table(("left out",), [[found["left_out"]]])]
             continue
         rows = [
             [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"]
@@ -111,7 +112,7 @@ def occlusion_parts(occlusion: Mapping[str, Mapping[str, Any]] | None, atlas: At
         ]
         asked = f"{found['n_scans']} scans, each network replaced by {found['n_others']} other people's"
         parts += [
-            f"<h3>{task}</h3>",
+            f"<h3>{html.escape(task)}</h3>",
             picture(_matrix(found), f"log-odds that network pairs contributed to answers about {task}"),
             *_brain(found, atlas, task),
             html_table(head, rows),

@@ -93,7 +93,7 @@ def _coskewness_logistic(question: Question) -> Answer:
 
 @reader("confounds", "confounds alone", "control")
 def _confounds(question: Question) -> Answer:
-    without = (question.task.column, *question.task.forbidden)
+    without = question.task.label_columns
     return _linear(question, lambda rows: question.study.features.confounds(rows, question.train, without))
 
 

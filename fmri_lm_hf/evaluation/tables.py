@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cards.scores import not_above_controls
 from ..files import write_text
 from .readers import OURS, title_of
 
@@ -17,9 +18,11 @@ __all__ = [
     "TRUTH_HEAD",
     "VERDICT_HEAD",
     "about_sites",
+    "interval",
     "left_out",
     "mark",
     "not_beaten",
+    "number",
     "number_rows",
     "score_rows",
     "score_table",
@@ -109,13 +112,10 @@ def mark(results: Mapping[str, Any], task: str, reader: str) -> str:
 
 def not_beaten(results: Mapping[str, Any]) -> list[str]:
     """A sentence for each task in which the model does not beat its controls."""
-    sentences = []
-    for task, verdict in results.get("verdict", {}).items():
-        if verdict["beats_controls"] is False:
-            compared = verdict["differences"]
-            names = [name for name in verdict["not_beaten"] if compared[name]["kind"] == "control"]
-            sentences.append(f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}.")
-    return sentences
+    return [
+        f"{MARK.strip()} {task}: not shown to be above {', '.join(names)}."
+        for task, names in not_above_controls(results).items()
+    ]
 
 
 def about_sites(results: Mapping[str, Any]) -> list[str]:

@@ -107,6 +107,11 @@ class Task:
         return declared
 
     @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns that say the answer or nearly say it: the task's own and the forbidden ones."""
+        return (self.column, *self.forbidden)
+
+    @property
     def kind(self) -> str:
         """How answers are scored: "classification", "ordinal" (as an order, too) or "regression" (as a number, too)."""
         if self.regression:
