@@ -70,7 +70,7 @@ def test_a_scan_is_held_against_the_texts_of_all_micro_batches(tmp_path):
             gradient_accumulation_steps=accumulated,
             max_steps=1,
         )
-        run.model.alignment.bias.data.zero_()  # as if scans were told from many texts
+        run.model.alignment.logit_bias.data.zero_()  # as if scans were told from many texts
         run.train()
         parts.append(run.state.log_history[0]["contrastive_loss"])
     assert parts[0] == pytest.approx(parts[1], rel=1e-5)
