@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .models.scan_images import ScanError
     from .pipelines import (
         FmriDecisionPipeline,
+        FmriFeatureExtractionPipeline,
         FmriHypothesisPipeline,
         FmriToTextPipeline,
         FmriZeroShotClassificationPipeline,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Atlas": ".models.atlas",
     "FmriDecisionPipeline": ".pipelines",
+    "FmriFeatureExtractionPipeline": ".pipelines",
     "FmriFeatureExtractor": ".models.feature_extraction_fmri",
     "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
@@ -54,6 +56,7 @@ _HOME = {
 __all__ = [
     "Atlas",
     "FmriDecisionPipeline",
+    "FmriFeatureExtractionPipeline",
     "FmriFeatureExtractor",
     "FmriHypothesisPipeline",
     "FmriLMConfig",

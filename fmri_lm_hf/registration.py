@@ -103,14 +103,16 @@ def _register_processor() -> None:
 
 
 def _register_pipelines() -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .pipelines import PIPELINES
 
     for task, pipeline_class in PIPELINES.items():
+        # scans become vectors by a tokenizer, too
+        auto = AutoModel if task == "fmri-feature-extraction" else AutoModelForCausalLM
         PIPELINE_REGISTRY.register_pipeline(
-            task, pipeline_class=pipeline_class, pt_model=AutoModelForCausalLM, type="multimodal"
+            task, pipeline_class=pipeline_class, pt_model=auto, type="multimodal"
         )
 
 

@@ -32,11 +32,19 @@ _AUTO_MAPS = {
         "AutoModelForPreTraining": "modeling_fmri_tokenizer_pretraining.FmriTokenizerForPreTraining",
     },
 }
-# As `config.custom_pipelines` names them.
+# As `config.custom_pipelines` names them: the implementation, and the Auto class that loads its model.
+_EMBED = {
+    "fmri-feature-extraction": ("pipeline_feature_extraction.FmriFeatureExtractionPipeline", "AutoModel")
+}
+_ZERO_SHOT = "pipeline_zero_shot_classification.FmriZeroShotClassificationPipeline"
 _PIPELINES = {
-    "fmri-zero-shot-classification": "pipeline_zero_shot_classification.FmriZeroShotClassificationPipeline",
-    "fmri-to-text": "pipeline_fmri_to_text.FmriToTextPipeline",
-    "fmri-decision": "pipeline_decision.FmriDecisionPipeline",
+    "fmri_lm": {
+        "fmri-zero-shot-classification": (_ZERO_SHOT, "AutoModelForCausalLM"),
+        "fmri-to-text": ("pipeline_fmri_to_text.FmriToTextPipeline", "AutoModelForCausalLM"),
+        "fmri-decision": ("pipeline_decision.FmriDecisionPipeline", "AutoModelForCausalLM"),
+        **_EMBED,
+    },
+    "fmri_tokenizer": _EMBED,
 }
 _EXTRACTOR_MAP = {"AutoFeatureExtractor": "feature_extraction_fmri.FmriFeatureExtractor"}
 _PROCESSOR_MAP = {"AutoProcessor": "processing_fmri_lm.FmriLMProcessor"}
@@ -80,19 +88,19 @@ def with_remote_code(publication: Publication) -> list[str]:
     if "preprocessor_config.json" in publication.files:
         maps["preprocessor_config.json"] = _EXTRACTOR_MAP
 
+    pipelines = _PIPELINES.get(publication.kind, {})
     changed: list[str] = []
     for name, auto_map in maps.items():
         record = _with_auto_map(publication.json(name), auto_map)
-        if name == "config.json" and publication.kind == "fmri_lm":
+        if name == "config.json":
             record["custom_pipelines"] = {
-                task: {"impl": implementation, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}
-                for task, implementation in _PIPELINES.items()
+                task: {"impl": implementation, "pt": [auto], "type": "multimodal"}
+                for task, (implementation, auto) in pipelines.items()
             }
         publication.set_json(name, dict(sorted(record.items())))
         changed.append(name)
     modules = {reference.split(".")[0] for auto_map in maps.values() for reference in auto_map.values()}
-    if publication.kind == "fmri_lm":
-        modules |= {implementation.split(".")[0] for implementation in _PIPELINES.values()}
+    modules |= {implementation.split(".")[0] for implementation, _ in pipelines.values()}
     if "processor_config.json" in maps:
         modules.add("feature_extraction_fmri")
     for path in _with_relative_imports(modules):

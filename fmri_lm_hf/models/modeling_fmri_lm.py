@@ -463,6 +463,23 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             raise ValueError(
                 "Codes are those of ROI tokens, and the scan tokens of this model are network pairs."
             )
+        hidden_states, _ = self.scan_tokens(input_values, roi_mask, padding_mask)
+        return self._code_logits(hidden_states[:, : self.config.n_roi_tokens])
+
+    def scan_tokens(
+        self,
+        input_values: torch.Tensor,
+        roi_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the language model makes of scans that stand alone: its last hidden state at each scan token.
+
+        Returns
+        -------
+        hidden_states : torch.Tensor of shape (n_scans, n_scan_tokens, lm_hidden_size)
+        token_mask : torch.BoolTensor of shape (n_scans, n_scan_tokens)
+            False for tokens that stand for nothing observed.
+        """
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
         present = self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
@@ -473,7 +490,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             position_ids=layout.position_ids,
             use_cache=False,
         ).last_hidden_state
-        return self._code_logits(hidden_states[:, : self.config.n_roi_tokens])
+        return hidden_states, present
 
     def get_position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None

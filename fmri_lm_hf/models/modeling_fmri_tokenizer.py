@@ -220,6 +220,19 @@ class FmriTokenizer(FmriPreTrainedModel):
             raise ValueError("This tokenizer is `encoder_only` and reconstructs nothing; use `encode`.")
         return FmriTokenizerOutput(**encoded, **self.decode(encoded.fmri_codes, encoded.token_mask))
 
+    def scan_tokens(
+        self,
+        input_values: torch.Tensor,
+        roi_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (n_scans, n_tokens, hidden_size) of scans, and which of them stand for observed data.
+
+        They are what is quantized; parameters are those of `encode`.
+        """
+        encoded = self.encode(input_values, roi_mask, padding_mask)
+        return encoded.embeddings, encoded.token_mask
+
     def roi_attention(
         self,
         input_values: torch.Tensor,

@@ -255,7 +255,13 @@ assert text == told["text"]
 tokenizer = AutoModel.from_pretrained("org/tokenizer", **trusted).eval()
 extractor = AutoFeatureExtractor.from_pretrained("org/tokenizer", **trusted)
 with torch.no_grad():
-    assert tokenizer.encode(**extractor(scan, t_r=2.0)).fmri_codes.flatten().tolist() == codes
+    encoded = tokenizer.encode(**extractor(scan, t_r=2.0))
+assert encoded.fmri_codes.flatten().tolist() == codes
+for name in ("org/tokenizer", "org/lm"):
+    features = pipeline("fmri-feature-extraction", model=name, **trusted)(scan, t_r=2.0)
+    assert features["tokens"].shape == (12, 16)
+    if name == "org/tokenizer":
+        assert (features["tokens"] == encoded.embeddings[0].numpy()).all()
 assert not [name for name in sys.modules if name.startswith(("fmri_lm_hf", "nilearn"))]
 try:
     AutoModelForCausalLM.from_pretrained("org/lm", trust_remote_code=False)
