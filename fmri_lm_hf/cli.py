@@ -19,6 +19,7 @@ COMMANDS = {
     "atlas": "make an atlas from a label image and its table, and check that they fit",
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
     "train": "train one of the stages from a recipe",
+    "tokens": "report on the tokens of a tokenizer: what they keep of scans, and what can be read from them",
     "evaluate": "judge a model on test subjects, with baselines and controls beside every score",
     "convert-upstream": "turn a checkpoint of the published fMRI-LM program into one of this package, safely",
     "push": "publish a model, processor, adapter or dataset folder on the Hub",

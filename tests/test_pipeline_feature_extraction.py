@@ -39,7 +39,8 @@ def test_vectors_of_a_tokenizer_are_what_it_quantizes(embed, stage_1):
         codes = model.quantizer(torch.from_numpy(features["tokens"])[None], encoded.token_mask)[2]
     np.testing.assert_array_equal(features["tokens"], encoded.embeddings[0].numpy())
     assert torch.equal(codes, encoded.fmri_codes)
-    assert features["tokens"].shape == (12, 16) and features["pooled"].shape == (16,)
+    assert features["tokens"].shape == (12, 16)
+    assert features["pooled"].shape == (16,)
     assert features["tokens"].dtype == features["pooled"].dtype == np.float32
 
 
@@ -75,7 +76,11 @@ def test_files_arrays_and_batches_agree(embed, tmp_path):
     for file, scan in zip(files, scans):
         np.save(file, scan)
     alone = [embed(scan, t_r=2.0) for scan in scans]
-    for together in (embed(scans, t_r=2.0), embed(files, t_r=2.0, batch_size=2), embed(np.stack(scans), t_r=2.0)):
+    for together in (
+        embed(scans, t_r=2.0),
+        embed(files, t_r=2.0, batch_size=2),
+        embed(np.stack(scans), t_r=2.0),
+    ):
         for one, other in zip(alone, together, strict=True):
             np.testing.assert_allclose(one["tokens"], other["tokens"], atol=1e-5)
     assert np.abs(alone[0]["pooled"] - alone[1]["pooled"]).max() > 1e-3

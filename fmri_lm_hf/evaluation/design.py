@@ -24,7 +24,7 @@ from ..scans.splits import SplitManifest
 from .features import confound_columns
 from .tasks import Task
 
-__all__ = ["Contents", "Design", "FittedStatistics"]
+__all__ = ["Contents", "Design", "FittedStatistics", "training_records"]
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class Design:
     @property
     def training_records(self) -> list[ScanRecord]:
         """The records of all scans that any stage of the model was trained on."""
-        return [ScanRecord.from_dict(record) for record in _at_any_depth(self.training, "training_scans")]
+        return training_records(self.training)
 
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:
@@ -272,6 +272,11 @@ class Design:
     def answers(self, task: Task) -> list[str | None]:
         """The right answer of a task for each scan; None where there is none."""
         return [task.answer(value) for value in self.values(task.column)]
+
+
+def training_records(training: Mapping[str, Any]) -> list[ScanRecord]:
+    """The records of scans in what a checkpoint says of its training, those of earlier stages included."""
+    return [ScanRecord.from_dict(record) for record in _at_any_depth(training, "training_scans")]
 
 
 def _at_any_depth(record: Any, name: str) -> Iterator[Any]:

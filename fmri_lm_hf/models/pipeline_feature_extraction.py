@@ -26,6 +26,7 @@ class FmriFeatureExtractionPipeline(Pipeline):
     ((128,), (160, 128))
     """
 
+    feature_extractor: Any
     _load_processor = False
     _load_tokenizer = False
     _load_feature_extractor = None  # where there is one: a processor holds it, too

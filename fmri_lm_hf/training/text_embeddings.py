@@ -7,7 +7,26 @@ from typing import Any
 
 import torch
 
-__all__ = ["embed_texts", "embed_tokens"]
+from .texts import CorpusTexts
+
+__all__ = ["embed_descriptions", "embed_texts", "embed_tokens"]
+
+
+def embed_descriptions(
+    texts: CorpusTexts, scan_ids: Sequence[str], model: Any, tokenizer: Any
+) -> torch.Tensor:
+    """The embedding of what is said of each scan: the mean over all texts about it.
+
+    The texts about a scan say the same in other words. Of one text alone, how it is worded is most of what its
+    embedding differs by from others; no scan tells that, and a contrastive loss learns it by heart.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_scans, hidden_size), float32, on the CPU
+    """
+    of_scans = [texts.texts(scan_id) for scan_id in scan_ids]
+    embeds = embed_texts(model, tokenizer, [text for each in of_scans for text in each])
+    return torch.stack([each.mean(0) for each in embeds.split([len(each) for each in of_scans])])
 
 
 @torch.inference_mode()

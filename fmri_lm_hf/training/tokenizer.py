@@ -26,7 +26,7 @@ from .arguments import ScanArguments, argument, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .record import train_and_save
-from .text_embeddings import embed_texts, embed_tokens
+from .text_embeddings import embed_descriptions, embed_tokens
 from .texts import CorpusTexts
 from .trainer import FmriTrainer
 
@@ -158,15 +158,15 @@ def _of_texts(
     model = backbone.language_model.to(arguments.device).eval()
     tokenizer = backbone.tokenizer_of(scans.atlas)
     names = [name for of_split in ids.values() for name in of_split]
-    first = [texts.texts(name)[0] for name in names]
     embeds = scans.store.embed(
-        first,
+        ["\n".join(texts.texts(name)) for name in names],
         # names of networks may be words of the vocabulary, so that other names make other tokens of a text
         [weights_hash(model), tokenizer.name_or_path, *(scans.atlas.network_names if scans.atlas else ())],
-        lambda: embed_texts(model, tokenizer, first),
+        lambda: embed_descriptions(texts, names, model, tokenizer),
     )
     of_texts = {"text_embeds": dict(zip(names, embeds))}
     if arguments.text_tokens:
+        first = [texts.texts(name)[0] for name in names]
         tokens = embed_tokens(model, tokenizer, first, arguments.text_tokens)
         of_texts["text_token_embeds"] = dict(zip(names, tokens))
     return of_texts
