@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -14,19 +14,13 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
 from ..scans.content import content_sketch
-from .baselines import fit_logistic
-from .confounding import levels_of_confounds, predictability
 from .design import training_records
-from .features import Unavailable
-from .metrics import balanced_accuracy, roc_auc
-from .tasks import class_name, is_missing
+from .token_probes import VECTORS, left_out, of_rows, phenotypes, unwanted
 from .token_readings import TokenReadings, part_of, read_tokens
 from .token_stability import first_two, identification, intraclass_correlation
-from .uncertainty import bootstrap_by_subject
 
 __all__ = ["tokens_report"]
 
-VECTORS = ("tokens", "codes", "connectivity")  # the last one is what the others are held against
 N_STABILITY = 300  # scans whose parts are read
 # Conditions of stability: two parts of a scan that share no time point
 HALVES = (part_of(0.0, 0.5), part_of(0.5, 1.0))
@@ -94,14 +88,10 @@ def tokens_report(
         ),
         "identification": _identification(scans, whole, parts),
         "icc": _icc(scans, whole, parts),
-        **_confounds(scans, whole, training, seed),
-        "phenotypes": _phenotypes(scans, whole, training, labels, seed),
+        **unwanted(scans, whole, training, seed),
+        "phenotypes": phenotypes(scans, whole, training, labels, seed),
         "retrieval": _retrieval(model, extractor, scans, whole.rows, texts),
     }
-
-
-def _left_out(reason: str) -> dict[str, str]:
-    return {"left_out": reason}
 
 
 def _read_parts(
@@ -165,7 +155,7 @@ def _n_seen(model: FmriTokenizer, scans: datasets.Dataset, rows: Sequence[int]) 
 
 def _codes(model: FmriTokenizer, whole: TokenReadings) -> dict[str, Any]:
     if "fmri_codes" not in whole.values:
-        return _left_out("The checkpoint is `encoder_only` and has no codes.")
+        return left_out("The checkpoint is `encoder_only` and has no codes.")
     statistics = model.code_statistics(whole.values["fmri_codes"], whole.values["token_mask"])
     n_codes = int(model.config.codebook_size or 0)
     return {
@@ -184,13 +174,13 @@ def _reconstruction(whole: TokenReadings) -> dict[str, Any]:
         for name in ("signal", "profiles")
         if f"unexplained_{name}" in whole.values
     }
-    return found or _left_out("The tokenizer reconstructs nothing.")
+    return found or left_out("The tokenizer reconstructs nothing.")
 
 
 def _survival(whole: TokenReadings, name: str, reason: str) -> dict[str, Any]:
     """Correlation of what a scan had with what its reconstruction has, and the same of what is particular about it."""
     if f"{name}_again" not in whole.values:
-        return _left_out(reason)
+        return left_out(reason)
     had, has = (whole.values[each].double().numpy() for each in (name, f"{name}_again"))
     found = {"whole": _spread(_correlations(had, has))}
     if len(had) > 2:
@@ -220,21 +210,21 @@ def _identification(
     found: dict[str, Any] = {}
     for condition, pair in ({"other_scan": (whole, whole)} | dict(parts)).items():
         if isinstance(pair, str):
-            found[condition] = _left_out(pair)
+            found[condition] = left_out(pair)
             continue
         first, second = pair
-        subjects, sites = _of_rows(scans, "subject_id", first.rows), _of_rows(scans, "site", first.rows)
+        subjects, sites = of_rows(scans, "subject_id", first.rows), of_rows(scans, "site", first.rows)
         by_vector = {
             name: identification(first.values[name], second.values[name], subjects, sites)
             for name in VECTORS
             if name in first.values
         }
-        found[condition] = by_vector if any(by_vector.values()) else _left_out("Nobody has a second scan.")
+        found[condition] = by_vector if any(by_vector.values()) else left_out("Nobody has a second scan.")
     return found
 
 
 def _icc(scans: datasets.Dataset, whole: TokenReadings, parts: Mapping[str, Any]) -> dict[str, Any]:
-    first, second = first_two(_of_rows(scans, "subject_id", whole.rows))
+    first, second = first_two(of_rows(scans, "subject_id", whole.rows))
     pairs = {"other_scan": (whole, whole, first, second)}
     if not isinstance(parts["halves"], str):
         each = list(range(len(parts["halves"][0].rows)))
@@ -242,7 +232,7 @@ def _icc(scans: datasets.Dataset, whole: TokenReadings, parts: Mapping[str, Any]
     found: dict[str, Any] = {}
     for condition, (left, right, rows, others) in pairs.items():
         if len(rows) < 3:
-            found[condition] = _left_out(f"{len(rows)} people have two measurements; three are needed.")
+            found[condition] = left_out(f"{len(rows)} people have two measurements; three are needed.")
             continue
         found[condition] = {
             name: intraclass_correlation(left.values[name][rows], right.values[name][others])
@@ -250,118 +240,8 @@ def _icc(scans: datasets.Dataset, whole: TokenReadings, parts: Mapping[str, Any]
             if name in left.values
         } | {"n": len(rows)}
     if "halves" not in found:
-        found["halves"] = _left_out(str(parts["halves"]))
+        found["halves"] = left_out(str(parts["halves"]))
     return found
-
-
-def _confounds(
-    scans: datasets.Dataset, whole: TokenReadings, training: TokenReadings | None, seed: int
-) -> dict[str, Any]:
-    """What should not be read from tokens: the site, among all scans, and motion, among those that are measured."""
-    found = {}
-    for name, readings in (("site", _both(whole, training)), ("motion", whole)):
-        levels = levels_of_confounds(scans, readings.rows)
-        found[name] = (
-            _predicted(scans, readings, levels[name], seed)
-            if name in levels
-            else _left_out(f"The scans do not differ in {name}, or it is not known.")
-        )
-    return found
-
-
-def _both(whole: TokenReadings, training: TokenReadings | None) -> TokenReadings:
-    if training is None:
-        return whole
-    values = {name: torch.cat([whole.values[name], each]) for name, each in training.values.items()}
-    return TokenReadings([*whole.rows, *training.rows], whole.failures | training.failures, values)
-
-
-def _predicted(
-    scans: datasets.Dataset, whole: TokenReadings, levels: Sequence[str | None], seed: int
-) -> dict[str, Any]:
-    """How well levels can be predicted from each vector, in cross-validation by subject."""
-    subjects = _of_rows(scans, "subject_id", whole.rows)
-    try:
-        return {
-            name: predictability(whole.values[name].numpy(), levels, subjects, seed)
-            for name in tqdm(VECTORS, "Probes", unit="probe")
-            if name in whole.values
-        }
-    except Unavailable as reason:
-        return _left_out(str(reason))
-
-
-def _phenotypes(
-    scans: datasets.Dataset,
-    whole: TokenReadings,
-    training: TokenReadings | None,
-    labels: Sequence[str],
-    seed: int,
-) -> dict[str, Any]:
-    confounds = levels_of_confounds(scans, whole.rows)
-    columns = list(dict.fromkeys([*labels, *(name for name in ("sex", "age") if name in confounds)]))
-    unknown = sorted(set(labels) - set(scans.column_names))
-    if unknown:
-        raise ValueError(
-            f"The scan dataset has no column {', '.join(unknown)}: it has {', '.join(scans.column_names)}."
-        )
-    found: dict[str, Any] = {}
-    for column in columns:
-        if training is not None and column != "age":
-            found[column] = _of_unseen_site(scans, whole, training, column, seed)
-        else:
-            levels = confounds.get(column) or [_class(value) for value in _values(scans, column, whole.rows)]
-            found[column] = _predicted(scans, whole, levels, seed)
-    return found or _left_out(
-        "No label columns were named, and the scans have no sex and no age that differs."
-    )
-
-
-def _of_unseen_site(
-    scans: datasets.Dataset, whole: TokenReadings, training: TokenReadings, column: str, seed: int
-) -> dict[str, Any]:
-    """Scores of probes that were fitted to other sites' scans."""
-    labels = [[_class(value) for value in _values(scans, column, each.rows)] for each in (training, whole)]
-    known = [[place for place, label in enumerate(each) if label is not None] for each in labels]
-    train, truth = ([each[place] for place in places] for each, places in zip(labels, known))
-    if len(set(train)) < 2 or len(set(truth)) < 2 or set(truth) - set(train):
-        return _left_out("It has not the same two classes or more at both sites.")
-    subjects = [
-        _of_rows(scans, "subject_id", np.array(each.rows)[places].tolist())
-        for each, places in zip((training, whole), known)
-    ]
-    found = {}
-    for name in tqdm([name for name in VECTORS if name in whole.values], f"Probes of {column}", unit="probe"):
-        x, y = (each.values[name].numpy()[places] for each, places in zip((training, whole), known))
-        told = fit_logistic(x, train, y, subjects[0])
-        interval = bootstrap_by_subject(_accuracy_on(truth, told.labels), subjects[1], seed=seed)
-        found[name] = {
-            "balanced_accuracy": interval.estimate,
-            "interval": [interval.low, interval.high],
-            "auc": roc_auc(truth, told.scores, told.classes),
-            "chance": 1 / len(told.classes),
-            "n": len(truth),
-        }
-    return found
-
-
-def _accuracy_on(truth: Sequence[str], answers: Sequence[str]) -> Callable[[np.ndarray], float | None]:
-    """Balanced accuracy of the scans that are drawn."""
-    right, answered = np.array(truth), np.array(answers)
-    return lambda drawn: balanced_accuracy(right[drawn], answered[drawn])
-
-
-def _class(value: Any) -> str | None:
-    return None if is_missing(value) else class_name(value)
-
-
-def _values(scans: datasets.Dataset, column: str, rows: Sequence[int]) -> list[Any]:
-    values = list(scans[column])
-    return [values[row] for row in rows]
-
-
-def _of_rows(scans: datasets.Dataset, column: str, rows: Sequence[int]) -> list[str]:
-    return [str(value) for value in _values(scans, column, rows)]
 
 
 def _retrieval(
@@ -372,15 +252,15 @@ def _retrieval(
     texts: Mapping[str, torch.Tensor] | None,
 ) -> dict[str, Any]:
     if texts is None:
-        return _left_out("No texts were given.")
+        return left_out("No texts were given.")
     if not isinstance(model, FmriTokenizerForPreTraining) or model.alignment is None:
-        return _left_out(
+        return left_out(
             "The tokenizer was not aligned with texts, or only the part without the alignment was loaded."
         )
-    ids = dict(zip(rows, _of_rows(scans, "scan_id", rows)))
+    ids = dict(zip(rows, of_rows(scans, "scan_id", rows)))
     described = [row for row in rows if ids[row] in texts]
     if len(described) < 6:
-        return _left_out(f"{len(described)} of the scans have a text; six are needed.")
+        return left_out(f"{len(described)} of the scans have a text; six are needed.")
     seen = []
     for start in tqdm(range(0, len(described), 16), "Scans beside texts", unit="batch"):
         batch = [extractor(scans[row]) for row in described[start : start + 16]]
