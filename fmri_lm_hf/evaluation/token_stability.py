@@ -34,9 +34,9 @@ def identification(
     Returns
     -------
     dict
-        For candidates from ``anywhere``, ``same_site`` and ``other_sites`` (where a person was measured at several):
-        ``rate``, ``chance`` and ``n`` measurements that have a person to be found and others beside. Kinds of
-        candidates that nobody has are not there.
+        For candidates from ``anywhere`` and, with several sites, ``same_site`` and ``other_sites`` (where a person was
+        measured at several): ``rate``, ``chance`` and ``n`` measurements that have a person to be found and others
+        beside. Kinds of candidates that nobody has are not there.
 
     References
     ----------
@@ -54,6 +54,8 @@ def identification(
         ("same_site", differs & same_site),
         ("other_sites", differs & ~same_site),
     ):
+        if kind != "anywhere" and same_site.all():
+            continue
         hits, chances = [], []
         for values, person, allowed in (
             (similar, same_person, candidates),
