@@ -99,6 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that read scans (%(default)s)")
     parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler to read on, such as tcp://node01:8786"
+    )
+    parser.add_argument(
         "--shard-mb", type=float, default=300, help="largest BOLD size of a shard in MB (%(default)s)"
     )
     chosen = parser.add_argument_group("which scans")
@@ -176,6 +179,7 @@ def run(args: argparse.Namespace) -> int:
         participants=participants,
         controlled=args.controlled,
         workers=args.workers,
+        scheduler=args.scheduler,
         shard_bytes=int(args.shard_mb * 1e6),
     )
     for failure in summary.failures[:10]:

@@ -11,13 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from ..scans.cluster import RETRIES, open_cluster
+
 __all__ = ["Engine", "open_engine"]
 
 Task = TypeVar("Task")
 Engine = Callable[[Callable[[Task], int], Sequence[Task]], Iterator[int]]
 """Takes a function and its tasks, yields what each call returns, in the order in which they finish."""
-
-RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
 
 
 @contextmanager
@@ -80,20 +80,8 @@ def _processes(workers: int) -> Iterator[Engine]:
 
 @contextmanager
 def _dask(scheduler: str) -> Iterator[Engine]:
-    try:
-        from distributed import Client, KilledWorker
+    with open_cluster(scheduler) as client:
         from distributed import as_completed as dask_as_completed
-    except ImportError as error:
-        raise ImportError(
-            "A Dask scheduler needs the package distributed: `pip install 'fmri-lm-hf[dask]'`."
-        ) from error
-    try:
-        client = Client(scheduler, timeout=30, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise OSError(
-            f"No Dask scheduler answers at {scheduler}: start one with `dask scheduler`, or check the address."
-        ) from error
-    with client:
 
         def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
             # Nothing but as_completed holds the futures, so that what is done and counted is not computed again when
@@ -101,13 +89,7 @@ def _dask(scheduler: str) -> Iterator[Engine]:
             results = dask_as_completed(
                 client.map(function, tasks, pure=False, retries=RETRIES), loop=client.loop, with_results=True
             )
-            try:
-                for _, count in results:
-                    yield count
-            except KilledWorker as error:
-                raise OSError(
-                    "Several Dask workers died over the same scans, perhaps because memory ran out. Run the same "
-                    "command again, with more memory a worker: it continues where it stopped."
-                ) from error
+            for _, count in results:
+                yield count
 
         yield run

@@ -6,8 +6,9 @@ What a run leaves in its folder is described in `folder`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from .parquet import in_groups, scan_features
 from .participants import subject_key
 from .quality import write_quality
 from .sources.source import LeftOut, ScanFile, Source
-from .workers import read_all
+from .workers import Result, read_all
 
 __all__ = ["BuildSummary", "build_scan_dataset", "find_scans"]
 
@@ -63,6 +64,7 @@ def build_scan_dataset(
     participants: Phenotypes | None = None,
     controlled: bool = False,
     workers: int = 1,
+    scheduler: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
 ) -> BuildSummary:
@@ -84,6 +86,8 @@ def build_scan_dataset(
         counts too; a declaration stays, in the record and in the rows, so that objects made of them carry it.
     workers : int
         Processes that read scans; the result does not depend on it.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers see the same files; `workers` is then not used.
     shard_bytes : int
         Largest size of the BOLD of one shard.
     progress : bool
@@ -110,7 +114,8 @@ def build_scan_dataset(
         if todo:
             folder.begin_changes()
         folder.provenance["with_participants"] = participants is not None
-        entries = _entries(source, folder, todo, len(done), failures, workers, progress)
+        read = partial(read_all, source, workers=workers, scheduler=scheduler)
+        entries = _entries(source, folder, todo, len(done), failures, read, progress)
         for shard in in_groups(entries, lambda entry: entry["bold_bytes"], shard_bytes):
             folder.add_shard(shard, phenotypes)
         subjects = {subject_key(file.subject_id) for file in files}
@@ -152,7 +157,7 @@ def _entries(
     todo: list[ScanFile],
     n_done: int,
     failures: list[dict[str, str]],
-    workers: int,
+    read: Callable[[list[ScanFile]], Iterator[Result]],
     progress: bool,
 ) -> Iterator[dict[str, Any]]:
     """What goes into the shards, in order: scans that an earlier run has read, and those read now."""
@@ -160,7 +165,7 @@ def _entries(
         scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]
     }
     read_before = {file.scan_id: entry for file in todo if (entry := folder.entry(file)) is not None}
-    results = read_all(source, [file for file in todo if file.scan_id not in read_before], workers)
+    results = read([file for file in todo if file.scan_id not in read_before])
 
     def fail(file: ScanFile, reason: str) -> None:
         name = source.relative(file.inputs[0]) if file.inputs else file.scan_id

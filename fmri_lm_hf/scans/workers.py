@@ -1,4 +1,4 @@
-"""Reading scans in this process or in several, which end with it."""
+"""Reading scans in this process, in several, which end with it, or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..models.scan_images import ScanError
+from .cluster import RETRIES, open_cluster
 from .sources.source import ScanFile, Source
 
 __all__ = ["Result", "identities", "read_all", "sha256"]
@@ -29,8 +30,13 @@ Result = tuple[dict[str, Any] | None, str]
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-def read_all(source: Source, files: Sequence[ScanFile], workers: int) -> Iterator[Result]:
-    """Results in the order of `files`, from this process or from several."""
+def read_all(
+    source: Source, files: Sequence[ScanFile], workers: int = 1, scheduler: str | None = None
+) -> Iterator[Result]:
+    """Results in the order of `files`: from this process, from several, or from the workers of a Dask scheduler."""
+    if scheduler is not None:
+        yield from _read_on_cluster(source, files, scheduler)
+        return
     if workers <= 1 or len(files) < 2:
         for file in files:
             yield _read_one(source, file)
@@ -41,15 +47,8 @@ def read_all(source: Source, files: Sequence[ScanFile], workers: int) -> Iterato
     if "forkserver" in methods:
         context.set_forkserver_preload([__name__])
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
-        # Only so many in flight: results must not pile up faster than they are written.
-        in_flight: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
         try:
-            for file in files:
-                in_flight.append(pool.submit(_read_in_worker, file))
-                if len(in_flight) >= 4 * workers:
-                    yield in_flight.popleft().result()
-            while in_flight:
-                yield in_flight.popleft().result()
+            yield from _in_order(lambda file: pool.submit(_read_in_worker, file), files, 4 * workers)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise ChildProcessError(
                 "A worker process was killed, most likely for lack of memory: run the same command again to continue, "
@@ -57,6 +56,32 @@ def read_all(source: Source, files: Sequence[ScanFile], workers: int) -> Iterato
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(submit: Callable[[ScanFile], Any], files: Sequence[ScanFile], at_once: int) -> Iterator[Result]:
+    """What the futures of files give, in order; only so many in flight, lest results pile up faster than written."""
+    in_flight: collections.deque[Any] = collections.deque()
+    for file in files:
+        in_flight.append(submit(file))
+        if len(in_flight) >= at_once:
+            yield in_flight.popleft().result()
+    while in_flight:
+        yield in_flight.popleft().result()
+
+
+def _read_on_cluster(source: Source, files: Sequence[ScanFile], scheduler: str) -> Iterator[Result]:
+    with open_cluster(scheduler) as client:
+        # Made by a task, so that it goes to each worker once, as its atlas may hold a large image, and is made again
+        # where the workers that had it are lost.
+        sent = client.submit(_same, source, pure=False, retries=RETRIES)
+        at_once = 4 * max(1, sum(client.nthreads().values()))
+        yield from _in_order(
+            lambda file: client.submit(_read_one, sent, file, pure=False, retries=RETRIES), files, at_once
+        )
+
+
+def _same(source: Source) -> Source:
+    return source
 
 
 _worker_source: Source | None = None  # of a worker process: sent once, as its atlas may hold a large image
