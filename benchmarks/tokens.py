@@ -38,10 +38,11 @@ from fmri_lm_hf.training.tokenizer import TokenizerArguments, train
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 SIGNAL = {"input_features": "[signal]", "patch_size": "40"}
+FOLLOWS = {"codebook_size": None, "codebook_dim": None, "num_quantizers": 1}  # from the levels of fsq
 SETTINGS: dict[str, dict[str, Any]] = {
     "rvq": {},
     "vq": {"quantizer": "vq", "num_quantizers": 1},
-    "fsq": {"quantizer": "fsq", "fsq_levels": "[4, 4, 4, 4, 4, 4, 4, 4]", "codebook_size": None},
+    "fsq": {"quantizer": "fsq", "fsq_levels": "[4, 4, 4, 4, 4, 4, 4, 4]", **FOLLOWS},
     "titok": {"quantizer": "titok", "num_latent_tokens": 32, "codebook_warmup_steps": 40},
     "rvq of the signal": SIGNAL,
     "rvq of the signal, its structure": {

@@ -49,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--tasks", type=Path, help="YAML file with the questions")
+    asked.add_argument(
+        "--tasks",
+        metavar="FILE",
+        help="YAML file with the questions, or a cohort whose questions the package knows: ukb, abcd, hcp, hcp_aging, "
+        "adni, adhd200, abide2",
+    )
     asked.add_argument(
         "--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes to ask about"
     )
@@ -126,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.pictures import few_shot_parts, occlusion_parts
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
-    from ..evaluation.tasks import load_tasks, tasks_of_columns
+    from ..evaluation.tasks import COHORTS, load_tasks, tasks_of_cohort, tasks_of_columns
     from ..files import write_json
     from ..hub.dataset_location import dataset_folder
     from ..hub.download import fetched_commits
@@ -151,7 +156,10 @@ def run(args: argparse.Namespace) -> None:
         splits = hold_site_out(scans, args.holdout_site, args.seed)
     if splits is not None:
         rows = split_rows(scans, splits, args.split)
-    if args.tasks is not None:
+    if args.tasks in COHORTS:
+        tasks, missing = tasks_of_cohort(args.tasks, scans.column_names)
+        print(*missing, sep="\n")
+    elif args.tasks is not None:
         tasks = load_tasks(args.tasks)
     else:
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])

@@ -10,7 +10,20 @@ from typing import Any
 import datasets
 import yaml
 
-__all__ = ["Task", "class_name", "is_missing", "load_tasks", "tasks_of_columns"]
+__all__ = [
+    "COHORTS",
+    "Task",
+    "class_name",
+    "is_missing",
+    "load_tasks",
+    "tasks_of_cohort",
+    "tasks_of_columns",
+]
+
+_COHORT_FILES = Path(__file__).with_name("cohorts")
+COHORTS = tuple(
+    sorted(path.stem for path in _COHORT_FILES.glob("*.yaml"))
+)  # whose tasks the package declares
 
 MAX_CLASSES = 10
 _WORDINGS = (
@@ -163,23 +176,69 @@ def _names(declared: str | Sequence[str]) -> tuple[str, ...]:
 
 def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
     """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``."""
-    declared = source
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(
-                f"There is no file of tasks {path}: give a YAML file with `name: {{ask, answers}}`."
-            )
-        try:
-            declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f"{path} is no YAML: {' '.join(str(error).split())}. (Questions in brackets need quotes: "
-                '["What is the sex?"].)'
-            ) from error
+    declared = source if isinstance(source, Mapping) else _read(Path(source))
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError("Tasks are a mapping from a name to `ask` and `answers` or `below`; found none.")
     return {str(name): Task.from_dict(str(name), task) for name, task in declared.items()}
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(
+            f"There is no file of tasks {path}: give a YAML file with `name: {{ask, answers}}`, or where scans are "
+            f"judged the name of a cohort: {', '.join(COHORTS)}."
+        )
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{path} is no YAML: {' '.join(str(error).split())}. (Questions in brackets need quotes: "
+            '["What is the sex?"].)'
+        ) from error
+
+
+def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task], list[str]]:
+    """What the package declares about a public cohort: its tasks, by the names of columns that its releases have.
+
+    Parameters
+    ----------
+    name : str
+        One of `COHORTS`.
+    columns : sequence of str
+        Of the scan dataset.
+
+    Returns
+    -------
+    tasks : dict of str to Task
+        Those of which the dataset has the column.
+    missing : list of str
+        For each of the others, a sentence that names the column.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cohort, or the dataset has none of its columns.
+    """
+    if name not in COHORTS:
+        raise ValueError(
+            f"No tasks are declared for {name!r}: there are {', '.join(COHORTS)}, or a YAML file of yours."
+        )
+    tasks, missing = {}, []
+    for task, declared in _read(_COHORT_FILES / f"{name}.yaml").items():
+        names = _names(declared["column"])
+        column = next((each for each in names if each in columns), None)
+        if column is None:
+            missing.append(
+                f"Task {task!r} of {name} is left out: the scans have no column {' or '.join(names)}."
+            )
+        else:
+            tasks[task] = Task.from_dict(task, {**declared, "column": column})
+    if not tasks:
+        raise ValueError(
+            f"The scans have none of the columns that tasks of {name} ask about: {' '.join(missing)} Bring the table "
+            "of the release in with `fmri-lm scans ... --participants`."
+        )
+    return tasks, missing
 
 
 def tasks_of_columns(
