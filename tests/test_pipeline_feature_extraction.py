@@ -8,20 +8,14 @@ import torch
 from hub import tiny
 from transformers import AutoModel, pipeline
 
-from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
-
 
 @pytest.fixture(scope="module")
 def stage_1(tmp_path_factory):
     """Folders of two tokenizers: of tokens for each ROI and time patch, and of latent tokens."""
     folders = {}
-    for quantizer in ("vq", "titok"):
+    for quantizer, shape in (("vq", {}), ("titok", {"num_latent_tokens": 3})):
         folders[quantizer] = tmp_path_factory.mktemp(quantizer)
-        config = tiny.fmri_tokenizer().config.to_dict() | {"quantizer": quantizer}
-        if quantizer == "titok":
-            config["num_latent_tokens"] = 3
-        torch.manual_seed(0)
-        FmriTokenizer(FmriTokenizerConfig(**config)).save_pretrained(folders[quantizer])
+        tiny.fmri_tokenizer(quantizer=quantizer, **shape).save_pretrained(folders[quantizer])
         tiny.feature_extractor().save_pretrained(folders[quantizer])
     return folders
 

@@ -26,6 +26,8 @@ push_to_hub(model, "org/lm-object", processor=processor)
 tokenizer, extractor = tiny.fmri_tokenizer(), tiny.feature_extractor()
 tokenizer.save_pretrained("tokenizer"); extractor.save_pretrained("tokenizer")
 push_to_hub("tokenizer", "org/tokenizer")
+latents = tiny.fmri_tokenizer(quantizer="titok", num_latent_tokens=3)
+push_to_hub(latents, "org/latents")
 push_to_hub(processor, "org/processor")
 
 base = AutoModelForCausalLM.from_pretrained("org/lm")
@@ -62,6 +64,7 @@ result = {
     "logits": tiny.logits(model, processor),
     "adapted": tiny.logits(adapted, processor),
     "codes": tiny.codes(tokenizer, extractor),
+    "latents": tiny.codes(latents, extractor),
     "bold": [row["bold"].tolist() for row in rows],
     "cwd": str(pathlib.Path.cwd()),
 }
@@ -256,7 +259,9 @@ tokenizer = AutoModel.from_pretrained("org/tokenizer", **trusted).eval()
 extractor = AutoFeatureExtractor.from_pretrained("org/tokenizer", **trusted)
 with torch.no_grad():
     encoded = tokenizer.encode(**extractor(scan, t_r=2.0))
+    of_latents = AutoModel.from_pretrained("org/latents", **trusted).eval().encode(**extractor(scan, t_r=2.0))
 assert encoded.fmri_codes.flatten().tolist() == codes
+assert of_latents.fmri_codes.flatten().tolist() == latents and len(latents) == 3
 for name in ("org/tokenizer", "org/lm"):
     features = pipeline("fmri-feature-extraction", model=name, **trusted)(scan, t_r=2.0)
     assert features["tokens"].shape == (12, 16)
@@ -274,7 +279,7 @@ result = [type(model).__module__.split(".")[0], "trust_remote_code=True" in refu
 def test_the_code_in_the_repository_is_enough_where_only_transformers_is_installed(hub, published, tmp_path):
     bare = Client(client_environment(hub, tmp_path, PYTHONPATH=""), tmp_path, ())
     try:
-        names = {name: published[name] for name in ("logits", "codes", "told")}
+        names = {name: published[name] for name in ("logits", "codes", "latents", "told")}
         assert bare.run(WITHOUT_THE_PACKAGE, **names) == ["transformers_modules", True]
     finally:
         bare.close()

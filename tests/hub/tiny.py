@@ -61,7 +61,7 @@ def processor() -> FmriLMProcessor:
     return FmriLMProcessor(feature_extractor(), text_tokenizer(), patch_size=8)
 
 
-def fmri_tokenizer(seed: int = 0) -> FmriTokenizer:
+def fmri_tokenizer(seed: int = 0, **shape) -> FmriTokenizer:
     torch.manual_seed(seed)
     config = FmriTokenizerConfig(
         n_rois=N_ROIS,
@@ -72,6 +72,7 @@ def fmri_tokenizer(seed: int = 0) -> FmriTokenizer:
         num_attention_heads=2,
         codebook_size=8,
         codebook_dim=8,
+        **shape,
     )
     return FmriTokenizer(config).eval()
 
