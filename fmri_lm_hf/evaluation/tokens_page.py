@@ -179,5 +179,5 @@ def _draw_rows(rows: list[tuple[str, ...]]) -> Any:
     axes.set_yticks(places, [row[0] for row in rows], fontsize=8)
     axes.set(xlim=(0, 1))
     axes.invert_yaxis()
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
