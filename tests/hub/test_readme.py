@@ -30,6 +30,7 @@ NOT_RUN = {
     "accelerate launch": "it names a program; its commands are in training/README.md",
     "python benchmarks/robustness.py": "a measurement of many minutes",
     "python benchmarks/descriptors.py": "a measurement of minutes",
+    "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
     "python benchmarks/corpus_scaling.py": "a measurement of an hour",
 }
 # Sizes that commands have as arguments: those of the small checkpoint in place of the published one.
