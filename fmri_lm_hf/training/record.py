@@ -85,8 +85,22 @@ def train_and_save(
         adapter.merge_and_unload()
     # all processes have a part of the weights where these are sharded
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        _save(trainer, arguments, weights, preprocessing, stage, facts)
+    # a process that leaves while others still hold its connections may be aborted
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+def _save(
+    trainer: StepTrainer,
+    arguments: StageArguments,
+    weights: dict[str, Any],
+    preprocessing: Any,
+    stage: str,
+    facts: Mapping[str, Any],
+) -> None:
+    assert arguments.output_dir
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.save_pretrained(arguments.output_dir, state_dict=weights)
     preprocessing.save_pretrained(arguments.output_dir)

@@ -49,3 +49,5 @@ if __name__ == "__main__":
     state.distributed_type, trainer.is_fsdp_enabled = DistributedType.FSDP, True
     state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="FULL_STATE_DICT")
     trainer.save_model(str(folder))
+    trainer.accelerator.wait_for_everyone()  # none leaves while another still writes
+    trainer.accelerator.end_training()

@@ -12,6 +12,7 @@ import torch
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hub")]  # as pytest has them
 
+from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from small import fmri_tokenizer, language_model, missing_roi, processor, scans
 from transformers import TrainingArguments, default_data_collator
@@ -131,3 +132,5 @@ def train_all(folder: Path, batch_size: int, accumulated: int, **changes) -> Non
 if __name__ == "__main__":
     out, size, n = sys.argv[1:4]
     train_all(Path(out), int(size), int(n), activation_checkpointing="checkpointing" in sys.argv[4:])
+    PartialState().wait_for_everyone()  # none leaves while another still writes
+    PartialState().destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,13 @@ OF_BATCHES = ("codebook_usage", "eval_codebook_usage")
 
 
 def launched(script: Path, *words) -> None:
-    """Run a script in two processes."""
+    """Run a script in two processes; once more where one is aborted, as gloo's may be on a busy machine."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(script), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [*launch, "--max-restarts", "1", str(script), *map(str, words)]
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    of_the_script, _, _ = done.stderr.partition("torch/distributed/elastic")  # what follows is the launcher's
+    assert done.returncode == 0, of_the_script[-6000:]
 
 
 @pytest.fixture(scope="module")
