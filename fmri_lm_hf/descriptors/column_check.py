@@ -45,21 +45,23 @@ class ColumnCheck:
         given = np.arange(len(group))
         self.orders = {"as given": given, "reversed": given[::-1]}
         self.orders |= {f"shifted by {shift:+d}": np.roll(given, shift) for shift in SHIFTS}
-        self._pairs = np.triu_indices(len(group), 1)
+        self._pairs = np.triu(np.ones((len(group), len(group)), dtype=bool), 1)
         group = np.nan_to_num(group).astype(np.float32)
         # Row k holds what a scan's pairs should be like if its columns came in the order k.
         self._expected = np.stack(
             [group[np.ix_(order, order)][self._pairs] for order in self.orders.values()]
         )
-        mirrored = mirrored_pairs(atlas)
-        self._other_side = given.copy()
-        self._other_side[mirrored[:, 0]], self._other_side[mirrored[:, 1]] = mirrored[:, 1], mirrored[:, 0]
-        self._has_sides = len(mirrored) >= MIN_PAIRS
-        self._sides_differ = self._difference_of_sides(group)
+        self._spread = _spread(self._expected)
 
-    def _difference_of_sides(self, connectivity: np.ndarray) -> np.ndarray:
-        """What a connection (n_rois, n_rois) has more than its mirror image."""
-        return connectivity - connectivity[np.ix_(self._other_side, self._other_side)]
+        left, right = mirrored_pairs(atlas).T
+        middle = np.setdiff1d(given, [*left, *right])
+        self._has_sides = len(left) >= MIN_PAIRS
+        # Each connection of a left ROI, and beside it the mirror image of that connection.
+        self._of_left = np.ix_(left, [*left, *right, *middle])
+        self._of_right = np.ix_(right, [*right, *left, *middle])
+        once = np.triu(np.ones((len(left), len(left)), dtype=bool), 1)
+        self._counted = np.hstack([once, once, np.ones((len(left), len(middle)), dtype=bool)])
+        self._sides_differ = group[self._of_left] - group[self._of_right]
 
     def likeness(self, connectivity: np.ndarray, usable: np.ndarray) -> dict[str, float]:
         """Correlation with the group over all pairs of usable ROIs, for each order of the columns.
@@ -69,15 +71,12 @@ class ColumnCheck:
         connectivity : numpy.ndarray of shape (n_usable, n_usable)
         usable : numpy.ndarray of shape (n_rois,), bool
         """
-        whole = np.zeros((len(usable), len(usable)), dtype=np.float32)
-        whole[np.ix_(usable, usable)] = connectivity
-        pairs, expected = whole[self._pairs], self._expected
+        pairs, expected, spread = _whole(connectivity, usable)[self._pairs], self._expected, self._spread
         if not usable.all():
             known = (usable[:, None] & usable)[self._pairs]
             pairs, expected = pairs[known], expected[:, known]
+            spread = _spread(expected)
         pairs = pairs - pairs.mean()
-        means = expected.mean(axis=1)
-        spread = np.sqrt(np.maximum((expected**2).mean(axis=1) - means**2, 1e-12) * len(pairs))
         found = expected @ pairs / (spread * max(float(np.linalg.norm(pairs)), 1e-12))
         return dict(zip(self.orders, map(float, found), strict=True))
 
@@ -92,18 +91,20 @@ class ColumnCheck:
         Returns
         -------
         float
-            Correlation over pairs of ROIs of the differences between a connection and its mirror image.
+            Correlation, over pairs of ROIs, of the difference between a connection and its mirror image. Which of the
+            two comes first is arbitrary, so that no mean is taken off.
         int
             Number of pairs, a pair and its mirror image counted once.
         """
-        whole = np.zeros((len(usable), len(usable)), dtype=np.float32)
-        whole[np.ix_(usable, usable)] = connectivity
-        known = usable & usable[self._other_side]
-        pairs = np.triu(known[:, None] & known, 1)
-        # each difference stands here twice, with both signs: the means are zero
-        of_scan, of_group = self._difference_of_sides(whole)[pairs], self._sides_differ[pairs]
+        whole = _whole(connectivity, usable)
+        counted = self._counted
+        if not usable.all():
+            known = usable[:, None] & usable
+            counted = counted & known[self._of_left] & known[self._of_right]
+        of_scan = (whole[self._of_left] - whole[self._of_right])[counted]
+        of_group = self._sides_differ[counted]
         norm = float(np.linalg.norm(of_scan) * np.linalg.norm(of_group))
-        return float(of_scan @ of_group) / max(norm, 1e-12), int(pairs.sum()) // 2
+        return float(of_scan @ of_group) / max(norm, 1e-12), int(counted.sum())
 
     def problem(self, connectivity: np.ndarray, usable: np.ndarray) -> str | None:
         """What is wrong with the columns of a scan, or None if nothing seems to be."""
@@ -132,6 +133,21 @@ class ColumnCheck:
             "Left and right seem to be exchanged: what distinguishes the sides correlates with that of the training "
             f"scans at {likeness:.2f}. Check the order of the ROIs, and the orientation of the image."
         )
+
+
+def _whole(connectivity: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Connectivity of all ROIs, (n_rois, n_rois), with zeros where one is not usable."""
+    if usable.all():
+        return connectivity
+    whole = np.zeros((len(usable), len(usable)), dtype=np.float32)
+    whole[np.ix_(usable, usable)] = connectivity
+    return whole
+
+
+def _spread(expected: np.ndarray) -> np.ndarray:
+    """Root of the sum of squares of each row (n_orders, n_pairs) around its mean."""
+    deviation = np.maximum((expected**2).mean(axis=1) - expected.mean(axis=1) ** 2, 1e-12)
+    return np.sqrt(deviation * expected.shape[1])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["GroupConnectivity"]
@@ -28,7 +30,7 @@ class GroupConnectivity:
 
     def add(self, connectivity: np.ndarray, usable: np.ndarray) -> None:
         """Add a scan: its connectivity (n_usable, n_usable), and which ROIs it has, (n_rois,)."""
-        cells = np.ix_(usable, usable)
+        cells: Any = ... if usable.all() else np.ix_(usable, usable)  # the latter copies
         self.total[cells] += connectivity
         self.n_known[cells] += 1
 
