@@ -10,7 +10,7 @@
     answers: {1: patient, 2: control}
     forbidden: [symptom_score]         # its neighbours: nothing is predicted from them
   age:
-    ask: ["How old is this person?"]
+    about: age group                   # in place of `ask`, or behind it: 200 wordings by a grammar
     below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
     regression: true                   # and the number itself, estimated from the probabilities of the answers
 
@@ -97,6 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test scans to look into for the networks that moved the answers (default: 0)",
     )
     parser.add_argument(
+        "--wordings",
+        type=int,
+        default=10,
+        metavar="N",
+        help="other wordings of each question to ask, to see whether answers hang on them (default: 10; 0: none)",
+    )
+    parser.add_argument(
         "--split",
         choices=["test", "validation"],
         default="test",
@@ -178,6 +185,7 @@ def run(args: argparse.Namespace) -> None:
             n_truth=args.truth,
             shots=args.shots,
             n_occluded=args.occlusion,
+            n_wordings=args.wordings,
             seed=args.seed,
             split=args.split,
             fitted=fitted,

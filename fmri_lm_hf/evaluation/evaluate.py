@@ -14,6 +14,7 @@ from . import deconfounding  # noqa: F401  (registers its reader)
 from .confounding import predictable_confounds, subgroups
 from .design import Design, FittedStatistics
 from .few_shot import few_shot
+from .invariance import wording_invariance
 from .judgement import Judgement, joined, judge
 from .leaks import LeakError, find_leaks
 from .occlusion import occlusion
@@ -74,6 +75,7 @@ def evaluate(
     n_truth: int = 0,
     shots: Sequence[int] = (),
     n_occluded: int = 0,
+    n_wordings: int = 0,
     seed: int = 0,
     split: str = "test",
     fitted: Sequence[FittedStatistics] = (),
@@ -103,6 +105,8 @@ def evaluate(
     n_occluded : int
         Test scans whose networks are replaced by other people's, to see which moved the answers (`occlusion`); 0
         leaves it out.
+    n_wordings : int
+        Other wordings of each task to ask, to see whether answers hang on them (`wording_invariance`).
     seed : int
         Of the bootstrap, the permutations, and all that draws.
     split : {"test", "validation"}
@@ -119,9 +123,10 @@ def evaluate(
     -------
     dict
         What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them; ``split``;
-        ``scans_sha256``, a hash of what was judged; ``leaks``, each with ``kind`` and ``message``; ``confounding``, as
-        `predictable_confounds`, and ``subgroups``, as the function of that name.
+        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them;
+        ``wordings``, as `wording_invariance`; ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``, each
+        with ``kind`` and ``message``; ``confounding``, as `predictable_confounds`, and ``subgroups``, as the function
+        of that name.
 
     Raises
     ------
@@ -144,6 +149,8 @@ def evaluate(
         "scans_sha256": design.judged_sha256,
         "leaks": [each.to_dict() for each in leaks],
     }
+    if n_wordings:
+        results["wordings"] = wording_invariance(study, judgements, n_wordings)
     if confounding:
         results["confounding"] = predictable_confounds(study, seed)
         results["subgroups"] = subgroups(study, judgements, seed)

@@ -20,6 +20,7 @@ from .tables import (
     TRUTH_HEAD,
     VERDICT_HEAD,
     about_sites,
+    about_wordings,
     left_out,
     mark,
     not_beaten,
@@ -227,5 +228,6 @@ def write_score_report(path: Path, results: Mapping[str, Any], more: Sequence[st
     parts += [*truth_parts(results.get("truth")), *more]
     parts = [*trust_parts(results), *parts, *confounding_parts(results)]
     parts += ["<h2>Questions</h2>", html_table(head, questions)]
+    parts += [f"<p>{html.escape(told)}</p>" for told in about_wordings(results)]
     parts += [*left_out_parts(results), *failure_parts(results["failures"])]
     write_text(page("fMRI-LM evaluation", parts), path)

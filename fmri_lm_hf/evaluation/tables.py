@@ -18,6 +18,7 @@ __all__ = [
     "TRUTH_HEAD",
     "VERDICT_HEAD",
     "about_sites",
+    "about_wordings",
     "interval",
     "left_out",
     "mark",
@@ -102,7 +103,9 @@ def score_table(results: Mapping[str, Any]) -> str:
             ),
         ]
     missing = [f"Without {title_of(name)} for {task}: {why}" for task, name, why in left_out(results)]
-    return "\n".join([*lines, *not_beaten(results), *missing, *about_sites(results)])
+    return "\n".join(
+        [*lines, *not_beaten(results), *missing, *about_sites(results), *about_wordings(results)]
+    )
 
 
 def mark(results: Mapping[str, Any], task: str, reader: str) -> str:
@@ -126,6 +129,15 @@ def about_sites(results: Mapping[str, Any]) -> list[str]:
         f"Each of the sites {', '.join(about['sites'])} was judged with baselines fitted to the others. The model "
         "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
         *(f"Site {site} was not judged: {why}" for site, why in about["not_judged"].items()),
+    ]
+
+
+def about_wordings(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each task that was also asked in other words."""
+    return [
+        f"{task}, asked in {len(found['wordings'])} other wordings: balanced accuracy {found['lowest']:.3f} to "
+        f"{found['highest']:.3f}, the same answer for {found['agreement']:.1%} of the scans."
+        for task, found in results.get("wordings", {}).items()
     ]
 
 

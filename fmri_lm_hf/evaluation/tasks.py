@@ -10,6 +10,8 @@ from typing import Any
 import datasets
 import yaml
 
+from .wordings import MAX_WORDINGS, wordings_of
+
 __all__ = [
     "COHORTS",
     "Task",
@@ -54,7 +56,7 @@ class Task:
     column : str
         Of the scan dataset.
     ask : tuple of str
-        Wordings; the first one is used where scans are judged.
+        Wordings; the first one is used where scans are judged, all of them in training.
     answers : dict of str to str
         The answer to each value (as `class_name` writes it).
     below : dict of float to str
@@ -77,18 +79,26 @@ class Task:
 
     @classmethod
     def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
-        """A task from its declaration: `ask`, `answers` or `below`; `column` where it is not the name.
+        """A task from its declaration: `ask` or `about`, `answers` or `below`; `column` where it is not the name.
 
-        `forbidden` and, with `below`, `regression: true` may be there too.
+        `about` is what is asked for, such as ``age group``: its wordings by :func:`wordings_of` follow those of `ask`,
+        200 of them or as many as `wordings` says. `forbidden` and, with `below`, `regression: true` may be there too.
         """
-        kinds = set(declared) - {"column", "forbidden"}
+        kinds = set(declared) - {"column", "forbidden", "ask", "about"}
         if "below" in kinds:
             kinds -= {"regression"}
-        if kinds not in ({"ask", "answers"}, {"ask", "below"}) or not declared["ask"]:
+        if "about" in declared:
+            kinds -= {"wordings"}
+        ask = _names(declared.get("ask", ()))
+        if about := declared.get("about"):
+            ask = ask or (f"What is the {about}?",)
+            ask += wordings_of(str(about), int(declared.get("wordings", MAX_WORDINGS)))
+        if kinds not in ({"answers"}, {"below"}) or not ask:
             raise ValueError(
                 f"The question about {name!r} has {', '.join(declared) or 'nothing'}: expected `ask` (a list of "
-                "wordings) and either `answers` (value: answer) or `below` (upper bound: answer); besides these "
-                "`column`, `forbidden` (columns), and with `below` also `regression`."
+                "wordings) or `about` (what is asked for, with `wordings`, a number), and either `answers` (value: "
+                "answer) or `below` (upper bound: answer); besides these `column`, `forbidden` (columns), and with "
+                "`below` also `regression`."
             )
         if not isinstance(declared.get("regression", False), bool):
             raise ValueError(
@@ -97,7 +107,7 @@ class Task:
         return cls(
             name=name,
             column=declared.get("column", name),
-            ask=_names(declared["ask"]),
+            ask=tuple(dict.fromkeys(ask)),
             answers={class_name(value): str(answer) for value, answer in declared.get("answers", {}).items()},
             below={
                 bound: str(answer)

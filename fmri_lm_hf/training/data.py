@@ -287,7 +287,7 @@ class ScanConversations(Dataset):
     n_absent : int
         Examples of that kind in an epoch.
     roi_dropout : float
-        Up to this share of a scan's ROIs is hidden from the language model, others each time.
+        How probably each of a scan's ROIs is hidden from the language model, others each time.
     seed : int
     """
 
@@ -323,7 +323,7 @@ class ScanConversations(Dataset):
         scan_id = self.scan_ids[index]
         seen = self.views[int(draw.integers(len(self.views)))].row(scan_id)
         if self.roi_dropout:
-            hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout * draw.random()
+            hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
         return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw, seen), **seen}

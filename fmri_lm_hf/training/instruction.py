@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from peft import get_peft_model
 
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -28,6 +29,7 @@ from .lora import lora_config
 from .record import train_and_save
 from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
 from .trainer import FmriLMTrainer
+from .vocabulary import add_words
 
 __all__ = ["InstructionArguments", "main", "train"]
 
@@ -46,6 +48,11 @@ class InstructionArguments(LanguageModelArguments):
         "labels asked about in one conversation; 0 for all, 1 for chat templates that rewrite earlier turns",
         0,
     )
+    own_words: bool = argument(
+        "give words of `questions` that the tokenizer cuts into pieces tokens of their own: for a language model of "
+        "few words, such as a reader; not with LoRA",
+        False,
+    )
     conversations: str | None = argument(
         "conversations about scans: a .jsonl or .parquet file or a dataset with scan_id and messages"
     )
@@ -54,6 +61,11 @@ class InstructionArguments(LanguageModelArguments):
         super().__post_init__()
         if (self.questions is None) == (self.conversations is None):
             raise ValueError("Give either `questions` about label columns or `conversations`.")
+        if self.own_words and (self.questions is None or self.lora_rank):
+            raise ValueError(
+                "`own_words` are those of `questions`, and their embeddings are trained: give `questions`, and set "
+                "`lora_rank: 0`."
+            )
         if self.share_described and self.corpus is None and not self.reading_questions:
             raise ValueError(
                 "`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0."
@@ -87,6 +99,13 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     inputs, ids = scans.read(processor.feature_extractor, scans.split_rows(candidates))
 
     model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
+    if arguments.own_words:
+        asked_and_answered = [
+            text for task in questions.tasks.values() for text in (*task.ask, *task.classes)
+        ]
+        if add_words(processor.tokenizer, asked_and_answered):
+            torch.manual_seed(arguments.seed)
+            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     model.freeze_fmri_tokenizer()
     if model.fmri_head is not None:
         model.fmri_head.requires_grad_(False)  # no codes are predicted in this stage

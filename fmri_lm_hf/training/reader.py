@@ -34,7 +34,6 @@ from .vocabulary import train_text_tokenizer
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
 REPETITION_PENALTY = 1.1
-N_OWN_TEXTS = 512  # of a pretrained language model
 # Fields of ReaderRecipe that a pretrained language model decides
 _OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 
@@ -85,7 +84,7 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
     texts: list[list[int]] = []
     if recipe.share_own_texts:
         language_model = model.language_model.to(arguments.device)
-        texts = own_texts(language_model, processor.tokenizer, N_OWN_TEXTS, seed=recipe.seed)
+        texts = own_texts(language_model, processor.tokenizer, recipe.n_own_texts, seed=recipe.seed)
     adapter = add_adapter(model, arguments)
     per_step = arguments.world_size * arguments.gradient_accumulation_steps
     fixed = atlas if arguments.fixed_atlas else None

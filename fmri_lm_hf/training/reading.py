@@ -91,6 +91,8 @@ class ReaderRecipe:
     share_own_texts : float
         Share of the prompts, from the first step on, that are texts which the language model wrote before the training
         (`own_texts`), so that a pretrained one keeps its language.
+    n_own_texts : int
+        How many of them it writes; few are learnt by heart, and the language is lost all the same.
     seed : int
     """
 
@@ -112,6 +114,7 @@ class ReaderRecipe:
     share_absent: float = 0.08
     share_text: float = 0.08
     share_own_texts: float = 0.0
+    n_own_texts: int = 512
     seed: int = 0
 
 

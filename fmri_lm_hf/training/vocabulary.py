@@ -1,14 +1,15 @@
-"""A subword vocabulary of texts, with a chat template: that of a small reader."""
+"""A subword vocabulary of texts, with a chat template: that of a small reader; and words that are added to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["train_text_tokenizer"]
+__all__ = ["add_words", "train_text_tokenizer"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -48,3 +49,23 @@ def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
         padding_side="left",  # generation goes on at the right
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def add_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Give the words of texts that a tokenizer cuts into pieces tokens of their own.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        It is changed: the model's embeddings have to be resized.
+    texts : iterable of str
+
+    Returns
+    -------
+    list of str
+        The new tokens; a word that comes behind a space holds the space, so that texts are decoded as they were.
+    """
+    words = dict.fromkeys(word for text in texts for word in re.findall(r" ?[^\W\d_]+", text))
+    new = [word for word in words if len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in new])
+    return new

@@ -290,14 +290,11 @@ def test_the_recipe_names_only_arguments_that_exist(recipe, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(
-    text_model, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("fmri_lm_hf.training.reader.N_OWN_TEXTS", 6)
+def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(text_model, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"language_model: {text_model}\nlora_rank: 4\nreader: {{batch_size: 3, questions: 3, n_networks: [4, 5], "
-        "share_own_texts: 0.2}\n"
+        "share_own_texts: 0.2, n_own_texts: 6}\n"
         "max_steps: 6\nsave_steps: 3\nlearning_rate: 0.002\nlogging_steps: 1\nuse_cpu: true\nbf16: true\n"
     )
     run("reader", str(recipe), "--output_dir", str(tmp_path / "whole"))

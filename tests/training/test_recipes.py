@@ -71,6 +71,12 @@ def test_every_configuration_is_tested():
     assert {path.stem for path in (TRAINING / "accelerate").glob("*.yaml")} == set(CONFIGURATIONS)
 
 
+def test_sharding_does_not_load_weights_in_a_way_that_takes_no_buffers():
+    # Accelerate asks every entry of the state for its place among the processes, which a codebook has not
+    fsdp = load_config_from_file(str(TRAINING / "accelerate" / "fsdp.yaml")).fsdp_config
+    assert fsdp["fsdp_cpu_ram_efficient_loading"] is False
+
+
 @pytest.mark.parametrize("backbone", ["llama", "gpt2", "reader"])
 def test_layers_to_shard_are_found(backbone):
     fsdp = load_config_from_file(str(TRAINING / "accelerate" / "fsdp.yaml")).fsdp_config

@@ -187,6 +187,27 @@ def test_low_rank_instruction_is_an_adapter_of_its_model(trained, tiny, tmp_path
     assert not torch.allclose(by_peft, before, atol=0.01)
 
 
+def test_words_of_the_questions_become_tokens(trained, tiny, tmp_path):
+    def pieces(folder):
+        tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+        return tokenizer("What is the handedness?", add_special_tokens=False)["input_ids"], tokenizer
+
+    questions = {"sex": {"ask": ["What is the handedness?"], "answers": {"female": "female", "male": "male"}}}
+    path = recipe(
+        tmp_path, "instruction", questions=questions, own_words=True, output_dir=str(tmp_path / "out")
+    )
+    run("instruction", path)
+    (before, _), (after, tokenizer) = pieces(trained / "alignment"), pieces(tmp_path / "out")
+    assert len(after) < len(before)
+    assert tokenizer.decode(after) == "What is the handedness?"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    with pytest.raises(
+        ValueError, match="their embeddings are trained: give `questions`, and set `lora_rank: 0`"
+    ):
+        run("instruction", path, "--lora_rank", "2")
+
+
 def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
     scan_ids = load_scan_dataset(tiny / "scans")[0]["scan_id"]
     talk = [{"role": "user", "content": "What is the sex?"}, {"role": "assistant", "content": "female"}]
