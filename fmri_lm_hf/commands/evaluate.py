@@ -9,6 +9,7 @@
     ask: ["What is the diagnosis?"]
     answers: {1: patient, 2: control}
     forbidden: [symptom_score]         # its neighbours: nothing is predicted from them
+    hypothesis: {patient: stronger connectivity between default and visual}   # answers without one label
   age:
     about: age group                   # in place of `ask`, or behind it: 200 wordings by a grammar
     below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order

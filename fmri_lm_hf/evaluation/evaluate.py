@@ -10,7 +10,7 @@ import datasets
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest, make_splits
-from . import deconfounding  # noqa: F401  (registers its reader)
+from . import deconfounding, zero_label  # noqa: F401  (they register readers)
 from .confounding import predictable_confounds, subgroups
 from .design import Design, FittedStatistics
 from .few_shot import few_shot
@@ -237,6 +237,7 @@ def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, A
           ``mean_absolute_error``, ``pearson`` and ``r2``; with several sites ``balanced_accuracy_within_sites``.
         - ``verdict`` -> task, as `Judgement.verdict`.
         - ``calibration`` -> task -> reader, as :func:`calibration`.
+        - ``conformal`` -> task -> reader, as :func:`conformal_sets`.
         - ``confusion`` -> task: true classes by answers of the model, in the order of the classes.
         - ``asked`` -> task -> ``question``, ``classes``, ``kind``, ``scored_by``, ``n_train``, ``n_test``.
         - ``left_out`` -> task -> reader -> why it could not be had.
@@ -246,6 +247,7 @@ def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, A
         "tasks": {name: each.scores() for name, each in judgements.items()},
         "verdict": {name: each.verdict() for name, each in judgements.items()},
         "calibration": {name: each.calibration() for name, each in judgements.items()},
+        "conformal": {name: each.conformal() for name, each in judgements.items()},
         "confusion": {name: each.confusion() for name, each in judgements.items()},
         "asked": {
             name: {

@@ -14,9 +14,15 @@ from ..corpus.reading import BOUNDS_BETWEEN, BOUNDS_WITHIN, LEVELS, pair_words
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .truth import level_probabilities, scan_pairs
+from .truth import level_probabilities, names_of_networks, scan_pairs
 
-__all__ = ["Statement", "direct_probabilities", "parse_hypothesis", "statement_probabilities"]
+__all__ = [
+    "Statement",
+    "direct_probabilities",
+    "parse_hypothesis",
+    "relative_to",
+    "statement_probabilities",
+]
 
 _CONNECTIVITY = ("connectivity/mean", "connectivity/level")
 
@@ -91,7 +97,7 @@ def statement_probabilities(
     A level is a fifth of what random scans have. So the level that the model reads says with which probability the pair
     is stronger than that of a random scan.
     """
-    names = scan_pairs(processor, inputs)[2]
+    names = names_of_networks(processor)
     pairs = [_pair_number(statement, names) for statement in statements]
     levels = level_probabilities(model, processor, inputs, pairs).numpy()
     stronger = levels @ ((np.arange(len(LEVELS)) + 0.5) / len(LEVELS))

@@ -12,6 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from tqdm.auto import tqdm
 
 from .calibration import calibration
+from .conformal import conformal_sets
 from .features import Unavailable
 from .metrics import score_classification
 from .readers import OURS, READERS
@@ -131,6 +132,15 @@ class Judgement:
         """Reader -> what `calibration` measures."""
         return {name: calibration(self.labels, answer.probabilities) for name, answer in self.answers.items()}
 
+    def conformal(self) -> dict[str, dict[str, Any] | None]:
+        """Reader -> what `conformal_sets` measures."""
+        return {
+            name: conformal_sets(
+                self.labels, answer.probabilities, self.subjects, self.classes, seed=self.seed
+            )
+            for name, answer in self.answers.items()
+        }
+
     def confusion(self) -> list[list[int]]:
         """How often each true class (rows) got each answer (columns) of the model."""
         counts = np.zeros((len(self.classes),) * 2, dtype=int)
@@ -219,7 +229,8 @@ def judge(question: Question, readers: Sequence[str], n_resamples: int = 1000) -
     is_number = question.task.kind == "regression"
     answers: dict[str, Answer] = {}
     left_out: dict[str, str] = {}
-    for name in tqdm(readers, f"Readers of {question.name}", unit="reader"):
+    asked = [name for name in readers if READERS[name].asked(question.task)]
+    for name in tqdm(asked, f"Readers of {question.name}", unit="reader"):
         try:
             answer = READERS[name].answer(question)
         except Unavailable as reason:

@@ -17,6 +17,7 @@ from .baselines import fit_logistic, fit_ridge, majority
 from .features import Unavailable
 from .study import Answer, Question
 from .surrogates import Surrogate, changed_scan, phase_randomised, white_noise
+from .tasks import Task
 
 __all__ = ["OURS", "READERS", "Reader", "other_subjects", "reader", "title_of"]
 
@@ -38,24 +39,27 @@ class Reader:
         baseline reads scans in another way.
     answer : callable
         Takes a `Question`, returns an `Answer`.
+    asked : callable
+        Whether a `Task` is a matter for this reader at all; every one is, if not said.
     """
 
     name: str
     title: str
     kind: str
     answer: Callable[[Question], Answer]
+    asked: Callable[[Task], bool] = lambda task: True
 
 
 READERS: dict[str, Reader] = {}
 
 
 def reader(
-    name: str, title: str, kind: str
+    name: str, title: str, kind: str, **more: Callable[[Task], bool]
 ) -> Callable[[Callable[[Question], Answer]], Callable[[Question], Answer]]:
     """Register a function as a reader."""
 
     def register(answer: Callable[[Question], Answer]) -> Callable[[Question], Answer]:
-        READERS[name] = Reader(name, title, kind, answer)
+        READERS[name] = Reader(name, title, kind, answer, **more)
         return answer
 
     return register

@@ -17,6 +17,7 @@ from .readers import OURS, READERS, title_of
 from .tables import (
     HEAD,
     NUMBER_HEAD,
+    SETS_HEAD,
     TRUTH_HEAD,
     VERDICT_HEAD,
     about_sites,
@@ -26,6 +27,7 @@ from .tables import (
     not_beaten,
     number_rows,
     score_rows,
+    set_rows,
     truth_rows,
     verdict_rows,
 )
@@ -179,7 +181,14 @@ def verdict_parts(results: Mapping[str, Any]) -> list[str]:
 def answer_parts(results: Mapping[str, Any]) -> list[str]:
     """Confusion and calibration as parts of a page."""
     alt = "confusion of classes, reliability, and risk against coverage"
-    return ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
+    parts = ["<h2>Answers and their probabilities</h2>", picture(draw_answers(results), alt)]
+    if rows := set_rows(results):
+        told = (
+            "Sets of answers that are to hold the right one for nine scans of ten (split conformal): each half of the "
+            "people is judged by sets that were calibrated on the other half. The smaller, the more a reader knows."
+        )
+        parts += ["<h3>Sets of answers</h3>", f"<p>{told}</p>", html_table(SETS_HEAD, rows)]
+    return parts
 
 
 def trust_parts(results: Mapping[str, Any]) -> list[str]:

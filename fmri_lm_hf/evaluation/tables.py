@@ -15,6 +15,7 @@ from .readers import OURS, title_of
 __all__ = [
     "HEAD",
     "NUMBER_HEAD",
+    "SETS_HEAD",
     "TRUTH_HEAD",
     "VERDICT_HEAD",
     "about_sites",
@@ -27,6 +28,7 @@ __all__ = [
     "number_rows",
     "score_rows",
     "score_table",
+    "set_rows",
     "truth_rows",
     "truth_table",
     "verdict_rows",
@@ -35,6 +37,7 @@ __all__ = [
 
 HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
 NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
+SETS_HEAD = ("task", "reader", "right answer in the set", "answers in a set", "sets of one", "of these right")
 VERDICT_HEAD = ("task", "better than", "by", "95 % interval", "p")
 MARK = " (!)"  # behind a score that is not above its controls
 
@@ -129,6 +132,23 @@ def about_sites(results: Mapping[str, Any]) -> list[str]:
         f"Each of the sites {', '.join(about['sites'])} was judged with baselines fitted to the others. The model "
         "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
         *(f"Site {site} was not judged: {why}" for site, why in about["not_judged"].items()),
+    ]
+
+
+def set_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of sets of answers, as `SETS_HEAD` names them, where there were scans enough."""
+    return [
+        [
+            task,
+            title_of(reader),
+            f"{found['coverage']:.3f}",
+            f"{found['mean_size']:.2f}",
+            f"{found['single']:.3f}",
+            number(found["single_right"]),
+        ]
+        for task, readers in results.get("conformal", {}).items()
+        for reader, found in readers.items()
+        if found is not None
     ]
 
 

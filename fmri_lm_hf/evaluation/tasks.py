@@ -64,6 +64,9 @@ class Task:
     regression : bool
         Whether the number itself is scored too. It is estimated by the mean over the answers of `below`, weighted with
         their probabilities; an answer stands for the mean of the training scans that have it.
+    hypothesis : dict of str to str
+        What is thought to mark the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
+        answered without one label (`fmri_lm_hf.evaluation.zero_label`).
     forbidden : tuple of str
         Columns that are neighbours of the label, such as a clinical score beside a diagnosis: nothing is predicted
         from them.
@@ -76,15 +79,17 @@ class Task:
     below: Mapping[float, str] = field(default_factory=dict)
     regression: bool = False
     forbidden: tuple[str, ...] = ()
+    hypothesis: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
         """A task from its declaration: `ask` or `about`, `answers` or `below`; `column` where it is not the name.
 
         `about` is what is asked for, such as ``age group``: its wordings by :func:`wordings_of` follow those of `ask`,
-        200 of them or as many as `wordings` says. `forbidden` and, with `below`, `regression: true` may be there too.
+        200 of them or as many as `wordings` says. `forbidden`, `hypothesis` (answer: what marks its scans) and, with
+        `below`, `regression: true` may be there too.
         """
-        kinds = set(declared) - {"column", "forbidden", "ask", "about"}
+        kinds = set(declared) - {"column", "forbidden", "ask", "about", "hypothesis"}
         if "below" in kinds:
             kinds -= {"regression"}
         if "about" in declared:
@@ -97,14 +102,14 @@ class Task:
             raise ValueError(
                 f"The question about {name!r} has {', '.join(declared) or 'nothing'}: expected `ask` (a list of "
                 "wordings) or `about` (what is asked for, with `wordings`, a number), and either `answers` (value: "
-                "answer) or `below` (upper bound: answer); besides these `column`, `forbidden` (columns), and with "
-                "`below` also `regression`."
+                "answer) or `below` (upper bound: answer); besides these `column`, `forbidden` (columns), `hypothesis` "
+                "(answer: what marks its scans), and with `below` also `regression`."
             )
         if not isinstance(declared.get("regression", False), bool):
             raise ValueError(
                 f"`regression` of the question about {name!r} is {declared['regression']!r}: expected true or false."
             )
-        return cls(
+        task = cls(
             name=name,
             column=declared.get("column", name),
             ask=tuple(dict.fromkeys(ask)),
@@ -117,7 +122,14 @@ class Task:
             },
             regression=declared.get("regression", False),
             forbidden=_names(declared.get("forbidden", ())),
+            hypothesis={str(answer): str(text) for answer, text in declared.get("hypothesis", {}).items()},
         )
+        if unknown := sorted(set(task.hypothesis) - set(task.classes)):
+            raise ValueError(
+                f"`hypothesis` of the question about {name!r} is about {', '.join(unknown)}; its answers are "
+                f"{', '.join(task.classes)}."
+            )
+        return task
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration that `from_dict` reads."""
@@ -127,6 +139,8 @@ class Task:
             declared["regression"] = True
         if self.forbidden:
             declared["forbidden"] = list(self.forbidden)
+        if self.hypothesis:
+            declared["hypothesis"] = dict(self.hypothesis)
         return declared
 
     @property

@@ -27,6 +27,7 @@ __all__ = [
     "generate_texts",
     "level_probabilities",
     "mirage",
+    "names_of_networks",
     "pair_level_truth",
     "scan_pairs",
     "truth",
@@ -69,6 +70,17 @@ def truth(
     }
 
 
+def names_of_networks(processor: FmriLMProcessor) -> tuple[str, ...]:
+    """The networks of a processor's atlas."""
+    atlas = processor.feature_extractor.atlas
+    if atlas is None:
+        raise ValueError(
+            "The processor's feature extractor has no atlas, so its scans have no networks to ask about: make it "
+            "with `FmriFeatureExtractor(atlas=...)`."
+        )
+    return atlas.network_names
+
+
 def scan_pairs(
     processor: FmriLMProcessor, inputs: Inputs
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
@@ -81,14 +93,8 @@ def scan_pairs(
     present : torch.BoolTensor of shape (n_scans, n_pairs)
     names : tuple of str
     """
-    atlas = processor.feature_extractor.atlas
-    if atlas is None:
-        raise ValueError(
-            "The processor's feature extractor has no atlas, so its scans have no networks to ask about: make it "
-            "with `FmriFeatureExtractor(atlas=...)`."
-        )
-    names = atlas.network_names
-    networks = torch.tensor([names.index(name) for name in atlas.networks])
+    names = names_of_networks(processor)
+    networks = torch.tensor([names.index(name) for name in processor.feature_extractor.atlas.networks])
     values, present, _ = network_pair_values(
         inputs["input_values"], inputs["roi_mask"], inputs["padding_mask"], networks, len(names)
     )
@@ -113,7 +119,7 @@ def level_probabilities(
     torch.Tensor of shape (n_scans, len(pairs), 5)
         Sums to one over the levels.
     """
-    names = scan_pairs(processor, inputs)[2]
+    names = names_of_networks(processor)
     first, second = pair_indices(len(names)).tolist()
     chosen = range(len(first)) if pairs is None else pairs
     asked = [
