@@ -2,6 +2,7 @@
 
   fmri-lm evaluate output/instruction --scans my_scans --labels sex diagnosis --holdout-site B --out judged
   fmri-lm evaluate output/instruction --scans my_scans --tasks tasks.yaml --splits my_corpus/splits.json --out judged
+  fmri-lm evaluate seed_0 seed_1 seed_2 --scans my_scans --labels sex --holdout-site B --out judged
 
 --tasks is a YAML file with a question for each label column, in the form of a recipe's `questions`:
 
@@ -44,7 +45,13 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm evaluate`."""
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a model with its processor")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="folder or Hub id of a model with its processor; several, such as trainings with other seeds, are judged "
+        "one after the other, each into a folder of --out, with what varies between them in seeds.json",
+    )
     parser.add_argument(
         "--scans", required=True, help="scan dataset with the labels: a folder, Parquet, or on the Hub"
     )
@@ -131,6 +138,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm evaluate`."""
+    from ..evaluation.repeats import over_models, repeats_table
+    from ..files import write_json
+
+    if len(args.models) == 1:
+        _judge(args.models[0], args.out, args)
+        return
+    names = [Path(model).name for model in args.models]
+    names = [f"{name}-{place}" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+    results = {}
+    for name, model in zip(names, args.models, strict=True):
+        print(f"\n{name}")
+        results[name] = _judge(model, args.out / name, args)
+    found = over_models(results)
+    write_json(found, args.out / "seeds.json")
+    print("\n" + repeats_table(found))
+
+
+def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Judge one model: print its scores, write them into `out`, return them."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
     from ..evaluation.confounding_tables import trust_sentences
@@ -171,8 +197,8 @@ def run(args: argparse.Namespace) -> None:
         tasks = load_tasks(args.tasks)
     else:
         tasks = tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
-    model = AutoModelForCausalLM.from_pretrained(args.model)
-    processor = AutoProcessor.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(model_name)
+    processor = AutoProcessor.from_pretrained(model_name)
     if splits is None:
         results = evaluate_sites(model, processor, scans, tasks, args.readers, seed=args.seed)
     else:
@@ -195,22 +221,25 @@ def run(args: argparse.Namespace) -> None:
         )
         results["splits_sha256"] = splits.sha256
         if args.split == "test":
-            results |= _written_down(results, args, model)
-    results["commits"] = fetched_commits([args.model, args.scans])
-    write_json(results, args.out / "results.json")
-    write_score_csv(args.out / "results.csv", results)
+            results |= _written_down(results, args, model_name, model)
+    results["commits"] = fetched_commits([model_name, args.scans])
+    write_json(results, out / "results.json")
+    write_score_csv(out / "results.csv", results)
     more = few_shot_parts(results.get("few_shot"))
     more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
-    write_score_report(args.out / "report.html", results, more)
-    if Path(args.model).is_dir():
-        write_json(results, Path(args.model) / "results.json")
+    write_score_report(out / "report.html", results, more)
+    if Path(model_name).is_dir():
+        write_json(results, Path(model_name) / "results.json")
     print(score_table(results))
     print("\n".join(trust_sentences(results)))
     if "truth" in results:
         print("\n" + truth_table(results["truth"]))
+    return results
 
 
-def _written_down(results: Mapping[str, Any], args: argparse.Namespace, model: Any) -> dict[str, Any]:
+def _written_down(
+    results: Mapping[str, Any], args: argparse.Namespace, model_name: str, model: Any
+) -> dict[str, Any]:
     """Write a judgement on test scans down, and say what was written down before."""
     from ..evaluation.ledger import Entry, Ledger, told
     from ..hashes import weights_hash
@@ -218,7 +247,7 @@ def _written_down(results: Mapping[str, Any], args: argparse.Namespace, model: A
     entry = Entry(
         results["scans_sha256"],
         results["splits_sha256"],
-        Path(args.model).name,
+        Path(model_name).name,
         weights_hash(model),
         tuple(results["tasks"]),
     )

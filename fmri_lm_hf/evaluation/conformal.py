@@ -45,7 +45,7 @@ def conformal_sets(
     Returns
     -------
     dict or None
-        ``confidence``; ``coverage``, how often a set held the right answer, and ``coverage_of_classes``, by that answer;
+        ``confidence``; ``coverage``, how often a set held the right answer, ``coverage_of_classes``, by that answer;
         ``mean_size``, in answers; ``single``, the share of sets of one answer, and ``single_right``, how often that is
         the right one (None without such sets). None where a half has too few scans for this confidence.
 

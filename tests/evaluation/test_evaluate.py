@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hub import tiny
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
@@ -19,6 +20,7 @@ from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
 from fmri_lm_hf.evaluation.baselines import fit_ridge
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites, split_rows
 from fmri_lm_hf.evaluation.readers import READERS, Reader, other_subjects
+from fmri_lm_hf.evaluation.repeats import over_models
 from fmri_lm_hf.evaluation.study import Answer
 from fmri_lm_hf.evaluation.surrogates import changed_scan, phase_randomised, white_noise
 from fmri_lm_hf.evaluation.tables import score_table
@@ -249,6 +251,37 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
         ValueError, match="Unknown readers guess; expected some of fmri_lm, connectivity_logistic"
     ):
         evaluate(model, processor, broken, {"sex": task}, splits, readers=["guess"])
+
+
+def test_several_models_are_judged_and_what_varies_between_them_is_said(checkpoint, folder, tmp_path, capsys):
+    other = tmp_path / "other" / "model"
+    shutil.copytree(checkpoint, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(torch.linspace(0.2, 3, model.config.text_config.hidden_size))
+    model.save_pretrained(other)
+    shutil.copytree(checkpoint, tmp_path / "model")
+    words = ["--scans", str(folder), "--labels", "sex", "--holdout-site", "B", "--readers", "majority"]
+    out = tmp_path / "out"
+    both = ["evaluate", str(tmp_path / "model"), str(other)]
+    assert main([*both, *words, "--no-confounding", "--out", str(out)]) == 0
+    found = json.loads((out / "seeds.json").read_text())
+    assert found["models"] == ["model-1", "model-2"]
+    aucs = [
+        json.loads((out / name / "results.json").read_text())["tasks"]["sex"]["fmri_lm"]["auc"]
+        for name in found["models"]
+    ]
+    assert aucs[0] != aucs[1]
+    ours = found["tasks"]["sex"]["fmri_lm"]["auc"]
+    assert ours["mean"] == pytest.approx(sum(aucs) / 2)
+    assert ours["sd"] == pytest.approx(abs(aucs[0] - aucs[1]) / 2**0.5)
+    assert found["tasks"]["sex"]["majority"]["balanced_accuracy"]["sd"] == 0
+    assert "above all controls: 0 of 2 models" in capsys.readouterr().out
+    results = json.loads((out / "model-1" / "results.json").read_text())
+    with pytest.raises(ValueError, match="judged on different scans"):
+        over_models({"a": results, "b": {**results, "scans_sha256": "0"}})
+    with pytest.raises(ValueError, match="asked different tasks"):
+        over_models({"a": results, "b": {**results, "tasks": {"age": {}}}})
 
 
 def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, folder, tmp_path, capsys):

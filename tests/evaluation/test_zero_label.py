@@ -84,7 +84,7 @@ def test_a_task_declares_its_hypothesis():
     assert declared["hypothesis"] == {"patient": STRONGER}
     assert Task.from_dict("diagnosis", declared) == TASK
     with pytest.raises(
-        ValueError, match="`hypothesis` .* is about healthy; its answers are control, patient"
+        ValueError, match=r"`hypothesis` .* is about healthy; its answers are control, patient"
     ):
         Task.from_dict("diagnosis", {**declared, "hypothesis": {"healthy": STRONGER}})
     with pytest.raises(Unavailable, match="none"):
