@@ -22,8 +22,9 @@ from ..corpus.reading import (
 )
 from ..evaluation.tasks import Task, load_tasks
 from ..hub.dataset_location import dataset_folder
+from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import n_pair_tokens
-from ..models.network_pairs import PRESENT, VALUE
+from ..models.network_pairs import PRESENT, VALUE, observed_pairs
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments
 from .data import Converse, Messages, about_scan
@@ -135,42 +136,52 @@ class CorpusTexts:
         return [(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
-def pair_facts(features: torch.Tensor, network_names: Sequence[str]) -> list[Fact]:
-    """What is true of a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs."""
+def pair_facts(
+    features: torch.Tensor, network_names: Sequence[str], shown: torch.Tensor | None = None
+) -> list[Fact]:
+    """What is true of a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
+
+    Of pairs that are not `shown` (n_pairs), nothing is said.
+    """
     pairs = features[1 - n_pair_tokens(len(network_names)) :]
-    return scan_facts(pairs[:, VALUE].tolist(), (pairs[:, PRESENT] > 0).tolist(), network_names)
+    present = pairs[:, PRESENT] > 0
+    if shown is not None:
+        present = present & shown
+    return scan_facts(pairs[:, VALUE].tolist(), present.tolist(), network_names)
 
 
 class ReadingQuestions:
     """Questions about what a scan shows by itself, and descriptions of it: the level of a network pair, the strongest
     and the weakest pair, comparisons.
 
-    The truth is worked out from what the language model is shown (a scan, or a window of it), so no answer is ever
-    about something else.
+    The truth is worked out from what the language model is shown (a scan, or a window of it, without the pairs whose
+    ROIs are hidden), so no answer is ever about something else.
 
     Parameters
     ----------
-    network_names : sequence of str
-        In the order of the model's network-pair tokens.
+    atlas : Atlas
+        Of the scans.
     n_questions : int
         Questions in one conversation.
     share_described : float
         Share of the conversations that ask for a description too.
     """
 
-    def __init__(self, network_names: Sequence[str], n_questions: int, share_described: float = 0.0):
-        self.network_names, self.n_questions = tuple(network_names), n_questions
+    def __init__(self, atlas: Atlas, n_questions: int, share_described: float = 0.0):
+        self.network_names, self.n_questions = atlas.network_names, n_questions
         self.share_described = share_described
+        self._networks = torch.tensor([self.network_names.index(name) for name in atlas.networks])
 
     def facts(self, seen: Mapping[str, torch.Tensor]) -> list[Fact]:
-        """What is true of a scan, from its `fmri_features`."""
-        return pair_facts(seen["fmri_features"], self.network_names)
+        """What is true of a scan, from its `fmri_features` and `roi_mask`."""
+        shown = observed_pairs(seen["roi_mask"][None], self._networks, len(self.network_names))[0, 1:]
+        return pair_facts(seen["fmri_features"], self.network_names, shown)
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
         asked = ask_about(facts, self.n_questions, rng)
-        if rng.random() < self.share_described:
+        if facts and rng.random() < self.share_described:
             asked.append(Question(rng.choice(DESCRIBE), describe_scan(facts, rng)))
         return [(question.text, question.answer) for question in asked]
 
@@ -249,8 +260,8 @@ def described_by(
                 "`reading_questions` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
                 "`reading_questions: 0`."
             )
-        names = processor.feature_extractor.atlas.network_names
-        return [(ReadingQuestions(names, arguments.reading_questions, arguments.share_described), 1.0)]
+        atlas = processor.feature_extractor.atlas
+        return [(ReadingQuestions(atlas, arguments.reading_questions, arguments.share_described), 1.0)]
     return [] if texts is None else [(texts, arguments.share_described)]
 
 

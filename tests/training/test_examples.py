@@ -56,7 +56,7 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
     rows = [list(by_id).index(scan_id) for scan_id in ids]
     texts = CorpusTexts(str(tiny / "corpus"), "connectivity", ["sentence"], requests=["Compare this scan."])
     names = processor.feature_extractor.atlas.network_names
-    reading = ReadingQuestions(names, n_questions=3, share_described=1.0)
+    reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
     labels = LabelQuestions(
         scans, {"sex": {"ask": ["Sex?"], "answers": {"female": "female", "male": "male"}}}
     )
@@ -180,6 +180,26 @@ def conversations(scans, processor, model, store, rows, **options) -> ScanConver
     inputs = store.extract(scans, processor.feature_extractor, rows)
     views = [store.encode(inputs, model)]
     return ScanConversations(views, inputs.scan_ids, lambda scan_id, draw, seen: ASK, **options)
+
+
+def test_nothing_is_said_about_what_is_hidden(scans, processor, model, store):
+    atlas = processor.feature_extractor.atlas
+    inputs = store.extract(scans, processor.feature_extractor, [0])
+    seen = store.encode(inputs, model).row(inputs.scan_ids[0])
+    reading = ReadingQuestions(atlas, n_questions=3, share_described=1.0)
+    hidden = atlas.network_names[0]
+    of_network = torch.tensor([name == hidden for name in atlas.networks])
+    spoken = {name for fact in reading.facts(seen) for name in fact["network"]}
+    assert hidden in spoken
+    one_left = of_network & (of_network.cumsum(0) > 1)  # of one ROI nothing lies within its network
+    facts = reading.facts({**seen, "roi_mask": ~one_left})
+    assert f"connectivity/level/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
+    for _ in range(3):
+        for _, answer in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
+            assert hidden not in answer
+    assert (
+        reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~torch.ones_like(of_network)}) == []
+    )
 
 
 def test_draws_are_functions_of_seed_epoch_and_index(scans, processor, model, store):
