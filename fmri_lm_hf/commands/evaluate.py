@@ -21,7 +21,8 @@ report.html. If MODEL is a folder, results.json is put into it as well, so that 
 pushed. The commits of what was fetched from the Hub are printed, and recorded in results.json.
 
 With --shots the model also learns from a few labelled scans, through an adapter and in context, beside linear readers
-of the same scans; with --occlusion the networks that moved its answers are looked for (docs/evaluation.md).
+of the same scans; with --occlusion the networks that moved its answers are looked for; with --robustness the same scans
+are measured worse and asked about again (docs/evaluation.md).
 
 A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
 phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
@@ -105,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test scans to look into for the networks that moved the answers (default: 0)",
     )
     parser.add_argument(
+        "--robustness",
+        type=int,
+        default=0,
+        metavar="SCANS",
+        help="test scans to ask about again, measured worse: TR, length, noise, motion, missing ROIs (default: 0)",
+    )
+    parser.add_argument(
         "--wordings",
         type=int,
         default=10,
@@ -162,7 +170,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     from ..evaluation.confounding_tables import trust_sentences
     from ..evaluation.design import FittedStatistics
     from ..evaluation.evaluate import evaluate, evaluate_sites, hold_site_out, split_rows
-    from ..evaluation.pictures import few_shot_parts, occlusion_parts
+    from ..evaluation.pictures import few_shot_parts, occlusion_parts, robustness_parts
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import COHORTS, load_tasks, tasks_of_cohort, tasks_of_columns
@@ -172,10 +180,10 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     from ..scans.dataset import load_scan_dataset
     from ..scans.splits import SplitManifest
 
-    if args.leave_one_site_out and (args.shots or args.occlusion):
+    if args.leave_one_site_out and (args.shots or args.occlusion or args.robustness):
         raise ValueError(
-            "--shots and --occlusion take one split of the scans: give --splits or --holdout-site in place of "
-            "--leave-one-site-out."
+            "--shots, --occlusion and --robustness take one split of the scans: give --splits or --holdout-site in "
+            "place of --leave-one-site-out."
         )
     scans, _ = load_scan_dataset(dataset_folder(args.scans))
     fitted = [] if args.splits is None else FittedStatistics.of_corpus(args.splits.parent)
@@ -213,6 +221,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
             shots=args.shots,
             n_occluded=args.occlusion,
             n_wordings=args.wordings,
+            n_robustness=args.robustness,
             seed=args.seed,
             split=args.split,
             fitted=fitted,
@@ -227,6 +236,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     write_score_csv(out / "results.csv", results)
     more = few_shot_parts(results.get("few_shot"))
     more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
+    more += robustness_parts(results.get("robustness"))
     write_score_report(out / "report.html", results, more)
     if Path(model_name).is_dir():
         write_json(results, Path(model_name) / "results.json")

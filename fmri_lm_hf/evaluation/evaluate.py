@@ -19,6 +19,7 @@ from .judgement import Judgement, joined, judge
 from .leaks import LeakError, find_leaks
 from .occlusion import occlusion
 from .readers import OURS, READERS
+from .robustness import robustness
 from .study import Study
 from .tasks import Task
 from .truth import truth as check_truth
@@ -76,6 +77,7 @@ def evaluate(
     shots: Sequence[int] = (),
     n_occluded: int = 0,
     n_wordings: int = 0,
+    n_robustness: int = 0,
     seed: int = 0,
     split: str = "test",
     fitted: Sequence[FittedStatistics] = (),
@@ -107,6 +109,8 @@ def evaluate(
         leaves it out.
     n_wordings : int
         Other wordings of each task to ask, to see whether answers hang on them (`wording_invariance`).
+    n_robustness : int
+        Test scans that are asked about again, measured worse in several ways (`robustness`); 0 leaves it out.
     seed : int
         Of the bootstrap, the permutations, and all that draws.
     split : {"test", "validation"}
@@ -123,10 +127,10 @@ def evaluate(
     -------
     dict
         What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, ``few_shot`` and ``occlusion``, as the functions of these names return them;
-        ``wordings``, as `wording_invariance`; ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``, each
-        with ``kind`` and ``message``; ``confounding``, as `predictable_confounds`, and ``subgroups``, as the function
-        of that name.
+        not be read; ``truth``, ``few_shot``, ``occlusion`` and ``robustness``, as the functions of these names return
+        them; ``wordings``, as `wording_invariance`; ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``,
+        each with ``kind`` and ``message``; ``confounding``, as `predictable_confounds`, and ``subgroups``, as the
+        function of that name.
 
     Raises
     ------
@@ -161,6 +165,8 @@ def evaluate(
         results["few_shot"] = few_shot(study, rows, shots)
     if n_occluded:
         results["occlusion"] = occlusion(study, n_occluded)
+    if n_robustness:
+        results["robustness"] = robustness(study, judgements, n_robustness)
     return results
 
 

@@ -1,4 +1,4 @@
-"""Few-shot curves, and what moved the answers, as tables and pictures of `report.html`."""
+"""Few-shot curves, robustness, and what moved the answers, as tables and pictures of `report.html`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .few_shot import SHOT_READERS
 from .readers import OURS, title_of
 from .report import COLOURS, html_table, new_figure, picture
 
-__all__ = ["few_shot_parts", "occlusion_parts", "roi_centres"]
+__all__ = ["few_shot_parts", "occlusion_parts", "robustness_parts", "roi_centres"]
 
 LINES = {
     "adapter": COLOURS["model"],
@@ -150,6 +150,61 @@ def _brain(found: Mapping[str, Any], atlas: Atlas | None, task: str) -> list[str
     values = [size[network] for network in atlas.networks]
     plot_markers(values, centres, node_size=18, node_cmap="magma_r", node_vmin=0, figure=figure)
     return [picture(figure, f"networks of the brain that moved answers about {task}")]
+
+
+def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
+    """What becomes of answers when scans are measured worse, as parts of a page; none where it was not measured.
+
+    Parameters
+    ----------
+    robustness : mapping, optional
+        What `evaluation.robustness.robustness` returned.
+    """
+    if not robustness:
+        return []
+    rows, reasons = [], []
+    for change in robustness["changes"].values():
+        for at in change["levels"]:
+            told = [change["title"], f"{at['level']:g}", f"{at['unread']:.2f}"]
+            rows += [
+                [
+                    *told,
+                    task,
+                    f"{scores['balanced_accuracy']:.3f}",
+                    _or_dash(scores["auc"]),
+                    f"{scores['same_answer']:.3f}",
+                ]
+                for task, scores in at["tasks"].items()
+            ] or [[*told, "-", "-", "-", "-"]]
+            if at["reason"]:
+                reasons.append(f"{change['title']} {at['level']:g}: {at['reason']}")
+    head = ("change", "level", "unread", "task", "balanced accuracy", "AUC", "same answer")
+    return [
+        "<h2>The same scans, measured worse</h2>",
+        picture(_robustness(robustness), "balanced accuracy by how much worse scans are measured"),
+        f"<p>{robustness['n_scans']} scans; dashed: as they are. Nothing was trained again.</p>",
+        html_table(head, rows),
+        *([html_table(("could not be read",), [[reason] for reason in reasons])] if reasons else []),
+    ]
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _robustness(robustness: Mapping[str, Any]) -> Any:
+    changes = list(robustness["changes"].values())
+    figure = new_figure(figsize=(3 * len(changes), 3), layout="constrained")
+    for axes, change in zip(figure.subplots(1, len(changes), squeeze=False, sharey=True)[0], changes):
+        for number, (task, before) in enumerate(robustness["as_they_are"].items()):
+            known = [at for at in change["levels"] if task in at["tasks"]]
+            scores = [at["tasks"][task]["balanced_accuracy"] for at in known]
+            axes.plot([at["level"] for at in known], scores, "o-", color=f"C{number}", label=task)
+            axes.axhline(before["balanced_accuracy"], color=f"C{number}", linestyle="--", linewidth=0.8)
+        axes.set_xlabel(change["title"], fontsize=8)
+    figure.axes[0].set_ylabel("balanced accuracy")
+    figure.axes[0].legend(fontsize=7)
+    return figure
 
 
 def roi_centres(atlas: Atlas) -> Sequence[Sequence[float]] | None:

@@ -1,0 +1,207 @@
+"""How far do answers hold when the same scans are measured worse? Curves over TR, length, noise, motion, missing ROIs.
+
+What happens to a scan is worked on its series alone. So the label of each scan stays what it was, and a curve falls for
+no other reason than the change. Nothing is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..models.feature_extraction_fmri import resampling_weights
+from ..models.scan_images import ScanError
+from .judgement import Judgement
+from .metrics import score_classification
+from .readers import OURS
+from .study import ReadScans, Study
+
+__all__ = ["CHANGES", "Change", "changed", "robustness"]
+
+SPIKE = 3.0  # SDs of a ROI's series that a movement adds to it
+MANY = 2**31  # points; resampling is not to cut a scan
+
+
+@dataclass(frozen=True)
+class Change:
+    """One way to measure a scan worse.
+
+    Attributes
+    ----------
+    title : str
+        With the unit of its levels.
+    levels : tuple of float
+    apply : callable
+        Takes a row of a scan dataset, a level and a `numpy.random.Generator`; returns the row changed.
+    """
+
+    title: str
+    levels: tuple[float, ...]
+    apply: Callable[[Mapping[str, Any], float, np.random.Generator], dict[str, Any]]
+
+
+def _slower(scan: Mapping[str, Any], t_r: float, draw: np.random.Generator) -> dict[str, Any]:
+    bold, mask = _series(scan)
+    weights = resampling_weights(len(bold), float(scan["t_r"]), t_r, MANY)
+    share = np.abs(weights) @ mask[: weights.shape[1]]
+    return {
+        **scan,
+        "bold": (weights @ bold[: weights.shape[1]]).astype(np.float32),
+        "t_r": t_r,
+        "sample_mask": share >= 0.5 * np.abs(weights).sum(1),
+    }
+
+
+def _shorter(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
+    bold, mask = _series(scan)
+    n_kept = max(2, round(share * len(bold)))
+    return {**scan, "bold": bold[:n_kept], "sample_mask": mask[:n_kept]}
+
+
+def _noisier(scan: Mapping[str, Any], sds: float, draw: np.random.Generator) -> dict[str, Any]:
+    bold, mask = _series(scan)
+    noise = sds * np.nan_to_num(bold[mask].std(0)) * draw.standard_normal(bold.shape)
+    return {**scan, "bold": (bold + noise).astype(np.float32)}
+
+
+def _moved(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
+    bold, mask = _series(scan)
+    moves = (draw.random(len(bold)) < share).astype(float)
+    course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
+    weights = draw.choice([-1.0, 1.0]) * (1 + 0.3 * draw.standard_normal(bold.shape[1]))
+    artefact = SPIKE * np.nan_to_num(bold[mask].std(0)) * course[:, None] * weights
+    return {**scan, "bold": (bold + artefact).astype(np.float32)}
+
+
+def _without_rois(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
+    bold, _ = _series(scan)
+    known = np.ones(bold.shape[1], dtype=bool)
+    if scan.get("roi_mask") is not None:
+        known = np.array(scan["roi_mask"], dtype=bool)
+    lost = draw.permutation(np.flatnonzero(known))[: round(share * known.sum())]
+    known[lost] = False
+    return {**scan, "bold": np.where(known, bold, np.float32(np.nan)), "roi_mask": known}
+
+
+CHANGES = {
+    "t_r": Change("repetition time (s)", (0.5, 1.0, 2.0, 3.0), _slower),
+    "length": Change("share of the scan's length", (0.75, 0.5, 0.25), _shorter),
+    "noise": Change("noise added (SD of the ROI)", (0.5, 1.0, 2.0), _noisier),
+    "motion": Change("share of volumes with a movement", (0.02, 0.05, 0.1), _moved),
+    "missing_rois": Change("share of ROIs missing", (0.1, 0.3, 0.5), _without_rois),
+}
+
+
+def changed(kind: str, level: float, seed: int, scan: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """A row of a scan dataset, measured worse; same seed and row, same change.
+
+    Parameters
+    ----------
+    kind : str
+        One of `CHANGES`.
+    level : float
+    seed : int
+    scan : mapping
+    row : int
+        Its number.
+    """
+    return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]))
+
+
+def robustness(
+    study: Study, judgements: Mapping[str, Judgement], n_scans: int, kinds: Sequence[str] = tuple(CHANGES)
+) -> dict[str, Any]:
+    """Scores of the model on scans as they are, and measured worse in each way and degree.
+
+    Parameters
+    ----------
+    study : Study
+    judgements : mapping of str to Judgement
+        Of each task, of the scans as they are.
+    n_scans : int
+        The first so many judged scans are asked about.
+    kinds : sequence of str
+        Of `CHANGES`.
+
+    Returns
+    -------
+    dict
+        ``n_scans``; ``as_they_are`` -> task -> ``balanced_accuracy`` and ``auc``; ``changes`` -> kind -> ``title`` and
+        ``levels``, a list of ``level``, ``unread`` (share of scans that the model cannot read then), ``reason`` (of
+        one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, how often the answer
+        is that to the scan as it is; of the scans that can be read.
+    """
+    rows = study.read.rows[:n_scans]
+    found: dict[str, Any] = {
+        "n_scans": len(rows),
+        "as_they_are": {
+            name: _scores(judgement, _of(judgement, rows), judgement.answers[OURS].probabilities)
+            for name, judgement in judgements.items()
+            if _of(judgement, rows)
+        },
+        "changes": {},
+    }
+    for kind in kinds:
+        levels = []
+        for level in CHANGES[kind].levels:
+            change = partial(changed, kind, level, study.seed)
+            try:
+                read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
+            except ScanError as error:
+                levels.append({"level": level, "unread": 1.0, "reason": str(error), "tasks": {}})
+                continue
+            said = read.log_probabilities(study.model, study.processor, study.tasks)
+            levels.append(
+                {
+                    "level": level,
+                    "unread": len(read.failures) / len(rows),
+                    "reason": next(iter(read.failures.values()), None),
+                    "tasks": {
+                        name: _changed_scores(judgement, read, said[name])
+                        for name, judgement in judgements.items()
+                        if _of(judgement, read.rows)
+                    },
+                }
+            )
+        found["changes"][kind] = {"title": CHANGES[kind].title, "levels": levels}
+    return found
+
+
+def _of(judgement: Judgement, rows: Sequence[int]) -> list[int]:
+    """Places of some rows among those that were judged."""
+    wanted = set(rows)
+    return [place for place, row in enumerate(judgement.rows) if row in wanted]
+
+
+def _changed_scores(judgement: Judgement, read: ReadScans, said: np.ndarray) -> dict[str, float | None]:
+    places = _of(judgement, read.rows)
+    columns = [judgement.task.classes.index(name) for name in judgement.classes]
+    answers = said[[read.rows.index(judgement.rows[place]) for place in places]][:, columns]
+    probabilities = np.exp(answers - answers.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    everywhere = np.zeros((len(judgement.rows), len(columns)))
+    everywhere[places] = probabilities
+    before = judgement.answers[OURS].probabilities[places].argmax(1)
+    same = float(np.mean(probabilities.argmax(1) == before))
+    return {**_scores(judgement, places, everywhere), "same_answer": same}
+
+
+def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
+    truth = [judgement.truth[place] for place in places]
+    chosen = probabilities[places]
+    names = [judgement.classes[best] for best in chosen.argmax(1)]
+    scores = score_classification(truth, names, chosen, judgement.classes)
+    return {name: scores[name] for name in ("balanced_accuracy", "auc")}
+
+
+def _series(scan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The series (n_timepoints, n_rois), and which time points were observed."""
+    bold = np.array(scan["bold"], dtype=np.float32)
+    mask = np.ones(len(bold), dtype=bool)
+    if scan.get("sample_mask") is not None:
+        mask = np.array(scan["sample_mask"], dtype=bool)
+    return bold, mask

@@ -1,0 +1,135 @@
+"""Scans measured worse: what is changed, what stays, and that scores are those of the changed scans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hub import tiny
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
+from fmri_lm_hf.evaluation.pictures import robustness_parts
+from fmri_lm_hf.evaluation.robustness import CHANGES, changed
+from fmri_lm_hf.evaluation.tasks import Task
+from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import Effect, Site, iter_cohort
+
+TASK = Task("sex", "sex", ("What is the sex ?",), {"female": "female", "male": "male"})
+
+
+def scan(n_timepoints: int = 200, t_r: float = 2.0, n_rois: int = 6) -> dict:
+    """Slow waves and a mean of each ROI's own."""
+    times = np.arange(n_timepoints) * t_r
+    phases = np.linspace(0, 3, n_rois)
+    bold = np.sin(2 * np.pi * 0.02 * times[:, None] + phases) + 10 * phases
+    return {"bold": bold.astype(np.float32), "t_r": t_r, "scan_id": "s"}
+
+
+@pytest.mark.parametrize("t_r", CHANGES["t_r"].levels)
+def test_another_repetition_time_samples_the_same_waves(t_r):
+    found = changed("t_r", t_r, 0, scan(), 0)
+    times = np.arange(len(found["bold"])) * t_r
+    expected = np.sin(2 * np.pi * 0.02 * times[:, None] + np.linspace(0, 3, 6)) + 10 * np.linspace(0, 3, 6)
+    inner = slice(5, -5)
+    np.testing.assert_allclose(found["bold"][inner], expected[inner], atol=0.05)
+    assert found["t_r"] == t_r
+    assert len(found["sample_mask"]) == len(found["bold"])
+    assert len(found["bold"]) * t_r == pytest.approx(400, abs=2 * t_r + 2)
+
+
+def test_censored_points_stay_censored_where_time_is_cut_or_resampled():
+    mask = np.ones(200, dtype=bool)
+    mask[100:140] = False
+    for kind, level in (("t_r", 1.0), ("t_r", 3.0)):
+        found = changed(kind, level, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"]
+        assert (~found).mean() == pytest.approx(0.2, abs=0.02)
+    assert (
+        changed("length", 0.6, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"].tolist()
+        == mask[:120].tolist()
+    )
+
+
+def test_noise_and_motion_have_the_size_they_say():
+    long = scan(20_000)
+    added = changed("noise", 2.0, 0, long, 0)["bold"] - long["bold"]
+    np.testing.assert_allclose(added.std(0) / long["bold"].std(0), 2.0, rtol=0.03)
+    assert np.abs(np.corrcoef(added.T) - np.eye(6)).max() < 0.05
+    moved = changed("motion", 0.05, 0, long, 0)["bold"] - long["bold"]
+    assert (np.abs(moved[:, 0]) > 0.1).mean() == pytest.approx(2 * 0.05, abs=0.01)  # two volumes each
+    assert np.abs(np.corrcoef(moved.T)).min() > 0.99  # of the whole head
+
+
+def test_missing_rois_are_masked_and_further_ones_the_same():
+    masks = [changed("missing_rois", level, 0, scan(), 3)["roi_mask"] for level in (0.0, 0.34, 0.67)]
+    assert [mask.sum() for mask in masks] == [6, 4, 2]
+    assert not (masks[2] & ~masks[1]).any()
+    known = np.array([True, True, True, True, False, False])
+    found = changed("missing_rois", 0.5, 0, {**scan(), "roi_mask": known}, 0)
+    assert found["roi_mask"].sum() == 2
+    assert not (found["roi_mask"] & ~known).any()
+    assert np.isnan(found["bold"][:, ~found["roi_mask"]]).all()
+
+
+def test_draws_are_of_seed_and_row():
+    first, again, other = (changed("noise", 1.0, 0, scan(), row)["bold"] for row in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_curves_are_the_scores_of_the_changed_scans(checkpoint, tmp_path, monkeypatch):
+    effects = [Effect("sex", (("A", "B"),), (0.4,))]
+    sites = [Site("A", 10, n_timepoints=60), Site("B", 14, n_timepoints=60)]
+    write_scan_dataset(iter_cohort(tiny.atlas(), sites, effects), tmp_path / "scans", tiny.atlas())
+    scans = load_scan_dataset(tmp_path / "scans")[0]
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    splits = hold_site_out(scans, "B")
+    results = evaluate(
+        model, processor, scans, {"sex": TASK}, splits, ["majority"], n_robustness=10, confounding=False
+    )
+    found = results["robustness"]
+    assert found["n_scans"] == 10
+    assert set(found["changes"]) == set(CHANGES)
+    rows = [row for row, site in enumerate(scans["site"]) if site == "B"][:10]
+    worse = [changed("noise", 2.0, 0, scans.with_format("numpy")[row], row) for row in rows]
+    kept = [scans[row] for row, site in enumerate(scans["site"]) if site == "A"]
+    write_scan_dataset(
+        [{**row, "bold": np.asarray(row["bold"])} for row in [*kept, *worse]],
+        tmp_path / "worse",
+        tiny.atlas(),
+    )
+    directly = evaluate(
+        model,
+        processor,
+        load_scan_dataset(tmp_path / "worse")[0],
+        {"sex": TASK},
+        splits,
+        ["majority"],
+        confounding=False,
+    )
+    at = next(each for each in found["changes"]["noise"]["levels"] if each["level"] == 2.0)
+    scores = directly["tasks"]["sex"]["fmri_lm"]
+    assert at["tasks"]["sex"]["balanced_accuracy"] == pytest.approx(scores["balanced_accuracy"])
+    assert at["tasks"]["sex"]["auc"] == pytest.approx(scores["auc"], abs=1e-6)
+    # nothing changes: the same answers
+    nothing = {
+        "noise": replace(CHANGES["noise"], levels=(0.0,)),
+        "length": replace(CHANGES["length"], levels=(0.05,)),
+    }
+    monkeypatch.setattr("fmri_lm_hf.evaluation.robustness.CHANGES", CHANGES | nothing)
+    again = evaluate(
+        model, processor, scans, {"sex": TASK}, splits, ["majority"], n_robustness=10, confounding=False
+    )["robustness"]
+    same = again["changes"]["noise"]["levels"][0]["tasks"]["sex"]
+    assert same["same_answer"] == 1.0
+    assert same["balanced_accuracy"] == again["as_they_are"]["sex"]["balanced_accuracy"]
+    # scans that are too short by then are said to be
+    (short,) = again["changes"]["length"]["levels"]
+    assert short["unread"] == 1.0
+    assert "too short" in short["reason"]
+    page = "".join(robustness_parts(again))
+    assert "The same scans, measured worse" in page
+    assert "too short" in page
+    assert robustness_parts(None) == []
