@@ -84,6 +84,17 @@ def _feature_size(config: FmriLMConfig) -> int:
     return fmri.hidden_size if config.fmri_embedding_source == "encoder" else fmri.codebook_dim
 
 
+def _hides_only_before(layout: ScanLayout, positions: int | torch.Tensor) -> bool:
+    """Whether all hidden tokens stand before the positions whose logits are wanted, so that they can be left out."""
+    if (
+        layout.attention_mask is None
+        or torch.compiler.is_compiling()
+        or not isinstance(positions, torch.Tensor)
+    ):
+        return False  # shapes that depend on values would break a graph
+    return bool(layout.attention_mask[:, int(positions.min()) :].all())
+
+
 class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     """A causal language model that answers questions about fMRI scans.
 
@@ -374,6 +385,11 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             )
             if use_cache is None and past_key_values is None:
                 use_cache = False
+            plain = past_key_values is None and fmri_labels is None and text_segments is None
+            if plain and _hides_only_before(layout, logits_to_keep):
+                n_positions = inputs_embeds.shape[1]
+                layout, inputs_embeds = layout.without_hidden(inputs_embeds)
+                logits_to_keep = logits_to_keep - (n_positions - inputs_embeds.shape[1])
         output_hidden_states = kwargs.pop("output_hidden_states", None)
         text_config = self.language_model.config
         balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))

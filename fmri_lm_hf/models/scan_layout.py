@@ -132,6 +132,31 @@ class ScanLayout:
             and_mask_function=None if segments is None else _within_segments(segments),
         )
 
+    def without_hidden(self, inputs_embeds: torch.Tensor) -> tuple[ScanLayout, torch.Tensor]:
+        """The layout and the embeddings (batch, n_new, size) of the tokens that are seen, with nothing in the cache.
+
+        What is hidden changes nothing, but takes its time. Rows become as long as that with most to see, and are
+        padded on the left: what follows the last hidden token stays where it is, counted from the end.
+        """
+        if self.attention_mask is None:
+            return self, inputs_embeds
+        seen = self.attention_mask.bool()
+        n_seen = int(seen.sum(1).max())
+        if n_seen == seen.shape[1]:
+            return self, inputs_embeds
+        chosen = seen.int().argsort(dim=1, stable=True)[:, -n_seen:]
+
+        def of_seen(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.gather(1, chosen)
+
+        layout = ScanLayout(
+            position_ids=self.position_ids.gather(1, chosen),
+            attention_mask=of_seen(self.attention_mask),
+            is_scan=of_seen(self.is_scan),
+            block_ids=of_seen(self.block_ids),
+        )
+        return layout, inputs_embeds.gather(1, chosen[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
+
     def remember(self, cache: Cache | None) -> None:
         """Note on a cache that was just filled what its tokens were."""
         if cache is None:

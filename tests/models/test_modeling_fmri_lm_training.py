@@ -53,6 +53,62 @@ def test_the_text_loss_is_the_cross_entropy_of_the_next_token(sdpa_model):
     )  # the first label behind the scan is predicted within these
 
 
+def test_hidden_tokens_cost_nothing_in_training_and_change_nothing(sdpa_model):
+    model = sdpa_model
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    input_ids = torch.cat([prompt(5, "scan", 6, 7, 8), prompt("scan", 5, 6, 7, 8)])
+    attention_mask = torch.ones_like(input_ids)
+    attention_mask[1, 0] = 0  # and padding on the left
+    input_ids[1] = torch.tensor([0, *prompt("scan", 6, 7, 8)[0].tolist()])
+    roi_mask = torch.ones(2, N_ROIS, dtype=torch.bool)
+    roi_mask[0, :2], roi_mask[1, 1:5] = False, False
+    inputs = {
+        "input_ids": input_ids,
+        "input_values": scans(2),
+        "roi_mask": roi_mask,
+        "attention_mask": attention_mask,
+    }
+    at = torch.tensor([input_ids.shape[1] - 3, input_ids.shape[1] - 1])
+    lengths = []
+    backbone = model.language_model
+    backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+
+    def step(logits_to_keep):
+        model.zero_grad()
+        logits = model(**inputs, logits_to_keep=logits_to_keep).logits
+        logits.square().sum().backward()
+        return logits.detach(), model.projector.linear.weight.grad.clone()
+
+    whole, whole_gradient = step(3)  # the last three: nothing is left out
+    model.train()
+    found, gradient = step(at)
+    assert lengths == [input_ids.shape[1], input_ids.shape[1] - 2 * N_PATCHES]
+    close(found, whole[:, [0, 2]])
+    # the middle one of the three takes part in the gradient of the whole; without it they are alike
+    middle, of_middle = step(at[:1] + 1)
+    close(middle, whole[:, [1]])
+    torch.testing.assert_close(gradient + of_middle, whole_gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_tokens_that_are_hidden_behind_what_is_learnt_are_kept(sdpa_model):
+    """A scan behind the words: columns do not move alike in all rows, so nothing is left out."""
+    input_ids = torch.cat([prompt(5, 6, "scan", 7)] * 2)
+    roi_mask = torch.ones(2, N_ROIS, dtype=torch.bool)
+    roi_mask[0, :2] = False
+    inputs = {"input_ids": input_ids, "input_values": scans(2), "roi_mask": roi_mask}
+    at = torch.tensor([1, input_ids.shape[1] - 1])
+    expected = sdpa_model(**inputs).logits[:, at]
+    sdpa_model.train()
+    for module in sdpa_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    close(sdpa_model(**inputs, logits_to_keep=at).logits, expected)
+
+
 @pytest.mark.parametrize("n_levels", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_code_loss_predicts_the_next_patch_of_each_roi(n_levels, masked):
