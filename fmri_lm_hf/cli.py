@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train one of the stages from a recipe",
     "tokens": "report on the tokens of a tokenizer: what they keep of scans, and what can be read from them",
     "evaluate": "judge a model on test subjects, with baselines and controls beside every score",
+    "study": "ask what a part of the method is worth: the demo's stages with one thing changed at a time",
     "convert-upstream": "turn a checkpoint of the published fMRI-LM program into one of this package, safely",
     "push": "publish a model, processor, adapter or dataset folder on the Hub",
     "verify": "check a downloaded repository against the checksums that the Hub lists",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ..scans.dataset import load_scan_dataset, write_scan_dataset
 from ..scans.splits import SplitManifest
 from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
+from ..simulation.cohort import DEFAULT_SITES
 from ..training import alignment, instruction, tokenizer
 from ..training.arguments import StageArguments, parse
 from .real_scans import describe_real_scans
@@ -64,6 +66,9 @@ def run_demo(
     holdout_site: str = "B",
     seed: int = 0,
     options: Mapping[str, Sequence[str]] | None = None,
+    families: Sequence[str] = ("connectivity",),
+    n_train: int | None = None,
+    n_robustness: int = 0,
 ) -> dict[str, Any]:
     """Train and judge a small model; write `model/`, `results.json` and `report.html` into `out`.
 
@@ -83,6 +88,12 @@ def run_demo(
         Of the cohort, the corpus and every stage.
     options : mapping of str to sequence of str, optional
         What to change in the recipe ``demo/STAGE``, as words of its command line.
+    families : sequence of str
+        Families of descriptors that the corpus has.
+    n_train : int, optional
+        Simulated scans of site A, in place of 800.
+    n_robustness : int
+        Test scans that are asked about again, measured worse, as `evaluate` takes it.
 
     Returns
     -------
@@ -96,7 +107,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     cohort = None
     if scans is None:
-        cohort = _simulate(out / "scans", seed)
+        cohort = _simulate(out / "scans", seed, n_train)
         scans = out / "scans"
     elif atlas is not None:
         scans = _with_atlas(scans, Atlas.from_json(atlas), out / "scans")
@@ -106,7 +117,7 @@ def run_demo(
     _check_site(dataset, holdout_site)
     _say("Every scan is described in words, compared with the training subjects only")
     config = CorpusConfig(
-        families=["connectivity"],
+        families=list(families),
         lengths=["sentence"],
         wordings=3,
         fractions=(1, 0, 0),
@@ -131,6 +142,7 @@ def run_demo(
         splits,
         READERS_BESIDE,
         n_truth=N_TRUTH,
+        n_robustness=n_robustness,
         seed=seed,
         confounding=False,
     )
@@ -172,9 +184,15 @@ def _say(what: str) -> None:
     print(f"\n{what}", flush=True)
 
 
-def _simulate(folder: Path, seed: int) -> SimulatedCohort:
-    _say("Simulating two sites: 800 scans of site A to learn from, 300 of site B to be tested on")
-    cohort = simulate_cohort(seed=seed)
+def _simulate(folder: Path, seed: int, n_train: int | None) -> SimulatedCohort:
+    to_learn, to_test = DEFAULT_SITES
+    if n_train is not None:
+        to_learn = replace(to_learn, n_subjects=n_train)
+    _say(
+        f"Simulating two sites: {to_learn.n_subjects} scans of site {to_learn.name} to learn from, "
+        f"{to_test.n_subjects} of site {to_test.name} to be tested on"
+    )
+    cohort = simulate_cohort(sites=(to_learn, to_test), seed=seed)
     shutil.rmtree(folder, ignore_errors=True)
     write_scan_dataset(cohort.dataset, folder, cohort.atlas, parameters={"simulated": True, "seed": seed})
     return cohort

@@ -8,65 +8,14 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from safetensors.torch import load_file
+from small_cohort import SMALL, rows
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from fmri_lm_hf import Atlas, ScanError
+from fmri_lm_hf import ScanError
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.demo import run_demo
 from fmri_lm_hf.demo.real_scans import aal2_atlas
 from fmri_lm_hf.scans import write_scan_dataset
-from fmri_lm_hf.simulation import Site, simulate_cohort
-
-# Sizes for seconds: what the demo's recipes would do at full size.
-SMALL = {
-    "tokenizer": [
-        *(
-            "--tokenizer.hidden_size",
-            "16",
-            "--tokenizer.codebook_size",
-            "16",
-            "--tokenizer.codebook_dim",
-            "8",
-        ),
-        *("--num_train_epochs", "1", "--per_device_train_batch_size", "8"),
-    ],
-    "alignment": ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--n_windows", "1"],
-    "instruction": ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--n_windows", "1"],
-}
-
-
-@pytest.fixture(scope="module")
-def cohort():
-    whole = Atlas.load("dosenbach_2010")
-    kept = [
-        i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(whole.networks) == name)[:4]
-    ]
-    atlas = Atlas(
-        "twelve",
-        tuple(whole.roi_names[i] for i in kept),
-        tuple(whole.networks[i] for i in kept),
-        tuple(whole.coordinates[i] for i in kept),
-    )
-    return simulate_cohort(atlas, sites=(Site("A", 16, n_timepoints=60), Site("B", 8, n_timepoints=80)))
-
-
-def rows(cohort, **changes) -> list[dict]:
-    """The cohort's scans, with columns added or replaced by functions of the row."""
-    dataset = cohort.dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
-    return [row | {name: change(i, row) for name, change in changes.items()} for i, row in enumerate(dataset)]
-
-
-@pytest.fixture(scope="module")
-def scans(cohort, tmp_path_factory):
-    """The cohort with a class column of numbers, in which one label is missing and one scan is too short."""
-    folder = tmp_path_factory.mktemp("cohort") / "scans"
-    changed = rows(
-        cohort,
-        group=lambda i, row: None if i == 3 else i % 2,
-        bold=lambda i, row: row["bold"][:12] if i == 5 else row["bold"],
-        n_timepoints=lambda i, row: 12 if i == 5 else row["n_timepoints"],
-    )
-    return write_scan_dataset(changed, folder, cohort.atlas)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,121 @@
+"""Studies: every option they change exists, what they change is changed, and what is done is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from datasets import get_dataset_config_names
+
+from fmri_lm_hf.cli import main
+from fmri_lm_hf.demo import study as studies
+from fmri_lm_hf.demo.run import STAGES
+from fmri_lm_hf.demo.study import STUDIES, load_study, run_study, study_table
+from fmri_lm_hf.evaluation.robustness import CHANGES
+from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
+from fmri_lm_hf.training.arguments import parse
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_recipes_take_what_a_study_changes(name, tmp_path):
+    study = load_study(name)
+    assert study.about
+    assert len(study.variants) > 1 or study.n_robustness
+    needed = {
+        "tokenizer": ["--scans", "s", "--corpus", "c"],
+        "alignment": ["--scans", "s", "--corpus", "c", "--plain_text", "c", "--fmri_tokenizer", "t"],
+        "instruction": ["--scans", "s", "--corpus", "c", "--questions", "q", "--model", "m"],
+    }
+    for variant in study.variants:
+        for stage, (_, arguments) in STAGES.items():
+            words = [f"demo/{stage}", *needed[stage], "--output_dir", str(tmp_path / "out")]
+            parsed = parse(arguments, "", [*words, *variant.words(stage)])
+            for option, value in variant.stages.get(stage, {}).items():
+                name, _, entry = option.partition(".")
+                found = getattr(parsed, name)
+                assert (found[entry] if entry else found) == value
+            if stage == "tokenizer":
+                FmriTokenizerConfig(n_rois=10, **parsed.tokenizer)
+
+
+def test_one_option_at_a_time_is_changed():
+    study = load_study("quantizer")
+    by_name = {variant.name: variant for variant in study.variants}
+    assert by_name["rvq of 4 levels"].stages == {"alignment": {"fmri_embedding_source": "codes"}}
+    assert by_name["no codes"].stages == {"alignment": {"fmri_embedding_source": "encoder"}}
+    assert by_name["fsq"].stages["tokenizer"]["tokenizer.fsq_levels"] == [8, 8, 8]
+
+
+def test_what_is_no_study_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no study horoscope: give data, families,"):
+        load_study("horoscope")
+    file = tmp_path / "mine.yaml"
+    file.write_text("about: nothing\n")
+    with pytest.raises(ValueError, match=r"mine.yaml is no study: expected .* found about"):
+        load_study(str(file))
+    file.write_text("variants: {a: {tokeniser: {seed: 1}}}\n")
+    with pytest.raises(ValueError, match="changes tokeniser in 'a'; it can change the stages tokenizer,"):
+        load_study(str(file))
+    with pytest.raises(ValueError, match="varies the number of simulated scans: leave out --scans"):
+        run_study(load_study("data"), tmp_path, scans=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "about: Does it matter?\nn_robustness: 4\nvariants:\n"
+        "  as it is: {}\n"
+        "  graphs too:\n    families: [connectivity, graph]\n"
+        "    alignment: {language_model: untrained, reading_questions: 1}\n"
+    )
+    study, out = load_study(str(file)), tmp_path / "out"
+    kept = {}
+
+    def keep(folder, *args, **more):
+        results = demo(folder, *args, **more)
+        kept[folder.name] = get_dataset_config_names(str(folder / "corpus"))
+        return results
+
+    demo = studies.run_demo
+    monkeypatch.setattr(studies, "run_demo", keep)
+    found = run_study(study, out, scans, labels=["sex"], options=small_demo)
+    assert list(found["variants"]) == ["as it is", "graphs too"]
+    record = json.loads((out / "study.json").read_text())
+    assert record == json.loads(json.dumps(found))
+    for name, variant in found["variants"].items():
+        run = variant["runs"]["0"]
+        assert set(run["robustness"]["changes"]) == set(CHANGES)
+        results = json.loads((out / f"{name.replace(' ', '_')}-0" / "results.json").read_text())
+        assert run["tasks"] == results["tasks"]
+        assert name in study_table(found)
+    page = (out / "report.html").read_text()
+    assert "Does it matter?" in page
+    assert "measured worse" in page
+    assert "graph" not in kept["as_it_is-0"]
+    assert {"connectivity", "graph"} <= set(kept["graphs_too-0"])
+    assert (out / "untrained" / "config.json").exists()
+    monkeypatch.setattr(studies, "run_demo", lambda *args, **more: pytest.fail("run again"))
+    assert run_study(study, out, scans, labels=["sex"], options=small_demo) == found
+    changed = dataclasses.replace(study, variants=study.variants[:1], n_robustness=5)
+    with pytest.raises(pytest.fail.Exception, match="run again"):
+        run_study(changed, out, scans, labels=["sex"], options=small_demo)
+
+
+def test_the_command_takes_a_study(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def told(study, out, *args):
+        asked.update(study=study, out=out, args=args)
+        scores = {name: {"balanced_accuracy": 0.7, "auc": 0.8} for name in ("fmri_lm", *studies.BESIDE)}
+        runs = {str(seed): {"tasks": {"sex": scores}, "simulated": True} for seed in args[-1]}
+        return {"variants": {"100 scans": {"runs": runs}}, "simulated": True}
+
+    monkeypatch.setattr(studies, "run_study", told)
+    assert main(["study", "data", "--seeds", "0", "1", "--out", str(tmp_path)]) == 0
+    assert asked["study"] == load_study("data")
+    assert asked["args"] == (None, None, ["sex", "diagnosis"], "B", [0, 1])
+    printed = capsys.readouterr().out
+    assert "100 scans  sex   0.700 ± 0.000" in printed
+    assert "not of brains" in printed
