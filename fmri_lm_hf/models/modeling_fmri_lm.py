@@ -84,17 +84,6 @@ def _feature_size(config: FmriLMConfig) -> int:
     return fmri.hidden_size if config.fmri_embedding_source == "encoder" else fmri.codebook_dim
 
 
-def _hides_only_before(layout: ScanLayout, positions: int | torch.Tensor) -> bool:
-    """Whether all hidden tokens stand before the positions whose logits are wanted, so that they can be left out."""
-    if (
-        layout.attention_mask is None
-        or torch.compiler.is_compiling()
-        or not isinstance(positions, torch.Tensor)
-    ):
-        return False  # shapes that depend on values would break a graph
-    return bool(layout.attention_mask[:, int(positions.min()) :].all())
-
-
 class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     """A causal language model that answers questions about fMRI scans.
 
@@ -307,6 +296,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         text_segments: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_hidden: bool = False,
         **kwargs,
     ) -> FmriLMOutput:
         """Run the model.
@@ -342,6 +332,10 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             scan serves many questions. Their `position_ids` go on from the scan.
         logits_to_keep : int or torch.LongTensor of shape (n_kept,), default=0
             Compute logits for the last so many positions only (0: for all), or, without `labels`, for these positions.
+        skip_hidden : bool, default=False
+            Leave tokens that nobody sees (of missing ROIs, and padding) out of a training step. Of each row only the
+            logits behind its last such token are then defined, and `logits_to_keep` has to say which ones; without
+            cache and `text_segments`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give the text either as `input_ids` or as `inputs_embeds`.")
@@ -385,8 +379,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             )
             if use_cache is None and past_key_values is None:
                 use_cache = False
-            plain = past_key_values is None and fmri_labels is None and text_segments is None
-            if plain and _hides_only_before(layout, logits_to_keep):
+            # lengths that depend on values would break a graph
+            if skip_hidden and fmri_labels is None and not torch.compiler.is_compiling():
                 n_positions = inputs_embeds.shape[1]
                 layout, inputs_embeds = layout.without_hidden(inputs_embeds)
                 logits_to_keep = logits_to_keep - (n_positions - inputs_embeds.shape[1])

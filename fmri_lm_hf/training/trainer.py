@@ -118,7 +118,7 @@ class FmriLMTrainer(StepTrainer):
             at = (labels != IGNORED).any(0).nonzero().flatten()
             if not len(at):
                 at = at.new_zeros(1)  # the head takes part, too
-            outputs = model(**batch, logits_to_keep=at)
+            outputs = model(**batch, logits_to_keep=at, skip_hidden=self._scans_stand_first(batch, labels))
             labels = labels[:, at]
             chosen = labels != IGNORED
             logits = outputs.logits[chosen].float()
@@ -155,6 +155,16 @@ class FmriLMTrainer(StepTrainer):
             else:
                 batches.append(None)
         return batches
+
+    def _scans_stand_first(self, batch: Mapping[str, Any], labels: torch.Tensor) -> bool:
+        """Whether each row's scans end before its first label, so that what is hidden of them can be left out."""
+        columns = torch.arange(labels.shape[1], device=labels.device)
+        is_scan = batch["input_ids"] == self._fmri_token_id
+        if batch.get("text_segments") is not None or not is_scan.any():
+            return False
+        last_of_scans = torch.where(is_scan, columns, -1).amax(1)
+        first_label = torch.where(labels != IGNORED, columns, labels.shape[1]).amin(1)
+        return bool((last_of_scans < first_label).all())
 
     def _rows(self, inputs: Mapping[str, Any], rows: torch.Tensor, with_scans: bool) -> dict[str, Any]:
         """Some prompts of a batch, without the padding that they share."""

@@ -190,6 +190,46 @@ def test_logits_are_computed_where_something_is_learnt_and_nothing_is_cached(tmp
     assert model.eval()(**{**batch, "labels": None}).past_key_values is not None
 
 
+def test_hidden_tokens_of_scans_cost_nothing(tmp_path, monkeypatch):
+    """Prompts of different lengths, each with other ROIs hidden."""
+    model = language_model()
+    model.freeze_fmri_tokenizer()
+    run = trainer(tmp_path, about_scans(1), model)
+    lengths: list[int] = []
+    model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    examples = about_scans(2, ("the sex is male",)) + about_scans(1, ("male",))
+    for number, example in enumerate(examples):
+        mask = torch.ones(6, dtype=torch.bool)
+        mask[number : number + 3] = False
+        example["roi_mask"] = mask
+    batch = run.data_collator(examples)
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        model.train()
+        model.zero_grad()
+        loss = run.compute_loss(model, dict(batch))
+        loss.backward()
+        return loss.detach(), model.projector.linear.weight.grad.clone()
+
+    without = step()
+    monkeypatch.setattr(run, "_scans_stand_first", lambda *args: False)
+    whole = step()
+    monkeypatch.undo()
+    assert lengths == [lengths[1] - 3 * N_TOKENS // 6, lengths[1]]
+    torch.testing.assert_close(without, whole, rtol=1e-4, atol=1e-6)
+    # a scan behind an answer: columns do not move alike in all rows, so nothing is left out
+    second = about_scans(1)[0]
+    talk = [*second["conversation"], *conversation("male")]
+    both = {name: torch.stack([second[name]] * 2) for name in ("input_values", "roi_mask", "padding_mask")}
+    both["roi_mask"][:, :3] = False
+    encoded = FmriLMCollator(processor())([{"conversation": talk}])
+    lengths.clear()
+    run.compute_loss(model.train(), {**encoded, **both})
+    assert lengths == [encoded["input_ids"].shape[1]]
+
+
 def test_every_weight_takes_part_in_a_step_with_only_text(tmp_path):
     model = language_model()
     model.freeze_fmri_tokenizer()
