@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import readme_inputs
-from demo.test_demo import SMALL
+from demo.small_cohort import SMALL
 from hub_processes import Client, client_environment
 from huggingface_hub import ModelCard
 from readme_blocks import README, Block, in_order, read
