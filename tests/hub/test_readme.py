@@ -37,13 +37,11 @@ NOT_RUN = {
 SIZES = {"convert-upstream": ["--encoder-heads", "4"]}
 # `fmri-lm` as its console script calls it; the demo has a small cohort and small stages.
 COMMAND = """
-import functools
 import fmri_lm_hf.demo, fmri_lm_hf.demo.run
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.simulation import Site, simulate_cohort
+from fmri_lm_hf.simulation import Site
 fmri_lm_hf.demo.run.N_TRUTH = 4
-sites = [Site("A", 52, n_timepoints=60), Site("B", 12, n_timepoints=60)]
-fmri_lm_hf.demo.run.simulate_cohort = functools.partial(simulate_cohort, sites=sites)
+fmri_lm_hf.demo.run.DEFAULT_SITES = (Site("A", 52, n_timepoints=60), Site("B", 12, n_timepoints=60))
 whole = fmri_lm_hf.demo.run_demo
 def run_demo(*args):
     *args, options = args
