@@ -16,9 +16,10 @@
     below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
     regression: true                   # and the number itself, estimated from the probabilities of the answers
 
-Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json, results.csv and
-report.html. If MODEL is a folder, results.json is put into it as well, so that its card shows the scores when it is
-pushed. The commits of what was fetched from the Hub are printed, and recorded in results.json.
+Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json, results.csv,
+report.html, and tripod.md, a reporting checklist filled in as far as an evaluation knows. If MODEL is a folder,
+results.json is put into it as well, so that its card shows the scores when it is pushed. The commits of what was
+fetched from the Hub are printed, and recorded in results.json.
 
 With --shots the model also learns from a few labelled scans, through an adapter and in context, beside linear readers
 of the same scans; with --occlusion the networks that moved its answers are looked for; with --robustness the same scans
@@ -174,7 +175,8 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import COHORTS, load_tasks, tasks_of_cohort, tasks_of_columns
-    from ..files import write_json
+    from ..evaluation.tripod import tripod_table
+    from ..files import write_json, write_text
     from ..hub.dataset_location import dataset_folder
     from ..hub.download import fetched_commits
     from ..scans.dataset import load_scan_dataset
@@ -237,6 +239,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     more = few_shot_parts(results.get("few_shot"))
     more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
     more += robustness_parts(results.get("robustness"))
+    write_text(tripod_table(results), out / "tripod.md")
     write_score_report(out / "report.html", results, more)
     if Path(model_name).is_dir():
         write_json(results, Path(model_name) / "results.json")

@@ -25,6 +25,7 @@ from fmri_lm_hf.evaluation.study import Answer
 from fmri_lm_hf.evaluation.surrogates import changed_scan, phase_randomised, white_noise
 from fmri_lm_hf.evaluation.tables import score_table
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
+from fmri_lm_hf.evaluation.tripod import TO_BE_SAID, tripod_table
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest, make_splits
@@ -294,6 +295,19 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     assert list(results["tasks"]["sex"]) == [name for name in READERS if name not in not_there]
     assert "none of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
+    checklist = (tmp_path / "out" / "tripod.md").read_text()
+    assert checklist == tripod_table(results)
+    asked = results["asked"]["sex"]
+    sizes = f"sex: {asked['n_test']} judged scans, {asked['n_train']} that linear readers were fitted to"
+    assert f"| 10 | sample size | {sizes} |" in checklist
+    assert f"| 19 | patient and public involvement | {TO_BE_SAID} |" in checklist
+    score = results["tasks"]["sex"]["fmri_lm"]["balanced_accuracy"]
+    assert f"sex: balanced accuracy {score:.3f} (" in checklist
+    assert "What is the sex?" in checklist
+    assert "not above" in checklist
+    simulated = tripod_table({**results, "simulated": True, "holdout_site": "B|C"})
+    assert "simulated scans: the results mean nothing clinically" in simulated
+    assert "unseen site B\\|C" in simulated
     printed = capsys.readouterr().out
     assert "logistic regression on connectivity" in printed
     verdict = results["verdict"]["sex"]
