@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hub_processes import ClientError
+from huggingface_hub import DatasetCard
 
 PUSH = """
 import tiny
@@ -96,6 +97,7 @@ for config in ("all", "graph", "ica"):
 pathlib.Path(folder, "provenance.json").write_text("{}")
 configs = [{"config_name": c, "data_files": [{"split": s, "path": f"data/{c}/{s}-*.parquet"}
             for s in ("train", "validation", "test")]} for c in ("all", "graph", "ica")]
+configs[0]["default"] = True
 body = "\\n# Pairs\\n\\n<!-- generated:about -->\\nThree configs.\\n<!-- /generated:about -->\\n"
 pathlib.Path(folder, "README.md").write_text(sign_card(join_card({"configs": configs}, body)))
 """
@@ -117,6 +119,12 @@ def test_one_config_pushed_as_an_object_leaves_the_others(hub, client, push, tmp
     ]
     assert set(before) - set(data(hub, "org/pairs")) == set(pushed["deleted"])
     assert "Three configs." in pushed["card"]
+    configs = {entry["config_name"]: entry for entry in DatasetCard(pushed["card"]).data.to_dict()["configs"]}
+    assert {name: entry.get("default") for name, entry in configs.items()} == {
+        "all": True,  # what a card says of a config besides its files stays
+        "graph": None,
+        "ica": None,
+    }
     count = "import datasets; result = {c: datasets.load_dataset('org/pairs', c).num_rows for c in ('all', 'graph')}"
     rows = {"train": 4, "validation": 4, "test": 4}
     assert client.run(count) == {"all": rows, "graph": rows}
