@@ -170,7 +170,7 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
                 [
                     *told,
                     task,
-                    f"{scores['balanced_accuracy']:.3f}",
+                    _or_dash(scores["balanced_accuracy"]),
                     _or_dash(scores["auc"]),
                     f"{scores['same_answer']:.3f}",
                 ]
@@ -197,10 +197,15 @@ def _robustness(robustness: Mapping[str, Any]) -> Any:
     figure = new_figure(figsize=(3 * len(changes), 3), layout="constrained")
     for axes, change in zip(figure.subplots(1, len(changes), squeeze=False, sharey=True)[0], changes):
         for number, (task, before) in enumerate(robustness["as_they_are"].items()):
-            known = [at for at in change["levels"] if task in at["tasks"]]
+            known = [
+                at
+                for at in change["levels"]
+                if at["tasks"].get(task, {}).get("balanced_accuracy") is not None
+            ]
             scores = [at["tasks"][task]["balanced_accuracy"] for at in known]
             axes.plot([at["level"] for at in known], scores, "o-", color=f"C{number}", label=task)
-            axes.axhline(before["balanced_accuracy"], color=f"C{number}", linestyle="--", linewidth=0.8)
+            if before["balanced_accuracy"] is not None:
+                axes.axhline(before["balanced_accuracy"], color=f"C{number}", linestyle="--", linewidth=0.8)
         axes.set_xlabel(change["title"], fontsize=8)
     figure.axes[0].set_ylabel("balanced accuracy")
     figure.axes[0].legend(fontsize=7)

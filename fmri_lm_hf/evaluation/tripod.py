@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .readers import OURS, title_of
+from .tables import interval, number
 
 __all__ = ["TO_BE_SAID", "tripod_table"]
 
@@ -165,12 +166,10 @@ def _flow(results: Mapping[str, Any]) -> str:
 def _performance(results: Mapping[str, Any]) -> str:
     told = []
     for name, readers in results["tasks"].items():
-        scores = readers[OURS]
-        low, high = scores.get("balanced_accuracy_interval") or (None, None)
-        interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-        calibrated = results["calibration"][name][OURS]
+        scores, calibrated = readers[OURS], results["calibration"][name][OURS]
         told.append(
-            f"{name}: balanced accuracy {scores['balanced_accuracy']:.3f}{interval}, ECE {calibrated['ece']:.3f}"
+            f"{name}: balanced accuracy {number(scores['balanced_accuracy'])} "
+            f"({interval(scores.get('balanced_accuracy_interval'))}), ECE {number(calibrated['ece'])}"
         )
     return "; ".join(told)
 
@@ -201,5 +200,7 @@ def _poor_input(results: Mapping[str, Any]) -> str | None:
     if "robustness" in results:
         told.append("answers about scans measured worse are in `robustness`")
     if (mirage := results.get("truth", {}).get("mirage")) is not None:
-        told.append(f"it describes {mirage['absent_described']:.0%} of prompts without a scan, or with noise")
+        told.append(
+            f"share of prompts without a scan, or with noise, described: {number(mirage['absent_described'])}"
+        )
     return "; ".join(told) or None

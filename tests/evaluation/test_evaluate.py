@@ -305,6 +305,10 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     assert f"sex: balanced accuracy {score:.3f} (" in checklist
     assert "What is the sex?" in checklist
     assert "not above" in checklist
+    unknown = json.loads(json.dumps(results))
+    unknown["tasks"]["sex"]["fmri_lm"] |= {"balanced_accuracy": None, "balanced_accuracy_interval": None}
+    unknown["truth"] = {"mirage": {"absent_described": None}}
+    assert "sex: balanced accuracy - (-)" in tripod_table(unknown)
     simulated = tripod_table({**results, "simulated": True, "holdout_site": "B|C"})
     assert "simulated scans: the results mean nothing clinically" in simulated
     assert "unseen site B\\|C" in simulated
