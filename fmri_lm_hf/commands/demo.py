@@ -22,20 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)"
     )
-    parser.add_argument("--scans", type=Path, help="a scan dataset; a cohort is simulated when not given")
-    parser.add_argument(
-        "--atlas", type=Path, help="atlas JSON of the scans, where the dataset has no atlas.json"
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        default=["sex", "diagnosis"],
-        metavar="COLUMN",
-        help="columns of classes to ask about (default: sex diagnosis)",
-    )
-    parser.add_argument(
-        "--holdout-site", default="B", metavar="SITE", help="the site to test on (default: B)"
-    )
+    add_cohort_arguments(parser)
     parser.add_argument(
         "--input-features",
         nargs="+",
@@ -51,6 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the cohort and of the training (default: 0)"
+    )
+
+
+def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say on which scans the stages are trained and judged."""
+    parser.add_argument("--scans", type=Path, help="a scan dataset; a cohort is simulated when not given")
+    parser.add_argument(
+        "--atlas", type=Path, help="atlas JSON of the scans, where the dataset has no atlas.json"
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        default=["sex", "diagnosis"],
+        metavar="COLUMN",
+        help="columns of classes to ask about (default: sex diagnosis)",
+    )
+    parser.add_argument(
+        "--holdout-site", default="B", metavar="SITE", help="the site to test on (default: B)"
     )
 
 

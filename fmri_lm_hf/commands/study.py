@@ -5,9 +5,9 @@
   fmri-lm study lora --scans my_scans --labels sex --holdout-site B --out study_lora_mine
   fmri-lm study my_study.yaml --out my_study
 
-The studies of the package: pairs (with and without fMRI-text pairs), families (each family of descriptors left out),
-lora (adapters against all weights), data (number of training scans), quantizer, input_features, robustness (the same
-scans measured worse). One of your own is a YAML file:
+The studies of the package: families (each family of descriptors left out), lora (adapters against all weights), data
+(number of training scans), quantizer, input_features, robustness (the same scans measured worse). One of your own is a
+YAML file:
 
   about: Does a wider tokenizer help?
   variants:
@@ -23,6 +23,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .demo import add_cohort_arguments
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -30,20 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm study`."""
     parser.add_argument("study", metavar="STUDY", help="name of a study of the package, or a YAML file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--scans", type=Path, help="a scan dataset; a cohort is simulated when not given")
-    parser.add_argument(
-        "--atlas", type=Path, help="atlas JSON of the scans, where the dataset has no atlas.json"
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        default=["sex", "diagnosis"],
-        metavar="COLUMN",
-        help="columns of classes to ask about (default: sex diagnosis)",
-    )
-    parser.add_argument(
-        "--holdout-site", default="B", metavar="SITE", help="the site to test on (default: B)"
-    )
+    add_cohort_arguments(parser)
     parser.add_argument(
         "--seeds",
         nargs="+",

@@ -101,6 +101,8 @@ def run_demo(
         Content of `results.json`: what `evaluate` returns, with `simulated`, `holdout_site`, `n_train`, `n_test`,
         `seconds` and `peak_rss_mb`.
     """
+    if scans is not None and n_train is not None:
+        raise ValueError("`n_train` varies the number of simulated scans: leave out --scans.")
     start = time.time()
     for name in ("model", "corpus", "stages"):
         shutil.rmtree(out / name, ignore_errors=True)

@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..evaluation.pictures import robustness_parts
 from ..evaluation.readers import OURS
-from ..evaluation.report import html_table, new_figure, page, picture
+from ..evaluation.report import COLOURS, html_table, new_figure, page, picture
 from ..evaluation.tables import number
 from ..files import write_json, write_text
 from ..hashes import content_hash
-from ..models.atlas import Atlas
-from ..training.reader import new_reader
-from ..training.reading import ReaderRecipe
 from .run import STAGES, run_demo
 
 __all__ = ["STUDIES", "Study", "Variant", "load_study", "run_study", "study_table"]
@@ -32,7 +30,6 @@ __all__ = ["STUDIES", "Study", "Variant", "load_study", "run_study", "study_tabl
 _FOLDER = Path(__file__).with_name("studies")
 STUDIES = tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 BESIDE = ("connectivity_logistic", "network_logistic")  # readers whose scores stand beside the model's
-UNTRAINED = "untrained"  # a language model of the reader's size that has learnt nothing
 
 
 @dataclass(frozen=True)
@@ -156,11 +153,8 @@ def run_study(
         ``about``; ``simulated``; ``variants`` -> name -> ``changed``, and ``runs`` by seed, each with ``tasks``,
         ``truth``, ``seconds``, and ``robustness`` if the study wants it.
     """
-    if scans is not None and any(variant.n_train is not None for variant in study.variants):
-        raise ValueError(f"The study {study.name} varies the number of simulated scans: leave out --scans.")
     found: dict[str, Any] = {"study": study.name, "about": study.about, "variants": {}}
     for variant in study.variants:
-        stages = _with_untrained(variant, out)
         changed = {"stages": variant.stages, "families": list(variant.families), "n_train": variant.n_train}
         runs = {}
         for seed in seeds:
@@ -170,7 +164,7 @@ def run_study(
             done = folder / "study_run.json"
             if not done.exists() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
                 print(f"\n== {study.name}: {variant.name}, seed {seed}", flush=True)
-                words = {stage: [*(options or {}).get(stage, ()), *stages.words(stage)] for stage in STAGES}
+                words = {stage: [*(options or {}).get(stage, ()), *variant.words(stage)] for stage in STAGES}
                 results = run_demo(
                     folder,
                     scans,
@@ -194,20 +188,6 @@ def run_study(
         write_json(found, out / "study.json")
     write_text(page(f"Study: {study.name}", _parts(found)), out / "report.html")
     return found
-
-
-def _with_untrained(variant: Variant, out: Path) -> Variant:
-    """The variant, with a folder in place of a language model that has learnt nothing."""
-    options = variant.stages.get("alignment", {})
-    if options.get("language_model") != UNTRAINED:
-        return variant
-    folder = out / UNTRAINED
-    if not (folder / "config.json").exists():
-        model, processor = new_reader(ReaderRecipe(), Atlas.load("dosenbach_2010"))
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    stages = {**variant.stages, "alignment": {**options, "language_model": str(folder)}}
-    return Variant(variant.name, stages, variant.families, variant.n_train)
 
 
 HEAD = (
@@ -234,7 +214,10 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
             ours = [_mean([each[OURS][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
-            beside = [_mean([each[reader]["balanced_accuracy"] for each in scores]) for reader in BESIDE]
+            # a reader that could not be had is not there
+            beside = [
+                _mean([each.get(reader, {}).get("balanced_accuracy") for each in scores]) for reader in BESIDE
+            ]
             rows.append([name, task, *ours, *beside, *truth])
     return rows
 
@@ -260,8 +243,6 @@ def study_table(found: Mapping[str, Any]) -> str:
 
 
 def _parts(found: Mapping[str, Any]) -> list[str]:
-    from ..evaluation.pictures import robustness_parts
-
     warning = (
         "<p class='warning'>Trained and judged on simulated scans: a study of the method, not of brains.</p>"
     )
@@ -290,8 +271,11 @@ def _drawn(found: Mapping[str, Any]) -> Any:
         for place, name in enumerate(names):
             for run in found["variants"][name]["runs"].values():
                 for reader, mark in ((OURS, "o"), *zip(BESIDE, "|x")):
-                    value = run["tasks"][task][reader]["balanced_accuracy"]
-                    axes.plot(value, place, mark, color="#1d3557" if reader == OURS else "0.6")
+                    value = run["tasks"][task].get(reader, {}).get("balanced_accuracy")
+                    if value is not None:
+                        axes.plot(
+                            value, place, mark, color=COLOURS["model" if reader == OURS else "baseline"]
+                        )
         axes.set_yticks(range(len(names)), names)
         axes.set(title=task, xlabel="balanced accuracy (| connectivity, x networks)")
     figure.axes[0].invert_yaxis()

@@ -68,7 +68,7 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
         "about: Does it matter?\nn_robustness: 4\nvariants:\n"
         "  as it is: {}\n"
         "  graphs too:\n    families: [connectivity, graph]\n"
-        "    alignment: {language_model: untrained, reading_questions: 1}\n"
+        "    alignment: {reading_questions: 1}\n"
     )
     study, out = load_study(str(file)), tmp_path / "out"
     kept = {}
@@ -95,7 +95,6 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
     assert "measured worse" in page
     assert "graph" not in kept["as_it_is-0"]
     assert {"connectivity", "graph"} <= set(kept["graphs_too-0"])
-    assert (out / "untrained" / "config.json").exists()
     monkeypatch.setattr(studies, "run_demo", lambda *args, **more: pytest.fail("run again"))
     assert run_study(study, out, scans, labels=["sex"], options=small_demo) == found
     changed = dataclasses.replace(study, variants=study.variants[:1], n_robustness=5)
