@@ -381,9 +381,14 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 use_cache = False
             # lengths that depend on values would break a graph
             if skip_hidden and fmri_labels is None and not torch.compiler.is_compiling():
+                if past_key_values is not None or text_segments is not None:
+                    raise ValueError(
+                        "`skip_hidden` takes whole prompts: without a cache and without `text_segments`."
+                    )
                 n_positions = inputs_embeds.shape[1]
                 layout, inputs_embeds = layout.without_hidden(inputs_embeds)
-                logits_to_keep = logits_to_keep - (n_positions - inputs_embeds.shape[1])
+                if isinstance(logits_to_keep, torch.Tensor):  # a number counts from the end, which stays
+                    logits_to_keep = logits_to_keep - (n_positions - inputs_embeds.shape[1])
         output_hidden_states = kwargs.pop("output_hidden_states", None)
         text_config = self.language_model.config
         balances = kwargs.get("output_router_logits", getattr(text_config, "output_router_logits", False))

@@ -92,6 +92,10 @@ def test_hidden_tokens_cost_nothing_in_training_and_change_nothing(sdpa_model):
     middle, of_middle = step(at[:1] + 1)
     close(middle, whole[:, [1]])
     torch.testing.assert_close(gradient + of_middle, whole_gradient, rtol=1e-3, atol=1e-5)
+    # the last so many stay the last, and what goes on from a cache, or is cut into segments, is refused
+    close(step(3)[0], whole)
+    with pytest.raises(ValueError, match="`skip_hidden` takes whole prompts"):
+        model(**inputs, text_segments=torch.zeros_like(input_ids), logits_to_keep=at, skip_hidden=True)
 
 
 @pytest.mark.parametrize("n_levels", [1, 2])
