@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judged.add_argument(
         "--leave-one-site-out",
         action="store_true",
-        help="judge each site, baselines trained on all others; MODEL is not trained again (without --truth)",
+        help="judge each site, baselines trained on all others; MODEL is not trained again (no --truth, no --wordings)",
     )
     parser.add_argument(
         "--readers",
@@ -168,6 +168,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     """Judge one model: print its scores, write them into `out`, return them."""
     from transformers import AutoModelForCausalLM, AutoProcessor
 
+    from ..declarations import declared_in_features
     from ..evaluation.confounding_tables import trust_sentences
     from ..evaluation.design import FittedStatistics
     from ..evaluation.evaluate import evaluate, evaluate_sites, hold_site_out, split_rows
@@ -233,6 +234,9 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
         results["splits_sha256"] = splits.sha256
         if args.split == "test":
             results |= _written_down(results, args, model_name, model)
+    if args.holdout_site is not None:
+        results["holdout_site"] = args.holdout_site
+    results["simulated"] = "simulated" in declared_in_features(scans.features)
     results["commits"] = fetched_commits([model_name, args.scans])
     write_json(results, out / "results.json")
     write_score_csv(out / "results.csv", results)

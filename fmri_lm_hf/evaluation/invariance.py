@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from .judgement import Judgement
 from .readers import OURS
-from .study import Study
+from .study import Study, among_classes
 
 __all__ = ["wording_invariance"]
 
@@ -51,9 +51,8 @@ def wording_invariance(
     results: dict[str, dict[str, Any]] = {}
     for name, question in others:
         judgement = judgements[name]
-        places = [study.read.rows.index(row) for row in judgement.rows]
-        columns = [judgement.task.classes.index(each) for each in judgement.classes]
-        answers = found[f"{name}\n{question}"][places][:, columns].argmax(1)
+        said = found[f"{name}\n{question}"][study.read.places(judgement.rows)]
+        answers = among_classes(said, judgement.task, judgement.classes).argmax(1)
         first = judgement.answers[OURS].probabilities.argmax(1)
         results.setdefault(name, {"wordings": {}})["wordings"][question] = {
             "balanced_accuracy": float(balanced_accuracy_score(judgement.labels, answers)),

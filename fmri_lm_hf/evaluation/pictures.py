@@ -12,6 +12,7 @@ from ..models.atlas import Atlas
 from .few_shot import SHOT_READERS
 from .readers import OURS, title_of
 from .report import COLOURS, html_table, new_figure, picture
+from .tables import number
 
 __all__ = ["few_shot_parts", "occlusion_parts", "robustness_parts", "roi_centres"]
 
@@ -62,7 +63,7 @@ def _with_sd(scores: Mapping[str, Any], name: str) -> str:
     value, sd = scores[name], scores.get(f"{name}_sd")
     if value is None:
         return "-"
-    return f"{value:.3f}" if sd is None else f"{value:.3f} ± {sd:.3f}"
+    return number(value) if sd is None else f"{value:.3f} ± {sd:.3f}"
 
 
 def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
@@ -170,8 +171,8 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
                 [
                     *told,
                     task,
-                    _or_dash(scores["balanced_accuracy"]),
-                    _or_dash(scores["auc"]),
+                    number(scores["balanced_accuracy"]),
+                    number(scores["auc"]),
                     f"{scores['same_answer']:.3f}",
                 ]
                 for task, scores in at["tasks"].items()
@@ -188,24 +189,20 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _robustness(robustness: Mapping[str, Any]) -> Any:
     changes = list(robustness["changes"].values())
     figure = new_figure(figsize=(3 * len(changes), 3), layout="constrained")
     for axes, change in zip(figure.subplots(1, len(changes), squeeze=False, sharey=True)[0], changes):
-        for number, (task, before) in enumerate(robustness["as_they_are"].items()):
+        for place, (task, before) in enumerate(robustness["as_they_are"].items()):
             known = [
                 at
                 for at in change["levels"]
                 if at["tasks"].get(task, {}).get("balanced_accuracy") is not None
             ]
             scores = [at["tasks"][task]["balanced_accuracy"] for at in known]
-            axes.plot([at["level"] for at in known], scores, "o-", color=f"C{number}", label=task)
+            axes.plot([at["level"] for at in known], scores, "o-", color=f"C{place}", label=task)
             if before["balanced_accuracy"] is not None:
-                axes.axhline(before["balanced_accuracy"], color=f"C{number}", linestyle="--", linewidth=0.8)
+                axes.axhline(before["balanced_accuracy"], color=f"C{place}", linestyle="--", linewidth=0.8)
         axes.set_xlabel(change["title"], fontsize=8)
     figure.axes[0].set_ylabel("balanced accuracy")
     figure.axes[0].legend(fontsize=7)

@@ -18,7 +18,8 @@ from ..models.scan_images import ScanError
 from .judgement import Judgement
 from .metrics import score_classification
 from .readers import OURS
-from .study import ReadScans, Study
+from .study import ReadScans, Study, among_classes
+from .surrogates import series_of
 
 __all__ = ["CHANGES", "Change", "changed", "robustness"]
 
@@ -45,7 +46,7 @@ class Change:
 
 
 def _slower(scan: Mapping[str, Any], t_r: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = _series(scan)
+    bold, mask = series_of(scan)
     weights = resampling_weights(len(bold), float(scan["t_r"]), t_r, MANY)
     share = np.abs(weights) @ mask[: weights.shape[1]]
     return {
@@ -57,19 +58,19 @@ def _slower(scan: Mapping[str, Any], t_r: float, draw: np.random.Generator) -> d
 
 
 def _shorter(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = _series(scan)
+    bold, mask = series_of(scan)
     n_kept = max(2, round(share * len(bold)))
     return {**scan, "bold": bold[:n_kept], "sample_mask": mask[:n_kept]}
 
 
 def _noisier(scan: Mapping[str, Any], sds: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = _series(scan)
+    bold, mask = series_of(scan)
     noise = sds * np.nan_to_num(bold[mask].std(0)) * draw.standard_normal(bold.shape)
     return {**scan, "bold": (bold + noise).astype(np.float32)}
 
 
 def _moved(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = _series(scan)
+    bold, mask = series_of(scan)
     moves = (draw.random(len(bold)) < share).astype(float)
     course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
     weights = draw.choice([-1.0, 1.0]) * (1 + 0.3 * draw.standard_normal(bold.shape[1]))
@@ -78,7 +79,7 @@ def _moved(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> 
 
 
 def _without_rois(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, _ = _series(scan)
+    bold, _ = series_of(scan)
     known = np.ones(bold.shape[1], dtype=bool)
     if scan.get("roi_mask") is not None:
         known = np.array(scan["roi_mask"], dtype=bool)
@@ -112,9 +113,7 @@ def changed(kind: str, level: float, seed: int, scan: Mapping[str, Any], row: in
     return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]))
 
 
-def robustness(
-    study: Study, judgements: Mapping[str, Judgement], n_scans: int, kinds: Sequence[str] = tuple(CHANGES)
-) -> dict[str, Any]:
+def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) -> dict[str, Any]:
     """Scores of the model on scans as they are, and measured worse in each way and degree.
 
     Parameters
@@ -124,8 +123,6 @@ def robustness(
         Of each task, of the scans as they are.
     n_scans : int
         The first so many judged scans are asked about.
-    kinds : sequence of str
-        Of `CHANGES`.
 
     Returns
     -------
@@ -139,15 +136,15 @@ def robustness(
     found: dict[str, Any] = {
         "n_scans": len(rows),
         "as_they_are": {
-            name: _scores(judgement, _of(judgement, rows), judgement.answers[OURS].probabilities)
+            name: _scores(judgement, places, judgement.answers[OURS].probabilities[places])
             for name, judgement in judgements.items()
-            if _of(judgement, rows)
+            if (places := _of(judgement, rows))
         },
         "changes": {},
     }
-    for kind in kinds:
+    for kind, worse in CHANGES.items():
         levels = []
-        for level in CHANGES[kind].levels:
+        for level in worse.levels:
             change = partial(changed, kind, level, study.seed)
             try:
                 read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
@@ -167,7 +164,7 @@ def robustness(
                     },
                 }
             )
-        found["changes"][kind] = {"title": CHANGES[kind].title, "levels": levels}
+        found["changes"][kind] = {"title": worse.title, "levels": levels}
     return found
 
 
@@ -179,29 +176,15 @@ def _of(judgement: Judgement, rows: Sequence[int]) -> list[int]:
 
 def _changed_scores(judgement: Judgement, read: ReadScans, said: np.ndarray) -> dict[str, float | None]:
     places = _of(judgement, read.rows)
-    columns = [judgement.task.classes.index(name) for name in judgement.classes]
-    answers = said[[read.rows.index(judgement.rows[place]) for place in places]][:, columns]
-    probabilities = np.exp(answers - answers.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
-    everywhere = np.zeros((len(judgement.rows), len(columns)))
-    everywhere[places] = probabilities
+    answers = said[read.places([judgement.rows[place] for place in places])]
+    probabilities = among_classes(answers, judgement.task, judgement.classes)
     before = judgement.answers[OURS].probabilities[places].argmax(1)
     same = float(np.mean(probabilities.argmax(1) == before))
-    return {**_scores(judgement, places, everywhere), "same_answer": same}
+    return {**_scores(judgement, places, probabilities), "same_answer": same}
 
 
 def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
     truth = [judgement.truth[place] for place in places]
-    chosen = probabilities[places]
-    names = [judgement.classes[best] for best in chosen.argmax(1)]
-    scores = score_classification(truth, names, chosen, judgement.classes)
+    names = [judgement.classes[best] for best in probabilities.argmax(1)]
+    scores = score_classification(truth, names, probabilities, judgement.classes)
     return {name: scores[name] for name in ("balanced_accuracy", "auc")}
-
-
-def _series(scan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The series (n_timepoints, n_rois), and which time points were observed."""
-    bold = np.array(scan["bold"], dtype=np.float32)
-    mask = np.ones(len(bold), dtype=bool)
-    if scan.get("sample_mask") is not None:
-        mask = np.array(scan["sample_mask"], dtype=bool)
-    return bold, mask

@@ -19,7 +19,7 @@ from ..models.scan_images import ScanError
 from .features import ScanFeatures, Unavailable
 from .tasks import Task, is_missing
 
-__all__ = ["Answer", "Question", "ReadScans", "Study"]
+__all__ = ["Answer", "Question", "ReadScans", "Study", "among_classes"]
 
 # A row of a scan dataset, changed: what a control shows to the model in place of the scan.
 Change = Callable[[Mapping[str, Any], int], Mapping[str, Any]]
@@ -42,6 +42,14 @@ class ReadScans:
     rows: list[int]
     inputs: dict[str, torch.Tensor]
     failures: dict[str, str]
+
+    @cached_property
+    def _place_of(self) -> dict[int, int]:
+        return {row: place for place, row in enumerate(self.rows)}
+
+    def places(self, rows: Sequence[int]) -> list[int]:
+        """Where rows of the scan dataset stand among those that were read."""
+        return [self._place_of[row] for row in rows]
 
     @classmethod
     @torch.inference_mode()
@@ -138,7 +146,6 @@ class Study:
         self.read = ReadScans.read(model, processor, scans, rows)
         atlas = processor.feature_extractor.atlas
         self.features = ScanFeatures(scans, None if atlas is None else atlas.networks, seed)
-        self._place_of = {row: place for place, row in enumerate(self.read.rows)}
         self._answers: dict[str, dict[str, np.ndarray]] = {}
 
     def probabilities(
@@ -176,7 +183,7 @@ class Study:
                         f"The model cannot read all scans as the control {control} changes them: {reason}"
                     )
             self._answers[control] = read.log_probabilities(self.model, self.processor, self.tasks)
-        places = [self._place_of[row] for row in (question.test if rows is None else rows)]
+        places = self.read.places(question.test if rows is None else rows)
         return question.among_classes(self._answers[control][question.name][places])
 
     def prior(self, question: Question) -> np.ndarray:
@@ -202,7 +209,8 @@ class Study:
         train = [row for row in rows["train"] if labels[row] is not None]
         seen = {labels[row] for row in train}
         classes = [each for each in self.tasks[name].classes if each in seen]
-        test = [row for row in rows["test"] if row in self._place_of and labels[row] in classes]
+        read = set(self.read.rows)
+        test = [row for row in rows["test"] if row in read and labels[row] in classes]
         if len(classes) < 2 or not test:
             raise ValueError(
                 f"Task {name!r}: {len(train)} training scans with {len(classes)} different answers and {len(test)} "
@@ -264,9 +272,14 @@ class Question:
 
     def among_classes(self, log_probabilities: np.ndarray) -> np.ndarray:
         """Probabilities over `classes`, from log-probabilities of all answers of the task: (..., n_classes)."""
-        chosen = log_probabilities[..., [self.task.classes.index(name) for name in self.classes]]
-        weights = np.exp(chosen - chosen.max(-1, keepdims=True))
-        return weights / weights.sum(-1, keepdims=True)
+        return among_classes(log_probabilities, self.task, self.classes)
+
+
+def among_classes(log_probabilities: np.ndarray, task: Task, classes: Sequence[str]) -> np.ndarray:
+    """Probabilities over some classes of a task, from log-probabilities of all its answers: (..., n_classes)."""
+    chosen = log_probabilities[..., [task.classes.index(name) for name in classes]]
+    weights = np.exp(chosen - chosen.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
 
 
 @dataclass(frozen=True)

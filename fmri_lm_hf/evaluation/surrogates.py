@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Surrogate", "changed_scan", "phase_randomised", "white_noise"]
+__all__ = ["Surrogate", "changed_scan", "phase_randomised", "series_of", "white_noise"]
 
 Surrogate = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -44,6 +44,15 @@ def white_noise(bold: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return values.mean(0) + values.std(0) * generator.standard_normal(bold.shape)
 
 
+def series_of(scan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of the series of a row (n_timepoints, n_rois), and which of its time points were observed."""
+    bold = np.array(scan["bold"], dtype=np.float32)
+    observed = np.ones(len(bold), dtype=bool)
+    if scan.get("sample_mask") is not None:
+        observed = np.asarray(scan["sample_mask"], dtype=bool)
+    return bold, observed
+
+
 def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: int) -> dict[str, Any]:
     """A row of a scan dataset whose observed time points are a surrogate's; ROIs that are not finite stay.
 
@@ -56,10 +65,7 @@ def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: 
     row : int
         Its number: same seed and row, same surrogate.
     """
-    bold = np.array(scan["bold"], dtype=np.float32)
-    observed = np.ones(len(bold), dtype=bool)
-    if scan.get("sample_mask") is not None:
-        observed = np.asarray(scan["sample_mask"], dtype=bool)
+    bold, observed = series_of(scan)
     finite = np.isfinite(bold[observed]).all(0)
     kept = np.ix_(observed, finite)
     bold[kept] = surrogate(bold[kept], np.random.default_rng([seed, row]))

@@ -149,7 +149,7 @@ def _difference(results: Mapping[str, Any]) -> str | None:
 
 def _versions(results: Mapping[str, Any]) -> str:
     commits = results.get("commits") or {}
-    told = [f"{name} at {commit}" for name, commit in commits.items()] if isinstance(commits, Mapping) else []
+    told = [f"{name} at {commit}" for name, commit in commits.items()]
     return f"code: fmri_lm_hf; judged scans have the hash {results.get('scans_sha256', 'unknown')}" + "".join(
         f"; {each}" for each in told
     )

@@ -40,7 +40,7 @@ def _hypothesis(question: Question) -> Answer:
         raise Unavailable("The model has no tokens of network pairs, of which the hypothesis speaks.")
 
     def probable(rows: Sequence[int], statements: Sequence[Statement]) -> np.ndarray:
-        places = [study.read.rows.index(row) for row in rows]
+        places = study.read.places(rows)
         inputs = {name: values[places] for name, values in study.read.inputs.items()}
         return statement_probabilities(study.model, study.processor, inputs, statements)
 
@@ -63,15 +63,20 @@ def _answer(question: Question, probable: Probable) -> Answer:
         raise Unavailable("The processor has no atlas, and so no networks, of which the hypothesis speaks.")
     names = names_of_networks(question.study.processor)
     sites = np.array([question.study.sites[row] for row in question.test])
-    agreement = {}
-    for answer, text in question.task.hypothesis.items():
-        if answer in question.classes:
-            found = probable(question.test, parse_hypothesis(text, names))
-            relative = np.zeros_like(found)
-            for site in np.unique(sites):
-                here = sites == site
-                relative[here] = relative_to(found[here], found[here])
-            agreement[answer] = relative.mean(1)
+    statements = {
+        answer: parse_hypothesis(text, names)
+        for answer, text in question.task.hypothesis.items()
+        if answer in question.classes
+    }
+    agreement: dict[str, np.ndarray] = {}
+    if statements:
+        found = probable(question.test, [each for of_answer in statements.values() for each in of_answer])
+        for site in np.unique(sites):
+            here = sites == site
+            found[here] = relative_to(found[here], found[here])
+        ends = np.cumsum([len(of_answer) for of_answer in statements.values()])
+        of_answers = np.split(found, ends[:-1], axis=1)
+        agreement = {answer: each.mean(1) for answer, each in zip(statements, of_answers, strict=True)}
     return Answer(agreement_of_classes(agreement, question.classes))
 
 
