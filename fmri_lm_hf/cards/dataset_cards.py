@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,42 +225,71 @@ def gated_metadata() -> dict[str, Any]:
     }
 
 
-def scan_statistics(scans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts, ages, motion and sites of scans: `n_scans`, `n_subjects`, `age`, `sex`, `mean_fd`, `sites`."""
+def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts, ages, motion and sites of scans: `n_scans`, `n_subjects`, `age`, `sex`, `mean_fd`, `sites`.
 
-    def spread(column: str, of: Sequence[Mapping[str, Any]] = scans) -> dict[str, float] | None:
-        values = np.array([scan[column] for scan in of if _is_number(scan.get(column))], dtype=float)
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return None
-        return {
-            "n": len(values),
-            "mean": float(values.mean()),
-            "sd": float(values.std()),
-            "min": float(values.min()),
-            "max": float(values.max()),
-        }
-
-    sites = []
-    for site in dict.fromkeys(scan["site"] for scan in scans):
-        here = [scan for scan in scans if scan["site"] == site]
-        sites.append(
-            {
-                "name": site,
-                "n_scans": len(here),
-                "n_subjects": len({scan["subject_id"] for scan in here}),
-                "t_r": sorted({round(float(scan["t_r"]), 4) for scan in here if _is_number(scan["t_r"])}),
-                "n_timepoints": spread("n_timepoints", here),
-            }
-        )
-    sexes = Counter(str(scan["sex"]) for scan in scans if scan.get("sex") is not None)
+    The scans are gone through once, and what is kept of each is small: there may be a million.
+    """
+    numbers: dict[str, array[float]] = defaultdict(lambda: array("d"))
+    sexes: Counter[str] = Counter()
+    subjects: set[Any] = set()
+    sites: dict[Any, _SiteScans] = {}
+    for scan in scans:
+        for column in ("age", "mean_fd"):
+            if _is_number(scan.get(column)):
+                numbers[column].append(scan[column])
+        if scan.get("sex") is not None:
+            sexes[str(scan["sex"])] += 1
+        subjects.add(scan["subject_id"])
+        sites.setdefault(scan["site"], _SiteScans()).add(scan)
     return {
-        "n_scans": len(scans),
-        "n_subjects": len({scan["subject_id"] for scan in scans}),
-        "age": spread("age"),
+        "n_scans": sum(site.n_scans for site in sites.values()),
+        "n_subjects": len(subjects),
+        "age": _spread(numbers["age"]),
         "sex": dict(sorted(sexes.items())),
-        "mean_fd": spread("mean_fd"),
-        "sites": sites,
+        "mean_fd": _spread(numbers["mean_fd"]),
+        "sites": [
+            {
+                "name": name,
+                "n_scans": site.n_scans,
+                "n_subjects": len(site.subjects),
+                "t_r": sorted(site.t_r),
+                "n_timepoints": _spread(site.n_timepoints),
+            }
+            for name, site in sites.items()
+        ],
+    }
+
+
+class _SiteScans:
+    """What is counted of the scans of a site."""
+
+    def __init__(self) -> None:
+        self.n_scans = 0
+        self.subjects: set[Any] = set()
+        self.t_r: set[float] = set()
+        self.n_timepoints = array("d")
+
+    def add(self, scan: Mapping[str, Any]) -> None:
+        self.n_scans += 1
+        self.subjects.add(scan["subject_id"])
+        if _is_number(scan["t_r"]):
+            self.t_r.add(round(float(scan["t_r"]), 4))
+        if _is_number(scan.get("n_timepoints")):
+            self.n_timepoints.append(scan["n_timepoints"])
+
+
+def _spread(numbers: Sequence[float]) -> dict[str, float] | None:
+    values = np.asarray(numbers, dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return {
+        "n": len(values),
+        "mean": float(values.mean()),
+        "sd": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -126,7 +127,7 @@ def build_corpus(
         _start_or_continue(work, parameters, out)
         atlas.to_json(work / "atlas.json")
         with open_engine(workers, scheduler) as engine:
-            steps = _Steps(engine, sum(len(task.rows) for task in tasks), progress)
+            steps = _Steps(engine, sum(len(task.chunk) for task in tasks), progress)
             if not (out / "reference" / "reference.json").exists():
                 maps = _fit_maps(steps, tasks, config, atlas, work)
                 steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
@@ -140,7 +141,10 @@ def build_corpus(
             texts = tuple(str(task.file("texts")) for task in tasks)
             configs = ("all", *check_families(config.families))
             declared = _declared(config)
-            assembly = [AssemblyTask(name, i, texts, str(out), declared) for i, name in enumerate(configs)]
+            assembly = [
+                AssemblyTask(name, i, len(configs), texts, str(out), declared)
+                for i, name in enumerate(configs)
+            ]
             steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
         return _finish(out, config, source, manifest, tasks, assembly, parameters)
 
@@ -161,8 +165,8 @@ class _Steps:
     ) -> None:
         waiting = [task for task in tasks if not result(task).exists()]
         total = self.n_scans if unit == "scan" else len(tasks)
-        done = sum(len(t.rows) if unit == "scan" else 1 for t in tasks) - sum(
-            len(t.rows) if unit == "scan" else 1 for t in waiting
+        done = sum(len(t.chunk) if unit == "scan" else 1 for t in tasks) - sum(
+            len(t.chunk) if unit == "scan" else 1 for t in waiting
         )
         with tqdm(total=total, initial=done, desc=name, unit=unit, disable=not self.progress) as bar:
             for count in self.engine(function, waiting):
@@ -301,7 +305,9 @@ def _chunk_tasks(
             number,
             chunk,
             str(work),
-            tuple(light(row) for row in source.index[chunk.first : chunk.first + len(chunk)]),
+            pa.Table.from_pylist(
+                [light(row) for row in source.index.between(chunk.first, chunk.first + len(chunk))]
+            ),
             options,
         )
         for number, chunk in enumerate(source.chunks)
@@ -348,7 +354,7 @@ def _finish(
     """Write what stands beside the shards; provenance comes last and says that the corpus is complete."""
     failures = list(_failures(tasks))
     failed = {failure["scan_id"] for failure in failures}
-    described = [row for row in source.index if str(row["scan_id"]) not in failed]
+    described = source.index.without(failed)
     rows = {task.config: json.loads(task.done.read_text()) for task in assembly}
     write_json(manifest.to_dict(), out / "splits.json")
     write_json(failures, out / "failures.json")

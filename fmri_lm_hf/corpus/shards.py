@@ -47,8 +47,8 @@ class AssemblyTask:
     ----------
     config : str
         `all` or a family.
-    position : int
-        Its row group in each file of texts.
+    position, n_configs : int
+        Its row groups in each file of texts: the one at `position`, and every `n_configs`th after it.
     texts : tuple of str
         Those files, in the order of the chunks.
     out : str
@@ -59,6 +59,7 @@ class AssemblyTask:
 
     config: str
     position: int
+    n_configs: int
     texts: tuple[str, ...]
     out: str
     declared: tuple[str, ...] = ()
@@ -77,10 +78,12 @@ def assemble(task: AssemblyTask) -> int:
     shards: dict[str, _ShardWriter] = {}
     features = published_features(task.declared)
     for file in task.texts:
-        table = pq.ParquetFile(file).read_row_group(task.position, use_threads=False)
-        for split in table["split"].unique().to_pylist():
-            rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
-            shards.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
+        with pq.ParquetFile(file) as content:
+            for group in range(task.position, content.num_row_groups, task.n_configs):
+                table = content.read_row_group(group, use_threads=False)
+                for split in table["split"].unique().to_pylist():
+                    rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
+                    shards.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
     for shard in shards.values():
         shard.close()
     counts = {split: shard.n_rows for split, shard in sorted(shards.items())}

@@ -49,6 +49,7 @@ __all__ = [
     "write_texts",
 ]
 
+TEXT_SCANS = 50  # whose texts are in memory at a time
 GROUP_FILE = "group_connectivity.safetensors"  # mean connectivity of the training scans, in the work folder
 Result = TypeVar("Result")
 FEATURE_SCHEMA = pa.schema([("features", pa.list_(pa.float64())), ("failure", pa.string())])
@@ -66,8 +67,9 @@ class ChunkTask:
         Where the scans are.
     work : str
         The work folder.
-    rows : tuple of mappings
-        Of each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split`, and `subject_description`.
+    scans : pyarrow.Table
+        Of each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split`, and `subject_description`. A table, since the
+        tasks of all scans are in memory at once.
     options : mapping
         `families`, `lengths`, `wordings`, `seed`, `described_columns`.
     """
@@ -75,8 +77,12 @@ class ChunkTask:
     number: int
     chunk: Chunk
     work: str
-    rows: tuple[Mapping[str, Any], ...]
+    scans: pa.Table
     options: Mapping[str, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table of scans as mappings."""
+        return self.scans.to_pylist()
 
     def file(self, step: str) -> Path:
         """Where the result of a step for this chunk lies."""
@@ -90,7 +96,7 @@ def sum_connectivity(task: ChunkTask) -> int:
     upper = np.triu_indices(atlas.n_rois)
     group = GroupConnectivity(atlas.n_rois)
     with _one_thread():
-        for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
+        for row, scan in zip(task.rows(), read_chunk(task.chunk), strict=True):
             if row["split"] != "train":
                 continue
             prepared, _ = _attempt(partial(_prepared, scan, atlas))
@@ -99,7 +105,7 @@ def sum_connectivity(task: ChunkTask) -> int:
     arrays: dict[str, np.ndarray] = {"total": group.total[upper], "n_known": group.n_known[upper]}
     with atomic(task.file("maps")) as path:
         save_file(arrays, path)
-    return len(task.rows)
+    return len(task.chunk)
 
 
 def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectivity:
@@ -128,7 +134,7 @@ def compute_chunk(task: ChunkTask) -> int:
 
     rows: list[dict[str, Any]] = []
     with _one_thread():
-        for row, scan in zip(task.rows, read_chunk(task.chunk), strict=True):
+        for row, scan in zip(task.rows(), read_chunk(task.chunk), strict=True):
             features, failure = _attempt(partial(describe, scan, row["site"]))
             rows.append(
                 {"features": None if features is None else list(features.values()), "failure": failure}
@@ -140,34 +146,46 @@ def compute_chunk(task: ChunkTask) -> int:
 
 
 def write_texts(task: ChunkTask) -> int:
-    """Write facts and texts of the chunk's scans: a row group for `all` and for each family."""
+    """Write facts and texts of the chunk's scans: of `TEXT_SCANS` at a time, a row group for `all` and each family."""
     reference = CohortReference.load(Path(task.work).parent / "reference")
     features = pq.read_table(task.file("features"), use_threads=False)["features"]
-    configs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("all", *reference.families)}
-    for offset, (row, values) in enumerate(zip(task.rows, features, strict=True)):
-        if not values.is_valid or row["split"] is None:
-            continue
-        known = as_features(reference, row, values.values.to_numpy(zero_copy_only=False))
-        facts = [_rounded(fact) for fact in reference.facts(known)]
-        in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
-        shared = {
-            "scan_id": row["scan_id"],
-            "subject_id": row["subject_id"],
-            "site": row["site"],
-            "scan_index": task.chunk.first + offset,
-            "acquisition_in_training": reference.knows(known.acquisition),
-            SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
-            "described_columns": task.options["described_columns"],
-            "split": row["split"],
-        }
-        for config, pairs in configs.items():
-            chosen = facts if config == "all" else [fact for fact in facts if fact["family"] == config]
-            pairs += [shared | pair for pair in _pairs(chosen, in_json, config, row["scan_id"], task.options)]
-
+    scans = list(enumerate(zip(task.rows(), features, strict=True), task.chunk.first))
     with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
-        for pairs in configs.values():
-            writer.write_table(pa.Table.from_pylist(pairs, schema=TEXT_SCHEMA), row_group_size=10**6)
-    return len(task.rows)
+        for start in range(0, len(scans), TEXT_SCANS):
+            pairs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("all", *reference.families)}
+            for scan_index, (row, values) in scans[start : start + TEXT_SCANS]:
+                if values.is_valid and row["split"] is not None:
+                    known = as_features(reference, row, values.values.to_numpy(zero_copy_only=False))
+                    for config, of_scan in _texts_of(task, reference, row, scan_index, known).items():
+                        pairs[config] += of_scan
+            for of_config in pairs.values():
+                writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
+    return len(task.chunk)
+
+
+def _texts_of(
+    task: ChunkTask, reference: CohortReference, row: Mapping[str, Any], scan_index: int, known: FeatureDict
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a scan in each config."""
+    facts = [_rounded(fact) for fact in reference.facts(known)]
+    in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
+    shared = {
+        "scan_id": row["scan_id"],
+        "subject_id": row["subject_id"],
+        "site": row["site"],
+        "scan_index": scan_index,
+        "acquisition_in_training": reference.knows(known.acquisition),
+        SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
+        "described_columns": task.options["described_columns"],
+        "split": row["split"],
+    }
+    chosen = {"all": facts} | {
+        family: [fact for fact in facts if fact["family"] == family] for family in reference.families
+    }
+    return {
+        config: [shared | pair for pair in _pairs(some, in_json, config, row["scan_id"], task.options)]
+        for config, some in chosen.items()
+    }
 
 
 def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.ndarray) -> FeatureDict:
@@ -184,7 +202,7 @@ def read_features(
     """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
     for task in tasks:
         table = pq.read_table(task.file("features"), use_threads=False)
-        for row, values, failure in zip(task.rows, table["features"], table["failure"], strict=True):
+        for row, values, failure in zip(task.rows(), table["features"], table["failure"], strict=True):
             features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
             yield row, features, failure.as_py()
 

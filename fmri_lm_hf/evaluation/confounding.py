@@ -206,7 +206,7 @@ def _score(judgement: Judgement, places: Sequence[int], seed: int) -> dict[str, 
     scored = {"n": len(places), "n_subjects": len(set(subjects.tolist()))}
     if scored["n_subjects"] < FEWEST_SUBJECTS or len(set(truth.tolist())) < 2:
         return scored | {"balanced_accuracy": None, "interval": None}
-    answered = judgement.answers[OURS].probabilities[places].argmax(1)
+    answered = judgement.answers[OURS].chosen[places]
     return scored | _with_interval(truth, answered, subjects, seed)
 
 

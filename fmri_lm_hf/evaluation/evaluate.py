@@ -111,6 +111,7 @@ def evaluate(
         Other wordings of each task to ask, to see whether answers hang on them (`wording_invariance`).
     n_robustness : int
         Test scans that are asked about again, measured worse in several ways (`robustness`); 0 leaves it out.
+        This and the three before it are about tasks whose answers are chosen, not written into a form.
     seed : int
         Of the bootstrap, the permutations, and all that draws.
     split : {"test", "validation"}
@@ -153,8 +154,10 @@ def evaluate(
         "scans_sha256": design.judged_sha256,
         "leaks": [each.to_dict() for each in leaks],
     }
+    chosen_from = study.chosen_from()
+    of_choices = {name: judgements[name] for name in chosen_from.tasks}
     if n_wordings:
-        results["wordings"] = wording_invariance(study, judgements, n_wordings)
+        results["wordings"] = wording_invariance(study, of_choices, n_wordings)
     if confounding:
         results["confounding"] = predictable_confounds(study, seed)
         results["subgroups"] = subgroups(study, judgements, seed)
@@ -162,11 +165,11 @@ def evaluate(
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed)
     if shots:
-        results["few_shot"] = few_shot(study, rows, shots)
+        results["few_shot"] = few_shot(chosen_from, rows, shots)
     if n_occluded:
-        results["occlusion"] = occlusion(study, n_occluded)
+        results["occlusion"] = occlusion(chosen_from, n_occluded)
     if n_robustness:
-        results["robustness"] = robustness(study, judgements, n_robustness)
+        results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
     return results
 
 
@@ -239,12 +242,14 @@ def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, A
     dict
         - ``tasks`` -> task -> reader -> ``accuracy``, ``balanced_accuracy``, ``auc``, each of the last two with
           ``_se`` and ``_interval``; ``interval``, that of the metric that decides; ``p``, of a permutation of labels;
+          for fields of a form ``no_answer``, the share of texts that are none and count as wrong;
           for an order also ``rank_correlation``, ``within_one`` and ``mean_class_error``; for a number
           ``mean_absolute_error``, ``pearson`` and ``r2``; with several sites ``balanced_accuracy_within_sites``.
         - ``verdict`` -> task, as `Judgement.verdict`.
-        - ``calibration`` -> task -> reader, as :func:`calibration`.
-        - ``conformal`` -> task -> reader, as :func:`conformal_sets`.
-        - ``confusion`` -> task: true classes by answers of the model, in the order of the classes.
+        - ``calibration`` -> task -> reader, as :func:`calibration`, and ``conformal``, as :func:`conformal_sets`; of
+          readers that give probabilities, which one that writes does not.
+        - ``confusion`` -> task: true classes by answers of the model, in the order of the classes; for fields of
+          a form with a last column, no answer.
         - ``asked`` -> task -> ``question``, ``classes``, ``kind``, ``scored_by``, ``n_train``, ``n_test``.
         - ``left_out`` -> task -> reader -> why it could not be had.
         - ``failures``: test scans that could not be read.

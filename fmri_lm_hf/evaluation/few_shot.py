@@ -221,7 +221,7 @@ def adapter(question: Question, read: ReadScans) -> Answer:
         _reading(question, question.study.read, question.test),
     )
     train, test = scaled(train, test)
-    odds = [_log_odds(_answers(question, read)), _log_odds(question.study.probabilities(question))]
+    odds = [_log_odds(_answers(question, read)), _log_odds(question.study.says(question).probabilities)]
     train, test = np.concatenate([train, odds[0]], axis=1), np.concatenate([test, odds[1]], axis=1)
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
     head.fit(train, question.labels(question.train))

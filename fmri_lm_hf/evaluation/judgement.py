@@ -23,6 +23,8 @@ from .weighted import weighted_auc, weighted_balanced_accuracy, weighted_mean
 
 __all__ = ["Judgement", "joined", "judge"]
 
+NO_ANSWER = "(no answer)"  # is no class, and so wrong
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -129,40 +131,49 @@ class Judgement:
         }
 
     def calibration(self) -> dict[str, dict[str, Any]]:
-        """Reader -> what `calibration` measures."""
-        return {name: calibration(self.labels, answer.probabilities) for name, answer in self.answers.items()}
+        """Reader -> what `calibration` measures; of those that give probabilities."""
+        return {
+            name: calibration(self.labels, answer.probabilities)
+            for name, answer in self.answers.items()
+            if answer.written is None
+        }
 
     def conformal(self) -> dict[str, dict[str, Any] | None]:
-        """Reader -> what `conformal_sets` measures."""
+        """Reader -> what `conformal_sets` measures; of those that give probabilities."""
         return {
             name: conformal_sets(
                 self.labels, answer.probabilities, self.subjects, self.classes, seed=self.seed
             )
             for name, answer in self.answers.items()
+            if answer.written is None
         }
 
     def confusion(self) -> list[list[int]]:
-        """How often each true class (rows) got each answer (columns) of the model."""
-        counts = np.zeros((len(self.classes),) * 2, dtype=int)
-        np.add.at(counts, (self.labels, self.answers[OURS].probabilities.argmax(1)), 1)
-        return counts.tolist()
+        """How often each true class (rows) got each answer (columns) of the model; a last column counts no answers."""
+        ours = self.answers[OURS]
+        counts = np.zeros((len(self.classes), len(self.classes) + 1), dtype=int)
+        np.add.at(counts, (self.labels, ours.chosen), 1)  # -1, no answer, is the last column
+        return (counts[:, :-1] if ours.written is None else counts).tolist()
 
     def _score(self, answer: Answer) -> dict[str, Any]:
         probabilities = answer.probabilities
-        predicted = probabilities.argmax(1)
-        names = [self.classes[best] for best in predicted]
+        predicted = answer.chosen
+        names = [self.classes[best] if best >= 0 else NO_ANSWER for best in predicted]
         scores: dict[str, Any] = dict(score_classification(self.truth, names, probabilities, self.classes))
+        if answer.written is not None:
+            scores["no_answer"] = float(np.mean(predicted < 0))
         if self.task.kind != "classification":
             levels = np.arange(len(self.classes))
             scores["rank_correlation"] = _correlation(spearmanr, probabilities @ levels, self.labels)
-            scores["within_one"] = float(np.mean(np.abs(predicted - self.labels) <= 1))
-            scores["mean_class_error"] = float(np.mean(np.abs(predicted - self.labels)))
+            error = np.where(predicted < 0, len(self.classes) - 1, np.abs(predicted - self.labels))
+            scores["within_one"] = float(np.mean((error <= 1) & (predicted >= 0)))
+            scores["mean_class_error"] = float(np.mean(error))
         if self.numbers is not None and answer.numbers is not None:
-            error = answer.numbers - self.numbers
+            difference = answer.numbers - self.numbers
             spread = float(((self.numbers - self.numbers.mean()) ** 2).sum())
-            scores["mean_absolute_error"] = float(np.abs(error).mean())
+            scores["mean_absolute_error"] = float(np.abs(difference).mean())
             scores["pearson"] = _correlation(pearsonr, answer.numbers, self.numbers)
-            scores["r2"] = 1 - float((error**2).sum()) / spread if spread > 0 else None
+            scores["r2"] = 1 - float((difference**2).sum()) / spread if spread > 0 else None
         if len(set(self.sites)) > 1:
             scores["balanced_accuracy_within_sites"] = self._within_sites(predicted)
         if self._draws is None:
@@ -187,7 +198,7 @@ class Judgement:
         """A metric on the scans as they are, and on each draw of subjects."""
         weights = np.concatenate([np.ones((1, len(self.labels))), self._draws])  # type: ignore[list-item]
         if metric == "balanced_accuracy":
-            values = weighted_balanced_accuracy(self.labels, answer.probabilities.argmax(1), weights)
+            values = weighted_balanced_accuracy(self.labels, answer.chosen, weights)
         elif metric == "auc":
             values = weighted_auc(self.labels, answer.probabilities, weights)
         else:
@@ -207,7 +218,7 @@ class Judgement:
         if self.numbers is not None and answer.numbers is not None:
             values = -weighted_mean(np.abs(answer.numbers - self.numbers[orders]), one)
         else:
-            values = weighted_balanced_accuracy(self.labels[orders], answer.probabilities.argmax(1), one)
+            values = weighted_balanced_accuracy(self.labels[orders], answer.chosen, one)
         return float((values >= values[0] - 1e-12).mean())
 
     @cached_property
@@ -272,14 +283,12 @@ def joined(parts: Mapping[str, Judgement]) -> Judgement:
     answers = {}
     for name in each[0].answers:
         if name not in left_out:
-            numbers = [part.answers[name].numbers for part in each]
+            of_parts = [(part.classes, part.answers[name]) for part in each]
             answers[name] = Answer(
-                np.concatenate(
-                    [_over(classes, part.classes, part.answers[name].probabilities) for part in each]
-                ),
-                None if numbers[0] is None else np.concatenate(numbers),  # type: ignore[arg-type]
+                np.concatenate([_over(classes, some, answer.probabilities) for some, answer in of_parts]),
+                _together([answer.numbers for _, answer in of_parts]),
+                _together([_renumbered(classes, some, answer.written) for some, answer in of_parts]),
             )
-    true_numbers = [part.numbers for part in each if part.numbers is not None]
     return Judgement(
         task=task,
         classes=classes,
@@ -289,7 +298,7 @@ def joined(parts: Mapping[str, Judgement]) -> Judgement:
         subjects=[subject for part in each for subject in part.subjects],
         sites=[site for part in each for site in part.sites],
         answers=answers,
-        numbers=np.concatenate(true_numbers) if true_numbers else None,
+        numbers=_together([part.numbers for part in each]),
         left_out=left_out,
         n_resamples=each[0].n_resamples,
         seed=each[0].seed,
@@ -301,6 +310,19 @@ def _over(classes: Sequence[str], some: Sequence[str], probabilities: np.ndarray
     found = np.zeros((len(probabilities), len(classes)))
     found[:, [classes.index(name) for name in some]] = probabilities
     return found
+
+
+def _renumbered(classes: Sequence[str], some: Sequence[str], written: np.ndarray | None) -> np.ndarray | None:
+    """Classes that were written, by their numbers among all."""
+    if written is None:
+        return None
+    return np.array([-1, *(classes.index(name) for name in some)])[written + 1]
+
+
+def _together(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """None where the parts are."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
 
 
 def _correlation(kind: Any, x: np.ndarray, y: np.ndarray) -> float | None:

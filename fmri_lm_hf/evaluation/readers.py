@@ -72,7 +72,7 @@ def title_of(name: str) -> str:
 
 @reader(OURS, "fMRI-LM (zero-shot question)", "model")
 def _fmri_lm(question: Question) -> Answer:
-    return Answer(question.study.probabilities(question))
+    return question.study.says(question)
 
 
 @reader("connectivity_logistic", "logistic regression on connectivity", "baseline")
@@ -109,7 +109,7 @@ def _majority(question: Question) -> Answer:
 
 @reader("without_scan", "fMRI-LM without the scan", "control")
 def _without_scan(question: Question) -> Answer:
-    return Answer(np.tile(question.study.prior(question), (len(question.test), 1)))
+    return question.study.says_without_scan(question)
 
 
 @reader("other_scan", "fMRI-LM shown another scan", "control")
@@ -120,7 +120,7 @@ def _other_scan(question: Question) -> Answer:
             "All test scans are of one subject, so that there is no other subject's scan to show."
         )
     others = [question.test[i] for i in other_subjects(subjects, question.study.seed)]
-    return Answer(question.study.probabilities(question, others))
+    return question.study.says(question, others)
 
 
 @reader("phase_randomised", "fMRI-LM shown randomised phases", "control")
@@ -143,7 +143,7 @@ def _shown(question: Question, control: str, surrogate: Surrogate) -> Answer:
     """What the model says of surrogates of the test scans."""
     seed = question.study.seed
     change = partial(changed_scan, surrogate, seed)
-    return Answer(question.study.probabilities(question, control=control, change=change))
+    return question.study.says(question, control=control, change=change)
 
 
 def _linear(question: Question, features: Callable[[Sequence[int]], np.ndarray]) -> Answer:

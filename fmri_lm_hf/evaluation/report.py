@@ -129,10 +129,15 @@ def draw_answers(results: Mapping[str, Any]) -> Any:
             confusion.text(
                 j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black"
             )
-        confusion.set_xticks(range(len(names)), names, fontsize=8, rotation=30)
+        columns = [*names, "no answer"][: counts.shape[1]]
+        confusion.set_xticks(range(len(columns)), columns, fontsize=8, rotation=30)
         confusion.set_yticks(range(len(names)), names, fontsize=8)
         confusion.set(title=f"{task}: counts", xlabel="answer", ylabel="truth")
-        found = results["calibration"][task][OURS]
+        found = results["calibration"][task].get(OURS)
+        if found is None:  # what was written has no probability
+            reliable.set_axis_off()
+            risky.set_axis_off()
+            continue
         bins, risks = found["reliability"], found["risk_coverage"]
         reliable.plot([0, 1], [0, 1], color="0.7", linestyle="--")
         sizes = 20 + 150 * np.array([each["n"] for each in bins]) / asked["n_test"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.scan_images import ScanError
 from .features import ScanFeatures, Unavailable
+from .forms import Form
+from .generation import Inputs, generate_texts
 from .tasks import Task, is_missing
 
 __all__ = ["Answer", "Question", "ReadScans", "Study", "among_classes"]
@@ -146,16 +149,16 @@ class Study:
         self.read = ReadScans.read(model, processor, scans, rows)
         atlas = processor.feature_extractor.atlas
         self.features = ScanFeatures(scans, None if atlas is None else atlas.networks, seed)
-        self._answers: dict[str, dict[str, np.ndarray]] = {}
+        self._said: dict[str, _Said] = {}
 
-    def probabilities(
+    def says(
         self,
         question: Question,
         rows: Sequence[int] | None = None,
         control: str = "",
         change: Change | None = None,
-    ) -> np.ndarray:
-        """Probability that the model gives each answer to a question, as the zero-shot pipeline has it.
+    ) -> Answer:
+        """What the model answers to a question, as the zero-shot pipeline has it, or by what it writes into a form.
 
         All questions of the study are asked when the first one is, so that each scan is read once.
 
@@ -168,12 +171,8 @@ class Study:
             Name of what `change` does; the scans as they are when "".
         change : callable, optional
             Takes a row of the scan dataset and its number, returns what to show to the model instead.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_classes)
         """
-        if control not in self._answers:
+        if control not in self._said:
             read = self.read
             if change is not None:
                 read = ReadScans.read(self.model, self.processor, self.scans, self.read.rows, change=change)
@@ -182,20 +181,48 @@ class Study:
                     raise Unavailable(
                         f"The model cannot read all scans as the control {control} changes them: {reason}"
                     )
-            self._answers[control] = read.log_probabilities(self.model, self.processor, self.tasks)
+            self._said[control] = self._ask(read)
         places = self.read.places(question.test if rows is None else rows)
-        return question.among_classes(self._answers[control][question.name][places])
+        return self._said[control].answer(question, places)
 
-    def prior(self, question: Question) -> np.ndarray:
-        """Probability that the model gives each answer to a question without a scan, of shape (n_classes,)."""
-        if "without_scan" not in self._answers:
+    def says_without_scan(self, question: Question) -> Answer:
+        """What the model answers when it is shown no scan, the same for each test scan."""
+        if "without_scan" not in self._said:
+            self._said["without_scan"] = self._ask(None)
+        return self._said["without_scan"].answer(question, [0] * len(question.test))
+
+    def _ask(self, read: ReadScans | None) -> _Said:
+        """All questions of the study, about scans or about none (then one answer to each)."""
+        chosen_from = {name: task for name, task in self.tasks.items() if task.form is None}
+        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        found: dict[str, np.ndarray] = {}
+        if read is not None:
+            if chosen_from:
+                found = read.log_probabilities(self.model, self.processor, chosen_from)
+        elif chosen_from:
             asked = [
                 encode_question(self.processor, task.ask[0], task.classes, with_scan=False)
-                for task in self.tasks.values()
+                for task in chosen_from.values()
             ]
-            found = answers_to_questions(self.model, asked)
-            self._answers["without_scan"] = {n: x.double().cpu().numpy() for n, x in zip(self.tasks, found)}
-        return question.among_classes(self._answers["without_scan"][question.name])[0]
+            answers = answers_to_questions(self.model, asked)
+            found = {name: x.double().cpu().numpy() for name, x in zip(chosen_from, answers, strict=True)}
+        inputs = None if read is None else read.inputs
+        written = {
+            name: [form.read(text) for text in self._write(form, inputs)] for name, form in forms.items()
+        }
+        return _Said(found, written)
+
+    def _write(self, form: Form, inputs: Inputs | None) -> list[str]:
+        tokenizer = self.processor.tokenizer
+        longest = form.n_tokens(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        # one token more ends the text, and one that goes on is no answer
+        return generate_texts(self.model, self.processor, form.ask[0], inputs, max_new_tokens=longest + 2)
+
+    def chosen_from(self) -> Study:
+        """This study, of the questions alone whose answers are chosen and not written."""
+        less = copy(self)
+        less.tasks = {name: task for name, task in self.tasks.items() if task.form is None}
+        return less
 
     def question(self, name: str, rows: Mapping[str, Sequence[int]]) -> Question:
         """The question of a task, for one split of the scans into ``train`` and ``test``.
@@ -291,7 +318,44 @@ class Answer:
     probabilities : ndarray of shape (n_test, n_classes)
     numbers : ndarray of shape (n_test,), optional
         Its estimates of the number that was asked for, where it makes them otherwise than by way of the classes.
+    written : ndarray of int of shape (n_test,), optional
+        The class that it wrote, -1 where what it wrote is no answer; for a reader that writes, and then its
+        probabilities are 1 for that class, and equal where there is none.
     """
 
     probabilities: np.ndarray
     numbers: np.ndarray | None = None
+    written: np.ndarray | None = None
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """The class that it answers with, by number, -1 for none: (n_test,)."""
+        return self.probabilities.argmax(1) if self.written is None else self.written
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the model says to all questions of a study about the same scans.
+
+    Attributes
+    ----------
+    log_probabilities : dict of str to ndarray of shape (n_scans, n_answers)
+        By task.
+    written : dict of str to list
+        By form: for each scan the answer in each field, or None.
+    """
+
+    log_probabilities: Mapping[str, np.ndarray]
+    written: Mapping[str, list[dict[str, str] | None]]
+
+    def answer(self, question: Question, places: Sequence[int]) -> Answer:
+        """To one question, about the scans in some places."""
+        task = question.task
+        if task.form is None:
+            return Answer(question.among_classes(self.log_probabilities[task.name][places]))
+        written = [self.written[task.form.name][place] for place in places]
+        said = [None if each is None else each[task.form_field] for each in written]
+        chosen = np.array([question.classes.index(s) if s in question.classes else -1 for s in said])
+        certain = np.eye(len(question.classes))[chosen]
+        certain[chosen < 0] = 1 / len(question.classes)
+        return Answer(certain, written=chosen)

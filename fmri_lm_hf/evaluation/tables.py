@@ -201,9 +201,8 @@ def write_score_csv(path: Path, results: Mapping[str, Any]) -> None:
     rows = []
     for task, readers in results["tasks"].items():
         for reader, scores in readers.items():
-            measured = scores | {
-                name: results["calibration"][task][reader][name] for name in ("brier", "ece", "slope")
-            }
+            calibrated = results["calibration"][task].get(reader, {})
+            measured = scores | {name: calibrated.get(name) for name in ("brier", "ece", "slope")}
             if against := results["verdict"][task]["differences"].get(reader):
                 measured |= {
                     "difference": against["difference"],

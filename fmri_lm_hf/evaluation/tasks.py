@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import yaml
 
+from .forms import Form
 from .wordings import MAX_WORDINGS, wordings_of
 
 __all__ = [
@@ -70,6 +71,10 @@ class Task:
     forbidden : tuple of str
         Columns that are neighbours of the label, such as a clinical score beside a diagnosis: nothing is predicted
         from them.
+    form : Form, optional
+        Where the answer is a field of a text that the model writes, and not the most probable of the answers.
+    form_field : str
+        Which of its fields.
     """
 
     name: str
@@ -80,6 +85,8 @@ class Task:
     regression: bool = False
     forbidden: tuple[str, ...] = ()
     hypothesis: Mapping[str, str] = field(default_factory=dict)
+    form: Form | None = None
+    form_field: str = ""
 
     @classmethod
     def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
@@ -199,11 +206,55 @@ def _names(declared: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
-    """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``."""
+    """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``.
+
+    One with `fields` in place of `answers` asks for several in one text: it becomes a task for each field, named
+    ``name.field``, which share a `Form`. Each field is declared as a task is, without `ask`; `answer` is the template
+    of the text, ``"sex: {sex}; diagnosis: {diagnosis}"`` if it is not given.
+    """
     declared = source if isinstance(source, Mapping) else _read(Path(source))
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError("Tasks are a mapping from a name to `ask` and `answers` or `below`; found none.")
-    return {str(name): Task.from_dict(str(name), task) for name, task in declared.items()}
+    tasks: dict[str, Task] = {}
+    for name, task in declared.items():
+        if isinstance(task, Mapping) and "fields" in task:
+            tasks |= _fields(str(name), task)
+        else:
+            tasks[str(name)] = Task.from_dict(str(name), task)
+    return tasks
+
+
+def _fields(name: str, declared: Mapping[str, Any]) -> dict[str, Task]:
+    """The tasks of a form, one for each field."""
+    fields = declared["fields"]
+    if (
+        set(declared) - {"ask", "fields", "answer"}
+        or not declared.get("ask")
+        or not isinstance(fields, Mapping)
+        or not all(isinstance(each, Mapping) for each in fields.values())
+    ):
+        raise ValueError(
+            f"The form {name!r} has {', '.join(declared)}: expected `ask` (a list of wordings), `fields` (name: "
+            "`column`, and `answers` or `below`), and perhaps `answer` (a template, with each field in braces)."
+        )
+    ask = _names(declared["ask"])
+    tasks = {}
+    for field_name, each in fields.items():
+        if unknown := sorted(set(each) - {"column", "answers", "below", "forbidden"}):
+            raise ValueError(
+                f"Field {field_name!r} of the form {name!r} has {', '.join(unknown)}: expected `answers` or `below`, "
+                "and perhaps `column` and `forbidden`."
+            )
+        tasks[str(field_name)] = Task.from_dict(
+            f"{name}.{field_name}", {"column": str(field_name), **each, "ask": ask}
+        )
+    form = Form(
+        name=name,
+        ask=ask,
+        template=str(declared.get("answer") or "; ".join(f"{each}: {{{each}}}" for each in tasks)),
+        answers={each: tuple(task.classes) for each, task in tasks.items()},
+    )
+    return {task.name: replace(task, form=form, form_field=each) for each, task in tasks.items()}
 
 
 def _read(path: Path) -> Any:

@@ -166,10 +166,15 @@ def _flow(results: Mapping[str, Any]) -> str:
 def _performance(results: Mapping[str, Any]) -> str:
     told = []
     for name, readers in results["tasks"].items():
-        scores, calibrated = readers[OURS], results["calibration"][name][OURS]
+        scores, calibrated = readers[OURS], results["calibration"][name].get(OURS)
+        trusted = (
+            f"no answer in {scores['no_answer']:.1%}"
+            if calibrated is None
+            else f"ECE {number(calibrated['ece'])}"
+        )
         told.append(
             f"{name}: balanced accuracy {number(scores['balanced_accuracy'])} "
-            f"({interval(scores.get('balanced_accuracy_interval'))}), ECE {number(calibrated['ece'])}"
+            f"({interval(scores.get('balanced_accuracy_interval'))}), {trusted}"
         )
     return "; ".join(told)
 

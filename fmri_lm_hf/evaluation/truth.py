@@ -6,7 +6,7 @@ says what is true of most scans, and the answers most common among these scans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .generation import Inputs, batches, generate_texts
 
 __all__ = [
     "description_truth",
-    "generate_texts",
     "level_probabilities",
     "mirage",
     "names_of_networks",
@@ -32,9 +32,6 @@ __all__ = [
     "scan_pairs",
     "truth",
 ]
-
-BATCH = 32
-Inputs = Mapping[str, torch.Tensor]
 
 
 def truth(
@@ -128,7 +125,7 @@ def level_probabilities(
     ]
     scores = [
         torch.stack([each.cpu() for each in answers_to_questions(model, asked, **batch)], dim=1)
-        for batch in tqdm(_batches(inputs), desc="Levels of pairs", unit="batch", disable=len(asked) < 10)
+        for batch in tqdm(batches(inputs), desc="Levels of pairs", unit="batch", disable=len(asked) < 10)
     ]
     return torch.cat(scores).softmax(-1)
 
@@ -262,42 +259,11 @@ def mirage(
     }
 
 
-@torch.inference_mode()
-def generate_texts(
-    model: FmriLMForCausalLM,
-    processor: FmriLMProcessor,
-    question: str,
-    inputs: Inputs | None,
-    max_new_tokens: int = 160,
-) -> list[str]:
-    """A model's answer to a question about each scan, or about none (then one answer); nothing is sampled."""
-    prompt, _ = encode_question(processor, question, ["-"], with_scan=inputs is not None)
-    texts = []
-    for batch in [{}] if inputs is None else _batches(inputs):
-        n = max((len(values) for values in batch.values()), default=1)
-        ids = torch.tensor(prompt, device=model.device).expand(n, -1)
-        generated = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            **{name: values.to(model.device) for name, values in batch.items()},
-        )
-        texts += [processor.decode_answer(row) for row in generated[:, ids.shape[1] :].cpu()]
-    return texts
-
-
 def _check(claims: Sequence[Any], facts: Sequence[Mapping[str, Any]]) -> tuple[int, set]:
     """How many claims are true, and which facts they state."""
     known = {(fact_measure(fact), tuple(sorted(fact["network"]))): fact for fact in facts}
     true = [claim.key for claim in claims if claim.key in known and not claim.disagreements(known[claim.key])]
     return len(true), set(true)
-
-
-def _batches(inputs: Inputs) -> Iterator[dict[str, torch.Tensor]]:
-    n_scans = len(next(iter(inputs.values())))
-    for start in range(0, n_scans, BATCH):
-        yield {name: values[start : start + BATCH] for name, values in inputs.items()}
 
 
 def _mean(values: Any) -> float | None:

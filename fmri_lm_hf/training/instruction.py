@@ -99,13 +99,9 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     inputs, ids = scans.read(processor.feature_extractor, scans.split_rows(candidates))
 
     model = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
-    if arguments.own_words:
-        asked_and_answered = [
-            text for task in questions.tasks.values() for text in (*task.ask, *task.classes)
-        ]
-        if add_words(processor.tokenizer, asked_and_answered):
-            torch.manual_seed(arguments.seed)
-            model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    if arguments.own_words and add_words(processor.tokenizer, questions.texts()):
+        torch.manual_seed(arguments.seed)
+        model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     model.freeze_fmri_tokenizer()
     if model.fmri_head is not None:
         model.fmri_head.requires_grad_(False)  # no codes are predicted in this stage

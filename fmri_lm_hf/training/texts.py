@@ -20,7 +20,7 @@ from ..corpus.reading import (
     describe_scan,
     scan_facts,
 )
-from ..evaluation.tasks import Task, load_tasks
+from ..evaluation.tasks import load_tasks
 from ..hub.dataset_location import dataset_folder
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import n_pair_tokens
@@ -194,7 +194,8 @@ class LabelQuestions:
     scans : datasets.Dataset
         A scan dataset with label columns.
     questions : mapping or path
-        Tasks, as `load_tasks` reads them. A scan whose value has no answer is not asked about it.
+        Tasks, as `load_tasks` reads them. A scan whose value has no answer is not asked about it, nor for a form of
+        which a field has none.
     n_questions : int
         Labels asked about in one conversation; 0 for all.
 
@@ -208,19 +209,39 @@ class LabelQuestions:
     def __init__(self, scans: datasets.Dataset, questions: Mapping[str, Any] | str, n_questions: int = 0):
         self.n_questions = n_questions
         self.tasks = load_tasks(questions)
-        self._known: dict[str, list[tuple[Task, str]]] = {}
-        scan_ids = [str(scan_id) for scan_id in scans["scan_id"]]
-        for task in self.tasks.values():
-            for scan_id, answer in zip(scan_ids, task.answers_of(scans)):
-                if answer is not None:
-                    self._known.setdefault(scan_id, []).append((task, answer))
+        self._known: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        answers = {name: task.answers_of(scans) for name, task in self.tasks.items()}
+        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        fields = {
+            name: {task.form_field: task.name for task in self.tasks.values() if task.form is form}
+            for name, form in forms.items()
+        }
+        for place, scan_id in enumerate(map(str, scans["scan_id"])):
+            known = [
+                (task.ask, answer)
+                for name, task in self.tasks.items()
+                if task.form is None and (answer := answers[name][place]) is not None
+            ]
+            for name, form in forms.items():
+                said = {field: answers[task][place] for field, task in fields[name].items()}
+                if None not in said.values():
+                    known.append((form.ask, form.write(said)))  # type: ignore[arg-type]
+            if known:
+                self._known[scan_id] = known
         self.scan_ids = set(self._known)
+
+    def texts(self) -> list[str]:
+        """Texts with all words that are asked and answered."""
+        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        return [text for task in self.tasks.values() for text in (*task.ask, *task.classes)] + [
+            text for form in forms.values() for text in form.examples()
+        ]
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some or all questions, in any order, with drawn wording."""
         known = self._known.get(scan_id, [])
         order = draw.permutation(len(known))[: self.n_questions or None]
-        return [(pick(known[i][0].ask, draw), known[i][1]) for i in order]
+        return [(pick(known[i][0], draw), known[i][1]) for i in order]
 
 
 def joined(
