@@ -22,7 +22,9 @@ from tqdm.auto import tqdm
 
 import fmri_lm_hf
 from fmri_lm_hf.corpus.reading import LEVELS, level_of, level_question
-from fmri_lm_hf.evaluation.occlusion import Occlusion, occlude, randomisation_test
+from fmri_lm_hf.evaluation.effects import Effects, randomisation_test
+from fmri_lm_hf.evaluation.explanation import EXPLANATIONS
+from fmri_lm_hf.evaluation.occlusion import occlude
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.answers import encode_question
@@ -69,7 +71,7 @@ def teach(reader: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) -
     model.eval()
 
 
-def found(occlusion: Occlusion, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
+def found(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
     """How often the planted pair is among the first, of right answers."""
     tops = [
         [set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))]
@@ -129,11 +131,14 @@ def main() -> None:
     results: dict[str, Any] = {"level questions": levels(reader, judged, subjects, args.scans // 2)}
     teach(reader, dict(reader[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
     asked = (*reader, judged, subjects, QUESTION, CLASSES)
-    occlusion = occlude(*asked)
     truth = np.array([CLASSES.index(label) for label in seen["sex"]])
-    results["one planted pair"] = found(occlusion, PLANTED, occlusion.answers == truth)
-    results["one planted pair"]["summary"] = occlusion.summary()
-    results["randomisation test"] = randomisation_test(*asked, n_scans=args.scans // 2)
+    for way, explain in EXPLANATIONS.items():
+        effects = explain(*asked)
+        results[way] = {
+            "one planted pair": found(effects, PLANTED, effects.answers == truth),
+            "summary": effects.summary(),
+            "randomisation test": randomisation_test(explain, *asked, n_scans=args.scans // 2, found=effects),
+        }
     for name, row in results.items():
         print(name, row)
     write_json(results, args.out)

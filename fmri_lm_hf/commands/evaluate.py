@@ -22,8 +22,8 @@ results.json is put into it as well, so that its card shows the scores when it i
 fetched from the Hub are printed, and recorded in results.json.
 
 With --shots the model also learns from a few labelled scans, through an adapter and in context, beside linear readers
-of the same scans; with --occlusion the networks that moved its answers are looked for; with --robustness the same scans
-are measured worse and asked about again (docs/evaluation.md).
+of the same scans; with --occlusion the networks that moved its answers are looked for, by occlusion and by integrated
+gradients; with --robustness the same scans are measured worse and asked about again (docs/evaluation.md).
 
 A score that is not above all of its controls (the model without the scan, with another person's scan, with randomised
 phases, with noise; confounds alone; the majority class) is marked (!) wherever it is shown.
@@ -104,7 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="SCANS",
-        help="test scans to look into for the networks that moved the answers (default: 0)",
+        help="test scans to look into for the networks that moved the answers, by other people's series in their place "
+        "and by integrated gradients (default: 0)",
     )
     parser.add_argument(
         "--robustness",
@@ -172,7 +173,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     from ..evaluation.confounding_tables import trust_sentences
     from ..evaluation.design import FittedStatistics
     from ..evaluation.evaluate import evaluate, evaluate_sites, hold_site_out, split_rows
-    from ..evaluation.pictures import few_shot_parts, occlusion_parts, robustness_parts
+    from ..evaluation.pictures import explanation_parts, few_shot_parts, robustness_parts
     from ..evaluation.report import write_score_report
     from ..evaluation.tables import score_table, truth_table, write_score_csv
     from ..evaluation.tasks import COHORTS, load_tasks, tasks_of_cohort, tasks_of_columns
@@ -241,7 +242,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
     write_json(results, out / "results.json")
     write_score_csv(out / "results.csv", results)
     more = few_shot_parts(results.get("few_shot"))
-    more += occlusion_parts(results.get("occlusion"), processor.feature_extractor.atlas)
+    more += explanation_parts(results, processor.feature_extractor.atlas)
     more += robustness_parts(results.get("robustness"))
     write_text(tripod_table(results), out / "tripod.md")
     write_score_report(out / "report.html", results, more)

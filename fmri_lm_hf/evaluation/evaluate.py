@@ -13,11 +13,11 @@ from ..scans.splits import SplitManifest, make_splits
 from . import deconfounding, zero_label  # noqa: F401  (they register readers)
 from .confounding import predictable_confounds, subgroups
 from .design import Design, FittedStatistics
+from .explanation import explanations
 from .few_shot import few_shot
 from .invariance import wording_invariance
 from .judgement import Judgement, joined, judge
 from .leaks import LeakError, find_leaks
-from .occlusion import occlusion
 from .readers import OURS, READERS
 from .robustness import robustness
 from .study import Study
@@ -105,8 +105,7 @@ def evaluate(
     shots : sequence of int
         Numbers of labelled scans of each class to learn from, as :func:`few_shot` takes them; none leaves it out.
     n_occluded : int
-        Test scans whose networks are replaced by other people's, to see which moved the answers (`occlusion`); 0
-        leaves it out.
+        Test scans that are looked into for the networks that moved the answers (`explanations`); 0 leaves it out.
     n_wordings : int
         Other wordings of each task to ask, to see whether answers hang on them (`wording_invariance`).
     n_robustness : int
@@ -128,10 +127,10 @@ def evaluate(
     -------
     dict
         What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, ``few_shot``, ``occlusion`` and ``robustness``, as the functions of these names return
-        them; ``wordings``, as `wording_invariance`; ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``,
-        each with ``kind`` and ``message``; ``confounding``, as `predictable_confounds`, and ``subgroups``, as the
-        function of that name.
+        not be read; ``truth``, ``few_shot`` and ``robustness``, as the functions of these names return them;
+        ``occlusion`` and ``integrated_gradients``, as `explanations` has them; ``wordings``, as `wording_invariance`;
+        ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``, each with ``kind`` and ``message``;
+        ``confounding``, as `predictable_confounds`, and ``subgroups``, as the function of that name.
 
     Raises
     ------
@@ -167,7 +166,7 @@ def evaluate(
     if shots:
         results["few_shot"] = few_shot(chosen_from, rows, shots)
     if n_occluded:
-        results["occlusion"] = occlusion(chosen_from, n_occluded)
+        results |= explanations(chosen_from, n_occluded)
     if n_robustness:
         results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
     return results

@@ -11,115 +11,22 @@ References
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .effects import Effects, log_odds, other_people
 from .features import Unavailable
-from .study import Study
 
-__all__ = ["Occlusion", "occlude", "occlusion", "randomisation_test", "with_random_weights"]
+__all__ = ["occlude"]
 
 BATCH = 32
-N_RANDOMISED = 10  # scans of the randomisation test, which looks at each twice more
-
-
-def occlusion(study: Study, n_scans: int) -> dict[str, dict[str, Any]]:
-    """What moved the answers to each task of a study, and whether it depends on what the model has learnt.
-
-    Parameters
-    ----------
-    study : Study
-    n_scans : int
-        How many of the scans to be judged are looked into; series of some further ones serve as other people's.
-
-    Returns
-    -------
-    dict
-        task -> what `Occlusion.summary` says, and ``randomisation_test``, as the function of that name returns it,
-        on up to ten scans; or ``left_out`` with the reason.
-    """
-    atlas = study.processor.feature_extractor.atlas
-    n_people = 1 if atlas is None else len(atlas.network_names) + 1
-    rows: list[int] = []
-    for row in study.read.rows:
-        if len(rows) >= n_scans and len({study.subjects[each] for each in rows}) >= 2 * n_people:
-            break  # enough people for a choice
-        rows.append(row)
-    inputs = dict(study.processor(fmri=[study.scans[row] for row in rows]))
-    subjects = [study.subjects[row] for row in rows]
-    found: dict[str, dict[str, Any]] = {}
-    for name, task in study.tasks.items():
-        asked = (study.model, study.processor, inputs, subjects, task.ask[0], task.classes)
-        try:
-            moved = occlude(*asked, n_scans=n_scans, seed=study.seed)
-            n_tested = min(n_scans, N_RANDOMISED)
-            test = randomisation_test(*asked, n_scans=n_tested, seed=study.seed, found=moved)
-            found[name] = moved.summary() | {"randomisation_test": test}
-        except Unavailable as reason:
-            found[name] = {"left_out": str(reason)}
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Occlusion:
-    """How far networks, and pairs of them, moved the answers to a question.
-
-    Attributes
-    ----------
-    networks : tuple of str
-    pairs : list of (int, int)
-        Numbers of different networks.
-    answers : ndarray of shape (n_scans,)
-        Number of the answer that the model gave to each scan.
-    of_networks : ndarray of shape (n_scans, n_networks)
-        Log-odds of that answer from the scan as it is, minus those with another person's series in the network:
-        positive where the network spoke for the answer.
-    of_pairs : ndarray of shape (n_scans, n_pairs)
-        What the two networks moved each by itself, minus what they moved together: the part that the pair carries
-        and none of its networks without the other.
-    n_others : int
-        Other people whose series each network had in turn; the values are means over them.
-    """
-
-    networks: tuple[str, ...]
-    pairs: list[tuple[int, int]]
-    answers: np.ndarray
-    of_networks: np.ndarray
-    of_pairs: np.ndarray
-    n_others: int
-
-    def top_pairs(self, scan: int, n: int = 3) -> list[tuple[str, str]]:
-        """The names of the pairs that moved the answer to a scan most, in either direction."""
-        order = np.argsort(-np.abs(self.of_pairs[scan]), kind="stable")[:n]
-        return [(self.networks[i], self.networks[j]) for i, j in (self.pairs[place] for place in order)]
-
-    def summary(self) -> dict[str, Any]:
-        """For `results.json`: mean over scans of each value, and of its size, for networks and pairs."""
-
-        def told(names: Sequence[Any], values: np.ndarray) -> list[dict[str, Any]]:
-            return [
-                {"networks": list(name), "for_answer": float(x.mean()), "size": float(np.abs(x).mean())}
-                for name, x in zip(names, values.T, strict=True)
-            ]
-
-        pairs = [(self.networks[i], self.networks[j]) for i, j in self.pairs]
-        return {
-            "n_scans": len(self.answers),
-            "n_others": self.n_others,
-            "of_networks": told([(name,) for name in self.networks], self.of_networks),
-            "of_pairs": sorted(told(pairs, self.of_pairs), key=lambda each: -each["size"]),
-        }
 
 
 def occlude(
@@ -132,8 +39,11 @@ def occlude(
     n_scans: int | None = None,
     n_others: int = 4,
     seed: int = 0,
-) -> Occlusion:
+) -> Effects:
     """Replace the series of each network, and of each pair of networks, by other people's, and ask again.
+
+    A network's value is the log-odds from the scan as it is, minus those with another person's series in the network;
+    a pair's is what the two moved each by itself, minus what they moved together.
 
     The two networks of a pair get the series of two different people, so that what they share is lost as well. A
     network pair that a model reads by itself then shows in the pair's value alone; and as far as the model adds up
@@ -185,20 +95,20 @@ def occlude(
     chosen = np.zeros(n_scans, dtype=int)
     effects = np.zeros((n_scans, len(changed)))
     for scan in tqdm(range(n_scans), desc="Occlusion", unit="scan"):
-        log_odds = []
+        without = []
         for other in range(n_others):
-            donors = _others(people, scan, len(networks), np.random.default_rng([seed, scan, other]))
+            donors = other_people(people, scan, len(networks), np.random.default_rng([seed, scan, other]))
             variants = _replaced(inputs, scan, donors, changed if other == 0 else changed[1:], of_roi)
             found = _log_probabilities(model, prompt, answer_ids, variants)
             if other == 0:
                 chosen[scan] = int(found[0].argmax())
-                own = _odds(found[:1], chosen[scan])
+                own = log_odds(found[:1], chosen[scan])
                 found = found[1:]
-            log_odds.append(_odds(found, chosen[scan]))
-        effects[scan, 1:] = own - np.mean(log_odds, axis=0)
+            without.append(log_odds(found, chosen[scan]))
+        effects[scan, 1:] = own - np.mean(without, axis=0)
     of_networks, together = effects[:, 1 : len(networks) + 1], effects[:, len(networks) + 1 :]
     first, second = np.array(pairs).T
-    return Occlusion(
+    return Effects(
         networks=tuple(networks),
         pairs=pairs,
         answers=chosen,
@@ -206,70 +116,6 @@ def occlude(
         of_pairs=of_networks[:, first] + of_networks[:, second] - together,
         n_others=n_others,
     )
-
-
-def randomisation_test(
-    model: FmriLMForCausalLM,
-    processor: FmriLMProcessor,
-    inputs: Mapping[str, torch.Tensor],
-    subjects: Sequence[str],
-    question: str,
-    answers: Sequence[str],
-    n_scans: int | None = None,
-    n_others: int = 4,
-    seed: int = 0,
-    found: Occlusion | None = None,
-) -> dict[str, float | None]:
-    """Whether what moved the answers depends on what the model has learnt [1]_.
-
-    Parameters are those of :func:`occlude`, and `found`: what it returned for them, or for more scans, where that is
-    there already.
-
-    Returns
-    -------
-    dict
-        Rank correlations of the sizes of pairs' values, mean over scans: ``randomised``, with those of the same model
-        with its weights shuffled, which has to be near zero; ``repeated``, with those of the model itself from other
-        people's series, which says how near it could have been to one. None where a scan's values are all equal.
-
-    References
-    ----------
-    .. [1] Adebayo J et al. (2018). Sanity checks for saliency maps. NeurIPS.
-    """
-    asked = (processor, inputs, subjects, question, answers, n_scans, n_others)
-    if found is None:
-        found = occlude(model, *asked, seed)
-    again = occlude(model, *asked, seed + 1)
-    randomised = occlude(with_random_weights(model, seed), *asked, seed)
-    of_pairs = found.of_pairs[: len(again.of_pairs)]
-    return {
-        "repeated": _rank_correlation(of_pairs, again.of_pairs),
-        "randomised": _rank_correlation(of_pairs, randomised.of_pairs),
-    }
-
-
-def with_random_weights(model: FmriLMForCausalLM, seed: int = 0) -> FmriLMForCausalLM:
-    """A copy of a model that has learnt nothing: the values of each of its weights are shuffled.
-
-    Its scale and its distribution stay what they were, so that its answers are as sure as before.
-    """
-    shuffled = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in shuffled.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return shuffled
-
-
-def _others(people: np.ndarray, scan: int, n: int, rng: np.random.Generator) -> list[int]:
-    """Scans of `n` different other people, in random order."""
-    rows: dict[str, list[int]] = {}
-    for row, person in enumerate(people):
-        if person != people[scan]:
-            rows.setdefault(person, []).append(row)
-    names = sorted(rows)
-    return [int(rng.choice(rows[names[i]])) for i in rng.permutation(len(names))[:n]]
 
 
 def _replaced(
@@ -308,19 +154,3 @@ def _log_probabilities(
         for start in range(0, n_scans, BATCH)
     ]
     return torch.cat(parts).double().log_softmax(-1).cpu().numpy()
-
-
-def _odds(log_probabilities: np.ndarray, answer: int) -> np.ndarray:
-    """Log-odds of one answer against all others together: (n_scans,)."""
-    others = np.delete(log_probabilities, answer, axis=1)
-    return log_probabilities[:, answer] - np.logaddexp.reduce(others, axis=1)
-
-
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Spearman correlation of sizes, mean over rows in which both vary."""
-    found = [
-        float(spearmanr(np.abs(a), np.abs(b)).statistic)
-        for a, b in zip(one, other)
-        if np.ptp(a) and np.ptp(b)
-    ]
-    return float(np.mean(found)) if found else None

@@ -14,7 +14,7 @@ from .readers import OURS, title_of
 from .report import COLOURS, html_table, new_figure, picture
 from .tables import number
 
-__all__ = ["few_shot_parts", "occlusion_parts", "robustness_parts", "roi_centres"]
+__all__ = ["explanation_parts", "few_shot_parts", "robustness_parts", "roi_centres"]
 
 LINES = {
     "adapter": COLOURS["model"],
@@ -89,38 +89,57 @@ def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
     return figure
 
 
-def occlusion_parts(occlusion: Mapping[str, Mapping[str, Any]] | None, atlas: Atlas | None) -> list[str]:
-    """Which networks moved the answers, as parts of a page; none where it was not looked into.
+def explanation_parts(results: Mapping[str, Any], atlas: Atlas | None) -> list[str]:
+    """What moved the answers, as parts of a page; none where it was not looked for.
 
     Parameters
     ----------
-    occlusion : mapping, optional
-        Task -> `Occlusion.summary()`, or ``left_out`` with the reason.
+    results : mapping
+        With what `evaluation.explanation.explanations` returned.
     atlas : Atlas, optional
         Where its ROIs have places, the networks are also drawn on a brain.
     """
-    if not occlusion:
-        return []
-    parts = ["<h2>What moved the answers</h2>"]
-    head = ("network pair", "for the answer", "size")
-    for task, found in occlusion.items():
-        if "left_out" in found:
-            parts += [f"<h3>{html.escape(task)}</h3>", html_table(("left out",), [[found["left_out"]]])]
-            continue
-        rows = [
-            [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"]
-            for each in found["of_pairs"][:10]
-        ]
-        asked = f"{found['n_scans']} scans, each network replaced by {found['n_others']} other people's"
-        parts += [
-            f"<h3>{html.escape(task)}</h3>",
-            picture(_matrix(found), f"log-odds that network pairs contributed to answers about {task}"),
-            *_brain(found, atlas, task),
-            html_table(head, rows),
-            f"<p>Changes of the answer's log-odds ({asked}); a pair's value is what neither network "
-            "carries without the other.</p>",
-        ]
+    found = {way: results[way] for way in WAYS if results.get(way)}
+    parts = ["<h2>What moved the answers</h2>"] if found else []
+    for way, of_tasks in found.items():
+        title, told = WAYS[way]
+        parts += [f"<h3>{title}</h3>", f"<p>{told}</p>"]
+        for task, effects in of_tasks.items():
+            parts += [f"<h4>{html.escape(task)}</h4>", *_effect_parts(effects, atlas, task)]
     return parts
+
+
+WAYS = {
+    "occlusion": (
+        "By occlusion",
+        "Changes of the answer's log-odds when a network's series are replaced by another person's; a pair's value is "
+        "what neither network carries without the other.",
+    ),
+    "integrated_gradients": (
+        "By integrated gradients",
+        "Shares of networks' and pairs' tokens in what sets the answer's log-odds apart from those of other people.",
+    ),
+}
+
+
+def _effect_parts(effects: Mapping[str, Any], atlas: Atlas | None, task: str) -> list[str]:
+    if "left_out" in effects:
+        return [html_table(("left out",), [[effects["left_out"]]])]
+    listed = effects["of_pairs"][:10] or sorted(effects["of_networks"], key=lambda each: -each["size"])
+    rows = [
+        [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"] for each in listed
+    ]
+    test = effects.get("randomisation_test", {})
+    told = [f"{effects['n_scans']} scans, each beside {effects['n_others']} other people"]
+    told += [f"likeness to {name} {number(value)}" for name, value in test.items()]
+    return [
+        picture(
+            _matrix(effects), f"log-odds that networks and their pairs contributed to answers about {task}"
+        ),
+        *_brain(effects, atlas, task),
+        html_table(("networks", "for the answer", "size"), rows),
+        f"<p>{'; '.join(told)}.</p>",
+    ]
 
 
 def _matrix(found: Mapping[str, Any]) -> Any:

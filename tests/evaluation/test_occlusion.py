@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -14,9 +15,11 @@ import fmri_lm_hf
 from fmri_lm_hf import Atlas
 from fmri_lm_hf.corpus.reading import LEVELS, level_question
 from fmri_lm_hf.evaluation import occlusion as module
+from fmri_lm_hf.evaluation.effects import other_people, randomisation_test, with_random_weights
+from fmri_lm_hf.evaluation.explanation import EXPLANATIONS
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.occlusion import occlude, randomisation_test, with_random_weights
-from fmri_lm_hf.evaluation.pictures import few_shot_parts, occlusion_parts, roi_centres
+from fmri_lm_hf.evaluation.occlusion import occlude
+from fmri_lm_hf.evaluation.pictures import explanation_parts, few_shot_parts, roi_centres
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.models.network_pairs import pair_indices
 from fmri_lm_hf.simulation import Site, simulate_cohort
@@ -91,7 +94,7 @@ def test_every_network_gets_another_persons_series():
     people = np.array(["a", "a", "b", "c", "c", "d"])
     seen = Counter()
     for seed in range(60):
-        others = module._others(people, 0, 3, np.random.default_rng(seed))
+        others = other_people(people, 0, 3, np.random.default_rng(seed))
         assert sorted(people[others]) == ["b", "c", "d"]
         seen.update(others)
     assert set(seen) == {2, 3, 4, 5}
@@ -134,11 +137,16 @@ def test_shuffled_weights_know_nothing(reader, people):
         assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values), name
     tied = shuffled.get_input_embeddings().weight, shuffled.get_output_embeddings().weight
     assert tied[0] is tied[1]
+
+
+@pytest.mark.parametrize("way", EXPLANATIONS)
+def test_what_is_found_depends_on_what_was_learnt(reader, people, way):
     asked = (*reader, *people, level_question(list(PAIR)), LEVELS)
-    found = randomisation_test(*asked, n_scans=2, n_others=2)
+    explain = partial(EXPLANATIONS[way], n_others=2)
+    found = randomisation_test(explain, *asked, n_scans=2)
     assert found["randomised"] < found["repeated"]
-    there_already = occlude(*asked, n_scans=3, n_others=2)
-    assert randomisation_test(*asked, n_scans=2, n_others=2, found=there_already) == pytest.approx(found)
+    there_already = explain(*asked, n_scans=3)
+    assert randomisation_test(explain, *asked, n_scans=2, found=there_already) == pytest.approx(found)
 
 
 def test_without_enough_people_or_networks_it_says_what_is_missing(reader, people):
@@ -157,11 +165,15 @@ def test_without_enough_people_or_networks_it_says_what_is_missing(reader, peopl
 def test_pictures_are_drawn_on_a_brain_where_rois_have_places(reader, people, linear):
     atlas = reader[1].feature_extractor.atlas
     told = occlude(*reader, *people, "?", ["no", "yes"], n_scans=1, n_others=1).summary()
-    with_brain, without = ("".join(occlusion_parts({"sex": told}, each)) for each in (atlas, None))
+    with_brain, without = (
+        "".join(explanation_parts({"occlusion": {"sex": told}}, each)) for each in (atlas, None)
+    )
     assert (with_brain.count("data:image/png"), without.count("data:image/png")) == (2, 1)
     assert "default - sensorimotor" in without or "sensorimotor - default" in without
-    assert "too few" in "".join(occlusion_parts({"sex": {"left_out": "too few"}}, atlas))
-    assert occlusion_parts(None, atlas) == few_shot_parts(None) == []
+    assert "too few" in "".join(
+        explanation_parts({"integrated_gradients": {"sex": {"left_out": "too few"}}}, atlas)
+    )
+    assert explanation_parts({}, atlas) == few_shot_parts(None) == []
 
 
 def test_places_of_rois_come_from_coordinates_or_the_image():
