@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint bench bench-check clean
+.PHONY: setup demo test lint bench bench-check brainmarks clean
 
 setup: $(VENV)/.installed
 
@@ -33,5 +33,13 @@ bench: setup
 bench-check: setup
 	$(BIN)/python benchmarks/bench.py --check
 
+# An environment of its own: the suite wants other versions of some libraries than constraints.txt has.
+brainmarks:
+	$(PYTHON) -m venv .venv-brainmarks
+	.venv-brainmarks/bin/pip install --quiet $$(grep -o '^torch==[0-9.]*' constraints.txt)
+	.venv-brainmarks/bin/pip install --quiet --editable '.[brainmarks]' pytest
+	.venv-brainmarks/bin/python -m brainmarks.models.test_models fmri_lm
+	.venv-brainmarks/bin/python -m pytest tests/plugins
+
 clean:
-	rm -rf $(VENV) build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-brainmarks build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -37,6 +37,7 @@ YEO_NETWORKS = {
             "SalVentAttnB",
         ),
         *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
+        "Limbic",  # before version 0.14.3 of the parcellation, and so in TemplateFlow
     },
 }
 _YEO = "|".join(sorted(YEO_NETWORKS["7"] | YEO_NETWORKS["17"], key=len, reverse=True))

@@ -13,6 +13,7 @@ from fmri_lm_hf.models.atlas_names import mirrored_name, network_of, read_label_
     [
         ("7Networks_LH_Vis_1", "Vis"),
         ("17Networks_RH_SalVentAttnA_ParOper_1", "SalVentAttnA"),
+        ("17Networks_LH_Limbic_TempPole_1", "Limbic"),  # as TemplateFlow has it
         ("LH_Vis_1", "Vis"),  # XCP-D's 4S
         ("RH_Default_PFCdPFCm_3", "Default"),
         ("LH_Limbic_TempPole_1", "Limbic"),
