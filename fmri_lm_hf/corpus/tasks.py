@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,7 @@ def write_texts(task: ChunkTask) -> int:
                         pairs[config] += of_scan
             for of_config in pairs.values():
                 writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
+            pa.default_memory_pool().release_unused()
     return len(task.chunk)
 
 
@@ -256,7 +258,11 @@ def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
     return prepare_row(scan, atlas)
 
 
-def _one_thread() -> Any:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrix products on one thread; and what reading a chunk took is given back, or the allocator keeps it."""
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1)
+    with threadpool_limits(1):
+        yield
+    pa.default_memory_pool().release_unused()

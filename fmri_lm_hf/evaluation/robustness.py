@@ -1,4 +1,4 @@
-"""How far do answers hold when the same scans are measured worse? Curves over TR, length, noise, motion, missing ROIs.
+"""How far do answers hold when the same scans are measured worse? Curves over TR, length, noise, motion, ROIs, atlas.
 
 What happens to a scan is worked on its series alone. So the label of each scan stays what it was, and a curve falls for
 no other reason than the change. Nothing is trained again.
@@ -37,12 +37,15 @@ class Change:
         With the unit of its levels.
     levels : tuple of float
     apply : callable
-        Takes a row of a scan dataset, a level and a `numpy.random.Generator`; returns the row changed.
+        Takes a row of a scan dataset, a level and a `numpy.random.Generator`, and the networks of its ROIs where
+        `needs_networks`; returns the row changed.
+    needs_networks : bool
     """
 
     title: str
     levels: tuple[float, ...]
-    apply: Callable[[Mapping[str, Any], float, np.random.Generator], dict[str, Any]]
+    apply: Callable[..., dict[str, Any]]
+    needs_networks: bool = False
 
 
 def _slower(scan: Mapping[str, Any], t_r: float, draw: np.random.Generator) -> dict[str, Any]:
@@ -80,12 +83,30 @@ def _moved(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> 
 
 def _without_rois(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
     bold, _ = series_of(scan)
-    known = np.ones(bold.shape[1], dtype=bool)
-    if scan.get("roi_mask") is not None:
-        known = np.array(scan["roi_mask"], dtype=bool)
+    known = _known(scan, bold)
     lost = draw.permutation(np.flatnonzero(known))[: round(share * known.sum())]
     known[lost] = False
     return {**scan, "bold": np.where(known, bold, np.float32(np.nan)), "roi_mask": known}
+
+
+def _coarser(
+    scan: Mapping[str, Any], n_merged: float, draw: np.random.Generator, networks: Sequence[str]
+) -> dict[str, Any]:
+    """As an atlas of larger parcels gives it: neighbours in a network become one, in the place of the first of them."""
+    bold, _ = series_of(scan)
+    known = _known(scan, bold)
+    merged = np.full_like(bold, np.nan)
+    for network in dict.fromkeys(networks):
+        rois = [roi for roi, of in enumerate(networks) if of == network and known[roi]]
+        for first in range(0, len(rois), int(n_merged)):
+            merged[:, rois[first]] = bold[:, rois[first : first + int(n_merged)]].mean(1)
+    return {**scan, "bold": merged, "roi_mask": ~np.isnan(merged).all(0)}
+
+
+def _known(scan: Mapping[str, Any], bold: np.ndarray) -> np.ndarray:
+    if scan.get("roi_mask") is not None:
+        return np.array(scan["roi_mask"], dtype=bool)
+    return np.ones(bold.shape[1], dtype=bool)
 
 
 CHANGES = {
@@ -94,10 +115,18 @@ CHANGES = {
     "noise": Change("noise added (SD of the ROI)", (0.5, 1.0, 2.0), _noisier),
     "motion": Change("share of volumes with a movement", (0.02, 0.05, 0.1), _moved),
     "missing_rois": Change("share of ROIs missing", (0.1, 0.3, 0.5), _without_rois),
+    "atlas": Change("ROIs that become one parcel", (2, 4, 8), _coarser, needs_networks=True),
 }
 
 
-def changed(kind: str, level: float, seed: int, scan: Mapping[str, Any], row: int) -> dict[str, Any]:
+def changed(
+    kind: str,
+    level: float,
+    seed: int,
+    scan: Mapping[str, Any],
+    row: int,
+    networks: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """A row of a scan dataset, measured worse; same seed and row, same change.
 
     Parameters
@@ -109,8 +138,11 @@ def changed(kind: str, level: float, seed: int, scan: Mapping[str, Any], row: in
     scan : mapping
     row : int
         Its number.
+    networks : sequence of str, optional
+        Of its ROIs, for changes that need them.
     """
-    return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]))
+    more = (networks,) if CHANGES[kind].needs_networks else ()
+    return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]), *more)
 
 
 def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) -> dict[str, Any]:
@@ -142,10 +174,14 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
         },
         "changes": {},
     }
+    atlas = study.processor.feature_extractor.atlas
+    networks = None if atlas is None else atlas.networks
     for kind, worse in CHANGES.items():
+        if worse.needs_networks and networks is None:
+            continue
         levels = []
         for level in worse.levels:
-            change = partial(changed, kind, level, study.seed)
+            change = partial(changed, kind, level, study.seed, networks=networks)
             try:
                 read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
             except ScanError as error:

@@ -72,6 +72,20 @@ def test_missing_rois_are_masked_and_further_ones_the_same():
     assert np.isnan(found["bold"][:, ~found["roi_mask"]]).all()
 
 
+def test_larger_parcels_are_means_of_neighbours_in_a_network():
+    whole = scan()
+    networks = ("A", "B", "A", "A", "B", "A")
+    found = changed("atlas", 2, 0, whole, 0, networks)
+    assert found["roi_mask"].tolist() == [True, True, False, True, False, False]
+    expected = [whole["bold"][:, rois].mean(1) for rois in ([0, 2], [1, 4], [3, 5])]
+    np.testing.assert_allclose(found["bold"][:, [0, 1, 3]], np.stack(expected, 1), rtol=1e-6)
+    assert np.isnan(found["bold"][:, ~found["roi_mask"]]).all()
+    # what is missing is in no mean
+    known = np.array([True, True, False, True, True, True])
+    found = changed("atlas", 2, 0, {**whole, "roi_mask": known}, 0, networks)
+    np.testing.assert_allclose(found["bold"][:, 0], whole["bold"][:, [0, 3]].mean(1), rtol=1e-6)
+
+
 def test_draws_are_of_seed_and_row():
     first, again, other = (changed("noise", 1.0, 0, scan(), row)["bold"] for row in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
