@@ -92,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="test scans whose descriptions are checked, of a model that sees network pairs (default: 40; 0: none)",
     )
     parser.add_argument(
+        "--languages",
+        nargs="+",
+        default=[],
+        metavar="CODE",
+        help="languages besides English in which levels of network pairs are asked for, with --truth: fr, de",
+    )
+    parser.add_argument(
         "--shots",
         nargs="+",
         type=int,
@@ -222,6 +229,7 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
             splits,
             args.readers,
             n_truth=args.truth,
+            languages=args.languages,
             shots=args.shots,
             n_occluded=args.occlusion,
             n_wordings=args.wordings,

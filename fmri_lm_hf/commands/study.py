@@ -5,9 +5,9 @@
   fmri-lm study lora --scans my_scans --labels sex --holdout-site B --out study_lora_mine
   fmri-lm study my_study.yaml --out my_study
 
-The studies of the package: families (each family of descriptors left out), lora (adapters against all weights), data
-(number of training scans), quantizer, input_features, robustness (the same scans measured worse). One of your own is a
-YAML file:
+The studies of the package: pairs (with and without pairs of scans and texts), families (each family of descriptors
+left out), lora (adapters against all weights), data (number of training scans), quantizer, input_features, robustness
+(the same scans measured worse), languages (questions in French and German). One of your own is a YAML file:
 
   about: Does a wider tokenizer help?
   variants:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .facts import Fact, direction_of
+from .languages import ENGLISH, Language
 from .lexicon import NOUNS
 from .prose import render_statement
 
@@ -37,7 +38,7 @@ __all__ = [
     "scan_facts",
 ]
 
-LEVELS = ("markedly low", "low", "moderate", "high", "markedly high")
+LEVELS = ENGLISH.levels
 # Between the levels, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
 # pairs of different networks and for what lies within one.
 BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
@@ -52,31 +53,6 @@ DESCRIBE = (
     "What does this scan show?",
     "Summarise this scan.",
     "What is notable within this scan?",
-)
-_ASK_LEVEL = (
-    "Connectivity {pair}?",
-    "How strong is connectivity {pair}?",
-    "What is the level of connectivity {pair} within this scan?",
-    "Within this scan, how high is the coupling {pair}?",
-    "How would you grade connectivity {pair}?",
-    "Is connectivity {pair} high or low?",
-)
-_ASK_EXTREME = {
-    "strongest": (
-        "Which two networks are coupled most strongly?",
-        "Which is the strongest network pair within this scan?",
-        "Between which networks lies the strongest connection?",
-    ),
-    "weakest": (
-        "Which two networks are coupled most weakly?",
-        "Which is the weakest network pair within this scan?",
-        "Between which networks lies the weakest connection?",
-    ),
-}
-_ASK_COMPARISON = (
-    "Is connectivity {first} higher than {second}?",
-    "Is the coupling {first} stronger than {second}?",
-    "Within this scan, is connectivity higher {first} than {second}?",
 )
 # Forms without words about a cohort. The pair comes before its level, which can then be looked up.
 _LEVEL_FORMS = (
@@ -163,44 +139,61 @@ def level_facts(facts: Sequence[Fact]) -> list[Fact]:
     return [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
 
 
-def pair_words(networks: Sequence[str], rng: random.Random | None = None) -> str:
+def pair_words(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
     """``between A and B`` (in either order where chance decides), or ``within A``."""
     first, second = networks
     if first == second:
-        return f"within {first}"
+        return language.within.format(first=first)
     if rng is not None and rng.random() < 0.5:
         first, second = second, first
-    return f"between {first} and {second}"
+    return language.between.format(first=first, second=second)
 
 
-def level_question(networks: Sequence[str], rng: random.Random | None = None) -> str:
+def level_question(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
     """How strong is a pair? Without a generator in the first wording."""
-    form = _ASK_LEVEL[0] if rng is None else rng.choice(_ASK_LEVEL)
-    return form.format(pair=pair_words(networks, rng))
+    form = _worded(language.ask_level, rng)
+    return form.format(pair=pair_words(networks, rng, language))
 
 
-def ask_level(fact: Fact, rng: random.Random | None = None) -> Question:
+def ask_level(fact: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
     """The question for the level of a fact's pair, with the fact's level as answer."""
-    return Question(level_question(fact["network"], rng), LEVELS[round(fact["z"]) + 2])
+    return Question(level_question(fact["network"], rng, language), language.levels[round(fact["z"]) + 2])
 
 
-def ask_extreme(facts: Sequence[Fact], extreme: str, rng: random.Random | None = None) -> Question:
+def ask_extreme(
+    facts: Sequence[Fact], extreme: str, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
     """Which pair of different networks is the strongest, or the weakest?"""
     (fact,) = (fact for fact in facts if fact["feature"].startswith(f"connectivity/{extreme}/"))
-    forms = _ASK_EXTREME[extreme]
     # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
     # learn which of the two it has said
-    return Question(forms[0] if rng is None else rng.choice(forms), pair_words(fact["network"]))
+    answer = pair_words(fact["network"], language=language)
+    return Question(_worded(language.ask_extreme[extreme], rng), answer)
 
 
-def ask_comparison(first: Fact, second: Fact, rng: random.Random | None = None) -> Question:
+def ask_comparison(
+    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
     """Is one pair stronger than another?"""
-    form = _ASK_COMPARISON[0] if rng is None else rng.choice(_ASK_COMPARISON)
-    text = form.format(first=pair_words(first["network"], rng), second=pair_words(second["network"], rng))
-    return Question(text, "yes" if first["value"] > second["value"] else "no")
+    form = _worded(language.ask_comparison, rng)
+    pairs = [pair_words(fact["network"], rng, language) for fact in (first, second)]
+    return Question(
+        form.format(first=pairs[0], second=pairs[1]),
+        language.yes if first["value"] > second["value"] else language.no,
+    )
 
 
-def ask_about(facts: Sequence[Fact], n: int, rng: random.Random) -> list[Question]:
+def _worded(forms: Sequence[str], rng: random.Random | None) -> str:
+    return forms[0] if rng is None else rng.choice(forms)
+
+
+def ask_about(
+    facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH
+) -> list[Question]:
     """Up to `n` questions about different pairs: mostly their levels, some for extremes, some comparisons."""
     levels = level_facts(facts)
     has_extremes = len(facts) > len(levels)
@@ -208,13 +201,12 @@ def ask_about(facts: Sequence[Fact], n: int, rng: random.Random) -> list[Questio
     for fact in rng.sample(levels, min(n, len(levels))):
         kind = rng.random()
         if kind < SHARE_LEVELS or not has_extremes:
-            questions.append(ask_level(fact, rng))
+            questions.append(ask_level(fact, rng, language))
         elif kind < (1 + SHARE_LEVELS) / 2:
-            questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng))
+            questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng, language))
         else:
-            questions.append(
-                ask_comparison(fact, rng.choice([other for other in levels if other is not fact]), rng)
-            )
+            other = rng.choice([other for other in levels if other is not fact])
+            questions.append(ask_comparison(fact, other, rng, language))
     return questions
 
 

@@ -69,6 +69,7 @@ def run_demo(
     families: Sequence[str] = ("connectivity",),
     n_train: int | None = None,
     n_robustness: int = 0,
+    languages: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train and judge a small model; write `model/`, `results.json` and `report.html` into `out`.
 
@@ -94,6 +95,8 @@ def run_demo(
         Simulated scans of site A, in place of 800.
     n_robustness : int
         Test scans that are asked about again, measured worse, as `evaluate` takes it.
+    languages : sequence of str
+        In which the model is asked about network pairs besides English, as `evaluate` takes them.
 
     Returns
     -------
@@ -145,6 +148,7 @@ def run_demo(
         READERS_BESIDE,
         n_truth=N_TRUTH,
         n_robustness=n_robustness,
+        languages=languages,
         seed=seed,
         confounding=False,
     )

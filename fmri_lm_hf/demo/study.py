@@ -56,8 +56,11 @@ class Variant:
         """The options of a stage as words of its command line."""
         words = []
         for name, value in self.stages.get(stage, {}).items():
-            plain = isinstance(value, str) or ("." not in name and not isinstance(value, (bool, list)))
-            words += [f"--{name}", str(value) if plain else json.dumps(value)]
+            if "." in name or isinstance(value, bool):  # an entry of a mapping is read as YAML
+                given = [value if isinstance(value, str) else json.dumps(value)]
+            else:
+                given = list(map(str, value if isinstance(value, list) else [value]))
+            words += [f"--{name}", *given]
         return words
 
 
@@ -71,12 +74,15 @@ class Study:
     variants : tuple of Variant
     n_robustness : int
         Scans that are asked about again, measured worse, as `evaluate` takes it.
+    languages : tuple of str
+        In which models are asked about network pairs besides English.
     """
 
     name: str
     about: str
     variants: tuple[Variant, ...]
     n_robustness: int = 0
+    languages: tuple[str, ...] = ()
 
 
 def load_study(name: str) -> Study:
@@ -91,19 +97,25 @@ def load_study(name: str) -> Study:
     if not path.is_file():
         raise ValueError(f"There is no study {name}: give {', '.join(STUDIES)}, or a YAML file.")
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = {"about", "every", "variants", "n_robustness"}
+    known = {"about", "every", "variants", "n_robustness", "languages"}
     if not isinstance(declared, Mapping) or not declared.get("variants") or set(declared) - known:
         found = ", ".join(map(str, declared)) if isinstance(declared, Mapping) else "no mapping"
         raise ValueError(
-            f"{path.name} is no study: expected `about` and `variants`, and perhaps `every` and `n_robustness`; found "
-            f"{found}."
+            f"{path.name} is no study: expected `about` and `variants`, and perhaps `every`, `n_robustness` and "
+            f"`languages`; found {found}."
         )
     every = declared.get("every") or {}
     variants = tuple(
         _variant(path.name, str(variant), every, changes or {})
         for variant, changes in declared["variants"].items()
     )
-    return Study(path.stem, str(declared.get("about", "")), variants, int(declared.get("n_robustness", 0)))
+    return Study(
+        path.stem,
+        str(declared.get("about", "")),
+        variants,
+        int(declared.get("n_robustness", 0)),
+        tuple(declared.get("languages", ())),
+    )
 
 
 def _variant(file: str, name: str, every: Mapping[str, Any], changes: Mapping[str, Any]) -> Variant:
@@ -160,7 +172,7 @@ def run_study(
         for seed in seeds:
             folder = out / f"{variant.name.replace(' ', '_')}-{seed}"
             given = {"options": options, "labels": list(labels), "holdout_site": holdout_site, "seed": seed}
-            key = content_hash(changed, given, str(scans), study.n_robustness)
+            key = content_hash(changed, given, str(scans), study.n_robustness, study.languages)
             done = folder / "study_run.json"
             if not done.exists() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
                 print(f"\n== {study.name}: {variant.name}, seed {seed}", flush=True)
@@ -176,6 +188,7 @@ def run_study(
                     families=variant.families,
                     n_train=variant.n_train,
                     n_robustness=study.n_robustness,
+                    languages=study.languages,
                 )
                 kept = ("tasks", "truth", "robustness", "simulated", "seconds")
                 record = {name: results[name] for name in kept if name in results}
@@ -203,13 +216,23 @@ HEAD = (
 
 
 def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the table of a study, as `HEAD` names them: means over seeds, with SD where there are several."""
-    rows = []
+    """The table of a study: means over seeds, with SD where there are several. The first row is that of its head."""
+    languages = sorted(
+        {
+            code
+            for variant in found["variants"].values()
+            for run in variant["runs"].values()
+            for code in run.get("truth", {}).get("languages", {})
+        }
+    )
+    rows = [[*HEAD, *(f"levels, asked in {code}" for code in languages)]]
     for name, variant in found["variants"].items():
         runs = list(variant["runs"].values())
-        truth = [
-            _mean([run["truth"][kind][of] for run in runs]) if "truth" in runs[0] else "-"
-            for kind, of in _TRUTH
+        truths = [run["truth"] for run in runs if "truth" in run]
+        said = [
+            _mean([truth["pair_level"]["exact"] for truth in truths]),
+            _mean([truth["descriptions"]["precision"] for truth in truths]),
+            *(_mean([truth["languages"][code]["exact"] for truth in truths]) for code in languages),
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
@@ -218,11 +241,8 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
             beside = [
                 _mean([each.get(reader, {}).get("balanced_accuracy") for each in scores]) for reader in BESIDE
             ]
-            rows.append([name, task, *ours, *beside, *truth])
+            rows.append([name, task, *ours, *beside, *said])
     return rows
-
-
-_TRUTH = (("pair_level", "exact"), ("descriptions", "precision"))
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -235,8 +255,8 @@ def _mean(values: Sequence[float | None]) -> str:
 
 def study_table(found: Mapping[str, Any]) -> str:
     """The table of a study as text for the terminal."""
-    rows = [list(HEAD), *study_rows(found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    rows = study_rows(found)
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
     )
@@ -250,10 +270,11 @@ def _parts(found: Mapping[str, Any]) -> list[str]:
         "<p>connectivity, networks: balanced accuracy of logistic regression on connectivity and on network "
         "connectivity, fitted to the same scans. levels of pairs, descriptions: the share that is true.</p>"
     )
+    head, *rows = study_rows(found)
     parts = [f"<p>{found['about']}</p>", *([warning] if found["simulated"] else [])]
     parts += [
         picture(_drawn(found), "balanced accuracy of the variants"),
-        html_table(HEAD, study_rows(found)),
+        html_table(head, rows),
         beside,
     ]
     for variant in found["variants"].values():

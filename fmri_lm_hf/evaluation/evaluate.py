@@ -74,6 +74,7 @@ def evaluate(
     readers: Sequence[str] | None = None,
     n_resamples: int = 1000,
     n_truth: int = 0,
+    languages: Sequence[str] = (),
     shots: Sequence[int] = (),
     n_occluded: int = 0,
     n_wordings: int = 0,
@@ -102,6 +103,8 @@ def evaluate(
     n_truth : int
         Test scans whose descriptions and answers about network pairs are checked (`truth`); 0 leaves it out. Only for
         a model that sees network pairs.
+    languages : sequence of str
+        In which it is asked about network pairs besides English, as `truth` takes them.
     shots : sequence of int
         Numbers of labelled scans of each class to learn from, as :func:`few_shot` takes them; none leaves it out.
     n_occluded : int
@@ -162,7 +165,7 @@ def evaluate(
         results["subgroups"] = subgroups(study, judgements, seed)
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
-        results["truth"] = check_truth(model, processor, judged, seed=seed)
+        results["truth"] = check_truth(model, processor, judged, seed=seed, languages=languages)
     if shots:
         results["few_shot"] = few_shot(chosen_from, rows, shots)
     if n_occluded:

@@ -183,6 +183,10 @@ def truth_rows(truth: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     pairs, said, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
     shares = [
         ["level of a network pair, one of five", pairs["exact"], pairs["other_scan"], pairs["most_common"]],
+        *(
+            [f"the same, asked in {code}", each["exact"], each["other_scan"], each["most_common"]]
+            for code, each in truth.get("languages", {}).items()
+        ),
         ["statements of descriptions", said["precision"], said["other_scan_precision"], None],
         ["answers about a scan that is there", mirage["real_answered"], None, None],
         ["says so where no scan, or noise, is there", 1 - mirage["absent_described"], None, None],

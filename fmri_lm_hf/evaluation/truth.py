@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..corpus.facts import fact_measure
 from ..corpus.faithfulness import parse_claims
+from ..corpus.languages import ENGLISH, Language, language_of
 from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no_scan, scan_facts
 from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -40,7 +41,8 @@ def truth(
     scans: Sequence[Any],
     n_absent: int = 50,
     seed: int = 0,
-) -> dict[str, dict[str, float | None]]:
+    languages: Sequence[str] = (),
+) -> dict[str, Any]:
     """All that this module measures, in the form of `results.json`.
 
     Parameters
@@ -53,14 +55,18 @@ def truth(
         Prompts without a scan, and as many scans of noise, for the mirage rate.
     seed : int
         Of the noise.
+    languages : sequence of str
+        In which levels of pairs are asked for besides English, by their codes in `LANGUAGES`.
 
     Returns
     -------
     dict
-        ``{"pair_level": ..., "descriptions": ..., "mirage": ...}``, see the functions of these names.
+        ``{"pair_level": ..., "descriptions": ..., "mirage": ...}``, see the functions of these names; with
+        `languages` also ``{"languages": {code: ...}}``, each as ``pair_level``.
     """
     inputs = dict(processor(fmri=list(scans)))
-    return {
+    of_languages = {code: pair_level_truth(model, processor, inputs, language_of(code)) for code in languages}
+    return ({"languages": of_languages} if languages else {}) | {
         "pair_level": pair_level_truth(model, processor, inputs),
         "descriptions": description_truth(model, processor, inputs),
         "mirage": mirage(model, processor, inputs, n_absent, seed),
@@ -99,7 +105,11 @@ def scan_pairs(
 
 
 def level_probabilities(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, pairs: Sequence[int] | None = None
+    model: FmriLMForCausalLM,
+    processor: FmriLMProcessor,
+    inputs: Inputs,
+    pairs: Sequence[int] | None = None,
+    language: Language = ENGLISH,
 ) -> torch.Tensor:
     """How probable a model finds each level of each network pair, each question for itself.
 
@@ -110,6 +120,8 @@ def level_probabilities(
         What the processor makes of the scans.
     pairs : sequence of int, optional
         Numbers of the pairs to ask for, in the order of `numpy.triu_indices`; all when None.
+    language : Language
+        Of question and levels.
 
     Returns
     -------
@@ -120,7 +132,11 @@ def level_probabilities(
     first, second = pair_indices(len(names)).tolist()
     chosen = range(len(first)) if pairs is None else pairs
     asked = [
-        encode_question(processor, level_question([names[first[pair]], names[second[pair]]]), LEVELS)
+        encode_question(
+            processor,
+            level_question([names[first[pair]], names[second[pair]]], language=language),
+            language.levels,
+        )
         for pair in chosen
     ]
     scores = [
@@ -131,9 +147,9 @@ def level_probabilities(
 
 
 def pair_level_truth(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, language: Language = ENGLISH
 ) -> dict[str, float | None]:
-    """How often a model grades a network pair right, on five levels.
+    """How often a model grades a network pair right, on five levels, asked in a language.
 
     Returns
     -------
@@ -144,7 +160,7 @@ def pair_level_truth(
         connectivity, mean over pairs (None with fewer than three scans).
     """
     values, present, names = scan_pairs(processor, inputs)
-    probabilities = level_probabilities(model, processor, inputs).numpy()
+    probabilities = level_probabilities(model, processor, inputs, language=language).numpy()
     first, second = pair_indices(len(names)).numpy()
     levels = level_of(values.numpy(), first == second)
     known = present.numpy()

@@ -103,6 +103,10 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
         "questions about network pairs in each conversation, answered from the scan itself; needs network-pair tokens",
         0,
     )
+    languages: list[str] = argument(
+        "of the `reading_questions`, one drawn for each conversation: en, fr, de; descriptions are in English",
+        ["en"],
+    )
     share_described: float = argument(
         "share of the conversations that ask for a description: of the scan itself where `reading_questions` are "
         "asked, else a text of the corpus",

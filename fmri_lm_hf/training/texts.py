@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..corpus.facts import Fact
+from ..corpus.languages import language_of
 from ..corpus.reading import (
     DESCRIBE,
     Question,
@@ -165,11 +166,20 @@ class ReadingQuestions:
         Questions in one conversation.
     share_described : float
         Share of the conversations that ask for a description too.
+    languages : sequence of str
+        Of the questions, one drawn for each conversation; descriptions are in English.
     """
 
-    def __init__(self, atlas: Atlas, n_questions: int, share_described: float = 0.0):
+    def __init__(
+        self,
+        atlas: Atlas,
+        n_questions: int,
+        share_described: float = 0.0,
+        languages: Sequence[str] = ("en",),
+    ):
         self.network_names, self.n_questions = atlas.network_names, n_questions
         self.share_described = share_described
+        self.languages = [language_of(code) for code in languages]
         self._networks = torch.tensor([self.network_names.index(name) for name in atlas.networks])
 
     def facts(self, seen: Mapping[str, torch.Tensor]) -> list[Fact]:
@@ -180,7 +190,8 @@ class ReadingQuestions:
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
         """Some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
-        asked = ask_about(facts, self.n_questions, rng)
+        language = rng.choice(self.languages) if len(self.languages) > 1 else self.languages[0]
+        asked = ask_about(facts, self.n_questions, rng, language)
         if facts and rng.random() < self.share_described:
             asked.append(Question(rng.choice(DESCRIBE), describe_scan(facts, rng)))
         return [(question.text, question.answer) for question in asked]
@@ -282,7 +293,10 @@ def described_by(
                 "`reading_questions: 0`."
             )
         atlas = processor.feature_extractor.atlas
-        return [(ReadingQuestions(atlas, arguments.reading_questions, arguments.share_described), 1.0)]
+        questions = ReadingQuestions(
+            atlas, arguments.reading_questions, arguments.share_described, arguments.languages
+        )
+        return [(questions, 1.0)]
     return [] if texts is None else [(texts, arguments.share_described)]
 
 

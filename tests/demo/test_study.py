@@ -65,7 +65,7 @@ def test_what_is_no_study_is_refused(tmp_path):
 def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_path, capsys, monkeypatch):
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "about: Does it matter?\nn_robustness: 4\nvariants:\n"
+        "about: Does it matter?\nn_robustness: 4\nlanguages: [fr]\nvariants:\n"
         "  as it is: {}\n"
         "  graphs too:\n    families: [connectivity, graph]\n"
         "    alignment: {reading_questions: 1}\n"
@@ -89,7 +89,9 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
         assert set(run["robustness"]["changes"]) == set(CHANGES)
         results = json.loads((out / f"{name.replace(' ', '_')}-0" / "results.json").read_text())
         assert run["tasks"] == results["tasks"]
+        assert run["truth"]["languages"]["fr"] == results["truth"]["languages"]["fr"]
         assert name in study_table(found)
+    assert "levels, asked in fr" in study_table(found).splitlines()[0]
     page = (out / "report.html").read_text()
     assert "Does it matter?" in page
     assert "measured worse" in page

@@ -135,13 +135,17 @@ def test_a_recipe_that_cannot_be_run_is_refused(words, message, tmp_path):
 
 @pytest.mark.slow
 def test_truth_has_every_score_of_the_results(reader):
-    results = truth(*reader, scans(4), n_absent=5)
+    results = truth(*reader, scans(4), n_absent=5, languages=["fr", "de"])
+    assert set(results["languages"]) == {"fr", "de"}
+    assert set(results["languages"]["fr"]) == set(results["pair_level"])
+    assert "languages" not in truth(*reader, scans(4), n_absent=5)
     assert set(results["pair_level"]) >= {"exact", "other_scan", "within_one", "rank_correlation"}
     assert set(results["descriptions"]) >= {"precision", "recall", "other_scan_precision"}
     assert set(results["mirage"]) >= {"absent_described", "real_answered"}
 
 
 def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
+    from fmri_lm_hf.corpus.languages import language_of
     from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, describe_scan, level_of
     from fmri_lm_hf.evaluation import truth as module
 
@@ -151,11 +155,23 @@ def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     first, second = torch.triu_indices(3, 3)
     levels = torch.from_numpy(level_of(values.numpy(), (first == second).numpy()))
     exact = torch.nn.functional.one_hot(levels.long(), 5).float()
-    monkeypatch.setattr(module, "level_probabilities", lambda *args: exact)
+    original = module.level_probabilities
+    monkeypatch.setattr(module, "level_probabilities", lambda *args, **more: exact)
     scores = module.pair_level_truth(model, processor, inputs)
     assert scores["exact"] == scores["within_one"] == 1
     assert scores["other_scan"] < 0.7
     assert scores["rank_correlation"] > 0.8
+
+    asked = {}
+    monkeypatch.setattr(
+        module, "encode_question", lambda processor, question, answers: asked.update({question: answers})
+    )
+    monkeypatch.setattr(
+        module, "answers_to_questions", lambda model, asked, **batch: [torch.zeros(6, 5)] * len(asked)
+    )
+    original(model, processor, inputs, language=language_of("de"))
+    assert all(question.startswith("Konnektivität") for question in asked)
+    assert set(asked.values()) == {language_of("de").levels}
 
     facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
     texts = [describe_scan(each, random.Random(0)) for each in facts]
