@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,38 +116,23 @@ def build_corpus(
     with _work_folder(out) as work:
         source = ScanSource.open(scans, work)
         atlas = _with_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
-        config = _inherit(config, scans, source)
-        parameters = _parameters(config, source, atlas)
+        build = _Build(out, _inherit(config, scans, source), source, atlas)
         if (out / "provenance.json").exists():
-            _check_parameters(
-                json.loads((out / "provenance.json").read_text())["parameters"], parameters, out
-            )
+            earlier = json.loads((out / "provenance.json").read_text())["parameters"]
+            _check_parameters(earlier, build.parameters, out)
             return _read_summary(out)
-        manifest = _split(config, source)
-        tasks = _chunk_tasks(config, source, manifest, work)
-        _start_or_continue(work, parameters, out)
+        tasks = build.tasks()
+        _start_or_continue(work, build.parameters, out)
         atlas.to_json(work / "atlas.json")
         with open_engine(workers, scheduler) as engine:
             steps = _Steps(engine, sum(len(task.chunk) for task in tasks), progress)
             if not (out / "reference" / "reference.json").exists():
-                maps = _fit_maps(steps, tasks, config, atlas, work)
-                steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
-                training = (
-                    (row["subject_id"], as_features(maps, row, features))
-                    for row, features, _ in read_features(tasks)
-                    if row["split"] == "train" and features is not None
-                )
-                maps.fit_statistics(training).save(out / "reference")
+                build.fit_reference(steps, tasks)
             steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
-            texts = tuple(str(task.file("texts")) for task in tasks)
-            configs = ("all", *check_families(config.families))
-            declared = _declared(config)
-            assembly = [
-                AssemblyTask(name, i, len(configs), texts, str(out), declared)
-                for i, name in enumerate(configs)
-            ]
+            assembly = build.assembly(tasks)
             steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
-        return _finish(out, config, source, manifest, tasks, assembly, parameters)
+        build.finish(tasks, assembly)
+        return _read_summary(out)
 
 
 class _Steps:
@@ -173,6 +159,165 @@ class _Steps:
                 bar.update(count)
 
 
+@dataclass(frozen=True)
+class _Build:
+    """What a build is made of, and how each part of the corpus follows from it.
+
+    Attributes
+    ----------
+    out : Path
+        Folder of the corpus.
+    config : CorpusConfig
+    source : ScanSource
+    atlas : Atlas
+    """
+
+    out: Path
+    config: CorpusConfig
+    source: ScanSource
+    atlas: Atlas
+
+    @property
+    def work(self) -> Path:
+        return self.out / WORK_FOLDER
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        return tuple(check_families(self.config.families))
+
+    @cached_property
+    def declared(self) -> tuple[str, ...]:
+        """What is declared about the cohort."""
+        return tuple(name for name in DECLARATIONS if getattr(self.config, name))
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """All that decides what a corpus holds, as JSON gives it back."""
+        chosen = asdict(self.config) | {"families": self.families}
+        record = {**chosen, "scans_sha256": self.source.fingerprint, "atlas": self.atlas.to_dict()}
+        return json.loads(json.dumps(record))
+
+    @cached_property
+    def manifest(self) -> SplitManifest:
+        config = self.config
+        if config.splits is not None:
+            return SplitManifest(
+                {split: sorted(ids) for split, ids in config.splits.items()}, {"given": True}
+            )
+        return make_splits(
+            self.source.index, config.fractions, config.group_by, config.holdout_sites, config.seed
+        )
+
+    def tasks(self) -> list[ChunkTask]:
+        """The scans in chunks, each with what has to be known about it."""
+        config, split_of = self.config, self.manifest.split_of()
+        described = _described_columns(config, self.source)
+        options = {
+            "lengths": list(config.lengths),
+            "wordings": config.wordings,
+            "seed": config.seed,
+            "described_columns": described,
+        }
+
+        def light(row: Mapping[str, Any]) -> dict[str, Any]:
+            seed = text_seed(config.seed, row["subject_id"])
+            return {
+                "scan_id": str(row["scan_id"]),
+                "subject_id": str(row["subject_id"]),
+                "site": None if row["site"] is None else str(row["site"]),
+                "t_r": row.get("t_r"),
+                "split": split_of.get(str(row["subject_id"])),
+                SUBJECT_TEXT_COLUMN: describe_subject(row, described, seed=seed) or None,
+            }
+
+        return [
+            ChunkTask(
+                number,
+                chunk,
+                str(self.work),
+                pa.Table.from_pylist(
+                    [light(row) for row in self.source.index.between(chunk.first, chunk.first + len(chunk))]
+                ),
+                options,
+            )
+            for number, chunk in enumerate(self.source.chunks)
+        ]
+
+    def fit_reference(self, steps: _Steps, tasks: Sequence[ChunkTask]) -> None:
+        """Maps of the training scans, descriptors of all scans with them, and their means and SDs in training."""
+        maps = self._fit_maps(steps, tasks)
+        steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
+        training = (
+            (row["subject_id"], as_features(maps, row, features))
+            for row, features, _ in read_features(tasks)
+            if row["split"] == "train" and features is not None
+        )
+        maps.fit_statistics(training).save(self.out / "reference")
+
+    def _fit_maps(self, steps: _Steps, tasks: Sequence[ChunkTask]) -> CohortReference:
+        """Gradients and ICA maps of the training scans' mean connectivity, kept where every worker can read them."""
+        work, config = self.work, self.config
+        folder = work / "maps_reference"
+        if not (folder / "reference.json").exists():
+            steps.run("connectivity", sum_connectivity, tasks, lambda task: task.file("maps"))
+            group = read_connectivity(tasks, self.atlas.n_rois)
+            mean = group.mean.astype(np.float32)
+            with atomic(work / GROUP_FILE) as path:
+                save_file({"mean": mean}, path)
+            write_json(asdict(symmetry(mean, self.atlas)), work / SYMMETRY_FILE)
+            with threadpool_limits(1):  # the same bits on every machine
+                maps = ReferenceMaps.fit(group, self.atlas, self.families, config.n_components, config.seed)
+            CohortReference(maps, self.families).save(folder)
+            shutil.rmtree(work / "maps")
+        return CohortReference.load(folder)
+
+    def assembly(self, tasks: Sequence[ChunkTask]) -> list[AssemblyTask]:
+        """The configs of the corpus, to be brought together from the texts of all chunks."""
+        texts = tuple(str(task.file("texts")) for task in tasks)
+        configs = ("all", *self.families)
+        return [
+            AssemblyTask(name, i, len(configs), texts, str(self.out), self.declared)
+            for i, name in enumerate(configs)
+        ]
+
+    def finish(self, tasks: Sequence[ChunkTask], assembly: Sequence[AssemblyTask]) -> None:
+        """Write what stands beside the shards; provenance comes last and says that the corpus is complete."""
+        out, work, manifest = self.out, self.work, self.manifest
+        failures = list(_failures(tasks))
+        described = self.source.index.without({failure["scan_id"] for failure in failures})
+        rows = {task.config: json.loads(task.done.read_text()) for task in assembly}
+        write_json(manifest.to_dict(), out / "splits.json")
+        write_json(failures, out / "failures.json")
+        shutil.copyfile(work / "atlas.json", out / "atlas.json")
+        reference = CohortReference.load(out / "reference")
+        sides = Symmetry(**json.loads((work / SYMMETRY_FILE).read_text()))
+        warnings = [text for text in (_acquisition_warning(reference, described), sides.problem) if text]
+        write_corpus_card(
+            out,
+            asdict(self.config),
+            described,
+            manifest.split_of(),
+            manifest.sha256,
+            published_features(self.declared),
+            rows,
+            failures,
+            warnings,
+        )
+        provenance = {
+            "parameters": self.parameters,
+            "versions": package_versions(),
+            "splits_sha256": manifest.sha256,
+            "controlled": self.config.controlled,
+            "simulated": self.config.simulated,
+            "n_scans": len(described),
+            "n_subjects": len({str(row["subject_id"]) for row in described}),
+            "rows": rows,
+            "symmetry": {k: v if v == v else None for k, v in asdict(sides).items()},
+            "warnings": warnings,
+        }
+        write_json(provenance, out / "provenance.json")
+
+
 def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
     """The atlas of the scans, if it can be spoken of."""
     if atlas is None:
@@ -196,17 +341,6 @@ def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusCon
         controlled=config.controlled or "controlled" in said,
         simulated=config.simulated or "simulated" in said,
     )
-
-
-def _declared(config: CorpusConfig) -> tuple[str, ...]:
-    return tuple(name for name in DECLARATIONS if getattr(config, name))
-
-
-def _parameters(config: CorpusConfig, source: ScanSource, atlas: Atlas) -> dict[str, Any]:
-    """All that decides what a corpus holds, as JSON gives it back."""
-    chosen = asdict(config) | {"families": check_families(config.families)}
-    record = {**chosen, "scans_sha256": source.fingerprint, "atlas": atlas.to_dict()}
-    return json.loads(json.dumps(record))
 
 
 def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
@@ -259,12 +393,6 @@ def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> Non
         write_json(parameters, record)
 
 
-def _split(config: CorpusConfig, source: ScanSource) -> SplitManifest:
-    if config.splits is not None:
-        return SplitManifest({split: sorted(ids) for split, ids in config.splits.items()}, {"given": True})
-    return make_splits(source.index, config.fractions, config.group_by, config.holdout_sites, config.seed)
-
-
 def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
     known = source.index[0]
     if config.describe is None:
@@ -275,118 +403,12 @@ def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
     return list(config.describe)
 
 
-def _chunk_tasks(
-    config: CorpusConfig, source: ScanSource, manifest: SplitManifest, work: Path
-) -> list[ChunkTask]:
-    split_of = manifest.split_of()
-    described = _described_columns(config, source)
-    options = {
-        "lengths": list(config.lengths),
-        "wordings": config.wordings,
-        "seed": config.seed,
-        "described_columns": described,
-    }
-
-    def light(row: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "scan_id": str(row["scan_id"]),
-            "subject_id": str(row["subject_id"]),
-            "site": None if row["site"] is None else str(row["site"]),
-            "t_r": row.get("t_r"),
-            "split": split_of.get(str(row["subject_id"])),
-            SUBJECT_TEXT_COLUMN: describe_subject(
-                row, described, seed=text_seed(config.seed, row["subject_id"])
-            )
-            or None,
-        }
-
-    return [
-        ChunkTask(
-            number,
-            chunk,
-            str(work),
-            pa.Table.from_pylist(
-                [light(row) for row in source.index.between(chunk.first, chunk.first + len(chunk))]
-            ),
-            options,
-        )
-        for number, chunk in enumerate(source.chunks)
-    ]
-
-
-def _fit_maps(
-    steps: _Steps, tasks: Sequence[ChunkTask], config: CorpusConfig, atlas: Atlas, work: Path
-) -> CohortReference:
-    """Gradients and ICA maps of the training scans' mean connectivity, kept where every worker can read them."""
-    folder = work / "maps_reference"
-    if not (folder / "reference.json").exists():
-        steps.run("connectivity", sum_connectivity, tasks, lambda task: task.file("maps"))
-        group = read_connectivity(tasks, atlas.n_rois)
-        mean = group.mean.astype(np.float32)
-        with atomic(work / GROUP_FILE) as path:
-            save_file({"mean": mean}, path)
-        write_json(asdict(symmetry(mean, atlas)), work / SYMMETRY_FILE)
-        families = check_families(config.families)
-        with threadpool_limits(1):  # the same bits on every machine
-            maps = ReferenceMaps.fit(group, atlas, families, config.n_components, config.seed)
-        CohortReference(maps, families).save(folder)
-        shutil.rmtree(work / "maps")
-    return CohortReference.load(folder)
-
-
 def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:
     for row, features, failure in read_features(tasks):
         if row["split"] is None:
             yield {"scan_id": row["scan_id"], "reason": "Its subject is in no split of the given manifest."}
         elif features is None:
             yield {"scan_id": row["scan_id"], "reason": str(failure)}
-
-
-def _finish(
-    out: Path,
-    config: CorpusConfig,
-    source: ScanSource,
-    manifest: SplitManifest,
-    tasks: Sequence[ChunkTask],
-    assembly: Sequence[AssemblyTask],
-    parameters: dict[str, Any],
-) -> CorpusSummary:
-    """Write what stands beside the shards; provenance comes last and says that the corpus is complete."""
-    failures = list(_failures(tasks))
-    failed = {failure["scan_id"] for failure in failures}
-    described = source.index.without(failed)
-    rows = {task.config: json.loads(task.done.read_text()) for task in assembly}
-    write_json(manifest.to_dict(), out / "splits.json")
-    write_json(failures, out / "failures.json")
-    shutil.copyfile(out / WORK_FOLDER / "atlas.json", out / "atlas.json")
-    reference = CohortReference.load(out / "reference")
-    sides = Symmetry(**json.loads((out / WORK_FOLDER / SYMMETRY_FILE).read_text()))
-    warnings = [text for text in (_acquisition_warning(reference, described), sides.problem) if text]
-    write_corpus_card(
-        out,
-        asdict(config),
-        described,
-        manifest.split_of(),
-        manifest.sha256,
-        published_features(_declared(config)),
-        rows,
-        failures,
-        warnings,
-    )
-    provenance = {
-        "parameters": parameters,
-        "versions": package_versions(),
-        "splits_sha256": manifest.sha256,
-        "controlled": config.controlled,
-        "simulated": config.simulated,
-        "n_scans": len(described),
-        "n_subjects": len({str(row["subject_id"]) for row in described}),
-        "rows": rows,
-        "symmetry": {k: v if v == v else None for k, v in asdict(sides).items()},
-        "warnings": warnings,
-    }
-    write_json(provenance, out / "provenance.json")
-    return _read_summary(out)
 
 
 def _acquisition_warning(reference: CohortReference, scans: Sequence[Mapping[str, Any]]) -> str | None:

@@ -19,7 +19,7 @@ from ..files import atomic
 from ..models.atlas import Atlas, ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 
-__all__ = ["Chunk", "Piece", "ScanIndex", "ScanSource", "read_chunk"]
+__all__ = ["Chunk", "Piece", "ScanIndex", "ScanSource", "read_chunk", "read_columns"]
 
 # Scans that a worker takes at a time: few enough that workers share a small dataset evenly, and so many that a large
 # one does not become thousands of temporary files.
@@ -173,7 +173,7 @@ class ScanSource:
             light = [
                 field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"
             ]
-            tables.append(pq.read_table(file, columns=light, use_threads=False))
+            tables.append(read_columns(file, light))
         index = ScanIndex(tables)
         if not len(index):
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
@@ -227,6 +227,15 @@ class ScanSource:
         """The atlas beside the scans, if there is one."""
         file = (self.path if self.path.is_dir() else self.path.parent) / "atlas.json"
         return Atlas.from_json(file) if file.exists() else None
+
+
+def read_columns(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a Parquet file, or all.
+
+    Not by `pyarrow.parquet.read_table`, which reads on threads, each of which keeps memory of its own.
+    """
+    with pq.ParquetFile(file) as content:
+        return content.read(None if columns is None else list(columns), use_threads=False)
 
 
 def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:

@@ -36,7 +36,7 @@ from .facts import Fact
 from .prose import select_facts, write_text
 from .reference import CohortReference
 from .shards import TEXT_SCHEMA
-from .source import Chunk, read_chunk
+from .source import Chunk, read_chunk, read_columns
 from .subjects import SUBJECT_TEXT_COLUMN
 
 __all__ = [
@@ -149,7 +149,7 @@ def compute_chunk(task: ChunkTask) -> int:
 def write_texts(task: ChunkTask) -> int:
     """Write facts and texts of the chunk's scans: of `TEXT_SCANS` at a time, a row group for `all` and each family."""
     reference = CohortReference.load(Path(task.work).parent / "reference")
-    features = pq.read_table(task.file("features"), use_threads=False)["features"]
+    features = read_columns(task.file("features"))["features"]
     scans = list(enumerate(zip(task.rows(), features, strict=True), task.chunk.first))
     with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
         for start in range(0, len(scans), TEXT_SCANS):
@@ -203,7 +203,7 @@ def read_features(
 ) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None, str | None]]:
     """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
     for task in tasks:
-        table = pq.read_table(task.file("features"), use_threads=False)
+        table = read_columns(task.file("features"))
         for row, values, failure in zip(task.rows(), table["features"], table["failure"], strict=True):
             features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
             yield row, features, failure.as_py()

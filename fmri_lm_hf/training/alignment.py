@@ -26,10 +26,9 @@ from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, load_backbone
-from .collator import FmriLMCollator
 from .data import TrainingScans
 from .lora import add_adapter
-from .record import train_and_save
+from .record import train_on_conversations
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
 from .trainer import FmriLMTrainer
 
@@ -136,19 +135,18 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         plain_texts=plain_texts,
         plain_text_share=arguments.plain_text_share,
     )
-    trainer = FmriLMTrainer(
+    return train_on_conversations(
         model,
+        processor,
         arguments,
-        data_collator=FmriLMCollator(processor),
-        train_dataset=examples["train"],
-        eval_dataset=examples.get("validation"),
+        scans,
+        ids["train"],
+        examples,
+        stage="alignment",
+        earlier={"fmri_tokenizer": arguments.fmri_tokenizer},
+        adapter=adapter,
         text_only_loss_weight=arguments.text_only_loss_weight,
     )
-    earlier = scans.earlier_info(arguments.fmri_tokenizer)
-    train_and_save(
-        trainer, processor, "alignment", adapter, **scans.facts(ids["train"]), fmri_tokenizer=earlier
-    )
-    return trainer
 
 
 def _join(

@@ -23,10 +23,9 @@ from peft import get_peft_model
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
-from .collator import FmriLMCollator
 from .data import TrainingScans
 from .lora import lora_config
-from .record import train_and_save
+from .record import train_on_conversations
 from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
 from .trainer import FmriLMTrainer
 from .vocabulary import add_words
@@ -110,16 +109,16 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     if arguments.lora_rank:
         adapted = lora_config(model, arguments, modules_to_save=["projector"], task_type="CAUSAL_LM")
         trained = get_peft_model(model, adapted)
-    trainer = FmriLMTrainer(
+    return train_on_conversations(
         trained,
+        processor,
         arguments,
-        data_collator=FmriLMCollator(processor),
-        train_dataset=examples["train"],
-        eval_dataset=examples.get("validation"),
+        scans,
+        ids["train"],
+        examples,
+        stage="instruction",
+        earlier={"alignment": arguments.model},
     )
-    earlier = scans.earlier_info(arguments.model)
-    train_and_save(trainer, processor, "instruction", **scans.facts(ids["train"]), alignment=earlier)
-    return trainer
 
 
 if __name__ == "__main__":

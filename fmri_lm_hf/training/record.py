@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +17,16 @@ from transformers.utils import logging
 from ..__about__ import __version__
 from ..files import write_json
 from ..hub.download import fetched_commits
-from .arguments import StageArguments
+from ..models.processing_fmri_lm import FmriLMProcessor
+from .arguments import LanguageModelArguments, StageArguments
 from .checkpoints import last_complete_checkpoint
+from .collator import FmriLMCollator
+from .data import TrainingScans
 from .progress import show_progress
 from .step_trainer import StepTrainer
+from .trainer import FmriLMTrainer
 
-__all__ = ["train_and_save", "write_training_info"]
+__all__ = ["train_and_save", "train_on_conversations", "write_training_info"]
 
 logger = logging.get_logger(__name__)
 
@@ -90,6 +94,51 @@ def train_and_save(
     # a process that leaves while others still hold its connections may be aborted
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def train_on_conversations(
+    model: Any,
+    processor: FmriLMProcessor,
+    arguments: LanguageModelArguments,
+    scans: TrainingScans,
+    trained_on: Sequence[str],
+    examples: Mapping[str, Any],
+    stage: str,
+    earlier: Mapping[str, str],
+    adapter: PeftModel | None = None,
+    **options: Any,
+) -> FmriLMTrainer:
+    """How stages 2 and 3 end: train on examples of scans and conversations, and save.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM or PeftModel
+    processor : FmriLMProcessor
+    arguments : LanguageModelArguments
+    scans : TrainingScans
+    trained_on : sequence of str
+        Ids of the training scans.
+    examples : mapping of str to dataset
+        ``train``, and ``validation`` where there is one.
+    stage : str
+    earlier : mapping of str to str
+        Under what to keep the record of the stage before, and its checkpoint.
+    adapter : PeftModel, optional
+        As `train_and_save` takes it.
+    **options
+        Of `FmriLMTrainer`.
+    """
+    trainer = FmriLMTrainer(
+        model,
+        arguments,
+        data_collator=FmriLMCollator(processor),
+        train_dataset=examples["train"],
+        eval_dataset=examples.get("validation"),
+        **options,
+    )
+    before = {name: scans.earlier_info(checkpoint) for name, checkpoint in earlier.items()}
+    train_and_save(trainer, processor, stage, adapter, **scans.facts(trained_on), **before)
+    return trainer
 
 
 def _save(
