@@ -166,11 +166,11 @@ def evaluate(
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed, languages=languages)
-    if shots:
+    if shots and of_choices:
         results["few_shot"] = few_shot(chosen_from, rows, shots)
-    if n_occluded:
+    if n_occluded and of_choices:
         results |= explanations(chosen_from, n_occluded)
-    if n_robustness:
+    if n_robustness and of_choices:
         results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
     return results
 

@@ -194,6 +194,22 @@ def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(checkpoint, f
     assert "no_answer" not in found["tasks"]["sex"]["fmri_lm"]
 
 
+def test_forms_alone_are_judged_without_what_is_about_choices(checkpoint, folder, written):
+    scans, _ = load_scan_dataset(folder)
+    model, processor = (
+        AutoModelForCausalLM.from_pretrained(checkpoint),
+        AutoProcessor.from_pretrained(checkpoint),
+    )
+    splits = make_splits(scans.remove_columns("bold").to_list(), (1, 0, 0), holdout_sites=["B"])
+    found = evaluate(
+        model, processor, scans, load_tasks(DECLARED), splits, ["majority"],
+        shots=[0, 2], n_occluded=2, n_wordings=2, n_robustness=2, confounding=False,
+    )  # fmt: skip
+    assert set(found["tasks"]) == {"person.sex", "person.group"}
+    assert found["wordings"] == {}
+    assert not {"few_shot", "robustness", "occlusion"} & set(found)
+
+
 def test_sites_are_joined_with_what_was_no_answer(checkpoint, folder, written):
     scans, _ = load_scan_dataset(folder)
     model, processor = (
