@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
+
 __all__ = [
     "METRICS",
     "OURS",
     "RECORD_URL",
+    "eval_results",
     "model_index",
     "not_above_controls",
     "score_rows",
@@ -86,6 +89,50 @@ def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[d
                 }
             )
     return [{"name": repo_id.split("/")[-1], "results": indexed}] if indexed else []
+
+
+def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
+    """The scores of the model as `.eval_results/*.yaml`, which the Hub shows beside those of others on the same scans.
+
+    Parameters
+    ----------
+    repo_id : str
+    results : mapping
+        Its `dataset` is the Hub id of the judged scans, and `commits` says at which commit they were judged.
+
+    Returns
+    -------
+    str or None
+        YAML; None where the scans are not on the Hub, so that there is nothing to be beside.
+    """
+    dataset = results.get("dataset")
+    if not isinstance(dataset, str) or "/" not in dataset:
+        return None
+    revision = _mapping(results.get("commits")).get(dataset)
+    unproven = not_above_controls(results)
+    entries = []
+    for task, readers in _tasks(results):
+        ours = readers.get(OURS, {})
+        metric = next(
+            (name for name in ("mean_absolute_error", "balanced_accuracy") if _is_number(ours.get(name))),
+            None,
+        )
+        if metric is None:
+            continue
+        notes = [METRICS[metric].lower(), *([split] if (split := _scans(results)) else [])]
+        notes += ["not above its controls"] if task in unproven else []
+        entries.append(
+            {
+                "dataset": {"id": dataset, "task_id": task, **({"revision": revision} if revision else {})},
+                "value": ours[metric],
+                "source": {
+                    "url": f"https://huggingface.co/{repo_id}/blob/main/results.json",
+                    "name": "results.json of the repository",
+                },
+                "notes": "; ".join(notes),
+            }
+        )
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True) if entries else None
 
 
 def what_was_scored(results: Mapping[str, Any]) -> str | None:

@@ -247,6 +247,8 @@ def _judge(model_name: str, out: Path, args: argparse.Namespace) -> dict[str, An
         results["holdout_site"] = args.holdout_site
     results["simulated"] = "simulated" in declared_in_features(scans.features)
     results["commits"] = fetched_commits([model_name, args.scans])
+    if args.scans in results["commits"]:
+        results["dataset"] = args.scans  # under which the Hub shows the scores
     write_json(results, out / "results.json")
     write_score_csv(out / "results.csv", results)
     more = few_shot_parts(results.get("few_shot"))

@@ -15,6 +15,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..cards.rendering import NOT_RECORDED, is_edited, join_card, sign_card, split_card, update_card
+from ..cards.scores import eval_results
 from ..declarations import DECLARATIONS, is_declared
 from .branch import Head
 from .contents import Publication, kind_of
@@ -34,6 +35,7 @@ _WEIGHTS = {
     "adapter": re.compile(r"adapter_model\.safetensors"),
 }
 _TRAINING, _RESULTS = _RECORDS = ("training_info.json", "results.json")
+_EVAL_RESULTS = ".eval_results/fmri_lm_hf.yaml"
 # The small files that a card is made from.
 _READ_FOR_CARDS = (
     *("config.json", "adapter_config.json", "processor_config.json", "preprocessor_config.json"),
@@ -92,6 +94,7 @@ def merge(
         is_another = result.kind != _kind_at(head)
         if license is not None:
             result.set_json(_TRAINING, {**result.json(_TRAINING), "license": license})
+        _set_eval_results(files, deletions, head, eval_results(repo_id, result.json(_RESULTS)))
         n_parameters = count_parameters(result) or _count_at(head, deletions, result.kind)
         rendered = render_model_card(result, repo_id, n_parameters)
     card = update_card(_base_card(publication, head, repo_id), rendered, _ALWAYS_SHOWN, add_blocks=is_another)
@@ -144,6 +147,16 @@ def _keep_records(
         # nobody says that the new weights have nothing to do with those of before
         inherited = {"simulated": True} if is_declared(at_head, "simulated") else {}
         _set(files, _TRAINING, {"training": NOT_RECORDED, **inherited})
+
+
+def _set_eval_results(
+    files: dict[str, Path | bytes], deletions: list[str], head: Head, scores: str | None
+) -> None:
+    """What the Hub reads of the scores follows from their record, and goes with it."""
+    if scores is not None:
+        files[_EVAL_RESULTS] = scores.encode()
+    elif _EVAL_RESULTS in head.files:
+        deletions.append(_EVAL_RESULTS)
 
 
 def _result(files: dict[str, Path | bytes], head: Head, deletions: list[str]) -> Publication:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from hub_processes import ClientError
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from fmri_lm_hf.cards.dataset_cards import dataset_card
 from fmri_lm_hf.cards.model_card import ModelFacts, model_card
@@ -19,6 +20,7 @@ from fmri_lm_hf.cards.rendering import (
     split_card,
     update_card,
 )
+from fmri_lm_hf.cards.scores import eval_results
 
 METADATA = {"library_name": "transformers", "tags": ["fmri"], "license": None}
 SCORES = [{"task": "sex", "model": "fmri_lm", "is_ours": True, "accuracy": 0.81234, "auc": None}]
@@ -303,3 +305,42 @@ def test_a_card_that_cannot_be_read_stops_the_push(client, tmp_path):
     (folder / "README.md").write_text("---\n a: [\n---\n")
     with pytest.raises(ClientError, match="not valid YAML"):
         client.run(PUSH, folder=folder, repo="org/broken-card")
+
+
+def test_scores_as_the_hub_reads_them():
+    results = {
+        "dataset": "org/scans",
+        "commits": {"org/scans": "b" * 40, "org/model": "c" * 40},
+        "split": "test",
+        "tasks": {
+            "sex": {
+                "fmri_lm": {"balanced_accuracy": 0.8, "auc": 0.9},
+                "majority": {"balanced_accuracy": 0.5},
+            },
+            "age": {"fmri_lm": {"balanced_accuracy": 0.4, "mean_absolute_error": 7.5}},
+            "diagnosis": {"fmri_lm": {"balanced_accuracy": 0.5}, "noise": {"balanced_accuracy": 0.5}},
+            "unknown": {"majority": {"balanced_accuracy": 0.5}},
+        },
+        "verdict": {
+            "diagnosis": {
+                "beats_controls": False,
+                "not_beaten": ["noise"],
+                "differences": {"noise": {"kind": "control"}},
+            }
+        },
+    }
+    found = parse_eval_result_entries(yaml.safe_load(eval_results("org/model", results)))
+    assert [(e.dataset_id, e.task_id, e.value) for e in found] == [
+        ("org/scans", "sex", 0.8),
+        ("org/scans", "age", 7.5),
+        ("org/scans", "diagnosis", 0.5),
+    ]
+    assert {e.dataset_revision for e in found} == {"b" * 40}
+    assert [e.notes for e in found] == [
+        "balanced accuracy; the test split of org/scans",
+        "mean absolute error; the test split of org/scans",
+        "balanced accuracy; the test split of org/scans; not above its controls",
+    ]
+    assert found[0].source_url == "https://huggingface.co/org/model/blob/main/results.json"
+    assert eval_results("org/model", {**results, "dataset": "my_scans"}) is None
+    assert eval_results("org/model", {**results, "tasks": {}}) is None

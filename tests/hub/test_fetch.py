@@ -233,7 +233,9 @@ commits["org/judged"] = push_to_hub(tiny.save(folder + "/model"), "org/judged").
 words = ["--scans", "org/judged-scans", "--labels", "sex", "--holdout-site", "B", "--out", folder + "/out"]
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     assert not main(["evaluate", "org/judged", *words])
-result = [commits, json.loads(pathlib.Path(folder, "out", "results.json").read_text())["commits"], printed.getvalue()]
+found = json.loads(pathlib.Path(folder, "out", "results.json").read_text())
+assert found["dataset"] == "org/judged-scans"
+result = [commits, found["commits"], printed.getvalue()]
 """
 
 

@@ -67,6 +67,26 @@ def test_an_unchanged_model_keeps_its_record_and_new_weights_do_not_inherit_scor
     assert "Trained on simulated scans" in other["card"]
 
 
+def test_scores_on_scans_of_the_hub_are_what_the_hub_reads_and_go_with_their_record(push, folder, client):
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(
+        json.dumps(results | {"dataset": "org/scans", "commits": {"org/scans": "a" * 40}})
+    )
+    assert ".eval_results/fmri_lm_hf.yaml" in push("org/on-the-hub", folder=folder)["uploaded"]
+    read = """
+import yaml
+from huggingface_hub import hf_hub_download, parse_eval_result_entries
+file = hf_hub_download(repo, ".eval_results/fmri_lm_hf.yaml")
+found = parse_eval_result_entries(yaml.safe_load(open(file)))
+result = [[e.dataset_id, e.task_id, e.value, e.dataset_revision] for e in found]
+"""
+    sex = results["tasks"]["sex"]["fmri_lm"]["balanced_accuracy"]
+    assert ["org/scans", "sex", sex, "a" * 40] in client.run(read, repo="org/on-the-hub")
+    assert push("org/on-the-hub", folder=folder)["uploaded"] == []
+    (folder / "results.json").write_text(json.dumps(results))  # judged on scans of one's own
+    assert push("org/on-the-hub", folder=folder)["deleted"] == [".eval_results/fmri_lm_hf.yaml"]
+
+
 def test_a_warning_goes_when_the_record_says_that_the_scans_were_real(push, folder):
     assert "simulated-data" in push("org/real", folder=folder)["card"]
     (folder / "training_info.json").write_text('{"simulated": false, "n_scans": 9}')
