@@ -342,6 +342,16 @@ def test_shards_are_bounded(scans, tmp_path, monkeypatch):
     assert rows["scan_index"][:] == sorted(rows["scan_index"])
 
 
+def test_texts_that_are_written_a_few_scans_at_a_time_are_the_same(corpus, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmri_lm_hf.corpus.tasks.TEXT_SCANS", 2)
+    build_corpus(scans, tmp_path / "corpus", CONFIG)
+    for config in ("all", *CONFIG.families):
+        expected, found = (datasets.load_dataset(str(each), config) for each in (corpus, tmp_path / "corpus"))
+        assert {split: rows[:] for split, rows in found.items()} == {
+            split: rows[:] for split, rows in expected.items()
+        }
+
+
 def test_bad_input_is_refused(scans, tmp_path, capsys):
     for message, arguments in {
         "No scan is from site Z; the sites are A, B": ["--holdout-site", "Z"],
