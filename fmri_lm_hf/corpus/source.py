@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import atomic
@@ -103,10 +102,14 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
 
     def named_twice(self) -> str | None:
         """A scan_id that two scans have, if there is one."""
-        ids = [chunk.cast(pa.string()) for table in self._tables for chunk in table["scan_id"].chunks]
-        counts = pc.value_counts(pa.chunked_array(ids, pa.string()))
-        several = counts.filter(pc.greater(counts.field("counts"), 1))
-        return several[0]["values"].as_py() if len(several) else None
+        seen: set[str] = set()
+        for table in self._tables:
+            for batch in table.select(["scan_id"]).to_batches(INDEX_ROWS):
+                for name in map(str, batch["scan_id"].to_pylist()):
+                    if name in seen:
+                        return name
+                    seen.add(name)
+        return None
 
 
 class ScanSource:

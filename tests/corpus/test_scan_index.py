@@ -42,6 +42,8 @@ def test_an_id_that_is_there_twice_is_found_across_files(index):
     assert index.named_twice() is None
     again = ScanIndex([pa.Table.from_pylist(ROWS), pa.table({"scan_id": ["new", "s7"]})])
     assert again.named_twice() == "s7"
+    assert ScanIndex([pa.table({"scan_id": [1, 2]}), pa.table({"scan_id": ["1"]})]).named_twice() == "1"
+    assert ScanIndex([pa.table({"scan_id": ["a", None, None]})]).named_twice() == "None"
 
 
 def test_going_through_it_keeps_nothing():
