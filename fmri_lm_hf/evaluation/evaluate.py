@@ -23,6 +23,7 @@ from .robustness import robustness
 from .study import Study
 from .tasks import Task
 from .truth import truth as check_truth
+from .uncertainty import between_sites
 
 __all__ = ["evaluate", "evaluate_sites", "hold_site_out", "results_of", "split_rows", "with_ours"]
 
@@ -198,8 +199,9 @@ def evaluate_sites(
     -------
     dict
         What :func:`results_of` says of the answers about all sites together; ``sites`` -> site -> task -> reader, the
-        scores on each; ``leave_one_site_out``: the ``sites``, those ``not_judged`` and why, and ``model_retrained``
-        (False).
+        scores on each; ``between_sites`` -> task -> reader, how the metric that decides varies between them, as
+        :func:`uncertainty.between_sites` has it; ``leave_one_site_out``: the ``sites``, those ``not_judged`` and why,
+        and ``model_retrained`` (False).
 
     Raises
     ------
@@ -230,6 +232,15 @@ def evaluate_sites(
     kept = [site for site in sites if site not in not_judged]
     results["sites"] = {
         site: {name: parts[f"Site {site}"].scores() for name, parts in judged.items()} for site in kept
+    }
+    results["between_sites"] = {
+        name: {
+            reader: between_sites(
+                [results["sites"][site][name][reader].get(asked["scored_by"]) for site in kept]
+            )
+            for reader in results["tasks"][name]
+        }
+        for name, asked in results["asked"].items()
     }
     return results | {
         "leave_one_site_out": {"sites": kept, "not_judged": not_judged, "model_retrained": False}

@@ -24,6 +24,7 @@ from .surrogates import series_of
 __all__ = ["CHANGES", "Change", "changed", "robustness"]
 
 SPIKE = 3.0  # SDs of a ROI's series that a movement adds to it
+PERFUSION_T_R = 4.0  # seconds
 MANY = 2**31  # points; resampling is not to cut a scan
 
 
@@ -103,6 +104,11 @@ def _coarser(
     return {**scan, "bold": merged, "roi_mask": ~np.isnan(merged).all(0)}
 
 
+def _perfusion(scan: Mapping[str, Any], sds: float, draw: np.random.Generator) -> dict[str, Any]:
+    """As arterial spin labelling gives it: a pair of volumes takes 4 s, and there is more noise than with BOLD."""
+    return _noisier(_slower(scan, PERFUSION_T_R, draw), sds, draw)
+
+
 def _known(scan: Mapping[str, Any], bold: np.ndarray) -> np.ndarray:
     if scan.get("roi_mask") is not None:
         return np.array(scan["roi_mask"], dtype=bool)
@@ -115,6 +121,7 @@ CHANGES = {
     "noise": Change("noise added (SD of the ROI)", (0.5, 1.0, 2.0), _noisier),
     "motion": Change("share of volumes with a movement", (0.02, 0.05, 0.1), _moved),
     "missing_rois": Change("share of ROIs missing", (0.1, 0.3, 0.5), _without_rois),
+    "modality": Change("as a perfusion scan, noise (SD of the ROI)", (0.5, 1.0, 2.0), _perfusion),
     "atlas": Change("ROIs that become one parcel", (2, 4, 8), _coarser, needs_networks=True),
 }
 

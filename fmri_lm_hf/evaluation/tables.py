@@ -132,6 +132,13 @@ def about_sites(results: Mapping[str, Any]) -> list[str]:
         f"Each of the sites {', '.join(about['sites'])} was judged with baselines fitted to the others. The model "
         "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
         *(f"Site {site} was not judged: {why}" for site, why in about["not_judged"].items()),
+        *(
+            f"{task}, over {found['n_sites']} sites: {results['asked'][task]['scored_by'].replace('_', ' ')} "
+            f"{found['mean']:.3f}, from {found['lowest']:.3f} to {found['highest']:.3f}; 95 % interval of the mean "
+            f"over sites such as these {interval(found['interval'])}."
+            for task, readers in results["between_sites"].items()
+            if (found := readers[OURS]) is not None
+        ),
     ]
 
 

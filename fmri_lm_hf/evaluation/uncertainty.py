@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over subjects, and permutation of labels."""
+"""How sure a score is: bootstrap over subjects, permutation of labels, and how much sites differ."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 __all__ = [
     "Interval",
+    "between_sites",
     "bootstrap_by_subject",
     "interval_of",
     "permutations_by_subject",
@@ -25,6 +27,38 @@ class Interval:
     standard_error: float
     low: float
     high: float
+
+
+def between_sites(scores: Sequence[float | None]) -> dict[str, Any] | None:
+    """How a score varies from site to site: what the subjects of a site cannot tell.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        One of each site; None where it is not defined there, which is left out.
+
+    Returns
+    -------
+    dict or None
+        ``n_sites``, ``mean``, ``sd``, ``lowest``, ``highest``, and ``interval``, the 95 % interval of the mean over
+        sites such as these (Student's t), None with one site. None where no site has the score.
+    """
+    known = np.array([score for score in scores if score is not None])
+    if not len(known):
+        return None
+    spread = interval = None
+    if len(known) > 1:
+        spread = float(known.std(ddof=1))
+        reach = float(student_t.ppf(0.975, len(known) - 1)) * spread / np.sqrt(len(known))
+        interval = [float(known.mean() - reach), float(known.mean() + reach)]
+    return {
+        "n_sites": len(known),
+        "mean": float(known.mean()),
+        "sd": spread,
+        "interval": interval,
+        "lowest": float(known.min()),
+        "highest": float(known.max()),
+    }
 
 
 def bootstrap_by_subject(

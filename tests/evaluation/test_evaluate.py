@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hub import tiny
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
@@ -463,6 +464,15 @@ def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes
         alone = evaluate(*loaded, scans, {"sex": task}, splits, ["connectivity_logistic"], n_resamples=50)
         assert found["sites"][site] == alone["tasks"]
     assert "The model was not trained again" in score_table(found)
+    of_sites = [found["sites"][site]["sex"]["fmri_lm"]["balanced_accuracy"] for site in "ABC"]
+    ours = [score for score in of_sites if score is not None]  # site C has one class, and no such score
+    assert len(ours) == 2
+    between = found["between_sites"]["sex"]["fmri_lm"]
+    assert between["mean"] == pytest.approx(np.mean(ours))
+    assert (between["lowest"], between["highest"], between["n_sites"]) == (min(ours), max(ours), 2)
+    by_scipy = stats.t.interval(0.95, 1, np.mean(ours), stats.sem(ours))
+    assert between["interval"] == pytest.approx(list(by_scipy))
+    assert f"sex, over 2 sites: balanced accuracy {np.mean(ours):.3f}" in score_table(found)
     pooled = found["tasks"]["sex"]["connectivity_logistic"]
     assert pooled["balanced_accuracy"] > 0.8
     one_site = scans.filter(lambda site: site == "B", input_columns="site")

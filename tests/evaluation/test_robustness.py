@@ -72,6 +72,15 @@ def test_missing_rois_are_masked_and_further_ones_the_same():
     assert np.isnan(found["bold"][:, ~found["roi_mask"]]).all()
 
 
+def test_a_perfusion_scan_is_slow_and_noisy():
+    slow = changed("t_r", 4.0, 0, scan(2000), 0)
+    found = changed("modality", 1.0, 0, scan(2000), 0)
+    assert found["t_r"] == 4.0
+    assert len(found["bold"]) == len(slow["bold"]) == len(found["sample_mask"])
+    added = found["bold"] - slow["bold"]
+    np.testing.assert_allclose(added.std(0) / slow["bold"].std(0), 1.0, rtol=0.1)
+
+
 def test_larger_parcels_are_means_of_neighbours_in_a_network():
     whole = scan()
     networks = ("A", "B", "A", "A", "B", "A")
