@@ -336,8 +336,8 @@ def test_every_object_pushes_itself(hub, client):
     push = """
 import tiny
 tiny.fmri_tokenizer().push_to_hub("org/itself", allow_incomplete=True)
-tiny.processor().push_to_hub("org/processor")
-tiny.language_model().push_to_hub("org/lm", processor=tiny.processor(), allow_incomplete=True)
+tiny.processor().push_to_hub("org/processor-alone")
+tiny.language_model().push_to_hub("org/lm-alone", processor=tiny.processor(), allow_incomplete=True)
 result = tiny.feature_extractor().push_to_hub("org/extractor", private=True).commit
 """
     commit = client.run(push)
@@ -346,9 +346,9 @@ result = tiny.feature_extractor().push_to_hub("org/extractor", private=True).com
     assert state["branches"]["main"] == commit
     assert {"README.md", "preprocessor_config.json", "feature_extraction_fmri.py"} <= set(state["files"])
     assert {"README.md", "model.safetensors"} <= set(hub.state("models/org/itself")["files"])
-    assert {"README.md", "processor_config.json"} <= set(hub.state("models/org/processor")["files"])
+    assert {"README.md", "processor_config.json"} <= set(hub.state("models/org/processor-alone")["files"])
     lm = {"README.md", "model.safetensors", "processor_config.json", "modeling_fmri_lm.py"}
-    assert lm <= set(hub.state("models/org/lm")["files"])
+    assert lm <= set(hub.state("models/org/lm-alone")["files"])
 
 
 def test_options_of_transformers_do_what_they_do_there(hub, client):
