@@ -129,15 +129,15 @@ def data(hub, repo):
 
 def test_one_config_pushed_as_an_object_leaves_the_others(hub, client, push, tmp_path):
     client.run(CORPUS, folder=tmp_path / "corpus")
-    push("org/merged-pairs", folder=tmp_path / "corpus")
-    before = data(hub, "org/merged-pairs")
+    push("org/pairs-2", folder=tmp_path / "corpus")
+    before = data(hub, "org/pairs-2")
     assert len(before) == 9
-    load = "__import__('datasets').load_dataset('org/merged-pairs', 'graph')"
-    pushed = push("org/merged-pairs", thing=load)
+    load = "__import__('datasets').load_dataset('org/pairs-2', 'graph')"
+    pushed = push("org/pairs-2", thing=load)
     assert pushed["deleted"] == [
         f"data/graph/{split}-00000.parquet" for split in ("test", "train", "validation")
     ]
-    assert set(before) - set(data(hub, "org/merged-pairs")) == set(pushed["deleted"])
+    assert set(before) - set(data(hub, "org/pairs-2")) == set(pushed["deleted"])
     assert "Three configs." in pushed["card"]
     configs = {entry["config_name"]: entry for entry in DatasetCard(pushed["card"]).data.to_dict()["configs"]}
     assert {name: entry.get("default") for name, entry in configs.items()} == {
@@ -145,7 +145,7 @@ def test_one_config_pushed_as_an_object_leaves_the_others(hub, client, push, tmp
         "graph": None,
         "ica": None,
     }
-    count = "import datasets; result = {c: datasets.load_dataset('org/merged-pairs', c).num_rows for c in ('all', 'graph')}"
+    count = "import datasets; result = {c: datasets.load_dataset('org/pairs-2', c).num_rows for c in ('all', 'graph')}"
     rows = {"train": 4, "validation": 4, "test": 4}
     assert client.run(count) == {"all": rows, "graph": rows}
 
