@@ -15,6 +15,10 @@
     about: age group                   # in place of `ask`, or behind it: 200 wordings by a grammar
     below: {40: young, 60: in between, .inf: old}   # three and more are also scored as an order
     regression: true                   # and the number itself, estimated from the probabilities of the answers
+  person:                              # several questions in one text, which the model writes
+    ask: ["State the sex and the diagnosis of this person."]
+    fields: {sex: {answers: {F: female, M: male}}, diagnosis: {answers: {1: patient, 2: control}}}
+    answer: "Sex: {sex}. Diagnosis: {diagnosis}."
 
 Baselines are fitted to the training subjects; test subjects are judged. Into --out go results.json, results.csv,
 report.html, and tripod.md, a reporting checklist filled in as far as an evaluation knows. If MODEL is a folder,
