@@ -66,9 +66,10 @@ class FmriLMWrapper(ModelWrapper):
 
     def forward(self, batch: dict[str, torch.Tensor]) -> Embeddings:
         inputs = {name: batch[name] for name in FmriFeatureExtractor.model_input_names}
-        tokens, shown = self.model.scan_tokens(**inputs)
-        if self.entering and hasattr(self.model, "get_fmri_embeddings"):
-            tokens = self.model.get_fmri_embeddings(self.model.get_fmri_features(**inputs))
+        tokens_of = self.model.scan_tokens
+        if self.entering:  # of a tokenizer, its tokens are what enters
+            tokens_of = getattr(self.model, "entering_tokens", tokens_of)
+        tokens, shown = tokens_of(**inputs)
         tokens = tokens.float() * shown[..., None]  # nothing of what stands for no data
         mean = tokens.sum(1, keepdim=True) / shown.sum(1).clamp_min(1)[:, None, None]
         return Embeddings(cls_embeds=mean, reg_embeds=None, patch_embeds=tokens)

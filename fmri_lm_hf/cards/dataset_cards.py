@@ -232,7 +232,6 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     numbers: dict[str, array[float]] = defaultdict(lambda: array("d"))
     sexes: Counter[str] = Counter()
-    subjects: set[Any] = set()
     sites: dict[Any, _SiteScans] = {}
     for scan in scans:
         for column in ("age", "mean_fd"):
@@ -240,11 +239,10 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 numbers[column].append(scan[column])
         if scan.get("sex") is not None:
             sexes[str(scan["sex"])] += 1
-        subjects.add(scan["subject_id"])
         sites.setdefault(scan["site"], _SiteScans()).add(scan)
     return {
         "n_scans": sum(site.n_scans for site in sites.values()),
-        "n_subjects": len(subjects),
+        "n_subjects": len(set().union(*(site.subjects for site in sites.values()))),
         "age": _spread(numbers["age"]),
         "sex": dict(sorted(sexes.items())),
         "mean_fd": _spread(numbers["mean_fd"]),

@@ -68,10 +68,7 @@ def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[d
         The file of the repository that holds them.
     """
     name = _scans(results) or "scans that the record does not name"
-    source = {
-        "name": f"{record} of the repository",
-        "url": f"https://huggingface.co/{repo_id}/blob/main/{record}",
-    }
+    source = _source(repo_id, record)
     indexed = []
     for task, readers in _tasks(results):
         metrics = [
@@ -125,10 +122,7 @@ def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
             {
                 "dataset": {"id": dataset, "task_id": task, **({"revision": revision} if revision else {})},
                 "value": ours[metric],
-                "source": {
-                    "url": f"https://huggingface.co/{repo_id}/blob/main/results.json",
-                    "name": "results.json of the repository",
-                },
+                "source": _source(repo_id, "results.json"),
                 "notes": "; ".join(notes),
             }
         )
@@ -156,6 +150,13 @@ def _scans(results: Mapping[str, Any]) -> str | None:
             f" of {results['dataset']}" if results.get("dataset") else ""
         )
     return str(results["dataset"]) if results.get("dataset") else None
+
+
+def _source(repo_id: str, record: str) -> dict[str, str]:
+    return {
+        "name": f"{record} of the repository",
+        "url": f"https://huggingface.co/{repo_id}/blob/main/{record}",
+    }
 
 
 def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

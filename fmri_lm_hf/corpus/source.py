@@ -91,7 +91,7 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
 
     def without(self, scan_ids: Collection[str]) -> ScanIndex:
         """The other scans."""
-        kept = pa.array([str(row["scan_id"]) not in scan_ids for row in self], pa.bool_())
+        kept = pa.array([name not in scan_ids for name in self._ids()], pa.bool_())
         starts = [0, *self._stops]
         return ScanIndex(
             [
@@ -103,13 +103,16 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
     def named_twice(self) -> str | None:
         """A scan_id that two scans have, if there is one."""
         seen: set[str] = set()
+        for name in self._ids():
+            if name in seen:
+                return name
+            seen.add(name)
+        return None
+
+    def _ids(self) -> Iterator[str]:
         for table in self._tables:
             for batch in table.select(["scan_id"]).to_batches(INDEX_ROWS):
-                for name in map(str, batch["scan_id"].to_pylist()):
-                    if name in seen:
-                        return name
-                    seen.add(name)
-        return None
+                yield from map(str, batch["scan_id"].to_pylist())
 
 
 class ScanSource:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from scipy.stats import spearmanr
 
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .features import Unavailable
 
-__all__ = ["Effects", "Explain", "log_odds", "other_people", "randomisation_test", "with_random_weights"]
+__all__ = ["Effects", "log_odds", "networks_of", "other_people", "randomisation_test", "with_random_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,40 +72,42 @@ class Effects:
         }
 
 
-class Explain(Protocol):
-    """A way to find what moved the answers to a question, such as :func:`occlusion.occlude`."""
+def networks_of(processor: FmriLMProcessor) -> tuple[tuple[str, ...], list[int]]:
+    """Names of the networks of a processor's atlas, and the number of each ROI's network.
 
-    def __call__(
-        self,
-        model: FmriLMForCausalLM,
-        processor: FmriLMProcessor,
-        inputs: Mapping[str, torch.Tensor],
-        subjects: Sequence[str],
-        question: str,
-        answers: Sequence[str],
-        n_scans: int | None = None,
-        *,
-        seed: int = 0,
-    ) -> Effects: ...
+    Raises
+    ------
+    Unavailable
+        When there are fewer than two networks.
+    """
+    atlas = processor.feature_extractor.atlas
+    names = () if atlas is None else tuple(atlas.network_names)
+    if len(names) < 2:
+        raise Unavailable(
+            f"The model's atlas names {len(names)} network(s); at least two are needed to see which one moves an "
+            "answer."
+        )
+    return names, [names.index(name) for name in atlas.networks]
 
 
 def randomisation_test(
-    explain: Explain,
+    explain: Callable[..., Effects],
     model: FmriLMForCausalLM,
-    processor: FmriLMProcessor,
-    inputs: Mapping[str, torch.Tensor],
-    subjects: Sequence[str],
-    question: str,
-    answers: Sequence[str],
-    n_scans: int | None = None,
-    *,
+    *asked: Any,
     seed: int = 0,
     found: Effects | None = None,
+    **options: Any,
 ) -> dict[str, float | None]:
     """Whether what moved the answers depends on what the model has learnt [1]_.
 
-    Parameters are those of `explain`, and `found`: what it returned for them, or for more scans, where that is there
-    already.
+    Parameters
+    ----------
+    explain : callable
+        A way to find what moved the answers, such as :func:`occlusion.occlude`.
+    model, *asked, seed, **options
+        As `explain` takes them.
+    found : Effects, optional
+        What it returned for them, or for more scans, where that is there already.
 
     Returns
     -------
@@ -118,11 +121,10 @@ def randomisation_test(
     ----------
     .. [1] Adebayo J et al. (2018). Sanity checks for saliency maps. NeurIPS.
     """
-    asked = (processor, inputs, subjects, question, answers, n_scans)
     if found is None:
-        found = explain(model, *asked, seed=seed)
-    again = explain(model, *asked, seed=seed + 1)
-    randomised = explain(with_random_weights(model, seed), *asked, seed=seed)
+        found = explain(model, *asked, seed=seed, **options)
+    again = explain(model, *asked, seed=seed + 1, **options)
+    randomised = explain(with_random_weights(model, seed), *asked, seed=seed, **options)
     return {"repeated": _likeness(found, again), "randomised": _likeness(found, randomised)}
 
 

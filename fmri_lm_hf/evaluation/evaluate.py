@@ -167,12 +167,13 @@ def evaluate(
     if n_truth and model.config.reads_network_pairs:
         judged = [scans[row] for row in study.read.rows[:n_truth]]
         results["truth"] = check_truth(model, processor, judged, seed=seed, languages=languages)
-    if shots and of_choices:
-        results["few_shot"] = few_shot(chosen_from, rows, shots)
-    if n_occluded and of_choices:
-        results |= explanations(chosen_from, n_occluded)
-    if n_robustness and of_choices:
-        results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
+    if of_choices:
+        if shots:
+            results["few_shot"] = few_shot(chosen_from, rows, shots)
+        if n_occluded:
+            results |= explanations(chosen_from, n_occluded)
+        if n_robustness:
+            results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
     return results
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from .effects import Explain, randomisation_test
+from .effects import Effects, randomisation_test
 from .features import Unavailable
 from .gradients import integrated_gradients
 from .occlusion import occlude
@@ -12,7 +13,10 @@ from .study import Study
 
 __all__ = ["EXPLANATIONS", "explanations"]
 
-EXPLANATIONS: dict[str, Explain] = {"occlusion": occlude, "integrated_gradients": integrated_gradients}
+EXPLANATIONS: dict[str, Callable[..., Effects]] = {
+    "occlusion": occlude,
+    "integrated_gradients": integrated_gradients,
+}
 N_RANDOMISED = 10  # scans of the randomisation test, which looks at each twice more
 
 

@@ -24,8 +24,9 @@ from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .effects import Effects, other_people
+from .effects import Effects, networks_of, other_people
 from .features import Unavailable
+from .generation import batches
 
 __all__ = ["integrated_gradients"]
 
@@ -64,14 +65,8 @@ def integrated_gradients(
     """
     from captum.attr import IntegratedGradients
 
-    atlas = processor.feature_extractor.atlas
-    networks = () if atlas is None else atlas.network_names
-    if len(networks) < 2:
-        raise Unavailable(
-            f"The model's atlas names {len(networks)} network(s); at least two are needed to see which one moves an "
-            "answer."
-        )
-    shares = _shares(model, [networks.index(name) for name in atlas.networks], len(networks))
+    networks, roi_networks = networks_of(processor)
+    shares = _shares(model, roi_networks, len(networks))
     people = np.asarray(subjects)
     n_others = min(n_others, len(set(subjects)) - 1)
     if not n_others:
@@ -80,10 +75,8 @@ def integrated_gradients(
     n_scans = len(people) if n_scans is None else min(n_scans, len(people))
     features = torch.cat(
         [
-            model.get_fmri_features(
-                **{name: x[start : start + BATCH].to(model.device) for name, x in inputs.items()}
-            )
-            for start in range(0, len(people), BATCH)
+            model.get_fmri_features(**{name: values.to(model.device) for name, values in batch.items()})
+            for batch in batches(inputs)
         ]
     ).detach()
     masks = {name: inputs[name].to(model.device) for name in ("roi_mask", "padding_mask")}
@@ -111,7 +104,7 @@ def integrated_gradients(
     values = np.array(of_tokens) @ shares
     pairs = list(combinations(range(len(networks)), 2)) if model.config.reads_network_pairs else []
     return Effects(
-        networks=tuple(networks),
+        networks=networks,
         pairs=pairs,
         answers=chosen,
         of_networks=values[:, : len(networks)],

@@ -21,12 +21,11 @@ from tqdm.auto import tqdm
 from ..models.answers import answer_log_probabilities, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .effects import Effects, log_odds, other_people
+from .effects import Effects, log_odds, networks_of, other_people
 from .features import Unavailable
+from .generation import batches
 
 __all__ = ["occlude"]
-
-BATCH = 32
 
 
 def occlude(
@@ -73,13 +72,7 @@ def occlude(
     Unavailable
         When the atlas has fewer than two networks, or there are fewer other people than networks.
     """
-    atlas = processor.feature_extractor.atlas
-    networks = () if atlas is None else atlas.network_names
-    if len(networks) < 2:
-        raise Unavailable(
-            f"The model's atlas names {len(networks)} network(s); at least two are needed to see which one moves an "
-            "answer."
-        )
+    networks, roi_networks = networks_of(processor)
     people = np.asarray(subjects)
     n_available = len(set(subjects)) - 1
     if n_available < len(networks):
@@ -89,7 +82,7 @@ def occlude(
         )
     pairs = list(combinations(range(len(networks)), 2))
     changed = [(), *((i,) for i in range(len(networks))), *pairs]
-    of_roi = torch.tensor([networks.index(name) for name in atlas.networks])
+    of_roi = torch.tensor(roi_networks)
     prompt, answer_ids = encode_question(processor, question, answers)
     n_scans = len(people) if n_scans is None else min(n_scans, len(people))
     chosen = np.zeros(n_scans, dtype=int)
@@ -109,7 +102,7 @@ def occlude(
     of_networks, together = effects[:, 1 : len(networks) + 1], effects[:, len(networks) + 1 :]
     first, second = np.array(pairs).T
     return Effects(
-        networks=tuple(networks),
+        networks=networks,
         pairs=pairs,
         answers=chosen,
         of_networks=of_networks,
@@ -146,11 +139,5 @@ def _log_probabilities(
     scans: Mapping[str, torch.Tensor],
 ) -> np.ndarray:
     """Log-probability of each answer among all, of each scan: (n_scans, n_answers)."""
-    n_scans = len(scans["input_values"])
-    parts = [
-        answer_log_probabilities(
-            model, prompt, answer_ids, **{name: x[start : start + BATCH] for name, x in scans.items()}
-        )
-        for start in range(0, n_scans, BATCH)
-    ]
+    parts = [answer_log_probabilities(model, prompt, answer_ids, **batch) for batch in batches(scans)]
     return torch.cat(parts).double().log_softmax(-1).cpu().numpy()

@@ -20,7 +20,7 @@ from ..models.scan_images import ScanError
 from .features import ScanFeatures, Unavailable
 from .forms import Form
 from .generation import Inputs, generate_texts
-from .tasks import Task, is_missing
+from .tasks import Task, forms_of, is_missing
 
 __all__ = ["Answer", "Question", "ReadScans", "Study", "among_classes"]
 
@@ -193,8 +193,7 @@ class Study:
 
     def _ask(self, read: ReadScans | None) -> _Said:
         """All questions of the study, about scans or about none (then one answer to each)."""
-        chosen_from = {name: task for name, task in self.tasks.items() if task.form is None}
-        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        chosen_from = self.chosen_from().tasks
         found: dict[str, np.ndarray] = {}
         if read is not None:
             if chosen_from:
@@ -208,7 +207,8 @@ class Study:
             found = {name: x.double().cpu().numpy() for name, x in zip(chosen_from, answers, strict=True)}
         inputs = None if read is None else read.inputs
         written = {
-            name: [form.read(text) for text in self._write(form, inputs)] for name, form in forms.items()
+            name: [form.read(text) for text in self._write(form, inputs)]
+            for name, form in forms_of(self.tasks).items()
         }
         return _Said(found, written)
 

@@ -17,6 +17,7 @@ __all__ = [
     "COHORTS",
     "Task",
     "class_name",
+    "forms_of",
     "is_missing",
     "load_tasks",
     "tasks_of_cohort",
@@ -222,6 +223,11 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
         else:
             tasks[str(name)] = Task.from_dict(str(name), task)
     return tasks
+
+
+def forms_of(tasks: Mapping[str, Task]) -> dict[str, Form]:
+    """The forms that tasks are fields of, by name."""
+    return {task.form.name: task.form for task in tasks.values() if task.form is not None}
 
 
 def _fields(name: str, declared: Mapping[str, Any]) -> dict[str, Task]:

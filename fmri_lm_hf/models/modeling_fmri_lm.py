@@ -495,9 +495,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         token_mask : torch.BoolTensor of shape (n_scans, n_scan_tokens)
             False for tokens that stand for nothing observed.
         """
-        embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
+        embeddings, present = self.entering_tokens(input_values, roi_mask, padding_mask)
         is_scan = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device)
-        present = self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
         layout = self._layout(embeddings, is_scan, None, None, None, present)
         hidden_states = self.language_model.base_model(
             inputs_embeds=embeddings,
@@ -506,6 +505,16 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             use_cache=False,
         ).last_hidden_state
         return hidden_states, present
+
+    def entering_tokens(
+        self,
+        input_values: torch.Tensor,
+        roi_mask: torch.Tensor | None = None,
+        padding_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the language model is given of scans: the embeddings of their tokens, in the form of `scan_tokens`."""
+        embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
+        return embeddings, self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
 
     def get_position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None

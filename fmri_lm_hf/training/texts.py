@@ -21,7 +21,7 @@ from ..corpus.reading import (
     describe_scan,
     scan_facts,
 )
-from ..evaluation.tasks import load_tasks
+from ..evaluation.tasks import forms_of, load_tasks
 from ..hub.dataset_location import dataset_folder
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import n_pair_tokens
@@ -222,7 +222,7 @@ class LabelQuestions:
         self.tasks = load_tasks(questions)
         self._known: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         answers = {name: task.answers_of(scans) for name, task in self.tasks.items()}
-        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        forms = forms_of(self.tasks)
         fields = {
             name: {task.form_field: task.name for task in self.tasks.values() if task.form is form}
             for name, form in forms.items()
@@ -243,7 +243,7 @@ class LabelQuestions:
 
     def texts(self) -> list[str]:
         """Texts with all words that are asked and answered."""
-        forms = {task.form.name: task.form for task in self.tasks.values() if task.form is not None}
+        forms = forms_of(self.tasks)
         return [text for task in self.tasks.values() for text in (*task.ask, *task.classes)] + [
             text for form in forms.values() for text in form.examples()
         ]

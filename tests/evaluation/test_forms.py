@@ -136,6 +136,14 @@ def folder(tmp_path_factory):
     return write_scan_dataset(rows, tmp_path_factory.mktemp("forms") / "scans", tiny.atlas())
 
 
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return (
+        AutoModelForCausalLM.from_pretrained(checkpoint),
+        AutoProcessor.from_pretrained(checkpoint),
+    )
+
+
 @pytest.fixture
 def written(monkeypatch):
     """What the model writes: of every fourth scan nothing that can be read, of the others the right sex."""
@@ -149,12 +157,9 @@ def written(monkeypatch):
     monkeypatch.setattr(module, "generate_texts", generate_texts)
 
 
-def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(checkpoint, folder, written):
+def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(loaded, folder, written):
     scans, _ = load_scan_dataset(folder)
-    model, processor = (
-        AutoModelForCausalLM.from_pretrained(checkpoint),
-        AutoProcessor.from_pretrained(checkpoint),
-    )
+    model, processor = loaded
     splits = make_splits(scans.remove_columns("bold").to_list(), (1, 0, 0), holdout_sites=["B"])
     tasks = load_tasks(DECLARED | {"sex": {"ask": ["sex ?"], **FIELDS["sex"]}})
     found = evaluate(model, processor, scans, tasks, splits, n_wordings=2, n_robustness=5)
@@ -194,12 +199,9 @@ def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(checkpoint, f
     assert "no_answer" not in found["tasks"]["sex"]["fmri_lm"]
 
 
-def test_forms_alone_are_judged_without_what_is_about_choices(checkpoint, folder, written):
+def test_forms_alone_are_judged_without_what_is_about_choices(loaded, folder, written):
     scans, _ = load_scan_dataset(folder)
-    model, processor = (
-        AutoModelForCausalLM.from_pretrained(checkpoint),
-        AutoProcessor.from_pretrained(checkpoint),
-    )
+    model, processor = loaded
     splits = make_splits(scans.remove_columns("bold").to_list(), (1, 0, 0), holdout_sites=["B"])
     found = evaluate(
         model, processor, scans, load_tasks(DECLARED), splits, ["majority"],
@@ -210,12 +212,9 @@ def test_forms_alone_are_judged_without_what_is_about_choices(checkpoint, folder
     assert not {"few_shot", "robustness", "occlusion"} & set(found)
 
 
-def test_sites_are_joined_with_what_was_no_answer(checkpoint, folder, written):
+def test_sites_are_joined_with_what_was_no_answer(loaded, folder, written):
     scans, _ = load_scan_dataset(folder)
-    model, processor = (
-        AutoModelForCausalLM.from_pretrained(checkpoint),
-        AutoProcessor.from_pretrained(checkpoint),
-    )
+    model, processor = loaded
     found = evaluate_sites(model, processor, scans, load_tasks(DECLARED), ["majority"])
     # rows of both sites come in one reading, in the order of the dataset
     assert found["tasks"]["person.sex"]["fmri_lm"]["no_answer"] == 0.25
