@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.demo.real_scans import aal2_atlas
 from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
-from fmri_lm_hf.evaluation.truth import description_truth, mirage, pair_level_truth
+from fmri_lm_hf.evaluation.truth import comparison_truth, description_truth, mirage, pair_level_truth
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.reader import READER_FOLDER, with_atlas
 from fmri_lm_hf.simulation import Site, simulate_cohort
@@ -36,7 +36,10 @@ Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
 def judged(reader: Reader, scans: list[Any], with_texts: bool, n_absent: int = 50) -> dict[str, Any]:
     """Levels of the pairs of some scans and, since texts take long to write, these only where they are asked for."""
     inputs = dict(reader[1](fmri=scans))
-    scores: dict[str, Any] = {"pair_level": pair_level_truth(*reader, inputs)}
+    scores: dict[str, Any] = {
+        "pair_level": pair_level_truth(*reader, inputs),
+        "two_scans": comparison_truth(*reader, inputs),
+    }
     if with_texts:
         scores["descriptions"] = description_truth(*reader, inputs)
         scores["mirage"] = mirage(*reader, inputs, n_absent)

@@ -28,6 +28,10 @@ class Language:
     ask_comparison : tuple of str
         Wordings, with ``{first}`` and ``{second}``, two pairs.
     yes, no : str
+    ask_scans : tuple of str
+        Wordings that ask which of two scans has the stronger ``{pair}``.
+    first_scan, second_scan : str
+        Answers that differ from their first token on, since that is where the scans are looked up.
     """
 
     levels: tuple[str, ...]
@@ -38,6 +42,9 @@ class Language:
     ask_comparison: tuple[str, ...]
     yes: str
     no: str
+    ask_scans: tuple[str, ...]
+    first_scan: str
+    second_scan: str
 
 
 ENGLISH = Language(
@@ -71,6 +78,13 @@ ENGLISH = Language(
     ),
     yes="yes",
     no="no",
+    ask_scans=(
+        "Which of these two scans has the stronger connectivity {pair}?",
+        "Is connectivity {pair} stronger in the first scan or in the second one?",
+        "In which of the scans is the coupling {pair} higher?",
+    ),
+    first_scan="first",
+    second_scan="second",
 )
 FRENCH = Language(
     levels=("nettement basse", "basse", "moyenne", "élevée", "nettement élevée"),
@@ -103,6 +117,13 @@ FRENCH = Language(
     ),
     yes="oui",
     no="non",
+    ask_scans=(
+        "Lequel de ces deux examens a la connectivité {pair} la plus forte ?",
+        "La connectivité {pair} est-elle plus forte dans le premier examen ou dans le second ?",
+        "Dans lequel des examens le couplage {pair} est-il plus élevé ?",
+    ),
+    first_scan="premier",
+    second_scan="second",
 )
 GERMAN = Language(
     levels=("deutlich niedrig", "niedrig", "mittel", "hoch", "deutlich hoch"),
@@ -135,6 +156,13 @@ GERMAN = Language(
     ),
     yes="ja",
     no="nein",
+    ask_scans=(
+        "Welche dieser zwei Aufnahmen hat die stärkere Konnektivität {pair}?",
+        "Ist die Konnektivität {pair} in der ersten Aufnahme stärker oder in der zweiten?",
+        "In welcher der Aufnahmen ist die Kopplung {pair} höher?",
+    ),
+    first_scan="erste",
+    second_scan="zweite",
 )
 LANGUAGES = {"en": ENGLISH, "fr": FRENCH, "de": GERMAN}
 

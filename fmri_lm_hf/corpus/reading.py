@@ -27,15 +27,17 @@ __all__ = [
     "Question",
     "ask_about",
     "ask_comparison",
+    "ask_description",
     "ask_extreme",
     "ask_level",
-    "describe_scan",
+    "ask_scans",
     "level_facts",
     "level_of",
     "level_question",
     "pair_words",
     "says_no_scan",
     "scan_facts",
+    "scans_question",
 ]
 
 LEVELS = ENGLISH.levels
@@ -66,10 +68,22 @@ _OPENERS = ("", "Within this scan, ", "In this scan, ")
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scan and its answer."""
+    """A question about a scan and its answer.
+
+    Attributes
+    ----------
+    text, answer : str
+    states : tuple of fact
+        Each level and extreme that the answer states, in its order.
+    compares : tuple of fact
+        The levels of the two pairs that the question compares, in its order; of the same pair where it compares two
+        scans.
+    """
 
     text: str
     answer: str
+    states: tuple[Fact, ...] = ()
+    compares: tuple[Fact, ...] = ()
 
 
 def level_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
@@ -161,7 +175,8 @@ def level_question(
 
 def ask_level(fact: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
     """The question for the level of a fact's pair, with the fact's level as answer."""
-    return Question(level_question(fact["network"], rng, language), language.levels[round(fact["z"]) + 2])
+    text, answer = level_question(fact["network"], rng, language), language.levels[round(fact["z"]) + 2]
+    return Question(text, answer, (fact,))
 
 
 def ask_extreme(
@@ -172,7 +187,7 @@ def ask_extreme(
     # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
     # learn which of the two it has said
     answer = pair_words(fact["network"], language=language)
-    return Question(_worded(language.ask_extreme[extreme], rng), answer)
+    return Question(_worded(language.ask_extreme[extreme], rng), answer, (fact,))
 
 
 def ask_comparison(
@@ -181,10 +196,24 @@ def ask_comparison(
     """Is one pair stronger than another?"""
     form = _worded(language.ask_comparison, rng)
     pairs = [pair_words(fact["network"], rng, language) for fact in (first, second)]
-    return Question(
-        form.format(first=pairs[0], second=pairs[1]),
-        language.yes if first["value"] > second["value"] else language.no,
-    )
+    answer = language.yes if first["value"] > second["value"] else language.no
+    return Question(form.format(first=pairs[0], second=pairs[1]), answer, compares=(first, second))
+
+
+def scans_question(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
+    """In which of two scans is a pair stronger? Without a generator in the first wording."""
+    form = _worded(language.ask_scans, rng)
+    return form.format(pair=pair_words(networks, rng, language))
+
+
+def ask_scans(
+    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
+    """In which of two scans is a pair stronger, in units of each scan's RMS correlation?"""
+    answer = language.first_scan if first["value"] > second["value"] else language.second_scan
+    return Question(scans_question(first["network"], rng, language), answer, compares=(first, second))
 
 
 def _worded(forms: Sequence[str], rng: random.Random | None) -> str:
@@ -210,8 +239,8 @@ def ask_about(
     return questions
 
 
-def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:
-    """A few sentences about a scan: its strongest and its weakest pair, and some pairs with their levels.
+def ask_description(facts: Sequence[Fact], rng: random.Random) -> Question:
+    """A request for a description; its answer states the strongest and the weakest pair, and the levels of some pairs.
 
     Every statement is one that `faithfulness` reads back.
     """
@@ -225,7 +254,7 @@ def describe_scan(facts: Sequence[Fact], rng: random.Random) -> str:
         opener = "" if fact in levels else rng.choice(_OPENERS)
         sentence = opener + _statement(fact, rng)
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
-    return " ".join(sentences)
+    return Question(rng.choice(DESCRIBE), " ".join(sentences), tuple(chosen))
 
 
 def _statement(fact: Fact, rng: random.Random) -> str:

@@ -17,14 +17,25 @@ from tqdm.auto import tqdm
 from ..corpus.facts import fact_measure
 from ..corpus.faithfulness import parse_claims
 from ..corpus.languages import ENGLISH, Language, language_of
-from ..corpus.reading import DESCRIBE, LEVELS, level_of, level_question, says_no_scan, scan_facts
-from ..models.answers import answers_to_questions, encode_question
+from ..corpus.reading import (
+    DESCRIBE,
+    LEVELS,
+    level_of,
+    level_question,
+    says_no_scan,
+    scan_facts,
+    scans_question,
+)
+from ..models.answers import answers_to_questions, encode_question, read_before
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .generation import Inputs, batches, generate_texts
 
+CLEAR_DIFFERENCE = 0.3  # between two scans, in units of a scan's RMS correlation
+
 __all__ = [
+    "comparison_truth",
     "description_truth",
     "level_probabilities",
     "mirage",
@@ -179,6 +190,51 @@ def pair_level_truth(
         "most_common": _mean((levels == np.array(common))[known]),
         "within_one": _mean((np.abs(answers - levels) <= 1)[known]),
         "rank_correlation": _mean(correlations),
+    }
+
+
+def comparison_truth(
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, language: Language = ENGLISH
+) -> dict[str, float | None]:
+    """How often a model says right in which of two scans of one prompt a network pair is stronger.
+
+    Every scan is held against the next one, for each pair that both have.
+
+    Returns
+    -------
+    dict
+        `exact`: share of right answers; `clear`: of those about differences above `CLEAR_DIFFERENCE` (in units of the
+        scans' RMS correlations; None where there is none); `other_scans`: of answers that are right for the next two
+        scans. A coin reaches 0.5.
+    """
+    values, present, names = scan_pairs(processor, inputs)
+    first, second = pair_indices(len(names)).tolist()
+    scan = {"type": "fmri"}
+    asked = []
+    for pair in zip(first, second, strict=True):
+        question = scans_question([names[number] for number in pair], language=language)
+        blocks = [scan, scan, {"type": "text", "text": question}]
+        asked.append(encode_question(processor, blocks, (language.first_scan, language.second_scan)))
+    n_before = asked[0][0].index(processor.fmri_token_id) + processor.n_tokens
+    behind = [(prompt[n_before:], answers) for prompt, answers in asked]
+    n_scans = len(values)
+    said = []
+    for number in tqdm(range(n_scans), desc="Comparing scans", unit="scan", disable=n_scans < 10):
+        former, latter = (
+            {name: each[[row]] for name, each in inputs.items()} for row in (number, (number + 1) % n_scans)
+        )
+        past = read_before(model, asked[0][0][:n_before], **former)
+        scores = torch.cat(answers_to_questions(model, behind, before=past, **latter))
+        said.append(scores[:, 0] > scores[:, 1])
+    first_said = torch.stack(said).cpu()
+    difference = values - values.roll(-1, 0)
+    known = present & present.roll(-1, 0)
+    right = first_said == (difference > 0)
+    of_others = first_said == (difference.roll(-1, 0) > 0)
+    return {
+        "exact": _mean(right[known].numpy()),
+        "clear": _mean(right[known & (difference.abs() > CLEAR_DIFFERENCE)].numpy()),
+        "other_scans": _mean(of_others[known & known.roll(-1, 0)].numpy()),
     }
 
 

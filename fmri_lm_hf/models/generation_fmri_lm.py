@@ -17,6 +17,10 @@ SCANS = ("input_values", "fmri_features")
 SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
 
 
+class _NoPlaceholder(SuppressTokensLogitsProcessor):
+    """Keeps the placeholder from being generated; of a type of its own, which does not replace `suppress_tokens`."""
+
+
 class _WithColumns(LogitsProcessor):
     """Runs a processor over scores that also have columns for a placeholder outside of the vocabulary.
 
@@ -49,7 +53,7 @@ class ScanGenerationMixin(GenerationMixin):
         device = (
             self.device if prompt is None else prompt.device
         )  # where weights are offloaded, not the model's
-        no_scan = SuppressTokensLogitsProcessor([self.config.fmri_token_id], device=device)
+        no_scan = _NoPlaceholder([self.config.fmri_token_id], device=device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
         return super().generate(inputs, **kwargs)
 

@@ -147,7 +147,7 @@ class NetworkPairEmbedding(nn.Module):
         # Fixed: were it learnt, names would be turned down at first, when values alone already say something, and the
         # model would not come to look pairs up by name.
         self.scale = 1.25 * config.initializer_range
-        self.value_in = nn.Linear(len(_value_points()) + 2 * len(_rank_points()), size)
+        self.value_in = nn.Linear(len(_value_points()) + 2 * _rank_points().shape[1], size)
         self.value_out = nn.Linear(size, size)
         self.scan = nn.Linear(N_FEATURES, size)
 
@@ -186,7 +186,8 @@ class NetworkPairEmbedding(nn.Module):
         """What is made of the features of pairs (..., N_FEATURES) before `value_out`: (..., hidden_size)."""
         value, *ranks = (features[..., column, None] for column in (VALUE, RANK, MAGNITUDE_RANK))
         points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
-        points += [torch.tanh((rank - _rank_points().to(value)) / 0.1) for rank in ranks]
+        at, width = _rank_points().to(value)
+        points += [torch.tanh((rank - at) / width) for rank in ranks]
         return F.gelu(self.value_in(torch.cat(points, dim=-1).to(self.value_in.weight.dtype)))
 
 
@@ -206,7 +207,12 @@ def _value_points() -> torch.Tensor:
 
 
 def _rank_points() -> torch.Tensor:
-    return torch.linspace(0.0, 1.0, 12)
+    """Points between 0 and 1 and the widths around them, (2, n_points): narrow at the ends, so that the strongest and
+    the weakest of many pairs stand out."""
+    below = torch.tensor([0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4])
+    width = torch.tensor([0.01, 0.01, 0.02, 0.05, 0.1, 0.1, 0.1])
+    half, last = torch.stack([below, width]), torch.tensor([[0.5], [0.1]])
+    return torch.cat([half, last, torch.stack([1 - below, width]).flip(1)], dim=1)
 
 
 __all__ = [

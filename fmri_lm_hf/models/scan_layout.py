@@ -157,6 +157,16 @@ class ScanLayout:
         )
         return layout, inputs_embeds.gather(1, chosen[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
 
+    @staticmethod
+    def places_without_hidden(attention_mask: torch.Tensor) -> torch.Tensor:
+        """Where `without_hidden` puts the tokens that are seen: (batch, n_new), of no meaning for the others."""
+        seen = attention_mask.bool()
+        places = seen.cumsum(1) - 1
+        n_seen = seen.sum(1, keepdim=True)
+        if int(n_seen.max()) == seen.shape[1]:  # nothing is left out
+            return torch.arange(seen.shape[1], device=seen.device).expand_as(places)
+        return places + n_seen.max() - n_seen
+
     def remember(self, cache: Cache | None) -> None:
         """Note on a cache that was just filled what its tokens were."""
         if cache is None:

@@ -5,6 +5,7 @@ Its weights lie in `weights/`, with their card and the recipe that made them.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from ..models.atlas import Atlas
@@ -12,7 +13,7 @@ from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .network_words import name_networks
+from .network_words import name_networks, say_named_alone
 
 __all__ = ["READER_FOLDER", "load_reader", "shape_of_scans", "with_atlas"]
 
@@ -85,7 +86,8 @@ def with_atlas(
     )
     other = FmriLMForCausalLM(config)
     other.load_state_dict(model.state_dict())
-    other.generation_config = model.generation_config
+    other.generation_config = copy.deepcopy(model.generation_config)
+    say_named_alone(other.generation_config, tokenizer, len(atlas.network_names))
     return other.eval(), processor
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, normalizers
 
-__all__ = ["NETWORK_WORDS", "add_network_words", "name_networks"]
+__all__ = ["NETWORK_WORDS", "add_network_words", "name_networks", "say_named_alone"]
 
 # Characters for private use: they stand in no text, so that only a network's name becomes one.
 NETWORK_WORDS = tuple(chr(0xE000 + number) for number in range(24))
@@ -66,3 +66,13 @@ def name_networks(tokenizer: Any, names: Sequence[str]) -> Any:
         ]
     )
     return tokenizer
+
+
+def say_named_alone(generation_config: Any, tokenizer: Any, n_names: int) -> None:
+    """Keep words for networks that an atlas of so many networks gives no name from being written.
+
+    A tokenizer that has no such words leaves `generation_config` as it is.
+    """
+    if NETWORK_WORDS[0] in tokenizer.get_vocab():
+        unnamed = tokenizer.convert_tokens_to_ids(list(NETWORK_WORDS[n_names:]))
+        generation_config.suppress_tokens = unnamed or None

@@ -24,6 +24,7 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
+from ..reader.network_words import say_named_alone
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, load_backbone
 from .data import TrainingScans
@@ -173,6 +174,8 @@ def _join(
         **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
     )
     backbone.give_reading(model)
+    n_names = 0 if extractor.atlas is None else len(extractor.atlas.network_names)
+    say_named_alone(model.generation_config, processor.tokenizer, n_names)
     return model, processor
 
 

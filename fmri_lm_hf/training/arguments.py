@@ -103,6 +103,11 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
         "questions about network pairs in each conversation, answered from the scan itself; needs network-pair tokens",
         0,
     )
+    look_up_layers: list[int] = argument(
+        "two layers of the language model whose heads are told where the names and the pair stand that "
+        "`reading_questions` are about (0 1 for a reader that comes with the package); nothing is told by default",
+        [],
+    )
     languages: list[str] = argument(
         "of the `reading_questions`, one drawn for each conversation: en, fr, de; descriptions are in English",
         ["en"],

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .look_ups import IGNORED, N_COLUMNS, Vocabulary, find_in_conversation
 
 __all__ = ["IGNORED", "FmriLMCollator"]
 
-IGNORED = -100
 MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps
 
 
@@ -23,6 +24,8 @@ class FmriLMCollator:
     Parameters
     ----------
     processor : FmriLMProcessor
+    with_look_ups : bool, default=False
+        Whether batches hold `look_ups`, for a `LookUpGuide`: of the examples with ``questions``.
 
     Notes
     -----
@@ -32,8 +35,8 @@ class FmriLMCollator:
     training meets the same ones again and again.
     """
 
-    def __init__(self, processor: FmriLMProcessor):
-        self.processor = processor
+    def __init__(self, processor: FmriLMProcessor, with_look_ups: bool = False):
+        self.processor, self.with_look_ups = processor, with_look_ups
         self._tokens: dict[str, dict[str, list[int]]] = {}
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -47,11 +50,31 @@ class FmriLMCollator:
             batch[name] = torch.tensor(rows)
         lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
         batch["attention_mask"] = (torch.arange(longest).flip(0) < lengths[:, None]).long()
+        if self.with_look_ups:
+            rows = [
+                [row, *columns]
+                for row, (example, each) in enumerate(zip(examples, encoded))
+                for columns in self._look_ups(example, each, longest - len(each["input_ids"]))
+            ]
+            batch["look_ups"] = torch.tensor(rows, dtype=torch.long).view(-1, N_COLUMNS)
         for name in (*SCAN_INPUTS, "fmri_labels"):
             rows = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
             if rows:
                 batch[name] = torch.stack(rows)
         return batch
+
+    def _look_ups(
+        self, example: Mapping[str, Any], encoded: Mapping[str, list[int]], n_padded: int
+    ) -> Iterator[list[int]]:
+        """Columns of the look-ups of an example that stands behind `n_padded` tokens."""
+        if not example.get("questions"):
+            return
+        names = self.processor.feature_extractor.atlas.network_names
+        vocabulary = Vocabulary.of(names, self.processor.tokenize)
+        ids, labels = encoded["input_ids"], encoded["labels"]
+        scan = ids.index(self.processor.fmri_token_id) + self.processor.n_tokens - n_pair_tokens(len(names))
+        for start, look_up in find_in_conversation(ids, labels, example["questions"], vocabulary):
+            yield look_up.columns(n_padded + start, n_padded + scan, len(names))
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
         if example.get("input_ids") is not None:

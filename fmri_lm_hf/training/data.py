@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import cached_file, logging
 
-from ..corpus.reading import ABSENT_ANSWERS
+from ..corpus.reading import ABSENT_ANSWERS, Question
 from ..hub.dataset_location import dataset_folder
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -36,7 +36,10 @@ N_NOISE = 64  # scans of noise
 logger = logging.get_logger(__name__)
 
 Messages = list[dict[str, Any]]
-Converse = Callable[[str, np.random.Generator, Mapping[str, torch.Tensor]], Messages]
+Conversation = (
+    list[Question] | Messages
+)  # questions about a scan one after the other, or a chat as it was given
+Converse = Callable[[str, np.random.Generator, Mapping[str, torch.Tensor]], Conversation]
 
 
 class TrainingScans:
@@ -276,8 +279,8 @@ class ScanConversations(Dataset):
     scan_ids : sequence of str
         The scans to use.
     converse : callable
-        ``converse(scan_id, draw, seen)`` gives the messages about a scan; `draw` is a `numpy.random.Generator`, `seen`
-        what the language model will see of the scan.
+        ``converse(scan_id, draw, seen)`` gives what is said about a scan, questions or messages; `draw` is a
+        `numpy.random.Generator`, `seen` what the language model will see of the scan.
     plain_texts : sequence of mappings, optional
         With `input_ids`; drawn at random.
     n_plain : int, optional
@@ -326,7 +329,7 @@ class ScanConversations(Dataset):
             hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
-        return {"scan_id": scan_id, "conversation": self.converse(scan_id, draw, seen), **seen}
+        return {"scan_id": scan_id, **_said(self.converse(scan_id, draw, seen)), **seen}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
@@ -335,7 +338,8 @@ class ScanConversations(Dataset):
         """A question as about a scan, with no scan or noise in its place, and the answer that nothing can be read."""
         assert self.absent is not None
         scan_id = self.scan_ids[int(draw.integers(len(self.scan_ids)))]
-        question = self.converse(scan_id, draw, self.views[0].row(scan_id))[0]
+        said = _said(self.converse(scan_id, draw, self.views[0].row(scan_id)))
+        question = said["conversation"][0]
         answer = {"role": "assistant", "content": str(draw.choice(ABSENT_ANSWERS))}
         if draw.random() < 0.5:
             return {"conversation": [{**question, "content": question["content"][1]["text"]}, answer]}
@@ -347,16 +351,26 @@ class ScanConversations(Dataset):
         return {"conversation": [question, answer], **noise}
 
 
-def about_scan(turns: Sequence[tuple[str, str]]) -> Messages:
-    """Messages of a conversation about one scan, from its questions and answers.
+def _said(conversation: Conversation) -> dict[str, Any]:
+    """An example's `conversation`, and its `questions` where it is made of them."""
+    if not isinstance(conversation[0], Question):
+        return {"conversation": conversation}
+    return {"conversation": about_scan(conversation), "questions": conversation}  # type: ignore[arg-type]
+
+
+def about_scan(questions: Sequence[Question]) -> Messages:
+    """Messages of a conversation about one scan, from its questions and their answers.
 
     Examples
     --------
-    >>> about_scan([("What is the sex?", "female")])[1]
+    >>> about_scan([Question("What is the sex?", "female")])[1]
     {'role': 'assistant', 'content': 'female'}
     """
     messages: Messages = []
-    for question, answer in turns:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    for question in questions:
+        messages += [
+            {"role": "user", "content": question.text},
+            {"role": "assistant", "content": question.answer},
+        ]
     messages[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": messages[0]["content"]}]
     return messages

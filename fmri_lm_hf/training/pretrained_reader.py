@@ -14,7 +14,7 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import N_FEATURES, VALUE
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader import shape_of_scans
-from ..reader.network_words import name_networks
+from ..reader.network_words import name_networks, say_named_alone
 from .backbone import load_backbone
 
 __all__ = ["join_network_pairs", "pretrained_reader"]
@@ -107,4 +107,5 @@ def join_network_pairs(
         fmri_token_id=processor.fmri_token_id,
         initializer_range=initializer_range,
     )
+    say_named_alone(model.generation_config, tokenizer, len(atlas.network_names))
     return model, processor

@@ -23,6 +23,7 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..reader.network_words import add_network_words
 from .arguments import AdapterArguments, argument, parse
+from .look_ups import LookUpGuide
 from .lora import add_adapter
 from .own_texts import own_texts
 from .pretrained_reader import join_network_pairs, pretrained_reader
@@ -91,7 +92,8 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
     batches = ReadingBatches(processor.tokenizer, recipe, fixed, texts, per_step)
     arguments.per_device_train_batch_size = 1  # an example is a batch of scans
     arguments.train_sampling_strategy = "sequential"  # from easy to hard
-    trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches)
+    guide = LookUpGuide(model.language_model, recipe.look_up_layers) if recipe.look_up_layers else None
+    trainer = FmriLMTrainer(model, arguments, data_collator=_only, train_dataset=batches, guide=guide)
     n_scans = len(batches) * recipe.batch_size
     train_and_save(trainer, processor, "reader", adapter, simulated=True, n_scans=n_scans)
     return trainer

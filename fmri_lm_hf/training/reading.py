@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,9 +26,10 @@ from ..corpus.reading import (
     Question,
     ask_about,
     ask_comparison,
+    ask_description,
     ask_extreme,
     ask_level,
-    describe_scan,
+    ask_scans,
     level_facts,
     scan_facts,
 )
@@ -45,6 +46,7 @@ from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
 from .collator import IGNORED
+from .look_ups import N_COLUMNS, Vocabulary, find_look_ups
 from .own_names import OwnNames
 from .texts import pair_facts
 
@@ -88,11 +90,15 @@ class ReaderRecipe:
     share_text : float
         Share of the prompts that are a sentence of a corpus alone, from `some_until` on: a reader has to know how
         scans are spoken of in comparison with a cohort, to be trained on.
+    share_two_scans : float
+        Share of the prompts that compare two scans, from `some_until` on.
     share_own_texts : float
         Share of the prompts, from the first step on, that are texts which the language model wrote before the training
         (`own_texts`), so that a pretrained one keeps its language.
     n_own_texts : int
         How many of them it writes; few are learnt by heart, and the language is lost all the same.
+    look_up_layers : (int, int) or None
+        Layers whose heads are told where to look names and pairs up (see `LookUpGuide`); None tells them nothing.
     seed : int
     """
 
@@ -100,21 +106,23 @@ class ReaderRecipe:
     num_layers: int = 3
     num_heads: int = 4
     vocab_size: int = 1000
-    steps: int = 6500
+    steps: int = 4000
     batch_size: int = 24
-    few_until: float = 0.04
-    some_until: float = 0.13
-    terse_until: float = 0.12
+    few_until: float = 0.02
+    some_until: float = 0.08
+    terse_until: float = 0.06
     share_terse: float = 0.5
-    drawn_until: float = 0.125
+    drawn_until: float = 0.06
     n_networks: tuple[int, int] = (4, 12)
     questions: int = 8
     share_described: float = 0.4
     mostly_described_from: float = 0.6
     share_absent: float = 0.08
     share_text: float = 0.08
+    share_two_scans: float = 0.08
     share_own_texts: float = 0.0
     n_own_texts: int = 512
+    look_up_layers: tuple[int, int] | None = (0, 1)
     seed: int = 0
 
 
@@ -138,7 +146,8 @@ class ReadingBatches(Dataset):
     -----
     A batch holds `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
     n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. The questions about a
-    scan do not see each other: each is asked as if it were the only one.
+    scan do not see each other: each is asked as if it were the only one. `look_ups` (n_look_ups, N_COLUMNS) says where
+    to look up which pair, see `LookUpGuide`.
     """
 
     def __init__(
@@ -171,9 +180,15 @@ class ReadingBatches(Dataset):
         done = number / len(self)
         rng = random.Random(f"{recipe.seed}/{number}")
         kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
+        for place, kind in enumerate(kinds):
+            beside = kinds[_beside(place)] if _beside(place) < len(kinds) else ""
+            if kind == "two scans" and beside not in ("brain", "two scans"):
+                kinds[place] = "brain"
         features, atlases = self._scans(number, done, kinds)
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
-        rows = []
+        rows: list[dict[str, list[int]]] = []
+        look_ups: list[list[int]] = []
+        there: list[tuple[int, Sequence[str]]] = []  # the scans of the batch in the order of their prompts
         for place, kind in enumerate(kinds):
             if kind == "own":
                 rows.append(_all_learnt(rng.choice(self.own_texts)))
@@ -182,14 +197,20 @@ class ReadingBatches(Dataset):
                 text = _corpus_text(rng, self.draw_names, done)
                 rows.append(_all_learnt([*self.ids(text), *self.form.behind]))
                 continue
+            seen = [] if kind == "absent" else [place]
             facts = pair_facts(features[place], names[place])
-            questions = self._questions(facts, rng, done)
-            if kind != "brain":
+            if kind == "two scans":
+                seen.append(_beside(place))
+                questions = self._about_both(facts, pair_facts(features[seen[1]], names[place]), rng)
+            else:
+                questions = self._questions(facts, rng, done)
+            if kind in ("absent", "noise", "shuffled"):
                 asked = [each for each in questions if not _is_terse(each)]
                 questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
-            n_tokens = 0 if kind == "absent" else features.shape[1]
-            rows.append(self._row(questions, n_tokens))
-        there = [place for place, kind in enumerate(kinds) if kind not in ("absent", "text", "own")]
+            row, found = self._row(questions, [features.shape[1]] * len(seen), names[place])
+            look_ups += [[len(rows), *columns] for columns in found]
+            rows.append(row)
+            there += [(scan, names[place]) for scan in seen]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = {
             "input_ids": self.tokenizer.pad_token_id,
@@ -202,10 +223,11 @@ class ReadingBatches(Dataset):
             name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
             for name, filler in fillers.items()
         }
+        batch["look_ups"] = torch.tensor(look_ups, dtype=torch.long).view(-1, N_COLUMNS)
         if there:
-            batch["fmri_features"] = features[there]
-            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for place in there for name in names[place]]
-            batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(names[there[0]]), -1)
+            batch["fmri_features"] = features[[scan for scan, _ in there]]
+            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for _, of_scan in there for name in of_scan]
+            batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(there[0][1]), -1)
         return batch
 
     def ids(self, text: str) -> list[int]:
@@ -218,14 +240,22 @@ class ReadingBatches(Dataset):
         return ids
 
     def _kind(self, rng: random.Random, done: float) -> str:
-        if rng.random() < self.recipe.share_own_texts:
+        recipe = self.recipe
+        if rng.random() < recipe.share_own_texts:
             return "own"
         drawn = rng.random()
-        if done < self.recipe.some_until or drawn >= self.recipe.share_absent + self.recipe.share_text:
+        shares = {
+            "text": recipe.share_text,
+            "absent": recipe.share_absent,
+            "two scans": recipe.share_two_scans,
+        }
+        if done < recipe.some_until:
             return "brain"
-        return (
-            "text" if drawn < self.recipe.share_text else rng.choice(("absent", "noise", "noise", "shuffled"))
-        )
+        for kind, share in shares.items():
+            if drawn < share:
+                return rng.choice(("absent", "noise", "noise", "shuffled")) if kind == "absent" else kind
+            drawn -= share
+        return "brain"
 
     def _scans(self, number: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
         """Features of the scans of a batch, and the atlas of each."""
@@ -259,7 +289,7 @@ class ReadingBatches(Dataset):
             n_terse = round(2 * recipe.share_terse * recipe.questions)
             n_sentences = recipe.questions - n_terse // 2
         terse = [
-            Question("".join(f" {name}" for name in rng.sample(fact["network"], 2)), ask_level(fact).answer)
+            replace(ask_level(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
             for fact in rng.sample(levels, min(n_terse, len(levels)))
         ]
         # names are written from the first step on
@@ -267,33 +297,55 @@ class ReadingBatches(Dataset):
         questions += ask_about(facts, n_sentences - 1, rng)
         share_described = recipe.share_described if done < recipe.mostly_described_from else MOST
         if done >= recipe.some_until and rng.random() < share_described:
-            questions[-2:] = [Question(rng.choice(DESCRIBE), describe_scan(facts, rng))]
+            questions[-2:] = [ask_description(facts, rng)]
         return terse + questions
 
-    def _row(self, questions: Sequence[Question], n_tokens: int) -> dict[str, list[int]]:
-        """Ids of a prompt with its questions as parallel segments, in the form of the chat template.
+    def _about_both(
+        self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random
+    ) -> list[Question]:
+        """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
+        of_second = {fact["feature"]: fact for fact in level_facts(second)}
+        pairs = [
+            (fact, of_second[fact["feature"]]) for fact in level_facts(first) if fact["feature"] in of_second
+        ]
+        return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
 
-        Terse ones, which are names alone, have a single token of it, between question and answer.
+    def _row(
+        self, questions: Sequence[Question], scan_sizes: Sequence[int], names: Sequence[str]
+    ) -> tuple[dict[str, list[int]], list[list[int]]]:
+        """Ids of a prompt with its questions as parallel segments, in the form of the chat template; its look-ups.
+
+        `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared.
+
+        Terse questions, which are names alone, have a single token of it, between question and answer.
         """
         form = self.form
-        ids = [*form.before, *[self.fmri] * n_tokens]
+        ids = [*form.before, *[self.fmri] * sum(scan_sizes)]
+        starts = np.cumsum([len(form.before), *scan_sizes])
+        positions = [len(form.before) + scan for scan, size in enumerate(scan_sizes) for _ in range(size)]
         row = {
             "input_ids": ids,
             "labels": [IGNORED] * len(ids),
-            "position_ids": [*range(len(form.before)), *[len(form.before)] * n_tokens],
+            "position_ids": [*range(len(form.before)), *positions],
             "text_segments": [0] * len(ids),
         }
-        first = len(form.before) + (n_tokens > 0)
+        vocabulary = Vocabulary.of(names, self.ids)
+        look_ups = []
+        first = len(form.before) + len(scan_sizes)
         for segment, question in enumerate(questions, 1):
             terse = _is_terse(question)
             asked = [*self.ids(question.text), *(form.between[-1:] if terse else form.between)]
             answer = [*self.ids(question.answer), *(() if terse else form.behind)]
-            row["input_ids"] += asked + answer
-            row["labels"] += [IGNORED] * len(asked) + answer
-            row["position_ids"] += range(first, first + len(asked) + len(answer))
-            row["text_segments"] += [segment] * (len(asked) + len(answer))
+            new, labels = asked + answer, [IGNORED] * len(asked) + answer
+            for found in find_look_ups(new, labels, question, vocabulary):
+                scan = found.turn if len(scan_sizes) > 1 else 0
+                look_ups.append(found.columns(len(ids), int(starts[scan]), len(names)))
+            row["input_ids"] += new
+            row["labels"] += labels
+            row["position_ids"] += range(first, first + len(new))
+            row["text_segments"] += [segment] * len(new)
         row["attention_mask"] = [1] * len(ids)
-        return row
+        return row, look_ups
 
 
 def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
@@ -338,6 +390,11 @@ def _is_terse(question: Question) -> bool:
     return question.text.startswith(" ")
 
 
+def _beside(place: int) -> int:
+    """A scan of the same batch and the same atlas."""
+    return place ^ 1
+
+
 def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
     return rng.sample(NETWORK_WORDS, n)
 
@@ -370,7 +427,7 @@ def reading_texts(n: int, seed: int = 0) -> list[str]:
         texts += [
             ask_level(facts[1], rng).text,
             ask_comparison(facts[0], facts[2], rng).text,
-            describe_scan(facts, rng),
+            ask_description(facts, rng).answer,
             _corpus_text(rng),
         ]
         texts += [ask_extreme(facts, extreme, rng).text for extreme in ("strongest", "weakest")]

@@ -22,6 +22,7 @@ from .arguments import LanguageModelArguments, StageArguments
 from .checkpoints import last_complete_checkpoint
 from .collator import FmriLMCollator
 from .data import TrainingScans
+from .look_ups import LookUpGuide
 from .progress import show_progress
 from .step_trainer import StepTrainer
 from .trainer import FmriLMTrainer
@@ -128,10 +129,12 @@ def train_on_conversations(
     **options
         Of `FmriLMTrainer`.
     """
+    layers = arguments.look_up_layers
     trainer = FmriLMTrainer(
         model,
         arguments,
-        data_collator=FmriLMCollator(processor),
+        data_collator=FmriLMCollator(processor, with_look_ups=bool(layers)),
+        guide=LookUpGuide(model.language_model, layers) if layers else None,
         train_dataset=examples["train"],
         eval_dataset=examples.get("validation"),
         **options,

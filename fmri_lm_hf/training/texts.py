@@ -18,7 +18,7 @@ from ..corpus.reading import (
     DESCRIBE,
     Question,
     ask_about,
-    describe_scan,
+    ask_description,
     scan_facts,
 )
 from ..evaluation.tasks import forms_of, load_tasks
@@ -28,7 +28,7 @@ from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.network_pairs import PRESENT, VALUE, observed_pairs
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments
-from .data import Converse, Messages, about_scan
+from .data import Converse, Messages
 
 __all__ = [
     "CorpusTexts",
@@ -46,9 +46,6 @@ __all__ = [
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
     """One of them."""
     return choices[int(draw.integers(len(choices)))]
-
-
-Turns = list[tuple[str, str]]
 
 
 class CorpusTexts:
@@ -132,9 +129,11 @@ class CorpusTexts:
             for scan_id, each in stated.items()
         }
 
-    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
+    def turns(
+        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
+    ) -> list[Question]:
         """A request and one of the scan's texts."""
-        return [(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
+        return [Question(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
 def pair_facts(
@@ -187,14 +186,16 @@ class ReadingQuestions:
         shown = observed_pairs(seen["roi_mask"][None], self._networks, len(self.network_names))[0, 1:]
         return pair_facts(seen["fmri_features"], self.network_names, shown)
 
-    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
+    def turns(
+        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
+    ) -> list[Question]:
         """Some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
         language = rng.choice(self.languages) if len(self.languages) > 1 else self.languages[0]
         asked = ask_about(facts, self.n_questions, rng, language)
         if facts and rng.random() < self.share_described:
-            asked.append(Question(rng.choice(DESCRIBE), describe_scan(facts, rng)))
-        return [(question.text, question.answer) for question in asked]
+            asked.append(ask_description(facts, rng))
+        return asked
 
 
 class LabelQuestions:
@@ -248,11 +249,13 @@ class LabelQuestions:
             text for form in forms.values() for text in form.examples()
         ]
 
-    def turns(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Turns:
+    def turns(
+        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
+    ) -> list[Question]:
         """Some or all questions, in any order, with drawn wording."""
         known = self._known.get(scan_id, [])
         order = draw.permutation(len(known))[: self.n_questions or None]
-        return [(pick(known[i][0], draw), known[i][1]) for i in order]
+        return [Question(pick(known[i][0], draw), known[i][1]) for i in order]
 
 
 def joined(
@@ -267,11 +270,11 @@ def joined(
         where chance leaves nothing else.
     """
 
-    def converse(scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Messages:
+    def converse(scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> list[Question]:
         turns = [
             turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw, seen)
         ] or parts[0][0].turns(scan_id, draw, seen)
-        return about_scan([turns[i] for i in draw.permutation(len(turns))])
+        return [turns[i] for i in draw.permutation(len(turns))]
 
     return converse
 

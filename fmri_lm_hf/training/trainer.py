@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from ..models.modeling_fmri_lm import SCAN_INPUTS
-from .collator import IGNORED
+from ..models.scan_layout import ScanLayout
+from .look_ups import IGNORED, LookUpGuide, among, moved
 from .step_trainer import Part, StepTrainer
 
 __all__ = ["FmriLMTrainer", "FmriTrainer"]
@@ -86,13 +87,25 @@ class FmriLMTrainer(StepTrainer):
     Parameters
     ----------
     text_only_loss_weight : float, default=0.5
+    guide : LookUpGuide, optional
+        Of the language model: heads are told to look where the `look_ups` of a batch say.
+    look_up_loss_weight : float, default=1.0
+        Weight of what they are told, a mean over look-ups.
     *args, **kwargs
         As for [`Trainer`].
     """
 
-    def __init__(self, *args, text_only_loss_weight: float = 0.5, **kwargs):
+    def __init__(
+        self,
+        *args,
+        text_only_loss_weight: float = 0.5,
+        guide: LookUpGuide | None = None,
+        look_up_loss_weight: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.text_only_loss_weight = text_only_loss_weight
+        self.guide, self.look_up_loss_weight = guide, look_up_loss_weight
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         has_scan = self._has_scan(inputs)
@@ -102,13 +115,13 @@ class FmriLMTrainer(StepTrainer):
             "other words": n_labels[~has_scan].sum(),
             "codes": self._n_codes(inputs),
             "prompts": len(has_scan),
+            "look-ups": len(inputs.get("look_ups", ())),
         }
 
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         unwrapped = self.accelerator.unwrap_model(self.model)
-        totals = dict.fromkeys(
-            ("text_loss", "text_only_loss", "fmri_loss"), torch.zeros((), device=self.args.device)
-        )
+        names = ("text_loss", "text_only_loss", "fmri_loss", *(["look_up_loss"] if self.guide else []))
+        totals = dict.fromkeys(names, torch.zeros((), device=self.args.device))
         outputs: Any = None
         for name, batch in zip(("text_loss", "text_only_loss"), self._with_and_without_scans(inputs)):
             if batch is None:
@@ -118,7 +131,17 @@ class FmriLMTrainer(StepTrainer):
             at = (labels != IGNORED).any(0).nonzero().flatten()
             if not len(at):
                 at = at.new_zeros(1)  # the head takes part, too
-            outputs = model(**batch, logits_to_keep=at, skip_hidden=self._scans_stand_first(batch, labels))
+            look_ups, skips = batch.pop("look_ups", None), self._scans_stand_first(batch, labels)
+            if self.guide is None or look_ups is None:
+                outputs = model(**batch, logits_to_keep=at, skip_hidden=skips)
+            else:
+                if skips:
+                    masks = {name: batch.get(name) for name in ("attention_mask", "roi_mask", "padding_mask")}
+                    seen = unwrapped.get_attention_mask(batch["input_ids"], **masks)
+                    look_ups = moved(look_ups, ScanLayout.places_without_hidden(seen))
+                with self.guide.listening(look_ups):
+                    outputs = model(**batch, logits_to_keep=at, skip_hidden=skips)
+                totals["look_up_loss"] = self.guide.total
             labels = labels[:, at]
             chosen = labels != IGNORED
             logits = outputs.logits[chosen].float()
@@ -132,6 +155,7 @@ class FmriLMTrainer(StepTrainer):
             "text_only_loss": ("other words", self.text_only_loss_weight),
             "fmri_loss": ("codes", unwrapped.config.fmri_loss_weight),
             "aux_loss": ("prompts", unwrapped.aux_loss_weight),
+            "look_up_loss": ("look-ups", self.look_up_loss_weight),
         }
         return {name: Part(total, *kinds[name]) for name, total in totals.items()}, outputs
 
@@ -169,7 +193,9 @@ class FmriLMTrainer(StepTrainer):
     def _rows(self, inputs: Mapping[str, Any], rows: torch.Tensor, with_scans: bool) -> dict[str, Any]:
         """Some prompts of a batch, without the padding that they share."""
         of_scans = {name: inputs[name] for name in OF_SCANS if inputs.get(name) is not None}
-        of_prompts = {name: value for name, value in inputs.items() if name not in OF_SCANS}
+        if with_scans and inputs.get("look_ups") is not None:
+            of_scans["look_ups"] = inputs["look_ups"]
+        of_prompts = {name: value for name, value in inputs.items() if name not in (*OF_SCANS, "look_ups")}
         if not rows.all():
             shown = torch.ones_like(inputs["input_ids"])[rows]
             if of_prompts.get("attention_mask") is not None:
@@ -177,6 +203,8 @@ class FmriLMTrainer(StepTrainer):
             columns = shown.any(0).nonzero().flatten()
             span = slice(int(columns[0]), int(columns[-1]) + 1)
             of_prompts = {name: value[rows, span] for name, value in of_prompts.items() if value is not None}
+            if "look_ups" in of_scans:
+                of_scans["look_ups"] = among(of_scans["look_ups"], rows, int(columns[0]))
         return {**of_prompts, **(of_scans if with_scans else {})}
 
     def _n_codes(self, inputs: Mapping[str, Any]) -> torch.Tensor | int:

@@ -84,7 +84,7 @@ def test_conversations_of_a_training_are_in_its_languages():
     }
     of = {code: ReadingQuestions(atlas, 3, languages=[code]) for code in LANGUAGES}
     first = {
-        code: {each.turns("s", np.random.default_rng(k), seen)[0] for k in range(40)}
+        code: {each.turns("s", np.random.default_rng(k), seen)[0].text for k in range(40)}
         for code, each in of.items()
     }
     assert not first["en"] & first["fr"] | first["en"] & first["de"]
@@ -92,7 +92,7 @@ def test_conversations_of_a_training_are_in_its_languages():
     levels = {code: set(language.levels) for code, language in LANGUAGES.items()}
     spoken = set()
     for k in range(60):
-        answers = {answer for _, answer in mixed.turns("s", np.random.default_rng(k), seen)}
+        answers = {each.answer for each in mixed.turns("s", np.random.default_rng(k), seen)}
         here = {code for code in LANGUAGES if answers & levels[code]}
         assert len(here) <= 1  # one language a conversation
         spoken |= here

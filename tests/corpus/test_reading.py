@@ -13,9 +13,9 @@ from fmri_lm_hf.corpus.reading import (
     BOUNDS_BETWEEN,
     LEVELS,
     ask_comparison,
+    ask_description,
     ask_extreme,
     ask_level,
-    describe_scan,
     level_of,
     says_no_scan,
     scan_facts,
@@ -65,7 +65,7 @@ def test_every_description_is_read_back_as_true():
         names = draw_network_names(int(names_rng.integers(3, 9)), names_rng)
         n_pairs = len(names) * (len(names) + 1) // 2
         about = facts(names_rng.normal(0.5, 0.5, n_pairs).tolist(), names)
-        text = describe_scan(about, rng)
+        text = ask_description(about, rng).answer
         result = faithfulness(text, about, names)
         assert result.precision == 1.0, (text, result.contradicted, result.invented)
         assert len(result.matched) >= 4
@@ -73,7 +73,7 @@ def test_every_description_is_read_back_as_true():
 
 def test_a_description_of_another_scan_is_seen_to_be_wrong():
     other = facts(VALUES[::-1])
-    assert faithfulness(describe_scan(facts(), random.Random(1)), other, NAMES).precision < 0.5
+    assert faithfulness(ask_description(facts(), random.Random(1)).answer, other, NAMES).precision < 0.5
 
 
 def test_answers_follow_the_facts():
@@ -88,4 +88,4 @@ def test_answers_follow_the_facts():
 @pytest.mark.parametrize("text", ABSENT_ANSWERS)
 def test_absence_is_recognised(text):
     assert says_no_scan(text)
-    assert not says_no_scan(describe_scan(facts(), random.Random(2)))
+    assert not says_no_scan(ask_description(facts(), random.Random(2)).answer)

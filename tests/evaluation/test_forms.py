@@ -111,9 +111,9 @@ def test_training_writes_the_form_of_scans_whose_fields_are_all_known():
     assert asked.scan_ids == {"a", "b"}
     draw = np.random.default_rng(0)
     turns = {scan_id: [asked.turns(scan_id, draw, {}) for _ in range(20)] for scan_id in asked.scan_ids}
-    assert {answer for ((_, answer),) in turns["a"]} == {"Sex: female. Age: young."}
-    assert {answer for ((_, answer),) in turns["b"]} == {"Sex: male. Age: middle aged."}
-    assert {question for ((question, _),) in turns["a"]} == set(DECLARED["person"]["ask"])
+    assert {said.answer for (said,) in turns["a"]} == {"Sex: female. Age: young."}
+    assert {said.answer for (said,) in turns["b"]} == {"Sex: male. Age: middle aged."}
+    assert {said.text for (said,) in turns["a"]} == set(DECLARED["person"]["ask"])
     known = " ".join(asked.texts())
     assert all(word in known for word in ("Who", "Tell", "Sex", "Age", "middle", "old"))
 

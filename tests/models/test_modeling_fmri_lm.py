@@ -207,6 +207,21 @@ def test_greedy_generation_equals_choosing_the_best_token_again_and_again(model)
 
 
 @torch.no_grad()
+def test_words_that_are_to_be_suppressed_are_so_beside_the_placeholder():
+    model = copy.deepcopy(cached_model("llama", "sdpa"))
+    inputs = {"input_ids": prompt("scan", 5), "input_values": scans(1)}
+    said = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
+    suppressed = [int(said[0])]
+    for again in (
+        model.generate(**inputs, **GREEDY, suppress_tokens=suppressed),
+        model.generate(**inputs, **GREEDY, suppress_tokens=[*suppressed, model.config.fmri_token_id]),
+    ):
+        new = again[0, inputs["input_ids"].shape[1] :].tolist()
+        assert suppressed[0] not in new
+        assert model.config.fmri_token_id not in new
+
+
+@torch.no_grad()
 def test_the_placeholder_is_not_generated():
     model = language_model()
     model.language_model.lm_head.bias = torch.nn.Parameter(torch.zeros(VOCAB_SIZE))

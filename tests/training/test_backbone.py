@@ -208,8 +208,8 @@ def test_a_question_is_written_as_the_processor_writes_it(text_model):
     model, processor = pretrained_reader(str(text_model), ATLAS)
     batches = ReadingBatches(processor.tokenizer, ReaderRecipe(steps=10))
     question = Question("Connectivity between default and visual?", "markedly high")
-    encoded = processor.encode_chat(about_scan([(question.text, question.answer)]))
-    row = batches._row([question], processor.n_tokens)
+    encoded = processor.encode_chat(about_scan([question]))
+    row, _ = batches._row([question], [processor.n_tokens], ATLAS.network_names)
     assert row["input_ids"] == encoded["input_ids"]
     assert row["labels"] == encoded["labels"]
     ids = torch.tensor([row["input_ids"]])
@@ -223,7 +223,8 @@ def test_questions_side_by_side_are_answered_as_each_alone(text_model):
     questions = [Question(f" {name}", level) for name, level in zip(("default", "visual", "control"), LEVELS)]
 
     def logits(asked):
-        row = {name: torch.tensor([each]) for name, each in batches._row(asked, processor.n_tokens).items()}
+        row, _ = batches._row(asked, [processor.n_tokens], ATLAS.network_names)
+        row = {name: torch.tensor([each]) for name, each in row.items()}
         labels = row.pop("labels")[0]
         found = model(**row, fmri_features=features).logits[0, :-1]
         return [

@@ -12,14 +12,25 @@ from scripts import run
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus import faithfulness
-from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, DESCRIBE, LEVELS, level_of, scan_facts
+from fmri_lm_hf.corpus.reading import (
+    ABSENT_ANSWERS,
+    DESCRIBE,
+    LEVELS,
+    Question,
+    level_of,
+    scan_facts,
+)
+from fmri_lm_hf.models.network_pairs import VALUE
 from fmri_lm_hf.scans.dataset import load_scan_dataset
+from fmri_lm_hf.training.arguments import StageArguments
 from fmri_lm_hf.training.backbone import load_backbone
 from fmri_lm_hf.training.collator import FmriLMCollator
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
+from fmri_lm_hf.training.look_ups import LookUpGuide
 from fmri_lm_hf.training.text_embeddings import embed_texts, embed_tokens
 from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, joined
+from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +57,7 @@ def model(trained):
     return model
 
 
-ASK = about_scan([("What is the sex?", "female"), ("Age?", "older")])
+ASK = about_scan([Question("What is the sex?", "female"), Question("Age?", "older")])
 
 
 def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, model, store):
@@ -118,6 +129,62 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
 
 def text_of(content) -> str:
     return content if isinstance(content, str) else content[1]["text"]
+
+
+def reading_batch(scans, processor, model, store, roi_dropout=0.0) -> dict[str, torch.Tensor]:
+    """A batch with look-ups of conversations about network pairs, and texts without a scan between them."""
+    inputs = store.extract(scans, processor.feature_extractor, range(6))
+    reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
+    examples = ScanConversations(
+        [store.encode(inputs, model)],
+        inputs.scan_ids,
+        joined((reading, 1.0)),
+        plain_texts=[{"input_ids": [7, 8, 9]}],
+        n_plain=2,
+        roi_dropout=roi_dropout,
+    )
+    return FmriLMCollator(processor, with_look_ups=True)([examples[i] for i in (0, 1, 6, 2, 3, 7, 4, 5)])
+
+
+def test_look_ups_of_conversations_point_at_the_pair_that_is_spoken_of(scans, processor, model, store):
+    """In prompts of different lengths: the pair's token decides the level that is written next."""
+    batch = reading_batch(scans, processor, model, store)
+    names = processor.feature_extractor.atlas.network_names
+    first, second = np.triu_indices(len(names))
+    words, n_levels = [processor.tokenize(f" {name}")[-1] for name in names], 0
+    scan_of = (batch["input_ids"] == processor.fmri_token_id).any(1).cumsum(0) - 1
+    for row, turn, position, column, *named in batch["look_ups"].tolist():
+        ids = batch["input_ids"][row]
+        token = column - int((ids == processor.fmri_token_id).nonzero()[0])
+        pair = token - (processor.n_tokens - len(first))
+        if named[0] < 0:
+            assert ids[position + 1] in (words[first[pair]], words[second[pair]])
+            continue
+        assert {int(ids[place]) for place in named} == {words[first[pair]], words[second[pair]]}
+        said = processor.tokenizer.decode(ids[position + 1 :][:4]).strip()
+        if turn == 0 and not said.startswith(("yes", "no")):
+            value = float(batch["fmri_features"][scan_of[row], token, VALUE])
+            assert said.startswith(LEVELS[int(level_of(value, first[pair] == second[pair]))])
+            n_levels += 1
+    assert n_levels > 15
+
+
+@pytest.mark.parametrize("roi_dropout", [0.0, 0.6])
+def test_what_is_told_does_not_depend_on_whether_hidden_tokens_are_left_out(
+    scans, processor, model, store, tmp_path, roi_dropout, monkeypatch
+):
+    batch = reading_batch(scans, processor, model, store, roi_dropout)
+    arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = FmriLMTrainer(model, arguments, guide=LookUpGuide(model.language_model, (0, 1)))
+    model.train()
+    told = []
+    for skips in (True, False):
+        if not skips:
+            monkeypatch.setattr(trainer, "_scans_stand_first", lambda batch, labels: False)
+        parts, _ = trainer.loss_parts(model, dict(batch))
+        told.append([parts[name].total for name in ("look_up_loss", "text_loss")])
+    torch.testing.assert_close(told[0], told[1], rtol=1e-5, atol=1e-4)
+    assert trainer.count_units(batch)["look-ups"] == len(batch["look_ups"]) > 30
 
 
 def test_where_no_scan_is_the_answer_says_so(scans, processor, model, store):
@@ -195,8 +262,8 @@ def test_nothing_is_said_about_what_is_hidden(scans, processor, model, store):
     facts = reading.facts({**seen, "roi_mask": ~one_left})
     assert f"connectivity/level/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
     for _ in range(3):
-        for _, answer in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
-            assert hidden not in answer
+        for said in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
+            assert hidden not in said.answer
     assert (
         reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~torch.ones_like(of_network)}) == []
     )
@@ -287,7 +354,7 @@ def test_labels_become_questions_with_their_answers():
     draw = np.random.default_rng(0)
     for scan_id, expected in (("a", {"female", "old", "first"}), ("b", {"male", "young", "second"})):
         drawn = [asked.turns(scan_id, draw, {}) for _ in range(20)]
-        assert {frozenset(answer for _, answer in turns) for turns in drawn} == {frozenset(expected)}
-        assert len({json.dumps(turns) for turns in drawn}) > 5  # orders and wordings change
+        assert {frozenset(said.answer for said in turns) for turns in drawn} == {frozenset(expected)}
+        assert len({tuple(said.text for said in turns) for turns in drawn}) > 5  # orders and wordings change
     one = LabelQuestions(Dataset.from_dict(columns), questions, n_questions=1)
     assert {len(one.turns("a", draw, {})) for _ in range(5)} == {1}

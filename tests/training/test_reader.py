@@ -13,6 +13,7 @@ from fmri_lm_hf.corpus.reading import scan_facts
 from fmri_lm_hf.evaluation.hypothesis import parse_hypothesis, relative_to
 from fmri_lm_hf.evaluation.truth import scan_pairs, truth
 from fmri_lm_hf.reader import with_atlas
+from fmri_lm_hf.reader.network_words import NETWORK_WORDS
 from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
@@ -69,8 +70,8 @@ def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
     _, processor = reader
     facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
     question = batches._questions(facts, random.Random(0), 0.5)[-1]
-    row = batches._row([question], processor.n_tokens)
-    encoded = processor.encode_chat(about_scan([(question.text, question.answer)]))
+    row, _ = batches._row([question], [processor.n_tokens], ATLAS.network_names)
+    encoded = processor.encode_chat(about_scan([question]))
     assert row["input_ids"] == encoded["input_ids"]
     assert row["labels"] == encoded["labels"]
 
@@ -106,6 +107,15 @@ def test_a_reader_changes_its_atlas_and_keeps_its_weights(reader, tmp_path):
     assert again.generation_config.repetition_penalty == reader[0].generation_config.repetition_penalty > 1
     for name, values in reader[0].state_dict().items():
         assert torch.equal(values, again.state_dict()[name])
+
+
+@pytest.mark.parametrize("atlas", [ATLAS, Atlas.load("dosenbach_2010")], ids=lambda atlas: atlas.name)
+def test_words_that_an_atlas_gives_no_name_are_not_written(reader, atlas):
+    model, processor = with_atlas(*reader, atlas)
+    n_names = len(atlas.network_names)
+    ids = processor.tokenizer.convert_tokens_to_ids(list(NETWORK_WORDS))
+    assert model.generation_config.suppress_tokens == ids[n_names:]
+    assert reader[0].generation_config.suppress_tokens == ids[3:]  # it has an atlas of its own
 
 
 @pytest.mark.slow
@@ -146,7 +156,7 @@ def test_truth_has_every_score_of_the_results(reader):
 
 def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     from fmri_lm_hf.corpus.languages import language_of
-    from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, describe_scan, level_of
+    from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, ask_description, level_of
     from fmri_lm_hf.evaluation import truth as module
 
     model, processor = reader
@@ -174,7 +184,7 @@ def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     assert set(asked.values()) == {language_of("de").levels}
 
     facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
-    texts = [describe_scan(each, random.Random(0)) for each in facts]
+    texts = [ask_description(each, random.Random(0)).answer for each in facts]
     monkeypatch.setattr(module, "generate_texts", lambda *args: texts)
     described = module.description_truth(model, processor, inputs)
     assert described["precision"] == 1

@@ -1,0 +1,280 @@
+"""Where a model is told to look: at the names of a pair, and at the token that holds its value."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fmri_lm_hf import Atlas
+from fmri_lm_hf.corpus.reading import (
+    LEVELS,
+    ask_comparison,
+    ask_description,
+    ask_extreme,
+    ask_level,
+    level_facts,
+    level_of,
+    scan_facts,
+)
+from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
+from fmri_lm_hf.training.collator import IGNORED
+from fmri_lm_hf.training.look_ups import (
+    FIRST_NAME,
+    N_COLUMNS,
+    PAIR,
+    POSITION,
+    ROW,
+    SECOND_NAME,
+    TURN,
+    LookUpGuide,
+    Vocabulary,
+    among,
+    find_look_ups,
+)
+from fmri_lm_hf.training.reader import new_reader
+from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
+
+ATLAS = Atlas(
+    "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
+)
+RECIPE = ReaderRecipe(
+    hidden_size=32, num_layers=2, vocab_size=600, steps=20, batch_size=6, questions=4, n_networks=(4, 5)
+)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return new_reader(RECIPE, ATLAS, n_timepoints=80)
+
+
+@pytest.fixture(scope="module")
+def batches(reader):
+    return ReadingBatches(reader[1].tokenizer, RECIPE)
+
+
+def words_of(text: str) -> tuple[list[str], Vocabulary]:
+    """A tokenizer that cuts at spaces and before punctuation, and names of two words."""
+    names = {"default mode": [("default", "mode")], "default": [("default",)], "visual": [("visual",)]}
+    levels = [tuple(level.split()) for level in LEVELS]
+    ids = text.lower().replace(".", " .").replace("?", " ?").replace(",", " ,").split()
+    return ids, Vocabulary(names, levels)  # type: ignore[arg-type]
+
+
+def facts(seed: int = 0):
+    values = torch.randn(6, generator=torch.Generator().manual_seed(seed))
+    return scan_facts(values.tolist(), [True] * 6, ["default mode", "default", "visual"])
+
+
+def found_in(question):
+    asked, vocabulary = words_of(question.text)
+    answer, _ = words_of(question.answer)
+    ids, labels = asked + answer, [IGNORED] * len(asked) + list(range(len(answer)))
+    return ids, len(asked), find_look_ups(ids, labels, question, vocabulary)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_level_of_an_answer_is_looked_up_from_the_word_before_it(seed):
+    rng = random.Random(seed)
+    for question in (ask_level(level_facts(facts(seed))[seed], rng), ask_description(facts(seed), rng)):
+        ids, n_asked, look_ups = found_in(question)
+        stated = [fact for fact in question.states if "/level/" in fact["feature"]]
+        of_levels = [look_up for look_up in look_ups if look_up.names[0] >= 0]
+        assert len(of_levels) == len(stated)
+        for look_up, fact in zip(of_levels, stated, strict=True):
+            level = LEVELS[round(fact["z"]) + 2].split()
+            assert ids[look_up.position + 1 : look_up.position + 1 + len(level)] == level
+            assert look_up.position + 1 >= n_asked
+            names = sorted(fact["network"])
+            read = sorted(" ".join(ids[end - (ids[end] == "mode") : end + 1]) for end in look_up.names)
+            assert read == names
+            assert look_up.networks == tuple(
+                ["default mode", "default", "visual"].index(name) for name in fact["network"]
+            )
+
+
+@pytest.mark.parametrize("extreme", ["strongest", "weakest"])
+def test_both_names_of_an_extreme_are_looked_up_where_they_are_written(extreme):
+    ids, n_asked, look_ups = found_in(ask_extreme(facts(), extreme))
+    assert len(look_ups) == 2
+    assert [look_up.names for look_up in look_ups] == [(-1, -1)] * 2
+    written = [ids[look_up.position + 1] for look_up in look_ups]
+    assert {
+        word for name in ask_extreme(facts(), extreme).states[0]["network"] for word in [name.split()[0]]
+    } == {*written}
+    assert all(look_up.position + 1 >= n_asked for look_up in look_ups)
+
+
+def test_a_comparison_looks_up_both_pairs_from_where_it_is_answered():
+    first, second = level_facts(facts())[1], level_facts(facts())[5]  # of two names, and within one
+    ids, n_asked, look_ups = found_in(ask_comparison(first, second))
+    assert [look_up.turn for look_up in look_ups] == [0, 1]
+    assert {look_up.position for look_up in look_ups} == {n_asked - 1}
+    assert [look_up.networks for look_up in look_ups] == [(0, 1), (2, 2)]
+    assert [ids[end] for end in look_ups[0].names] == ["mode", "default"]
+    assert [ids[end] for end in look_ups[1].names] == ["visual", "visual"]
+
+
+def test_what_is_written_in_another_way_is_left_out():
+    question = dataclasses.replace(ask_level(level_facts(facts())[2]), text="How strong is it?")
+    assert found_in(question)[2] == []
+
+
+def test_the_token_that_is_looked_up_holds_the_value_of_the_level(batches):
+    """In whole batches: pair, names and level belong together."""
+    tokenizer, n_checked = batches.tokenizer, 0
+    for number in (2, 12, 19):
+        batch = batches[number]
+        scan_of_row = (batch["input_ids"] == batches.fmri).any(1).cumsum(0) - 1
+        for look_up in batch["look_ups"].tolist():
+            ids = batch["input_ids"][look_up[ROW]]
+            scan = int(scan_of_row[look_up[ROW]])
+            pair = look_up[PAIR] - int((ids == batches.fmri).nonzero()[0]) - 1
+            names = batch["network_name_ids"][scan, :, 0]
+            first, second = pair_indices(len(names))[:, pair].tolist()
+            if look_up[FIRST_NAME] < 0:
+                assert ids[look_up[POSITION] + 1] in (names[first], names[second])
+                continue
+            assert {int(ids[look_up[k]]) for k in (FIRST_NAME, SECOND_NAME)} == {
+                int(names[first]),
+                int(names[second]),
+            }
+            said = tokenizer.decode(ids[look_up[POSITION] + 1 :][:4]).strip()
+            value = float(batch["fmri_features"][scan, 1 + pair, VALUE])
+            if said.startswith(("yes", "no")):
+                continue
+            assert said.startswith(LEVELS[int(level_of(value, first == second))])
+            n_checked += 1
+    assert n_checked > 50
+
+
+def test_a_prompt_of_two_scans_is_as_the_processor_writes_it(reader, batches):
+    model, processor = reader
+    first, second = (scan_facts([value] * 6, [True] * 6, ATLAS.network_names) for value in (0.2, 0.4))
+    (question, *_) = batches._about_both(first, second, random.Random(0))
+    row, _ = batches._row([question], [processor.n_tokens] * 2, ATLAS.network_names)
+    asked = [{"type": "fmri"}, {"type": "fmri"}, {"type": "text", "text": question.text}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": question.answer}]
+    assert row["input_ids"] == processor.encode_chat(messages)["input_ids"]
+    positions = model.get_position_ids(torch.tensor([row["input_ids"]]))
+    assert row["position_ids"] == positions[0].tolist()
+
+
+def test_two_scans_are_compared_by_the_values_of_their_own_tokens(reader):
+    always = dataclasses.replace(RECIPE, share_two_scans=1.0, share_absent=0.0, share_text=0.0)
+    compared = ReadingBatches(reader[1].tokenizer, always)
+    batch = compared[19]
+    assert len(batch["fmri_features"]) == 2 * RECIPE.batch_size
+    n_tokens = batch["fmri_features"].shape[1]
+    values = batch["fmri_features"][:, 1:, VALUE]
+    pairs = batch["look_ups"][:, PAIR] - len(compared.form.before) - 1
+    scans = 2 * batch["look_ups"][:, ROW] + batch["look_ups"][:, TURN]
+    answers = []
+    for first, second in zip(range(0, len(pairs), 2), range(1, len(pairs), 2), strict=True):
+        assert batch["look_ups"][first, POSITION] == batch["look_ups"][second, POSITION]
+        assert pairs[second] == pairs[first] + n_tokens
+        left, right = (float(values[scans[k], pairs[first]]) for k in (first, second))
+        row, at = batch["look_ups"][first, [ROW, POSITION]].tolist()
+        answer = compared.tokenizer.decode(batch["input_ids"][row, at + 1 :][:6])
+        assert ("first" if left > right else "second").startswith(answer[:4])
+        answers.append(left > right)
+    assert 0.2 < sum(answers) / len(answers) < 0.8
+    del batch["look_ups"]
+    reader[0](**batch).loss.backward()
+
+
+def llama(heads: int = 4, key_heads: int = 4, layers: int = 2) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=key_heads,
+        )
+    ).eval()
+
+
+LOOK_UPS = torch.tensor([[0, 0, 7, 2, 5, 4], [1, 0, 8, 1, -1, -1], [1, 1, 6, 3, 0, 2]])
+IDS = torch.arange(18).view(2, 9)
+
+
+def told(attentions, look_ups) -> torch.Tensor:
+    """The same from the weights of unfused attention."""
+    total = torch.zeros(())
+    for row, turn, position, pair, *names in look_ups.tolist():
+        total = total - attentions[1][row, 2 * turn, position, pair].log()
+        for k, name in enumerate(names):
+            if name >= 0:
+                total = total - attentions[0][row, 2 * turn + k, position, name].log()
+    return total
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("n_hidden", [0, 1])
+def test_what_is_told_is_about_the_attention_that_the_model_pays(key_heads, n_hidden):
+    shown = torch.ones_like(IDS)
+    shown[1, 5 : 5 + n_hidden] = 0
+    plain = llama(key_heads=key_heads)
+    plain.set_attn_implementation("eager")
+    expected = plain(input_ids=IDS, attention_mask=shown, output_attentions=True)
+    model = llama(key_heads=key_heads)
+    guide = LookUpGuide(model)
+    with guide.listening(LOOK_UPS):
+        found = model(input_ids=IDS, attention_mask=shown)
+    torch.testing.assert_close(guide.total, told(expected.attentions, LOOK_UPS))
+    torch.testing.assert_close(found.logits[shown > 0], expected.logits[shown > 0], atol=1e-5, rtol=1e-4)
+    with guide.listening(LOOK_UPS[:0]):
+        model(input_ids=IDS, attention_mask=shown)
+    assert guide.total == 0
+
+
+def test_prompts_of_a_batch_keep_their_look_ups_when_others_are_taken_out():
+    model = llama()
+    guide = LookUpGuide(model)
+    with guide.listening(LOOK_UPS[1:]):
+        model(input_ids=IDS[1:].repeat(2, 1), attention_mask=torch.ones(2, 9))
+    of_both = guide.total.clone()
+    left = among(LOOK_UPS, torch.tensor([False, True]), first=0)
+    assert left[:, ROW].tolist() == [0, 0]
+    with guide.listening(left):
+        model(input_ids=IDS[1:], attention_mask=torch.ones(1, 9))
+    torch.testing.assert_close(guide.total, of_both)
+
+    moved = LOOK_UPS.clone()
+    moved[:, POSITION:] += torch.where(moved[:, POSITION:] < 0, 0, 2)
+    assert torch.equal(among(moved, torch.ones(2, dtype=torch.bool), first=2), LOOK_UPS)
+    assert left.shape[1] == N_COLUMNS
+    assert set(LOOK_UPS[:, TURN].tolist()) == {0, 1}
+
+
+def test_heads_learn_to_look_where_they_are_told(reader, batches):
+    """A few steps on one batch, without any other loss."""
+    model, _ = reader
+    weights = {name: values.clone() for name, values in model.state_dict().items()}
+    guide = LookUpGuide(model.language_model)
+    batch = dict(batches[19])
+    look_ups = batch.pop("look_ups")
+    batch.pop("labels")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    seen = []
+    for _ in range(12):
+        with guide.listening(look_ups):
+            model(**batch)
+        seen.append(guide.total.item() / len(look_ups))
+        guide.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.load_state_dict(weights)
+    assert seen[-1] < 0.7 * seen[0]
+
+
+@pytest.mark.parametrize("heads, layers, asked", [(4, 1, (0, 1)), (2, 2, (0, 1)), (4, 3, (1, 1))])
+def test_a_model_without_such_heads_is_refused(heads, layers, asked):
+    with pytest.raises(ValueError, match="give other `look_up_layers`"):
+        LookUpGuide(llama(heads, heads, layers), asked)
