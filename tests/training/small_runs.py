@@ -1,6 +1,8 @@
 """Small trainings of the three stages, and a program that runs them, in one process or in several.
 
 torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
+
+with the words checkpointing and resumed behind it, for a training with either.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "hu
 from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
 from small import fmri_tokenizer, language_model, missing_roi, processor, scans
-from transformers import TrainingArguments, default_data_collator
+from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
 from fmri_lm_hf.training.arguments import StageArguments
 from fmri_lm_hf.training.collator import FmriLMCollator
@@ -111,19 +113,31 @@ def make(stage: str, folder: Path, **changes):
     )
 
 
-def train_all(folder: Path, batch_size: int, accumulated: int, **changes) -> None:
-    """Train all stages; write what they end with, and their logs, into the folder."""
+class StopInTheMiddle(TrainerCallback):
+    """Ends a training in the middle of its first epoch, behind a checkpoint."""
+
+    def on_step_end(self, args, state, control, **options):
+        control.should_save = control.should_training_stop = state.global_step == 2
+        return control
+
+
+def train_all(folder: Path, batch_size: int, accumulated: int, resumed: bool = False, **changes) -> None:
+    """Train all stages, perhaps interrupted; write what they end with, and their logs, into the folder."""
     folder.mkdir(exist_ok=True)
     for stage in STAGES:
-        trainer = make(
-            stage,
-            folder,
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulated,
-            per_device_eval_batch_size=batch_size,
+        options = {
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulated,
+            "per_device_eval_batch_size": batch_size,
             **changes,
-        )
-        trainer.train()
+        }
+        trainer = make(stage, folder / stage, **options)
+        if resumed:
+            trainer.add_callback(StopInTheMiddle)
+            trainer.train()
+            assert trainer.state.global_step == 2
+            trainer = make(stage, folder / stage, **options)
+        trainer.train(resume_from_checkpoint=resumed)
         if trainer.is_world_process_zero():
             result = {"weights": trainer.model.state_dict(), "log": trainer.state.log_history}
             torch.save(result, folder / f"{stage}.pt")
@@ -131,6 +145,9 @@ def train_all(folder: Path, batch_size: int, accumulated: int, **changes) -> Non
 
 if __name__ == "__main__":
     out, size, n = sys.argv[1:4]
-    train_all(Path(out), int(size), int(n), activation_checkpointing="checkpointing" in sys.argv[4:])
+    more = sys.argv[4:]
+    train_all(
+        Path(out), int(size), int(n), "resumed" in more, activation_checkpointing="checkpointing" in more
+    )
     PartialState().wait_for_everyone()  # none leaves while another still writes
     PartialState().destroy_process_group()

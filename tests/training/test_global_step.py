@@ -31,11 +31,12 @@ def launched(script: Path, *words) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Weights and logs of the stages, trained in four ways: way -> stage -> result."""
+    """Weights and logs of the stages, trained in five ways: way -> stage -> result."""
     root = tmp_path_factory.mktemp("runs")
     train_all(root / "one", 4, 1)
     train_all(root / "accumulated", 2, 2)
-    for way, batch_size, accumulated, *more in (("processes", 2, 1), ("both", 1, 2, "checkpointing")):
+    in_two = (("processes", 2, 1), ("both", 1, 2, "checkpointing"), ("resumed", 2, 1, "resumed"))
+    for way, batch_size, accumulated, *more in in_two:
         launched(Path(__file__).parent / "small_runs.py", root / way, batch_size, accumulated, *more)
     return {
         folder.name: {stage: torch.load(folder / f"{stage}.pt") for stage in STAGES}
@@ -57,6 +58,18 @@ def test_weights_and_curves_are_those_of_one_process_and_one_batch(results, stag
     for left, right in zip(*curves):
         assert left == pytest.approx(right, rel=1e-4)
     assert sum("loss" in entry for entry in curves[0]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_in_two_processes_a_training_ends_as_one_that_was_not_interrupted(results, stage):
+    whole, resumed = results["processes"][stage], results["resumed"][stage]
+    torch.testing.assert_close(whole["weights"], resumed["weights"], rtol=0, atol=1e-6)
+    # the mean over a run, which the Trainer counts from where it goes on, is another one
+    curves = [[entry for entry in result["log"] if "train_loss" not in entry] for result in (whole, resumed)]
+    for left, right in zip(*curves, strict=True):
+        names = [name for name in left if _is_loss(name)] + ["step"]
+        assert [left[name] for name in names] == pytest.approx([right[name] for name in names], rel=1e-5)
 
 
 def _is_loss(name: str) -> bool:
