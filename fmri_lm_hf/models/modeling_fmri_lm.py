@@ -259,10 +259,13 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def get_fmri_embeddings(
         self, fmri_features: torch.Tensor, network_name_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Embeddings (n_scans, n_scan_tokens, lm_hidden_size) that enter the language model for scans."""
-        n_rois = self.config.n_roi_tokens
+        """Embeddings (n_scans, n_scan_tokens, lm_hidden_size) that enter the language model for scans.
+
+        With `network_name_ids` the features are those of network pairs alone.
+        """
+        n_rois = self.config.n_roi_tokens if network_name_ids is None else 0
         parts = []
-        if self.config.reads_rois:
+        if n_rois:
             # called, not read: a module whose weights are offloaded has them only while it is called
             blocks = self.config.fmri_config.block_sizes
             roi_embeddings = self.roi_embeddings(torch.arange(blocks[0], device=fmri_features.device))

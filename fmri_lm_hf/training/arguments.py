@@ -108,6 +108,11 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
         "`reading_questions` are about (0 1 for a reader that comes with the package); nothing is told by default",
         [],
     )
+    replayed_scans: int = argument(
+        "random scans beside each batch that are asked about as in the training of a reader, so that reading is not "
+        "forgotten; needs network-pair tokens",
+        0,
+    )
     languages: list[str] = argument(
         "of the `reading_questions`, one drawn for each conversation: en, fr, de; descriptions are in English",
         ["en"],

@@ -45,17 +45,18 @@ from ..models.network_pairs import (
 from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
-from .collator import IGNORED
-from .look_ups import N_COLUMNS, Vocabulary, find_look_ups
+from .look_ups import IGNORED, N_COLUMNS, Vocabulary, among, find_look_ups
 from .own_names import OwnNames
 from .texts import pair_facts
 
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
 
+_FILLERS = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "text_segments": 0}
+ENDLESS = 10**9  # batches
 MOST = 0.9  # of the scans, from `mostly_described_from` on
 
-__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts"]
+__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts", "replayed"]
 
 
 @dataclass(frozen=True)
@@ -212,13 +213,7 @@ class ReadingBatches(Dataset):
             rows.append(row)
             there += [(scan, names[place]) for scan in seen]
         longest = max(len(row["input_ids"]) for row in rows)
-        fillers = {
-            "input_ids": self.tokenizer.pad_token_id,
-            "labels": IGNORED,
-            "attention_mask": 0,
-            "position_ids": 0,
-            "text_segments": 0,
-        }
+        fillers = _FILLERS | {"input_ids": self.tokenizer.pad_token_id}
         batch = {
             name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
             for name, filler in fillers.items()
@@ -229,6 +224,26 @@ class ReadingBatches(Dataset):
             ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for _, of_scan in there for name in of_scan]
             batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(there[0][1]), -1)
         return batch
+
+    def share(self, number: int, place: int, n_shares: int) -> dict[str, torch.Tensor]:
+        """Some prompts of a batch, which is cut into as many shares as there are places to run them."""
+        batch = self[number % len(self)]
+        n_rows = len(batch["input_ids"])
+        if n_rows < n_shares:
+            raise ValueError(
+                f"A step is cut into {n_shares} micro-batches, and {n_rows} random scans cannot be shared out among "
+                f"them: give at least {n_shares}."
+            )
+        rows = torch.zeros(n_rows, dtype=torch.bool)
+        rows[np.array_split(np.arange(n_rows), n_shares)[place]] = True
+        kept = {"look_ups": among(batch.pop("look_ups"), rows, 0)}
+        if "fmri_features" in batch:
+            n_tokens = batch["fmri_features"].shape[1]
+            n_scans = (batch["input_ids"] == self.fmri).sum(1) // n_tokens
+            of_rows = rows.repeat_interleave(n_scans)
+            if of_rows.any():
+                kept |= {name: batch[name][of_rows] for name in ("fmri_features", "network_name_ids")}
+        return kept | {name: batch[name][rows] for name in (*_FILLERS, "input_ids")}
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text; those of short ones are kept."""
@@ -346,6 +361,25 @@ class ReadingBatches(Dataset):
             row["text_segments"] += [segment] * len(new)
         row["attention_mask"] = [1] * len(ids)
         return row, look_ups
+
+
+def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
+    """Batches of `n_scans` random scans, as a reader meets them at the end of its training; there is no end of them.
+
+    The parameters are those of `ReaderRecipe` and `ReadingBatches`.
+    """
+    recipe = ReaderRecipe(
+        steps=ENDLESS,
+        batch_size=n_scans,
+        few_until=0,
+        some_until=0,
+        terse_until=0,
+        drawn_until=0,
+        mostly_described_from=1,
+        share_text=0,
+        seed=seed,
+    )
+    return ReadingBatches(tokenizer, recipe)
 
 
 def _all_learnt(ids: list[int]) -> dict[str, list[int]]:

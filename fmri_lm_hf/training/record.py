@@ -24,13 +24,16 @@ from .collator import FmriLMCollator
 from .data import TrainingScans
 from .look_ups import LookUpGuide
 from .progress import show_progress
+from .reading import replayed
 from .step_trainer import StepTrainer
+from .texts import check_pairs_are_read
 from .trainer import FmriLMTrainer
 
 __all__ = ["train_and_save", "train_on_conversations", "write_training_info"]
 
 logger = logging.get_logger(__name__)
 
+OF_REPLAY = 1_000_003  # replayed scans have another seed than those that a reader was trained on
 SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.content.ScanRecord`
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft")
@@ -129,12 +132,16 @@ def train_on_conversations(
     **options
         Of `FmriLMTrainer`.
     """
-    layers = arguments.look_up_layers
+    layers, replay = arguments.look_up_layers, None
+    if arguments.replayed_scans:
+        check_pairs_are_read(processor, "replayed_scans")
+        replay = replayed(processor.tokenizer, arguments.replayed_scans, arguments.seed + OF_REPLAY)
     trainer = FmriLMTrainer(
         model,
         arguments,
         data_collator=FmriLMCollator(processor, with_look_ups=bool(layers)),
         guide=LookUpGuide(model.language_model, layers) if layers else None,
+        replay=replay,
         train_dataset=examples["train"],
         eval_dataset=examples.get("validation"),
         **options,

@@ -35,6 +35,7 @@ __all__ = [
     "GivenConversations",
     "LabelQuestions",
     "ReadingQuestions",
+    "check_pairs_are_read",
     "described_by",
     "joined",
     "load_texts",
@@ -290,17 +291,22 @@ def described_by(
         If questions about network pairs are wanted of a model that does not see them.
     """
     if arguments.reading_questions:
-        if "network_pairs" not in processor.scan_tokens:
-            raise ValueError(
-                "`reading_questions` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
-                "`reading_questions: 0`."
-            )
+        check_pairs_are_read(processor, "reading_questions")
         atlas = processor.feature_extractor.atlas
         questions = ReadingQuestions(
             atlas, arguments.reading_questions, arguments.share_described, arguments.languages
         )
         return [(questions, 1.0)]
     return [] if texts is None else [(texts, arguments.share_described)]
+
+
+def check_pairs_are_read(processor: FmriLMProcessor, argument: str) -> None:
+    """Refuse an argument that asks about network pairs where the model does not see them."""
+    if "network_pairs" not in processor.scan_tokens:
+        raise ValueError(
+            f"`{argument}` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
+            f"`{argument}: 0`."
+        )
 
 
 class GivenConversations:

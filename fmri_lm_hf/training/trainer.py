@@ -91,6 +91,9 @@ class FmriLMTrainer(StepTrainer):
         Of the language model: heads are told to look where the `look_ups` of a batch say.
     look_up_loss_weight : float, default=1.0
         Weight of what they are told, a mean over look-ups.
+    replay : ReadingBatches, optional
+        One of its batches is shared out among the micro-batches of each step, so that what was learnt before is not
+        forgotten; its cross-entropy is one more part of the loss.
     *args, **kwargs
         As for [`Trainer`].
     """
@@ -101,13 +104,32 @@ class FmriLMTrainer(StepTrainer):
         text_only_loss_weight: float = 0.5,
         guide: LookUpGuide | None = None,
         look_up_loss_weight: float = 1.0,
+        replay: Any = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.replay = replay
         self.text_only_loss_weight = text_only_loss_weight
         self.guide, self.look_up_loss_weight = guide, look_up_loss_weight
 
+    def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Put a share of the step's replayed batch beside each micro-batch."""
+        if self.replay is None:
+            return
+        n_shares = len(batches) * self.args.world_size
+        for place, batch in enumerate(batches, self.args.process_index * len(batches)):
+            share = self.replay.share(self.state.global_step, place, n_shares)
+            batch["replay"] = {name: values.to(self.args.device) for name, values in share.items()}
+
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        counts = self._counts(inputs)
+        again = self._counts(inputs["replay"]) if "replay" in inputs else None
+        if again is not None:
+            counts["look-ups"] += again["look-ups"]
+        words = 0 if again is None else again["words about scans"] + again["other words"]
+        return counts | {"replayed words": words}
+
+    def _counts(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         has_scan = self._has_scan(inputs)
         n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)
         return {
@@ -119,6 +141,18 @@ class FmriLMTrainer(StepTrainer):
         }
 
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
+        replay = inputs.get("replay")
+        parts, outputs = self._parts(model, {name: each for name, each in inputs.items() if name != "replay"})
+        if replay is not None:
+            again, _ = self._parts(model, replay)
+            words = again["text_loss"].total + again["text_only_loss"].total
+            parts["replay_loss"] = Part(words, "replayed words", 1.0)
+            if "look_up_loss" in parts:
+                told = parts["look_up_loss"]
+                parts["look_up_loss"] = told._replace(total=told.total + again["look_up_loss"].total)
+        return parts, outputs
+
+    def _parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         unwrapped = self.accelerator.unwrap_model(self.model)
         names = ("text_loss", "text_only_loss", "fmri_loss", *(["look_up_loss"] if self.guide else []))
         totals = dict.fromkeys(names, torch.zeros((), device=self.args.device))

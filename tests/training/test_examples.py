@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -28,6 +29,7 @@ from fmri_lm_hf.training.collator import FmriLMCollator
 from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
 from fmri_lm_hf.training.look_ups import LookUpGuide
+from fmri_lm_hf.training.reading import replayed
 from fmri_lm_hf.training.text_embeddings import embed_texts, embed_tokens
 from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, joined
 from fmri_lm_hf.training.trainer import FmriLMTrainer
@@ -185,6 +187,18 @@ def test_what_is_told_does_not_depend_on_whether_hidden_tokens_are_left_out(
         told.append([parts[name].total for name in ("look_up_loss", "text_loss")])
     torch.testing.assert_close(told[0], told[1], rtol=1e-5, atol=1e-4)
     assert trainer.count_units(batch)["look-ups"] == len(batch["look_ups"]) > 30
+
+
+@torch.no_grad()
+def test_a_model_that_sees_rois_too_reads_replayed_scans_as_a_reader_would(processor, model):
+    replay = replayed(processor.tokenizer, 4, seed=7)
+    batch = {name: values for name, values in replay[0].items() if name not in ("look_ups", "labels")}
+    config = copy.deepcopy(model.config)
+    config.scan_tokens = ["network_pairs"]
+    reader = FmriLMForCausalLM(config).eval()
+    reader.language_model.load_state_dict(model.language_model.state_dict())
+    reader.network_pairs.load_state_dict(model.network_pairs.state_dict())
+    torch.testing.assert_close(model.eval()(**batch).logits, reader(**batch).logits)
 
 
 def test_where_no_scan_is_the_answer_says_so(scans, processor, model, store):

@@ -21,9 +21,10 @@ from fmri_lm_hf.corpus.reading import (
     scan_facts,
 )
 from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
-from fmri_lm_hf.training.collator import IGNORED
+from fmri_lm_hf.training.arguments import StageArguments
 from fmri_lm_hf.training.look_ups import (
     FIRST_NAME,
+    IGNORED,
     N_COLUMNS,
     PAIR,
     POSITION,
@@ -36,7 +37,8 @@ from fmri_lm_hf.training.look_ups import (
     find_look_ups,
 )
 from fmri_lm_hf.training.reader import new_reader
-from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
+from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches, replayed
+from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 ATLAS = Atlas(
     "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
@@ -272,6 +274,50 @@ def test_heads_learn_to_look_where_they_are_told(reader, batches):
         optimizer.zero_grad()
     model.load_state_dict(weights)
     assert seen[-1] < 0.7 * seen[0]
+
+
+# --- replay ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_shares", [2, 5])
+def test_shares_of_a_replayed_batch_add_up_to_it(reader, tmp_path, n_shares):
+    """However a step is cut, what is replayed beside it is the same: prompts with no scan, one and two."""
+    model, processor = reader
+    replay = replayed(processor.tokenizer, 10, seed=4)
+    arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = FmriLMTrainer(model, arguments, guide=LookUpGuide(model.language_model))
+    whole = dict(replay[5])
+    shares = [replay.share(5, place, n_shares) for place in range(n_shares)]
+    units = [trainer._counts(each) for each in (whole, *shares)]
+    assert units[0] == {name: sum(each[name] for each in units[1:]) for name in units[0]}
+    model.train()
+    of_whole, _ = trainer._parts(model, whole)
+    of_shares = [trainer._parts(model, each)[0] for each in shares]
+    for name in ("text_loss", "text_only_loss", "look_up_loss"):
+        total = sum(each[name].total for each in of_shares)
+        torch.testing.assert_close(total, of_whole[name].total, rtol=1e-4, atol=1e-3)
+
+
+def test_a_replayed_batch_is_beside_every_step_and_another_one_each_time(reader, tmp_path):
+    model, processor = reader
+    arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = FmriLMTrainer(model, arguments, replay=replayed(processor.tokenizer, 4, seed=4))
+    texts = {"input_ids": torch.tensor([[1, 5, 6]]), "labels": torch.tensor([[-100, 5, 6]])}
+    seen = []
+    for step in (0, 1):
+        trainer.state.global_step = step
+        batches = [dict(texts), dict(texts)]
+        trainer.prepare_step(batches)
+        counts = [trainer.count_units(batch) for batch in batches]
+        assert all(int(count["replayed words"]) > 10 for count in counts)
+        assert all(int(count["other words"]) == 2 for count in counts)
+        parts, _ = trainer.loss_parts(model, batches[0])
+        assert parts["replay_loss"].total.item() > 0
+        assert "replay" in batches[0]
+        seen.append(batches[0]["replay"]["input_ids"])
+    assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
+    with pytest.raises(ValueError, match="4 random scans cannot be shared out among them: give at least 5"):
+        trainer.prepare_step([dict(texts) for _ in range(5)])
 
 
 @pytest.mark.parametrize("heads, layers, asked", [(4, 1, (0, 1)), (2, 2, (0, 1)), (4, 3, (1, 1))])
