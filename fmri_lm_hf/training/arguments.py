@@ -108,8 +108,9 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
         "`reading_questions` are about (0 1 for a reader that comes with the package); nothing is told by default",
         [],
     )
+    look_up_loss_weight: float = argument("weight of what they are told", 1.0)
     replayed_scans: int = argument(
-        "random scans beside each batch that are asked about as in the training of a reader, so that reading is not "
+        "random scans beside each step that are asked about as in the training of a reader, so that reading is not "
         "forgotten; needs network-pair tokens",
         0,
     )

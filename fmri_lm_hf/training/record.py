@@ -18,6 +18,7 @@ from ..__about__ import __version__
 from ..files import write_json
 from ..hub.download import fetched_commits
 from ..models.processing_fmri_lm import FmriLMProcessor
+from .allocator import keep_freed_memory
 from .arguments import LanguageModelArguments, StageArguments
 from .checkpoints import last_complete_checkpoint
 from .collator import FmriLMCollator
@@ -83,6 +84,8 @@ def train_and_save(
     assert isinstance(arguments, StageArguments)
     assert arguments.output_dir
     show_progress(trainer, stage)
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     checkpoint: str | bool | None = arguments.resume_from_checkpoint
     if checkpoint is True:
         checkpoint = last_complete_checkpoint(arguments.output_dir, arguments.world_size)
@@ -141,6 +144,7 @@ def train_on_conversations(
         arguments,
         data_collator=FmriLMCollator(processor, with_look_ups=bool(layers)),
         guide=LookUpGuide(model.language_model, layers) if layers else None,
+        look_up_loss_weight=arguments.look_up_loss_weight,
         replay=replay,
         train_dataset=examples["train"],
         eval_dataset=examples.get("validation"),
