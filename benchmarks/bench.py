@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from timing import median_seconds
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from fmri_lm_hf.files import write_json
 
@@ -151,6 +151,21 @@ def matrix_rate() -> float:
     return 2 * 1024**3 / seconds / 1e9
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# The attention of processors, which torch's counter does not know. A mask leaves nothing out.
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
 def counted(step: Step) -> dict[str, float]:
     """Operations of a step, and the bytes that it keeps for its backward pass."""
     kept: dict[int, int] = {}
@@ -161,7 +176,7 @@ def counted(step: Step) -> dict[str, float]:
         return tensor
 
     with (
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter,
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
     ):
         step()

@@ -34,7 +34,7 @@ from .vocabulary import train_text_tokenizer
 
 __all__ = ["ReaderStageArguments", "main", "new_reader", "train"]
 
-REPETITION_PENALTY = 1.1
+REPETITION_PENALTY = 1.04
 # Fields of ReaderRecipe that a pretrained language model decides
 _OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 
@@ -142,7 +142,7 @@ def new_reader(
     )
     model, processor = join_network_pairs(language_model, tokenizer, atlas, std, n_timepoints, t_r)
     _attend_to_likeness(language_model)
-    # of a pair's two names, which are equally likely at first, the one that is not yet said
+    # rather another pair than the one that was described already
     model.generation_config.repetition_penalty = REPETITION_PENALTY
     return model, processor
 
