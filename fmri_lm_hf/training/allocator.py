@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep memory that is freed, in place of giving it back to the system each time.
 
     Each step of a training takes and frees the same large tensors. By default every one of them comes as fresh pages,
-    which the system fills with zeros when they are first touched: 0.07 of the time of a step of GPT-2 size, more on some
-    virtual machines. The peak of memory stays what it was; between steps it is not given back.
+    which the system fills with zeros when they are first touched: 0.07 of the time of a step of GPT-2 size, more on
+    some virtual machines. The peak of memory stays what it was; between steps it is not given back.
 
     Returns
     -------
