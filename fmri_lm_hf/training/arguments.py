@@ -98,11 +98,7 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
         0,
     )
     shortest_window: float = argument("least share of a scan that a window holds", 0.4)
-    roi_dropout: float = argument(
-        "share of ROIs that is hidden while training, others each time; network pairs are then those of the ROIs that "
-        "are left",
-        0.0,
-    )
+    roi_dropout: float = argument("share of ROIs that is hidden while training, others each time", 0.0)
     reading_questions: int = argument(
         "questions about network pairs in each conversation, answered from the scan itself; needs network-pair tokens",
         0,

@@ -17,7 +17,6 @@ from ..corpus.reading import ABSENT_ANSWERS, Question
 from ..hub.dataset_location import dataset_folder
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..models.network_pairs import N_FEATURES, network_pair_features
 from ..models.scan_images import ScanError
 from ..scans.content import ScanRecord, content_sketch
 from ..scans.dataset import load_scan_dataset
@@ -26,7 +25,6 @@ from .arguments import LanguageModelArguments, ScanArguments
 from .feature_store import IGNORED, FeatureStore, StoredScans
 
 __all__ = [
-    "PairsOfShown",
     "ScanConversations",
     "ScanInputs",
     "TrainingScans",
@@ -186,7 +184,6 @@ class TrainingScans:
                 absent=absent,
                 n_absent=round(arguments.share_absent * len(ids["train"])),
                 roi_dropout=arguments.roi_dropout,
-                pairs_of_shown=PairsOfShown(inputs, model) if model.config.reads_network_pairs else None,
                 seed=arguments.seed,
             )
         }
@@ -294,8 +291,6 @@ class ScanConversations(Dataset):
         Examples of that kind in an epoch.
     roi_dropout : float
         How probably each of a scan's ROIs is hidden from the language model, others each time.
-    pairs_of_shown : PairsOfShown, optional
-        Works the connectivity of network pairs out again where ROIs are hidden.
     seed : int
     """
 
@@ -311,10 +306,8 @@ class ScanConversations(Dataset):
         absent: StoredScans | None = None,
         n_absent: int = 0,
         roi_dropout: float = 0.0,
-        pairs_of_shown: PairsOfShown | None = None,
         seed: int = 0,
     ):
-        self.pairs_of_shown = pairs_of_shown
         self.views, self.scan_ids, self.converse = list(views), list(scan_ids), converse
         self.plain_texts, self.roi_dropout, self.seed = plain_texts, roi_dropout, seed
         self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
@@ -336,8 +329,6 @@ class ScanConversations(Dataset):
             hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout
             if not hidden.all():
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
-                if self.pairs_of_shown is not None:
-                    self.pairs_of_shown.write(scan_id, seen)
         return {"scan_id": scan_id, **_said(self.converse(scan_id, draw, seen)), **seen}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -358,30 +349,6 @@ class ScanConversations(Dataset):
                 noise["fmri_labels"], IGNORED
             )  # noise has nothing to predict
         return {"conversation": [question, answer], **noise}
-
-
-class PairsOfShown:
-    """The connectivity of network pairs as the ROIs that are shown have it.
-
-    Parameters
-    ----------
-    inputs : StoredScans
-        From `FeatureStore.extract`: the signals.
-    model : FmriLMForCausalLM
-        That reads network pairs.
-    """
-
-    def __init__(self, inputs: StoredScans, model: FmriLMForCausalLM):
-        self.inputs = inputs
-        self.roi_networks = torch.tensor(model.config.fmri_config.roi_networks)
-        self.n_networks = len(model.config.network_name_ids or ())
-
-    def write(self, scan_id: str, seen: dict[str, torch.Tensor]) -> None:
-        """Put it into the `fmri_features` of a scan of which `roi_mask` and `padding_mask` say what is shown."""
-        signals = self.inputs.row(scan_id)["input_values"]
-        masks = (seen["roi_mask"][None], seen["padding_mask"][None])
-        shown = network_pair_features(signals[None], *masks, self.roi_networks, self.n_networks)[0]
-        seen["fmri_features"][-len(shown) :, :N_FEATURES] = shown
 
 
 def _said(conversation: Conversation) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.arguments import StageArguments
 from fmri_lm_hf.training.backbone import load_backbone
 from fmri_lm_hf.training.collator import FmriLMCollator
-from fmri_lm_hf.training.data import PairsOfShown, ScanConversations, ScanInputs, about_scan
+from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
 from fmri_lm_hf.training.look_ups import LookUpGuide
 from fmri_lm_hf.training.reading import replayed
@@ -187,30 +187,6 @@ def test_what_is_told_does_not_depend_on_whether_hidden_tokens_are_left_out(
         told.append([parts[name].total for name in ("look_up_loss", "text_loss")])
     torch.testing.assert_close(told[0], told[1], rtol=1e-5, atol=1e-4)
     assert trainer.count_units(batch)["look-ups"] == len(batch["look_ups"]) > 30
-
-
-@torch.no_grad()
-def test_pairs_are_those_of_the_rois_that_are_shown(scans, processor, model, store):
-    inputs = store.extract(scans, processor.feature_extractor, range(3))
-    views = [store.encode(inputs, model, {"shortest": 0.5, "seed": 1})]
-    examples = ScanConversations(
-        views,
-        inputs.scan_ids,
-        lambda scan_id, draw, seen: ASK,
-        roi_dropout=0.4,
-        pairs_of_shown=PairsOfShown(inputs, model),
-    )
-    n_pairs = model.config.n_scan_tokens - model.config.n_roi_tokens
-    for index in range(6):  # of two epochs
-        example = examples[index]
-        assert not example["roi_mask"].all()
-        values = inputs.row(example["scan_id"])["input_values"]
-        masks = {name: example[name][None] for name in ("roi_mask", "padding_mask")}
-        expected = model.get_fmri_features(values[None], **masks)[0]
-        torch.testing.assert_close(example["fmri_features"][-n_pairs:], expected[-n_pairs:])
-        whole = views[0].row(example["scan_id"])["fmri_features"]
-        assert not torch.allclose(example["fmri_features"][-n_pairs:], whole[-n_pairs:])
-        torch.testing.assert_close(example["fmri_features"][:-n_pairs], whole[:-n_pairs])
 
 
 @torch.no_grad()
