@@ -110,10 +110,11 @@ class LanguageModelArguments(AdapterArguments, ScanArguments):
     )
     look_up_loss_weight: float = argument("weight of what they are told", 1.0)
     replayed_scans: int = argument(
-        "random scans beside each step that are asked about as in the training of a reader, so that reading is not "
+        "random scans that are asked about beside a step as in the training of a reader, so that reading is not "
         "forgotten; needs network-pair tokens",
         0,
     )
+    replay_every: int = argument("steps from one step with `replayed_scans` to the next", 1)
     languages: list[str] = argument(
         "of the `reading_questions`, one drawn for each conversation: en, fr, de; descriptions are in English",
         ["en"],

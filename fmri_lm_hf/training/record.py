@@ -146,6 +146,7 @@ def train_on_conversations(
         guide=LookUpGuide(model.language_model, layers) if layers else None,
         look_up_loss_weight=arguments.look_up_loss_weight,
         replay=replay,
+        replay_every=arguments.replay_every,
         train_dataset=examples["train"],
         eval_dataset=examples.get("validation"),
         **options,

@@ -92,8 +92,10 @@ class FmriLMTrainer(StepTrainer):
     look_up_loss_weight : float, default=1.0
         Weight of what they are told, a mean over look-ups.
     replay : ReadingBatches, optional
-        One of its batches is shared out among the micro-batches of each step, so that what was learnt before is not
+        One of its batches is shared out among the micro-batches of a step, so that what was learnt before is not
         forgotten; its cross-entropy is one more part of the loss.
+    replay_every : int, default=1
+        Steps from one such step to the next.
     *args, **kwargs
         As for [`Trainer`].
     """
@@ -105,16 +107,17 @@ class FmriLMTrainer(StepTrainer):
         guide: LookUpGuide | None = None,
         look_up_loss_weight: float = 1.0,
         replay: Any = None,
+        replay_every: int = 1,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.replay = replay
+        self.replay, self.replay_every = replay, replay_every
         self.text_only_loss_weight = text_only_loss_weight
         self.guide, self.look_up_loss_weight = guide, look_up_loss_weight
 
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
         """Put a share of the step's replayed batch beside each micro-batch."""
-        if self.replay is None:
+        if self.replay is None or self.state.global_step % self.replay_every:
             return
         n_shares = len(batches) * self.args.world_size
         for place, batch in enumerate(batches, self.args.process_index * len(batches)):

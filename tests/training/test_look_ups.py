@@ -298,16 +298,21 @@ def test_shares_of_a_replayed_batch_add_up_to_it(reader, tmp_path, n_shares):
         torch.testing.assert_close(total, of_whole[name].total, rtol=1e-4, atol=1e-3)
 
 
-def test_a_replayed_batch_is_beside_every_step_and_another_one_each_time(reader, tmp_path):
+def test_a_replayed_batch_is_beside_every_second_step_and_another_one_each_time(reader, tmp_path):
     model, processor = reader
     arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = FmriLMTrainer(model, arguments, replay=replayed(processor.tokenizer, 4, seed=4))
+    replay = replayed(processor.tokenizer, 4, seed=4)
+    trainer = FmriLMTrainer(model, arguments, replay=replay, replay_every=2)
     texts = {"input_ids": torch.tensor([[1, 5, 6]]), "labels": torch.tensor([[-100, 5, 6]])}
     seen = []
-    for step in (0, 1):
+    for step in (0, 1, 2):
         trainer.state.global_step = step
         batches = [dict(texts), dict(texts)]
         trainer.prepare_step(batches)
+        if step == 1:
+            assert trainer.count_units(batches[0])["replayed words"] == 0
+            assert "replay_loss" not in trainer.loss_parts(model, batches[0])[0]
+            continue
         counts = [trainer.count_units(batch) for batch in batches]
         assert all(int(count["replayed words"]) > 10 for count in counts)
         assert all(int(count["other words"]) == 2 for count in counts)
