@@ -29,11 +29,12 @@ def test_the_demo_keeps_up_with_its_baseline_and_reads_the_scan_that_it_is_shown
         / len(results["tasks"])
         for reader in ("fmri_lm", "connectivity_logistic", "other_scan", "without_scan")
     }
-    assert means["fmri_lm"] >= means["connectivity_logistic"] - 0.05
+    # single trainings differ by 0.03, and a broken pairing ends at 0.5
+    assert means["fmri_lm"] >= means["connectivity_logistic"] - 0.07
     assert means["fmri_lm"] >= means["other_scan"] + 0.15
     assert means["without_scan"] == 0.5
     truth = results["truth"]
-    assert truth["pair_level"]["exact"] > truth["pair_level"]["other_scan"] + 0.2
-    assert truth["descriptions"]["precision"] > truth["descriptions"]["other_scan_precision"] + 0.2
+    assert truth["pair_level"]["exact"] > max(0.85, truth["pair_level"]["other_scan"] + 0.4)
+    assert truth["descriptions"]["precision"] > max(0.8, truth["descriptions"]["other_scan_precision"] + 0.4)
     assert truth["mirage"]["absent_described"] <= 0.1 < 0.9 <= truth["mirage"]["real_answered"]
     assert results["peak_rss_mb"] < 4000
