@@ -75,7 +75,9 @@ def train(arguments: ReaderStageArguments) -> FmriLMTrainer:
             f"`reader` gives {', '.join(sizes)}, which the language model {arguments.language_model!r} decides: leave "
             "out either."
         )
-    recipe = ReaderRecipe(**{"steps": arguments.max_steps, "seed": arguments.seed, **options})
+    # layers that suit a small model would disturb a pretrained one
+    own = {} if arguments.language_model is None else {"look_up_layers": None}
+    recipe = ReaderRecipe(**{"steps": arguments.max_steps, "seed": arguments.seed, **own, **options})
     is_file = arguments.atlas.endswith(".json")
     atlas = Atlas.from_json(arguments.atlas) if is_file else Atlas.load(arguments.atlas)
     if arguments.language_model is None:

@@ -99,7 +99,8 @@ class ReaderRecipe:
     n_own_texts : int
         How many of them it writes; few are learnt by heart, and the language is lost all the same.
     look_up_layers : (int, int) or None
-        Layers whose heads are told where to look names and pairs up (see `LookUpGuide`); None tells them nothing.
+        Layers whose heads are told where to look names and pairs up (see `LookUpGuide`); None tells them nothing, as a
+        pretrained language model where a recipe gives no layers.
     seed : int
     """
 
