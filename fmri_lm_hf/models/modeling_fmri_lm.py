@@ -519,6 +519,31 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         return embeddings, self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
 
+    @torch.no_grad()
+    def read_scan(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **scans: torch.Tensor
+    ) -> Cache:
+        """Read the beginning of prompts, with its scans, once for all that is asked behind it.
+
+        Parameters
+        ----------
+        input_ids : torch.LongTensor of shape (batch, n_positions)
+            What all further prompts begin with, scans included.
+        attention_mask : torch.LongTensor of shape (batch, n_positions), optional
+            Zero for padding.
+        **scans : torch.Tensor
+            `input_values` or `fmri_features`, and masks, as for `forward`.
+
+        Returns
+        -------
+        Cache
+            Of these scans and these weights. With a copy of it as `past_key_values`, `generate` takes the ids of a
+            whole prompt, without its scans, and writes what it would have written with them. For beams, repeat the
+            copy first (``copy.batch_repeat_interleave(num_beams)``).
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **scans}
+        return self(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+
     def get_position_ids(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:

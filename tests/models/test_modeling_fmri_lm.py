@@ -301,6 +301,22 @@ def test_a_second_turn_from_the_cache_is_that_of_a_fresh_prompt(model):
 
 
 @torch.no_grad()
+def test_a_scan_that_was_read_once_is_asked_about_again_and_again(model):
+    scan = {"input_values": scans(2), "roi_mask": missing_roi(2)}
+    beginning, mask = left_padded([prompt("scan"), prompt(4, "scan")]).values()
+    cache = model.read_scan(beginning, mask, **scan)
+    for question, n_beams in (([5, 6], 1), ([7], 1), ([5, 6], 2)):
+        ids = torch.cat([beginning, torch.tensor([question] * 2)], dim=1)
+        shown = torch.nn.functional.pad(mask, (0, len(question)), value=1)
+        options = {"attention_mask": shown, "num_beams": n_beams, "use_cache": True, **SHORT}
+        again = copy.deepcopy(cache)
+        if n_beams > 1:
+            again.batch_repeat_interleave(n_beams)
+        expected = model.generate(ids, **scan, **options)
+        assert torch.equal(model.generate(ids, past_key_values=again, **options), expected)
+
+
+@torch.no_grad()
 def test_a_second_turn_may_bring_a_further_scan(model):
     inputs, roi_mask = scans(2), missing_roi(2)
     options = SHORT | {"return_dict_in_generate": True, "use_cache": True}
