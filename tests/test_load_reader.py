@@ -17,37 +17,34 @@ def reader():
     return fmri_lm_hf.load_reader()
 
 
-def truth_of(reader, n_scans=8):
+def judged(truth, reader, n_scans=8):
+    """What a kind of truth says of a reader on scans of its atlas."""
     model, processor = reader
     stream = RandomScans(processor.feature_extractor.atlas, UNSEEN)
-    return pair_level_truth(model, processor, dict(processor(fmri=[stream[k] for k in range(n_scans)])))
+    return truth(model, processor, dict(processor(fmri=[stream[k] for k in range(n_scans)])))
 
 
 def test_levels_are_those_of_the_scan_and_not_of_another(reader):
-    scores = truth_of(reader)
+    scores = judged(pair_level_truth, reader)
     assert scores["exact"] > 0.93
     assert scores["exact"] > scores["other_scan"] + 0.5
     assert scores["within_one"] > 0.98
 
 
 def test_descriptions_are_of_the_scan_and_not_of_another(reader):
-    model, processor = reader
-    stream = RandomScans(processor.feature_extractor.atlas, UNSEEN)
-    scores = description_truth(model, processor, dict(processor(fmri=[stream[k] for k in range(12)])))
+    scores = judged(description_truth, reader, 12)
     assert scores["precision"] > 0.9
     assert scores["precision"] > scores["other_scan_precision"] + 0.4
 
 
 def test_an_atlas_that_training_never_drew_is_read():
-    scores = truth_of(fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
+    scores = judged(pair_level_truth, fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
     assert scores["exact"] > 0.9
     assert scores["exact"] > scores["other_scan"] + 0.4
 
 
 def test_two_scans_of_one_prompt_are_compared(reader):
-    model, processor = reader
-    stream = RandomScans(processor.feature_extractor.atlas, UNSEEN)
-    scores = comparison_truth(model, processor, dict(processor(fmri=[stream[k] for k in range(8)])))
+    scores = judged(comparison_truth, reader)
     assert scores["clear"] > 0.85
     assert scores["exact"] > scores["other_scans"] + 0.2
 

@@ -11,9 +11,10 @@ import torch
 from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .look_ups import IGNORED, N_COLUMNS, Vocabulary, find_in_conversation
+from .feature_store import IGNORED
+from .look_ups import N_COLUMNS, Vocabulary, find_in_conversation
 
-__all__ = ["IGNORED", "FmriLMCollator"]
+__all__ = ["FmriLMCollator"]
 
 MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps
 
@@ -36,7 +37,11 @@ class FmriLMCollator:
     """
 
     def __init__(self, processor: FmriLMProcessor, with_look_ups: bool = False):
-        self.processor, self.with_look_ups = processor, with_look_ups
+        self.processor = processor
+        self._vocabulary: Vocabulary | None = None
+        if with_look_ups:
+            names = processor.feature_extractor.atlas.network_names
+            self._vocabulary = Vocabulary.of(names, processor.tokenize)
         self._tokens: dict[str, dict[str, list[int]]] = {}
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -50,11 +55,13 @@ class FmriLMCollator:
             batch[name] = torch.tensor(rows)
         lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
         batch["attention_mask"] = (torch.arange(longest).flip(0) < lengths[:, None]).long()
-        if self.with_look_ups:
+        if self._vocabulary is not None:
             rows = [
                 [row, *columns]
                 for row, (example, each) in enumerate(zip(examples, encoded))
-                for columns in self._look_ups(example, each, longest - len(each["input_ids"]))
+                for columns in self._look_ups(
+                    example, each, longest - len(each["input_ids"]), self._vocabulary
+                )
             ]
             batch["look_ups"] = torch.tensor(rows, dtype=torch.long).view(-1, N_COLUMNS)
         for name in (*SCAN_INPUTS, "fmri_labels"):
@@ -64,17 +71,20 @@ class FmriLMCollator:
         return batch
 
     def _look_ups(
-        self, example: Mapping[str, Any], encoded: Mapping[str, list[int]], n_padded: int
+        self,
+        example: Mapping[str, Any],
+        encoded: Mapping[str, list[int]],
+        n_padded: int,
+        vocabulary: Vocabulary,
     ) -> Iterator[list[int]]:
         """Columns of the look-ups of an example that stands behind `n_padded` tokens."""
         if not example.get("questions"):
             return
-        names = self.processor.feature_extractor.atlas.network_names
-        vocabulary = Vocabulary.of(names, self.processor.tokenize)
+        n_networks = len(vocabulary.names)
         ids, labels = encoded["input_ids"], encoded["labels"]
-        scan = ids.index(self.processor.fmri_token_id) + self.processor.n_tokens - n_pair_tokens(len(names))
+        scan = ids.index(self.processor.fmri_token_id) + self.processor.n_tokens - n_pair_tokens(n_networks)
         for start, look_up in find_in_conversation(ids, labels, example["questions"], vocabulary):
-            yield look_up.columns(n_padded + start, n_padded + scan, len(names))
+            yield look_up.columns(n_padded + start, n_padded + scan, n_networks)
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
         if example.get("input_ids") is not None:

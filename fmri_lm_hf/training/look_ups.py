@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..corpus.facts import Fact
 from ..corpus.reading import LEVELS, Question
+from .feature_store import IGNORED
 
 __all__ = [
     "N_COLUMNS",
@@ -40,7 +41,6 @@ __all__ = [
 # names, -1 for names that are yet to be written.
 ROW, TURN, POSITION, PAIR, FIRST_NAME, SECOND_NAME = range(N_COLUMNS := 6)
 N_TURNS = 2
-IGNORED = -100
 ATTENTION = "sdpa_with_look_ups"
 Span = tuple[str, int, int]  # what is written, its first token, and the one behind its last
 

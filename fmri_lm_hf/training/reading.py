@@ -45,7 +45,8 @@ from ..models.network_pairs import (
 from ..reader.network_words import NETWORK_WORDS
 from ..simulation.stream import RandomScans, random_scan
 from .chat_form import ChatForm
-from .look_ups import IGNORED, N_COLUMNS, Vocabulary, among, find_look_ups
+from .feature_store import IGNORED
+from .look_ups import N_COLUMNS, Vocabulary, among, find_look_ups
 from .own_names import OwnNames
 from .texts import pair_facts
 
@@ -226,8 +227,8 @@ class ReadingBatches(Dataset):
             batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(there[0][1]), -1)
         return batch
 
-    def share(self, number: int, place: int, n_shares: int) -> dict[str, torch.Tensor]:
-        """Some prompts of a batch, which is cut into as many shares as there are places to run them."""
+    def shares(self, number: int, n_shares: int) -> list[dict[str, torch.Tensor]]:
+        """The prompts of a batch, cut into as many shares as there are places to run them."""
         batch = self[number % len(self)]
         n_rows = len(batch["input_ids"])
         if n_rows < n_shares:
@@ -235,9 +236,12 @@ class ReadingBatches(Dataset):
                 f"A step is cut into {n_shares} micro-batches, and {n_rows} random scans cannot be shared out among "
                 f"them: give at least {n_shares}."
             )
-        rows = torch.zeros(n_rows, dtype=torch.bool)
-        rows[np.array_split(np.arange(n_rows), n_shares)[place]] = True
-        kept = {"look_ups": among(batch.pop("look_ups"), rows, 0)}
+        parts = np.array_split(np.arange(n_rows), n_shares)
+        return [self._prompts(batch, torch.from_numpy(np.isin(np.arange(n_rows), part))) for part in parts]
+
+    def _prompts(self, batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Those prompts of a batch that `rows` (batch,) says."""
+        kept = {"look_ups": among(batch["look_ups"], rows, 0)}
         if "fmri_features" in batch:
             n_tokens = batch["fmri_features"].shape[1]
             n_scans = (batch["input_ids"] == self.fmri).sum(1) // n_tokens

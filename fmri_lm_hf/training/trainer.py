@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.scan_layout import ScanLayout
-from .look_ups import IGNORED, LookUpGuide, among, moved
+from .feature_store import IGNORED
+from .look_ups import LookUpGuide, among, moved
 from .step_trainer import Part, StepTrainer
 
 __all__ = ["FmriLMTrainer", "FmriTrainer"]
@@ -22,7 +23,8 @@ __all__ = ["FmriLMTrainer", "FmriTrainer"]
 OF_SCANS = (
     *SCAN_INPUTS,
     "fmri_labels",
-)  # inputs with a row for each scan; the others have one for each prompt
+    "look_ups",
+)  # inputs about scans; the others have a row for each prompt
 
 
 class FmriTrainer(StepTrainer):
@@ -119,9 +121,8 @@ class FmriLMTrainer(StepTrainer):
         """Put a share of the step's replayed batch beside each micro-batch."""
         if self.replay is None or self.state.global_step % self.replay_every:
             return
-        n_shares = len(batches) * self.args.world_size
-        for place, batch in enumerate(batches, self.args.process_index * len(batches)):
-            share = self.replay.share(self.state.global_step, place, n_shares)
+        shares = self.replay.shares(self.state.global_step, len(batches) * self.args.world_size)
+        for batch, share in zip(batches, shares[self.args.process_index * len(batches) :]):
             batch["replay"] = {name: values.to(self.args.device) for name, values in share.items()}
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,9 +231,7 @@ class FmriLMTrainer(StepTrainer):
     def _rows(self, inputs: Mapping[str, Any], rows: torch.Tensor, with_scans: bool) -> dict[str, Any]:
         """Some prompts of a batch, without the padding that they share."""
         of_scans = {name: inputs[name] for name in OF_SCANS if inputs.get(name) is not None}
-        if with_scans and inputs.get("look_ups") is not None:
-            of_scans["look_ups"] = inputs["look_ups"]
-        of_prompts = {name: value for name, value in inputs.items() if name not in (*OF_SCANS, "look_ups")}
+        of_prompts = {name: value for name, value in inputs.items() if name not in OF_SCANS}
         if not rows.all():
             shown = torch.ones_like(inputs["input_ids"])[rows]
             if of_prompts.get("attention_mask") is not None:

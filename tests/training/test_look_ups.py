@@ -22,9 +22,9 @@ from fmri_lm_hf.corpus.reading import (
 )
 from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
 from fmri_lm_hf.training.arguments import StageArguments
+from fmri_lm_hf.training.feature_store import IGNORED
 from fmri_lm_hf.training.look_ups import (
     FIRST_NAME,
-    IGNORED,
     N_COLUMNS,
     PAIR,
     POSITION,
@@ -287,7 +287,7 @@ def test_shares_of_a_replayed_batch_add_up_to_it(reader, tmp_path, n_shares):
     arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
     trainer = FmriLMTrainer(model, arguments, guide=LookUpGuide(model.language_model))
     whole = dict(replay[5])
-    shares = [replay.share(5, place, n_shares) for place in range(n_shares)]
+    shares = replay.shares(5, n_shares)
     units = [trainer._counts(each) for each in (whole, *shares)]
     assert units[0] == {name: sum(each[name] for each in units[1:]) for name in units[0]}
     model.train()
