@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from scripts import TRAINING, run
+from small_readers import ATLAS, RECIPE
+
+from fmri_lm_hf.training.reader import new_reader
+from fmri_lm_hf.training.reading import ReadingBatches
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,3 +52,13 @@ def trained(made) -> Path:
     finally:
         os.chdir(before)
     return made / "tiny"
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return new_reader(RECIPE, ATLAS, n_timepoints=80)
+
+
+@pytest.fixture(scope="module")
+def batches(reader):
+    return ReadingBatches(reader[1].tokenizer, RECIPE)

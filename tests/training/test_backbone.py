@@ -11,6 +11,7 @@ import pytest
 import torch
 from hub import tiny
 from scripts import run
+from small_readers import ATLAS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,7 +22,7 @@ from transformers import (
 )
 
 import fmri_lm_hf
-from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
+from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus.reading import LEVELS, Question, level_of
 from fmri_lm_hf.models.network_pairs import N_FEATURES, VALUE
 from fmri_lm_hf.simulation.stream import RandomScans
@@ -35,9 +36,6 @@ from fmri_lm_hf.training.reader import ReaderStageArguments
 from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches, reading_texts
 from fmri_lm_hf.training.vocabulary import train_text_tokenizer
 
-ATLAS = Atlas(
-    "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
-)
 CHATML = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
     "{{ '<|im_start|>system\\nYou answer.<|im_end|>\\n' }}{% endif %}"

@@ -7,9 +7,9 @@ import random
 
 import pytest
 import torch
+from small_readers import ATLAS, RECIPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fmri_lm_hf import Atlas
 from fmri_lm_hf.corpus.reading import (
     LEVELS,
     ask_comparison,
@@ -36,26 +36,8 @@ from fmri_lm_hf.training.look_ups import (
     among,
     find_look_ups,
 )
-from fmri_lm_hf.training.reader import new_reader
-from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches, replayed
+from fmri_lm_hf.training.reading import ReadingBatches, replayed
 from fmri_lm_hf.training.trainer import FmriLMTrainer
-
-ATLAS = Atlas(
-    "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
-)
-RECIPE = ReaderRecipe(
-    hidden_size=32, num_layers=2, vocab_size=600, steps=20, batch_size=6, questions=4, n_networks=(4, 5)
-)
-
-
-@pytest.fixture(scope="module")
-def reader():
-    return new_reader(RECIPE, ATLAS, n_timepoints=80)
-
-
-@pytest.fixture(scope="module")
-def batches(reader):
-    return ReadingBatches(reader[1].tokenizer, RECIPE)
 
 
 def words_of(text: str) -> tuple[list[str], Vocabulary]:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from small_readers import ATLAS, RECIPE
 
 from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus.reading import scan_facts
@@ -18,25 +19,8 @@ from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
 from fmri_lm_hf.training.own_texts import own_texts
-from fmri_lm_hf.training.reader import main, new_reader
-from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches
-
-ATLAS = Atlas(
-    "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4
-)
-RECIPE = ReaderRecipe(
-    hidden_size=32, num_layers=2, vocab_size=600, steps=20, batch_size=4, questions=3, n_networks=(4, 5)
-)
-
-
-@pytest.fixture(scope="module")
-def reader():
-    return new_reader(RECIPE, ATLAS, n_timepoints=80)
-
-
-@pytest.fixture(scope="module")
-def batches(reader):
-    return ReadingBatches(reader[1].tokenizer, RECIPE)
+from fmri_lm_hf.training.reader import main
+from fmri_lm_hf.training.reading import ReadingBatches
 
 
 def scans(n, seed=3):
