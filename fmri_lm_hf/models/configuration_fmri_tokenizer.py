@@ -39,6 +39,10 @@ class FmriTokenizerConfig(PreTrainedConfig):
     roi_networks : list of int, optional
         Number of each ROI's network, counted from 0. With it a connectivity profile also holds the ROI's mean
         correlation with every network, which carries less noise than single correlations do.
+    connectivity_rank : int, optional
+        Reconstructed connectivity is that of so many numbers a ROI, as a scan's is that of its series, and each time
+        patch's token sees a projection of its own of the ROI's profile. Without it each profile is reconstructed by
+        itself from tokens that see the same of it, as in checkpoints before 0.2, which keeps far less of it.
     hidden_size, num_hidden_layers, num_attention_heads : int
         Shape of the encoder, a pre-norm Transformer.
     intermediate_size : int, optional
@@ -50,15 +54,17 @@ class FmriTokenizerConfig(PreTrainedConfig):
         Leave out quantizer and decoder, as in checkpoints that keep only what the language model reads.
     quantizer : {"vq", "rvq", "fsq", "titok"}, optional
         One codebook (the published form); `num_quantizers` codebooks, each of what those before it left over; finite
-        scalar quantization, with no codebook; or the codebooks of "rvq" for `num_latent_tokens` learned tokens in place
-        of those of ROIs and time patches. "vq" or "rvq" by `num_quantizers` when not given.
+        scalar quantization, with no codebook; or `num_latent_tokens` learned tokens in place of those of ROIs and time
+        patches, quantized as by "fsq" where there are `fsq_levels` and else as by "rvq". "vq" or "rvq" by
+        `num_quantizers` when not given.
     codebook_size, codebook_dim : int, optional
-        Number of codes of each codebook and their dimension: 8192 and 128 when not given, and for "fsq" the product
-        and the number of `fsq_levels`.
+        Number of codes of each codebook and their dimension: 8192 and 128 when not given. With `fsq_levels` their
+        product, and their number times `num_quantizers`.
     num_quantizers : int, default=1
-        Levels of residual quantization. With more than one, `fmri_codes` has a last axis of levels.
+        Codes of a token: levels of residual quantization, or with `fsq_levels` codes that each have dimensions of their
+        own. With more than one, `fmri_codes` has a last axis of them.
     fsq_levels : list of int, optional
-        Levels of each dimension of "fsq", such as ``[8, 8, 8, 6, 5]``.
+        Levels of each dimension of a code of finite scalar quantization, such as ``[8, 5, 5, 5]``.
     num_latent_tokens : int, optional
         Tokens of a scan with "titok".
     codebook_decay : float, default=0.9
@@ -95,6 +101,7 @@ class FmriTokenizerConfig(PreTrainedConfig):
     patch_size: int = 160
     input_features: list[str] = field(default_factory=lambda: ["signal"])
     roi_networks: list[int] | None = None
+    connectivity_rank: int | None = None
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -129,11 +136,11 @@ class FmriTokenizerConfig(PreTrainedConfig):
             self.num_decoder_layers = self.num_hidden_layers
         if self.quantizer is None:
             self.quantizer = "vq" if self.num_quantizers == 1 else "rvq"
-        levels = self.fsq_levels if self.quantizer == "fsq" else None
+        levels = self.fsq_levels
         if self.codebook_size is None:
             self.codebook_size = math.prod(levels) if levels else 8192
         if self.codebook_dim is None:
-            self.codebook_dim = len(levels) if levels else 128
+            self.codebook_dim = self.num_quantizers * len(levels) if levels else 128
         check_config_is_inert(kwargs)
         super().__post_init__(**kwargs)
 
@@ -160,6 +167,8 @@ class FmriTokenizerConfig(PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.connectivity_rank is not None and self.connectivity_rank < 1:
+            raise ValueError(f"`connectivity_rank` must be at least 1, got {self.connectivity_rank}.")
         self._validate_quantizer()
         self._validate_objectives()
         if self.n_timepoints % self.patch_size:
@@ -181,16 +190,18 @@ class FmriTokenizerConfig(PreTrainedConfig):
             )
 
     def _validate_quantizer(self):
-        levels, is_fsq = self.fsq_levels or [], self.quantizer == "fsq"
-        if is_fsq != bool(levels) or min(levels, default=2) < 2:
+        levels = self.fsq_levels or []
+        allowed = {"fsq": [True], "titok": [True, False]}.get(str(self.quantizer), [False])
+        if bool(levels) not in allowed or min(levels, default=2) < 2:
             raise ValueError(
-                "`fsq_levels` must hold the levels of each dimension, at least 2, with `quantizer='fsq'` and with no "
-                f"other, got {self.fsq_levels} and {self.quantizer!r}."
+                "`fsq_levels` must hold the levels of each dimension, at least 2, with `quantizer='fsq'`, may with "
+                f"'titok' and must not with the others, got {self.fsq_levels} and {self.quantizer!r}."
             )
-        if is_fsq and (self.codebook_size, self.codebook_dim) != (math.prod(levels), len(levels)):
+        expected = (math.prod(levels), self.num_quantizers * len(levels))
+        if levels and (self.codebook_size, self.codebook_dim) != expected:
             raise ValueError(
-                f"`codebook_size` and `codebook_dim` follow from `fsq_levels`, {math.prod(levels)} and {len(levels)}: "
-                f"leave them out, got {self.codebook_size} and {self.codebook_dim}."
+                f"`codebook_size` and `codebook_dim` follow from `fsq_levels` and `num_quantizers`, {expected[0]} and "
+                f"{expected[1]}: leave them out, got {self.codebook_size} and {self.codebook_dim}."
             )
         n_latents = self.num_latent_tokens
         if (self.quantizer == "titok") != (n_latents is not None) or (
@@ -200,10 +211,10 @@ class FmriTokenizerConfig(PreTrainedConfig):
                 "`num_latent_tokens` must be at least 1 with `quantizer='titok'` and left out with any other, got "
                 f"{n_latents} and {self.quantizer!r}."
             )
-        if self.quantizer in ("vq", "fsq") and self.num_quantizers > 1:
+        if self.quantizer == "vq" and self.num_quantizers > 1:
             raise ValueError(
-                f"`quantizer={self.quantizer!r}` has one level, got `num_quantizers={self.num_quantizers}`: 'rvq' and "
-                "'titok' have several."
+                f"`quantizer='vq'` has one code for a token, got `num_quantizers={self.num_quantizers}`: the others "
+                "may have several."
             )
 
     def _validate_objectives(self):

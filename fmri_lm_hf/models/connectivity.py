@@ -45,13 +45,19 @@ def connectivity_profiles(
         each network, times `NETWORK_SCALE`.
     """
     unit = unit_series(input_values, padding_mask) * roi_mask[..., None]
-    correlation = unit @ unit.transpose(1, 2)
-    others = 1 - torch.eye(correlation.shape[-1], device=correlation.device, dtype=correlation.dtype)
-    correlation = correlation * others
+    return profiles_of(unit @ unit.transpose(1, 2), roi_mask, roi_networks)
+
+
+def profiles_of(
+    products: torch.Tensor, roi_mask: torch.Tensor, roi_networks: list[int] | None = None
+) -> torch.Tensor:
+    """Profiles, as of `connectivity_profiles`, of inner products (batch, n_rois, n_rois), zero for missing ROIs."""
+    others = 1 - torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
+    products = products * others
     n_observed = roi_mask.sum(-1)
     n_pairs = (n_observed * (n_observed - 1)).clamp_min(1)
-    rms = (correlation.square().sum((1, 2)) / n_pairs).sqrt().clamp_min(1e-6)
-    profiles = correlation / rms[:, None, None]
+    rms = (products.square().sum((1, 2)) / n_pairs).sqrt().clamp_min(1e-6)
+    profiles = products / rms[:, None, None]
     if roi_networks is None:
         return profiles
     members = F.one_hot(torch.tensor(roi_networks, device=profiles.device), max(roi_networks) + 1)
@@ -60,4 +66,4 @@ def connectivity_profiles(
     return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
 
 
-__all__ = ["NETWORK_SCALE", "connectivity_profiles", "unit_series"]
+__all__ = ["NETWORK_SCALE", "connectivity_profiles", "profiles_of", "unit_series"]

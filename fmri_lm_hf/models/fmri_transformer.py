@@ -8,6 +8,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .connectivity import profiles_of
 from .latent_tokens import LatentTokens
 
 
@@ -93,10 +94,13 @@ class FmriTransformer(nn.Module):
         return self.norm(hidden_states)
 
     @torch.no_grad()
-    def rollout(self, grid: torch.Tensor, grid_mask: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def rollout(
+        self, grid: torch.Tensor, grid_mask: torch.Tensor, latents: torch.Tensor, glances: torch.Tensor
+    ) -> torch.Tensor:
         """How much of the grid reaches each latent, by attention rollout (arXiv 2005.00928).
 
-        Attention is averaged over heads, and half of each layer's output is taken to be the token itself.
+        Attention is averaged over heads, and half of each layer's output is taken to be the token itself. A latent
+        begins with its glances (batch, n_latents, n_grid).
 
         Returns
         -------
@@ -111,7 +115,8 @@ class FmriTransformer(nn.Module):
             flow = (weights + itself) / 2 @ flow
             hidden_states = layer(hidden_states, attention_mask)
         n_grid = grid.shape[1]
-        of_grid = flow.expand(len(grid), -1, -1)[:, n_grid:, :n_grid]
+        flow = flow.expand(len(grid), -1, -1)[:, n_grid:]
+        of_grid = flow[..., :n_grid] + flow[..., n_grid:] @ glances
         return of_grid / of_grid.sum(-1, keepdim=True).clamp_min(1e-9)
 
     def _sequence(self, grid, grid_mask, latents=None, observer=None):
@@ -145,10 +150,14 @@ class FmriEncoder(nn.Module):
         self.signal_projection = (
             nn.Linear(config.patch_size, config.hidden_size) if "signal" in config.input_features else None
         )
+        # a profile is of the whole scan, and can be divided among time patches
+        self.n_projections = config.n_patches if config.connectivity_rank else 1
         self.connectivity_projection = (
-            nn.Linear(config.profile_size, config.hidden_size) if config.profile_size else None
+            nn.Linear(config.profile_size, self.n_projections * config.hidden_size)
+            if config.profile_size
+            else None
         )
-        self.latent_tokens = LatentTokens(config) if config.num_latent_tokens else None
+        self.latent_tokens = LatentTokens(config, of_latents=True) if config.num_latent_tokens else None
         self.transformer = FmriTransformer(config, config.num_hidden_layers)
 
     def forward(
@@ -159,7 +168,7 @@ class FmriEncoder(nn.Module):
         observer: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features of the tokens (batch, n_tokens, hidden_size), and of the observer (batch, hidden_size) if any."""
-        grid, latents = self._inputs(input_values, profiles)
+        grid, latents = self._inputs(input_values, profiles, grid_mask)
         features = self.transformer(grid, grid_mask, latents, observer)
         observed = None
         if observer is not None:
@@ -168,10 +177,11 @@ class FmriEncoder(nn.Module):
 
     def grid_attention(self, input_values, profiles, grid_mask) -> torch.Tensor:
         """What each latent looked at: (batch, n_latents, n_patches * n_rois), rows that sum to 1."""
-        grid, latents = self._inputs(input_values, profiles)
-        return self.transformer.rollout(grid, grid_mask, latents)
+        grid, latents = self._inputs(input_values, profiles, grid_mask)
+        glances = self.latent_tokens.glance.weights(grid_mask).float().mean(1)  # over heads
+        return self.transformer.rollout(grid, grid_mask, latents, glances)
 
-    def _inputs(self, input_values, profiles) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _inputs(self, input_values, profiles, grid_mask) -> tuple[torch.Tensor, torch.Tensor | None]:
         dtype = self.transformer.norm.weight.dtype  # scans are float32, whatever the weights are
         grid: torch.Tensor | int = 0
         if self.signal_projection is not None:
@@ -179,26 +189,31 @@ class FmriEncoder(nn.Module):
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_grid, patch_size), time-major
             grid = self.signal_projection(patches)
         if self.connectivity_projection is not None and profiles is not None:
-            projected = self.connectivity_projection(profiles.to(dtype))  # (batch, n_rois, hidden_size)
-            grid = grid + projected.repeat(1, self.n_patches, 1)
-        if self.latent_tokens is None:
-            return grid, None
-        of_patches, latents = self.latent_tokens(input_values.device)
-        return grid + of_patches, latents
+            projected = self.connectivity_projection(profiles.to(dtype)).unflatten(
+                -1, (self.n_projections, -1)
+            )
+            projected = projected.transpose(1, 2).expand(-1, self.n_patches, -1, -1)
+            grid = grid + projected.flatten(1, 2)  # (batch, n_grid, hidden_size), time-major
+        return (grid, None) if self.latent_tokens is None else self.latent_tokens(grid, grid_mask)
 
 
 class FmriDecoder(nn.Module):
-    """Code vectors to signal and profiles of every ROI."""
+    """Code vectors to signal and profiles of every ROI.
+
+    With `connectivity_rank`, profiles are those of the inner products of a vector for each ROI, as correlations are
+    those of its series: pairs of ROIs are not told one by one, but follow from what is told of either.
+    """
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
-        self.n_patches, self.n_rois = config.n_patches, config.n_rois
+        self.n_patches, self.n_rois, self.roi_networks = config.n_patches, config.n_rois, config.roi_networks
+        self.has_rank = config.connectivity_rank is not None and config.profile_size > 0
         self.sizes = [
             config.n_timepoints if "signal" in config.input_features else 0,
-            config.profile_size,
+            config.connectivity_rank if self.has_rank else config.profile_size,
         ]
         self.input_projection = nn.Linear(config.codebook_dim, config.hidden_size)
-        self.latent_tokens = LatentTokens(config) if config.num_latent_tokens else None
+        self.latent_tokens = LatentTokens(config, of_latents=False) if config.num_latent_tokens else None
         self.transformer = FmriTransformer(config, config.num_decoder_layers)
         self.head = nn.Sequential(
             nn.Linear(config.n_patches * config.hidden_size, config.hidden_size),
@@ -212,14 +227,18 @@ class FmriDecoder(nn.Module):
         """Signal (batch, n_rois, n_timepoints) and profiles (batch, n_rois, profile_size), of tokens that are seen."""
         hidden_states = self.input_projection(quantized)
         if self.latent_tokens is None:
+            grid_mask = token_mask
             hidden_states = self.transformer(hidden_states, token_mask)
         else:
-            grid, latents = self.latent_tokens(quantized.device)
-            grid = grid.expand(len(quantized), -1, -1)
-            seen = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
-            hidden_states = self.transformer(grid, seen, hidden_states + latents)[:, : grid.shape[1]]
+            grid, latents = self.latent_tokens(hidden_states)
+            grid_mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
+            hidden_states = self.transformer(grid, grid_mask, latents)[:, : grid.shape[1]]
         by_roi = hidden_states.unflatten(1, (self.n_patches, self.n_rois)).transpose(1, 2).flatten(2)
         signal, profiles = self.head(by_roi).split(self.sizes, dim=-1)
+        if self.has_rank:
+            roi_mask = grid_mask.unflatten(1, (self.n_patches, self.n_rois)).any(1)
+            vectors = profiles.float() * roi_mask[..., None]  # (batch, n_rois, connectivity_rank)
+            profiles = profiles_of(vectors @ vectors.transpose(1, 2), roi_mask, self.roi_networks)
         return signal if self.sizes[0] else None, profiles if self.sizes[1] else None
 
 

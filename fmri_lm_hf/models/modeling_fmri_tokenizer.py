@@ -20,16 +20,10 @@ from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .connectivity import connectivity_profiles
 from .fmri_transformer import FmriDecoder, FmriEncoder
 from .hub_mixin import PublishedOnHub
+from .latent_tokens import Glance
 from .quantizer_fsq import FiniteScalarQuantizer
 from .quantizer_vq import FmriCodebook, VectorQuantizer
 from .quantizers import CodeStatistics
-
-QUANTIZER_CLASSES = {
-    "vq": VectorQuantizer,
-    "rvq": VectorQuantizer,
-    "titok": VectorQuantizer,
-    "fsq": FiniteScalarQuantizer,
-}
 
 
 @dataclass
@@ -98,7 +92,9 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, FmriCodebook):
+        if isinstance(module, Glance):
+            module.init_weights()
+        elif isinstance(module, FmriCodebook):
             init.normal_(module.embedding, std=module.embedding.shape[1] ** -0.5)
             init.zeros_(module.embedding_sum)
             init.zeros_(module.cluster_size)
@@ -162,7 +158,8 @@ class FmriTokenizer(FmriPreTrainedModel):
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__(config)
         self.encoder = FmriEncoder(config)
-        self.quantizer = None if config.encoder_only else QUANTIZER_CLASSES[str(config.quantizer)](config)
+        quantizer_class = FiniteScalarQuantizer if config.fsq_levels else VectorQuantizer
+        self.quantizer = None if config.encoder_only else quantizer_class(config)
         self.decoder = None if config.encoder_only else FmriDecoder(config)
         self.post_init()
 

@@ -191,9 +191,9 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
         tokenizer._recorded_in = self._recorded_in
         return tokenizer.train(self.training)
 
-    def fit_text_mean(self, text_embeds: torch.Tensor) -> None:
-        """Take the mean of training texts (n_texts, text_embed_dim) off all texts; checkpoints keep it."""
-        self._aligned(text_embeds).fit_text_mean(text_embeds)
+    def fit_texts(self, text_embeds: torch.Tensor) -> None:
+        """Whiten all texts by the statistics of training texts (n_texts, text_embed_dim); checkpoints keep them."""
+        self._aligned(text_embeds).fit_texts(text_embeds)
 
     @torch.no_grad()
     def embed_scans(

@@ -12,6 +12,8 @@ from transformers import initialization as init
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .connectivity import unit_series
 
+LEAST_VARIANCE = 0.1  # of texts in any direction, in parts of the mean over directions
+
 
 def connectivity_loss(
     reconstruction: torch.Tensor,
@@ -168,10 +170,12 @@ class TextAlignment(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(1))
         self.logit_bias = nn.Parameter(torch.empty(1)) if "siglip" in self.kind else None
         self.register_buffer("text_mean", torch.zeros(config.text_embed_dim))
+        self.register_buffer("text_whitening", torch.eye(config.text_embed_dim))
 
     def init_weights(self) -> None:
-        """The initial temperature and bias of SigLIP, or the temperature of CLIP."""
+        """The initial temperature and bias of SigLIP, or the temperature of CLIP; texts as they are."""
         init.zeros_(self.text_mean)
+        init.eye_(self.text_whitening)
         if self.logit_bias is None:
             init.constant_(self.logit_scale, math.log(1 / 0.07))
         else:
@@ -179,13 +183,22 @@ class TextAlignment(nn.Module):
             init.constant_(self.logit_bias, -10.0)
 
     @torch.no_grad()
-    def fit_text_mean(self, text_embeds: torch.Tensor) -> None:
-        """Take the mean of training texts (n_texts, text_embed_dim) off all texts from now on.
+    def fit_texts(self, text_embeds: torch.Tensor) -> None:
+        """Whiten all texts from now on by the mean and covariance of training texts (n_texts, text_embed_dim).
 
         What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different
-        scans have cosines near 1, and a contrastive loss against them learns one vector.
+        scans have cosines near 1, and a contrastive loss against them learns one vector. Of what is left, most is how
+        a text is worded; in units of how much each direction varies, what it says counts as much. `LEAST_VARIANCE` of
+        the mean variance is added to every direction, so that those in which training texts hardly differ do not
+        drown the others.
         """
+        centred = text_embeds.double() - text_embeds.double().mean(0)
+        covariance = centred.T @ centred / len(centred)
+        least = LEAST_VARIANCE * covariance.diagonal().mean().clamp_min(1e-12)
+        variances, directions = torch.linalg.eigh(covariance)
+        scales = (variances.clamp_min(0) + least).rsqrt()
         self.text_mean.copy_(text_embeds.mean(0))
+        self.text_whitening.copy_(directions * scales @ directions.T)
 
     def scans(self, features: torch.Tensor) -> torch.Tensor:
         """Unit vectors (..., text_embed_dim) of scans' features (..., hidden_size)."""
@@ -193,7 +206,8 @@ class TextAlignment(nn.Module):
 
     def texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
-        return F.normalize((text_embeds.detach() - self.text_mean).to(self.projection.weight.dtype), dim=-1)
+        whitened = (text_embeds.detach() - self.text_mean) @ self.text_whitening
+        return F.normalize(whitened.to(self.projection.weight.dtype), dim=-1)
 
     def logits(self, scans: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """How well unit vectors of scans and of texts go together: (n_scans, n_texts)."""

@@ -14,7 +14,8 @@ class FiniteScalarQuantizer(FmriQuantizer):
     """Rounds each of `len(fsq_levels)` bounded dimensions; a code is the number of a cell of that grid.
 
     Every code is a combination of levels and every combination a code (`levels_from_codes`, `codes_from_levels`), so
-    that there is no codebook to collapse and no commitment loss.
+    that there is no codebook to collapse and no commitment loss. Each of `num_quantizers` codes of a token has
+    dimensions of its own.
     """
 
     has_commitment = False
@@ -24,22 +25,23 @@ class FiniteScalarQuantizer(FmriQuantizer):
         self.levels = tuple(config.fsq_levels or ())
 
     def latents(self, embeddings: torch.Tensor) -> torch.Tensor:
-        bounded = self._bounded(self.head(embeddings))
-        return bounded / self._half(bounded)
+        bounded = self._bounded(self._of_codes(self.head(embeddings)))
+        return (bounded / self._half(bounded)).flatten(-2)
 
     def forward(
         self, embeddings: torch.Tensor, token_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         latents = self.latents(embeddings)
         half = self._half(latents)
-        rounded = (latents.detach() * half).round()
-        return latents, rounded / half, self.codes_from_levels((rounded + half).long())
+        rounded = (self._of_codes(latents.detach()) * half).round()
+        codes = self.codes_from_levels((rounded + half).long())
+        return latents, (rounded / half).flatten(-2), codes if self.n_levels > 1 else codes.squeeze(-1)
 
     def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
-        (codes,) = self.levels_of(fmri_codes)
+        codes = torch.stack(self.levels_of(fmri_codes), dim=-1)
         levels = self.levels_from_codes(codes).to(self.head[-1].weight.dtype)
         half = self._half(levels)
-        return (levels - half) / half
+        return ((levels - half) / half).flatten(-2)
 
     def levels_from_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """The level of each dimension, counted from 0: (..., n_dimensions) of codes (...)."""
@@ -49,6 +51,10 @@ class FiniteScalarQuantizer(FmriQuantizer):
     def codes_from_levels(self, levels: torch.Tensor) -> torch.Tensor:
         """Codes (...) of levels (..., n_dimensions), counted from 0."""
         return (levels * self._of_dimensions(self._strides(), levels)).sum(-1)
+
+    def _of_codes(self, latents: torch.Tensor) -> torch.Tensor:
+        """Dimensions (..., num_quantizers, n_dimensions) of each code, of latents (..., codebook_dim)."""
+        return latents.unflatten(-1, (self.n_levels, len(self.levels)))
 
     def _bounded(self, values: torch.Tensor) -> torch.Tensor:
         """Values squeezed so that rounding them gives so many levels in each dimension, as in the paper."""

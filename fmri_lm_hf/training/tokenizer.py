@@ -107,7 +107,7 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
     torch.manual_seed(arguments.seed)
     model = FmriTokenizerForPreTraining(FmriTokenizerConfig(**shape))
     if of_texts:
-        model.fit_text_mean(torch.stack([of_texts["text_embeds"][scan_id] for scan_id in ids["train"]]))
+        model.fit_texts(torch.stack([of_texts["text_embeds"][scan_id] for scan_id in ids["train"]]))
     trainer = FmriTrainer(
         model,
         arguments,

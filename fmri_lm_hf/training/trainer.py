@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.scan_layout import ScanLayout
@@ -53,6 +54,9 @@ class FmriTrainer(StepTrainer):
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if hasattr(model, "start_quantizer"):
+            # FSDP2 has whole weights only within a forward pass, or what it is told once to take for one
+            if "start_quantizer" not in vars(model):
+                register_fsdp_forward_method(model, "start_quantizer")
             model.start_quantizer(batches)
         for name in ("text_embeds", "descriptors"):
             if name not in batches[0]:

@@ -71,9 +71,10 @@ def test_tokens_are_in_time_major_order():
 
 @pytest.mark.parametrize("features", [["signal"], ["connectivity"], BOTH], ids="+".join)
 @pytest.mark.parametrize("filler", [7.0, float("nan")])
+@pytest.mark.parametrize("rank", [None, 3])
 @torch.no_grad()
-def test_values_that_were_not_observed_influence_nothing(features, filler):
-    tokenizer = fmri_tokenizer(input_features=features, num_quantizers=2)
+def test_values_that_were_not_observed_influence_nothing(features, filler, rank):
+    tokenizer = fmri_tokenizer(input_features=features, num_quantizers=2, connectivity_rank=rank)
     inputs = scans(2)
     changed = inputs.clone()
     changed[1, 1] = filler
@@ -129,6 +130,55 @@ def test_profiles_hold_the_means_over_the_other_rois_of_each_network():
     output = tokenizer(inputs, **observed)
     assert output.connectivity.shape == (2, N_ROIS, N_ROIS + 2)
     assert torch.isfinite(output.loss)
+
+
+@torch.no_grad()
+def test_reconstructed_connectivity_of_a_rank_is_that_of_so_many_numbers_a_roi():
+    networks = [roi % 2 for roi in range(N_ROIS)]
+    tokenizer = fmri_tokenizer(
+        input_features=BOTH, roi_networks=networks, connectivity_rank=2, codebook_size=64
+    )
+    vectors = []
+    tokenizer.decoder.head.register_forward_hook(
+        lambda head, inputs, output: vectors.append(output[..., -2:])
+    )
+    observed = masks()
+    profiles = tokenizer(scans(2), **observed).connectivity
+    # two numbers a ROI, as two time points would be; those of the missing one stand nowhere
+    of_rois = vectors[0] * observed["roi_mask"][..., None]
+    kept = of_rois[1][observed["roi_mask"][1]]
+    products = kept @ kept.T * (1 - torch.eye(len(kept)))
+    rms = (products.square().sum() / (len(kept) * (len(kept) - 1))).sqrt()
+    rows = observed["roi_mask"][1].nonzero().flatten()
+    torch.testing.assert_close(profiles[1][rows][:, rows], products / rms)
+    assert not profiles[1, 1].any()
+    assert not profiles[1, :, 1].any()
+    correlations = profiles[..., :N_ROIS]
+    torch.testing.assert_close(correlations, correlations.mT)
+    # and what it says of networks is the mean of what it says of ROIs
+    others = [roi for roi in range(0, N_ROIS, 2) if roi != 2]
+    torch.testing.assert_close(
+        profiles[0, 2, N_ROIS], NETWORK_SCALE * correlations[0, 2, others].mean(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rank", [None, 3])
+@torch.no_grad()
+def test_with_a_rank_time_patches_see_a_profile_in_ways_of_their_own(rank):
+    tokenizer = fmri_tokenizer(
+        input_features=["connectivity"], connectivity_rank=rank, patch_size=4, num_hidden_layers=0
+    )
+    of_patches = tokenizer.encode(scans(1)).embeddings.unflatten(1, (4, N_ROIS))[0]
+    same = [torch.equal(of_patches[0], patch) for patch in of_patches[1:]]
+    assert same == [rank is None] * 3
+
+
+def test_a_rank_says_nothing_where_tokens_do_not_see_connectivity():
+    plain, ranked = (fmri_tokenizer(connectivity_rank=rank) for rank in (None, 3))
+    expected = plain.state_dict()
+    assert {name: value.shape for name, value in ranked.state_dict().items()} == {
+        name: value.shape for name, value in expected.items()
+    }
 
 
 def test_connectivity_profiles_do_not_see_the_level_of_noise_that_all_rois_share():
@@ -219,6 +269,7 @@ def test_pickled_weights_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     "fields, message",
     [
+        ({"connectivity_rank": 0}, "`connectivity_rank` must be at least 1, got 0"),
         (
             {"input_features": []},
             r"must name at least one of \['signal', 'connectivity'\], each once, got \[\]",

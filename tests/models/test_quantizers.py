@@ -12,6 +12,7 @@ from transformers import AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
 from fmri_lm_hf.models import quantizer_vq
+from fmri_lm_hf.models.latent_tokens import Glance
 from fmri_lm_hf.models.quantizer_fsq import FiniteScalarQuantizer
 
 N_ROIS, N_PATCHES = 6, 2
@@ -22,7 +23,21 @@ QUANTIZERS = {
     "vq": {"quantizer": "vq", **OF_CODEBOOKS},
     "rvq": {"quantizer": "rvq", "num_quantizers": 3, **OF_CODEBOOKS},
     "fsq": {"quantizer": "fsq", "fsq_levels": FSQ_LEVELS, "codebook_size": None, "codebook_dim": None},
+    "fsq, two codes": {
+        "quantizer": "fsq",
+        "fsq_levels": FSQ_LEVELS,
+        "num_quantizers": 2,
+        "codebook_size": None,
+        "codebook_dim": None,
+    },
     "titok": {"quantizer": "titok", "num_latent_tokens": 3, "num_quantizers": 2, **OF_CODEBOOKS},
+    "titok, rounded": {
+        "quantizer": "titok",
+        "num_latent_tokens": 3,
+        "fsq_levels": FSQ_LEVELS,
+        "codebook_size": None,
+        "codebook_dim": None,
+    },
 }
 
 
@@ -132,13 +147,16 @@ def test_the_output_reports_the_use_of_codes():
     "fields, message",
     [
         ({"quantizer": "lfq"}, r"`quantizer` must be one of \['vq', 'rvq', 'fsq', 'titok'\], got 'lfq'"),
-        ({"quantizer": "vq", "num_quantizers": 4}, r"`quantizer='vq'` has one level, got `num_quantizers=4`"),
+        (
+            {"quantizer": "vq", "num_quantizers": 4},
+            r"`quantizer='vq'` has one code for a token, got `num_quantizers=4`",
+        ),
         ({"quantizer": "fsq"}, "`fsq_levels` must hold .* got None and 'fsq'"),
         ({"fsq_levels": [8, 8]}, r"`fsq_levels` must hold .* got \[8, 8\] and 'vq'"),
         ({"quantizer": "fsq", "fsq_levels": [8, 1]}, r"at least 2, .* got \[8, 1\]"),
         (
             {"quantizer": "fsq", "fsq_levels": [8, 5], "codebook_size": 512},
-            "follow from `fsq_levels`, 40 and 2: leave them out, got 512 and 2",
+            "follow from `fsq_levels` and `num_quantizers`, 40 and 2: leave them out, got 512 and 2",
         ),
         ({"quantizer": "titok"}, "`num_latent_tokens` must be at least 1 .* got None and 'titok'"),
         ({"quantizer": "titok", "num_latent_tokens": 0}, "must be at least 1 .* got 0 and 'titok'"),
@@ -159,6 +177,8 @@ def test_what_is_not_given_follows_from_the_quantizer():
     assert (config.codebook_size, config.codebook_dim) == (8192, 128)
     config = FmriTokenizerConfig(quantizer="fsq", fsq_levels=[8, 8, 8, 6, 5])
     assert (config.codebook_size, config.codebook_dim) == (15360, 5)
+    several = FmriTokenizerConfig(quantizer="fsq", fsq_levels=[8, 5, 5, 5], num_quantizers=3)
+    assert (several.codebook_size, several.codebook_dim) == (1000, 12)
     assert FmriTokenizerConfig(**config.to_dict()).to_dict() == config.to_dict()
 
 
@@ -215,6 +235,27 @@ def test_latents_see_every_roi_and_every_patch_in_its_order():
     assert ((tokenizer.encode(swapped).embeddings - before).abs().amax(-1) > 1e-4).all()
 
 
+@pytest.mark.parametrize("n_latents, n_heads", [(2, 2), (5, 4), (20, 1)])
+@pytest.mark.parametrize("of_latents", [True, False])
+@torch.no_grad()
+def test_latents_begin_with_a_look_at_every_place_of_the_grid(n_latents, n_heads, of_latents):
+    config = fmri_tokenizer(
+        quantizer="titok", num_latent_tokens=n_latents, num_attention_heads=n_heads, hidden_size=16
+    ).config
+    glance = Glance(config, of_latents)
+    glance.init_weights()
+    weights, looked_at = glance.weights(), glance.logits > 0
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    alone = looked_at.sum(-1) == 1
+    assert weights[looked_at & alone[..., None]].tolist() == pytest.approx([0.9] * int(alone.sum()))
+    if not of_latents:
+        looked_at = looked_at.transpose(1, 2)
+    assert looked_at.any((0, 1)).all()  # every place by some head of some latent
+    assert looked_at.any(2).all()  # every head of every latent at something
+    if n_latents * n_heads <= N_ROIS * N_PATCHES:
+        assert (looked_at.sum((0, 1)) == 1).all()  # no two at the same place
+
+
 @torch.no_grad()
 def test_attention_of_latents_sums_to_one_over_what_was_observed():
     tokenizer = fmri_tokenizer(num_hidden_layers=3, **QUANTIZERS["titok"])
@@ -232,15 +273,20 @@ def test_attention_of_latents_sums_to_one_over_what_was_observed():
 
 @torch.no_grad()
 def test_attention_names_the_roi_that_a_latent_reads():
-    # latent i asks for ROI 2 i, and nothing else reaches it
+    # latent i glances at ROI 2 i and asks for it, and nothing else reaches it
     tokenizer = fmri_tokenizer(
         **QUANTIZERS["titok"], hidden_size=32, num_attention_heads=1, initializer_range=0.02
     )
     encoder = tokenizer.encoder
     layer = encoder.transformer.layers[0]
+    glance = encoder.latent_tokens.glance.logits.zero_()
+    for latent in range(3):
+        glance[:, latent, 2 * latent :: N_ROIS] = 30
     codes = torch.nn.functional.one_hot(torch.arange(N_ROIS), 16).float() * 30
     encoder.transformer.roi_embeddings.weight.zero_()[:, :16] = codes
     encoder.latent_tokens.latents.weight.zero_()[:, 16:] = codes[::2]
+    for parameter in encoder.latent_tokens.glance.proj.parameters():
+        parameter.zero_()  # what a latent asks for is to be what it asks for
     layer.attention.qkv.weight.zero_()
     layer.attention.qkv.weight[:16, 16:] = 5 * torch.eye(16)  # queries of latents
     layer.attention.qkv.weight[32:48, :16] = 5 * torch.eye(16)  # keys of ROIs

@@ -106,17 +106,25 @@ def test_soft_targets_come_from_descriptors_where_they_are_given():
 
 
 @torch.no_grad()
-def test_the_mean_of_training_texts_is_taken_off_and_kept(tmp_path):
+def test_texts_are_whitened_by_training_texts_and_it_is_kept(tmp_path):
     tokenizer = fmri_tokenizer(text_embed_dim=10)
-    described = texts(6) + 100
-    assert (tokenizer.embed_texts(described) @ tokenizer.embed_texts(described).T).min() > 0.99
-    tokenizer.fit_text_mean(described)
+    # what they share, how they are worded (large) and what they say (small)
+    described = texts(400) * torch.tensor([30.0] * 3 + [1.0] * 7) + 100
+    assert (tokenizer.embed_texts(described) @ tokenizer.embed_texts(described).T).min() > 0.5
+    tokenizer.fit_texts(described)
     tokenizer.save_pretrained(tmp_path)
     loaded = FmriTokenizerForPreTraining.from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded.alignment.text_mean, described.mean(0))
-    found = loaded.embed_texts(described[:3])
-    expected = torch.nn.functional.normalize(described[:3] - described.mean(0), dim=-1)
-    torch.testing.assert_close(found, expected)
+    found = loaded.embed_texts(described)
+    assert torch.equal(found, tokenizer.embed_texts(described))
+    # directions count in proportion to 1 / sqrt(variance + a tenth of the mean variance)
+    variances = described.var(0, unbiased=False)
+    expected = (variances / (variances + variances.mean() / 10)).sqrt()
+    whitened = (described - loaded.alignment.text_mean) @ loaded.alignment.text_whitening
+    torch.testing.assert_close(whitened.std(0), expected, rtol=0.1, atol=0)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(whitened, dim=-1))
+    # texts that do not differ, or a single one, leave no direction without a scale
+    tokenizer.fit_texts(described[:1])
+    assert torch.isfinite(tokenizer.alignment.text_whitening).all()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -1,6 +1,6 @@
-"""A small training of stage 2 with weights that are sharded over processes (FSDP2), as far as a CPU takes it.
+"""A small training of a stage with weights that are sharded over processes (FSDP2), as far as a CPU takes it.
 
-    torchrun --standalone --nproc_per_node 2 tests/training/sharded_run.py FOLDER
+    torchrun --standalone --nproc_per_node 2 tests/training/sharded_run.py STAGE FOLDER
 
 Accelerate shards on GPUs only. So layers are sharded here as it would do it, and the Trainer is told that they are.
 """
@@ -36,8 +36,8 @@ def train(trainer) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    trainer = make("alignment", folder, per_device_train_batch_size=2)
+    stage, folder = sys.argv[1], Path(sys.argv[2])
+    trainer = make(stage, folder, per_device_train_batch_size=2)
     mesh = init_device_mesh("cpu", (2,))
     for module in trainer.model.modules():
         if type(module).__name__ in LAYERS:

@@ -167,9 +167,10 @@ def test_epochs_have_orders_of_their_own_and_may_be_counted():
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_and_are_saved_whole(tmp_path):
-    launched(Path(__file__).parent / "sharded_run.py", tmp_path)
-    expected = make("alignment", tmp_path, per_device_train_batch_size=4)
+@pytest.mark.parametrize("stage", ["tokenizer", "alignment"])
+def test_sharded_weights_train_and_are_saved_whole(tmp_path, stage):
+    launched(Path(__file__).parent / "sharded_run.py", stage, tmp_path)
+    expected = make(stage, tmp_path, per_device_train_batch_size=4)
     train(expected)
     saved = load_file(tmp_path / "model.safetensors")
     whole = expected.model.state_dict()
