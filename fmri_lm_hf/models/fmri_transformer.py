@@ -177,6 +177,7 @@ class FmriEncoder(nn.Module):
 
     def grid_attention(self, input_values, profiles, grid_mask) -> torch.Tensor:
         """What each latent looked at: (batch, n_latents, n_patches * n_rois), rows that sum to 1."""
+        assert self.latent_tokens is not None  # the tokenizer asks where there are latents
         grid, latents = self._inputs(input_values, profiles, grid_mask)
         glances = self.latent_tokens.glance.weights(grid_mask).float().mean(1)  # over heads
         return self.transformer.rollout(grid, grid_mask, latents, glances)
@@ -210,7 +211,7 @@ class FmriDecoder(nn.Module):
         self.has_rank = config.connectivity_rank is not None and config.profile_size > 0
         self.sizes = [
             config.n_timepoints if "signal" in config.input_features else 0,
-            config.connectivity_rank if self.has_rank else config.profile_size,
+            (config.connectivity_rank or 0) if self.has_rank else config.profile_size,
         ]
         self.input_projection = nn.Linear(config.codebook_dim, config.hidden_size)
         self.latent_tokens = LatentTokens(config, of_latents=False) if config.num_latent_tokens else None

@@ -162,6 +162,12 @@ class TextAlignment(nn.Module):
         super().__init__()
         self.kind, self.temperature = config.contrastive_loss, config.soft_target_temperature
         self.pooling = TokenPooling(config)
+        # what a text names, such as the pair that differs most, is no linear function of what a scan has of all pairs
+        self.refinement = nn.Sequential(
+            nn.Linear(config.hidden_size, 2 * config.hidden_size),
+            nn.GELU(),
+            nn.Linear(2 * config.hidden_size, config.hidden_size),
+        )
         self.projection = nn.Linear(config.hidden_size, config.text_embed_dim)
         self.domain_classifier = nn.Sequential(
             nn.Linear(config.text_embed_dim, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, 1)
@@ -173,7 +179,9 @@ class TextAlignment(nn.Module):
         self.register_buffer("text_whitening", torch.eye(config.text_embed_dim))
 
     def init_weights(self) -> None:
-        """The initial temperature and bias of SigLIP, or the temperature of CLIP; texts as they are."""
+        """The initial temperature and bias of SigLIP, or the temperature of CLIP; scans and texts as they are."""
+        for parameter in self.refinement[-1].parameters():
+            init.zeros_(parameter)
         init.zeros_(self.text_mean)
         init.eye_(self.text_whitening)
         if self.logit_bias is None:
@@ -202,7 +210,7 @@ class TextAlignment(nn.Module):
 
     def scans(self, features: torch.Tensor) -> torch.Tensor:
         """Unit vectors (..., text_embed_dim) of scans' features (..., hidden_size)."""
-        return F.normalize(self.projection(features), dim=-1)
+        return F.normalize(self.projection(features + self.refinement(features)), dim=-1)
 
     def texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
