@@ -37,6 +37,8 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results" / "bench.json"
 ALLOWED = 1.05  # growth of operations and bytes
 SCAN_TOKEN = 50256
+SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "codebook_size": 16}
+LATENTS = {"quantizer": "titok", "num_latent_tokens": 64}
 COUNTED = ("gflop", "kept_mb")  # what `--check` holds against the results
 Step = Callable[[], torch.Tensor | None]
 
@@ -50,9 +52,8 @@ def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] | Non
 
     from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
 
-    small = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "codebook_size": 16}
     config = FmriTokenizerConfig(
-        n_rois=n_rois, n_timepoints=160, patch_size=patch_size, **(small if tokenizer is None else tokenizer)
+        n_rois=n_rois, n_timepoints=160, patch_size=patch_size, **(SMALL if tokenizer is None else tokenizer)
     )
     text = GPT2Config(attn_pdrop=0.0, n_positions=4096, activation_function="gelu_pytorch_tanh")
     return FmriLMForCausalLM.from_components(
@@ -79,12 +80,14 @@ def stage_1(batch_size: int) -> Step:
     return step
 
 
-def stage_2(patch_size: int = 160, n_texts: int = 0, padded: bool = False) -> Step:
+def stage_2(
+    patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] | None = None
+) -> Step:
     """A step of stage 2 with features from the store: a scan and 64 words, and texts of 64 words without a scan."""
     from fmri_lm_hf.training.arguments import StageArguments
     from fmri_lm_hf.training.trainer import FmriLMTrainer
 
-    model = lm(patch_size=patch_size)
+    model = lm(patch_size=patch_size, tokenizer=tokenizer)
     model.freeze_fmri_tokenizer()
     n_tokens, n_words = model.config.n_scan_tokens, 64
     words = torch.randint(0, 5000, (1 + n_texts, n_tokens + n_words))
@@ -134,6 +137,11 @@ STEPS: dict[str, tuple[str, Callable[[], Step], bool]] = {
     "stage 2, scan and text": ("the same with a text, run apart", lambda: stage_2(n_texts=1), True),
     "stage 2, padded": ("the same, padded into one batch", lambda: stage_2(n_texts=1, padded=True), False),
     "stage 2, patch 32": ("step with 2,250 + 64 tokens", lambda: stage_2(patch_size=32), False),
+    "stage 2, 64 latents": (
+        "step with 64 latent tokens + 64 tokens",
+        lambda: stage_2(tokenizer=SMALL | LATENTS),
+        True,
+    ),
     "one question": ("two answers about a scan, ViT-base and GPT-2 size", lambda: questions(1), True),
     "ten questions": ("the same of ten questions", lambda: questions(10), True),
 }
@@ -141,6 +149,7 @@ BESIDE = {
     "stage 2, scan and text": "stage 2, padded",
     "ten questions": "one question",
     "stage 2, patch 32": "stage 2",
+    "stage 2, 64 latents": "stage 2",
 }
 
 

