@@ -208,10 +208,11 @@ class FmriDecoder(nn.Module):
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
         self.n_patches, self.n_rois, self.roi_networks = config.n_patches, config.n_rois, config.roi_networks
-        self.has_rank = config.connectivity_rank is not None and config.profile_size > 0
+        rank = config.connectivity_rank if config.profile_size else None
+        self.has_rank = rank is not None
         self.sizes = [
             config.n_timepoints if "signal" in config.input_features else 0,
-            (config.connectivity_rank or 0) if self.has_rank else config.profile_size,
+            rank or config.profile_size,
         ]
         self.input_projection = nn.Linear(config.codebook_dim, config.hidden_size)
         self.latent_tokens = LatentTokens(config, of_latents=False) if config.num_latent_tokens else None

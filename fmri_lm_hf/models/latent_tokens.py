@@ -42,14 +42,15 @@ class Glance(nn.Module):
 
     def init_weights(self) -> None:
         """Deal the places of the grid out to the heads of the latents, in order."""
-        logits = self.logits if self.of_latents else self.logits.transpose(1, 2)
-        n_heads, n_latents, n_places = logits.shape
+        n_heads, *sizes = self.logits.shape
+        n_latents, n_places = sizes if self.of_latents else sizes[::-1]
         n = max(n_heads * n_latents, n_places)
         of_head, of_place = (torch.arange(n) * size // n for size in (n_heads * n_latents, n_places))
         dealt = torch.zeros(n_heads * n_latents, n_places)
         n_others = max(1, self.logits.shape[-1] - 1)
         dealt[of_head, of_place] = math.log(n_others * FIRST_SHARE / (1 - FIRST_SHARE))
-        init.copy_(logits, dealt.view(n_latents, n_heads, n_places).transpose(0, 1))
+        dealt = dealt.view(n_latents, n_heads, n_places).transpose(0, 1)
+        init.copy_(self.logits, dealt if self.of_latents else dealt.transpose(1, 2))
 
     def forward(self, seen: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """What is seen of tokens (batch, n_keys, hidden_size), those of the mask: (batch, n_queries, hidden_size)."""

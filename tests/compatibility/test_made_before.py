@@ -45,6 +45,7 @@ def test_the_alignment_of_a_tokenizer_goes_on_from_what_it_learnt():
     assert not info["unexpected_keys"]
     saved = load_file(MADE / "fmri_tokenizer" / "model.safetensors")
     assert torch.equal(loaded.alignment.projection.weight, saved["alignment.projection.weight"])
+    assert not loaded.alignment.refinement[-1].weight.any()  # scans are what they were until it learns
     texts = torch.zeros(1, loaded.config.text_embed_dim) + 1
     inputs = AutoFeatureExtractor.from_pretrained(MADE / "fmri_tokenizer")(tiny.scan(3), t_r=2.0)
     assert torch.isfinite(loaded(**inputs, text_embeds=texts).loss)

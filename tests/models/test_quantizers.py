@@ -257,6 +257,18 @@ def test_latents_begin_with_a_look_at_every_place_of_the_grid(n_latents, n_heads
 
 
 @torch.no_grad()
+def test_a_glance_sees_what_the_mask_shows_and_nothing_else():
+    glance = fmri_tokenizer(**QUANTIZERS["titok"]).encoder.latent_tokens.glance
+    tokens, mask = torch.randn(2, N_ROIS * N_PATCHES, 16), torch.ones(2, N_ROIS * N_PATCHES, dtype=torch.bool)
+    mask[1, 3:] = False
+    changed = tokens.clone()
+    changed[1, 3:] = 1e6
+    assert torch.equal(glance(tokens, mask), glance(changed, mask))
+    assert not torch.allclose(glance(tokens, mask)[1], glance(tokens)[1])
+    torch.testing.assert_close(glance(tokens, mask)[0], glance(tokens)[0])
+
+
+@torch.no_grad()
 def test_attention_of_latents_sums_to_one_over_what_was_observed():
     tokenizer = fmri_tokenizer(num_hidden_layers=3, **QUANTIZERS["titok"])
     shares = tokenizer.roi_attention(scans(2), **masks())
