@@ -214,7 +214,8 @@ class TextAlignment(nn.Module):
 
     def texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
         """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
-        whitened = (text_embeds.detach() - self.text_mean) @ self.text_whitening
+        centred = text_embeds.detach().float() - self.text_mean.float()
+        whitened = centred @ self.text_whitening.float()
         return F.normalize(whitened.to(self.projection.weight.dtype), dim=-1)
 
     def logits(self, scans: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:

@@ -122,6 +122,9 @@ def test_texts_are_whitened_by_training_texts_and_it_is_kept(tmp_path):
     whitened = (described - loaded.alignment.text_mean) @ loaded.alignment.text_whitening
     torch.testing.assert_close(whitened.std(0), expected, rtol=0.1, atol=0)
     torch.testing.assert_close(found, torch.nn.functional.normalize(whitened, dim=-1))
+    halved = loaded.to(torch.bfloat16).embed_texts(described)
+    assert halved.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(halved.float(), found).min() > 0.99
     # texts that do not differ, or a single one, leave no direction without a scale
     tokenizer.fit_texts(described[:1])
     assert torch.isfinite(tokenizer.alignment.text_whitening).all()
