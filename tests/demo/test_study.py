@@ -44,7 +44,7 @@ def test_one_option_at_a_time_is_changed():
     by_name = {variant.name: variant for variant in study.variants}
     assert by_name["rvq of 4 levels"].stages == {"alignment": {"fmri_embedding_source": "codes"}}
     assert by_name["no codes"].stages == {"alignment": {"fmri_embedding_source": "encoder"}}
-    assert by_name["fsq"].stages["tokenizer"]["tokenizer.fsq_levels"] == [8, 8, 8]
+    assert by_name["fsq of 4 codes"].stages["tokenizer"]["tokenizer.fsq_levels"] == [8, 5, 5, 5]
 
 
 def test_what_is_no_study_is_refused(tmp_path):

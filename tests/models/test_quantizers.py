@@ -298,11 +298,15 @@ def test_attention_names_the_roi_that_a_latent_reads():
     encoder.transformer.roi_embeddings.weight.zero_()[:, :16] = codes
     encoder.latent_tokens.latents.weight.zero_()[:, 16:] = codes[::2]
     for parameter in encoder.latent_tokens.glance.proj.parameters():
-        parameter.zero_()  # what a latent asks for is to be what it asks for
+        parameter.zero_()  # what is seen at a glance changes nothing that a latent asks for
     layer.attention.qkv.weight.zero_()
+    inputs = scans(1)
+    # a glance alone: of two halves, the layer looks at everything alike
+    of_a_glance = tokenizer.roi_attention(inputs)[0].sum(-1)
+    assert of_a_glance.argmax(-1).tolist() == [0, 2, 4]
+    assert (of_a_glance.amax(-1) > 0.4).all()
     layer.attention.qkv.weight[:16, 16:] = 5 * torch.eye(16)  # queries of latents
     layer.attention.qkv.weight[32:48, :16] = 5 * torch.eye(16)  # keys of ROIs
-    inputs = scans(1)
     shares = tokenizer.roi_attention(inputs)[0].sum(-1)
     assert shares.argmax(-1).tolist() == [0, 2, 4]
     assert (shares.amax(-1) > 0.95).all()

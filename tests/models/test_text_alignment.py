@@ -105,6 +105,17 @@ def test_soft_targets_come_from_descriptors_where_they_are_given():
     )
 
 
+def test_what_a_text_names_may_be_no_linear_function_of_a_scan():
+    tokenizer = fmri_tokenizer(text_embed_dim=10)
+    tokenizer(scans(4), text_embeds=texts(4)).loss.backward()
+    last = tokenizer.alignment.refinement[-1]
+    assert last.weight.grad.abs().max() > 0
+    before = tokenizer.embed_scans(scans(4))
+    with torch.no_grad():
+        last.weight.normal_()
+    assert not torch.allclose(tokenizer.embed_scans(scans(4)), before, atol=1e-2)
+
+
 @torch.no_grad()
 def test_texts_are_whitened_by_training_texts_and_it_is_kept(tmp_path):
     tokenizer = fmri_tokenizer(text_embed_dim=10)

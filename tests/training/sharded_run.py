@@ -45,6 +45,9 @@ if __name__ == "__main__":
     fully_shard(trainer.model, mesh=mesh)
     assert all(isinstance(each, DTensor) for each in trainer.model.parameters())
     train(trainer)
+    if stage == "tokenizer":  # told once that it is a forward pass, not once a step
+        start = trainer.model.start_quantizer
+        assert start.__wrapped__.__func__ is type(trainer.model).start_quantizer
     state = trainer.accelerator.state
     state.distributed_type, trainer.is_fsdp_enabled = DistributedType.FSDP, True
     state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="FULL_STATE_DICT")

@@ -23,6 +23,9 @@ from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.scans.content import ScanRecord, content_sketch
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest
+from fmri_lm_hf.training.backbone import load_backbone
+from fmri_lm_hf.training.text_embeddings import embed_descriptions
+from fmri_lm_hf.training.texts import CorpusTexts
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -126,6 +129,22 @@ def test_the_record_knows_the_scans_that_were_trained_on_and_names_none(trained)
     assert not any(name in text for name in (*scans["scan_id"], *scans["subject_id"]))
     # stages that were trained on the same scans do not list them again
     assert text.count('"training_scans"') == 1
+
+
+def test_texts_are_whitened_by_what_is_said_of_training_subjects(trained, tiny):
+    saved = weights(trained / "tokenizer")
+    corpus = CorpusTexts(str(tiny / "corpus"), None, ["sentence"])
+    dataset, atlas = load_scan_dataset(tiny / "scans")
+    train = set(SplitManifest.from_json(tiny / "corpus" / "splits.json").subjects["train"])
+    backbone = load_backbone(str(tiny / "reader"))
+    model, tokenizer = backbone.language_model.eval(), backbone.tokenizer_of(atlas)
+    ids = [scan_id for scan_id, of in zip(dataset["scan_id"], dataset["subject_id"]) if of in train]
+    embeds = embed_descriptions(corpus, ids, model, tokenizer)
+    torch.testing.assert_close(saved["alignment.text_mean"], embeds.mean(0), rtol=1e-3, atol=1e-4)
+    of_all = embed_descriptions(corpus, list(dataset["scan_id"]), model, tokenizer).mean(0)
+    assert not torch.allclose(saved["alignment.text_mean"], of_all, rtol=1e-3, atol=1e-4)
+    whitened = (embeds - saved["alignment.text_mean"]) @ saved["alignment.text_whitening"]
+    assert torch.linalg.eigvalsh(torch.cov(whitened.T)).max() < 1.5  # of raw ones one direction has most
 
 
 def test_scans_of_test_subjects_change_nothing(trained, tiny, tmp_path):
