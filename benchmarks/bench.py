@@ -46,15 +46,13 @@ Step = Callable[[], torch.Tensor | None]
 # ------------------------------------------------------------------------------------------------ what is measured
 
 
-def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] | None = None) -> Any:
+def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] = SMALL) -> Any:
     """GPT-2 size (random weights) over a tokenizer; a small one where its features are given."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
 
-    config = FmriTokenizerConfig(
-        n_rois=n_rois, n_timepoints=160, patch_size=patch_size, **(SMALL if tokenizer is None else tokenizer)
-    )
+    config = FmriTokenizerConfig(n_rois=n_rois, n_timepoints=160, patch_size=patch_size, **tokenizer)
     text = GPT2Config(attn_pdrop=0.0, n_positions=4096, activation_function="gelu_pytorch_tanh")
     return FmriLMForCausalLM.from_components(
         FmriTokenizer(config), GPT2LMHeadModel(text), fmri_token_id=SCAN_TOKEN
@@ -81,7 +79,7 @@ def stage_1(batch_size: int) -> Step:
 
 
 def stage_2(
-    patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] | None = None
+    patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] = SMALL
 ) -> Step:
     """A step of stage 2 with features from the store: a scan and 64 words, and texts of 64 words without a scan."""
     from fmri_lm_hf.training.arguments import StageArguments

@@ -17,12 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timing import median_seconds
 from tqdm import trange
 from transformers import get_cosine_schedule_with_warmup
 
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerConfig, FmriTokenizerForPreTraining
+from fmri_lm_hf.evaluation.tokens import correlations_of_rows
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
@@ -74,14 +76,10 @@ def simulated_inputs() -> tuple[torch.Tensor, list[int]]:
 
 def connectivity_r(inputs: torch.Tensor, profiles: torch.Tensor) -> float:
     """Correlation, over pairs of ROIs, of scans' connectivity and of reconstructed profiles; mean over scans."""
-    n_rois = inputs.shape[1]
-    above = torch.triu(torch.ones(n_rois, n_rois, dtype=torch.bool), diagonal=1)
-    again = profiles[..., :n_rois] + profiles[..., :n_rois].mT
-    each = [
-        torch.corrcoef(torch.stack([torch.corrcoef(scan)[above], found[above]]))[0, 1]
-        for scan, found in zip(inputs, again)
-    ]
-    return float(torch.stack(each).mean())
+    first, second = np.triu_indices(inputs.shape[1], 1)
+    had = np.stack([np.corrcoef(scan)[first, second] for scan in inputs])
+    again = (profiles[:, first, second] + profiles[:, second, first]).numpy()
+    return float(correlations_of_rows(had, again).mean())
 
 
 def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, seed: int) -> dict[str, Any]:

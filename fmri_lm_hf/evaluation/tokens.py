@@ -19,7 +19,7 @@ from .token_probes import VECTORS, left_out, of_rows, phenotypes, unwanted
 from .token_readings import TokenReadings, part_of, read_tokens
 from .token_stability import first_two, identification, intraclass_correlation
 
-__all__ = ["tokens_report"]
+__all__ = ["correlations_of_rows", "tokens_report"]
 
 N_STABILITY = 300  # scans whose parts are read
 # Conditions of stability: two parts of a scan that share no time point
@@ -182,14 +182,14 @@ def _survival(whole: TokenReadings, name: str, reason: str) -> dict[str, Any]:
     if f"{name}_again" not in whole.values:
         return left_out(reason)
     had, has = (whole.values[each].double().numpy() for each in (name, f"{name}_again"))
-    found = {"whole": _spread(_correlations(had, has))}
+    found = {"whole": _spread(correlations_of_rows(had, has))}
     if len(had) > 2:
         less_mean = [values - np.nanmean(values, axis=0) for values in (had, has)]
-        found["individual"] = _spread(_correlations(*less_mean))
+        found["individual"] = _spread(correlations_of_rows(*less_mean))
     return found
 
 
-def _correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def correlations_of_rows(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Of the rows of both, over the values that both have."""
     known = np.isfinite(left) & np.isfinite(right)
     n = np.maximum(known.sum(1, keepdims=True), 1)

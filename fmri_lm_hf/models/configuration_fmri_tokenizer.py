@@ -191,8 +191,9 @@ class FmriTokenizerConfig(PreTrainedConfig):
 
     def _validate_quantizer(self):
         levels = self.fsq_levels or []
-        allowed = {"fsq": [True], "titok": [True, False]}.get(str(self.quantizer), [False])
-        if bool(levels) not in allowed or min(levels, default=2) < 2:
+        lacks_levels = self.quantizer == "fsq" and not levels
+        takes_levels = self.quantizer in ("fsq", "titok")
+        if lacks_levels or (levels and not takes_levels) or min(levels, default=2) < 2:
             raise ValueError(
                 "`fsq_levels` must hold the levels of each dimension, at least 2, with `quantizer='fsq'`, may with "
                 f"'titok' and must not with the others, got {self.fsq_levels} and {self.quantizer!r}."

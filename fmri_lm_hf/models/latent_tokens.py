@@ -69,13 +69,7 @@ class LatentTokens(nn.Module):
     """What the latents and the grid begin with, on one side of the quantizer.
 
     ROIs have their embeddings in the Transformer; time patches, whose order a set of latents would not see
-    otherwise, have theirs here. In the decoder these are the mask tokens.
-
-    Parameters
-    ----------
-    config : FmriTokenizerConfig
-    of_latents : bool
-        Whether the latents look at the grid, or the grid at the latents.
+    otherwise, have theirs here. In the decoder these are the mask tokens. Parameters are those of `Glance`.
     """
 
     def __init__(self, config: FmriTokenizerConfig, of_latents: bool):
