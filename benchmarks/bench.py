@@ -192,7 +192,7 @@ def counted(step: Step) -> dict[str, float]:
 
 def step_row(name: str, timed: bool = True) -> dict[str, Any]:
     """One of `STEPS`."""
-    from fmri_lm_hf.training.allocator import keep_freed_memory
+    from fmri_lm_hf.training.record import keep_freed_memory
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def pipeline_row() -> dict[str, Any]:
     """Scans a second that a pipeline answers about, from 300 tables on disk, with the reader of the package."""
     from transformers import pipeline
 
-    from fmri_lm_hf.reader import load_reader
+    from fmri_lm_hf.bundled import load_reader
     from fmri_lm_hf.simulation import Site, simulate_cohort
 
     torch.set_num_threads(1)

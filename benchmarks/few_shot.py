@@ -21,7 +21,7 @@ import torch
 
 import fmri_lm_hf
 from fmri_lm_hf.evaluation import few_shot as few
-from fmri_lm_hf.evaluation.study import Answer, Question, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, Question, ReadScans, Study
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.answers import encode_question

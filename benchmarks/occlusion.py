@@ -21,10 +21,8 @@ import torch
 from tqdm.auto import tqdm
 
 import fmri_lm_hf
-from fmri_lm_hf.corpus.reading import LEVELS, level_of, level_question
-from fmri_lm_hf.evaluation.effects import Effects, randomisation_test
-from fmri_lm_hf.evaluation.explanation import EXPLANATIONS
-from fmri_lm_hf.evaluation.occlusion import occlude
+from fmri_lm_hf.corpus.queries import LEVELS, level_of, level_question
+from fmri_lm_hf.evaluation.attribution import EXPLANATIONS, Effects, occlude, randomisation_test
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.answers import encode_question

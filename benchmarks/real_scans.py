@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.demo.real_scans import SITES, aal2_atlas
+from fmri_lm_hf.demo.report import SITES, aal2_atlas
 from fmri_lm_hf.scans import read_mat
 
 YEO = ("visual", "somatomotor", "dorsal attention", "salience", "limbic", "control", "default")

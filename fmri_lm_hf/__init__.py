@@ -13,6 +13,7 @@ from .__about__ import __version__
 from .registration import register_when_needed
 
 if TYPE_CHECKING:
+    from .bundled import load_reader
     from .models.atlas import Atlas
     from .models.configuration_fmri_lm import FmriLMConfig
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         FmriToTextPipeline,
         FmriZeroShotClassificationPipeline,
     )
-    from .reader import load_reader
     from .training.backbone import load_text_backbone
 
 _HOME = {
@@ -49,7 +49,7 @@ _HOME = {
     "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
-    "load_reader": ".reader",
+    "load_reader": ".bundled",
     "load_text_backbone": ".training.backbone",
 }
 

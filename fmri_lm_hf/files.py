@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from filelock import BaseFileLock, FileLock, Timeout
 
-__all__ = ["LOCK_FILE", "atomic", "exclusive", "project_folder", "write_bytes", "write_json", "write_text"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "LOCK_FILE",
+    "atomic",
+    "content_hash",
+    "exclusive",
+    "project_folder",
+    "weights_hash",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
 
 LOCK_FILE = ".lock"
 
@@ -98,3 +114,31 @@ def _acquire(folder: Path) -> BaseFileLock:
                 f"Another process is at work in {shown}: wait until it has ended, or give another folder."
             ) from error
     raise BlockingIOError(f"The folder {shown} is made and removed all the time: give another one.")
+
+
+# Hashes of what was computed from and with: values, and the weights of models.
+
+
+def content_hash(*parts: Any) -> str:
+    """Hash of JSON values, bytes and arrays, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        elif not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True, default=str).encode()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Hash of a model's parameters and buffers and, where it has one, its configuration."""
+    import torch
+
+    config = getattr(model, "config", None)
+    parts: list[Any] = [] if config is None else [config.to_diff_dict()]
+    for name, values in sorted(model.state_dict().items()):
+        flat = values.detach().cpu().reshape(-1).contiguous()  # bytes, since numpy knows no bfloat16
+        parts += [name, str(values.dtype), list(values.shape), flat.view(torch.uint8).numpy()]
+    return content_hash(*parts)

@@ -158,7 +158,7 @@ _REGISTRATIONS = (
     _Registration(
         _register_pipelines,
         "transformers.pipelines",
-        {"transformers.pipelines": "pipeline", f"{__package__}.pipelines": "PIPELINES"},
+        {"transformers.pipelines": "pipeline", f"{__package__}.pipelines": "FmriHypothesisPipeline"},
     ),
 )
 

@@ -68,7 +68,7 @@ def test_debug_shows_the_error_itself(tmp_path):
 
 @pytest.mark.parametrize("kind", [ValueError, OSError, ImportError])
 def test_errors_of_commands_are_one_line(capsys, monkeypatch, kind):
-    from fmri_lm_hf.commands import verify
+    from fmri_lm_hf.cli import verify
 
     def fail(args):
         raise kind("first\n  second")
@@ -81,7 +81,7 @@ def test_errors_of_commands_are_one_line(capsys, monkeypatch, kind):
 
 
 def test_a_fault_of_ours_is_not_dressed_as_bad_input(monkeypatch):
-    from fmri_lm_hf.commands import verify
+    from fmri_lm_hf.cli import verify
 
     monkeypatch.setattr(verify, "add_arguments", lambda parser: None)
     monkeypatch.setattr(verify, "run", lambda args: {}["missing"])

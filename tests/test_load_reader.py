@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import fmri_lm_hf
+from fmri_lm_hf.bundled import READER_FOLDER
 from fmri_lm_hf.evaluation.truth import comparison_truth, description_truth, pair_level_truth
-from fmri_lm_hf.reader import READER_FOLDER
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 
 UNSEEN = 2_000_003  # a seed that no training uses

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from fmri_lm_hf.reader.network_words import NETWORK_WORDS, add_network_words, name_networks
+from fmri_lm_hf.bundled import NETWORK_WORDS, add_network_words, name_networks
 from fmri_lm_hf.training.vocabulary import train_text_tokenizer
 
 NAMES = ["default", "default mode", "fronto-parietal (L)", "Vis"]

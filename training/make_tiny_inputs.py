@@ -18,8 +18,7 @@ from pathlib import Path
 import datasets
 
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.corpus.build import build_corpus
-from fmri_lm_hf.corpus.config import CorpusConfig
+from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rendering import NO_LICENSE, render_card
-from .scores import model_index, not_above_controls, score_rows, what_was_scored
+from .rendering import NO_LICENSE, model_index, not_above_controls, render_card, score_rows, what_was_scored
 
 __all__ = ["ModelFacts", "converted_model_card", "model_card"]
 

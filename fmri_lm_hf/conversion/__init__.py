@@ -2,7 +2,7 @@
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, InertObject, UnsafeCheckpointError, to_plain
-from .published_atlas import published_atlas
+from .published_inputs import published_atlas
 from .published_model import Conversion, convert_upstream
 
 __all__ = [

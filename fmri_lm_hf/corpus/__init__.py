@@ -1,11 +1,9 @@
 """From scans to text: the cohort reference, facts, prose and the check of prose against facts."""
 
 from .facts import Fact
-from .faithfulness import Faithfulness, faithfulness
-from .prose import select_facts, verbalise
+from .faithfulness import Faithfulness, Rewrite, faithfulness, rewrite
+from .prose import SUBJECT_TEXT_COLUMN, describe_subject, select_facts, verbalise
 from .reference import CohortReference
-from .rewriting import Rewrite, rewrite
-from .subjects import SUBJECT_TEXT_COLUMN, describe_subject
 
 __all__ = [
     "SUBJECT_TEXT_COLUMN",

@@ -26,7 +26,7 @@ from ..descriptors import (
     features_of,
 )
 from ..descriptors.catalogue import check_families
-from ..descriptors.group_connectivity import GroupConnectivity
+from ..descriptors.connectivity import GroupConnectivity
 from ..descriptors.prepared import PreparedScan, prepare_row
 from ..descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
 from ..files import write_bytes

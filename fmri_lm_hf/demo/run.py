@@ -18,8 +18,7 @@ import datasets
 import numpy as np
 import yaml
 
-from ..corpus.build import build_corpus
-from ..corpus.config import CorpusConfig
+from ..corpus.build import CorpusConfig, build_corpus
 from ..evaluation.evaluate import evaluate, split_rows
 from ..evaluation.tables import score_table, truth_table
 from ..evaluation.tasks import Task, tasks_of_columns
@@ -35,8 +34,7 @@ from ..simulation import SimulatedCohort, simulate_cohort
 from ..simulation.cohort import DEFAULT_SITES
 from ..training import alignment, instruction, tokenizer
 from ..training.arguments import StageArguments, parse
-from .real_scans import describe_real_scans
-from .report import write_report
+from .report import describe_real_scans, write_report
 
 logger = logging.getLogger(__name__)
 

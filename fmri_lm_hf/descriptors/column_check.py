@@ -8,7 +8,7 @@ import numpy as np
 
 from ..models.atlas import Atlas
 from ..models.atlas_names import mirrored_name
-from .fisher_z import LARGEST_CORRELATION
+from .connectivity import LARGEST_CORRELATION
 
 __all__ = ["ColumnCheck", "Symmetry", "mirrored_pairs", "symmetry"]
 

@@ -2,15 +2,212 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ..models.scan_files import constant_rois
 from .catalogue import feature_name
-from .fisher_z import fisher_z
-from .prepared import PreparedScan
 
-__all__ = ["network_connectivity", "network_connectivity_features"]
+if TYPE_CHECKING:
+    from .prepared import PreparedScan
+
+__all__ = [
+    "LARGEST_CORRELATION",
+    "GroupConnectivity",
+    "connectivity_features",
+    "correlations",
+    "fisher_z",
+    "fisher_z_connectivity",
+    "network_connectivity",
+    "network_connectivity_features",
+    "standardise",
+    "usable_rois",
+]
+
+
+# Functional connectivity: the one definition of a correlation and of its Fisher z, for all who need it.
+
+LARGEST_CORRELATION = 0.9999  # two copies of one series have an infinite Fisher z
+
+
+def fisher_z(correlation: np.ndarray) -> np.ndarray:
+    """Fisher's z, ``arctanh(r)``, of correlations, which are cut at ±0.9999 (z = ±4.95).
+
+    It makes means comparable between weak and strong correlations [1]_.
+
+    References
+    ----------
+    .. [1] Silver NC, Dunlap WP (1987). Averaging correlation coefficients: should Fisher's z transformation be
+       used? Journal of Applied Psychology 72, 146-148.
+    """
+    clipped = np.clip(correlation, -LARGEST_CORRELATION, LARGEST_CORRELATION)
+    return np.log((1 + clipped) / (1 - clipped)) / 2  # arctanh, several times faster
+
+
+def usable_rois(bold: np.ndarray, roi_mask: ArrayLike | None = None) -> np.ndarray:
+    """Which ROIs of a scan (n_timepoints, n_rois) can be used: those in the mask that are finite and vary."""
+    finite = np.isfinite(bold).all(axis=0)
+    usable = finite & ~constant_rois(np.where(finite, bold, 0))
+    return usable if roi_mask is None else usable & np.asarray(roi_mask, dtype=bool)
+
+
+def standardise(bold: np.ndarray, roi_mask: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The usable ROIs of a scan, each with mean 0 and SD 1.
+
+    Parameters
+    ----------
+    bold : numpy.ndarray of shape (n_timepoints, n_rois)
+        The time points to use.
+    roi_mask : array of shape (n_rois,), bool, optional
+        False for ROIs that hold no data.
+
+    Returns
+    -------
+    signal : numpy.ndarray of shape (n_timepoints, n_usable), float32
+    usable : numpy.ndarray of shape (n_rois,), bool
+    """
+    usable = usable_rois(bold, roi_mask)
+    signal = bold[:, usable]
+    signal = (signal - signal[0]).astype(np.float32)  # centred first: raw BOLD is a large mean, small changes
+    signal -= signal.mean(axis=0)
+    return np.ascontiguousarray(signal / signal.std(axis=0)), usable
+
+
+def correlations(signal: np.ndarray) -> np.ndarray:
+    """Pearson correlations (n, n) of the columns of a standardised signal (n_timepoints, n)."""
+    correlation = signal.T @ signal / np.float32(len(signal))
+    return np.clip(correlation, -1.0, 1.0, out=correlation)
+
+
+def fisher_z_connectivity(
+    bold: np.ndarray,
+    roi_mask: ArrayLike | None = None,
+    sample_mask: ArrayLike | None = None,
+) -> np.ndarray:
+    """Fisher z of the correlation of every two ROIs.
+
+    Parameters
+    ----------
+    bold : ndarray of shape (n_timepoints, n_rois)
+        A scan of any length.
+    roi_mask : sequence of bool of length n_rois, optional
+        ROIs to use. ROIs that are masked, constant or not finite have NaN connectivity.
+    sample_mask : sequence of bool of length n_timepoints, optional
+        The time points that were observed; the others take no part.
+
+    Returns
+    -------
+    ndarray of shape (n_rois, n_rois), float32
+        NaN on the diagonal.
+    """
+    bold = np.asarray(bold)
+    if bold.ndim != 2 or len(bold) < 3:
+        raise ValueError(
+            f"A scan of shape {bold.shape} found, expected (n_timepoints, n_rois) with at least 3 time points."
+        )
+    if sample_mask is not None:
+        bold = bold[np.asarray(sample_mask, dtype=bool)]
+        if len(bold) < 3:
+            raise ValueError(f"{len(bold)} observed time points found, expected at least 3.")
+    signal, usable = standardise(bold, roi_mask)
+    z = np.full((len(usable), len(usable)), np.nan, dtype=np.float32)
+    z[np.ix_(usable, usable)] = fisher_z(correlations(signal))
+    np.fill_diagonal(z, np.nan)
+    return z
+
+
+def connectivity_features(
+    scans: Iterable[np.ndarray],
+    roi_masks: Iterable[Sequence[bool] | np.ndarray] | None = None,
+    sample_masks: Iterable[Sequence[bool] | np.ndarray | None] | None = None,
+) -> np.ndarray:
+    """Fisher z of every pair of ROIs (upper triangle), one row a scan.
+
+    Parameters
+    ----------
+    scans : iterable of ndarray of shape (n_timepoints, n_rois)
+        Lengths may differ; the ROIs are the same.
+    roi_masks : iterable of sequences of bool, optional
+        The ROIs to use of each scan.
+    sample_masks : iterable of (sequence of bool or None), optional
+        The time points of each scan that were observed; None for all.
+
+    Returns
+    -------
+    ndarray of shape (n_scans, n_rois * (n_rois - 1) / 2), float32
+        NaN where a ROI was not usable.
+    """
+    rows: list[np.ndarray] = []
+    masks = iter(roi_masks) if roi_masks is not None else None
+    samples = iter(sample_masks) if sample_masks is not None else None
+    for scan in scans:
+        z = fisher_z_connectivity(
+            scan,
+            next(masks) if masks is not None else None,
+            next(samples) if samples is not None else None,
+        )
+        if rows and len(rows[0]) != len(z) * (len(z) - 1) // 2:
+            raise ValueError(
+                f"Scan {len(rows)} has {len(z)} ROIs, expected as many as the scans before it; "
+                "compare scans of one atlas."
+            )
+        rows.append(z[np.triu_indices(len(z), 1)])
+    if not rows:
+        raise ValueError("No scans found, expected at least one.")
+    return np.stack(rows)
+
+
+# The mean connectivity of scans, each of which may lack ROIs.
+
+
+class GroupConnectivity:
+    """Connectivity of scans that arrive one at a time, without keeping them.
+
+    Parameters
+    ----------
+    n_rois : int
+
+    Attributes
+    ----------
+    total : numpy.ndarray of shape (n_rois, n_rois)
+        Sum over the scans; several processes can take it in parts.
+    n_known : numpy.ndarray of shape (n_rois, n_rois), int
+        How many scans have both ROIs.
+    """
+
+    def __init__(self, n_rois: int) -> None:
+        self.total = np.zeros((n_rois, n_rois))
+        self.n_known = np.zeros((n_rois, n_rois), dtype=np.int64)
+
+    def add(self, connectivity: np.ndarray, usable: np.ndarray) -> None:
+        """Add a scan: its connectivity (n_usable, n_usable), and which ROIs it has, (n_rois,)."""
+        cells: Any = ... if usable.all() else np.ix_(usable, usable)  # the latter copies
+        self.total[cells] += connectivity
+        self.n_known[cells] += 1
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over the scans that have both ROIs, (n_rois, n_rois); 0 where none has."""
+        return self.total / np.maximum(self.n_known, 1)
+
+    def mean_without(self, connectivity: np.ndarray, usable: np.ndarray) -> np.ndarray:
+        """The mean over all scans but one that was added."""
+        others = GroupConnectivity(len(usable))
+        others.total += self.total
+        others.n_known += self.n_known
+        cells = np.ix_(usable, usable)
+        others.total[cells] -= connectivity
+        others.n_known[cells] -= 1
+        return others.mean
+
+    @property
+    def known_rois(self) -> np.ndarray:
+        """Which ROIs any scan has, (n_rois,)."""
+        return np.diag(self.n_known) > 0
 
 
 def network_connectivity(scan: PreparedScan) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .catalogue import feature_name
-from .fisher_z import fisher_z
+from .connectivity import fisher_z
 from .prepared import PreparedScan
 
 __all__ = ["component_networks", "fit_group_ica", "ica_features", "time_course_measures"]

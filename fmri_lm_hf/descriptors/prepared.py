@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..models.atlas import Atlas, ScanError
-from ..models.scan_reading import constant_rois
-from .fisher_z import correlations, standardise
+from ..models.scan_files import constant_rois
+from .connectivity import correlations, standardise
 
 __all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_row", "prepare_scan"]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..models.atlas import Atlas, ScanError
 from .catalogue import check_families
+from .connectivity import GroupConnectivity
 from .gradients import diffusion_gradients
-from .group_connectivity import GroupConnectivity
 from .ica import fit_group_ica
 
 __all__ = ["MAP_FAMILIES", "ReferenceMaps"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..descriptors.fisher_z import connectivity_features, fisher_z_connectivity
+from ..descriptors.connectivity import connectivity_features, fisher_z_connectivity
 from .baselines import Prediction, connectivity_logistic, fit_logistic, majority
 from .metrics import Accuracy, BalancedAccuracy, RocAuc, score_classification
 from .uncertainty import Interval, bootstrap_by_subject

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..descriptors.fisher_z import connectivity_features
+from ..descriptors.connectivity import connectivity_features
 from .metrics import score_classification
 
 __all__ = ["Prediction", "choose_penalty", "connectivity_logistic", "fit_logistic", "fit_ridge", "majority"]

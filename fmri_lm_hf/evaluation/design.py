@@ -14,12 +14,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..corpus.reference import JSON_FILE
-from ..hashes import content_hash
+from ..files import content_hash
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..scans.content import ScanRecord, content_sketch, shared_content
-from ..scans.likeness import connectivity_profile
+from ..scans.likeness import ScanRecord, connectivity_profile, content_sketch, shared_content
 from ..scans.splits import SplitManifest
 from .features import confound_columns
 from .tasks import Task
@@ -114,7 +113,7 @@ class Contents:
     rows : list of int
         Of the scan dataset; one of each in `sketches` and `profiles`.
     sketches : list of numpy.ndarray
-        See `fmri_lm_hf.scans.content`.
+        See `fmri_lm_hf.scans.likeness`.
     profiles : numpy.ndarray of shape (n_scans, n_pairs)
         See `fmri_lm_hf.scans.likeness`.
     """

@@ -10,17 +10,15 @@ import datasets
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest, make_splits
-from . import deconfounding, zero_label  # noqa: F401  (they register readers)
-from .confounding import predictable_confounds, subgroups
+from .attribution import explanations
+from .confounds import predictable_confounds, subgroups
 from .design import Design, FittedStatistics
-from .explanation import explanations
 from .few_shot import few_shot
-from .invariance import wording_invariance
 from .judgement import Judgement, joined, judge
-from .leaks import LeakError, find_leaks
-from .readers import OURS, READERS
-from .robustness import robustness
-from .study import Study
+from .leakage import LeakError, find_leaks
+from .model_answers import Study
+from .predictors import OURS, READERS
+from .robustness import robustness, wording_invariance
 from .tasks import Task
 from .truth import truth as check_truth
 from .uncertainty import between_sites

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..descriptors.fisher_z import connectivity_features, standardise
+from ..descriptors.connectivity import connectivity_features, standardise
 from .tasks import class_name, is_missing
 
 __all__ = ["CONFOUNDS", "ScanFeatures", "Unavailable", "confound_columns", "coskewness_subspace"]

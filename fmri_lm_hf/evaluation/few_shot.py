@@ -19,8 +19,8 @@ from ..models.answers import answers_to_questions, encode_question, read_before
 from ..models.network_pairs import PRESENT, VALUE
 from .features import Unavailable
 from .metrics import score_classification
-from .readers import OURS, READERS
-from .study import Answer, Question, ReadScans, Study
+from .model_answers import Answer, Question, ReadScans, Study
+from .predictors import OURS, READERS
 
 __all__ = [
     "SHOT_READERS",

@@ -11,15 +11,13 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from tqdm.auto import tqdm
 
-from .calibration import calibration
-from .conformal import conformal_sets
+from .calibration import calibration, conformal_sets
 from .features import Unavailable
-from .metrics import score_classification
-from .readers import OURS, READERS
-from .study import Answer, Question
+from .metrics import score_classification, weighted_auc, weighted_balanced_accuracy, weighted_mean
+from .model_answers import Answer, Question
+from .predictors import OURS, READERS
 from .tasks import Task
 from .uncertainty import interval_of, permutations_by_subject, weights_by_subject
-from .weighted import weighted_auc, weighted_balanced_accuracy, weighted_mean
 
 __all__ = ["Judgement", "joined", "judge"]
 

@@ -6,11 +6,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..cards.scores import not_above_controls
+import numpy as np
+
+from ..cards.rendering import not_above_controls
 from ..files import write_text
-from .readers import OURS, title_of
+from .predictors import OURS, title_of
 
 __all__ = [
     "HEAD",
@@ -18,22 +20,28 @@ __all__ = [
     "SETS_HEAD",
     "TRUTH_HEAD",
     "VERDICT_HEAD",
+    "Table",
     "about_sites",
     "about_wordings",
+    "confounding_tables",
     "interval",
     "left_out",
     "mark",
     "not_beaten",
     "number",
     "number_rows",
+    "over_models",
+    "repeats_table",
     "score_rows",
     "score_table",
     "set_rows",
+    "trust_sentences",
     "truth_rows",
     "truth_table",
     "verdict_rows",
     "write_score_csv",
 ]
+
 
 HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
 NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
@@ -235,3 +243,164 @@ def write_score_csv(path: Path, results: Mapping[str, Any]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(text.getvalue(), path)
+
+
+# What was found about leaks, earlier looks and confounds, as tables for the terminal and for pages.
+
+
+class Table(NamedTuple):
+    """A table under a title, with a sentence behind it."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[list[str]]
+    told: str
+
+
+def trust_sentences(results: Mapping[str, Any]) -> list[str]:
+    """What has to be known before any score: leaks that were not refused, and earlier looks at the test split."""
+    leaks = [f"Leak, {leak['kind']}: {leak['message']}" for leak in results.get("leaks", ())]
+    return [*leaks, results["test_split"]] if "test_split" in results else leaks
+
+
+def confounding_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Tables of `confounding` and `subgroups`; none where they were not looked at."""
+    tables = [_predicted(results.get("confounding", {}))]
+    within, isolated = [], []
+    for task, found in results.get("subgroups", {}).items():
+        for confound, levels in found["within_levels"].items():
+            within += [[task, f"{confound}: {level}", *_scored(score)] for level, score in levels.items()]
+        for confound, score in found["isolated"].items():
+            isolated.append([task, confound, number(score["association"]), *_scored(score)])
+    tables += [
+        Table(
+            "Who it works for",
+            ("task", "scans", "n", "subjects", "balanced", "95 % interval"),
+            within,
+            "Balanced accuracy of the model within each level; thirds of motion (mean framewise displacement in mm) "
+            "and age are those of the judged scans.",
+        ),
+        Table(
+            "With a confound isolated",
+            ("task", "confound", "goes with it", "n", "subjects", "balanced", "95 % interval"),
+            isolated,
+            "On scans among which the answer is independent of the confound (goes with it: Cramér's V of the two among "
+            "all judged scans).",
+        ),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _predicted(confounding: Mapping[str, Any]) -> Table:
+    rows = []
+    for confound, found in confounding.items():
+        if "left_out" in found:
+            rows.append([confound, "-", "-", "-", "-", found["left_out"]])
+        else:
+            tokens, connectivity = found["scan_tokens"], found["connectivity"]
+            rows.append(
+                [
+                    confound,
+                    str(tokens["n"]),
+                    number(tokens["chance"]),
+                    number(tokens["balanced_accuracy"]),
+                    number(connectivity["balanced_accuracy"]),
+                    "",
+                ]
+            )
+    return Table(
+        "What the scan tokens tell of confounds",
+        ("confound", "n", "chance", "scan tokens", "connectivity", ""),
+        rows,
+        "Balanced accuracy of logistic regression on the mean of a scan's tokens, and on its connectivity, in "
+        "cross-validation by subject among the judged scans.",
+    )
+
+
+def _scored(score: Mapping[str, Any]) -> list[str]:
+    scores = number(score["balanced_accuracy"]), interval(score["interval"])
+    return [str(score["n"]), str(score["n_subjects"]), *scores]
+
+
+# Scores of several models, such as trainings with other seeds: how much of a score is chance of training.
+
+METRICS = ("balanced_accuracy", "auc", "mean_absolute_error")
+
+
+def over_models(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What varies between models that were judged on the same scans.
+
+    Parameters
+    ----------
+    results : mapping of str to mapping
+        What `evaluate` returned of each model, by its name.
+
+    Returns
+    -------
+    dict
+        ``models``; ``tasks`` -> task -> reader -> metric -> ``mean``, ``sd`` (of the models, not of the mean),
+        ``lowest`` and ``highest``; ``beats_baselines`` and ``beats_controls`` -> task -> how many models do. Readers
+        that a model lacks are left out.
+
+    Raises
+    ------
+    ValueError
+        When they were judged on different scans, or asked different tasks.
+    """
+    each = list(results.values())
+    if len({one.get("scans_sha256") for one in each}) > 1:
+        raise ValueError(
+            "The models were judged on different scans: judge them with the same scans and splits."
+        )
+    if len({tuple(one["tasks"]) for one in each}) > 1:
+        raise ValueError("The models were asked different tasks: judge them with the same tasks.")
+    tasks: dict[str, Any] = {}
+    for task, readers in each[0]["tasks"].items():
+        tasks[task] = {
+            reader: {
+                metric: _spread([one["tasks"][task][reader][metric] for one in each])
+                for metric in METRICS
+                if all(one["tasks"][task][reader].get(metric) is not None for one in each)
+            }
+            for reader in readers
+            if all(reader in one["tasks"][task] for one in each)
+        }
+    return {
+        "models": list(results),
+        "tasks": tasks,
+        **{
+            beats: {task: sum(one["verdict"][task][beats] is True for one in each) for task in tasks}
+            for beats in ("beats_controls", "beats_baselines")
+        },
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)),
+        "lowest": min(values),
+        "highest": max(values),
+    }
+
+
+def repeats_table(found: Mapping[str, Any]) -> str:
+    """What `over_models` returns, as text for the terminal."""
+    n_models = len(found["models"])
+    lines = [
+        f"{'task':12} {f'reader, over {n_models} models':42} balanced accuracy, lowest to highest     AUC"
+    ]
+    for task, readers in found["tasks"].items():
+        for reader, metrics in readers.items():
+            line = f"{task:12} {title_of(reader):42} "
+            if balanced := metrics.get("balanced_accuracy"):
+                line += f"{balanced['mean']:.3f} +- {balanced['sd']:.3f}, "
+                line += f"{balanced['lowest']:.3f} to {balanced['highest']:.3f}"
+            if auc := metrics.get("auc"):
+                line += f"      {auc['mean']:.3f} +- {auc['sd']:.3f}"
+            lines.append(line)
+        lines.append(
+            f"{task:12} above all controls: {found['beats_controls'][task]} of {n_models} models; above all baselines: "
+            f"{found['beats_baselines'][task]}"
+        )
+    return "\n".join(lines)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import dataclasses
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import datasets
 import yaml
 
-from .forms import Form
-from .wordings import MAX_WORDINGS, wordings_of
-
 __all__ = [
     "COHORTS",
+    "MAX_WORDINGS",
+    "Form",
     "Task",
     "class_name",
     "forms_of",
@@ -22,7 +27,178 @@ __all__ = [
     "load_tasks",
     "tasks_of_cohort",
     "tasks_of_columns",
+    "wordings_of",
 ]
+
+
+# Many ways to ask for the same thing, from a seeded grammar that trainings and evaluations share.
+
+MAX_WORDINGS = 200
+
+_SCANS = ("scan", "brain scan", "fMRI scan", "recording")
+_WHOSE = (
+    "",
+    " of this person",
+    " of this participant",
+    " of the person in the scan",
+    " of the scanned person",
+)
+_REQUESTS = ("state", "name", "give", "tell me", "report", "determine", "estimate", "predict")
+_QUESTIONS = (
+    "What is the {about}{whose}?",
+    "What {about} does this {scan} show?",
+    "Which {about} does this {scan} show?",
+    "Which {about} do you read from this {scan}?",
+    "Going by this {scan}, what is the {about}{whose}?",
+    "Judging from this {scan}, which {about} fits best?",
+    "Can you tell the {about}{whose} from this {scan}?",
+    "What does this {scan} say about the {about}{whose}?",
+    "{Request} the {about}{whose}.",
+    "{Request} the {about}{whose} from this {scan}.",
+    "Please {request} the {about}{whose}.",
+    "From this {scan}, {request} the {about}.",
+)
+
+
+def wordings_of(about: str, n_wordings: int = MAX_WORDINGS, seed: int = 0) -> tuple[str, ...]:
+    """Different wordings of the question for something.
+
+    Parameters
+    ----------
+    about : str
+        What is asked for, without an article, such as ``age group``.
+    n_wordings : int
+        At most `MAX_WORDINGS`. Fewer are the first of more.
+    seed : int
+        Which ones, and in which order.
+
+    Examples
+    --------
+    >>> wordings_of("diagnosis", 2)
+    ('What does this fMRI scan say about the diagnosis of this person?', 'Please state the diagnosis of this person.')
+    """
+    if not 0 <= n_wordings <= MAX_WORDINGS:
+        raise ValueError(f"{n_wordings} wordings found, expected 0 to {MAX_WORDINGS}.")
+    words = [
+        {"about": about, "whose": whose, "scan": scan, "request": request, "Request": request.capitalize()}
+        for whose, scan, request in product(_WHOSE, _SCANS, _REQUESTS)
+    ]
+    # one form after the other, so that a form with many combinations is not most of what is asked
+    rng = random.Random(f"{seed}/{about}")
+    of_forms = [rng.sample(each, len(each)) for form in _QUESTIONS if (each := _filled(form, words))]
+    rng.shuffle(of_forms)
+    longest = max(map(len, of_forms))
+    mixed = [each[place] for place in range(longest) for each in of_forms if place < len(each)]
+    return tuple(mixed[:n_wordings])
+
+
+def _filled(form: str, words: list[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(form.format(**each) for each in words))
+
+
+# Several questions in one answer: what the model writes is read field by field, or counts as no answer.
+
+
+@dataclass(frozen=True)
+class Form:
+    """An answer in free text that answers several questions at once.
+
+    Parameters
+    ----------
+    name : str
+    ask : tuple of str
+        Wordings of the request; the first one is used where scans are judged, all of them in training.
+    template : str
+        The answer, with each field in braces once: ``"Sex: {sex}. Diagnosis: {diagnosis}."``
+    answers : mapping of str to tuple of str
+        What can stand in each field.
+
+    Raises
+    ------
+    ValueError
+        If the template does not hold each field once, two of them touch, or two answers of a field read alike.
+    """
+
+    name: str
+    ask: tuple[str, ...]
+    template: str
+    answers: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        try:
+            parts = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise ValueError(
+                f"`answer` of {self.name!r} is no template: {error} in {self.template!r}."
+            ) from error
+        found = [field for _, field, _, _ in parts if field is not None]
+        if sorted(found) != sorted(self.answers) or any(form or kind for _, _, form, kind in parts):
+            raise ValueError(
+                f"`answer` of {self.name!r} is {self.template!r}: expected each field once, in braces and as it is: "
+                f"{', '.join(f'{{{field}}}' for field in self.answers)}."
+            )
+        if any(not literal.strip() for literal, field, _, _ in parts[1:] if field is not None):
+            raise ValueError(
+                f"`answer` of {self.name!r} is {self.template!r}: expected words or signs between two fields, so that "
+                "it is clear where one ends."
+            )
+
+        for field, answers in self.answers.items():
+            if not field.isidentifier():
+                raise ValueError(
+                    f"Field {field!r} of {self.name!r}: expected letters, digits and _, so that it can stand in the "
+                    "template; the name of its column goes into `column`."
+                )
+            if len({_plain(each) for each in answers}) < len(answers):
+                raise ValueError(
+                    f"Answers of field {field!r} of {self.name!r} differ by capitals alone: {', '.join(answers)}."
+                )
+
+    def write(self, answers: Mapping[str, str]) -> str:
+        """The text that gives these answers to the fields."""
+        return self.template.format(**answers)
+
+    def examples(self) -> list[str]:
+        """Texts in which each answer of each field stands at least once."""
+        n_texts = max(len(answers) for answers in self.answers.values())
+        return [
+            self.write({field: answers[place % len(answers)] for field, answers in self.answers.items()})
+            for place in range(n_texts)
+        ]
+
+    def n_tokens(self, count: Callable[[str], int]) -> int:
+        """Tokens of the longest text that this form can have, where `count` says how many a text has."""
+        return count(self.write({field: max(answers, key=count) for field, answers in self.answers.items()}))
+
+    def read(self, text: str) -> dict[str, str] | None:
+        """The answers that a text gives to the fields; None unless the whole of it has the form of the template.
+
+        Spaces, line breaks and capitals do not matter. All else does: a field that is missing, an answer that is none
+        of those that can be given, or a word before or after.
+        """
+        found = self._pattern.fullmatch(_plain(text))
+        if found is None:
+            return None
+        return {
+            field: next(each for each in self.answers[field] if _plain(each) == found[f"field_{place}"])
+            for place, field in enumerate(self.answers)
+        }
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        places = {field: place for place, field in enumerate(self.answers)}
+        pattern = ""
+        for literal, field, _, _ in Formatter().parse(" ".join(self.template.split())):
+            pattern += re.escape(literal.casefold())
+            if field is not None:
+                choices = "|".join(re.escape(_plain(each)) for each in self.answers[field])
+                pattern += f"(?P<field_{places[field]}>{choices})"
+        return re.compile(pattern)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
 
 _COHORT_FILES = Path(__file__).with_name("cohorts")
 COHORTS = tuple(
@@ -68,7 +244,7 @@ class Task:
         their probabilities; an answer stands for the mean of the training scans that have it.
     hypothesis : dict of str to str
         What is thought to mark the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
-        answered without one label (`fmri_lm_hf.evaluation.zero_label`).
+        answered without one label (`fmri_lm_hf.evaluation.predictors`).
     forbidden : tuple of str
         Columns that are neighbours of the label, such as a clinical score beside a diagnosis: nothing is predicted
         from them.
@@ -81,11 +257,11 @@ class Task:
     name: str
     column: str
     ask: tuple[str, ...]
-    answers: Mapping[str, str] = field(default_factory=dict)
-    below: Mapping[float, str] = field(default_factory=dict)
+    answers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    below: Mapping[float, str] = dataclasses.field(default_factory=dict)
     regression: bool = False
     forbidden: tuple[str, ...] = ()
-    hypothesis: Mapping[str, str] = field(default_factory=dict)
+    hypothesis: Mapping[str, str] = dataclasses.field(default_factory=dict)
     form: Form | None = None
     form_field: str = ""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .readers import OURS, title_of
+from .predictors import OURS, title_of
 from .tables import interval, number
 
 __all__ = ["TO_BE_SAID", "tripod_table"]

@@ -1,7 +1,6 @@
 """Publishing on the Hugging Face Hub, fetching from it, and checking what was fetched."""
 
-from .download import Verification, downloaded_commit, fetch, verify_download
-from .errors import HubAccessError, clear_errors
+from .download import HubAccessError, Verification, clear_errors, downloaded_commit, fetch, verify_download
 from .push import PushResult, push_to_hub
 from .remote_code import export_remote_code
 

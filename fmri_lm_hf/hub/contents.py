@@ -3,16 +3,127 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..models.config_safety import check_config_is_inert
-from .publishable import PICKLE_SUFFIXES, check_content, is_left_behind, is_publishable
+from ..declarations import declared_in_parquet
+from ..models.configuration_fmri_tokenizer import check_config_is_inert
+from .privacy import is_text, png_chunks
 
-__all__ = ["Publication", "kind_of", "read_folder"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "PICKLE_SUFFIXES",
+    "Publication",
+    "as_parquet",
+    "check_content",
+    "data_files",
+    "declared_in_rows",
+    "is_left_behind",
+    "is_publishable",
+    "kind_of",
+    "read_folder",
+    "shard_group",
+]
+
+
+# Which files of a folder may be published: a list for each kind, and what is told about all others.
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
+
+# What a Trainer leaves behind to resume from, caches, and what is half written.
+_LEFT_BEHIND = re.compile(
+    r"(^|/)(\.[^/]*|__pycache__|checkpoint-\d+|runs|logs|wandb|training_args\.bin|optimizer\.pt|scheduler\.pt"
+    r"|scaler\.pt|rng_state[^/]*\.pth|trainer_state\.json|.*\.lock|.*\.tmp|cache-[^/]*\.arrow|.*\.tfevents\..*)(/|$)"
+)
+_PROSE = r"[\w.-]+\.(?:md|txt|cff|bib)|LICENSE|LICENCE|NOTICE|(?:[\w-]+/)?[\w.-]+\.png"
+_TEXT_TOKENIZER = (
+    r"(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|vocab\.txt"
+    r"|(?:tokenizer|spiece|sentencepiece\.bpe)\.model"
+)
+_PROCESSOR = (
+    rf"(?:processor|preprocessor)_config\.json|chat_template\.(?:jinja|json)"
+    rf"|additional_chat_templates/[\w-]+\.jinja|{_TEXT_TOKENIZER}"
+)
+_RECORDS = r"(?:training_info|results)\.json"
+_ADAPTER = r"adapter_config\.json|adapter_model\.safetensors"
+_MODEL = (
+    r"(?:config|generation_config)\.json|model(?:-\d+-of-\d+)?\.safetensors(?:\.index\.json)?"
+    rf"|{_ADAPTER}|{_PROCESSOR}|{_RECORDS}"
+)
+_PUBLISHABLE = {
+    kind: re.compile(f"(?:{pattern}|{_PROSE})")
+    for kind, pattern in {
+        "fmri_lm": _MODEL,
+        "fmri_tokenizer": _MODEL,
+        "adapter": rf"{_ADAPTER}|{_PROCESSOR}|{_RECORDS}",
+        "processor": _PROCESSOR,
+        "dataset": r"(?:[\w.=-]+/)*[\w.=-]+\.(?:parquet|arrow)|(?:[\w.=-]+/)*(?:dataset_info|state|dataset_dict)\.json"
+        r"|(?:atlas|provenance|splits|failures|reference/reference)\.json|reference/reference\.safetensors",
+    }.items()
+}
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file is a Trainer's state, a cache, hidden, or half written."""
+    return bool(_LEFT_BEHIND.search(name))
+
+
+def is_publishable(kind: str, name: str) -> bool:
+    """Whether a file of this name belongs to a publication of this kind."""
+    return _PUBLISHABLE[kind].fullmatch(name) is not None
+
+
+def check_content(name: str, content: Path) -> None:
+    """Refuse a file whose content is not what its name says.
+
+    Raises
+    ------
+    ValueError
+        For text that is not UTF-8 (a pickle or an archive under another name), for images, tables and vocabularies
+        that do not begin, or do not end, as such, and for weights that cannot be read as safetensors.
+    """
+    suffix = Path(name).suffix
+    if suffix == ".safetensors":
+        _check_safetensors(name, content)
+        return
+    with content.open("rb") as file:
+        begin = file.read(8)
+        file.seek(-min(4, content.stat().st_size), os.SEEK_END)
+        end = file.read()
+    if suffix == ".parquet":
+        is_right = begin.startswith(b"PAR1") and end == b"PAR1"
+    elif suffix == ".arrow":
+        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
+    elif suffix == ".png":
+        is_right = begin == b"\x89PNG\r\n\x1a\n" and all(kind for kind, _ in png_chunks(content.read_bytes()))
+    elif suffix == ".model" and begin.startswith(b"\n"):
+        is_right = True  # of sentencepiece; others hold text
+    else:
+        is_right = is_text(content.read_bytes())
+    if not is_right:
+        raise ValueError(
+            f"{name} does not hold what its name says: expected {suffix.lstrip('.') or 'text'}, found other bytes "
+            f"({begin!r}). Files of unknown content are not published; remove it, or save it again."
+        )
+
+
+def _check_safetensors(name: str, content: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(content, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{name} cannot be read as safetensors ({error}): it is cut short or corrupt; save it again."
+        ) from error
+
 
 MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; larger ones are neither resumable nor pleasant to fetch
 
@@ -226,3 +337,99 @@ def _check_complete(root: Path, publication: Publication) -> None:
             f"{root} is not complete: a {publication.kind.replace('_', ' ')} also needs {'; '.join(missing)}. "
             "To publish it as it is, as a part of a repository, use --allow-incomplete (`allow_incomplete=True`)."
         )
+
+
+# A saved dataset as a folder that the Hub understands: Parquet shards of bounded size, named by config and split.
+
+_SHARD = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<split>[^/]+?)-\d+(?:-of-\d+)?\.parquet")
+
+
+def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_size: str | int) -> None:
+    """Replace the Arrow files of `Dataset.save_to_disk` in a publication by Parquet shards.
+
+    Files that belong to no split (the atlas, the split manifest, a card) stay as they are; a folder of Parquet
+    files is left alone. A dataset that was loaded as one split, or one config, of a larger one keeps its name.
+
+    Parameters
+    ----------
+    publication : Publication
+        Of a dataset; changed in place.
+    folder : Path
+        Where `publication` was read.
+    staging : Path
+        Where the shards are written.
+    max_shard_size : str or int
+        Upper bound of a shard before compression, such as `"500MB"`.
+    """
+    arrow = [name for name in publication.files if name.endswith(".arrow")]
+    if not arrow:
+        return
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(str(folder))
+    splits = loaded if isinstance(loaded, DatasetDict) else {_split_name(loaded): loaded}
+    replaced = {"dataset_dict.json", *arrow}
+    for parent in {Path(name).parent for name in arrow}:
+        replaced |= {(parent / name).as_posix() for name in ("dataset_info.json", "state.json")}
+    for name in replaced & set(publication.files):
+        del publication.files[name]
+    staging.mkdir(parents=True)
+    for split, dataset in splits.items():
+        config = dataset.info.config_name or "default"
+        # `load_dataset("parquet", data_files=...)` names configs "default-<hash>"
+        is_named = re.fullmatch(r"(?!default(-|$))[\w.-]+", config)
+        place = f"data/{config}" if is_named else "data"
+        n_shards = _n_shards(dataset, max_shard_size)
+        for index in range(n_shards):
+            name = f"{split}-{index:05d}-of-{n_shards:05d}.parquet"
+            dataset.shard(n_shards, index, contiguous=True).to_parquet(staging / name)
+            publication.files[f"{place}/{name}"] = staging / name
+
+
+def shard_group(name: str) -> tuple[str, str] | None:
+    """The folder and the split of a Parquet shard, by its name; None for other files."""
+    match = _SHARD.fullmatch(name)
+    if match:
+        return match["folder"].rstrip("/"), match["split"]
+    return (str(Path(name).parent), Path(name).stem) if name.endswith(".parquet") else None
+
+
+def data_files(names: Any) -> list[dict[str, Any]]:
+    """Which files belong to which config and split, in the form of a card's `configs`.
+
+    Files outside of `data/` and without a number are left to what `load_dataset` makes of their names.
+    """
+    configs: dict[str, dict[str, str]] = {}
+    for name in sorted(names):
+        match = _SHARD.fullmatch(name)
+        if match and re.fullmatch(r"data/(?:[^/]+/)?", match["folder"]):
+            config = match["folder"].split("/")[1] or "default"
+            configs.setdefault(config, {})[match["split"]] = f"{match['folder']}{match['split']}-*.parquet"
+    return [
+        {
+            "config_name": config,
+            "data_files": [{"split": split, "path": path} for split, path in splits.items()],
+        }
+        for config, splits in configs.items()
+    ]
+
+
+def declared_in_rows(publication: Publication) -> set[str]:
+    """What the features of the Parquet files declare about their cohort."""
+    files = publication.files.items()
+    return declared_in_parquet(
+        path for name, path in files if name.endswith(".parquet") and isinstance(path, Path)
+    )
+
+
+def _split_name(dataset: Dataset) -> str:
+    """The split that a dataset was loaded as; "train" for a part of one, such as `train[:10%]`, and for none."""
+    name = str(dataset.split) if dataset.split is not None else ""
+    return name if re.fullmatch(r"\w+(\.\w+)*", name) else "train"
+
+
+def _n_shards(dataset: Dataset, max_shard_size: str | int) -> int:
+    from datasets.utils.py_utils import convert_file_size_to_int
+
+    n_bytes = dataset.data.nbytes * len(dataset) // max(dataset.data.num_rows, 1)
+    return max(1, min(-(-n_bytes // convert_file_size_to_int(max_shard_size)), len(dataset)))

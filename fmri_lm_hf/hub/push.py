@@ -21,14 +21,11 @@ from transformers.utils import logging
 
 from ..cards.rendering import is_form, split_card
 from ..declarations import declared_in_folder
-from .adapters import name_base_model, name_repository_in_adapter, records_of_base
-from .branch import Branch
-from .contents import Publication, read_folder
-from .dataset_folder import as_parquet, declared_in_rows
-from .download import is_same
-from .errors import clear_errors, retried
-from .merge import declared_at, merge
+from .contents import Publication, as_parquet, declared_in_rows, read_folder
+from .download import clear_errors, is_same, retried
+from .merge import Branch, declared_at, merge
 from .privacy import find_private
+from .records import name_base_model, name_repository_in_adapter, records_of_base
 from .remote_code import with_remote_code
 
 __all__ = ["PushResult", "push_to_hub"]

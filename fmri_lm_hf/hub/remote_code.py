@@ -33,15 +33,13 @@ _AUTO_MAPS = {
     },
 }
 # As `config.custom_pipelines` names them: the implementation, and the Auto class that loads its model.
-_EMBED = {
-    "fmri-feature-extraction": ("pipeline_feature_extraction.FmriFeatureExtractionPipeline", "AutoModel")
-}
-_ZERO_SHOT = "pipeline_zero_shot_classification.FmriZeroShotClassificationPipeline"
+_EMBED = {"fmri-feature-extraction": ("pipelines.FmriFeatureExtractionPipeline", "AutoModel")}
+_ZERO_SHOT = "pipelines.FmriZeroShotClassificationPipeline"
 _PIPELINES = {
     "fmri_lm": {
         "fmri-zero-shot-classification": (_ZERO_SHOT, "AutoModelForCausalLM"),
-        "fmri-to-text": ("pipeline_fmri_to_text.FmriToTextPipeline", "AutoModelForCausalLM"),
-        "fmri-decision": ("pipeline_decision.FmriDecisionPipeline", "AutoModelForCausalLM"),
+        "fmri-to-text": ("pipelines.FmriToTextPipeline", "AutoModelForCausalLM"),
+        "fmri-decision": ("pipelines.FmriDecisionPipeline", "AutoModelForCausalLM"),
         **_EMBED,
     },
     "fmri_tokenizer": _EMBED,

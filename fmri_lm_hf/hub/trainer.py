@@ -18,7 +18,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..files import write_json
-from .publishable import is_left_behind
+from .contents import is_left_behind
 from .push import PushResult, push_to_hub
 
 __all__ = ["PublishesThroughHub"]

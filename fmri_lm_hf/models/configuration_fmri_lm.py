@@ -8,8 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .config_safety import check_config_is_inert
-from .configuration_fmri_tokenizer import FmriTokenizerConfig
+from .configuration_fmri_tokenizer import FmriTokenizerConfig, check_config_is_inert
 
 SCAN_TOKENS = ("rois", "network_pairs")
 DTYPES = ("float64", "float32", "bfloat16", "float16")

@@ -15,8 +15,8 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from .atlas import Atlas
 from .hub_mixin import PublishedOnHub
+from .scan_files import read_scan
 from .scan_images import ScanError
-from .scan_reading import read_scan
 
 __all__ = ["FmriFeatureExtractor", "resampling_weights"]
 

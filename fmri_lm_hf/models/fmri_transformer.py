@@ -2,14 +2,178 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .connectivity import profiles_of
-from .latent_tokens import LatentTokens
+
+__all__ = [
+    "NETWORK_SCALE",
+    "FmriDecoder",
+    "FmriEncoder",
+    "FmriLayer",
+    "FmriTransformer",
+    "Glance",
+    "LatentTokens",
+    "connectivity_profiles",
+    "profiles_of",
+    "unit_series",
+]
+
+
+# How the ROIs of a scan go together: correlations over observed time points, and what is made of them.
+
+# Means over a network differ less between scans than single correlations do; this brings them to a like scale.
+NETWORK_SCALE = 3.0
+
+
+def unit_series(input_values: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
+    """Series with mean 0 and length 1 over the observed time points, zero elsewhere: (batch, n_rois, n_timepoints)."""
+    observed = padding_mask[:, None].to(input_values.dtype)  # (batch, 1, n_timepoints)
+    centred = (
+        input_values - (input_values * observed).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True)
+    ) * observed
+    return F.normalize(centred, dim=-1)
+
+
+def connectivity_profiles(
+    input_values: torch.Tensor,
+    roi_mask: torch.Tensor,
+    padding_mask: torch.Tensor,
+    roi_networks: list[int] | None = None,
+) -> torch.Tensor:
+    """Correlation of each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
+
+    Noise that a scanner adds shrinks all correlations of a scan alike; dividing by their root mean square takes
+    that out, so that scans of different sites can be compared.
+
+    Parameters
+    ----------
+    input_values : torch.Tensor of shape (batch, n_rois, n_timepoints)
+    roi_mask : torch.BoolTensor of shape (batch, n_rois)
+    padding_mask : torch.BoolTensor of shape (batch, n_timepoints)
+    roi_networks : list of int, optional
+        Network of each ROI.
+
+    Returns
+    -------
+    torch.Tensor of shape (batch, n_rois, n_rois [+ n_networks])
+        Pearson correlations divided by the root mean square of those between different observed ROIs; zero on
+        the diagonal and for missing ROIs. With `roi_networks`, then the means over the other observed ROIs of
+        each network, times `NETWORK_SCALE`.
+    """
+    unit = unit_series(input_values, padding_mask) * roi_mask[..., None]
+    return profiles_of(unit @ unit.transpose(1, 2), roi_mask, roi_networks)
+
+
+def profiles_of(
+    products: torch.Tensor, roi_mask: torch.Tensor, roi_networks: list[int] | None = None
+) -> torch.Tensor:
+    """Profiles, as of `connectivity_profiles`, of inner products (batch, n_rois, n_rois), zero for missing ROIs."""
+    others = 1 - torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
+    products = products * others
+    n_observed = roi_mask.sum(-1)
+    n_pairs = (n_observed * (n_observed - 1)).clamp_min(1)
+    rms = (products.square().sum((1, 2)) / n_pairs).sqrt().clamp_min(1e-6)
+    profiles = products / rms[:, None, None]
+    if roi_networks is None:
+        return profiles
+    members = F.one_hot(torch.tensor(roi_networks, device=profiles.device), max(roi_networks) + 1)
+    members = members.to(profiles.dtype)
+    n_members = (others * roi_mask[:, None, :]) @ members  # (batch, n_rois, n_networks)
+    return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
+
+
+# Learned latent tokens in place of the (ROI, time patch) grid, after TiTok (arXiv 2406.07550).
+
+FIRST_SHARE = 0.9  # of a head's attention, at what it looks at first
+
+
+class Glance(nn.Module):
+    """Attention whose weights are learnt for each place, whatever is there (arXiv 2005.00743).
+
+    Each head of a latent begins with a look at places of the grid of its own, as far as there are enough heads. Without
+    that, all latents begin with a look at everything, and learn slowly to tell places apart.
+
+    Parameters
+    ----------
+    config : FmriTokenizerConfig
+    of_latents : bool
+        Whether the latents look at the grid, or the grid at the latents.
+    """
+
+    def __init__(self, config: FmriTokenizerConfig, of_latents: bool):
+        super().__init__()
+        self.num_heads, self.of_latents = config.num_attention_heads, of_latents
+        sizes = (config.num_latent_tokens, config.n_rois * config.n_patches)
+        self.logits = nn.Parameter(torch.empty(self.num_heads, *(sizes if of_latents else sizes[::-1])))
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def init_weights(self) -> None:
+        """Deal the places of the grid out to the heads of the latents, in order."""
+        n_heads, *sizes = self.logits.shape
+        n_latents, n_places = sizes if self.of_latents else sizes[::-1]
+        n = max(n_heads * n_latents, n_places)
+        of_head, of_place = (torch.arange(n) * size // n for size in (n_heads * n_latents, n_places))
+        dealt = torch.zeros(n_heads * n_latents, n_places)
+        n_others = max(1, self.logits.shape[-1] - 1)
+        dealt[of_head, of_place] = math.log(n_others * FIRST_SHARE / (1 - FIRST_SHARE))
+        dealt = dealt.view(n_latents, n_heads, n_places).transpose(0, 1)
+        init.copy_(self.logits, dealt if self.of_latents else dealt.transpose(1, 2))
+
+    def forward(self, seen: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What is seen of tokens (batch, n_keys, hidden_size), those of the mask: (batch, n_queries, hidden_size)."""
+        values = self.value(seen).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return self.proj((self.weights(mask) @ values).transpose(1, 2).flatten(2))
+
+    def weights(self, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Who looks at what: ([batch, ]num_heads, n_queries, n_keys), rows that sum to 1."""
+        logits = self.logits
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, None, None], torch.finfo(logits.dtype).min)
+        return logits.softmax(-1)
+
+
+class LatentTokens(nn.Module):
+    """What the latents and the grid begin with, on one side of the quantizer.
+
+    ROIs have their embeddings in the Transformer; time patches, whose order a set of latents would not see
+    otherwise, have theirs here. In the decoder these are the mask tokens. Parameters are those of `Glance`.
+    """
+
+    def __init__(self, config: FmriTokenizerConfig, of_latents: bool):
+        super().__init__()
+        self.n_rois, self.of_latents = config.n_rois, of_latents
+        self.latents = nn.Embedding(config.num_latent_tokens, config.hidden_size)
+        self.patches = nn.Embedding(config.n_patches, config.hidden_size)
+        self.glance = Glance(config, of_latents)
+
+    def forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The grid (batch, n_patches * n_rois, hidden_size), time-major, and the latents, of either.
+
+        Parameters
+        ----------
+        tokens : torch.Tensor of shape (batch, n_tokens, hidden_size)
+            The grid without its time patches, or the latents without their places.
+        mask : torch.BoolTensor of shape (batch, n_tokens), optional
+            Those that can be looked at.
+        """
+        # called, not read: a module whose weights are offloaded has them only while it is called
+        patches = self.patches(torch.arange(self.patches.num_embeddings, device=tokens.device))
+        latents = self.latents(torch.arange(self.latents.num_embeddings, device=tokens.device))
+        patches = patches.repeat_interleave(self.n_rois, dim=0)
+        if self.of_latents:
+            grid = tokens + patches
+            return grid, latents + self.glance(grid, mask)
+        return patches + self.glance(tokens), latents + tokens
 
 
 class FmriAttention(nn.Module):
@@ -242,6 +406,3 @@ class FmriDecoder(nn.Module):
             vectors = profiles.float() * roi_mask[..., None]  # (batch, n_rois, connectivity_rank)
             profiles = profiles_of(vectors @ vectors.transpose(1, 2), roi_mask, self.roi_networks)
         return signal if self.sizes[0] else None, profiles if self.sizes[1] else None
-
-
-__all__ = ["FmriDecoder", "FmriEncoder", "FmriLayer", "FmriTransformer"]

@@ -6,26 +6,270 @@ Like its siblings this file travels with checkpoints: nibabel is asked for where
 from __future__ import annotations
 
 import gzip
+import importlib
+import math
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .scan_errors import ScanError, reading, require, unreadable
-from .surface_files import open_surfaces
-
 __all__ = [
     "ScanError",
+    "both_hemispheres",
     "check_size",
     "image_data",
     "is_cifti",
     "load_image",
+    "open_surfaces",
     "reading",
     "require",
     "series_of",
+    "unreadable",
     "volume_data",
 ]
+
+
+# What goes wrong with scans: the error that says so, and how whatever libraries raise over a file becomes one.
+
+
+class ScanError(ValueError):
+    """A scan or an atlas that cannot be used. The message says what was found, expected, and what to do."""
+
+
+def require(module: str) -> Any:
+    """Import an optional `module`, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"This needs the package {package}: `pip install {package}`.") from error
+
+
+@contextmanager
+def reading(name: Any, message: str = "") -> Iterator[None]:
+    """Turn whatever a library raises over a damaged file into a `ScanError`.
+
+    What a reader of a complicated format trips over in damaged bytes is of any class (IndexError, struct.error,
+    XML errors, ...), so all are caught here; lack of memory, of a package and of disk space are no fault of the file.
+    """
+    try:
+        yield
+    except (ScanError, MemoryError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise ScanError(f"The image {Path(name).name} does not exist: check the path {name}.") from error
+        raise ScanError(message or unreadable(name)) from error
+
+
+def unreadable(path: Any) -> str:
+    """The sentence about a file that cannot be read."""
+    return (
+        f"{Path(path).name} is not a readable image: it may be truncated, damaged or in another format. "
+        "Copy or export it again."
+    )
+
+
+# GIFTI surfaces: a file for each hemisphere, opened together as one CIFTI image.
+
+# How names say the hemisphere: BIDS, FreeSurfer at either end, and Workbench.
+HEMISPHERE = (
+    re.compile(r"_hemi-([LR])(?=[_.])"),
+    re.compile(r"^([lr])h[._]"),
+    re.compile(r"[._-]([lr])h(?=[._])"),
+    re.compile(r"[._]([LR])(?=\.)"),
+)
+STRUCTURES = ("CortexLeft", "CortexRight")
+MESH = {1008, 1009}  # intents of coordinates and triangles
+# Some writers give the time step in milliseconds, others in seconds. No scan has a TR that could be either.
+SHORTEST_MS = 50
+LARGEST_KEY = 2**24  # beyond it, float32 has no room for every whole number
+
+
+def both_hemispheres(path: str | os.PathLike) -> tuple[str, Path, Path]:
+    """The two files of a surface.
+
+    Parameters
+    ----------
+    path : path
+        The file of either hemisphere.
+
+    Returns
+    -------
+    name : str
+        What the names of both have in common.
+    left, right : Path
+        They need not exist.
+    """
+    path = Path(path)
+    for pattern in HEMISPHERE:
+        match = pattern.search(path.name)
+        if match is not None:
+            before, after = path.name[: match.start(1)], path.name[match.end(1) :]
+            sides = "LR" if match[1].isupper() else "lr"
+            left, right = (path.with_name(before + side + after) for side in sides)
+            return path.name[: match.start()] + path.name[match.end() :], left, right
+    raise ScanError(
+        f"{path.name} does not say in its name which hemisphere it is of: expected hemi-L or hemi-R (or .L., .R., lh., "
+        "rh.), and the other hemisphere beside it."
+    )
+
+
+def open_surfaces(path: str | os.PathLike) -> Any:
+    """Both hemispheres of a surface series (`.func.gii`) or parcellation (`.label.gii`).
+
+    Parameters
+    ----------
+    path : path
+        The file of either hemisphere; the other one lies beside it.
+
+    Returns
+    -------
+    nibabel.Cifti2Image
+        In memory: (n_timepoints, n_vertices), or one row of labels with the table that names them. The series has a
+        step of NaN where the files do not say their TR.
+
+    Raises
+    ------
+    ScanError
+        If a hemisphere is missing, a file cannot be read, or the two do not fit.
+    """
+    path = Path(path)
+    _, *files = both_hemispheres(path)
+    for file in files:
+        if not file.exists():
+            raise ScanError(
+                f"The hemisphere {file.name} does not exist: a surface is read from the files of both hemispheres, "
+                "side by side."
+            )
+    # One after the other, so that nibabel's copies of both are never in memory at once.
+    left, right = (_read(file, structure) for file, structure in zip(files, STRUCTURES, strict=True))
+    is_labels = path.name.lower().endswith(".label.gii")
+    if len(left.rows) != len(right.rows):
+        what = "maps" if is_labels else "time points"
+        raise ScanError(
+            f"{files[0].name} has {len(left.rows)} {what}, but {files[1].name} has {len(right.rows)}: expected two "
+            "hemispheres of one scan."
+        )
+    cifti2 = require("nibabel.cifti2")
+    if is_labels:
+        if len(left.rows) != 1:
+            raise ScanError(
+                f"{path.name} holds {len(left.rows)} maps of labels: expected one, export it alone."
+            )
+        values, names = _merged_labels(left, right, path)
+        axis = cifti2.LabelAxis(["labels"], [{key: (name, (1, 1, 1, 1)) for key, name in names.items()}])
+    else:
+        values = np.concatenate([left.rows, right.rows], axis=1)
+        axis = cifti2.SeriesAxis(0, _time_step(left, right, files), len(values))
+    cortex = [
+        cifti2.BrainModelAxis.from_mask(np.ones(half.rows.shape[1], dtype=bool), name=name)
+        for half, name in ((left, "cortex_left"), (right, "cortex_right"))
+    ]
+    image = cifti2.Cifti2Image(values, (axis, cortex[0] + cortex[1]))
+    image.file_map["image"].filename = str(path)  # what errors call it
+    return image
+
+
+@dataclass
+class _Hemisphere:
+    """What a GIFTI file holds.
+
+    Attributes
+    ----------
+    rows : np.ndarray of shape (n_timepoints or n_maps, n_vertices), float32
+    time_steps : set of float
+        In seconds.
+    names : dict of int to str
+        Of label keys.
+    """
+
+    rows: np.ndarray
+    time_steps: set[float]
+    names: dict[int, str]
+
+
+def _read(file: Path, structure: str) -> _Hemisphere:
+    with reading(file):
+        image = require("nibabel").load(file)
+        if not getattr(image, "darrays", None):
+            raise ScanError(unreadable(file))
+        meta = [dict(part.meta) for part in (image, *image.darrays)]
+        names = {key: str(name) for key, name in image.labeltable.get_labels_as_dict().items()}
+        if any(array.intent in MESH for array in image.darrays):
+            raise ScanError(
+                f"{file.name} holds a mesh: expected values of its vertices (.func.gii, .label.gii)."
+            )
+        # an array for each time point, or one with all of them as columns
+        arrays = [np.asarray(array.data) for array in image.darrays]
+        rows = arrays[0].T if len(arrays) == 1 and arrays[0].ndim == 2 else np.stack(arrays)
+        if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
+            raise ScanError(unreadable(file))
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+    said = {each["AnatomicalStructurePrimary"] for each in meta if "AnatomicalStructurePrimary" in each}
+    other = said & set(STRUCTURES) - {structure}
+    if other:
+        raise ScanError(
+            f"{file.name} says in its header that it is of {other.pop()}, expected {structure} by its name: the "
+            "hemispheres are exchanged, or the file was renamed."
+        )
+    steps = [_seconds(each["TimeStep"], file) for each in meta if "TimeStep" in each]
+    return _Hemisphere(rows, {step for step in steps if math.isfinite(step) and step > 0}, names)
+
+
+def _seconds(time_step: str, file: Path) -> float:
+    try:
+        step = float(time_step)
+    except ValueError as error:
+        raise ScanError(f"{file.name} has the TimeStep {time_step[:20]!r}: expected a number.") from error
+    return step / 1000 if step >= SHORTEST_MS else step
+
+
+def _time_step(left: _Hemisphere, right: _Hemisphere, files: list[Path]) -> float:
+    """TR in seconds; NaN where neither file says it."""
+    found = sorted(left.time_steps | right.time_steps)
+    if len(found) > 1:
+        raise ScanError(
+            f"{files[0].name} and {files[1].name} give several TRs ({', '.join(f'{t:g}' for t in found)} s): expected "
+            "one."
+        )
+    return found[0] if found else math.nan
+
+
+def _merged_labels(left: _Hemisphere, right: _Hemisphere, path: Path) -> tuple[np.ndarray, dict[int, str]]:
+    """Labels of both hemispheres (1, n_vertices), and the names of those that occur.
+
+    Parcellations that number each hemisphere from one get other numbers on the right, and names that both have are told
+    apart by `LH_` and `RH_`.
+    """
+    keys = [
+        np.rint(np.maximum(np.nan_to_num(half.rows[0], posinf=0), 0)).astype(int) for half in (left, right)
+    ]  # -1 is unknown
+    names = [
+        {key: half.names[key] for key in np.unique(values).tolist() if key != 0 and key in half.names}
+        for half, values in zip((left, right), keys, strict=True)
+    ]
+    if names[0].keys() & names[1].keys():
+        shift = int(keys[0].max())
+        keys[1] = np.where(keys[1] != 0, keys[1] + shift, 0)
+        names[1] = {key + shift: name for key, name in names[1].items()}
+    twice = set(names[0].values()) & set(names[1].values())
+    merged = {0: "???"}
+    for side, own in zip(("LH", "RH"), names, strict=True):
+        merged |= {key: f"{side}_{name}" if name in twice else name for key, name in own.items()}
+    values = np.concatenate(keys)[None]
+    if values.max() > LARGEST_KEY:
+        raise ScanError(
+            f"{path.name} has label keys up to {values.max()}, expected at most {LARGEST_KEY}: number its labels from "
+            "one."
+        )
+    return values.astype(np.float32), merged
+
 
 GZIP_RATIO = 1032  # deflate packs no tighter: a larger image cannot be in the file
 BLOCK = 16  # time points of an array that are copied at once

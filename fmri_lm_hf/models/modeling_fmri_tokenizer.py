@@ -17,13 +17,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .connectivity import connectivity_profiles
-from .fmri_transformer import FmriDecoder, FmriEncoder
+from .fmri_transformer import FmriDecoder, FmriEncoder, Glance, connectivity_profiles
 from .hub_mixin import PublishedOnHub
-from .latent_tokens import Glance
-from .quantizer_fsq import FiniteScalarQuantizer
-from .quantizer_vq import FmriCodebook, VectorQuantizer
-from .quantizers import CodeStatistics
+from .quantizers import CodeStatistics, FiniteScalarQuantizer, FmriCodebook, VectorQuantizer
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .connectivity import unit_series
+from .fmri_transformer import unit_series
 
 LEAST_VARIANCE = 0.1  # of texts in any direction, in parts of the mean over directions
 

@@ -2,9 +2,9 @@
 
 from .build import BuildSummary, build_scan_dataset, find_scans
 from .dataset import load_scan_dataset, write_scan_dataset
-from .matlab import read_mat
-from .participants import read_participants
 from .sources import SOURCES, Source
+from .sources.bids import read_participants
+from .sources.files import read_mat
 from .synthetic_image import write_nifti
 
 __all__ = [

@@ -16,11 +16,10 @@ import datasets
 from tqdm.auto import tqdm
 
 from ..models.scan_images import ScanError
-from .dataset import SHARD_BYTES
+from .dataset import SHARD_BYTES, in_groups, scan_features
 from .folder import DatasetFolder
-from .parquet import in_groups, scan_features
-from .participants import subject_key
 from .quality import write_quality
+from .sources.bids import subject_key
 from .sources.source import LeftOut, ScanFile, Source
 from .workers import Result, read_all
 

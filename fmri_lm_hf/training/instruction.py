@@ -23,8 +23,8 @@ from peft import get_peft_model
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
+from .backbone import lora_config
 from .data import TrainingScans
-from .lora import lora_config
 from .record import train_on_conversations
 from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by, joined
 from .trainer import FmriLMTrainer

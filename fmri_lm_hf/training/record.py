@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -11,31 +14,129 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..__about__ import __version__
 from ..files import write_json
 from ..hub.download import fetched_commits
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .allocator import keep_freed_memory
 from .arguments import LanguageModelArguments, StageArguments
-from .checkpoints import last_complete_checkpoint
-from .collator import FmriLMCollator
-from .data import TrainingScans
-from .look_ups import LookUpGuide
-from .progress import show_progress
-from .reading import replayed
+from .attention_supervision import LookUpGuide
+from .data import FmriLMCollator, TrainingScans
+from .random_questions import replayed
 from .step_trainer import StepTrainer
 from .texts import check_pairs_are_read
 from .trainer import FmriLMTrainer
 
-__all__ = ["train_and_save", "train_on_conversations", "write_training_info"]
+__all__ = [
+    "StageProgress",
+    "keep_freed_memory",
+    "last_complete_checkpoint",
+    "show_progress",
+    "train_and_save",
+    "train_on_conversations",
+    "write_training_info",
+]
+
+
+# Memory of a training on a processor: what a step has used is kept for the next one.
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt(3)
+NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep memory that is freed, in place of giving it back to the system each time.
+
+    Each step of a training takes and frees the same large tensors. By default every one of them comes as fresh pages,
+    which the system fills with zeros when they are first touched: 0.07 of the time of a step of GPT-2 size, more on
+    some virtual machines. The peak of memory stays what it was; between steps it is not given back.
+
+    Returns
+    -------
+    bool
+        Whether it could be set: with glibc on Linux. An allocator that is preloaded is left as it is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+# Which checkpoint an interrupted training goes on from: the last one that was written to its end.
+
+logger = logging.get_logger(__name__)
+
+
+def last_complete_checkpoint(folder: str | os.PathLike, world_size: int = 1) -> str | None:
+    """The latest checkpoint in a training's output folder that nothing interrupted; None where there is none.
+
+    Parameters
+    ----------
+    folder : path
+    world_size : int, default=1
+        Processes of the training: each has written its state of randomness.
+
+    Notes
+    -----
+    A training that was killed while it saved leaves a folder without a whole `trainer_state.json`, which is written
+    last. Such a folder is passed over, with a warning, and overwritten when the training comes to its step again.
+    """
+    found = {}
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if path.is_dir() and step.isdecimal():
+            found[int(step)] = path
+    for _, path in sorted(found.items(), reverse=True):
+        if _is_complete(path, world_size):
+            return str(path)
+        logger.warning(f"{path.name} was not written to its end and is passed over.")
+    return None
+
+
+def _is_complete(checkpoint: Path, world_size: int) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if world_size == 1 or not any(checkpoint.glob("rng_state*.pth")):  # none where only models are saved
+        return True
+    return all((checkpoint / f"rng_state_{rank}.pth").is_file() for rank in range(world_size))
+
+
+# The progress bar of a stage.
+
+
+class StageProgress(ProgressCallback):
+    """A progress bar that says what is being trained and carries the loss, in place of printed logs."""
+
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.title)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+def show_progress(trainer: Trainer, title: str) -> None:
+    """Give a trainer the bar of its stage, unless it was told to show none."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(StageProgress(title))
+
 
 logger = logging.get_logger(__name__)
 
 OF_REPLAY = 1_000_003  # replayed scans have another seed than those that a reader was trained on
-SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.content.ScanRecord`
+SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.likeness.ScanRecord`
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft")
 _RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")

@@ -14,15 +14,9 @@ import torch
 
 from ..corpus.facts import Fact
 from ..corpus.languages import language_of
-from ..corpus.reading import (
-    DESCRIBE,
-    Question,
-    ask_about,
-    ask_description,
-    scan_facts,
-)
+from ..corpus.queries import DESCRIBE, Question, ask_about, ask_description, scan_facts
 from ..evaluation.tasks import forms_of, load_tasks
-from ..hub.dataset_location import dataset_folder
+from ..hub.download import dataset_folder
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.network_pairs import PRESENT, VALUE, observed_pairs

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..models.modeling_fmri_lm import SCAN_INPUTS
 from ..models.scan_layout import ScanLayout
+from .attention_supervision import LookUpGuide, among, moved
 from .feature_store import IGNORED
-from .look_ups import LookUpGuide, among, moved
 from .step_trainer import Part, StepTrainer
 
 __all__ = ["FmriLMTrainer", "FmriTrainer"]

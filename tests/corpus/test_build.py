@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf import cli
-from fmri_lm_hf.corpus import CohortReference, build, describe_subject, engine, faithfulness
-from fmri_lm_hf.corpus.build import build_corpus
-from fmri_lm_hf.corpus.config import CorpusConfig
+from fmri_lm_hf.corpus import CohortReference, build, describe_subject, faithfulness
+from fmri_lm_hf.corpus import steps as engine
+from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.hub.contents import read_folder
-from fmri_lm_hf.hub.facts import render_dataset_card
 from fmri_lm_hf.hub.privacy import find_private
+from fmri_lm_hf.hub.records import render_dataset_card
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Site, iter_cohort
@@ -44,7 +44,7 @@ def cohort(**changes) -> list[dict]:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Several chunks of scans, so that parallel and interrupted builds have something to share out."""
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 5)
+    monkeypatch.setattr("fmri_lm_hf.corpus.chunks.MIN_CHUNK_SCANS", 5)
 
 
 @pytest.fixture(scope="session")
@@ -332,8 +332,8 @@ def test_a_rebuilt_corpus_of_the_same_name_is_not_taken_for_the_old_one(corpus, 
 
 
 def test_shards_are_bounded(scans, tmp_path, monkeypatch):
-    monkeypatch.setattr("fmri_lm_hf.corpus.shards.ROW_GROUP_BYTES", 10_000)
-    monkeypatch.setattr("fmri_lm_hf.corpus.shards.SHARD_BYTES", 60_000)
+    monkeypatch.setattr("fmri_lm_hf.corpus.chunks.ROW_GROUP_BYTES", 10_000)
+    monkeypatch.setattr("fmri_lm_hf.corpus.chunks.SHARD_BYTES", 60_000)
     build_corpus(scans, tmp_path / "corpus", CONFIG)
     shards = sorted((tmp_path / "corpus" / "data" / "all").glob("test-*.parquet"))
     assert [shard.name for shard in shards][:2] == ["test-00000.parquet", "test-00001.parquet"]
@@ -343,7 +343,7 @@ def test_shards_are_bounded(scans, tmp_path, monkeypatch):
 
 
 def test_texts_that_are_written_a_few_scans_at_a_time_are_the_same(corpus, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr("fmri_lm_hf.corpus.tasks.TEXT_SCANS", 2)
+    monkeypatch.setattr("fmri_lm_hf.corpus.steps.TEXT_SCANS", 2)
     build_corpus(scans, tmp_path / "corpus", CONFIG)
     for config in ("all", *CONFIG.families):
         expected, found = (datasets.load_dataset(str(each), config) for each in (corpus, tmp_path / "corpus"))
@@ -411,7 +411,7 @@ def test_a_scheduler_that_does_not_answer_is_reported(scans, tmp_path):
 @pytest.mark.slow
 def test_dask_workers_give_the_same_bytes_though_one_is_killed(corpus, scans, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("fmri_lm_hf.corpus.source.MIN_CHUNK_SCANS", 1)  # 32 tasks a step
+    monkeypatch.setattr("fmri_lm_hf.corpus.chunks.MIN_CHUNK_SCANS", 1)  # 32 tasks a step
     out = tmp_path / "corpus"
     done_when_killed: list[int] = []
 

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmri_lm_hf import cli
-from fmri_lm_hf.corpus import CohortReference, tasks
-from fmri_lm_hf.corpus.build import build_corpus
-from fmri_lm_hf.corpus.config import CorpusConfig
-from fmri_lm_hf.corpus.source import ScanSource
+from fmri_lm_hf.corpus import CohortReference
+from fmri_lm_hf.corpus import steps as tasks
+from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
+from fmri_lm_hf.corpus.chunks import ScanSource
 from fmri_lm_hf.files import exclusive
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 from fmri_lm_hf.scans.dataset import write_scan_dataset
@@ -205,7 +205,7 @@ def test_temporary_files_do_not_grow_with_the_scans(n_scans, most, tmp_path):
 
 ORPHANS = """
 import os, time
-from fmri_lm_hf.corpus.engine import open_engine
+from fmri_lm_hf.corpus.steps import open_engine
 def pause(task):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(60)

@@ -10,7 +10,7 @@ import torch
 
 from fmri_lm_hf import Atlas
 from fmri_lm_hf.corpus.languages import ENGLISH, LANGUAGES, language_of
-from fmri_lm_hf.corpus.reading import (
+from fmri_lm_hf.corpus.queries import (
     ask_about,
     ask_comparison,
     ask_extreme,

@@ -5,8 +5,7 @@ import re
 import pytest
 
 from fmri_lm_hf.corpus import faithfulness, select_facts, verbalise
-from fmri_lm_hf.corpus.facts import OTHER_ACQUISITIONS, direction_of, fact_measure, is_decided
-from fmri_lm_hf.corpus.lexicon import NOUNS
+from fmri_lm_hf.corpus.facts import NOUNS, OTHER_ACQUISITIONS, direction_of, fact_measure, is_decided
 from fmri_lm_hf.corpus.prose import EXTREME_FORMS, FORMS, NUMBER_STYLES, direction_phrases, render_statement
 from fmri_lm_hf.descriptors import MEASURES
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf.corpus.faithfulness import faithfulness
-from fmri_lm_hf.corpus.reading import (
+from fmri_lm_hf.corpus.queries import (
     ABSENT_ANSWERS,
     BOUNDS_BETWEEN,
     LEVELS,
@@ -20,7 +20,7 @@ from fmri_lm_hf.corpus.reading import (
     says_no_scan,
     scan_facts,
 )
-from fmri_lm_hf.simulation.network_names import draw_network_names
+from fmri_lm_hf.simulation.stream import draw_network_names
 
 NAMES = ["default", "visual", "fronto-parietal"]
 VALUES = [0.2, 0.6, -0.3, 1.2, 0.9, 1.6]  # default: within, with visual, with fronto-parietal; visual: ...

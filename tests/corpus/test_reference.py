@@ -9,7 +9,7 @@ import pytest
 from fmri_lm_hf.corpus import CohortReference
 from fmri_lm_hf.corpus.reference import RunningMoments
 from fmri_lm_hf.descriptors import FAMILIES, ReferenceMaps, compute_features
-from fmri_lm_hf.descriptors.group_connectivity import GroupConnectivity
+from fmri_lm_hf.descriptors.connectivity import GroupConnectivity
 from fmri_lm_hf.descriptors.prepared import prepare_scan
 from fmri_lm_hf.models.atlas import Atlas, ScanError
 

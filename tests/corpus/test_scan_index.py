@@ -7,8 +7,8 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
-from fmri_lm_hf.corpus import source as module
-from fmri_lm_hf.corpus.source import ScanIndex
+from fmri_lm_hf.corpus import chunks as module
+from fmri_lm_hf.corpus.chunks import ScanIndex
 
 ROWS = [{"scan_id": f"s{i}", "age": None if i % 3 else float(i), "site": "AB"[i % 2]} for i in range(25)]
 

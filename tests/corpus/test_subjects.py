@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf.corpus import SUBJECT_TEXT_COLUMN, describe_subject
-from fmri_lm_hf.corpus.subjects import DEMOGRAPHICS
+from fmri_lm_hf.corpus.prose import DEMOGRAPHICS
 
 ROW = {
     "scan_id": "a",

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from fmri_lm_hf import ScanError
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.demo import run_demo
-from fmri_lm_hf.demo.real_scans import aal2_atlas
+from fmri_lm_hf.demo.report import aal2_atlas
 from fmri_lm_hf.scans import write_scan_dataset
 
 

@@ -8,10 +8,10 @@ import json
 import pytest
 from datasets import get_dataset_config_names
 
+from experiments import ablation as studies
+from experiments.ablation import STUDIES, load_study, run_study, study_table
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.demo import study as studies
 from fmri_lm_hf.demo.run import STAGES
-from fmri_lm_hf.demo.study import STUDIES, load_study, run_study, study_table
 from fmri_lm_hf.evaluation.robustness import CHANGES
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from fmri_lm_hf.training.arguments import parse

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmri_lm_hf.descriptors.fisher_z import LARGEST_CORRELATION, fisher_z, fisher_z_connectivity, usable_rois
+from fmri_lm_hf.descriptors.connectivity import (
+    LARGEST_CORRELATION,
+    fisher_z,
+    fisher_z_connectivity,
+    usable_rois,
+)
 from fmri_lm_hf.descriptors.prepared import prepare_scan
 from fmri_lm_hf.evaluation import connectivity_features
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fmri_lm_hf.descriptors.group_connectivity import GroupConnectivity
+from fmri_lm_hf.descriptors.connectivity import GroupConnectivity
 
 MASKS = np.array([[True] * 4, [True, True, False, False], [True, False, True, False], [True] * 3 + [False]])
 SCANS = np.random.default_rng(0).normal(size=(4, 4, 4))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from crepes import ConformalClassifier
 
-from fmri_lm_hf.evaluation.conformal import conformal_sets
+from fmri_lm_hf.evaluation.calibration import conformal_sets
 
 CLASSES = ("a", "b", "c")
 
@@ -52,7 +52,7 @@ def test_nobody_is_calibrated_on_their_own_scans(monkeypatch):
             calibrated.append(set(alphas))
             return super().fit(alphas, **more)
 
-    monkeypatch.setattr("fmri_lm_hf.evaluation.conformal.ConformalClassifier", Spy)
+    monkeypatch.setattr("fmri_lm_hf.evaluation.calibration.ConformalClassifier", Spy)
     labels, probabilities = answers(1, 40)  # each person's ten scans alike, and unlike anybody else's
     conformal_sets(np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0), people(400, 10), CLASSES)
     first, second = calibrated

@@ -8,18 +8,18 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import balanced_accuracy_score
 
-from fmri_lm_hf.evaluation.confounding import (
+from fmri_lm_hf.evaluation.confounds import (
     independent_subset,
     isolated_scores,
     levels_of_confounds,
     predictability,
     subgroup_scores,
 )
-from fmri_lm_hf.evaluation.confounding_tables import confounding_tables
-from fmri_lm_hf.evaluation.deconfounding import regressed_out
 from fmri_lm_hf.evaluation.features import Unavailable
 from fmri_lm_hf.evaluation.judgement import Judgement
-from fmri_lm_hf.evaluation.study import Answer
+from fmri_lm_hf.evaluation.model_answers import Answer
+from fmri_lm_hf.evaluation.predictors import regressed_out
+from fmri_lm_hf.evaluation.tables import confounding_tables
 from fmri_lm_hf.evaluation.tasks import Task
 
 DIAGNOSIS = Task.from_dict("dx", {"ask": "Ill?", "answers": {"ill": "ill", "well": "well"}})

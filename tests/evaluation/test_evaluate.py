@@ -20,11 +20,16 @@ from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
 from fmri_lm_hf.evaluation.baselines import fit_ridge
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites, split_rows
-from fmri_lm_hf.evaluation.readers import READERS, Reader, other_subjects
-from fmri_lm_hf.evaluation.repeats import over_models
-from fmri_lm_hf.evaluation.study import Answer
-from fmri_lm_hf.evaluation.surrogates import changed_scan, phase_randomised, white_noise
-from fmri_lm_hf.evaluation.tables import score_table
+from fmri_lm_hf.evaluation.model_answers import Answer
+from fmri_lm_hf.evaluation.predictors import (
+    READERS,
+    Reader,
+    changed_scan,
+    other_subjects,
+    phase_randomised,
+    white_noise,
+)
+from fmri_lm_hf.evaluation.tables import over_models, score_table
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
 from fmri_lm_hf.evaluation.tripod import TO_BE_SAID, tripod_table
 from fmri_lm_hf.models.scan_images import ScanError

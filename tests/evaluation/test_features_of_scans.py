@@ -12,7 +12,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from fmri_lm_hf.evaluation import connectivity_features
 from fmri_lm_hf.evaluation.baselines import REGULARISATION, RIDGE, fit_logistic, fit_ridge
 from fmri_lm_hf.evaluation.features import ScanFeatures, Unavailable, coskewness_subspace
-from fmri_lm_hf.evaluation.surrogates import changed_scan, phase_randomised, white_noise
+from fmri_lm_hf.evaluation.predictors import changed_scan, phase_randomised, white_noise
 
 NETWORKS = ("b", "a", "b", "a", "c")
 N, N_ROIS = 12, len(NETWORKS)

@@ -16,7 +16,7 @@ import fmri_lm_hf
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import few_shot as few
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.study import Answer, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, ReadScans, Study
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.models.answers import encode_question

@@ -14,11 +14,10 @@ from hub import tiny
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.evaluation import study as module
+from fmri_lm_hf.evaluation import model_answers as module
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites
-from fmri_lm_hf.evaluation.forms import Form
-from fmri_lm_hf.evaluation.readers import other_subjects
-from fmri_lm_hf.evaluation.tasks import load_tasks
+from fmri_lm_hf.evaluation.predictors import other_subjects
+from fmri_lm_hf.evaluation.tasks import Form, load_tasks
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import make_splits
 from fmri_lm_hf.training.texts import LabelQuestions

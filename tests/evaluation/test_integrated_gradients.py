@@ -11,11 +11,10 @@ from hub import tiny
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import fmri_lm_hf
-from fmri_lm_hf.corpus.reading import LEVELS, level_question
-from fmri_lm_hf.evaluation import gradients as module
-from fmri_lm_hf.evaluation.effects import log_odds, other_people
+from fmri_lm_hf.corpus.queries import LEVELS, level_question
+from fmri_lm_hf.evaluation import attribution as module
+from fmri_lm_hf.evaluation.attribution import integrated_gradients, log_odds, other_people
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.gradients import integrated_gradients
 from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
 from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
 from fmri_lm_hf.simulation import Site, simulate_cohort

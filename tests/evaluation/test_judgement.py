@@ -18,10 +18,10 @@ from fmri_lm_hf.evaluation.calibration import (
     risk_coverage,
 )
 from fmri_lm_hf.evaluation.judgement import Judgement, joined
-from fmri_lm_hf.evaluation.study import Answer
+from fmri_lm_hf.evaluation.metrics import weighted_auc, weighted_balanced_accuracy
+from fmri_lm_hf.evaluation.model_answers import Answer
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.evaluation.uncertainty import permutations_by_subject, weights_by_subject
-from fmri_lm_hf.evaluation.weighted import weighted_auc, weighted_balanced_accuracy
 
 CLASSES = ("a", "b")
 SEX = Task.from_dict("sex", {"ask": "?", "answers": {"a": "a", "b": "b"}})

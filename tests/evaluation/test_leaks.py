@@ -11,11 +11,11 @@ import pytest
 
 from fmri_lm_hf.corpus.reference import CohortReference
 from fmri_lm_hf.evaluation.design import Design, FittedStatistics
-from fmri_lm_hf.evaluation.leaks import KINDS, LeakError, check_leaks, find_leaks
+from fmri_lm_hf.evaluation.leakage import KINDS, LeakError, check_leaks, find_leaks
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
-from fmri_lm_hf.scans.content import ScanRecord, content_sketch
+from fmri_lm_hf.scans.likeness import ScanRecord, content_sketch
 from fmri_lm_hf.scans.splits import SplitManifest, make_splits, subjects_sha256
 from fmri_lm_hf.simulation import Site, simulate_cohort
 

@@ -10,10 +10,10 @@ import pytest
 from hub import tiny
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.evaluation.ledger import LEDGER_FILE, Ledger
+from fmri_lm_hf.evaluation.history import LEDGER_FILE, Ledger
 from fmri_lm_hf.files import write_json
-from fmri_lm_hf.scans.content import ScanRecord, content_sketch
 from fmri_lm_hf.scans.dataset import write_scan_dataset
+from fmri_lm_hf.scans.likeness import ScanRecord, content_sketch
 from fmri_lm_hf.scans.splits import make_splits
 
 N = 60

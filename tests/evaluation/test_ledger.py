@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from filelock import FileLock
 
-from fmri_lm_hf.evaluation.ledger import LEDGER_FILE, Entry, Ledger, told
+from fmri_lm_hf.evaluation.history import LEDGER_FILE, Entry, Ledger, told
 
 
 def entry(scans="s", model="small", weights="w", **changes) -> Entry:

@@ -13,13 +13,17 @@ import torch
 
 import fmri_lm_hf
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.corpus.reading import LEVELS, level_question
-from fmri_lm_hf.evaluation import occlusion as module
-from fmri_lm_hf.evaluation.effects import other_people, randomisation_test, with_random_weights
-from fmri_lm_hf.evaluation.explanation import EXPLANATIONS
+from fmri_lm_hf.corpus.queries import LEVELS, level_question
+from fmri_lm_hf.evaluation import attribution as module
+from fmri_lm_hf.evaluation.attribution import (
+    EXPLANATIONS,
+    occlude,
+    other_people,
+    randomisation_test,
+    with_random_weights,
+)
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.occlusion import occlude
-from fmri_lm_hf.evaluation.pictures import explanation_parts, few_shot_parts, roi_centres
+from fmri_lm_hf.evaluation.report import explanation_parts, few_shot_parts, roi_centres
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.models.network_pairs import pair_indices
 from fmri_lm_hf.simulation import Site, simulate_cohort

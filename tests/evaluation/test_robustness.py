@@ -10,7 +10,7 @@ from hub import tiny
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
-from fmri_lm_hf.evaluation.pictures import robustness_parts
+from fmri_lm_hf.evaluation.report import robustness_parts
 from fmri_lm_hf.evaluation.robustness import CHANGES, changed
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.tokens import (
+    MAX_SIZE,
+    first_two,
+    identification,
+    intraclass_correlation,
+    part_of,
+    read_tokens,
+    tokens_report,
+)
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerConfig, FmriTokenizerForPreTraining
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.evaluation.token_readings import MAX_SIZE, part_of, read_tokens
-from fmri_lm_hf.evaluation.token_stability import first_two, identification, intraclass_correlation
-from fmri_lm_hf.evaluation.tokens import tokens_report
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
@@ -74,7 +80,7 @@ def test_parts_of_a_scan_share_no_time_point():
 def test_a_sketch_keeps_who_is_near_whom(cohort, extractor, monkeypatch):
     model, rows = tokenizer(cohort), list(range(12))
     whole = read_tokens(model, extractor, cohort.dataset, rows).values["tokens"]
-    monkeypatch.setattr("fmri_lm_hf.evaluation.token_readings.MAX_SIZE", 2048)
+    monkeypatch.setattr("experiments.tokens.MAX_SIZE", 2048)
     sketch = read_tokens(model, extractor, cohort.dataset, rows).values["tokens"]
     assert sketch.shape[1] == 2048 < whole.shape[1] <= MAX_SIZE
     torch.testing.assert_close(torch.pdist(sketch), torch.pdist(whole), rtol=0.1, atol=0)

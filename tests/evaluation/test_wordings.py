@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
 from fmri_lm_hf.evaluation.tables import score_table
-from fmri_lm_hf.evaluation.tasks import Task
-from fmri_lm_hf.evaluation.wordings import MAX_WORDINGS, wordings_of
+from fmri_lm_hf.evaluation.tasks import MAX_WORDINGS, Task, wordings_of
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Effect, Site, iter_cohort
 

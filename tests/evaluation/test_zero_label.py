@@ -11,8 +11,8 @@ import fmri_lm_hf
 from fmri_lm_hf import Atlas
 from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
 from fmri_lm_hf.evaluation.features import Unavailable
+from fmri_lm_hf.evaluation.predictors import agreement_of_classes
 from fmri_lm_hf.evaluation.tasks import Task
-from fmri_lm_hf.evaluation.zero_label import agreement_of_classes
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Effect, Site, iter_cohort
 

@@ -13,6 +13,7 @@ from fmri_lm_hf.cards.dataset_cards import dataset_card
 from fmri_lm_hf.cards.model_card import ModelFacts, model_card
 from fmri_lm_hf.cards.rendering import (
     NOT_RECORDED,
+    eval_results,
     is_edited,
     join_card,
     render_card,
@@ -20,7 +21,6 @@ from fmri_lm_hf.cards.rendering import (
     split_card,
     update_card,
 )
-from fmri_lm_hf.cards.scores import eval_results
 
 METADATA = {"library_name": "transformers", "tags": ["fmri"], "license": None}
 SCORES = [{"task": "sex", "model": "fmri_lm", "is_ours": True, "accuracy": 0.81234, "auc": None}]

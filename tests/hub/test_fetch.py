@@ -81,7 +81,7 @@ def test_errors_are_one_sentence(reader, case):
 
 def test_no_network_is_said_within_seconds(reader):
     verify = """
-import huggingface_hub.constants as constants, fmri_lm_hf.hub.errors as errors
+import huggingface_hub.constants as constants, fmri_lm_hf.hub.download as errors
 constants.ENDPOINT = "http://127.0.0.1:9"
 errors._FIRST_WAIT = 0.05
 from fmri_lm_hf.hub import verify_download

@@ -10,7 +10,7 @@ import pytest
 from hub_processes import ClientError, wait_until
 
 PUSH = """
-import logging, fmri_lm_hf.hub.errors as errors
+import logging, fmri_lm_hf.hub.download as errors
 from fmri_lm_hf.hub import push_to_hub
 errors._FIRST_WAIT = 0.05
 pushed = push_to_hub(folder, repo, **options)
@@ -130,7 +130,7 @@ def test_a_server_that_stays_down_ends_in_one_sentence(hub, client, saved):
         ClientError, match=r"HubAccessError: .* answered 503 for org/down; try again later\.$"
     ):
         client.run(
-            "import fmri_lm_hf.hub.errors as e; e._ATTEMPTS = 2\n" + PUSH,
+            "import fmri_lm_hf.hub.download as e; e._ATTEMPTS = 2\n" + PUSH,
             folder=saved,
             repo="org/down",
             options={},

@@ -9,7 +9,7 @@ from hub_processes import ClientError
 from huggingface_hub import DatasetCard
 
 PUSH = """
-import fmri_lm_hf.hub.errors as errors
+import fmri_lm_hf.hub.download as errors
 from fmri_lm_hf.hub import push_to_hub
 errors._FIRST_WAIT = 0.05
 pushed = push_to_hub(folder, repo, **options)

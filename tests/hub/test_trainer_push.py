@@ -113,7 +113,7 @@ def test_a_stage_that_trains_on_fetched_scans_is_pushed_with_their_commit(client
 COLLATED = """
 import json, torch, tiny
 from transformers import TrainingArguments
-from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.data import FmriLMCollator
 from fmri_lm_hf.training.trainer import FmriLMTrainer
 arguments = TrainingArguments(output_dir=folder, report_to="none", use_cpu=True, hub_model_id="org/collated")
 FmriLMTrainer(tiny.language_model(), arguments, data_collator=FmriLMCollator(tiny.processor())).push_to_hub()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig
 
-from fmri_lm_hf.models.config_safety import check_config_is_inert
+from fmri_lm_hf.models.configuration_fmri_tokenizer import check_config_is_inert
 
 REFUSED = {
     "attention": {"_attn_implementation": "org/kernel"},

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from fmri_lm_hf import FmriLMForSequenceClassification
 from fmri_lm_hf.hub.contents import read_folder
-from fmri_lm_hf.hub.facts import render_model_card
+from fmri_lm_hf.hub.records import render_model_card
 
 LABELS = {0: "female", 1: "male", 2: "not told"}
 

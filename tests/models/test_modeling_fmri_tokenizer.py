@@ -12,7 +12,7 @@ from small import fmri_tokenizer, masks, scans
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig, FmriTokenizerForPreTraining
-from fmri_lm_hf.models.connectivity import NETWORK_SCALE, connectivity_profiles
+from fmri_lm_hf.models.fmri_transformer import NETWORK_SCALE, connectivity_profiles
 
 N_ROIS, N_TIMEPOINTS = 6, 16
 BOTH = ["signal", "connectivity"]

@@ -11,9 +11,9 @@ from small import fmri_tokenizer, masks, scans
 from transformers import AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
-from fmri_lm_hf.models import quantizer_vq
-from fmri_lm_hf.models.latent_tokens import Glance
-from fmri_lm_hf.models.quantizer_fsq import FiniteScalarQuantizer
+from fmri_lm_hf.models import quantizers as quantizer_vq
+from fmri_lm_hf.models.fmri_transformer import Glance
+from fmri_lm_hf.models.quantizers import FiniteScalarQuantizer
 
 N_ROIS, N_PATCHES = 6, 2
 BOTH = ["signal", "connectivity"]

@@ -11,9 +11,9 @@ from nibabel.gifti import GiftiImage
 from surfaces import write_labels, write_series
 
 from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.image_files import both_hemispheres
+from fmri_lm_hf.models.scan_files import read_scan, stem
 from fmri_lm_hf.models.scan_images import ScanError
-from fmri_lm_hf.models.scan_reading import read_scan, stem
-from fmri_lm_hf.models.surface_files import both_hemispheres
 
 N_VERTICES, T = 20, 30
 LEFT = np.repeat([1, 2, 0], [8, 9, 3])

@@ -24,8 +24,8 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_images import ScanError
 from fmri_lm_hf.scans import build_scan_dataset, load_scan_dataset, read_participants
 from fmri_lm_hf.scans.folder import DatasetFolder
+from fmri_lm_hf.scans.sources.bids import Thresholds
 from fmri_lm_hf.scans.sources.files import FilesSource
-from fmri_lm_hf.scans.sources.selection import Thresholds
 
 N_SCANS = 9
 

@@ -15,7 +15,7 @@ import pandas
 import pytest
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.commands.scans import SOURCE_NAMES, STRATEGY_NAMES, THRESHOLDS
+from fmri_lm_hf.cli.scans import SOURCE_NAMES, STRATEGY_NAMES, THRESHOLDS
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.scans import SOURCES, load_scan_dataset, write_nifti
 from fmri_lm_hf.scans.denoising import STRATEGIES
@@ -189,7 +189,7 @@ def test_the_hubs_viewer_sees_the_scans_and_nothing_else(tables, tmp_path):
 
 
 def test_the_thresholds_are_those_of_the_library():
-    from fmri_lm_hf.scans.sources.selection import Thresholds
+    from fmri_lm_hf.scans.sources.bids import Thresholds
 
     fields = {field.name: field.default for field in dataclasses.fields(Thresholds)}
     assert {name: default for name, _, default, _ in THRESHOLDS} == fields

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from fmri_lm_hf.scans.content import ScanRecord, content_sketch, shared_content
-from fmri_lm_hf.scans.likeness import connectivity_profile, like_pairs
+from fmri_lm_hf.scans.likeness import (
+    ScanRecord,
+    connectivity_profile,
+    content_sketch,
+    like_pairs,
+    shared_content,
+)
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
 

@@ -10,14 +10,7 @@ import pytest
 
 from fmri_lm_hf.evaluation import connectivity_features, fisher_z_connectivity, fit_logistic
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.simulation import (
-    Effect,
-    Site,
-    Variability,
-    default_effects,
-    iter_cohort,
-    simulate_cohort,
-)
+from fmri_lm_hf.simulation import Effect, Site, Variability, default_effects, iter_cohort, simulate_cohort
 
 NETWORKS = ("visual", "motor", "default", "control", "limbic", "salience")
 

@@ -10,8 +10,8 @@ import pytest
 from scripts import TRAINING, run
 from small_readers import ATLAS, RECIPE
 
-from fmri_lm_hf.training.reader import new_reader
-from fmri_lm_hf.training.reading import ReadingBatches
+from fmri_lm_hf.training.random_questions import ReadingBatches
+from fmri_lm_hf.training.reading import new_reader
 
 
 @pytest.fixture(scope="session", autouse=True)

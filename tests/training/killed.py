@@ -14,9 +14,6 @@ from scripts import run
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
-import fmri_lm_hf.training.alignment
-import fmri_lm_hf.training.reader  # noqa: F401 - imported once for all stages
-
 
 class KillAtStep(TrainerCallback):
     step = 0

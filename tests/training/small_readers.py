@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.training.reading import ReaderRecipe
+from fmri_lm_hf.training.random_questions import ReaderRecipe
 
 ATLAS = Atlas(
     "small", tuple(f"r{k}" for k in range(12)), ("default",) * 4 + ("visual",) * 4 + ("control",) * 4

@@ -20,7 +20,7 @@ from small import fmri_tokenizer, language_model, missing_roi, processor, scans
 from transformers import TrainerCallback, TrainingArguments, default_data_collator
 
 from fmri_lm_hf.training.arguments import StageArguments
-from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.data import FmriLMCollator
 from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
 STAGES = ("tokenizer", "alignment", "instruction")

@@ -23,17 +23,16 @@ from transformers import (
 
 import fmri_lm_hf
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus.reading import LEVELS, Question, level_of
+from fmri_lm_hf.corpus.queries import LEVELS, Question, level_of
 from fmri_lm_hf.models.network_pairs import N_FEATURES, VALUE
 from fmri_lm_hf.simulation.stream import RandomScans
-from fmri_lm_hf.training import gguf_files
+from fmri_lm_hf.training import backbone as gguf_files
 from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone, load_text_backbone
 from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
-from fmri_lm_hf.training.pretrained_reader import pretrained_reader
-from fmri_lm_hf.training.reader import ReaderStageArguments
-from fmri_lm_hf.training.reading import ReaderRecipe, ReadingBatches, reading_texts
+from fmri_lm_hf.training.random_questions import ReaderRecipe, ReadingBatches, reading_texts
+from fmri_lm_hf.training.reading import ReaderStageArguments, pretrained_reader
 from fmri_lm_hf.training.vocabulary import train_text_tokenizer
 
 CHATML = (

@@ -13,25 +13,17 @@ from scripts import run
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.corpus import faithfulness
-from fmri_lm_hf.corpus.reading import (
-    ABSENT_ANSWERS,
-    DESCRIBE,
-    LEVELS,
-    Question,
-    level_of,
-    scan_facts,
-)
+from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, DESCRIBE, LEVELS, Question, level_of, scan_facts
 from fmri_lm_hf.models.network_pairs import VALUE
 from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.arguments import StageArguments
+from fmri_lm_hf.training.attention_supervision import LookUpGuide
 from fmri_lm_hf.training.backbone import load_backbone
-from fmri_lm_hf.training.collator import FmriLMCollator
-from fmri_lm_hf.training.data import ScanConversations, ScanInputs, about_scan
+from fmri_lm_hf.training.data import FmriLMCollator, ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
-from fmri_lm_hf.training.look_ups import LookUpGuide
-from fmri_lm_hf.training.reading import replayed
-from fmri_lm_hf.training.text_embeddings import embed_texts, embed_tokens
+from fmri_lm_hf.training.random_questions import replayed
 from fmri_lm_hf.training.texts import CorpusTexts, LabelQuestions, ReadingQuestions, joined
+from fmri_lm_hf.training.tokenizer import embed_texts, embed_tokens
 from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 pytestmark = pytest.mark.slow

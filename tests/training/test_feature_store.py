@@ -13,7 +13,7 @@ from hub import tiny
 from small import fmri_tokenizer, language_model
 
 from fmri_lm_hf import FmriFeatureExtractor
-from fmri_lm_hf.hashes import content_hash, weights_hash
+from fmri_lm_hf.files import content_hash, weights_hash
 from fmri_lm_hf.training.feature_store import FeatureStore, draw_windows
 
 IDS = ["a", "b", "c", "short"]

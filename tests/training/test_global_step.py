@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sharded_run import train
 from small_runs import N_EXAMPLES, STAGES, make, train_all
 
-from fmri_lm_hf.training.step_batches import StepBatches
+from fmri_lm_hf.training.step_trainer import StepBatches
 
 # share of the codes that a batch uses: that of a smaller batch is another one
 OF_BATCHES = ("codebook_usage", "eval_codebook_usage")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from scripts import run
 
-from fmri_lm_hf.training.checkpoints import last_complete_checkpoint
+from fmri_lm_hf.training.record import last_complete_checkpoint
 
 STAGES = ("reader", "tokenizer", "alignment", "instruction")
 # four steps an epoch: every save is in the middle of one

@@ -10,7 +10,7 @@ import torch
 from small_readers import ATLAS, RECIPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fmri_lm_hf.corpus.reading import (
+from fmri_lm_hf.corpus.queries import (
     LEVELS,
     ask_comparison,
     ask_description,
@@ -22,8 +22,7 @@ from fmri_lm_hf.corpus.reading import (
 )
 from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
 from fmri_lm_hf.training.arguments import StageArguments
-from fmri_lm_hf.training.feature_store import IGNORED
-from fmri_lm_hf.training.look_ups import (
+from fmri_lm_hf.training.attention_supervision import (
     FIRST_NAME,
     N_COLUMNS,
     PAIR,
@@ -36,7 +35,8 @@ from fmri_lm_hf.training.look_ups import (
     among,
     find_look_ups,
 )
-from fmri_lm_hf.training.reading import ReadingBatches, replayed
+from fmri_lm_hf.training.feature_store import IGNORED
+from fmri_lm_hf.training.random_questions import ReadingBatches, replayed
 from fmri_lm_hf.training.trainer import FmriLMTrainer
 
 

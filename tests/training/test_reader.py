@@ -10,17 +10,14 @@ import torch
 from small_readers import ATLAS, RECIPE
 
 from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus.reading import scan_facts
-from fmri_lm_hf.evaluation.hypothesis import parse_hypothesis, relative_to
-from fmri_lm_hf.evaluation.truth import scan_pairs, truth
-from fmri_lm_hf.reader import with_atlas
-from fmri_lm_hf.reader.network_words import NETWORK_WORDS
+from fmri_lm_hf.bundled import NETWORK_WORDS, with_atlas
+from fmri_lm_hf.corpus.queries import scan_facts
+from fmri_lm_hf.evaluation.truth import parse_hypothesis, relative_to, scan_pairs, truth
 from fmri_lm_hf.simulation.stream import RandomScans
-from fmri_lm_hf.training.chat_form import ChatForm
+from fmri_lm_hf.training.chat_form import ChatForm, own_texts
 from fmri_lm_hf.training.data import about_scan
-from fmri_lm_hf.training.own_texts import own_texts
-from fmri_lm_hf.training.reader import main
-from fmri_lm_hf.training.reading import ReadingBatches
+from fmri_lm_hf.training.random_questions import ReadingBatches
+from fmri_lm_hf.training.reading import main
 
 
 def scans(n, seed=3):
@@ -140,7 +137,7 @@ def test_truth_has_every_score_of_the_results(reader):
 
 def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     from fmri_lm_hf.corpus.languages import language_of
-    from fmri_lm_hf.corpus.reading import ABSENT_ANSWERS, ask_description, level_of
+    from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, ask_description, level_of
     from fmri_lm_hf.evaluation import truth as module
 
     model, processor = reader

@@ -20,12 +20,12 @@ from fmri_lm_hf.cli import main
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.models.answers import answer_log_probabilities, encode_question
-from fmri_lm_hf.scans.content import ScanRecord, content_sketch
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.scans.likeness import ScanRecord, content_sketch
 from fmri_lm_hf.scans.splits import SplitManifest
 from fmri_lm_hf.training.backbone import load_backbone
-from fmri_lm_hf.training.text_embeddings import embed_descriptions
 from fmri_lm_hf.training.texts import CorpusTexts
+from fmri_lm_hf.training.tokenizer import embed_descriptions
 
 pytestmark = pytest.mark.slow
 SMALL = {

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
-from fmri_lm_hf.training.collator import FmriLMCollator
+from fmri_lm_hf.training.data import FmriLMCollator
 from fmri_lm_hf.training.record import write_training_info
 from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 

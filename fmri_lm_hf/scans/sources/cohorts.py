@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
+from ...models.scan_files import read_scan
 from ...models.scan_images import ScanError, require
-from ...models.scan_reading import read_scan
 from ..denoising import denoise, median_tsnr
-from ..participants import plain_value
+from .bids import plain_value
 from .source import ScanFile, Source
 
 __all__ = ["AbideSource", "AdhdSource", "DevelopmentSource"]

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
+from ...models.image_files import both_hemispheres
+from ...models.scan_files import Scan, table_names
 from ...models.scan_images import ScanError, is_cifti
-from ...models.scan_reading import Scan, table_names
-from ...models.surface_files import both_hemispheres
-from .bids import bids_entities
-from .selection import Selection, Thresholds
+from .bids import Selection, Thresholds, bids_entities
 
 __all__ = ["LeftOut", "ScanFile", "Source", "bids_entities", "common_atlas"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...models.atlas import Atlas
+from ...models.scan_files import read_scan, sidecar_t_r
 from ...models.scan_images import ScanError, require
-from ...models.scan_reading import read_scan, sidecar_t_r
 from ..denoising import interpolate_censored
 from .bids import bids_entities, companion, scan_name
 from .source import ScanFile, Source, common_atlas

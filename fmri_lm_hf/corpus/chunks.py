@@ -1,0 +1,438 @@
+"""The shards of a corpus: the texts of all chunks of scans, brought together by config and split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..declarations import declare_in_features
+from ..files import atomic, write_json
+from ..models.atlas import Atlas, ScanError
+from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
+from .prose import SUBJECT_TEXT_COLUMN
+
+__all__ = [
+    "TEXT_SCHEMA",
+    "WORK_FOLDER",
+    "AssemblyTask",
+    "Chunk",
+    "Piece",
+    "ScanIndex",
+    "ScanSource",
+    "assemble",
+    "published_features",
+    "read_chunk",
+    "read_columns",
+]
+
+
+# Reading a scan dataset piece by piece, so that memory does not grow with the number of scans.
+
+# Scans that a worker takes at a time: few enough that workers share a small dataset evenly, and so many that a large
+# one does not become thousands of temporary files.
+MIN_CHUNK_SCANS, MAX_CHUNK_SCANS = 10, 500
+N_CHUNKS = 128
+INDEX_ROWS = 1000  # of the index that are Python objects at a time
+BATCH_SCANS = 10  # scans that are in memory at a time
+DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what is read of a scan to describe it
+LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` of a row group of a Parquet file."""
+
+    file: str
+    row_group: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some neighbouring scans. `first` is the index of the first of them in the scan dataset."""
+
+    pieces: tuple[Piece, ...]
+    first: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+
+class ScanIndex(Sequence[Mapping[str, Any]]):
+    """What holds one value a scan, of all scans of a dataset: a mapping each, made when it is asked for.
+
+    The values stay in Arrow tables, at about the size of their text; as Python objects they took 1.2 KB a scan.
+
+    Parameters
+    ----------
+    tables : sequence of pyarrow.Table
+        The scans in order, each with a column `scan_id`.
+    """
+
+    def __init__(self, tables: Sequence[pa.Table]) -> None:
+        self._tables = tuple(tables)
+        self._stops = np.cumsum([len(table) for table in tables]).tolist()
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.between(0, len(self))
+
+    def __getitem__(self, place: int) -> dict[str, Any]:  # type: ignore[override]
+        place = range(len(self))[place]
+        return next(self.between(place, place + 1))
+
+    def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The scans from `start` to before `stop`."""
+        first = 0
+        for table, end in zip(self._tables, self._stops, strict=True):
+            if start < end and stop > first:
+                here = max(start, first)
+                for batch in table.slice(here - first, min(stop, end) - here).to_batches(INDEX_ROWS):
+                    yield from batch.to_pylist()
+            first = end
+
+    def without(self, scan_ids: Collection[str]) -> ScanIndex:
+        """The other scans."""
+        kept = pa.array([name not in scan_ids for name in self._ids()], pa.bool_())
+        starts = [0, *self._stops]
+        return ScanIndex(
+            [
+                table.filter(kept.slice(start, len(table)))
+                for table, start in zip(self._tables, starts, strict=False)
+            ]
+        )
+
+    def named_twice(self) -> str | None:
+        """A scan_id that two scans have, if there is one."""
+        seen: set[str] = set()
+        for name in self._ids():
+            if name in seen:
+                return name
+            seen.add(name)
+        return None
+
+    def _ids(self) -> Iterator[str]:
+        for table in self._tables:
+            for batch in table.select(["scan_id"]).to_batches(INDEX_ROWS):
+                yield from map(str, batch["scan_id"].to_pylist())
+
+
+class ScanSource:
+    """A scan dataset in Parquet files, read a row group at a time.
+
+    Parameters
+    ----------
+    path : Path
+        A folder of Parquet files, or one file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        # Names that begin with a dot are those of unfinished work.
+        self.files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+
+    @classmethod
+    def open(cls, path: str | Path, work: Path) -> ScanSource:
+        """A source for any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
+        path = Path(path)
+        check_complete(path if path.is_dir() else path.parent)
+        dataset_file = work / "scans.parquet"
+        if path.is_dir() or path.suffix == ".parquet":
+            source = cls(path)
+            if source.files and source._is_readable_in_pieces():
+                return source
+        if not dataset_file.exists():
+            dataset, _ = load_scan_dataset(path)
+            with atomic(dataset_file) as partial:
+                dataset.with_format(None).to_parquet(str(partial), batch_size=MIN_CHUNK_SCANS)
+        return cls(dataset_file)
+
+    def _is_readable_in_pieces(self) -> bool:
+        largest = 0
+        for file in self.files:
+            try:
+                metadata = pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                raise ScanError(
+                    f"The scan dataset {self.path.name} is not readable: a file of it may be truncated, {file.name} "
+                    f"({error})."
+                ) from error
+            sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+            largest = max(largest, *sizes, 0)
+        return largest <= LARGEST_ROW_GROUP
+
+    @cached_property
+    def index(self) -> ScanIndex:
+        """All columns of every scan that hold one value, in the order of the dataset.
+
+        Lists, of time points or of ROIs, stay in the files: in memory they would grow with the scans.
+        """
+        tables: list[pa.Table] = []
+        for file in self.files:
+            schema = pq.read_schema(file)
+            names = schema.names
+            missing = [column for column in REQUIRED_COLUMNS if column not in names]
+            if missing:
+                raise ScanError(
+                    f"{file.name} has no column {', '.join(missing)}: found {', '.join(names)}; expected at least "
+                    f"{', '.join(REQUIRED_COLUMNS)}."
+                )
+            light = [
+                field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"
+            ]
+            tables.append(read_columns(file, light))
+        index = ScanIndex(tables)
+        if not len(index):
+            raise ScanError(f"The scan dataset {self.path.name} has no scans.")
+        if twice := index.named_twice():
+            raise ScanError(
+                f"scan_id {twice!r} occurs twice in {self.path.name}: every scan needs an id of its own."
+            )
+        return index
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """The scan dataset in chunks, whose size depends on the number of scans and on the files alone.
+
+        A row group is read from its start, so that small ones are not split.
+        """
+        groups = [
+            (str(file), group, metadata.row_group(group).num_rows)
+            for file in self.files
+            for metadata in [pq.read_metadata(file)]
+            for group in range(metadata.num_row_groups)
+        ]
+        n_scans = sum(n_rows for _, _, n_rows in groups)
+        size = min(max(-(-n_scans // N_CHUNKS), MIN_CHUNK_SCANS), MAX_CHUNK_SCANS)
+        chunks: list[Chunk] = []
+        waiting: list[Piece] = []
+        first = 0
+        for file, group, n_rows in groups:
+            n_parts = 1 if n_rows <= 2 * size else -(-n_rows // size)
+            edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+            for start, stop in pairwise(edges):
+                waiting.append(Piece(file, group, start, stop))
+                if n_parts > 1 or sum(map(len, waiting)) >= size:
+                    chunks.append(Chunk(tuple(waiting), first))
+                    first, waiting = first + len(chunks[-1]), []
+        return [*chunks, Chunk(tuple(waiting), first)] if waiting else chunks
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the files' names, sizes and footers (schemas, statistics, offsets), without reading all data."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            name = file.relative_to(self.path).as_posix() if self.path.is_dir() else file.name
+            with file.open("rb") as content:
+                content.seek(-8, 2)
+                length = int.from_bytes(content.read(4), "little")
+                content.seek(-8 - length, 2)
+                digest.update(f"{name}:{file.stat().st_size}:".encode() + content.read(length))
+        return digest.hexdigest()
+
+    def atlas(self) -> Atlas | None:
+        """The atlas beside the scans, if there is one."""
+        file = (self.path if self.path.is_dir() else self.path.parent) / "atlas.json"
+        return Atlas.from_json(file) if file.exists() else None
+
+
+def read_columns(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a Parquet file, or all.
+
+    Not by `pyarrow.parquet.read_table`, which reads on threads, each of which keeps memory of its own.
+    """
+    with pq.ParquetFile(file) as content:
+        return content.read(None if columns is None else list(columns), use_threads=False)
+
+
+def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
+    """The scans of a chunk: `DATA_COLUMNS`, where the files have them.
+
+    `bold` is None when it is not numbers in two axes. Scans of a row group that is damaged come with `failure`, what is
+    wrong with it, alone.
+    """
+    for piece in chunk.pieces:
+        n_read = 0
+        try:
+            for row in _read_piece(piece):
+                yield row
+                n_read += 1
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not the file
+            failure = f"{Path(piece.file).name} is damaged there: {str(error).splitlines()[0]}"
+            yield from [{"failure": failure}] * (len(piece) - n_read)
+
+
+def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(piece.file)
+    columns = [name for name in DATA_COLUMNS if name in file.schema_arrow.names]
+    position = 0
+    for batch in file.iter_batches(BATCH_SCANS, [piece.row_group], columns, use_threads=False):
+        start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))
+        position += len(batch)
+        if start < stop:
+            wanted = batch.slice(start, stop - start)
+            light = wanted.drop_columns(["bold"]).to_pylist()
+            for row, bold in zip(light, wanted["bold"], strict=True):
+                yield row | {"bold": _as_array(bold)}
+        if position >= piece.stop:
+            break
+
+
+def _as_array(bold: pa.Scalar) -> np.ndarray | None:
+    """`bold` of one scan as a float32 array (n_timepoints, n_rois), without a Python object for each number."""
+    if isinstance(bold, pa.ExtensionScalar):
+        bold = bold.value
+    if not bold.is_valid:
+        return None
+    volumes = bold.values
+    lengths = np.unique(volumes.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) != 1 or volumes.null_count:
+        return None
+    numbers = volumes.flatten()
+    return numbers.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(volumes), int(lengths[0]))
+
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("scan_id", pa.string()),
+        ("subject_id", pa.string()),
+        ("site", pa.string()),
+        ("scan_index", pa.int64()),
+        ("acquisition_in_training", pa.bool_()),
+        ("length", pa.string()),
+        ("text", pa.string()),
+        ("facts", pa.string()),
+        (SUBJECT_TEXT_COLUMN, pa.string()),
+        ("described_columns", pa.list_(pa.string())),
+    ]
+)
+TEXT_SCHEMA = PAIR_SCHEMA.append(pa.field("split", pa.string()))
+WORK_FOLDER = ".build"  # in the folder of the corpus, until it is complete
+SHARD_BYTES = 300_000_000  # of a shard before compression
+ROW_GROUP_BYTES = 2_000_000  # streaming fetches a row group at a time
+
+
+@dataclass(frozen=True)
+class AssemblyTask:
+    """One config of the corpus, to be brought together from the texts of all chunks.
+
+    Attributes
+    ----------
+    config : str
+        `all` or a family.
+    position, n_configs : int
+        Its row groups in each file of texts: the one at `position`, and every `n_configs`th after it.
+    texts : tuple of str
+        Those files, in the order of the chunks.
+    out : str
+        The folder of the corpus.
+    declared : tuple of str
+        What is declared about the cohort, which the rows carry.
+    """
+
+    config: str
+    position: int
+    n_configs: int
+    texts: tuple[str, ...]
+    out: str
+    declared: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> Path:
+        """Written when all shards are, with the number of rows in each split."""
+        return Path(self.out) / WORK_FOLDER / "assembled" / f"{self.config}.json"
+
+
+def assemble(task: AssemblyTask) -> int:
+    """Write a config's shards, `data/<config>/<split>-00000.parquet` and so on, from the texts of all chunks."""
+    folder = Path(task.out) / "data" / task.config
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
+    folder.mkdir(parents=True)
+    shards: dict[str, _ShardWriter] = {}
+    features = published_features(task.declared)
+    for file in task.texts:
+        with pq.ParquetFile(file) as content:
+            for group in range(task.position, content.num_row_groups, task.n_configs):
+                table = content.read_row_group(group, use_threads=False)
+                for split in table["split"].unique().to_pylist():
+                    rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
+                    shards.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
+    for shard in shards.values():
+        shard.close()
+    counts = {split: shard.n_rows for split, shard in sorted(shards.items())}
+    write_json(counts, task.done)
+    return 1
+
+
+class _ShardWriter:
+    """Writes a split as Parquet files of at most about `SHARD_BYTES` before compression, in even row groups."""
+
+    def __init__(self, folder: Path, split: str, features: datasets.Features) -> None:
+        self.folder, self.split, self.schema = folder, split, features.arrow_schema
+        self.n_rows = self._shard = self._shard_bytes = self._waiting_bytes = 0
+        self._waiting: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting.append(rows)
+        self.n_rows += len(rows)
+        # Not `nbytes`, which counts buffers of no content: equal rows have to end up in equal files.
+        self._waiting_bytes += sum(pc.sum(pc.binary_length(rows[name])).as_py() for name in ("text", "facts"))
+        if self._waiting_bytes > ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        self._waiting = []
+        if self._writer is not None and self._shard_bytes + self._waiting_bytes > SHARD_BYTES:
+            self._end_shard()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path("tmp"), self.schema, compression="zstd")
+        self._writer.write_table(table.cast(self._writer.schema), row_group_size=len(table))
+        self._shard_bytes += self._waiting_bytes
+        self._waiting_bytes = 0
+        pa.default_memory_pool().release_unused()  # or the pool keeps what large row groups needed, and grows
+
+    def _end_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            os.replace(self._path("tmp"), self._path("parquet"))
+            self._writer, self._shard_bytes, self._shard = None, 0, self._shard + 1
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"{self.split}-{self._shard:05d}.{suffix}"
+
+    def close(self) -> None:
+        self._flush()
+        self._end_shard()
+
+
+def published_features(declared: Iterable[str] = ()) -> datasets.Features:
+    """The columns of a corpus and their types, which carry what is declared about the cohort."""
+    features = datasets.Features.from_arrow_schema(PAIR_SCHEMA)
+    declare_in_features(features, declared)
+    return features

@@ -1,0 +1,437 @@
+"""`pipeline("fmri-feature-extraction")`: scans as vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+from .answers import answer_log_probabilities, answers_to_questions, encode_question
+
+__all__ = [
+    "FmriDecisionPipeline",
+    "FmriFeatureExtractionPipeline",
+    "FmriToTextPipeline",
+    "FmriZeroShotClassificationPipeline",
+    "as_pipeline_input",
+    "join_inputs",
+]
+
+
+# Scans on their way through a pipeline: lists of them, and batches.
+
+
+def as_pipeline_input(scans: Any) -> Any:
+    """One scan as it is, several as a list: `Pipeline` takes any other sequence for a single input."""
+    has_batch_axis = getattr(scans, "ndim", 0) == 3 and not hasattr(scans, "dataobj")
+    if not (has_batch_axis or isinstance(scans, (list, tuple))):
+        return scans
+    if not len(scans):
+        raise ValueError("The list of scans is empty: give at least one.")
+    return list(scans)
+
+
+def join_inputs(
+    inputs: Mapping[str, torch.Tensor] | list[Mapping[str, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """The inputs of one scan, or those of the scans of a batch joined along the first axis."""
+    batch = inputs if isinstance(inputs, list) else [inputs]
+    return {name: torch.cat([each[name] for each in batch]) for name in batch[0]}
+
+
+# `pipeline("fmri-to-text")`: text about a scan.
+
+
+class FmriToTextPipeline(Pipeline):
+    """Generate text about a scan: a description, or the answer to an open question.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> import fmri_lm_hf
+    >>> describe = pipeline("fmri-to-text", model="org/fmri-lm")
+    >>> describe("sub-01_bold.nii.gz", text="Describe this scan.", max_new_tokens=60)
+    [{'generated_text': 'Connectivity between ...'}]
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+
+    def __call__(self, scans: Any, **kwargs) -> list:
+        """Generate text about a scan or about each scan of a list.
+
+        Parameters
+        ----------
+        scans : scan or list of scans
+            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+        text : str, default="Describe this scan."
+            What is asked. A text that holds the placeholder `<fmri>` is used as it stands, without the chat
+            template.
+        t_r : float, optional
+            Repetition time in seconds, where the scans do not tell it.
+        **generate_kwargs
+            Passed on to `generate`, such as `max_new_tokens` (default 128), `num_beams`, `do_sample` (default
+            False, so that the same scan gives the same text).
+
+        Returns
+        -------
+        list of dict, or list of these lists
+            ``[{"generated_text": str}]`` for each scan.
+        """
+        return super().__call__(as_pipeline_input(scans), **kwargs)
+
+    def _sanitize_parameters(self, text=None, t_r=None, **generate_kwargs) -> tuple[dict, dict, dict]:
+        preparing = {name: value for name, value in (("text", text), ("t_r", t_r)) if value is not None}
+        return preparing, generate_kwargs, {}
+
+    def preprocess(self, scan, text="Describe this scan.", t_r=None):
+        if self.processor.fmri_token not in text:
+            blocks = [{"type": "fmri"}, {"type": "text", "text": text}]
+            text = self.processor.render_chat(
+                [{"role": "user", "content": blocks}], add_generation_prompt=True
+            )
+        return {"inputs": dict(self.processor(text=text, fmri=scan, t_r=t_r, add_special_tokens=False))}
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        inputs = join_inputs(model_inputs["inputs"])  # of one length, since all hold the same text
+        generated = self.model.generate(
+            **inputs, **{"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
+        )
+        return generated[:, inputs["input_ids"].shape[1] :]
+
+    def postprocess(self, model_outputs):
+        return [{"generated_text": self.processor.decode_answer(ids)} for ids in model_outputs.cpu()]
+
+
+# `pipeline("fmri-zero-shot-classification")`: which of some answers fits a scan.
+
+
+class FmriZeroShotClassificationPipeline(Pipeline):
+    """Choose among candidate answers to a question about a scan.
+
+    A label's score is the probability that the model gives the label as its whole answer, up to and including
+    the end of its turn, divided by the sum of these probabilities over all candidates. Being a product over
+    tokens, the probability of a label of many tokens is no different in kind from that of a short one, but a
+    model that is unsure of the wording spreads it over more wordings; ``length_normalization=True`` compares
+    the mean log-probability of a token instead. Nothing is sampled: the same scan gives the same scores.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> import fmri_lm_hf
+    >>> classify = pipeline("fmri-zero-shot-classification", model="org/fmri-lm")
+    >>> classify("sub-01_bold.nii.gz", candidate_labels=["female", "male"], question="What is the sex?")
+    [{'label': 'female', 'score': 0.83}, {'label': 'male', 'score': 0.17}]
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+
+    def __call__(self, scans: Any, candidate_labels: Sequence[str], **kwargs) -> list:
+        """Score candidate labels for a scan or for each scan of a list.
+
+        Parameters
+        ----------
+        scans : scan or list of scans
+            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+        candidate_labels : sequence of str
+            The answers to choose from, at least two of them and all different.
+        question : str, optional
+            What is asked; by default, which of the labels describes the scan.
+        t_r : float, optional
+            Repetition time in seconds, where the scans do not tell it.
+        length_normalization : bool, default=False
+            Compare answers by their mean log-probability of a token.
+
+        Returns
+        -------
+        list of dict, or list of these lists
+            ``{"label": str, "score": float}`` in order of falling score; the scores sum to one.
+        """
+        return super().__call__(as_pipeline_input(scans), candidate_labels=candidate_labels, **kwargs)
+
+    def _sanitize_parameters(
+        self, candidate_labels=None, question=None, t_r=None, length_normalization=None
+    ) -> tuple[dict, dict, dict]:
+        labels: dict[str, Any] = {}
+        if candidate_labels is not None:
+            labels["candidate_labels"] = _check_labels(candidate_labels)
+        asked = {"question": question, "length_normalization": length_normalization}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return ({} if t_r is None else {"t_r": t_r}), labels | asked, labels
+
+    def preprocess(self, scan, t_r=None):
+        return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
+
+    def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False):
+        if question is None:
+            question = f"Which of these describes this scan: {', '.join(candidate_labels)}?"
+        prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)
+        scans = join_inputs(model_inputs["scans"])
+        scores = answer_log_probabilities(self.model, prompt_ids, answer_ids, **scans)
+        if length_normalization:
+            scores = scores / torch.tensor([len(ids) for ids in answer_ids], device=scores.device)
+        return scores
+
+    def postprocess(self, model_outputs, candidate_labels):
+        scores = model_outputs[0].double().softmax(-1).tolist()
+        ranked = sorted(zip(candidate_labels, scores), key=lambda pair: -pair[1])
+        return [{"label": label, "score": score} for label, score in ranked]
+
+
+def _check_labels(candidate_labels: Sequence[str]) -> list[str]:
+    if isinstance(candidate_labels, str) or not all(isinstance(label, str) for label in candidate_labels):
+        raise ValueError(f"`candidate_labels` must be a list of strings, got {candidate_labels!r}.")
+    if len(set(candidate_labels)) != len(candidate_labels):
+        raise ValueError(f"`candidate_labels` must all be different, got {list(candidate_labels)!r}.")
+    if len(candidate_labels) < 2:
+        raise ValueError(f"`candidate_labels` needs at least two labels, got {list(candidate_labels)!r}.")
+    return list(candidate_labels)
+
+
+# `pipeline("fmri-decision")`: typed questions about a scan, with a probability for every option.
+
+_SCAN = "scan"  # what stands for the scan where questions are asked about scans alone
+_YES_OR_NO = {"true": "yes", "false": "no"}
+
+
+class FmriDecisionPipeline(Pipeline):
+    """Answer typed questions about a scan, many of them from one reading of it.
+
+    Requests and answers are those of transformers' ``pipeline("decision")``, with a scan as asset. There the options
+    have letters, which a model is told to answer with. A model that reads scans answers in words, so here an option's
+    probability is that of the option as the whole answer, divided by the sum over all options of the question.
+    Nothing is sampled, and no question sees another.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> import fmri_lm_hf
+    >>> decide = pipeline("fmri-decision", model="org/fmri-lm")
+    >>> decide({
+    ...     "state": "scan-1",
+    ...     "assets": {"scan-1": "sub-01_bold.nii.gz"},
+    ...     "questions": {
+    ...         "sex": {"type": "choice", "instructions": "The sex?", "criteria": {"female": None, "male": None}},
+    ...         "patient": {"type": "noul", "instructions": "Does this person have a diagnosis?"},
+    ...     },
+    ... })
+    {'sex': {'type': 'choice', 'choice': 'female', ...}, 'patient': {'type': 'noul', 'noul': 0.31}}
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+
+    def __call__(self, inputs: Any, questions: Mapping[str, Any] | None = None, **kwargs) -> Any:
+        """Answer the questions of one request or of each request of a list.
+
+        Parameters
+        ----------
+        inputs : request or list of requests; with `questions`, scan or list of scans
+            A request is a dict, or its JSON: ``{"state": ..., "assets": {name: scan}, "questions": {name:
+            question}}``. The state, a text or other JSON, names the scan where it belongs. Scans are as
+            [`FmriFeatureExtractor`] takes them.
+        questions : dict, optional
+            Questions to ask about scans alone. A question has a `type`, `instructions` (what is asked) and `criteria`:
+
+            - ``choice``: `criteria` maps the options to descriptions, which may be None;
+            - ``score``: `criteria` lists the levels, lowest first;
+            - ``noul`` (yes or no): optional `criteria` describe ``true`` and ``false``.
+        t_r : float, optional
+            Repetition time in seconds, where the scans do not tell it.
+
+        Returns
+        -------
+        dict, or list of dict
+            For each question by its name: of a choice ``{"type", "choice", "confidence", "probabilities"}``, of a score
+            ``{"type", "score", "legend", "confidence", "probabilities"}``, and of ``noul`` ``{"type", "noul"}``, the
+            probability of yes. Probabilities sum to one.
+        """
+        if questions is not None:
+            scans = as_pipeline_input(inputs)
+            inputs = (
+                [_about(scan, questions) for scan in scans]
+                if isinstance(scans, list)
+                else _about(scans, questions)
+            )
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, t_r=None) -> tuple[dict, dict, dict]:
+        return ({} if t_r is None else {"t_r": t_r}), {}, {}
+
+    def preprocess(self, request, t_r=None):
+        before, scan, after, questions = _read_request(request)
+        asked = []
+        for question in questions:
+            text = "\n\n".join(filter(None, (after, _asks(question))))
+            blocks = [{"type": "text", "text": before}, {"type": "fmri"}, {"type": "text", "text": text}]
+            blocks = [block for block in blocks if block.get("text") != ""]
+            asked.append(encode_question(self.processor, blocks, _answers(question)))
+        return {
+            "requests": {"questions": questions, "asked": asked, "scans": self.processor(fmri=scan, t_r=t_r)}
+        }
+
+    def _forward(self, model_inputs):
+        requests = model_inputs["requests"]
+        scored = [
+            {
+                "questions": request["questions"],
+                "scores": answers_to_questions(self.model, request["asked"], **request["scans"]),
+            }
+            for request in (requests if isinstance(requests, list) else [requests])
+        ]
+        return {"requests": scored if isinstance(requests, list) else scored[0]}
+
+    def postprocess(self, model_outputs):
+        request = model_outputs["requests"]
+        return {
+            question.name: question.answer(scores[0].double().softmax(-1).tolist())
+            for question, scores in zip(request["questions"], request["scores"], strict=True)
+        }
+
+
+def _about(scan: Any, questions: Mapping[str, Any]) -> dict[str, Any]:
+    return {"state": _SCAN, "assets": {_SCAN: scan}, "questions": questions}
+
+
+def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
+    """The state before the scan, the scan, the state behind it, and the questions as transformers parses them."""
+    try:
+        from transformers.decision import DecisionConfig, parse_questions
+    except ImportError as error:
+        raise ImportError(
+            'pipeline("fmri-decision") reads requests as pipeline("decision") does, which this version of '
+            "transformers does not have: pip install -U transformers."
+        ) from error
+
+    if isinstance(request, str):
+        request = json.loads(request)
+    if not isinstance(request, Mapping) or not {"state", "questions", "assets"} <= set(request):
+        found = sorted(request) if isinstance(request, Mapping) else type(request).__name__
+        raise ValueError(
+            'A request is {"state": ..., "assets": {name: scan}, "questions": {name: question}}, as a dict or its '
+            f"JSON, found {found}. To ask about scans alone, give `questions` behind them."
+        )
+    assets = request["assets"]
+    if not isinstance(assets, Mapping) or len(assets) != 1:
+        found = sorted(assets) if isinstance(assets, Mapping) else assets
+        raise ValueError(f"The assets of a request must be one scan by its name, found {found!r}.")
+    ((name, scan),) = assets.items()
+    parts = _text(request["state"]).split(name)
+    if len(parts) != 2:
+        raise ValueError(
+            f"The state must name the scan {name!r} once, where it belongs, found it {len(parts) - 1} times in "
+            f"{_text(request['state'])!r}."
+        )
+    questions = parse_questions(dict(request["questions"]), DecisionConfig())
+    for question in questions:
+        if question.instructions is None:
+            raise ValueError(
+                f"Question {question.name!r} has no `instructions`: write there what is asked about the scan."
+            )
+        answers = _answers(question)
+        if len(set(answers)) != len(answers):
+            raise ValueError(f"Question {question.name!r}: its options must all be different, got {answers}.")
+    return parts[0], scan, parts[1].lstrip(), questions
+
+
+def _answers(question: Any) -> list[str]:
+    """What a model would say for each option of a question."""
+    if question.type == "noul":
+        return [_YES_OR_NO[option] for option in question.options]
+    return [_text(each) for each in (question.descriptions if question.type == "score" else question.options)]
+
+
+def _asks(question: Any) -> str:
+    """The words of a question, with a line for each option that is described."""
+    lines = [_text(question.instructions)]
+    if question.type != "score":
+        described: Sequence[tuple[str, Any]] = list(
+            zip(_answers(question), question.descriptions, strict=True)
+        )
+        lines += [f"{answer}: {_text(description)}" for answer, description in described if description]
+    return "\n".join(lines)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+class FmriFeatureExtractionPipeline(Pipeline):
+    """Vectors of scans, for a classifier, a search or a picture of one's own.
+
+    Of a tokenizer they are the features that it quantizes; of a language model its last hidden states at the tokens of
+    the scan, which stands alone. Nothing is trained or drawn: the same scan gives the same vectors.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> import fmri_lm_hf
+    >>> embed = pipeline("fmri-feature-extraction", model="org/fmri-tokenizer")
+    >>> features = embed("sub-01_bold.nii.gz")
+    >>> features["pooled"].shape, features["tokens"].shape
+    ((128,), (160, 128))
+    """
+
+    feature_extractor: Any
+    _load_processor = False
+    _load_tokenizer = False
+    _load_feature_extractor = None  # where there is one: a processor holds it, too
+    _load_image_processor = False
+
+    def __init__(self, *args, processor: Any = None, **kwargs):
+        super().__init__(*args, processor=processor, **kwargs)
+        if self.feature_extractor is None:
+            self.feature_extractor = getattr(processor, "feature_extractor", processor)
+        if self.feature_extractor is None:
+            raise ValueError(
+                "Scans cannot be read without their extractor: give `feature_extractor` or `processor`, or the model "
+                "as a folder or Hub id that holds one."
+            )
+
+    def __call__(self, scans: Any, **kwargs) -> Any:
+        """Turn a scan, or each scan of a list, into vectors.
+
+        Parameters
+        ----------
+        scans : scan or list of scans
+            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+        t_r : float, optional
+            Repetition time in seconds, where the scans do not tell it.
+
+        Returns
+        -------
+        dict of ndarray, or list of these dicts
+            ``tokens`` (n_tokens, size), one row for each ROI and time patch (patch by patch), latent token or network
+            pair; ``token_mask`` (n_tokens,), False for those that stand for nothing observed; and ``pooled`` (size,),
+            the mean over the others. float32.
+        """
+        return super().__call__(as_pipeline_input(scans), **kwargs)
+
+    def _sanitize_parameters(self, t_r=None) -> tuple[dict, dict, dict]:
+        return ({} if t_r is None else {"t_r": t_r}), {}, {}
+
+    def preprocess(self, scan, t_r=None):
+        return {"inputs": dict(self.feature_extractor(scan, t_r=t_r))}
+
+    def _forward(self, model_inputs):
+        tokens, shown = self.model.scan_tokens(**join_inputs(model_inputs["inputs"]))
+        return {"tokens": tokens.float(), "token_mask": shown}
+
+    def postprocess(self, model_outputs) -> dict[str, np.ndarray]:
+        tokens, shown = (model_outputs[name][0].cpu() for name in ("tokens", "token_mask"))
+        return {
+            "pooled": tokens[shown].mean(0).numpy(),
+            "tokens": tokens.numpy(),
+            "token_mask": shown.numpy(),
+        }

@@ -1,0 +1,473 @@
+"""What a reader is trained on: questions about random scans, from few networks and one wording to many.
+
+Attention comes to look a pair up by its two names only where there are few pairs to choose from. So training begins
+with few networks and one-word questions and widens from there; see `ReaderRecipe`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..bundled import NETWORK_WORDS
+from ..corpus.facts import Fact, make_facts
+from ..corpus.prose import verbalise
+from ..corpus.queries import (
+    ABSENT_ANSWERS,
+    DESCRIBE,
+    LEVELS,
+    Question,
+    ask_about,
+    ask_comparison,
+    ask_description,
+    ask_extreme,
+    ask_level,
+    ask_scans,
+    level_facts,
+    scan_facts,
+)
+from ..descriptors import FAMILIES, Feature, feature_table
+from ..models.atlas import Atlas
+from ..models.network_pairs import (
+    MAX_NAME_TOKENS,
+    network_pair_features,
+    pad_name_ids,
+    pair_features,
+    pair_indices,
+)
+from ..simulation.stream import RandomScans, random_scan
+from .attention_supervision import N_COLUMNS, Vocabulary, among, find_look_ups
+from .chat_form import ChatForm
+from .feature_store import IGNORED
+from .texts import pair_facts
+from .vocabulary import OwnNames
+
+# How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
+_DrawNames = Callable[[int, random.Random, float], Sequence[str]]
+
+_FILLERS = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "text_segments": 0}
+ENDLESS = 10**9  # batches
+MOST = 0.9  # of the scans, from `mostly_described_from` on
+
+__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts", "replayed"]
+
+
+@dataclass(frozen=True)
+class ReaderRecipe:
+    """Sizes and curriculum of a reader.
+
+    Attributes
+    ----------
+    hidden_size, num_layers, num_heads, vocab_size : int
+        Of the Llama-like language model and its subword vocabulary.
+    steps : int
+    batch_size : int
+        Scans of a step.
+    few_until, some_until : float
+        Until this share of the steps the scans have three or four networks; until the second, up to seven. After that
+        as many as `n_networks` says.
+    terse_until : float
+        Until this share of the steps every question is two names and its answer a level, so that each step asks many.
+    share_terse : float
+        Share of such questions after that, so that what was learnt of them carries over to sentences.
+    drawn_until : float
+        Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
+        connected a scan is overall says nothing about a pair, and only looking it up does.
+    n_networks : (int, int)
+    questions : int
+        Questions about each scan.
+    share_described, mostly_described_from : float
+        Share of the scans of which a description is asked, from `some_until` on; and from which share of the steps on
+        it is nine in ten, since to write a description is learnt late, of pairs that can be read by then.
+    share_absent : float
+        Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
+    share_text : float
+        Share of the prompts that are a sentence of a corpus alone, from `some_until` on: a reader has to know how
+        scans are spoken of in comparison with a cohort, to be trained on.
+    share_two_scans : float
+        Share of the prompts that compare two scans, from `some_until` on.
+    share_own_texts : float
+        Share of the prompts, from the first step on, that are texts which the language model wrote before the training
+        (`own_texts`), so that a pretrained one keeps its language.
+    n_own_texts : int
+        How many of them it writes; few are learnt by heart, and the language is lost all the same.
+    look_up_layers : (int, int) or None
+        Layers whose heads are told where to look names and pairs up (see `LookUpGuide`); None tells them nothing, as a
+        pretrained language model where a recipe gives no layers.
+    seed : int
+    """
+
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    vocab_size: int = 1000
+    steps: int = 4000
+    batch_size: int = 24
+    few_until: float = 0.02
+    some_until: float = 0.08
+    terse_until: float = 0.06
+    share_terse: float = 0.5
+    drawn_until: float = 0.06
+    n_networks: tuple[int, int] = (4, 12)
+    questions: int = 8
+    share_described: float = 0.4
+    mostly_described_from: float = 0.6
+    share_absent: float = 0.08
+    share_text: float = 0.08
+    share_two_scans: float = 0.08
+    share_own_texts: float = 0.0
+    n_own_texts: int = 512
+    look_up_layers: tuple[int, int] | None = (0, 1)
+    seed: int = 0
+
+
+class ReadingBatches(Dataset):
+    """Batches of random scans with questions about them; each depends on the recipe's seed and its number alone.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        That of the reader, with its chat template and a token `<fmri>`. Where it has words for networks, each scan is
+        given some of them; else its networks have names in the tokenizer's own words.
+    recipe : ReaderRecipe
+    atlas : Atlas, optional
+        That of all scans; random ones when None.
+    own_texts : sequence of list of int
+        Token ids of the texts that `share_own_texts` of the prompts are.
+    per_step : int, default=1
+        Batches that one step of the training takes, in all processes.
+
+    Notes
+    -----
+    A batch holds `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
+    n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. The questions about a
+    scan do not see each other: each is asked as if it were the only one. `look_ups` (n_look_ups, N_COLUMNS) says where
+    to look up which pair, see `LookUpGuide`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        recipe: ReaderRecipe,
+        atlas: Atlas | None = None,
+        own_texts: Sequence[list[int]] = (),
+        per_step: int = 1,
+    ):
+        if recipe.share_own_texts and not own_texts:
+            raise ValueError(
+                f"{recipe.share_own_texts} of the prompts are to be texts of the language model's own, and there are "
+                "none: give `own_texts`, as the function of that name makes them, or set `share_own_texts` to 0."
+            )
+        self.tokenizer, self.recipe, self.atlas = tokenizer, recipe, atlas
+        self.own_texts, self.per_step = own_texts, per_step
+        self.form = ChatForm.of(tokenizer)
+        self.fmri = tokenizer.convert_tokens_to_ids("<fmri>")
+        self.draw_names: _DrawNames = _draw_words
+        if NETWORK_WORDS[0] not in tokenizer.get_vocab():
+            self.draw_names = OwnNames(tokenizer, recipe.few_until, recipe.some_until)
+        self._ids: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return self.recipe.steps * self.per_step
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        recipe = self.recipe
+        done = number / len(self)
+        rng = random.Random(f"{recipe.seed}/{number}")
+        kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
+        for place, kind in enumerate(kinds):
+            beside = kinds[_beside(place)] if _beside(place) < len(kinds) else ""
+            if kind == "two scans" and beside not in ("brain", "two scans"):
+                kinds[place] = "brain"
+        features, atlases = self._scans(number, done, kinds)
+        names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
+        rows: list[dict[str, list[int]]] = []
+        look_ups: list[list[int]] = []
+        there: list[tuple[int, Sequence[str]]] = []  # the scans of the batch in the order of their prompts
+        for place, kind in enumerate(kinds):
+            if kind == "own":
+                rows.append(_all_learnt(rng.choice(self.own_texts)))
+                continue
+            if kind == "text":
+                text = _corpus_text(rng, self.draw_names, done)
+                rows.append(_all_learnt([*self.ids(text), *self.form.behind]))
+                continue
+            seen = [] if kind == "absent" else [place]
+            facts = pair_facts(features[place], names[place])
+            if kind == "two scans":
+                seen.append(_beside(place))
+                questions = self._about_both(facts, pair_facts(features[seen[1]], names[place]), rng)
+            else:
+                questions = self._questions(facts, rng, done)
+            if kind in ("absent", "noise", "shuffled"):
+                asked = [each for each in questions if not _is_terse(each)]
+                questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
+            row, found = self._row(questions, [features.shape[1]] * len(seen), names[place])
+            look_ups += [[len(rows), *columns] for columns in found]
+            rows.append(row)
+            there += [(scan, names[place]) for scan in seen]
+        longest = max(len(row["input_ids"]) for row in rows)
+        fillers = _FILLERS | {"input_ids": self.tokenizer.pad_token_id}
+        batch = {
+            name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
+            for name, filler in fillers.items()
+        }
+        batch["look_ups"] = torch.tensor(look_ups, dtype=torch.long).view(-1, N_COLUMNS)
+        if there:
+            batch["fmri_features"] = features[[scan for scan, _ in there]]
+            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for _, of_scan in there for name in of_scan]
+            batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(there[0][1]), -1)
+        return batch
+
+    def shares(self, number: int, n_shares: int) -> list[dict[str, torch.Tensor]]:
+        """The prompts of a batch, cut into as many shares as there are places to run them."""
+        batch = self[number % len(self)]
+        n_rows = len(batch["input_ids"])
+        if n_rows < n_shares:
+            raise ValueError(
+                f"A step is cut into {n_shares} micro-batches, and {n_rows} random scans cannot be shared out among "
+                f"them: give at least {n_shares}."
+            )
+        parts = np.array_split(np.arange(n_rows), n_shares)
+        return [self._prompts(batch, torch.from_numpy(np.isin(np.arange(n_rows), part))) for part in parts]
+
+    def _prompts(self, batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Those prompts of a batch that `rows` (batch,) says."""
+        kept = {"look_ups": among(batch["look_ups"], rows, 0)}
+        if "fmri_features" in batch:
+            n_tokens = batch["fmri_features"].shape[1]
+            n_scans = (batch["input_ids"] == self.fmri).sum(1) // n_tokens
+            of_rows = rows.repeat_interleave(n_scans)
+            if of_rows.any():
+                kept |= {name: batch[name][of_rows] for name in ("fmri_features", "network_name_ids")}
+        return kept | {name: batch[name][rows] for name in (*_FILLERS, "input_ids")}
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text; those of short ones are kept."""
+        if text in self._ids:
+            return self._ids[text]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(text) < 40 and len(self._ids) < 20_000:
+            self._ids[text] = ids
+        return ids
+
+    def _kind(self, rng: random.Random, done: float) -> str:
+        recipe = self.recipe
+        if rng.random() < recipe.share_own_texts:
+            return "own"
+        drawn = rng.random()
+        shares = {
+            "text": recipe.share_text,
+            "absent": recipe.share_absent,
+            "two scans": recipe.share_two_scans,
+        }
+        if done < recipe.some_until:
+            return "brain"
+        for kind, share in shares.items():
+            if drawn < share:
+                return rng.choice(("absent", "noise", "noise", "shuffled")) if kind == "absent" else kind
+            drawn -= share
+        return "brain"
+
+    def _scans(self, number: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
+        """Features of the scans of a batch, and the atlas of each."""
+        recipe = self.recipe
+        limits = (
+            (3, 4) if done < recipe.few_until else (3, 7) if done < recipe.some_until else recipe.n_networks
+        )
+        stream = RandomScans(
+            self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4)
+        )
+        scans, atlases = [], []
+        for place, kind in enumerate(kinds):
+            index = number * 4 * stream.atlases_per_size + place
+            atlas = stream.atlas_of(index)
+            atlases.append(atlas)
+            if done < recipe.drawn_until:
+                continue
+            kind = kind if kind in ("noise", "shuffled") else "brain"
+            scans.append(random_scan(atlas, recipe.seed, index, stream.ranges, kind))  # type: ignore[arg-type]
+        if not scans:
+            return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, number), atlases
+        return _features(scans, atlases), atlases
+
+    def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
+        """What a scan is asked, terse questions first."""
+        recipe, levels = self.recipe, level_facts(facts)
+        if done < recipe.terse_until:
+            n_terse, n_sentences = 2 * recipe.questions, 1
+        else:
+            # two terse questions take the room of a sentence
+            n_terse = round(2 * recipe.share_terse * recipe.questions)
+            n_sentences = recipe.questions - n_terse // 2
+        terse = [
+            replace(ask_level(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
+            for fact in rng.sample(levels, min(n_terse, len(levels)))
+        ]
+        # names are written from the first step on
+        questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]
+        questions += ask_about(facts, n_sentences - 1, rng)
+        share_described = recipe.share_described if done < recipe.mostly_described_from else MOST
+        if done >= recipe.some_until and rng.random() < share_described:
+            questions[-2:] = [ask_description(facts, rng)]
+        return terse + questions
+
+    def _about_both(
+        self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random
+    ) -> list[Question]:
+        """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
+        of_second = {fact["feature"]: fact for fact in level_facts(second)}
+        pairs = [
+            (fact, of_second[fact["feature"]]) for fact in level_facts(first) if fact["feature"] in of_second
+        ]
+        return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
+
+    def _row(
+        self, questions: Sequence[Question], scan_sizes: Sequence[int], names: Sequence[str]
+    ) -> tuple[dict[str, list[int]], list[list[int]]]:
+        """Ids of a prompt with its questions as parallel segments, in the form of the chat template; its look-ups.
+
+        `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared.
+
+        Terse questions, which are names alone, have a single token of it, between question and answer.
+        """
+        form = self.form
+        ids = [*form.before, *[self.fmri] * sum(scan_sizes)]
+        starts = np.cumsum([len(form.before), *scan_sizes])
+        positions = [len(form.before) + scan for scan, size in enumerate(scan_sizes) for _ in range(size)]
+        row = {
+            "input_ids": ids,
+            "labels": [IGNORED] * len(ids),
+            "position_ids": [*range(len(form.before)), *positions],
+            "text_segments": [0] * len(ids),
+        }
+        vocabulary = Vocabulary.of(names, self.ids)
+        look_ups = []
+        first = len(form.before) + len(scan_sizes)
+        for segment, question in enumerate(questions, 1):
+            terse = _is_terse(question)
+            asked = [*self.ids(question.text), *(form.between[-1:] if terse else form.between)]
+            answer = [*self.ids(question.answer), *(() if terse else form.behind)]
+            new, labels = asked + answer, [IGNORED] * len(asked) + answer
+            for found in find_look_ups(new, labels, question, vocabulary):
+                scan = found.turn if len(scan_sizes) > 1 else 0
+                look_ups.append(found.columns(len(ids), int(starts[scan]), len(names)))
+            row["input_ids"] += new
+            row["labels"] += labels
+            row["position_ids"] += range(first, first + len(new))
+            row["text_segments"] += [segment] * len(new)
+        row["attention_mask"] = [1] * len(ids)
+        return row, look_ups
+
+
+def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
+    """Batches of `n_scans` random scans, as a reader meets them at the end of its training; there is no end of them.
+
+    The parameters are those of `ReaderRecipe` and `ReadingBatches`.
+    """
+    recipe = ReaderRecipe(
+        steps=ENDLESS,
+        batch_size=n_scans,
+        few_until=0,
+        some_until=0,
+        terse_until=0,
+        drawn_until=0,
+        mostly_described_from=1,
+        share_text=0,
+        seed=seed,
+    )
+    return ReadingBatches(tokenizer, recipe)
+
+
+def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
+    """A text alone, all of which is learnt."""
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": list(range(len(ids))),
+        "text_segments": [0] * len(ids),
+        "attention_mask": [1] * len(ids),
+    }
+
+
+def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torch.Tensor:
+    """Network-pair features of scans of different lengths and atlases with equally many networks, in one go."""
+    n_timepoints = max(len(scan["bold"]) for scan in scans)
+    n_rois = max(atlas.n_rois for atlas in atlases)
+    values = torch.zeros(len(scans), n_rois, n_timepoints)
+    roi_mask = torch.zeros(len(scans), n_rois, dtype=torch.bool)
+    padding_mask = torch.zeros(len(scans), n_timepoints, dtype=torch.bool)
+    networks = torch.zeros(len(scans), n_rois, dtype=torch.long)
+    for row, (scan, atlas) in enumerate(zip(scans, atlases, strict=True)):
+        bold = torch.from_numpy(scan["bold"])
+        values[row, : bold.shape[1], : len(bold)] = bold.T
+        roi_mask[row, : bold.shape[1]] = torch.from_numpy(scan["roi_mask"])
+        padding_mask[row, : len(bold)] = True
+        numbers = {name: number for number, name in enumerate(atlas.network_names)}
+        networks[row, : bold.shape[1]] = torch.tensor([numbers[name] for name in atlas.networks])
+    return network_pair_features(values, roi_mask, padding_mask, networks, len(atlases[0].network_names))
+
+
+def _drawn_features(n: int, n_networks: int, seed: int, number: int) -> torch.Tensor:
+    """Features of `n` scans that do not exist, with the connectivity of each pair independent of the others."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    first, second = pair_indices(n_networks)
+    values = 0.4 + 0.5 * torch.randn(n, len(first), generator=generator) + 0.55 * (first == second)
+    rms = 0.1 + 0.4 * torch.rand(n, generator=generator)
+    return pair_features(values, torch.ones_like(values, dtype=torch.bool), rms, n_networks)
+
+
+def _is_terse(question: Question) -> bool:
+    return question.text.startswith(" ")
+
+
+def _beside(place: int) -> int:
+    """A scan of the same batch and the same atlas."""
+    return place ^ 1
+
+
+def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
+    return rng.sample(NETWORK_WORDS, n)
+
+
+@lru_cache
+def _made_up_features() -> dict[str, Feature]:
+    networks = NETWORK_WORDS[:6]
+    return feature_table(
+        Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks)
+    )
+
+
+def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done: float = 0.0) -> str:
+    """What a corpus might say of a scan, in comparison with a cohort."""
+    table = _made_up_features()
+    family = rng.choice(FAMILIES)
+    chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
+    z_scores = {name: rng.gauss(0, 1.3) for name in chosen}
+    text = verbalise(make_facts(z_scores, z_scores, chosen), "sentence", rng.randrange(2**32))
+    names = draw_names(len(NETWORK_WORDS), rng, done)
+    return text.translate({ord(word): name for word, name in zip(NETWORK_WORDS, names)})
+
+
+def reading_texts(n: int, seed: int = 0) -> list[str]:
+    """Questions, answers and descriptions of made-up facts, without names, to make a subword vocabulary of."""
+    rng, values = random.Random(seed), np.random.default_rng(seed)
+    texts = [*LEVELS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
+    for _ in range(n):
+        facts = scan_facts(values.normal(0.5, 0.5, 10).tolist(), [True] * 10, NETWORK_WORDS[:4])
+        texts += [
+            ask_level(facts[1], rng).text,
+            ask_comparison(facts[0], facts[2], rng).text,
+            ask_description(facts, rng).answer,
+            _corpus_text(rng),
+        ]
+        texts += [ask_extreme(facts, extreme, rng).text for extreme in ("strongest", "weakest")]
+    return [re.sub(f" ?[{''.join(NETWORK_WORDS)}]", "", text) for text in texts]
