@@ -23,8 +23,6 @@ from fmri_lm_hf.evaluation.report import COLOURS, html_table, new_figure, page, 
 from fmri_lm_hf.evaluation.tables import number
 from fmri_lm_hf.files import content_hash, write_json, write_text
 
-__all__ = ["STUDIES", "Study", "Variant", "load_study", "run_study", "study_table"]
-
 _FOLDER = Path(__file__).with_name("studies")
 STUDIES = tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 BESIDE = ("connectivity_logistic", "network_logistic")  # readers whose scores stand beside the model's

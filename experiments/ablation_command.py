@@ -25,8 +25,6 @@ from pathlib import Path
 
 from fmri_lm_hf.cli.demo import add_cohort_arguments
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm study`."""

@@ -24,26 +24,8 @@ from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
 from fmri_lm_hf.models.fmri_transformer import connectivity_profiles, unit_series
 from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
 from fmri_lm_hf.models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
-from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.likeness import content_sketch
-
-__all__ = [
-    "MAX_SIZE",
-    "VECTORS",
-    "TokenReadings",
-    "correlations_of_rows",
-    "first_two",
-    "identification",
-    "intraclass_correlation",
-    "left_out",
-    "of_rows",
-    "part_of",
-    "phenotypes",
-    "read_tokens",
-    "tokens_report",
-    "unwanted",
-]
-
 
 # What a tokenizer says of scans, and of parts of them, as vectors that can be compared.
 

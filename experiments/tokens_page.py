@@ -11,8 +11,6 @@ import numpy as np
 from fmri_lm_hf.evaluation.report import COLOURS, OTHER, failure_parts, html_table, new_figure, page, picture
 from fmri_lm_hf.files import write_text
 
-__all__ = ["tokens_table", "write_tokens_page"]
-
 HEAD = ("", "tokens", "codes", "connectivity", "chance", "n")
 _VECTORS = HEAD[1:4]
 _COLOURS = (COLOURS["model"], COLOURS["baseline"], OTHER)

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from .models.modeling_fmri_lm_classification import FmriLMForSequenceClassification
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
-    from .models.processing_fmri_lm import FmriLMProcessor
-    from .models.scan_images import ScanError
-    from .pipelines import (
+    from .models.pipelines import (
         FmriDecisionPipeline,
         FmriFeatureExtractionPipeline,
-        FmriHypothesisPipeline,
         FmriToTextPipeline,
         FmriZeroShotClassificationPipeline,
     )
+    from .models.processing_fmri_lm import FmriLMProcessor
+    from .models.scan_errors import ScanError
+    from .pipelines import FmriHypothesisPipeline
     from .training.backbone import load_text_backbone
 
 _HOME = {

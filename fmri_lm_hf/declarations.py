@@ -15,15 +15,6 @@ from typing import Any
 
 import yaml
 
-__all__ = [
-    "DECLARATIONS",
-    "declare_in_features",
-    "declared_in_features",
-    "declared_in_folder",
-    "declared_in_parquet",
-    "is_declared",
-]
-
 DECLARATIONS = ("controlled", "simulated")
 _METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
 _MARK = "fmri_lm_hf:"  # begins the `id` of a feature that carries declarations

@@ -16,18 +16,6 @@ from filelock import BaseFileLock, FileLock, Timeout
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "LOCK_FILE",
-    "atomic",
-    "content_hash",
-    "exclusive",
-    "project_folder",
-    "weights_hash",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
 
 LOCK_FILE = ".lock"
 

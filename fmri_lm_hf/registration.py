@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-__all__ = ["register_when_needed"]
-
 
 @dataclass
 class _Registration:

@@ -16,8 +16,6 @@ from huggingface_hub import DatasetCardData
 
 from .rendering import NO_LICENSE, render_card, sign_card
 
-__all__ = ["dataset_card", "gated_metadata", "scan_dataset_card", "scan_statistics", "write_corpus_card"]
-
 _SPLITS = ("train", "validation", "test")  # in the order of the card
 
 # What the Hub asks of whoever wants access to the scans of a controlled cohort.

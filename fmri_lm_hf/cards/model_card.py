@@ -10,8 +10,6 @@ from typing import Any
 
 from .rendering import NO_LICENSE, model_index, not_above_controls, render_card, score_rows, what_was_scored
 
-__all__ = ["ModelFacts", "converted_model_card", "model_card"]
-
 _PIPELINE_TAGS = {
     "fmri_lm": "text-generation",
     "adapter": "text-generation",

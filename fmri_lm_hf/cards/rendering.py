@@ -22,30 +22,6 @@ from typing import Any
 
 import yaml
 
-__all__ = [
-    "METRICS",
-    "NOT_RECORDED",
-    "NO_LICENSE",
-    "OURS",
-    "RECORD_URL",
-    "eval_results",
-    "exchange_blocks",
-    "is_edited",
-    "is_form",
-    "join_card",
-    "load_template",
-    "model_index",
-    "not_above_controls",
-    "render_card",
-    "score_rows",
-    "sign_card",
-    "split_card",
-    "template_folder",
-    "update_card",
-    "what_was_scored",
-]
-
-
 # Scores as a card shows them: a table with every reader, and what the Hub indexes of this model alone.
 
 OURS = "fmri_lm"  # the reader that is the model itself; all others are baselines and controls

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm atlas`."""
@@ -30,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm atlas`; 1 if something does not fit."""
-    from ..models.atlas import Atlas, ScanError
+    from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
+    from ..models.scan_errors import ScanError
     from ..scans.atlas_check import check_atlas
 
     if args.out is not None and args.out.suffix != ".json":

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ..scans import Source
     from ..scans.sources import ScanFile
 
-__all__ = ["SOURCE_NAMES", "STRATEGY_NAMES", "add_arguments", "run"]
 
 # The library's own names (`scans.SOURCES`, `scans.denoising.STRATEGIES`), which `--help` tells without loading it.
 SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
@@ -215,7 +214,7 @@ def _dry_run(source: Source, files: list[ScanFile]) -> int:
 
 def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]:
     """Options that only some sources have; refuses those that this one has not."""
-    from ..models.scan_images import ScanError
+    from ..models.scan_errors import ScanError
 
     names = ("space", "strategy", "segmentation", "pattern", "mat_key", "pipeline", "rois", "n_subjects")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -227,8 +226,9 @@ def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]
 
 
 def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
-    from ..models.atlas import Atlas, ScanError
+    from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
+    from ..models.scan_errors import ScanError
 
     if name is None:
         if labels_img is not None:
@@ -246,7 +246,7 @@ def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
 
 def _t_r(words: list[str]) -> dict[str, float]:
     """`["2.0"]` is the TR of all sites, `["a=0.72", "b=2.0"]` that of each."""
-    from ..models.scan_images import ScanError
+    from ..models.scan_errors import ScanError
 
     t_r = {}
     for word in words:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib
 
-__all__ = ["STAGES", "add_arguments", "run"]
-
 STAGES = ("tokenizer", "alignment", "instruction", "reader")
 
 

@@ -290,5 +290,3 @@ CALLS: dict[str, Callable[..., Any]] = {
     # how protocol 2 writes bytes
     "_codecs.encode": lambda text, encoding="latin1": str.encode(text, "latin1"),
 }
-
-__all__ = ["read_checkpoint"]

@@ -423,15 +423,3 @@ class _Plain:
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self.convert(item) for item in value]
         return value.name if isinstance(value, GlobalName) else f"<{type(value).__name__}>"
-
-
-__all__ = [
-    "CheckpointError",
-    "GlobalName",
-    "InertObject",
-    "PickleReader",
-    "UnsafeCheckpointError",
-    "checked_key",
-    "printable",
-    "to_plain",
-]

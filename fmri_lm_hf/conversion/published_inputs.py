@@ -17,16 +17,6 @@ from ..models.atlas import Atlas
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig, check_config_is_inert
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 
-__all__ = [
-    "find_delimiter_ids",
-    "load_text_model_files",
-    "published_atlas",
-    "published_chat_template",
-    "published_feature_extractor",
-    "read_statistics",
-]
-
-
 # The 450 ROI slots of the published model, by name.
 
 # One hemisphere of Tian scale III, in label order.

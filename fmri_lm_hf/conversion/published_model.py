@@ -351,6 +351,3 @@ def _card(result: Conversion, record: dict[str, Any]) -> str:
         lora=result.lora,
     )
     return converted_model_card(facts, "path/to/this/folder")
-
-
-__all__ = ["Conversion", "convert_upstream"]

@@ -267,17 +267,3 @@ def _published_shape(name: str, ours: tuple[int, ...]) -> tuple[int, ...]:
 def _some(names: list[str], limit: int = 5) -> str:
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-__all__ = [
-    "DEFAULT_HEADS",
-    "clean_state_dict",
-    "is_language_model",
-    "match_tensors",
-    "published_name",
-    "split_lora",
-    "split_stage_1",
-    "stage_1_fields",
-    "tensor_shape",
-    "tokenizer_fields",
-]

@@ -24,7 +24,8 @@ from ..descriptors import FAMILIES, Acquisition, ReferenceMaps
 from ..descriptors.catalogue import check_families
 from ..descriptors.column_check import Symmetry, symmetry
 from ..files import atomic, exclusive, write_json
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..scans.dataset import package_versions
 from ..scans.splits import SplitManifest, make_splits
 from .chunks import WORK_FOLDER, AssemblyTask, ScanSource, assemble, published_features
@@ -44,13 +45,6 @@ from .steps import (
     text_seed,
     write_texts,
 )
-
-__all__ = [
-    "CorpusConfig",
-    "CorpusSummary",
-    "build_corpus",
-]
-
 
 # What a corpus is made of: the options of a build, checked.
 

@@ -20,24 +20,10 @@ import pyarrow.parquet as pq
 
 from ..declarations import declare_in_features
 from ..files import atomic, write_json
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 from .prose import SUBJECT_TEXT_COLUMN
-
-__all__ = [
-    "TEXT_SCHEMA",
-    "WORK_FOLDER",
-    "AssemblyTask",
-    "Chunk",
-    "Piece",
-    "ScanIndex",
-    "ScanSource",
-    "assemble",
-    "published_features",
-    "read_chunk",
-    "read_columns",
-]
-
 
 # Reading a scan dataset piece by piece, so that memory does not grow with the number of scans.
 

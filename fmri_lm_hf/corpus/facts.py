@@ -9,27 +9,6 @@ from typing import Literal, TypedDict
 
 from ..descriptors import MEASURES, Feature, Measure
 
-__all__ = [
-    "ADJECTIVES",
-    "ALIASES",
-    "COHORT_MEAN",
-    "DEGREES",
-    "DIRECTION_THRESHOLD",
-    "DIRECTION_WORDS",
-    "MARKED_Z",
-    "MILD_Z",
-    "NOUNS",
-    "OTHER_ACQUISITIONS",
-    "RELATIONS",
-    "Direction",
-    "Fact",
-    "direction_of",
-    "fact_measure",
-    "is_decided",
-    "make_facts",
-]
-
-
 DIRECTION_THRESHOLD = 1.0
 OTHER_ACQUISITIONS = "scans of other acquisitions"
 

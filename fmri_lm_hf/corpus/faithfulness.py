@@ -11,16 +11,6 @@ from typing import Any
 
 from .facts import ALIASES, COHORT_MEAN, DEGREES, DIRECTION_WORDS, MARKED_Z, NOUNS, fact_measure
 
-__all__ = [
-    "Claim",
-    "Faithfulness",
-    "Rewrite",
-    "faithfulness",
-    "parse_claims",
-    "rewrite",
-]
-
-
 _PAIR_MEASURES = (
     "connectivity/mean",
     "connectivity/level",

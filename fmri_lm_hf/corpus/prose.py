@@ -20,22 +20,6 @@ from .facts import (
     is_decided,
 )
 
-__all__ = [
-    "DEMOGRAPHICS",
-    "EXTREME_FORMS",
-    "FORMS",
-    "NUMBER_STYLES",
-    "SUBJECT_TEXT_COLUMN",
-    "Length",
-    "describe_subject",
-    "direction_phrases",
-    "render_statement",
-    "select_facts",
-    "verbalise",
-    "write_text",
-]
-
-
 # High-level descriptions of subjects: demographics and cognition, apart from what their scans show.
 
 SUBJECT_TEXT_COLUMN = "subject_description"

@@ -17,28 +17,6 @@ from .facts import NOUNS, Fact, direction_of
 from .languages import ENGLISH, Language
 from .prose import render_statement
 
-__all__ = [
-    "ABSENT_ANSWERS",
-    "BOUNDS_BETWEEN",
-    "BOUNDS_WITHIN",
-    "DESCRIBE",
-    "LEVELS",
-    "Question",
-    "ask_about",
-    "ask_comparison",
-    "ask_description",
-    "ask_extreme",
-    "ask_level",
-    "ask_scans",
-    "level_facts",
-    "level_of",
-    "level_question",
-    "pair_words",
-    "says_no_scan",
-    "scan_facts",
-    "scans_question",
-]
-
 LEVELS = ENGLISH.levels
 # Between the levels, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
 # pairs of different networks and for what lies within one.

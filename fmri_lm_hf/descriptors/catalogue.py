@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 from typing import Literal
 
-from ..models.atlas import Atlas, ScanError
-
-__all__ = ["FAMILIES", "MEASURES", "Feature", "Measure", "check_families", "feature_name", "feature_table"]
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 
 FAMILIES = ("connectivity", "gradients", "graph", "ica")
 

@@ -10,8 +10,6 @@ from ..models.atlas import Atlas
 from ..models.atlas_names import mirrored_name
 from .connectivity import LARGEST_CORRELATION
 
-__all__ = ["ColumnCheck", "Symmetry", "mirrored_pairs", "symmetry"]
-
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # a lost or an added column moves those after it by a few
 MARGIN = 0.1  # in likeness: by so much another order has to be better before the given one is doubted
 # Standard errors of a correlation over all pairs of ROIs: the better order has to be like the group beyond chance,

@@ -15,19 +15,6 @@ from .catalogue import feature_name
 if TYPE_CHECKING:
     from .prepared import PreparedScan
 
-__all__ = [
-    "LARGEST_CORRELATION",
-    "GroupConnectivity",
-    "connectivity_features",
-    "correlations",
-    "fisher_z",
-    "fisher_z_connectivity",
-    "network_connectivity",
-    "network_connectivity_features",
-    "standardise",
-    "usable_rois",
-]
-
 
 # Functional connectivity: the one definition of a correlation and of its Fisher z, for all who need it.
 

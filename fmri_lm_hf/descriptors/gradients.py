@@ -9,8 +9,6 @@ from scipy.sparse.linalg import eigsh
 from .catalogue import feature_name
 from .prepared import PreparedScan
 
-__all__ = ["align", "diffusion_gradients", "gradient_features"]
-
 N_GRADIENTS = 3
 KEPT = 0.1  # share of each ROI's connections that enters its profile
 ALPHA = 0.5  # 0: density of ROIs along an axis counts fully, 1: not at all

@@ -7,15 +7,6 @@ import numpy as np
 from .catalogue import feature_name
 from .prepared import PreparedScan
 
-__all__ = [
-    "average_clustering",
-    "find_communities",
-    "global_efficiency",
-    "graph_features",
-    "modularity",
-    "strongest_edges",
-]
-
 DENSITY = 0.1
 SEED = 0
 _MIN_GAIN = 1e-7  # in units of Q: smaller gains are rounding errors

@@ -11,8 +11,6 @@ from .catalogue import feature_name
 from .connectivity import fisher_z
 from .prepared import PreparedScan
 
-__all__ = ["component_networks", "fit_group_ica", "ica_features", "time_course_measures"]
-
 logger = logging.get_logger(__name__)
 
 # Bands in Hz that do not depend on the scan: all end below the Nyquist frequency of a repetition time of 3.1 s.

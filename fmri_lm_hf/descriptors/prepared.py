@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..models.scan_files import constant_rois
 from .connectivity import correlations, standardise
-
-__all__ = ["MIN_ROIS", "MIN_TIMEPOINTS", "PreparedScan", "prepare_row", "prepare_scan"]
 
 MIN_TIMEPOINTS = 20  # fewer points give correlations with standard errors above 0.2
 MIN_ROIS = 5  # three gradients need five points

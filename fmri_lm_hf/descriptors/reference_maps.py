@@ -9,13 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from ..models.atlas import Atlas, ScanError
+from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from .catalogue import check_families
 from .connectivity import GroupConnectivity
 from .gradients import diffusion_gradients
 from .ica import fit_group_ica
-
-__all__ = ["MAP_FAMILIES", "ReferenceMaps"]
 
 MAP_FAMILIES = ("gradients", "ica")  # the descriptor families whose features depend on these maps
 

@@ -20,20 +20,6 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from .features import Unavailable
 from .model_answers import Study, batches
 
-__all__ = [
-    "EXPLANATIONS",
-    "Effects",
-    "explanations",
-    "integrated_gradients",
-    "log_odds",
-    "networks_of",
-    "occlude",
-    "other_people",
-    "randomisation_test",
-    "with_random_weights",
-]
-
-
 # How far networks moved answers, and whether that depends on what a model has learnt.
 
 

@@ -12,8 +12,6 @@ import numpy as np
 from ..descriptors.connectivity import connectivity_features
 from .metrics import score_classification
 
-__all__ = ["Prediction", "choose_penalty", "connectivity_logistic", "fit_logistic", "fit_ridge", "majority"]
-
 REGULARISATION = np.logspace(-3, 2, 11)  # C, for features scaled so that their squared norm is about 1
 RIDGE = np.logspace(-3, 3, 13)  # alpha, for the same
 N_FOLDS = 5

@@ -10,17 +10,6 @@ from crepes import ConformalClassifier
 from crepes.extras import hinge
 from scipy.optimize import minimize_scalar
 
-__all__ = [
-    "brier_score",
-    "calibration",
-    "calibration_slope",
-    "conformal_sets",
-    "expected_calibration_error",
-    "reliability",
-    "risk_coverage",
-]
-
-
 N_BINS = 10
 STEEPEST = 100.0  # of slopes: where classes are told apart without an error, the best slope is infinite
 

@@ -28,17 +28,6 @@ from .predictors import OURS
 from .tasks import class_name, is_missing
 from .uncertainty import interval_of, weights_by_subject
 
-__all__ = [
-    "Levels",
-    "independent_subset",
-    "isolated_scores",
-    "levels_of_confounds",
-    "predictability",
-    "predictable_confounds",
-    "subgroup_scores",
-    "subgroups",
-]
-
 # What is looked at: title -> column (in any case of letters), and whether it is cut into thirds.
 CONFOUNDS = {
     "site": ("site", False),

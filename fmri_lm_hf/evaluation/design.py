@@ -23,8 +23,6 @@ from ..scans.splits import SplitManifest
 from .features import confound_columns
 from .tasks import Task
 
-__all__ = ["Contents", "Design", "FittedStatistics", "training_records"]
-
 
 @dataclass(frozen=True)
 class FittedStatistics:

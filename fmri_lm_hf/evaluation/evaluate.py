@@ -23,8 +23,6 @@ from .tasks import Task
 from .truth import truth as check_truth
 from .uncertainty import between_sites
 
-__all__ = ["evaluate", "evaluate_sites", "hold_site_out", "results_of", "split_rows", "with_ours"]
-
 
 def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "test") -> dict[str, list[int]]:
     """Rows of the training and of the test subjects; where sites were held out, test scans are those of these sites.

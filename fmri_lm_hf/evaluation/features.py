@@ -16,8 +16,6 @@ from tqdm.auto import tqdm
 from ..descriptors.connectivity import connectivity_features, standardise
 from .tasks import class_name, is_missing
 
-__all__ = ["CONFOUNDS", "ScanFeatures", "Unavailable", "confound_columns", "coskewness_subspace"]
-
 CONFOUNDS = ("age", "sex", "site", "mean_fd")
 _CATEGORIES = ("sex", "site")  # classes even where they are written as numbers
 N_REFERENCE = (

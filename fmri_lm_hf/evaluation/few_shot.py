@@ -22,17 +22,6 @@ from .metrics import score_classification
 from .model_answers import Answer, Question, ReadScans, Study
 from .predictors import OURS, READERS
 
-__all__ = [
-    "SHOT_READERS",
-    "ShotReader",
-    "adapter",
-    "draw_shots",
-    "few_shot",
-    "in_context",
-    "inputs_at",
-    "scaled",
-]
-
 ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for readings whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
 BATCH = 32

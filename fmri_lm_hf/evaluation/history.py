@@ -26,8 +26,6 @@ from filelock import FileLock
 
 from ..__about__ import __version__
 
-__all__ = ["LEDGER_FILE", "Entry", "Ledger", "told"]
-
 LEDGER_FILE = ".judged.jsonl"
 LONGEST_WAIT = 60  # seconds, for another process that writes
 

@@ -19,8 +19,6 @@ from .predictors import OURS, READERS
 from .tasks import Task
 from .uncertainty import interval_of, permutations_by_subject, weights_by_subject
 
-__all__ = ["Judgement", "joined", "judge"]
-
 NO_ANSWER = "(no answer)"  # is no class, and so wrong
 
 

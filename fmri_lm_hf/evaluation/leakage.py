@@ -30,31 +30,6 @@ from ..scans.splits import subjects_sha256
 from .design import Design
 from .tasks import Task, class_name, is_missing
 
-__all__ = [
-    "KINDS",
-    "Leak",
-    "LeakError",
-    "answers_in_prompts",
-    "capital",
-    "check_leaks",
-    "copies",
-    "count",
-    "examples",
-    "families",
-    "find_leaks",
-    "harmonised_sites",
-    "identities",
-    "labels_among_confounds",
-    "overlaps",
-    "some",
-    "splits_of_others",
-    "statistics_of_judged",
-    "subjects",
-    "trained_on",
-    "words",
-]
-
-
 # How leaks are put into sentences, and how prompts are compared word by word.
 
 MOST_NAMED = 5  # of what was found, in a sentence

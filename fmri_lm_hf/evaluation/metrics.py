@@ -12,19 +12,6 @@ import datasets
 import evaluate
 import numpy as np
 
-__all__ = [
-    "Accuracy",
-    "BalancedAccuracy",
-    "RocAuc",
-    "accuracy",
-    "balanced_accuracy",
-    "roc_auc",
-    "score_classification",
-    "weighted_auc",
-    "weighted_balanced_accuracy",
-    "weighted_mean",
-]
-
 
 def accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float:
     """Fraction of predictions that equal their label."""

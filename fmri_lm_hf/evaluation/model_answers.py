@@ -16,21 +16,9 @@ from tqdm.auto import tqdm
 from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from .features import ScanFeatures, Unavailable
 from .tasks import Form, Task, forms_of, is_missing
-
-__all__ = [
-    "Answer",
-    "Inputs",
-    "Question",
-    "ReadScans",
-    "Study",
-    "among_classes",
-    "batches",
-    "generate_texts",
-]
-
 
 # What a model writes about scans: nothing is sampled, so that the same scan gets the same text.
 

@@ -26,23 +26,6 @@ from .truth import (
     statement_probabilities,
 )
 
-__all__ = [
-    "OURS",
-    "READERS",
-    "Reader",
-    "Surrogate",
-    "agreement_of_classes",
-    "changed_scan",
-    "other_subjects",
-    "phase_randomised",
-    "reader",
-    "regressed_out",
-    "series_of",
-    "title_of",
-    "white_noise",
-]
-
-
 # Scans of which one thing is left and another is gone: what a control shows to a model in place of a scan.
 
 Surrogate = Callable[[np.ndarray, np.random.Generator], np.ndarray]

@@ -36,29 +36,6 @@ from .tables import (
     verdict_rows,
 )
 
-__all__ = [
-    "answer_parts",
-    "confounding_parts",
-    "draw_answers",
-    "draw_scores",
-    "explanation_parts",
-    "failure_parts",
-    "few_shot_parts",
-    "html_table",
-    "left_out_parts",
-    "new_figure",
-    "page",
-    "picture",
-    "robustness_parts",
-    "roi_centres",
-    "score_parts",
-    "trust_parts",
-    "truth_parts",
-    "verdict_parts",
-    "write_score_report",
-]
-
-
 COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of reader
 OTHER = "#e9c46a"
 _STYLE = """

@@ -15,20 +15,11 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score
 
 from ..models.feature_extraction_fmri import resampling_weights
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from .judgement import Judgement
 from .metrics import score_classification
 from .model_answers import ReadScans, Study, among_classes
 from .predictors import OURS, series_of
-
-__all__ = [
-    "CHANGES",
-    "Change",
-    "changed",
-    "robustness",
-    "wording_invariance",
-]
-
 
 SPIKE = 3.0  # SDs of a ROI's series that a movement adds to it
 PERFUSION_T_R = 4.0  # seconds

@@ -14,35 +14,6 @@ from ..cards.rendering import not_above_controls
 from ..files import write_text
 from .predictors import OURS, title_of
 
-__all__ = [
-    "HEAD",
-    "NUMBER_HEAD",
-    "SETS_HEAD",
-    "TRUTH_HEAD",
-    "VERDICT_HEAD",
-    "Table",
-    "about_sites",
-    "about_wordings",
-    "confounding_tables",
-    "interval",
-    "left_out",
-    "mark",
-    "not_beaten",
-    "number",
-    "number_rows",
-    "over_models",
-    "repeats_table",
-    "score_rows",
-    "score_table",
-    "set_rows",
-    "trust_sentences",
-    "truth_rows",
-    "truth_table",
-    "verdict_rows",
-    "write_score_csv",
-]
-
-
 HEAD = ("task", "reader", "accuracy", "balanced", "95 % interval", "AUC")
 NUMBER_HEAD = ("task", "reader", "mean error", "95 % interval", "r", "R2")
 SETS_HEAD = ("task", "reader", "right answer in the set", "answers in a set", "sets of one", "of these right")

@@ -16,21 +16,6 @@ from typing import Any
 import datasets
 import yaml
 
-__all__ = [
-    "COHORTS",
-    "MAX_WORDINGS",
-    "Form",
-    "Task",
-    "class_name",
-    "forms_of",
-    "is_missing",
-    "load_tasks",
-    "tasks_of_cohort",
-    "tasks_of_columns",
-    "wordings_of",
-]
-
-
 # Many ways to ask for the same thing, from a seeded grammar that trainings and evaluations share.
 
 MAX_WORDINGS = 200

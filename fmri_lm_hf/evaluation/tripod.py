@@ -19,8 +19,6 @@ from typing import Any
 from .predictors import OURS, title_of
 from .tables import interval, number
 
-__all__ = ["TO_BE_SAID", "tripod_table"]
-
 TO_BE_SAID = "to be said by the authors"
 
 

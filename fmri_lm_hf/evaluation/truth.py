@@ -37,23 +37,6 @@ from ..models.network_pairs import network_pair_values, pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .model_answers import Inputs, batches, generate_texts
 
-__all__ = [
-    "Statement",
-    "comparison_truth",
-    "description_truth",
-    "direct_probabilities",
-    "level_probabilities",
-    "mirage",
-    "names_of_networks",
-    "pair_level_truth",
-    "parse_hypothesis",
-    "relative_to",
-    "scan_pairs",
-    "statement_probabilities",
-    "truth",
-]
-
-
 CLEAR_DIFFERENCE = 0.3  # between two scans, in units of a scan's RMS correlation
 
 

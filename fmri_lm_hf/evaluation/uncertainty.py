@@ -9,15 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-__all__ = [
-    "Interval",
-    "between_sites",
-    "bootstrap_by_subject",
-    "interval_of",
-    "permutations_by_subject",
-    "weights_by_subject",
-]
-
 
 @dataclass(frozen=True)
 class Interval:

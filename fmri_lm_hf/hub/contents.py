@@ -17,20 +17,6 @@ from .privacy import is_text, png_chunks
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = [
-    "PICKLE_SUFFIXES",
-    "Publication",
-    "as_parquet",
-    "check_content",
-    "data_files",
-    "declared_in_rows",
-    "is_left_behind",
-    "is_publishable",
-    "kind_of",
-    "read_folder",
-    "shard_group",
-]
-
 
 # Which files of a folder may be published: a list for each kind, and what is told about all others.
 

@@ -38,20 +38,6 @@ from huggingface_hub.utils import validate_repo_id
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-__all__ = [
-    "HubAccessError",
-    "Verification",
-    "clear_errors",
-    "dataset_folder",
-    "downloaded_commit",
-    "fetch",
-    "fetched_commits",
-    "is_same",
-    "retried",
-    "verify_download",
-]
-
-
 # What went wrong with the Hub, said in one sentence; and which troubles pass when one tries again.
 
 logger = logging.get_logger(__name__)

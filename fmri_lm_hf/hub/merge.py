@@ -33,15 +33,6 @@ from .contents import Publication, data_files, kind_of, shard_group
 from .download import HubAccessError, is_same, retried
 from .records import count_parameters, render_dataset_card, render_model_card
 
-__all__ = [
-    "Branch",
-    "Change",
-    "Head",
-    "declared_at",
-    "merge",
-]
-
-
 # The branch of a repository that is pushed to: what its head holds, and a commit on top of it.
 
 _DOWNLOADS = 3  # of a file whose content is not what the head lists

@@ -13,14 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = [
-    "find_private",
-    "is_text",
-    "png_chunks",
-    "texts_of",
-]
-
-
 # The readable text in files that are about to be published, with the place where it stands.
 
 # How bytes begin whose content cannot be read here, or may run code when it is.

@@ -28,8 +28,6 @@ from .privacy import find_private
 from .records import name_base_model, name_repository_in_adapter, records_of_base
 from .remote_code import with_remote_code
 
-__all__ = ["PushResult", "push_to_hub"]
-
 logger = logging.get_logger(__name__)
 
 

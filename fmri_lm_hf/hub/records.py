@@ -19,16 +19,6 @@ from ..files import write_json
 from .contents import Publication, data_files
 from .download import HubAccessError, retried
 
-__all__ = [
-    "count_parameters",
-    "name_base_model",
-    "name_repository_in_adapter",
-    "records_of_base",
-    "render_dataset_card",
-    "render_model_card",
-]
-
-
 # What the files of a publication tell, gathered for its card.
 
 _ARRAYS = ("bold", "roi_mask")

@@ -13,8 +13,6 @@ from typing import Any
 from ..files import write_bytes
 from .contents import Publication, read_folder
 
-__all__ = ["export_remote_code", "with_remote_code"]
-
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 
 _LANGUAGE_MODEL = "modeling_fmri_lm.FmriLMForCausalLM"

@@ -21,8 +21,6 @@ from ..files import write_json
 from .contents import is_left_behind
 from .push import PushResult, push_to_hub
 
-__all__ = ["PublishesThroughHub"]
-
 RECORDS = ("training_info.json", "results.json")
 
 logger = logging.get_logger(__name__)

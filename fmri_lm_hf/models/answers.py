@@ -210,13 +210,3 @@ def _rows(
         rows[row, place] = torch.tensor(each, dtype=torch.long, device=device)
         present[row, place] = 1
     return rows, present
-
-
-__all__ = [
-    "Asked",
-    "Past",
-    "answer_log_probabilities",
-    "answers_to_questions",
-    "encode_question",
-    "read_before",
-]

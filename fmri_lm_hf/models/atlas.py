@@ -20,9 +20,9 @@ import numpy as np
 from transformers.utils import logging
 
 from .atlas_names import UNASSIGNED, YEO_NETWORKS, is_network, network_of, read_label_table, yeo_scheme
-from .scan_images import ScanError, extract_signals, image_data, is_cifti, load_image, require, volume_data
-
-__all__ = ["Atlas", "ScanError"]
+from .image_files import image_data, is_cifti, load_image, volume_data
+from .scan_errors import ScanError, require
+from .scan_images import extract_signals
 
 logger = logging.get_logger(__name__)
 

@@ -7,17 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .scan_images import ScanError
-
-__all__ = [
-    "UNASSIGNED",
-    "YEO_NETWORKS",
-    "is_network",
-    "mirrored_name",
-    "network_of",
-    "read_label_table",
-    "yeo_scheme",
-]
+from .scan_errors import ScanError
 
 UNASSIGNED = "unassigned"  # the network of ROIs that have none
 _NO_NETWORK = {UNASSIGNED, "none", "unknown", "n/a", "na", "nan", ""}

@@ -167,6 +167,3 @@ def _refusal(language_model: PreTrainedModel, reason: str, instead: str = _INSTE
     return ValueError(
         f"A language model of type '{language_model.config.model_type}' cannot read scans: {reason}. {instead}"
     )
-
-
-__all__ = ["check_backbone"]

@@ -136,6 +136,3 @@ class FmriLMConfig(PreTrainedConfig):
 def n_pair_tokens(n_networks: int) -> int:
     """Tokens of network pairs (each network with itself included), and one for the scan as a whole."""
     return 1 + n_networks * (n_networks + 1) // 2
-
-
-__all__ = ["FmriLMConfig", "n_pair_tokens"]

@@ -10,12 +10,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-__all__ = [
-    "FmriTokenizerConfig",
-    "check_config_is_inert",
-]
-
-
 # A configuration file holds numbers and names; one that would load foreign code or kernels is refused.
 
 # Attention that is part of transformers and torch. Anything else, such as "org/kernel", is compiled code fetched

@@ -15,10 +15,8 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from .atlas import Atlas
 from .hub_mixin import PublishedOnHub
+from .scan_errors import ScanError
 from .scan_files import read_scan
-from .scan_images import ScanError
-
-__all__ = ["FmriFeatureExtractor", "resampling_weights"]
 
 
 class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):

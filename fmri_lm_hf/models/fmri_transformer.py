@@ -12,20 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
-__all__ = [
-    "NETWORK_SCALE",
-    "FmriDecoder",
-    "FmriEncoder",
-    "FmriLayer",
-    "FmriTransformer",
-    "Glance",
-    "LatentTokens",
-    "connectivity_profiles",
-    "profiles_of",
-    "unit_series",
-]
-
-
 # How the ROIs of a scan go together: correlations over observed time points, and what is made of them.
 
 # Means over a network differ less between scans than single correlations do; this brings them to a like scale.

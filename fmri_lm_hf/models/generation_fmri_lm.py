@@ -151,6 +151,3 @@ class ScanGenerationMixin(GenerationMixin):
     ):
         """Leave the mask to `forward`, which knows where the scans are (called for static caches)."""
         return attention_mask
-
-
-__all__ = ["SCANS", "SCAN_INPUTS", "ScanGenerationMixin"]

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PublishedOnHub"]
-
 _TRAINING, _RESULTS = "training_info.json", "results.json"
 _NOT_RECORDED = "[not recorded]"
 _WHERE = (

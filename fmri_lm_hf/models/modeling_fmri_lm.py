@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .backbone_contract import check_backbone
 from .configuration_fmri_lm import FmriLMConfig, n_pair_tokens
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
-from .generation_fmri_lm import SCAN_INPUTS, ScanGenerationMixin
+from .generation_fmri_lm import ScanGenerationMixin
 from .modeling_fmri_tokenizer import FmriPreTrainedModel, FmriTokenizer
 from .network_pairs import (
     N_FEATURES,
@@ -654,6 +654,3 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         # a mean that is zero, not NaN, where no token has a next code
         total = F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=-100)
         return total / labels.ne(-100).sum().clamp_min(1)
-
-
-__all__ = ["SCAN_INPUTS", "FmriLMForCausalLM", "FmriLMOutput"]

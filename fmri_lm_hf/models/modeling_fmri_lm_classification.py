@@ -109,6 +109,3 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
             hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
         )
-
-
-__all__ = ["FmriLMForSequenceClassification"]

@@ -337,11 +337,3 @@ class FmriTokenizer(FmriPreTrainedModel):
         )
         observed = roi_mask[:, :, None] & padding_mask[:, None, :]
         return input_values.float().masked_fill(~observed, 0), roi_mask, padding_mask
-
-
-__all__ = [
-    "FmriTokenizer",
-    "FmriTokenizerDecoderOutput",
-    "FmriTokenizerEncoderOutput",
-    "FmriTokenizerOutput",
-]

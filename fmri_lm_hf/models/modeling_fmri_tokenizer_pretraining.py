@@ -281,6 +281,3 @@ def _use(statistics: CodeStatistics, device: torch.device) -> dict[str, torch.Te
         "codebook_usage": torch.tensor(sum(shares) / n_levels, device=device),
         "codebook_perplexity": torch.tensor(sum(statistics.perplexity) / n_levels, device=device),
     }
-
-
-__all__ = ["FmriTokenizerForPreTraining", "FmriTokenizerForPreTrainingOutput"]

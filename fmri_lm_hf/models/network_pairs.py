@@ -213,20 +213,3 @@ def _rank_points() -> torch.Tensor:
     width = torch.tensor([0.01, 0.01, 0.02, 0.05, 0.1, 0.1, 0.1])
     half, last = torch.stack([below, width]), torch.tensor([[0.5], [0.1]])
     return torch.cat([half, last, torch.stack([1 - below, width]).flip(1)], dim=1)
-
-
-__all__ = [
-    "MAX_NAME_TOKENS",
-    "N_FEATURES",
-    "PRESENT",
-    "VALUE",
-    "NetworkPairEmbedding",
-    "network_pair_features",
-    "network_pair_values",
-    "observed_pairs",
-    "pad_name_ids",
-    "pair_features",
-    "pair_indices",
-    "pair_ranks",
-    "place_factors",
-]

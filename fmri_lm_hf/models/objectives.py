@@ -263,14 +263,3 @@ class TextAlignment(nn.Module):
             for each, is_scan in zip(logits, (1.0, 0.0))
         ]
         return sum(parts) / 2
-
-
-__all__ = [
-    "TextAlignment",
-    "TokenPooling",
-    "connectivity_loss",
-    "contrastive_loss",
-    "coskewness_loss",
-    "domain_ramp",
-    "mean_over_scans",
-]

@@ -12,16 +12,6 @@ from transformers import Pipeline
 
 from .answers import answer_log_probabilities, answers_to_questions, encode_question
 
-__all__ = [
-    "FmriDecisionPipeline",
-    "FmriFeatureExtractionPipeline",
-    "FmriToTextPipeline",
-    "FmriZeroShotClassificationPipeline",
-    "as_pipeline_input",
-    "join_inputs",
-]
-
-
 # Scans on their way through a pipeline: lists of them, and batches.
 
 

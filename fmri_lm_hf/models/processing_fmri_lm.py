@@ -354,6 +354,3 @@ def _blocks(message: dict) -> list[dict]:
     """The blocks of a message's content; none of a plain string, or of a message that only calls tools."""
     content = message.get("content")
     return list(content) if isinstance(content, (list, tuple)) else []
-
-
-__all__ = ["FmriLMProcessor"]

@@ -16,14 +16,6 @@ from torch import nn
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
-__all__ = [
-    "CodeStatistics",
-    "FiniteScalarQuantizer",
-    "FmriCodebook",
-    "FmriQuantizer",
-    "VectorQuantizer",
-]
-
 
 @dataclass(frozen=True)
 class CodeStatistics:

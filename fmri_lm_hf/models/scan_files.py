@@ -15,11 +15,10 @@ import numpy as np
 from transformers.utils import logging
 
 from .atlas import Atlas
-from .image_files import ScanError, image_data, is_cifti, load_image, reading
+from .image_files import image_data, is_cifti, load_image
+from .scan_errors import ScanError, reading
 from .scan_images import extract
 from .scan_tables import Table, as_flags, as_names, as_seconds, as_table, read_numpy, read_text
-
-__all__ = ["Scan", "constant_rois", "read_scan", "sidecar_t_r", "stem", "table_names"]
 
 logger = logging.get_logger(__name__)
 

@@ -9,31 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .image_files import (
-    ScanError,
-    check_size,
-    image_data,
-    is_cifti,
-    load_image,
-    reading,
-    require,
-    series_of,
-    volume_data,
-)
-
-__all__ = [
-    "Extraction",
-    "ScanError",
-    "extract",
-    "extract_signals",
-    "image_data",
-    "is_cifti",
-    "load_image",
-    "reading",
-    "require",
-    "sphere_voxels",
-    "volume_data",
-]
+from .image_files import check_size, image_data, is_cifti, load_image, series_of, volume_data
+from .scan_errors import ScanError, reading
 
 VOXEL_MM = (0.1, 50.0)  # edges of a voxel; others come from a damaged or unset header
 # A volume that lacks more than this share of its voxels' values is censored; fewer are taken out as voxels.

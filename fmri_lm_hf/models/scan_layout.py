@@ -262,6 +262,3 @@ def _within_segments(segments: torch.Tensor) -> Callable:
         return (segments[batch, key] == 0) | (segments[batch, key] == segments[batch, query])
 
     return visible
-
-
-__all__ = ["ScanLayout"]

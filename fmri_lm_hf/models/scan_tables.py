@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .image_files import ScanError, reading
-
-__all__ = ["Table", "as_flags", "as_names", "as_seconds", "as_table", "read_numpy", "read_text"]
+from .scan_errors import ScanError, reading
 
 MISSING = {"": "nan", "n/a": "nan", "N/A": "nan", "NA": "nan", "NaN": "nan"}
 # What writers of tables call the column that counts time points.

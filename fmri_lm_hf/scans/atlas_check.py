@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..models.atlas import Atlas
-from ..models.scan_images import ScanError, is_cifti, load_image, volume_data
-
-__all__ = ["AtlasCheck", "check_atlas"]
+from ..models.image_files import is_cifti, load_image, volume_data
+from ..models.scan_errors import ScanError
 
 # How names say on which side an ROI lies, as whole words between separators or at an end.
 LEFT = re.compile(r"(?:^|[^A-Za-z])(?:LH|L|lh|left|Left|Hem_?L)(?:$|[^A-Za-z])")

@@ -15,15 +15,13 @@ from typing import Any
 import datasets
 from tqdm.auto import tqdm
 
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from .dataset import SHARD_BYTES, in_groups, scan_features
 from .folder import DatasetFolder
 from .quality import write_quality
 from .sources.bids import subject_key
 from .sources.source import LeftOut, ScanFile, Source
 from .workers import Result, read_all
-
-__all__ = ["BuildSummary", "build_scan_dataset", "find_scans"]
 
 Phenotypes = Mapping[str, Mapping[str, Any]]
 

@@ -37,28 +37,8 @@ from ..declarations import (
 )
 from ..files import atomic, write_json
 from ..models.atlas import Atlas
+from ..models.scan_errors import ScanError
 from ..models.scan_files import read_scan
-from ..models.scan_images import ScanError
-
-__all__ = [
-    "REQUIRED_COLUMNS",
-    "ROW_GROUP_BYTES",
-    "SHARD_BYTES",
-    "WORK_FOLDER",
-    "arrow_column",
-    "check_complete",
-    "in_groups",
-    "load_scan_dataset",
-    "package_versions",
-    "read_provenance",
-    "rows_table",
-    "scan_features",
-    "scan_row",
-    "shard_name",
-    "write_parquet",
-    "write_scan_dataset",
-]
-
 
 # Rows of a scan dataset as Arrow and Parquet: their columns, and files that are there whole or not at all.
 

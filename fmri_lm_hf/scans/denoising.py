@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..models.scan_errors import ScanError
 from ..models.scan_files import Scan
-from ..models.scan_images import ScanError
-
-__all__ = ["STRATEGIES", "denoise", "interpolate_censored", "median_tsnr"]
 
 ROUNDING = 1e-6  # SD after regression in SDs before it, below which nothing but rounding is left
 # In units of the correlation that chance gives: signals stored with 16 bits stay orthogonal to a few thousandths.

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from ..declarations import DECLARATIONS, declare_in_features, declared_in_features, declared_in_folder
 from ..files import LOCK_FILE, exclusive, write_json
 from ..models.atlas import Atlas
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from .dataset import (
     ROW_GROUP_BYTES,
     WORK_FOLDER,
@@ -46,8 +46,6 @@ from .dataset import (
 )
 from .sources.source import ScanFile, Source
 from .workers import identities, sha256
-
-__all__ = ["DatasetFolder"]
 
 # Columns that come from the files of a scan; the others, its site and phenotypes, may change without it.
 READ_COLUMNS = (

@@ -19,18 +19,6 @@ import numpy as np
 
 from ..descriptors.connectivity import fisher_z_connectivity
 
-__all__ = [
-    "N_WORDS",
-    "LikePair",
-    "ScanRecord",
-    "SharedContent",
-    "connectivity_profile",
-    "content_sketch",
-    "like_pairs",
-    "shared_content",
-]
-
-
 # Which scans hold the same measurement? Sketches of content that survive scaling, rounding, shifting and cutting.
 
 N_WORDS = 32  # of a sketch

@@ -26,14 +26,6 @@ from ..models.atlas import Atlas
 from .dataset import shard_name
 from .sources.source import LeftOut
 
-__all__ = [
-    "Fingerprint",
-    "exclusions",
-    "fingerprint",
-    "write_quality",
-]
-
-
 # Are the columns of the scans the ROIs that the atlas says? A check over a whole dataset, before people use it.
 
 FEWEST_SCANS = 5  # that a scan is compared with

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SPLITS", "SplitManifest", "make_splits", "subjects_sha256"]
-
 SPLITS = ("train", "validation", "test")
 
 

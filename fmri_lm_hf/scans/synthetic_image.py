@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..models.atlas import Atlas
-from ..models.scan_images import ScanError, require, sphere_voxels
-
-__all__ = ["write_nifti"]
+from ..models.scan_errors import ScanError, require
+from ..models.scan_images import sphere_voxels
 
 # Extent of the MNI152 template, in mm.
 MNI_LOW, MNI_HIGH = np.array([-90.0, -126.0, -72.0]), np.array([90.0, 90.0, 108.0])

@@ -19,18 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from .sources.source import ScanFile, Source
-
-__all__ = [
-    "RETRIES",
-    "Result",
-    "identities",
-    "open_cluster",
-    "read_all",
-    "sha256",
-]
-
 
 # A Dask cluster, for work that several machines share.
 

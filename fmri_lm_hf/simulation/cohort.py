@@ -28,15 +28,6 @@ from .population import (
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "DEFAULT_SITES",
-    "SimulatedCohort",
-    "cohort_features",
-    "iter_cohort",
-    "oracle_scores",
-    "simulate_cohort",
-]
-
 
 # The oracle: what a reader that knows the planted effects gets out of measured scans.
 

@@ -12,20 +12,6 @@ from scipy import fft
 
 from ..models.atlas import Atlas
 
-__all__ = [
-    "BAND",
-    "PHENOTYPE_LEVELS",
-    "Effect",
-    "Population",
-    "Site",
-    "Variability",
-    "default_effects",
-    "network_cholesky",
-    "simulate_bold",
-    "simulate_displacement",
-]
-
-
 BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
 PHENOTYPE_LEVELS = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
 AGE_RANGE = (20.0, 80.0)  # years, uniform

@@ -19,15 +19,6 @@ from .population import motion_artefact, simulate_displacement
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "PUBLISHED_NAMES",
-    "RandomScans",
-    "ScanRanges",
-    "draw_network_names",
-    "random_atlas",
-    "random_scan",
-]
-
 
 # Names of networks for random atlases: published ones, anatomical terms joined at random, and made-up words.
 

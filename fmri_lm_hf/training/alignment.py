@@ -41,8 +41,6 @@ _OF_THE_MODEL = (
     "scan_tokens",
 )
 
-__all__ = ["AlignmentArguments", "main", "train"]
-
 
 @dataclass
 class AlignmentArguments(LanguageModelArguments):

@@ -19,15 +19,6 @@ from transformers import HfArgumentParser, TrainingArguments, set_seed
 
 from ..files import project_folder
 
-__all__ = [
-    "AdapterArguments",
-    "LanguageModelArguments",
-    "ScanArguments",
-    "StageArguments",
-    "argument",
-    "parse",
-]
-
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
 

@@ -25,17 +25,6 @@ from ..corpus.facts import Fact
 from ..corpus.queries import LEVELS, Question
 from .feature_store import IGNORED
 
-__all__ = [
-    "N_COLUMNS",
-    "LookUp",
-    "LookUpGuide",
-    "Vocabulary",
-    "among",
-    "find_in_conversation",
-    "find_look_ups",
-    "moved",
-]
-
 # Columns of the tensor `look_ups` of a batch: the prompt; which heads look (1 for the second of two pairs that are
 # compared, or for the pair in the second of two scans); the position that looks; those of the pair's token and of its
 # names, -1 for names that are yet to be written.

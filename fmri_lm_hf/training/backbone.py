@@ -20,18 +20,6 @@ from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from .arguments import AdapterArguments
 
-__all__ = [
-    "PACKAGED",
-    "Backbone",
-    "add_adapter",
-    "find_gguf",
-    "load_backbone",
-    "load_gguf",
-    "load_text_backbone",
-    "lora_config",
-]
-
-
 # Low-rank adapters of the language model inside a model that reads scans.
 
 

@@ -12,11 +12,6 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, set_seed
 
-__all__ = [
-    "ChatForm",
-    "own_texts",
-]
-
 
 @dataclass(frozen=True)
 class ChatForm:

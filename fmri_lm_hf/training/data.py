@@ -17,24 +17,16 @@ from ..corpus.queries import ABSENT_ANSWERS, Question
 from ..hub.download import dataset_folder
 from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_lm import SCAN_INPUTS, FmriLMForCausalLM
+from ..models.generation_fmri_lm import SCAN_INPUTS
+from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
-from ..models.scan_images import ScanError
+from ..models.scan_errors import ScanError
 from ..scans.dataset import load_scan_dataset
 from ..scans.likeness import ScanRecord, content_sketch
 from ..scans.splits import SplitManifest
 from .arguments import LanguageModelArguments, ScanArguments
 from .attention_supervision import N_COLUMNS, Vocabulary, find_in_conversation
 from .feature_store import IGNORED, FeatureStore, StoredScans
-
-__all__ = [
-    "FmriLMCollator",
-    "ScanConversations",
-    "ScanInputs",
-    "TrainingScans",
-    "about_scan",
-]
-
 
 N_NOISE = 64  # scans of noise
 

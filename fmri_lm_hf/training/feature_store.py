@@ -25,9 +25,7 @@ from tqdm.auto import tqdm
 from ..files import content_hash, weights_hash, write_json
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..models.scan_images import ScanError
-
-__all__ = ["FeatureStore", "StoredScans", "draw_windows"]
+from ..models.scan_errors import ScanError
 
 IGNORED = -100  # a label that no loss counts: the code of a token that was not observed
 RECORD = "record.json"  # written last: an entry without it is not complete

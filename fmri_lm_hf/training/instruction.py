@@ -30,8 +30,6 @@ from .texts import CorpusTexts, GivenConversations, LabelQuestions, described_by
 from .trainer import FmriLMTrainer
 from .vocabulary import add_words
 
-__all__ = ["InstructionArguments", "main", "train"]
-
 
 @dataclass
 class InstructionArguments(LanguageModelArguments):

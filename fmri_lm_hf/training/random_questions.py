@@ -57,8 +57,6 @@ _FILLERS = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "text_seg
 ENDLESS = 10**9  # batches
 MOST = 0.9  # of the scans, from `mostly_described_from` on
 
-__all__ = ["ReaderRecipe", "ReadingBatches", "reading_texts", "replayed"]
-
 
 @dataclass(frozen=True)
 class ReaderRecipe:

@@ -33,16 +33,6 @@ from .record import train_and_save
 from .trainer import FmriLMTrainer
 from .vocabulary import train_text_tokenizer
 
-__all__ = [
-    "ReaderStageArguments",
-    "join_network_pairs",
-    "main",
-    "new_reader",
-    "pretrained_reader",
-    "train",
-]
-
-
 # A language model joined to network-pair tokens alone: what a reader starts from.
 
 

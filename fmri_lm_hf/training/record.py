@@ -30,17 +30,6 @@ from .step_trainer import StepTrainer
 from .texts import check_pairs_are_read
 from .trainer import FmriLMTrainer
 
-__all__ = [
-    "StageProgress",
-    "keep_freed_memory",
-    "last_complete_checkpoint",
-    "show_progress",
-    "train_and_save",
-    "train_on_conversations",
-    "write_training_info",
-]
-
-
 # Memory of a training on a processor: what a step has used is kept for the next one.
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt(3)

@@ -13,13 +13,6 @@ from transformers import Trainer
 
 from ..hub.trainer import PublishesThroughHub
 
-__all__ = [
-    "Part",
-    "StepBatches",
-    "StepTrainer",
-]
-
-
 # Which examples a step is made of: the same in one process and in many, in one run and in one that was resumed.
 
 

@@ -24,19 +24,6 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments
 from .data import Converse, Messages
 
-__all__ = [
-    "CorpusTexts",
-    "GivenConversations",
-    "LabelQuestions",
-    "ReadingQuestions",
-    "check_pairs_are_read",
-    "described_by",
-    "joined",
-    "load_texts",
-    "pair_facts",
-    "plain_text_blocks",
-]
-
 
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
     """One of them."""

@@ -28,16 +28,6 @@ from .record import train_and_save
 from .texts import CorpusTexts
 from .trainer import FmriTrainer
 
-__all__ = [
-    "TokenizerArguments",
-    "embed_descriptions",
-    "embed_texts",
-    "embed_tokens",
-    "main",
-    "train",
-]
-
-
 # What a frozen language model makes of texts, for the alignment of stage 1.
 
 

@@ -13,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.fsdp import register_fsdp_forward_method
 
-from ..models.modeling_fmri_lm import SCAN_INPUTS
+from ..models.generation_fmri_lm import SCAN_INPUTS
 from ..models.scan_layout import ScanLayout
 from .attention_supervision import LookUpGuide, among, moved
 from .feature_store import IGNORED
 from .step_trainer import Part, StepTrainer
-
-__all__ = ["FmriLMTrainer", "FmriTrainer"]
 
 OF_SCANS = (
     *SCAN_INPUTS,

@@ -13,13 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from ..simulation.stream import PUBLISHED_NAMES, draw_network_names
 
-__all__ = [
-    "OwnNames",
-    "add_words",
-    "train_text_tokenizer",
-]
-
-
 # Names of networks for a language model that has none of a reader's words for them, but words of its own.
 
 N_SHORT = 12  # names that training begins with: so many networks at most, and few tokens

@@ -24,7 +24,8 @@ from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.hub.contents import read_folder
 from fmri_lm_hf.hub.privacy import find_private
 from fmri_lm_hf.hub.records import render_dataset_card
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Site, iter_cohort
 

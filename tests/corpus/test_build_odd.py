@@ -21,7 +21,8 @@ from fmri_lm_hf.corpus import steps as tasks
 from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.corpus.chunks import ScanSource
 from fmri_lm_hf.files import exclusive
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.simulation import Site, iter_cohort
 

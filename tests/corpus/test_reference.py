@@ -11,7 +11,8 @@ from fmri_lm_hf.corpus.reference import RunningMoments
 from fmri_lm_hf.descriptors import FAMILIES, ReferenceMaps, compute_features
 from fmri_lm_hf.descriptors.connectivity import GroupConnectivity
 from fmri_lm_hf.descriptors.prepared import prepare_scan
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_errors import ScanError
 
 NETWORKS = ("Visual", "Motor", "Default")
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf.descriptors import FAMILIES, MEASURES, compute_features, feature_table
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_errors import ScanError
 
 
 def test_every_measure_of_the_catalogue_is_computed_in_its_order(bold, atlas):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf.descriptors import FAMILIES, compute_features
-from fmri_lm_hf.models.atlas import ScanError
+from fmri_lm_hf.models.scan_errors import ScanError
 
 
 @pytest.mark.parametrize("fill", [np.nan, 1e6, 0.0])

@@ -32,7 +32,7 @@ from fmri_lm_hf.evaluation.predictors import (
 from fmri_lm_hf.evaluation.tables import over_models, score_table
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
 from fmri_lm_hf.evaluation.tripod import TO_BE_SAID, tripod_table
-from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest, make_splits
 

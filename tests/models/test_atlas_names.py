@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fmri_lm_hf.models.atlas import Atlas, ScanError
+from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.atlas_names import mirrored_name, network_of, read_label_table
+from fmri_lm_hf.models.scan_errors import ScanError
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import read_scan, table_names
-from fmri_lm_hf.models.scan_images import ScanError, sphere_voxels
+from fmri_lm_hf.models.scan_images import sphere_voxels
 from fmri_lm_hf.scans.synthetic_image import write_nifti
 
 ATLAS = Atlas("abcd", ("a", "b", "c", "d"), ("x", "x", "y", "y"))

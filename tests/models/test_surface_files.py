@@ -12,8 +12,8 @@ from surfaces import write_labels, write_series
 
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.image_files import both_hemispheres
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import read_scan, stem
-from fmri_lm_hf.models.scan_images import ScanError
 
 N_VERTICES, T = 20, 30
 LEFT = np.repeat([1, 2, 0], [8, 9, 3])

@@ -30,8 +30,9 @@ from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTabl
 from scipy.io import savemat
 
 from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.models.image_files import image_data
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import Scan, read_scan
-from fmri_lm_hf.models.scan_images import ScanError, image_data
 from fmri_lm_hf.scans import read_mat, read_participants, write_nifti
 
 N_ROIS, N_TIMES = 4, 24

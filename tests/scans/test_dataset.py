@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.models.scan_images import ScanError
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
 
 ATLAS = Atlas("five", tuple("abcde"), ("x",) * 5)

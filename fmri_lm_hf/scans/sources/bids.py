@@ -12,22 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ...models.scan_errors import ScanError, require
 from ...models.scan_files import Scan, stem
-from ...models.scan_images import ScanError, require
-
-__all__ = [
-    "Selection",
-    "Thresholds",
-    "bids_entities",
-    "companion",
-    "identity",
-    "plain_value",
-    "read_participants",
-    "scan_name",
-    "subject_key",
-    "suffix_of",
-]
-
 
 # Phenotypes from a BIDS `participants.tsv`, or another table with a row for each subject.
 

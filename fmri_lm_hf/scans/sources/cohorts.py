@@ -13,13 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
+from ...models.scan_errors import ScanError, require
 from ...models.scan_files import read_scan
-from ...models.scan_images import ScanError, require
 from ..denoising import denoise, median_tsnr
 from .bids import plain_value
 from .source import ScanFile, Source
-
-__all__ = ["AbideSource", "AdhdSource", "DevelopmentSource"]
 
 # TR in seconds at the sites of ABIDE I, as the initiative publishes them; its tables leave them out.
 ABIDE_T_R = {

@@ -15,15 +15,10 @@ import numpy as np
 
 from ...models.atlas import Atlas
 from ...models.image_files import both_hemispheres
+from ...models.scan_errors import ScanError
 from ...models.scan_files import read_scan, stem
-from ...models.scan_images import ScanError
-from .source import N_SAMPLED, ScanFile, Source, bids_entities, common_atlas
-
-__all__ = [
-    "FilesSource",
-    "read_mat",
-]
-
+from .bids import bids_entities
+from .source import N_SAMPLED, ScanFile, Source, common_atlas
 
 # ROI signals from MATLAB files of version 5: one variable, a full matrix of real numbers.
 

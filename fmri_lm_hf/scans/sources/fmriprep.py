@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...models.image_files import both_hemispheres
+from ...models.scan_errors import ScanError, require
 from ...models.scan_files import read_scan
-from ...models.scan_images import ScanError, require
 from ..denoising import STRATEGIES, denoise, median_tsnr
 from .bids import bids_entities, companion, identity, scan_name
 from .source import LeftOut, ScanFile, Source
-
-__all__ = ["FmriprepSource"]
 
 
 @dataclass

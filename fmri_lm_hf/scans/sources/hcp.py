@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...models.scan_errors import ScanError
 from ...models.scan_files import read_scan, stem
-from ...models.scan_images import ScanError
 from .source import ScanFile, Source
-
-__all__ = ["HcpSource"]
 
 
 @dataclass

@@ -14,12 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...models.atlas import Atlas
-from ...models.image_files import both_hemispheres
+from ...models.image_files import both_hemispheres, is_cifti
+from ...models.scan_errors import ScanError
 from ...models.scan_files import Scan, table_names
-from ...models.scan_images import ScanError, is_cifti
 from .bids import Selection, Thresholds, bids_entities
-
-__all__ = ["LeftOut", "ScanFile", "Source", "bids_entities", "common_atlas"]
 
 N_SAMPLED = 25  # tables that are asked for their ROIs
 

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...models.atlas import Atlas
+from ...models.scan_errors import ScanError, require
 from ...models.scan_files import read_scan, sidecar_t_r
-from ...models.scan_images import ScanError, require
 from ..denoising import interpolate_censored
 from .bids import bids_entities, companion, scan_name
 from .source import ScanFile, Source, common_atlas
-
-__all__ = ["XcpdSource"]
 
 IMAGES = ("_desc-denoised_bold", "_desc-residual_bold")  # the latter in early versions
 
