@@ -1,0 +1,56 @@
+"""Names of the release before: each still works, and says its new name once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Say in one sentence that a name has changed."""
+    warnings.warn(
+        f"`{old}` is now `{new}`; the old name works until the next release.", FutureWarning, stacklevel=3
+    )
+
+
+def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a module that finds what was renamed.
+
+    Parameters
+    ----------
+    module : str
+        `__name__` of the module.
+    names : mapping of str to str
+        Old name -> new name in the same module.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(name, names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return find
+
+
+class RenamedOption(argparse.Action):
+    """An option of the release before: sets its successor, and says so.
+
+    Examples
+    --------
+    >>> _ = parser.add_argument("--predictors", nargs="+")
+    >>> _ = parser.add_argument("--readers", action=RenamedOption, dest="predictors", nargs="+", help=argparse.SUPPRESS)
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        warn_renamed(str(option), f"--{self.dest.replace('_', '-')}")
+        setattr(namespace, self.dest, values)
