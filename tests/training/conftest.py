@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from scripts import TRAINING, run
-from small_readers import ATLAS, RECIPE
+from small_reading import ATLAS, RECIPE
 
 from fmri_lm_hf.training.random_questions import ReadingBatches
-from fmri_lm_hf.training.reading import new_reader
+from fmri_lm_hf.training.reading import new_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,7 +47,7 @@ def trained(made) -> Path:
     before = Path.cwd()
     os.chdir(made)
     try:
-        for stage in ("reader", "tokenizer", "alignment", "instruction"):
+        for stage in ("reading", "tokenizer", "alignment", "instruction"):
             run(stage, f"tiny/{stage}")
     finally:
         os.chdir(before)
@@ -55,10 +55,10 @@ def trained(made) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader():
-    return new_reader(RECIPE, ATLAS, n_timepoints=80)
+def small_model():
+    return new_model(RECIPE, ATLAS, n_timepoints=80)
 
 
 @pytest.fixture(scope="module")
-def batches(reader):
-    return ReadingBatches(reader[1].tokenizer, RECIPE)
+def batches(small_model):
+    return ReadingBatches(small_model[1].tokenizer, RECIPE)

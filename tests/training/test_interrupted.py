@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from scripts import run
 
-from fmri_lm_hf.training.record import last_complete_checkpoint
+from fmri_lm_hf.training.run import last_complete_checkpoint
 
-STAGES = ("reader", "tokenizer", "alignment", "instruction")
+STAGES = ("reading", "tokenizer", "alignment", "instruction")
 # four steps an epoch: every save is in the middle of one
 WORDS = ("--num_train_epochs", "3", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "1")
 
 
 def words(stage: str, folder: Path) -> list[str]:
-    own = ["--max_steps", "12"] if stage == "reader" else ["--eval_strategy", "no"]
+    own = ["--max_steps", "12"] if stage == "reading" else ["--eval_strategy", "no"]
     return [f"tiny/{stage}", *WORDS, *own, "--output_dir", str(folder)]
 
 
@@ -66,7 +66,7 @@ def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint
 def test_killed_before_the_first_save_a_training_starts_anew(trained, tiny, tmp_path, caplog):
     kill(["step", 2, "tokenizer", *words("tokenizer", tmp_path / "killed")])
     run("tokenizer", *words("tokenizer", tmp_path / "killed"), "--resume_from_checkpoint", "true")
-    assert "There is no complete checkpoint to go on from: the training starts anew." in caplog.text
+    assert "There is no complete checkpoint to resume from: the training starts anew." in caplog.text
     run("tokenizer", *words("tokenizer", tmp_path / "whole"))
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
