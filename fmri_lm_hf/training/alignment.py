@@ -6,8 +6,8 @@
 
 The loss is F2T + 0.1 F2F + 0.5 T2T: describe the scan; predict the codes of the next time patch (where a scan has
 several); and continue plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe is a YAML
-file of the options below; options after it override it. The model (adapters merged), its processor and
-training_info.json are saved in `output_dir`.
+file of the options below; options after it override it. `output_dir` gets the model (adapters merged), its processor
+and training_info.json.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
@@ -48,28 +48,19 @@ class AlignmentArguments(LanguageModelArguments):
 
     fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id; required")
     language_model: str | None = argument(
-        "a causal language model: a folder or Hub id such as gpt2, a GGUF file, or smollm2; or a model that reads "
-        "network pairs: a folder, or bundled; required"
+        "a folder or Hub id such as gpt2, a GGUF file, smollm2, or bundled; required"
     )
-    attention_dropout: float = argument(
-        "dropout of attention weights in place of the model's own; more than 0 rules out fused attention", 0.0
-    )
-    scan_tokens: list[str] = argument(
-        "tokens of a scan: one a ROI (rois), a network_pairs, or both", ["rois"]
-    )
+    attention_dropout: float = argument("dropout of attention weights; 0 allows fused attention", 0.0)
+    scan_tokens: list[str] = argument("tokens of a scan: of its rois, its network_pairs, or both", ["rois"])
     fmri_embedding_source: Literal["encoder", "codes"] = argument(
-        "what the language model reads: features of the encoder, as published, or of the codes", "encoder"
+        "features that the language model reads: of the encoder, as published, or of the codes", "encoder"
     )
     projector_layer_norm: bool = argument("normalise scan features before the projector", False)
     initializer_range: float = argument("scale of the weights between tokenizer and language model", 0.02)
     fmri_loss_weight: float = argument("weight of F2F, the next codes; 0 leaves it out", 0.1)
     text_only_loss_weight: float = argument("weight of T2T, plain text; 0 leaves it out", 0.5)
-    requests: list[str] = argument(
-        "what the user says before a text of the corpus; drawn", list(DESCRIBE), shown=f"{DESCRIBE[0]} ..."
-    )
-    plain_text: str | None = argument(
-        "plain text for T2T: a .txt, .jsonl or .parquet file, or a dataset with a column `text`"
-    )
+    requests: list[str] = argument("what the user says before a text", list(DESCRIBE), f"{DESCRIBE[0]} ...")
+    plain_text: str | None = argument("text for T2T: a .txt, .jsonl or .parquet file, or a dataset")
     plain_text_tokens: int = argument("length of the blocks that plain text is cut into", 256)
     plain_text_share: float = argument("plain texts in an epoch, as a share of the scans", 1.0)
 

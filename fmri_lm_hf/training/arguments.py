@@ -37,23 +37,23 @@ RENAMED_OPTIONS = {
 RENAMED_RECIPES = {"reader": "reading", "tiny/reader": "tiny/reading"}
 
 
-def argument(help: str, default: Any = None, shown: str | None = None) -> Any:
+def argument(help: str, default: Any = None, shown: Any = None) -> Any:
     """A field of a dataclass of options, whose help ends with its default.
 
     Parameters
     ----------
     help : str
     default : optional
-        Lists and mappings are copied. The help of an option without a default says what happens without it.
+        Lists are copied. The help of an option without a default says what happens without it.
     shown : str, optional
         The default in words.
     """
-    if isinstance(default, (list, dict)):
-        shown = shown or " ".join(map(str, default)) or "none"
-        metadata = {"help": f"{help} (default: {shown})"}
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    shown = help if default is None else f"{help} (default: {shown or default})"
-    return dataclasses.field(default=default, metadata={"help": shown})
+    if default is None:
+        return dataclasses.field(default=None, metadata={"help": help})
+    if isinstance(default, list):
+        metadata = {"help": f"{help} (default: {shown or ' '.join(map(str, default)) or 'none'})"}
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata={"help": f"{help} (default: {default})"})
 
 
 @dataclass
@@ -65,9 +65,9 @@ class StageArguments(TrainingArguments):
 
     output_dir: str | None = argument("new or empty folder for checkpoints and the result; required")
     resume_from_checkpoint: str | None = argument(
-        "true: continue from the last complete checkpoint in `output_dir`; or the folder of a checkpoint"
+        "true: continue from the last complete checkpoint in `output_dir`; or the folder of one"
     )
-    seed: int = argument("of fresh weights, the order of examples and everything that is drawn", 42)
+    seed: int = argument("seed of fresh weights, the order of examples and all draws", 42)
 
     def __post_init__(self):
         super().__post_init__()
@@ -86,26 +86,21 @@ class ScanArguments(StageArguments):
     required: ClassVar[tuple[str, ...]] = ("output_dir", "scans")
 
     scans: str | None = argument(
-        "scan dataset: a folder of `fmri-lm scans`, Parquet, or a dataset on the Hub; required"
+        "scan dataset: a folder of `fmri-lm scans`, Parquet, or on the Hub; required"
     )
     corpus: str | None = argument("texts about the scans: a folder of `fmri-lm corpus build`, or on the Hub")
-    corpus_config: str | None = argument(
-        "part of the corpus: all, or a family such as connectivity (default: all)"
-    )
+    corpus_config: str | None = argument("part of the corpus, such as connectivity (default: all of it)")
     splits: str | None = argument(
-        "splits.json of a corpus: trains on its training subjects, evaluates on its validation subjects (default: "
-        "those of `corpus`; without either, all scans are trained on)"
+        "splits.json that says which subjects train and validate (default: that of `corpus`; all scans train without)"
     )
-    feature_store: str | None = argument(
-        "folder in which outputs of frozen models are cached (default: in the cache of Hugging Face)"
-    )
+    feature_store: str | None = argument("cache for outputs of frozen models (default: that of Hugging Face)")
 
 
 @dataclass
 class LoraArguments(StageArguments):
     """LoRA."""
 
-    lora_rank: int = argument("rank of adapters that are trained in place of all weights; 0: all weights", 0)
+    lora_rank: int = argument("rank of the adapters; 0 trains all weights", 0)
     lora_alpha: int = argument("adapters are scaled by lora_alpha / lora_rank", 32)
     lora_dropout: float = argument("dropout in the adapters", 0.0)
 
@@ -116,49 +111,31 @@ class AugmentationArguments(StageArguments):
 
     n_windows: int = argument("random time windows of each training scan, used beside the whole scan", 0)
     shortest_window: float = argument("smallest share of a scan that a window holds", 0.4)
-    roi_dropout: float = argument(
-        "probability that a ROI is hidden from the language model in a training example", 0.0
-    )
-    share_absent: float = argument(
-        "prompts without a scan, or with noise in its place, as a share of the scans; the answer is that no scan can "
-        "be read",
-        0.0,
-    )
+    roi_dropout: float = argument("probability that a ROI is hidden in a training example", 0.0)
+    share_absent: float = argument("prompts with no scan, or noise, as a share of the scans", 0.0)
 
 
 @dataclass
 class ReadingQuestionArguments(StageArguments):
     """Questions about network pairs, for models with network-pair tokens."""
 
-    reading_questions: int = argument(
-        "questions about network pairs in each conversation, answered from the scan", 0
-    )
-    languages: list[str] = argument(
-        "languages of these questions (en, fr, de), one drawn for each conversation", ["en"]
-    )
+    reading_questions: int = argument("questions in each conversation, answered from the scan", 0)
+    languages: list[str] = argument("their languages, one drawn for each conversation: en, fr, de", ["en"])
     supervised_layers: list[int] = argument(
-        "attention supervision: the layer whose heads attend to the names in a question, and a later one whose heads "
-        "attend to the token of the pair; 0 1 for the bundled model",
-        [],
+        "attention supervision: a layer for names and a later one for pairs; 0 1 for the bundled model", []
     )
-    attention_loss_weight: float = argument("weight of the attention supervision in the loss", 1.0)
-    replayed_scans: int = argument(
-        "random scans with questions, as in the stage `reading`, that are added to a step against forgetting",
-        0,
-    )
-    replay_every: int = argument("add them to one step in so many", 1)
+    attention_loss_weight: float = argument("weight of the attention supervision", 1.0)
+    replayed_scans: int = argument("random scans of the stage `reading` in a step, against forgetting", 0)
+    replay_every: int = argument("steps from one with such scans to the next", 1)
 
 
 @dataclass
 class LanguageModelArguments(ReadingQuestionArguments, AugmentationArguments, LoraArguments, ScanArguments):
     """Conversations."""
 
-    text_lengths: list[str] = argument(
-        "lengths of the texts, one text drawn for each conversation", ["sentence", "paragraph"]
-    )
+    text_lengths: list[str] = argument("lengths of the texts of the corpus", ["sentence", "paragraph"])
     share_described: float = argument(
-        "share of conversations that ask for a description: of the scan itself with `reading_questions`, else a text "
-        "of the corpus",
+        "share of conversations with a description: of the scan with `reading_questions`, else of the corpus",
         0.0,
     )
 
@@ -179,7 +156,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=112)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        return action.option_strings[0]
+        return next(option for option in action.option_strings if option.startswith("--"))
 
 
 def _parser(kind: type[StageArguments], with_all: bool) -> HfArgumentParser:
@@ -192,17 +169,18 @@ def _parser(kind: type[StageArguments], with_all: bool) -> HfArgumentParser:
         formatter_class=_Help,
     )
     parser.add_argument("--help-all", action="help", help="also show the options of TrainingArguments")
-    titles = {
+    declared_in = {
         name: str(owner.__doc__).rstrip(".")
         for owner in reversed(kind.__mro__)
         if issubclass(owner, StageArguments)
         for name in inspect.get_annotations(owner)
     }
-    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles.values())}
+    groups: dict[str, Any] = {}
     for action in [action for action in parser._actions if not action.dest.startswith("help")]:
-        if action.dest in titles:
+        if title := declared_in.get(action.dest):
+            groups[title] = groups.get(title) or parser.add_argument_group(title)
+            groups[title]._group_actions.append(action)
             parser._optionals._group_actions.remove(action)
-            groups[titles[action.dest]]._group_actions.append(action)
         elif not with_all:
             action.help = argparse.SUPPRESS
     return parser

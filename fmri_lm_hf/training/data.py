@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -132,16 +133,17 @@ class TrainingScans:
         `training_scans` lets those who hold a scan find it there (see `ScanRecord`), so that nobody evaluates a model
         on what it was trained on.
         """
-        subject_of = dict(zip(self.scan_ids, self.dataset["subject_id"]))
         file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         row_of = {scan_id: row for row, scan_id in enumerate(self.scan_ids)}
-        bar = tqdm(scan_ids, desc="Recording what was trained on", unit="scan")
-        sketches = (content_sketch(self.dataset[row_of[scan_id]]["bold"]) for scan_id in bar)
+        rows = [row_of[scan_id] for scan_id in scan_ids]
+        subjects = self.dataset["subject_id"]
+        bar = tqdm(rows, desc="Recording what was trained on", unit="scan")
+        sketches = (content_sketch(self.dataset[row]["bold"]) for row in bar)
         return {
             "simulated": {**record.get("parameters", {}), **record}.get("simulated") is True,
             "n_scans": len(scan_ids),
-            "n_subjects": len({subject_of[scan_id] for scan_id in scan_ids}),
+            "n_subjects": len({subjects[row] for row in rows}),
             "manifest_sha256": self.manifest_sha256,
             "training_scans": ScanRecord.of(sketches).to_dict(),
         }
@@ -191,6 +193,7 @@ class ScanInputs(Dataset):
         return self.inputs.row(scan_id) | of_texts
 
 
+@dataclass(eq=False)
 class ScanConversations(Dataset):
     """Examples of stages 2 and 3: a conversation about each scan, and plain texts.
 
@@ -209,8 +212,8 @@ class ScanConversations(Dataset):
         `numpy.random.Generator`, `seen` what the language model will see of the scan.
     plain_texts : sequence of mappings, optional
         With `input_ids`; drawn at random.
-    n_plain : int, optional
-        Plain texts in an epoch; as many as scans when None.
+    n_plain : int
+        Plain texts in an epoch.
     absent : StoredScans, optional
         Scans of noise: asked about them, or without any scan, the model learns to say that there is nothing to read.
     n_absent : int
@@ -220,24 +223,17 @@ class ScanConversations(Dataset):
     seed : int
     """
 
-    draws_each_epoch = True
+    views: Sequence[StoredScans]
+    scan_ids: Sequence[str]
+    converse: Converse
+    plain_texts: Any = None
+    n_plain: int = 0
+    absent: StoredScans | None = None
+    n_absent: int = 0
+    roi_dropout: float = 0.0
+    seed: int = 0
 
-    def __init__(
-        self,
-        views: Sequence[StoredScans],
-        scan_ids: Sequence[str],
-        converse: Converse,
-        plain_texts: Any = None,
-        n_plain: int | None = None,
-        absent: StoredScans | None = None,
-        n_absent: int = 0,
-        roi_dropout: float = 0.0,
-        seed: int = 0,
-    ):
-        self.views, self.scan_ids, self.converse = list(views), list(scan_ids), converse
-        self.plain_texts, self.roi_dropout, self.seed = plain_texts, roi_dropout, seed
-        self.n_plain = 0 if plain_texts is None else len(self.scan_ids) if n_plain is None else n_plain
-        self.absent, self.n_absent = absent, 0 if absent is None else n_absent
+    draws_each_epoch: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.scan_ids) + self.n_plain + self.n_absent

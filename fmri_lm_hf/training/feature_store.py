@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ RECORD = "record.json"  # written last: an entry without it is not complete
 Rows = Iterable[Mapping[str, np.ndarray] | str]
 
 
+@dataclass(eq=False)
 class StoredScans:
     """Arrays with one row for each scan, read from disk when they are asked for.
 
-    Parameters
+    Attributes
     ----------
     arrays : mapping of str to numpy.ndarray
         Memory-mapped, all of length n_scans.
@@ -48,10 +50,12 @@ class StoredScans:
         Hash of what the arrays were made from.
     """
 
-    def __init__(
-        self, arrays: Mapping[str, np.ndarray], scan_ids: Sequence[str], failures: Mapping[str, str], key: str
-    ):
-        self.arrays, self.scan_ids, self.failures, self.key = arrays, list(scan_ids), failures, key
+    arrays: Mapping[str, np.ndarray]
+    scan_ids: Sequence[str]
+    failures: Mapping[str, str]
+    key: str
+
+    def __post_init__(self):
         self.index = {scan_id: i for i, scan_id in enumerate(self.scan_ids)}
 
     def __len__(self) -> int:

@@ -39,18 +39,17 @@ class InstructionArguments(LanguageModelArguments):
 
     model: str | None = argument("checkpoint of stage 2: a folder or Hub id; required")
     questions: dict | str | None = argument(
-        "questions about label columns: a mapping in the recipe, or a YAML file with it"
+        "questions about label columns: a mapping in the recipe, or its file"
     )
     questions_per_conversation: int = argument(
-        "labels asked about in one conversation; 0: all; 1 for chat templates that rewrite earlier turns", 0
+        "labels in one conversation; 0: all; 1 for chat templates that rewrite earlier turns", 0
     )
     extend_vocabulary: bool = argument(
-        "give words of `questions` that the tokenizer cuts into pieces tokens of their own, for a language model of "
-        "few words, such as the bundled one; not with LoRA",
+        "add words of `questions` to the vocabulary, for a model of few words as the bundled one; not with LoRA",
         False,
     )
     conversations: str | None = argument(
-        "conversations in place of `questions`: a .jsonl or .parquet file or a dataset with scan_id and messages"
+        "in place of `questions`: a .jsonl or .parquet file, or a dataset, with scan_id and messages"
     )
 
     def __post_init__(self):

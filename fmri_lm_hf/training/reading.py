@@ -53,16 +53,12 @@ class ReadingArguments(LoraArguments):
     stage: ClassVar[str] = "reading"
 
     reading: dict | str | None = argument(
-        "fields of ReadingRecipe in the recipe, such as hidden_size, batch_size and few_until; --reading.NAME changes "
-        "one"
+        "fields of ReadingRecipe; --reading.NAME changes one of the recipe's"
     )
-    atlas: str = argument(
-        "atlas of the processor: a name that `Atlas.load` takes, or a JSON file", "dosenbach_2010"
-    )
+    atlas: str = argument("atlas of the processor: a name for `Atlas.load`, or a JSON file", "dosenbach_2010")
     fixed_atlas: bool = argument("train on that atlas alone, in place of random ones", False)
     language_model: str | None = argument(
-        "pretrained language model: a folder or Hub id, a GGUF file, or smollm2; without it, a small one of the sizes "
-        "in `reading`"
+        "a folder or Hub id, a GGUF file, or smollm2 (default: a small, new one of the sizes in `reading`)"
     )
 
 

@@ -92,7 +92,7 @@ def train_on_conversations(
         ids["train"],
         converse,
         plain_texts,
-        n_plain=round(plain_text_share * n_scans),
+        n_plain=0 if plain_texts is None else round(plain_text_share * n_scans),
         absent=scans.store.encode_noise(N_NOISE, model, next_codes) if arguments.share_absent else None,
         n_absent=round(arguments.share_absent * n_scans),
         roi_dropout=arguments.roi_dropout,

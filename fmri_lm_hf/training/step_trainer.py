@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,6 +182,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
         self.accelerator.wait_for_everyone()
 
 
+@dataclass(eq=False)
 class StepBatches(Sampler[list[int]]):
     """Micro-batches of one process: its part of the examples of each step.
 
@@ -211,22 +213,20 @@ class StepBatches(Sampler[list[int]]):
     [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [9]]]
     """
 
-    def __init__(
-        self,
-        n_examples: int,
-        batch_size: int,
-        per_step: int = 1,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        counts_epochs: bool = False,
-        drop_last: bool = False,
-    ):
-        self.n_examples, self.per_step, self.seed = n_examples, per_step, seed
-        self.rank, self.world_size, self.counts_epochs = rank, world_size, counts_epochs
-        self.n_together = batch_size * world_size  # examples of all processes that run side by side
-        self.n_used = n_examples - n_examples % self.n_together if drop_last else n_examples
-        self.epoch = 0
+    n_examples: int
+    batch_size: int
+    per_step: int = 1
+    seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    counts_epochs: bool = False
+    drop_last: bool = False
+
+    def __post_init__(self):
+        self.epoch, self.n_used = 0, self.n_examples
+        self.n_together = self.batch_size * self.world_size  # examples of all processes that run side by side
+        if self.drop_last:
+            self.n_used -= self.n_examples % self.n_together
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch; the Trainer does it."""

@@ -41,21 +41,17 @@ class TokenizerArguments(ScanArguments):
     stage: ClassVar[str] = "tokenizer"
 
     tokenizer: dict | str | None = argument(
-        "fields of FmriTokenizerConfig in the recipe, such as n_timepoints, patch_size and hidden_size; "
-        "--tokenizer.NAME changes one"
+        "fields of FmriTokenizerConfig; --tokenizer.NAME changes one of the recipe's"
     )
-    t_r: float = argument("repetition time of the input in seconds, to which scans are resampled", 2.0)
+    t_r: float = argument("repetition time in seconds to which scans are resampled", 2.0)
     normalization: Literal["scan", "cohort"] = argument(
         "scale each ROI by its median and interquartile range in the scan, or in all training scans", "scan"
     )
-    network_means: bool = argument("add to a connectivity profile its means over the atlas's networks", False)
-    text_model: str | None = argument(
-        "language model that embeds the texts, as for stage 2; without it and `corpus`, no alignment"
-    )
-    text_length: str = argument("sentence, paragraph or full: the texts to align with", "paragraph")
+    network_means: bool = argument("add means over networks to a connectivity profile", False)
+    text_model: str | None = argument("language model that embeds the texts: a folder, a Hub id, or bundled")
+    text_length: str = argument("texts to align with: sentence, paragraph or full", "paragraph")
     text_tokens: int = argument(
-        "tokens of each text that tokens of scans are compared with, as published; 0: whole texts and whole scans",
-        0,
+        "align tokens with so many of each text, as published; 0: scans with texts", 0
     )
 
     def __post_init__(self):

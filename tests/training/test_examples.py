@@ -125,12 +125,14 @@ def text_of(content) -> str:
     return content if isinstance(content, str) else content[1]["text"]
 
 
-def reading_batch(scans, processor, model, store, roi_dropout=0.0) -> dict[str, torch.Tensor]:
+def reading_batch(
+    scans, processor, model, store, roi_dropout=0.0, with_codes=False
+) -> dict[str, torch.Tensor]:
     """A batch with attention targets of conversations about network pairs, and texts without a scan between them."""
     inputs = store.extract(scans, processor.feature_extractor, range(6))
     reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
     examples = ScanConversations(
-        [store.encode(inputs, model)],
+        [store.encode(inputs, model, with_codes=with_codes)],
         inputs.scan_ids,
         joined((reading, 1.0)),
         plain_texts=[{"input_ids": [7, 8, 9]}],
@@ -163,11 +165,11 @@ def test_targets_of_conversations_point_at_the_pair_that_is_spoken_of(scans, pro
     assert n_levels > 15
 
 
-@pytest.mark.parametrize("roi_dropout", [0.0, 0.6])
+@pytest.mark.parametrize("roi_dropout, with_codes", [(0.0, False), (0.6, False), (0.6, True)])
 def test_the_supervision_does_not_depend_on_whether_hidden_tokens_are_left_out(
-    scans, processor, model, store, tmp_path, roi_dropout, monkeypatch
+    scans, processor, model, store, tmp_path, roi_dropout, with_codes, monkeypatch
 ):
-    batch = reading_batch(scans, processor, model, store, roi_dropout)
+    batch = reading_batch(scans, processor, model, store, roi_dropout, with_codes)
     arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
     trainer = FmriLMTrainer(model, arguments, supervision=AttentionSupervision(model.language_model, (0, 1)))
     model.train()
@@ -177,6 +179,7 @@ def test_the_supervision_does_not_depend_on_whether_hidden_tokens_are_left_out(
             monkeypatch.setattr(trainer, "_scans_come_first", lambda batch, labels: False)
         parts, _ = trainer.loss_parts(model, dict(batch))
         totals.append([parts[name].total for name in ("attention_loss", "text_loss")])
+        assert totals[-1][0].isfinite()  # every token that heads should attend to is seen
     torch.testing.assert_close(totals[0], totals[1], rtol=1e-5, atol=1e-4)
     assert trainer.count_units(batch)["attention targets"] == len(batch["attention_targets"]) > 30
 
@@ -238,7 +241,9 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
 
 
 def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
-    examples = conversations(scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}])
+    examples = conversations(
+        scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}], n_plain=2
+    )
     batch = FmriLMCollator(processor)([examples[i] for i in range(len(examples))])
     assert len(examples) == 4
     assert batch["fmri_features"].shape[0] == 2

@@ -311,22 +311,6 @@ def test_bad_scans_are_left_out_with_their_reason(trained, tiny, tmp_path, caplo
     assert f"Scan {rows[0]['scan_id']} is left out: The scan is too short" in caplog.text
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction", "reading"])
-def test_help_teaches(stage, capsys):
-    with pytest.raises(SystemExit):
-        main(["train", stage, "--help"])
-    text = capsys.readouterr().out
-    assert f"fmri-lm train {stage} " in text
-    assert ("scan dataset: a folder of `fmri-lm scans`" in text) == (stage != "reading")
-
-
-@pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction"])
-def test_full_size_recipes_name_only_arguments_that_exist(stage, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="The scan dataset scans does not exist"):  # all arguments were read
-        run(stage, str(TRAINING / "recipes" / f"{stage}.yaml"))
-
-
 def test_script_and_command_give_the_same_weights_again(trained, tiny, tmp_path):
     command = [str(TRAINING / "train_tokenizer.py"), str(TRAINING / "recipes" / "tiny" / "tokenizer.yaml")]
     done = subprocess.run(
@@ -353,17 +337,3 @@ def test_entries_of_a_recipe_are_changed_one_by_one(trained, tiny, tmp_path):
     assert (config.codebook_size, config.codebook_dim, config.input_features) == (8, 8, ["connectivity"])
     atlas = load_scan_dataset(tiny / "scans")[1]
     assert [atlas.network_names[i] for i in config.roi_networks] == list(atlas.networks)
-
-
-def test_an_unknown_recipe_and_a_missing_argument_are_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no recipe tiny/nothing: give a YAML file, or one .* tiny/tokenizer"
-    ):
-        run("tokenizer", "tiny/nothing")
-    with pytest.raises(ValueError, match="Give `scans`, in the recipe or as `--scans`"):
-        run("tokenizer", "--output_dir", str(tmp_path / "out"))
-    (tmp_path / "list.yaml").write_text("- scans")
-    with pytest.raises(
-        ValueError, match=r"list\.yaml is not a recipe: expected `option: value` lines, found list"
-    ):
-        run("tokenizer", str(tmp_path / "list.yaml"))
