@@ -29,7 +29,7 @@ from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, add_adapter, load_backbone
 from .data import TrainingScans
 from .run import train_on_conversations
-from .texts import CorpusTexts, beside_labels, joined, plain_text_blocks
+from .texts import CorpusTexts, joined, plain_text_blocks, reading_or_corpus
 from .trainer import FmriLMTrainer
 
 
@@ -107,7 +107,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
         arguments,
         scans,
         rows,
-        joined(*beside_labels(arguments, texts, processor)),
+        joined(*reading_or_corpus(arguments, texts, processor)),
         earlier={"fmri_tokenizer": arguments.fmri_tokenizer},
         adapter=adapter,
         next_codes=next_codes,

@@ -25,7 +25,7 @@ from ..files import project_folder
 
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
-# Names of the release before -> names of now: of options and recipe keys, and of the package's recipes.
+# Names of the release before -> current names: options and recipe keys; recipes of the package.
 RENAMED_OPTIONS = {
     "look_up_layers": "supervised_layers",
     "look_up_loss_weight": "attention_loss_weight",
@@ -109,7 +109,7 @@ class LoraArguments(StageArguments):
 class AugmentationArguments(StageArguments):
     """Augmentation."""
 
-    n_windows: int = argument("random time windows of each training scan, used beside the whole scan", 0)
+    n_windows: int = argument("random time windows of each training scan, in addition to the whole scan", 0)
     shortest_window: float = argument("smallest share of a scan that a window holds", 0.4)
     roi_dropout: float = argument("probability that a ROI is hidden in a training example", 0.0)
     share_absent: float = argument("prompts with no scan, or noise, as a share of the scans", 0.0)
@@ -232,7 +232,7 @@ def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Argument
 
 
 def _read_recipe(name: str) -> dict[str, Any]:
-    """The options of a recipe, under their names of now."""
+    """The options of a recipe, under their current names."""
     path, folder = Path(name), project_folder("training/recipes")
     if not path.is_file() and not path.suffix:
         path = folder / f"{_current(name, RENAMED_RECIPES)}.yaml"
@@ -253,14 +253,14 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 
 def _current(name: str, renamed: Mapping[str, str] = RENAMED_OPTIONS) -> str:
-    """The name that something has now; of an old name it is said that it has changed."""
+    """The current name of an option or recipe; an old name gives a warning."""
     if name in renamed:
         warn_renamed(name, renamed[name])
     return renamed.get(name, name)
 
 
 def _current_option(word: str) -> str:
-    """A word of the command line, where an option has its name of now: ``--reader.look_up_layers`` and the like."""
+    """A word of the command line with current names of options, in entries such as ``--reader.n_own_texts``, too."""
     if not word.startswith("--"):
         return word
     option, equals, value = word[2:].partition("=")

@@ -1,10 +1,10 @@
 """Attention supervision: a loss that shows attention heads which tokens a question about network pairs needs.
 
-Before the bin of a pair is written, its two names stand in the text, and its value in the token of that pair. Without
-help a small model does not learn to attend to that token (it mixes what it knows of all pairs of either network), even
-after thousands of steps. So some heads are supervised while it is trained: those of an early layer to attend to the
-names, those of a later layer to attend to the token of their pair. This costs a few products of queries and keys, and
-nothing once the model is trained.
+The bin of a pair is written after its two names, and its value is in the token of that pair. Without help a small
+model does not learn to attend to that token (it mixes what it knows of all pairs of either network), even after
+thousands of steps. So some heads are supervised while it is trained: those of an early layer to attend to the names,
+those of a later layer to attend to the token of their pair. This costs a few products of queries and keys, and nothing
+once the model is trained.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class AttentionTarget:
             Position of the network-pair tokens of its scan, of which the first stands for the scan as a whole.
         n_networks : int
         """
+        # Pairs are numbered along the upper triangle of a matrix of networks, row by row, the diagonal included.
         low, high = sorted(self.networks)
         pair = low * n_networks - low * (low - 1) // 2 + high - low  # as in `pair_indices`
         names = [name if name < 0 else start + name for name in self.names]
@@ -192,6 +193,7 @@ def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]
     by_first_token: dict[int, list[tuple[tuple[int, ...], str]]] = {}
     for spelling, what in longest_first:
         by_first_token.setdefault(spelling[0], []).append((spelling, what))
+    # "default mode" contains "default": the longer one has to be tried first, and its tokens then skipped
     spans, place = [], 0
     while place < len(ids):
         for spelling, what in by_first_token.get(ids[place], ()):
@@ -206,8 +208,9 @@ def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]
 def select_rows(targets: torch.Tensor, rows: torch.Tensor, n_cut: int = 0) -> torch.Tensor:
     """The targets of some prompts of a batch, whose first `n_cut` positions are cut off.
 
-    `rows` (batch,) says which prompts are kept. They are renumbered; -1 still stands for no position.
+    `rows` (batch,) says which prompts are kept. They are renumbered; -1 still means no position.
     """
+    # -1 must stay -1: shifted with the positions it would become the last token of the row, a valid index
     targets = targets[rows[targets[:, ROW]]]
     row = (rows.cumsum(0) - 1)[targets[:, :1]]
     places = targets[:, POSITION:]
@@ -287,9 +290,10 @@ class AttentionSupervision:
             row, position, target = self.targets[chosen][:, [ROW, POSITION, column]].T
             # with grouped queries several heads share the keys of one
             keys = key[:, head * key.shape[1] // query.shape[1]][row]
+            # in float32, as the softmax of attention itself
             scores = (keys @ query[row, head, position][..., None])[..., 0].float() * scaling
-            # The mask is what the model itself attends with: boolean, or added to the scores. None stands for plain
-            # causal attention, which fused kernels are told by a flag.
+            # The mask is that of the model itself: boolean, or added to the scores. None means plain causal attention,
+            # for which fused kernels take a flag in place of a mask.
             if mask is None:
                 seen = torch.arange(keys.shape[1], device=row.device) <= position[:, None]
             else:

@@ -43,6 +43,7 @@ class Backbone:
     network_pairs: dict[str, torch.Tensor] | None = None
 
     def __post_init__(self):
+        # GPT-2 and its kin have no padding token; batches of prompts need one, and masks hide it
         self.text_tokenizer.pad_token = self.text_tokenizer.pad_token or self.text_tokenizer.eos_token
 
     def tokenizer_of(self, atlas: Atlas | None) -> Any:
@@ -109,6 +110,7 @@ def load_text_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
     for field in ("attn_pdrop", "attention_dropout"):
         if hasattr(config, field):
             setattr(config, field, float(attention_dropout))
+    # "gelu_new" is the same function in several small kernels, whose results are all kept for the backward pass
     for field in ("activation_function", "hidden_act"):
         if getattr(config, field, None) == "gelu_new":
             setattr(config, field, "gelu_pytorch_tanh")
@@ -227,6 +229,7 @@ def lora_config(model: Any, arguments: LoraArguments, **options: Any) -> LoraCon
         for name, module in language_model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not language_model.get_output_embeddings()
     }
+    # A pattern, not bare names: the fMRI tokenizer has layers of the same names, and must stay frozen.
     return LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,

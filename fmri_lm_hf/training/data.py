@@ -1,4 +1,4 @@
-"""Examples of the stages, each of one `scan_id`: what a scan shows with what is said about it; and their batches."""
+"""Examples of the stages, each with the scan and the texts of one `scan_id`, and their batches."""
 
 from __future__ import annotations
 
@@ -197,8 +197,8 @@ class ScanInputs(Dataset):
 class ScanConversations(Dataset):
     """Examples of stages 2 and 3: a conversation about each scan, and plain texts.
 
-    What is drawn (words, a window, hidden ROIs) is a function of seed, epoch and index, so that a resumed training
-    meets what an uninterrupted one would have met. Indices count on through the epochs: example `i` as epoch `e` draws
+    Draws (words, a window, hidden ROIs) are functions of seed, epoch and index, so that a resumed training sees the
+    examples of an uninterrupted one. Indices count on through the epochs: example `i` as epoch `e` draws
     it is ``examples[e * len(examples) + i]``.
 
     Parameters
@@ -239,6 +239,8 @@ class ScanConversations(Dataset):
         return len(self.scan_ids) + self.n_plain + self.n_absent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        # A resumed training redraws the examples of its epoch from here: a draw that is added, or made in another
+        # order, changes every example that follows it, and with it all published numbers.
         epoch, index = divmod(index, len(self))
         draw = np.random.default_rng([self.seed, epoch, index])
         if index >= len(self.scan_ids) + self.n_plain:
@@ -249,7 +251,7 @@ class ScanConversations(Dataset):
         seen = self.views[int(draw.integers(len(self.views)))].row(scan_id)
         if self.roi_dropout:
             hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout
-            if not hidden.all():
+            if not hidden.all():  # else no ROI would be left to ask about
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
         # the truth of a question is worked out from what is seen, so ROIs are hidden before it is asked
         return {"scan_id": scan_id, **_example_of(self.converse(scan_id, draw, seen)), **seen}
@@ -315,8 +317,8 @@ class FmriLMCollator:
     -----
     An example holds ``conversation`` (a list of messages, with a loss on the assistant's words), ``text`` (plain text,
     with a loss on every token) or ``input_ids`` (the same, tokenized before). One whose conversation holds a scan also
-    has its `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept, since
-    training meets the same ones again and again.
+    has its `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept, since the
+    same texts come in every epoch.
     """
 
     def __init__(self, processor: FmriLMProcessor, with_targets: bool = False):
@@ -331,7 +333,7 @@ class FmriLMCollator:
         encoded = [self._encode(example) for example in examples]
         lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
         longest = int(lengths.max())
-        # Padded on the left: what is learnt then stands at the end of every row, and no logits are needed before it.
+        # Padded on the left: labels are then at the end of every row, and no logits are needed before them.
         batch = {}
         for name, filler in (("input_ids", self.processor.tokenizer.pad_token_id), ("labels", IGNORED)):
             rows = [[filler] * (longest - len(each[name])) + each[name] for each in encoded]
@@ -360,6 +362,7 @@ class FmriLMCollator:
         labels: list[int],
     ) -> Iterator[list[int]]:
         """Columns of the attention targets of an example in a row of `longest` positions."""
+        # Targets are found in the text as it was tokenized, and moved behind the padding of its row.
         n_padded, n_networks = longest - len(input_ids), len(vocabulary.names)
         # pairs are the last of a scan's tokens
         scan = (

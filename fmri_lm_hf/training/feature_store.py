@@ -148,10 +148,11 @@ class FeatureStore:
             for start in tqdm(range(0, len(ids), batch_size), desc=title, unit="batch"):
                 batch_ids = ids[start : start + batch_size]
                 batch = inputs.batch(batch_ids)
-                if window is not None:
+                if window is not None:  # `batch` copies rows of the memory map, so nothing stored is changed
                     batch["padding_mask"] &= draw_windows(batch["padding_mask"], batch_ids, **window)
                 on_device = {name: values.to(model.device) for name, values in batch.items()}
                 values = {
+                    # float32 whatever the tokenizer computes in: numpy has no bfloat16
                     "fmri_features": model.get_fmri_features(**on_device).float(),
                     "roi_mask": batch["roi_mask"],
                     "padding_mask": batch["padding_mask"],
@@ -238,7 +239,9 @@ class FeatureStore:
             for values in arrays.values():
                 values.flush()
             write_json({"arrays": list(arrays), "failures": failures}, partial / RECORD)
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed process may have left
+            # renamed within one file system, so that readers find all of it or nothing; rename needs a free name, and a
+            # killed process may have left a folder there
+            shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -266,6 +269,7 @@ def draw_windows(
     """
     windows = torch.zeros_like(padding_mask)
     for i, scan_id in enumerate(scan_ids):
+        # of the id, not of the row: a scan keeps its window when others are added or left out
         draw = np.random.default_rng([seed, *hashlib.blake2b(scan_id.encode(), digest_size=8).digest()])
         observed = padding_mask[i].nonzero().flatten()
         n_kept = max(2, round(len(observed) * draw.uniform(shortest, 1.0)))

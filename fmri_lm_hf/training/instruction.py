@@ -25,7 +25,7 @@ from .arguments import LanguageModelArguments, argument, parse
 from .backbone import lora_config
 from .data import Converse, TrainingScans
 from .run import train_on_conversations
-from .texts import CorpusTexts, GivenConversations, LabelQuestions, beside_labels, joined
+from .texts import CorpusTexts, GivenConversations, LabelQuestions, joined, reading_or_corpus
 from .trainer import FmriLMTrainer
 from .vocabulary import add_words
 
@@ -87,7 +87,7 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
             asked &= texts.scan_ids
         if arguments.extend_vocabulary:
             new_words = add_words(processor.tokenizer, questions.texts())
-        converse = joined((questions, 1.0), *beside_labels(arguments, texts, processor))
+        converse = joined((questions, 1.0), *reading_or_corpus(arguments, texts, processor))
     else:
         given = GivenConversations(scans.dataset, str(arguments.conversations))
         asked, converse = given.scan_ids, given

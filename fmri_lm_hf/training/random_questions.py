@@ -179,6 +179,8 @@ class ReadingBatches(Dataset):
         return self.recipe.steps * self.per_step
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        # Everything is drawn from the number of the batch, so that workers and resumed trainings agree. A string seeds
+        # `Random` through SHA-512, alike in every process.
         done = number / len(self)
         rng = random.Random(f"{self.recipe.seed}/{number}")
         kinds = self._kinds(rng, done)
@@ -336,7 +338,7 @@ class ReadingBatches(Dataset):
         """A prompt with its questions as parallel segments, written as the chat template does; its attention targets.
 
         `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared. Between a terse
-        question and its answer stands the last token alone of what the template writes there.
+        question and its answer comes only the last token of what the template writes there.
         """
         before, n_scans = len(self.format.prefix), len(scan_sizes)
         ids = [*self.format.prefix, *[self.fmri] * sum(scan_sizes)]
@@ -430,7 +432,7 @@ def _is_terse(question: Question) -> bool:
 
 def _partner(place: int) -> int:
     """The scan that one is compared with: of the same batch and the same atlas."""
-    return place ^ 1
+    return place ^ 1  # 0 and 1, 2 and 3, ...: four scans in a row share an atlas
 
 
 def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:

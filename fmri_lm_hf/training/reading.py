@@ -90,6 +90,7 @@ def train(arguments: ReadingArguments) -> FmriLMTrainer:
         model, processor = new_model(recipe, atlas)
     else:
         model, processor = pretrained_model(arguments.language_model, atlas, recipe.seed)
+    # sampled before there are adapters: what the language model writes now is what it has to keep
     texts: list[list[int]] = []
     if recipe.share_sampled_texts:
         language_model = model.language_model.to(arguments.device)
@@ -147,7 +148,7 @@ def new_model(
             intermediate_size=2 * recipe.hidden_size,
             num_hidden_layers=recipe.num_layers,
             num_attention_heads=recipe.num_heads,
-            # names are told apart by whole vectors; narrow heads learn it late
+            # names differ as whole vectors, and narrow heads learn late to distinguish them
             head_dim=recipe.hidden_size // 2,
             max_position_embeddings=2048,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
@@ -171,7 +172,7 @@ def _attend_to_same_embeddings(language_model: LlamaForCausalLM, sharpness: floa
 
     A question's names and the token of their pair share embeddings. With separate random queries and keys a model
     first has to find that out, which takes hundreds of steps before anything else is learnt. So from the second layer
-    on, keys of every second head start as its queries do; the sharpness tells the pair of both names from those of
+    on, keys of every second head start as its queries do; the sharpness favours the pair of both names over those of
     one. Such a head attends to little else, so the other heads stay free. And outputs start as the transpose of values:
     with separate random ones, names are not copied after thousands of steps.
     """
@@ -214,7 +215,7 @@ def _start_values_as_words(model: FmriLMForCausalLM, tokenizer: Any, n_points: i
     """Start the embedding of a pair's connectivity as the text embedding of the words for its bin.
 
     A pretrained model copies words from what it attends to; it then only has to learn what to attend to. A share of the
-    random embedding stays, which tells values apart that have the same bin.
+    random embedding stays, which distinguishes values of the same bin.
     """
     pairs, text_embeddings = model.network_pairs, model.get_input_embeddings().weight
     assert pairs is not None

@@ -150,6 +150,7 @@ def train_and_save(
         if checkpoint is None:
             logger.warning("There is no complete checkpoint to resume from: the training starts anew.")
     trainer.train(resume_from_checkpoint=checkpoint)
+    # merged in place, so that the model that is saved has the names and shapes of one that never had adapters
     if adapter is not None:
         adapter.merge_and_unload()
     # every process has a part of the weights where these are sharded, so all take part

@@ -86,12 +86,14 @@ class StepTrainer(PublishesThroughHub, Trainer):
         return batches, self._over_processes(totals)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The share of a batch in the loss of its step, or the loss of a batch that stands alone."""
+        """The share of a batch in the loss of its step, or the loss of a single batch."""
         in_step = model.training and num_items_in_batch is not None
         counts = num_items_in_batch if in_step else self.count_units(inputs)
         parts, outputs = self.loss_parts(model, inputs)
         loss = torch.zeros((), device=self.args.device)
         for name, (total, unit, weight) in parts.items():
+            # A batch may lack a kind of unit that others of its step have; then its sum is zero, too. If the whole step
+            # lacks it, dividing by one keeps the zero from becoming a NaN.
             n_units = float(counts[unit])
             mean = total / max(n_units, 1.0)
             loss = loss + weight * mean
@@ -172,7 +174,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
         # Accelerate moves batches to the device and skips those of a resumed epoch, but must not share them out among
-        # processes: `StepBatches` has done it. So it is told that there is one process.
+        # processes: `StepBatches` has done it. Hence `num_processes=1`.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def _save_rng_state(self, output_dir):

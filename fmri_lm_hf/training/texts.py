@@ -88,7 +88,7 @@ class CorpusTexts:
         return self.corpus[self._of_scan[scan_id]]["text"]
 
     def descriptors(self, scan_ids: Sequence[str], of_training: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The facts of texts as numbers: z of each measure, 0 where nothing is said about it.
+        """The facts of texts as numbers: z of each measure, 0 where no fact states it.
 
         Parameters
         ----------
@@ -129,6 +129,7 @@ def pair_facts(
 
     There are none about pairs that are not `shown` (n_pairs).
     """
+    # n_pair_tokens counts the token of the scan as a whole, which comes first and is no pair
     pairs = features[1 - n_pair_tokens(len(network_names)) :]
     present = pairs[:, PRESENT] > 0
     if shown is not None:
@@ -248,6 +249,7 @@ def joined(*parts: tuple[Any, float]) -> Converse:
     """
 
     def converse(scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
+        # the order of these draws must stay: a resumed training redraws its epoch
         turns = [
             turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw, seen)
         ] or parts[0][0].turns(scan_id, draw, seen)
@@ -256,10 +258,10 @@ def joined(*parts: tuple[Any, float]) -> Converse:
     return converse
 
 
-def beside_labels(
+def reading_or_corpus(
     arguments: LanguageModelArguments, texts: CorpusTexts | None, processor: FmriLMProcessor
 ) -> list[tuple[Any, float]]:
-    """What `joined` takes beside questions about labels: questions that the scan answers, or texts of a corpus.
+    """Questions that the scan answers, or texts of a corpus, for `joined`.
 
     Raises
     ------

@@ -94,6 +94,7 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
             every_id = [name for of_split in ids.values() for name in of_split]
             if descriptors := texts.descriptors(every_id, ids["train"]):
                 of_texts["descriptors"] = descriptors
+    # seeded here, so that fresh weights do not depend on what ran before
     torch.manual_seed(arguments.seed)
     model = FmriTokenizerForPreTraining(FmriTokenizerConfig(**shape))
     if of_texts:
@@ -166,8 +167,8 @@ def embed_descriptions(
 ) -> torch.Tensor:
     """The embedding of each scan's descriptions: the mean over all texts about it.
 
-    The texts about a scan say the same in other words. The embedding of one text alone differs from others mostly by
-    its wording, which no scan tells, and which a contrastive loss learns by heart.
+    The texts about a scan say the same in other words. The embedding of one text alone varies mostly with its wording,
+    which cannot be predicted from a scan, and which a contrastive loss learns by heart.
 
     Returns
     -------
@@ -219,6 +220,8 @@ def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: in
             max_length=longest,
             return_tensors="pt",
         ).to(model.device)
+        # Padded on the right, so that positions count from the first token. A tokenizer may also give
+        # `token_type_ids`, which GPT-2 would add to its embeddings.
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         hidden = model.base_model(**inputs).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]
