@@ -171,17 +171,28 @@ def _ends(written: Sequence[Span]) -> tuple[int, int]:
 
 
 def find_in_conversation(
-    ids: Sequence[int], labels: Sequence[int], questions: Sequence[Question], vocabulary: PairVocabulary
-) -> Iterator[tuple[int, AttentionTarget]]:
-    """The targets of questions that follow each other in one prompt, and where their question begins.
+    ids: Sequence[int],
+    labels: Sequence[int],
+    questions: Sequence[Question],
+    vocabulary: PairVocabulary,
+    scan: int,
+) -> Iterator[list[int]]:
+    """Columns of a batch's `attention_targets` after the first, for questions that follow each other in one prompt.
 
-    `ids` and `labels` are those of the whole conversation; a question ends where the labels of its answer do.
+    Parameters
+    ----------
+    ids, labels : sequence of int
+        Of the whole row of the batch; a question ends where the labels of its answer do.
+    questions : sequence of Question
+    vocabulary : PairVocabulary
+    scan : int
+        Position of the network-pair tokens of the prompt's scan.
     """
     learnt = [*(label != IGNORED for label in labels), False]
     ends = [place for place in range(1, len(learnt)) if learnt[place - 1] and not learnt[place]]
     for start, end, question in zip([0, *ends], ends, questions, strict=False):
         for target in find_targets(ids[start:end], labels[start:end], question, vocabulary):
-            yield start, target
+            yield target.columns(start, scan, len(vocabulary.names))
 
 
 def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Span]:

@@ -340,38 +340,21 @@ class FmriLMCollator:
             batch[name] = torch.tensor(rows)
         batch["attention_mask"] = (torch.arange(longest).flip(0) < lengths[:, None]).long()
         if self.vocabulary is not None:
-            targets = [
-                [row, *columns]
-                for row, (example, each) in enumerate(zip(examples, encoded))
-                if example.get("questions")
-                for columns in self._targets(example["questions"], longest, self.vocabulary, **each)
-            ]
+            n_pairs = n_pair_tokens(len(self.vocabulary.names))
+            targets: list[list[int]] = []
+            padded: Any = zip(examples, batch["input_ids"].tolist(), batch["labels"].tolist())
+            for row, (example, ids, labels) in enumerate(padded):
+                if questions := example.get("questions"):
+                    # pairs are the last of a scan's tokens
+                    scan = ids.index(self.processor.fmri_token_id) + self.processor.n_tokens - n_pairs
+                    found = find_in_conversation(ids, labels, questions, self.vocabulary, scan)
+                    targets += [[row, *columns] for columns in found]
             batch["attention_targets"] = torch.tensor(targets, dtype=torch.long).view(-1, N_COLUMNS)
         for name in (*SCAN_INPUTS, "fmri_labels"):
             values = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
             if values:
                 batch[name] = torch.stack(values)
         return batch
-
-    def _targets(
-        self,
-        questions: Sequence[Question],
-        longest: int,
-        vocabulary: PairVocabulary,
-        input_ids: list[int],
-        labels: list[int],
-    ) -> Iterator[list[int]]:
-        """Columns of the attention targets of an example in a row of `longest` positions."""
-        # Targets are found in the text as it was tokenized, and moved behind the padding of its row.
-        n_padded, n_networks = longest - len(input_ids), len(vocabulary.names)
-        # pairs are the last of a scan's tokens
-        scan = (
-            input_ids.index(self.processor.fmri_token_id)
-            + self.processor.n_tokens
-            - n_pair_tokens(n_networks)
-        )
-        for start, target in find_in_conversation(input_ids, labels, questions, vocabulary):
-            yield target.columns(n_padded + start, n_padded + scan, n_networks)
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
         """`input_ids` and `labels` of an example."""
@@ -385,9 +368,8 @@ class FmriLMCollator:
             if text is None:
                 self._tokens[key] = self.processor.encode_chat(example["conversation"])
             else:
-                self._tokens[key] = _plain(
-                    self.processor.tokenize(text + (self.processor.tokenizer.eos_token or ""))
-                )
+                ended = text + (self.processor.tokenizer.eos_token or "")
+                self._tokens[key] = _plain(self.processor.tokenize(ended))
         return self._tokens[key]
 
 
