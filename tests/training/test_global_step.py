@@ -74,7 +74,7 @@ def _is_loss(name: str) -> bool:
     return name not in OF_BATCHES and (name.endswith("loss") or name == "grad_norm")
 
 
-def test_a_scan_is_held_against_the_texts_of_all_micro_batches(tmp_path):
+def test_a_scan_is_compared_with_the_texts_of_all_micro_batches(tmp_path):
     parts = []
     for batch_size, accumulated in ((6, 1), (2, 3)):
         run = make(
