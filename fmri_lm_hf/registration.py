@@ -21,8 +21,15 @@ def is_command() -> bool:
 @functools.cache
 def register() -> None:
     """Register configurations, models, feature extractor, processor and pipelines; later calls do nothing."""
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM
-    from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForPreTraining,
+        AutoModelForSequenceClassification,
+        AutoProcessor,
+    )
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .models.configuration_fmri_lm import FmriLMConfig
