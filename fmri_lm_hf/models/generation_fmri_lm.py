@@ -12,6 +12,8 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
+from .scan_layout import ScanLayout
+
 # Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
 SCANS = ("input_values", "fmri_features")
 SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
@@ -128,7 +130,10 @@ class ScanGenerationMixin(GenerationMixin):
             return self.get_position_ids(input_ids, attention_mask)
         # only what is new behind a cache, with the mask of the whole
         is_scan = input_ids == self.config.fmri_token_id
-        return self._layout(input_ids, is_scan, attention_mask, cache=cache).position_ids
+        sizes = self.config.block_sizes
+        return ScanLayout.of(
+            input_ids, is_scan, sizes, attention_mask=attention_mask, cache=cache
+        ).position_ids
 
     def _expand_inputs_for_generation(
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
