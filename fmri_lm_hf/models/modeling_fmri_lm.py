@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -78,7 +78,7 @@ class FmriProjector(nn.Module):
         self.norm = nn.LayerNorm(size) if config.projector_layer_norm else nn.Identity()
         self.linear = nn.Linear(size, config.text_config.hidden_size)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         return F.gelu(self.linear(self.norm(features)))
 
 
@@ -241,11 +241,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         self.language_model.set_output_embeddings(new_embeddings)
 
     def get_fmri_features(
-        self,
-        input_values: torch.Tensor,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
         """Features of scans that the language model reads: (n_scans, n_scan_tokens, size).
 
         Rows for ROIs hold `hidden_size` or `codebook_dim` values, for the projector; rows for network pairs hold
@@ -269,9 +266,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         widest = max(part.shape[-1] for part in parts)
         return torch.cat([F.pad(part, (0, widest - part.shape[-1])) for part in parts], dim=1)
 
-    def get_fmri_embeddings(
-        self, fmri_features: torch.Tensor, network_name_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def get_fmri_embeddings(self, fmri_features: Tensor, network_name_ids: Tensor | None = None) -> Tensor:
         """Embeddings (n_scans, n_scan_tokens, lm_hidden_size) that enter the language model for scans.
 
         With `network_name_ids` the features are those of network pairs alone.
@@ -297,21 +292,21 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-        fmri_features: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        input_values: Tensor | None = None,
+        roi_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        fmri_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        fmri_labels: torch.Tensor | None = None,
-        network_name_ids: torch.Tensor | None = None,
-        text_segments: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        fmri_labels: Tensor | None = None,
+        network_name_ids: Tensor | None = None,
+        text_segments: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         skip_hidden: bool = False,
         **kwargs,
     ) -> FmriLMOutput:
@@ -404,7 +399,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 layout, inputs_embeds = layout.without_hidden(inputs_embeds)
                 # What is left out is in front. A count of logits is from the end, which stays; a tensor of positions
                 # is from the beginning and has to be moved.
-                if isinstance(logits_to_keep, torch.Tensor):
+                if isinstance(logits_to_keep, Tensor):
                     logits_to_keep = logits_to_keep - (n_positions - inputs_embeds.shape[1])
         output_hidden_states = kwargs.pop("output_hidden_states", None)
         text_config = self.language_model.config
@@ -443,7 +438,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _zero_of_unused(self, inputs_embeds, without_scan: bool, without_codes: bool) -> torch.Tensor:
+    def _zero_of_unused(self, inputs_embeds, without_scan: bool, without_codes: bool) -> Tensor:
         """A zero that depends on the weights which this batch does not use.
 
         Processes that train together wait for the gradient of every weight. Without this, one with text alone would
@@ -485,11 +480,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             hook.remove()
 
     def fmri_logits(
-        self,
-        input_values: torch.Tensor,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
         """Code logits of scans without text: (batch, n_tokens, num_quantizers * codebook_size).
 
         The logits at the token of ROI r and time patch w are for the code of ROI r at patch w + 1.
@@ -502,11 +494,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return self._code_logits(hidden_states[:, : self.config.n_roi_tokens])
 
     def scan_tokens(
-        self,
-        input_values: torch.Tensor,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The last hidden states of the language model at the tokens of scans, without text.
 
         Returns
@@ -527,19 +516,14 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return hidden_states, present
 
     def entering_tokens(
-        self,
-        input_values: torch.Tensor,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The embeddings of scans that the language model is given, in the form of `scan_tokens`."""
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         return embeddings, self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
 
     @torch.no_grad()
-    def read_scan(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **scans: torch.Tensor
-    ) -> Cache:
+    def read_scan(self, input_ids: Tensor, attention_mask: Tensor | None = None, **scans: Tensor) -> Cache:
         """Read the beginning of prompts, with its scans, once for all questions that follow it.
 
         Parameters
@@ -561,9 +545,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **scans}
         return self(**inputs, use_cache=True, logits_to_keep=1).past_key_values
 
-    def get_position_ids(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def get_position_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Positions (batch, n_positions): one for each text token and one for each time patch of a scan."""
         is_scan = input_ids == self.config.fmri_token_id
         layout = ScanLayout.of(input_ids, is_scan, self.config.block_sizes, attention_mask=attention_mask)
@@ -571,11 +553,11 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     def get_attention_mask(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        roi_mask: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """The mask (batch, n_positions) that hides padding and the tokens of missing ROIs.
 
         `forward` and `generate` apply it themselves, and the cache that they fill remembers it.
@@ -589,7 +571,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         assert layout.attention_mask is not None
         return layout.attention_mask
 
-    def _present(self, n_scans, roi_mask, padding_mask, device) -> torch.Tensor:
+    def _present(self, n_scans, roi_mask, padding_mask, device) -> Tensor:
         """Which tokens of scans stand for observed data: (n_scans, n_scan_tokens)."""
         fmri, parts = self.config.fmri_config, []
         if self.config.reads_rois:
@@ -602,7 +584,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             parts.append(observed_pairs(roi_mask, networks, len(self.config.network_name_ids)))
         return torch.cat(parts, dim=1)
 
-    def _check_placeholders(self, is_scan: torch.Tensor, n_scans: int, n_tokens: int | None = None) -> None:
+    def _check_placeholders(self, is_scan: Tensor, n_scans: int, n_tokens: int | None = None) -> None:
         if torch.compiler.is_compiling():  # a check of values would break the graph
             return
         n_tokens = self.config.n_scan_tokens if n_tokens is None else n_tokens
@@ -614,16 +596,13 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 "`FmriLMProcessor` expand it, and pass its `input_values` along."
             )
 
-    def _code_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _code_logits(self, hidden_states: Tensor) -> Tensor:
         # the head may be kept in a higher precision than the language model
         return self.fmri_head(hidden_states.to(self.fmri_head.weight.dtype))
 
     def count_next_codes(
-        self,
-        fmri_labels: torch.Tensor,
-        roi_mask: torch.Tensor | None = None,
-        padding_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, fmri_labels: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
         """The number of codes over which `forward` takes the mean that is `fmri_loss`.
 
         Micro-batches have different numbers of them: a trainer that accumulates has to weight their means by these.
@@ -631,7 +610,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         present = self._present(len(fmri_labels), roi_mask, padding_mask, fmri_labels.device)
         return self._next_codes(fmri_labels, present).ne(-100).sum()
 
-    def _next_codes(self, fmri_labels, present) -> torch.Tensor:
+    def _next_codes(self, fmri_labels, present) -> Tensor:
         """The codes to predict: (n_scans, n_rois * (n_patches - 1), num_quantizers), -100 where there is none."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
@@ -648,7 +627,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         labels = fmri_labels.reshape(expected).masked_fill(~present[:, : fmri.n_tokens, None], -100)
         return labels[:, fmri.block_sizes[0] :]
 
-    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> torch.Tensor:
+    def _next_code_loss(self, hidden_states, is_scan, fmri_labels, present) -> Tensor:
         """Cross-entropy of each ROI's code at patch w + 1, from its token at patch w."""
         fmri = self.config.fmri_config
         n_predicting = fmri.n_tokens - fmri.block_sizes[0]

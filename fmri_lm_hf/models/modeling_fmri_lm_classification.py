@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
@@ -60,9 +60,9 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
@@ -71,7 +71,8 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
         Parameters
         ----------
         input_ids : torch.LongTensor of shape (batch, n_positions)
-            Prompts with the placeholders of their scans. Write the question after its scan: text sees only what is before it.
+            Prompts with the placeholders of their scans. Write the question after its scan:
+            text sees only what is before it.
         attention_mask : torch.LongTensor of shape (batch, n_positions), optional
             Zero for padding, on either side.
         labels : torch.Tensor, optional

@@ -8,6 +8,7 @@ from typing import Any, TypedDict, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import Pipeline
 
 from .answers import answer_log_probabilities, answers_to_questions, encode_question
@@ -39,7 +40,7 @@ class ScanPipeline(Pipeline):
 
     _load_processor = True
     _load_tokenizer = False
-    _load_feature_extractor = False
+    _load_feature_extractor: bool | None = False
     _load_image_processor = False
 
     def preprocess(self, scan: Any, t_r: float | None = None) -> dict[str, Any]:
@@ -61,9 +62,7 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def join_inputs(
-    inputs: Mapping[str, torch.Tensor] | list[Mapping[str, torch.Tensor]],
-) -> dict[str, torch.Tensor]:
+def join_inputs(inputs: Mapping[str, Tensor] | list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The inputs of one scan, or those of the scans of a batch joined along the first axis."""
     batch = inputs if isinstance(inputs, list) else [inputs]
     return {name: torch.cat([each[name] for each in batch]) for name in batch[0]}

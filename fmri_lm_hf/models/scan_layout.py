@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_masks_for_generate
@@ -47,21 +48,21 @@ class ScanLayout:
         Those of the cache, where they are known.
     """
 
-    position_ids: torch.Tensor
-    attention_mask: torch.Tensor | None = None
-    is_scan: torch.Tensor | None = None
-    block_ids: torch.Tensor | None = None
-    past_position_ids: torch.Tensor | None = None
+    position_ids: Tensor
+    attention_mask: Tensor | None = None
+    is_scan: Tensor | None = None
+    block_ids: Tensor | None = None
+    past_position_ids: Tensor | None = None
 
     @classmethod
     def of(
         cls,
-        new: torch.Tensor,
-        is_scan: torch.Tensor | None,
+        new: Tensor,
+        is_scan: Tensor | None,
         block_sizes: Sequence[int],
-        present: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        present: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: Cache | None = None,
     ) -> ScanLayout:
         """Compute a layout.
@@ -99,7 +100,7 @@ class ScanLayout:
         past = _Past.of(cache, n_past, len(new)) if n_past else _Past()
         block_ids = None if is_scan is None else _block_ids(is_scan, block_sizes)
         if position_ids is None:
-            first: torch.Tensor | int = 0
+            first: Tensor | int = 0
             if n_past:
                 if past.position_ids is None:
                     raise ValueError(
@@ -109,8 +110,7 @@ class ScanLayout:
                 first = past.position_ids[:, -1:] + 1
             shown = None if attention_mask is None else attention_mask[:, n_past:]
             position_ids = first + _steps(new, is_scan, block_ids, shown)
-        hides_scan_tokens = present is not None and is_scan is not None
-        if attention_mask is None and (hides_scan_tokens or past.attention_mask is not None):
+        if attention_mask is None and (present is not None or past.attention_mask is not None):
             attention_mask = torch.ones(expected, dtype=torch.long, device=new.device)
         if attention_mask is not None:
             before, now = attention_mask[:, :n_past], attention_mask[:, n_past:]
@@ -118,7 +118,7 @@ class ScanLayout:
             # behind the cache would see missing ROIs that the prompt read as a whole does not.
             if past.attention_mask is not None:
                 before = before * past.attention_mask.to(before.dtype)
-            if hides_scan_tokens:
+            if present is not None and is_scan is not None:
                 now = now.masked_scatter(is_scan, present.to(now.dtype))
             attention_mask = torch.cat([before, now], dim=1)
         return cls(
@@ -133,16 +133,17 @@ class ScanLayout:
     def backbone_mask(
         self,
         config: PreTrainedConfig,
-        inputs_embeds: torch.Tensor,
+        inputs_embeds: Tensor,
         cache: Cache | None,
-        segments: torch.Tensor | None = None,
-    ) -> torch.Tensor | dict[str, torch.Tensor] | None:
+        segments: Tensor | None = None,
+    ) -> Tensor | dict[str, Tensor] | None:
         """The attention mask in the form that the backbone of this configuration takes.
 
         Tokens of different `segments` (batch, n_past + n_new) do not see each other; all see segment 0.
         """
 
         def sees_segment(batch, head, query, key):
+            assert segments is not None
             return (segments[batch, key] == 0) | (segments[batch, key] == segments[batch, query])
 
         return create_masks_for_generate(
@@ -157,7 +158,7 @@ class ScanLayout:
             and_mask_function=None if segments is None else sees_segment,
         )
 
-    def without_hidden(self, inputs_embeds: torch.Tensor) -> tuple[ScanLayout, torch.Tensor]:
+    def without_hidden(self, inputs_embeds: Tensor) -> tuple[ScanLayout, Tensor]:
         """The layout and the embeddings (batch, n_seen, size) without the hidden tokens; not behind a cache.
 
         Hidden tokens change nothing and take time. Rows become as long as the one with the most tokens to see, and
@@ -181,7 +182,7 @@ class ScanLayout:
         return layout, inputs_embeds.gather(1, chosen[..., None].expand(-1, -1, inputs_embeds.shape[-1]))
 
     @staticmethod
-    def places_without_hidden(attention_mask: torch.Tensor) -> torch.Tensor:
+    def places_without_hidden(attention_mask: Tensor) -> Tensor:
         """Where `without_hidden` puts the tokens that are seen: (batch, n_new), undefined for the hidden ones."""
         seen = attention_mask.bool()
         places = seen.cumsum(1) - 1
@@ -194,7 +195,7 @@ class ScanLayout:
         """Note on a cache that was just filled what its tokens were."""
         if cache is None:
             return
-        position_ids: torch.Tensor | None = self.position_ids
+        position_ids: Tensor | None = self.position_ids
         if self.past_position_ids is not None:
             position_ids = torch.cat([self.past_position_ids, self.position_ids], dim=1)
         elif int(cache.get_seq_length()) > self.position_ids.shape[1]:
@@ -206,8 +207,8 @@ class ScanLayout:
 class _Past:
     """What a cache remembers of its tokens: None if positions are not known, and if nothing is hidden."""
 
-    position_ids: torch.Tensor | None = None  # (batch, n_past)
-    attention_mask: torch.Tensor | None = None  # (batch, n_past)
+    position_ids: Tensor | None = None  # (batch, n_past)
+    attention_mask: Tensor | None = None  # (batch, n_past)
 
     @classmethod
     def of(cls, cache: Cache | None, n_past: int, n_rows: int) -> _Past:
@@ -229,7 +230,7 @@ class _Past:
         return cls(*found)
 
 
-def _block_ids(is_scan: torch.Tensor, block_sizes: Sequence[int]) -> torch.Tensor:
+def _block_ids(is_scan: Tensor, block_sizes: Sequence[int]) -> Tensor:
     """Number of each scan token's block in its row, -1 for text: (batch, n_new)."""
     of_token = [block for block, size in enumerate(block_sizes) for _ in range(size)]
     # the scans of a row one after the other, whatever text is between them
@@ -238,12 +239,7 @@ def _block_ids(is_scan: torch.Tensor, block_sizes: Sequence[int]) -> torch.Tenso
     return torch.where(is_scan, index // len(of_token) * len(block_sizes) + within, -1)
 
 
-def _steps(
-    new: torch.Tensor,
-    is_scan: torch.Tensor | None,
-    block_ids: torch.Tensor | None,
-    shown: torch.Tensor | None,
-) -> torch.Tensor:
+def _steps(new: Tensor, is_scan: Tensor | None, block_ids: Tensor | None, shown: Tensor | None) -> Tensor:
     """Positions counted from the first new token: one for each token of text and for each block."""
     advances = torch.ones(new.shape[:2], dtype=torch.bool, device=new.device)
     if shown is not None:

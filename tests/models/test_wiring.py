@@ -9,6 +9,9 @@ import torch
 from hub import tiny
 from small import FMRI, close, fmri_tokenizer, language_model
 
+from fmri_lm_hf.models.fmri_transformer import connectivity_profiles
+from fmri_lm_hf.models.objectives import connectivity_loss, coskewness_loss
+
 N_ROIS, N_TIMEPOINTS, PATCH_SIZE = tiny.N_ROIS, tiny.N_TIMEPOINTS, 4
 N_PATCHES = N_TIMEPOINTS // PATCH_SIZE  # more than two, so that a first and a last one are not all there is
 ROI_NETWORKS = [0, 0, 1, 1, 2, 2]
@@ -180,9 +183,9 @@ def test_tokens_of_connectivity_are_those_of_the_scan_without_padding(filling):
     profiles = torch.stack([torch.corrcoef(scan) for scan in cut])
     others = ~torch.eye(N_ROIS, dtype=torch.bool)
     rms = profiles[:, others].square().mean(-1).sqrt()
-    observed, roi_mask = padding_mask, torch.ones(3, N_ROIS, dtype=torch.bool)
+    roi_mask = torch.ones(3, N_ROIS, dtype=torch.bool)
     close(
-        long._profiles(series, roi_mask, observed)[..., :N_ROIS],
+        connectivity_profiles(series, roi_mask, padding_mask),
         profiles.masked_fill(~others, 0) / rms[:, None, None],
     )
 
@@ -202,9 +205,7 @@ def test_network_pairs_are_those_of_the_scan_without_padding(filling):
     models[1].load_state_dict(models[0].state_dict())
     found = models[0].get_fmri_features(series, padding_mask=padding_mask)
     close(found, models[1].get_fmri_features(cut))
-    close(
-        models[0].entering_tokens(series, padding_mask=padding_mask)[0], models[1].entering_tokens(cut)[0]
-    )
+    close(models[0].entering_tokens(series, padding_mask=padding_mask)[0], models[1].entering_tokens(cut)[0])
 
     # the token of the pair of networks 0 and 1, behind those of ROIs, of the scan, and of network 0 itself
     correlations = torch.corrcoef(cut[0])
@@ -217,7 +218,6 @@ def test_the_loss_of_correlations_leaves_padding_out():
     series, padding_mask, cut = padded_and_cut()
     torch.manual_seed(3)
     noise = torch.randn_like(series)
-    from fmri_lm_hf.models.objectives import connectivity_loss, coskewness_loss
 
     roi_mask = torch.ones(3, N_ROIS, dtype=torch.bool)
     whole = torch.ones(3, N_OBSERVED, dtype=torch.bool)
