@@ -1,19 +1,21 @@
 """Probabilities of answers to questions about scans.
 
-A scan is read once; all questions continue from copies of its cache, and all answers from copies of the caches of their
-questions. `Past` keeps what a cache alone does not hold: the mask of hidden tokens, and the next position.
+A scan is read once. All questions continue copies of its cache, and all answers continue copies of the caches of their
+questions. The cache itself remembers which of its tokens are hidden and which position comes next (`ScanLayout`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from transformers.cache_utils import Cache
 
-from .modeling_fmri_lm import FmriLMForCausalLM
+from .modeling_fmri_lm import FmriLMForCausalLM, FmriLMOutput
 from .processing_fmri_lm import FmriLMProcessor
 
 MAX_ROWS = 512  # answers that are scored at once, each with a copy of the cache
@@ -55,7 +57,7 @@ def answer_log_probabilities(
 
 
 @torch.inference_mode()
-def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -> Past:
+def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -> Cache:
     """Read the beginning of a prompt once, for all questions that continue it.
 
     Parameters
@@ -66,14 +68,13 @@ def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -
     **scans : torch.Tensor
         As for `answers_to_questions`; here one row for each scan of the beginning, in its order.
     """
-    past = Past(model, 1)
-    past.read_scans(torch.tensor([list(ids)], device=model.device), scans)
-    return past
+    beginning = _rows([ids], model.device)
+    return _continue(model, None, *beginning, logits_to_keep=1, **scans).past_key_values
 
 
 @torch.inference_mode()
 def answers_to_questions(
-    model: FmriLMForCausalLM, asked: Sequence[Asked], before: Past | None = None, **scans: Tensor
+    model: FmriLMForCausalLM, asked: Sequence[Asked], before: Cache | None = None, **scans: Tensor
 ) -> list[Tensor]:
     """Log-probability of each whole answer to each of several questions about each scan.
 
@@ -85,7 +86,7 @@ def answers_to_questions(
     model : FmriLMForCausalLM
     asked : sequence of (prompt ids, ids of its answers)
         From `encode_question`; each prompt about the same scan (or about none).
-    before : Past, optional
+    before : Cache, optional
         From `read_before`: the beginning that every prompt continues.
     **scans : torch.Tensor
         `input_values` or `fmri_features`, and masks, each with one row per scan; none for text-only prompts.
@@ -110,82 +111,34 @@ def answers_to_questions(
             "The prompts differ before the end of their scan, so that it cannot be read once for all of them: write "
             "each question behind the scan, or ask one at a time."
         )
-    past = Past(model, n_scans) if before is None else before.repeated(n_scans)
+    cache = _repeated(before, n_scans)
     if n_shared:
-        past.read_scans(torch.tensor(prompts[0][:n_shared], device=model.device).expand(n_scans, -1), scans)
+        shared = _rows([prompts[0][:n_shared]], model.device, n_scans)
+        cache = _continue(model, cache, *shared, logits_to_keep=1, **scans).past_key_values
     n_answers = max(len(answers) for _, answers in asked)
     n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
     rest = [(prompt[n_shared:], answers) for prompt, (_, answers) in zip(prompts, asked, strict=True)]
     chunks = [rest[start : start + n_at_once] for start in range(0, len(rest), n_at_once)]
-    return [scores for chunk in chunks for scores in _scores(past, chunk, n_answers)]
+    return [scores for chunk in chunks for scores in _scores(model, cache, chunk, n_scans, n_answers)]
 
 
-class Past:
-    """A cache of `n_rows` rows, with its mask of hidden tokens and the next position of each row."""
-
-    def __init__(self, model: FmriLMForCausalLM, n_rows: int):
-        self.model = model
-        self.cache: Any = None
-        self.mask = torch.ones(n_rows, 0, dtype=torch.long, device=model.device)
-        self.first = torch.zeros(n_rows, dtype=torch.long, device=model.device)
-
-    def repeated(self, n: int) -> Past:
-        """With each row `n` times."""
-        again = Past(self.model, 0)
-        again.cache = copy.deepcopy(self.cache)
-        if again.cache is not None:
-            again.cache.batch_repeat_interleave(n)
-        again.mask = self.mask.repeat_interleave(n, dim=0)
-        again.first = self.first.repeat_interleave(n)
-        return again
-
-    def read_scans(self, ids: Tensor, scans: Mapping[str, Tensor]) -> None:
-        """Continue with the same text in every row, and its scans."""
-        scans = {name: values.to(self.model.device) for name, values in scans.items()}
-        masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
-        self.mask = torch.cat([self.mask, self.model.get_attention_mask(ids, **masks)], dim=1)
-        positions = self.first[:, None] + self.model.get_position_ids(ids)
-        self.cache = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **scans,
-        ).past_key_values
-        self.first = positions[:, -1] + 1
-
-    def read(self, ids: Tensor, present: Tensor, **options: Any) -> Tensor:
-        """Continue with tokens of every row, those not `present` hidden; return logits."""
-        positions = self.first[:, None] + (present.cumsum(1) - 1).clamp_min(0)
-        self.mask = torch.cat([self.mask, present], dim=1)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **options,
-        )
-        self.cache, self.first = output.past_key_values, self.first + present.sum(1)
-        return output.logits
-
-
-def _scores(past: Past, asked: Sequence[Asked], n_answers: int) -> list[Tensor]:
-    """Log-probabilities of the answers to questions that continue the same past: for each (n_scans, n_answers)."""
-    n_scans, device = len(past.mask), past.mask.device
-    # padded on the left, so that the last token of every question is in the last column
-    questions, present = _rows([question for question, _ in asked], device, left=True)
-    past = past.repeated(len(asked))
-    first_logits = past.read(questions.repeat(n_scans, 1), present.repeat(n_scans, 1), logits_to_keep=1)
+def _scores(
+    model: FmriLMForCausalLM, cache: Cache | None, asked: Sequence[Asked], n_scans: int, n_answers: int
+) -> list[Tensor]:
+    """Log-probabilities of the answers to questions that continue one cache: for each (n_scans, n_answers)."""
+    # Rows are ordered by scan, then question, then answer: a cache is repeated row by row, ids as a whole.
+    # Questions are padded on the left: the logits of the last column are those of the first token of an answer.
+    questions = _rows([question for question, _ in asked], model.device, n_scans, left=True)
+    output = _continue(model, _repeated(cache, len(asked)), *questions, logits_to_keep=1)
 
     # the same number of answers for every question, filled up with empty ones
     all_ids = [ids for _, answers in asked for ids in [*answers, *[()] * (n_answers - len(answers))]]
-    answers, present = (each.repeat(n_scans, 1) for each in _rows(all_ids, device))
-    logits = first_logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
+    answers, present = _rows(all_ids, model.device, n_scans)
+    logits = output.logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
     if answers.shape[1] > 1:
-        later = past.repeated(n_answers).read(answers[:, :-1], present[:, :-1])
+        of_question = _repeated(output.past_key_values, n_answers)
+        # the last token of the longest answer predicts nothing that is scored
+        later = _continue(model, of_question, answers[:, :-1], present[:, :-1]).logits
         logits = torch.cat([logits, later], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
     # in float32: sums over tokens in bfloat16 would be too coarse to rank answers
     log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
@@ -193,13 +146,37 @@ def _scores(past: Past, asked: Sequence[Asked], n_answers: int) -> list[Tensor]:
     return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 
 
-def _rows(ids: Sequence[Sequence[int]], device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Ids of different lengths as one tensor, and where they are: both (n, longest)."""
+def _continue(
+    model: FmriLMForCausalLM, cache: Cache | None, ids: Tensor, present: Tensor, **inputs: Any
+) -> FmriLMOutput:
+    """Read further ids of every row behind a cache, which takes them in; those not `present` are hidden."""
+    n_past = 0 if cache is None else cache.get_seq_length()
+    for name, value in inputs.items():
+        inputs[name] = value.to(model.device) if isinstance(value, Tensor) else value
+    # ones for the cache: it knows itself which of its tokens are hidden
+    attention_mask = F.pad(present, (n_past, 0), value=1)
+    return model(
+        input_ids=ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **inputs
+    )
+
+
+def _repeated(cache: Cache | None, n: int) -> Cache | None:
+    """A copy of a cache with each row `n` times."""
+    cache = copy.deepcopy(cache)
+    if cache is not None:
+        cache.batch_repeat_interleave(n)
+    return cache
+
+
+def _rows(
+    ids: Sequence[Sequence[int]], device: torch.device, n_times: int = 1, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Ids of different lengths as one tensor, all rows `n_times`, and where they are: both (n_times * n, longest)."""
     longest = max(map(len, ids))
-    rows = torch.zeros(len(ids), longest, dtype=torch.long, device=device)
+    rows = torch.zeros(len(ids), longest, dtype=torch.long)
     present = torch.zeros_like(rows)
     for row, each in enumerate(ids):
         place = slice(longest - len(each), None) if left else slice(0, len(each))
-        rows[row, place] = torch.tensor(each, dtype=torch.long, device=device)
+        rows[row, place] = torch.tensor(each, dtype=torch.long)
         present[row, place] = 1
-    return rows, present
+    return rows.to(device).repeat(n_times, 1), present.to(device).repeat(n_times, 1)
