@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .modeling_fmri_lm import FmriLMForCausalLM, FmriLMOutput
+from .modeling_fmri_lm import FmriLMForCausalLM
 from .processing_fmri_lm import FmriLMProcessor
 
 MAX_ROWS = 512  # answers that are scored at once, each with a copy of the cache
@@ -69,7 +69,7 @@ def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -
         As for `answers_to_questions`; here one row for each scan of the beginning, in its order.
     """
     beginning = _rows([ids], model.device)
-    return _continue(model, None, *beginning, logits_to_keep=1, **scans).past_key_values
+    return _continue(model, None, *beginning, logits_to_keep=1, **scans)[1]
 
 
 @torch.inference_mode()
@@ -114,7 +114,7 @@ def answers_to_questions(
     cache = _repeated(before, n_scans)
     if n_shared:
         shared = _rows([prompts[0][:n_shared]], model.device, n_scans)
-        cache = _continue(model, cache, *shared, logits_to_keep=1, **scans).past_key_values
+        cache = _continue(model, cache, *shared, logits_to_keep=1, **scans)[1]
     n_answers = max(len(answers) for _, answers in asked)
     n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
     rest = [(prompt[n_shared:], answers) for prompt, (_, answers) in zip(prompts, asked, strict=True)]
@@ -129,16 +129,16 @@ def _scores(
     # Rows are ordered by scan, then question, then answer: a cache is repeated row by row, ids as a whole.
     # Questions are padded on the left: the logits of the last column are those of the first token of an answer.
     questions = _rows([question for question, _ in asked], model.device, n_scans, left=True)
-    output = _continue(model, _repeated(cache, len(asked)), *questions, logits_to_keep=1)
+    logits, of_questions = _continue(model, _repeated(cache, len(asked)), *questions, logits_to_keep=1)
 
     # the same number of answers for every question, filled up with empty ones
     all_ids = [ids for _, answers in asked for ids in [*answers, *[()] * (n_answers - len(answers))]]
     answers, present = _rows(all_ids, model.device, n_scans)
-    logits = output.logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
+    logits = logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
     if answers.shape[1] > 1:
-        of_question = _repeated(output.past_key_values, n_answers)
+        of_answers = _repeated(of_questions, n_answers)
         # the last token of the longest answer predicts nothing that is scored
-        later = _continue(model, of_question, answers[:, :-1], present[:, :-1]).logits
+        later, _ = _continue(model, of_answers, answers[:, :-1], present[:, :-1])
         logits = torch.cat([logits, later], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
     # in float32: sums over tokens in bfloat16 would be too coarse to rank answers
     log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
@@ -148,16 +148,16 @@ def _scores(
 
 def _continue(
     model: FmriLMForCausalLM, cache: Cache | None, ids: Tensor, present: Tensor, **inputs: Any
-) -> FmriLMOutput:
-    """Read further ids of every row behind a cache, which takes them in; those not `present` are hidden."""
+) -> tuple[Tensor, Cache]:
+    """Read further ids of every row behind a cache, those not `present` hidden: their logits, and the longer cache."""
     n_past = 0 if cache is None else cache.get_seq_length()
     for name, value in inputs.items():
         inputs[name] = value.to(model.device) if isinstance(value, Tensor) else value
     # ones for the cache: it knows itself which of its tokens are hidden
     attention_mask = F.pad(present, (n_past, 0), value=1)
-    return model(
-        input_ids=ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **inputs
-    )
+    inputs |= {"input_ids": ids, "attention_mask": attention_mask, "past_key_values": cache}
+    output = model(**inputs, use_cache=True)
+    return output.logits, output.past_key_values
 
 
 def _repeated(cache: Cache | None, n: int) -> Cache | None:
