@@ -400,6 +400,8 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 def _sha256(labels_img: Any) -> str:
     """Checksum of the labels and of where they lie."""
+    # Labels as int32 and the affine to the micrometre: the same image saved as uint8, int16 or float, compressed or
+    # not, has one checksum.
     digest = hashlib.sha256(np.ascontiguousarray(image_data(labels_img), dtype="<i4").tobytes())
     if not is_cifti(labels_img):
         digest.update(np.round(np.asarray(labels_img.affine, dtype="<f8"), 3).astype("<f4").tobytes())

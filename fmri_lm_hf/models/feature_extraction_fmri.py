@@ -169,6 +169,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
                     "training scans, or load an extractor that has them."
                 )
             mask &= iqr > 0  # an ROI that is at its median most of the time has no scale
+            # Statistics of observed points only; what was filled in or padded is set to zero, the median, afterwards.
             bold -= median
             bold /= np.where(mask, iqr, 1)
             bold *= mask
@@ -288,11 +289,14 @@ def resampling_weights(
     -------
     np.ndarray of shape (n_new, n_used), float32
     """
+    # Linear interpolation is a matrix with two weights a row, and a low-pass is one more matrix behind it. As a product
+    # they are computed once for all scans of a length and a TR.
     n_steps = (n_timepoints - 1) * t_r / new_t_r
     position: np.ndarray  # of the new points, in units of the old ones
     if resampling == "linear":  # as published: the last new point lies on the last old one
         position = np.linspace(0, n_timepoints - 1, round(n_steps) + 1)[:max_timepoints]
     else:
+        # 1e-9: 159 steps of 2 s must not become 158.9999 by rounding, and lose the last point
         position = np.arange(min(max_timepoints, int(n_steps + 1e-9) + 1)) * (new_t_r / t_r)
     n_new = len(position)
     before = np.minimum(position.astype(int), n_timepoints - 2)

@@ -58,6 +58,8 @@ def connectivity_profiles(
 
 def profiles_of(products: Tensor, roi_mask: Tensor, roi_networks: list[int] | None = None) -> Tensor:
     """Profiles, as of `connectivity_profiles`, of inner products (batch, n_rois, n_rois), zero for missing ROIs."""
+    # The diagonal is no correlation of two ROIs. Missing ROIs have zero rows, so they fall out of sums by themselves;
+    # only counts have to leave them out.
     others = 1 - torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
     products = products * others
     n_observed = roi_mask.sum(-1)
@@ -114,6 +116,7 @@ class PositionalAttention(nn.Module):
         """Attention weights ([batch, ]num_heads, n_queries, n_keys); rows sum to 1."""
         logits = self.logits
         if mask is not None:
+            # not -inf: a row without anything to see would be NaN, and its gradient NaN for all
             logits = logits.masked_fill(~mask[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1)
 
@@ -242,6 +245,7 @@ class FmriTransformer(nn.Module):
             Zero outside of `grid_mask`; rows sum to 1.
         """
         hidden_states, attention_mask = self._sequence(grid, grid_mask, latents)
+        # flow[i, j]: how much of input j is in token i so far. A layer adds attention to the residual, half and half.
         itself = torch.eye(hidden_states.shape[1], device=grid.device)
         flow = itself
         for layer in self.layers:
@@ -250,6 +254,7 @@ class FmriTransformer(nn.Module):
             hidden_states = layer(hidden_states, attention_mask)
         n_grid = grid.shape[1]
         flow = flow.expand(len(grid), -1, -1)[:, n_grid:]
+        # what comes from latents came from the grid before, by their first attention
         of_grid = flow[..., :n_grid] + flow[..., n_grid:] @ first
         return of_grid / of_grid.sum(-1, keepdim=True).clamp_min(1e-9)
 
@@ -266,7 +271,9 @@ class FmriTransformer(nn.Module):
         if sees_all and observer is None:
             return hidden_states, None
         seen = F.pad(grid_mask, (0, hidden_states.shape[1] - grid.shape[1]), value=True)[:, None, None, :]
-        if observer is not None:
+        if (
+            observer is not None
+        ):  # the last token: a row of the mask that sees all, a column that only it sees
             token = torch.arange(hidden_states.shape[1], device=grid.device)
             is_observer = token == token[-1]
             seen = seen & (~is_observer[None, :] | is_observer[:, None])

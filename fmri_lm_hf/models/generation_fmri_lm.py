@@ -85,6 +85,7 @@ class ScanGenerationMixin(GenerationMixin):
 
     def _get_logits_processor(self, *args, **kwargs):
         processors = super()._get_logits_processor(*args, **kwargs)
+        # With the placeholder outside the vocabulary, a repetition penalty, for example, would index past the scores.
         n_outside = self.config.fmri_token_id + 1 - self.config.text_config.vocab_size
         if n_outside <= 0:
             return processors
@@ -110,6 +111,7 @@ class ScanGenerationMixin(GenerationMixin):
             return scans
         if new_ids.shape[1] < self.config.n_scan_tokens:
             return {}
+        # the scans that are new in a prompt are its last ones, and prompts may have different numbers of them
         n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
         of_prompt = torch.arange(sum(n_all)).split(n_all)
         rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
@@ -127,7 +129,8 @@ class ScanGenerationMixin(GenerationMixin):
         attention_mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
         if attention_mask is None or attention_mask.shape[1] == input_ids.shape[1]:
             return self.get_position_ids(input_ids, attention_mask)
-        # only the new ids behind a cache, with the mask of the whole
+        # Only the new ids behind a cache, with the mask of the whole. transformers would count the mask to find
+        # positions, which gives each token of a block one of its own.
         is_scan, sizes = input_ids == self.config.fmri_token_id, self.config.block_sizes
         layout = ScanLayout.of(input_ids, is_scan, sizes, attention_mask=attention_mask, cache=cache)
         return layout.position_ids

@@ -176,7 +176,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         for fresh in (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs):
             if fresh is not None:
                 fresh.to_empty(device=language_model.device).apply(model._init_weights)
-        # both must stay one object, so that resizing the vocabulary keeps them in step
+        # The configurations of the parts and of the whole must be the same objects: `resize_token_embeddings` changes
+        # the vocabulary of one, and with a copy the other would be saved with the old size.
         model.config.fmri_config, model.config.text_config = fmri_config, language_model.config
         model.generation_config = language_model.generation_config
         return model
@@ -200,6 +201,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as `PreTrainedModel.save_pretrained` does, and note the parts that have another precision."""
+        # `dtype` in config.json is one for all. Loaded by it, a tokenizer in float32 beside a language model in bfloat16
+        # would be rounded, and its codes would differ from those of training.
         first = {name: next(module.parameters(), None) for name, module in self.named_children()}
         dtypes = {name: each.dtype for name, each in first.items() if each is not None}
         others = {
@@ -223,6 +226,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def train(self, mode: bool = True) -> FmriLMForCausalLM:
         """Switch to training mode; a frozen tokenizer stays out of it, so that its codebook does not move."""
         super().train(mode)
+        # A frozen codebook has no gradient, but in training mode its moving averages would move all the same, and the
+        # codes that the language model has learned to read would change under it.
         tokenizer = self.fmri_tokenizer
         if tokenizer is not None and not any(each.requires_grad for each in tokenizer.parameters()):
             tokenizer.eval()
@@ -261,7 +266,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
                 padding_mask = torch.ones_like(input_values[:, 0], dtype=torch.bool)
             networks = torch.tensor(self.config.fmri_config.roi_networks, device=input_values.device)
             masks, n_networks = (roi_mask.bool(), padding_mask.bool()), len(self.config.network_name_ids)
-            # correlations in float32, whatever the precision of the model is
+            # Correlations in float32, whatever the precision of the model is: in bfloat16 the ranks of pairs would tie.
             parts.append(network_pair_features(input_values.float(), *masks, networks, n_networks))
         widest = max(part.shape[-1] for part in parts)
         return torch.cat([F.pad(part, (0, widest - part.shape[-1])) for part in parts], dim=1)
@@ -387,6 +392,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if self.training:
             unused = self._zero_of_unused(inputs_embeds, present is None, fmri_labels is None)
             inputs_embeds = inputs_embeds + unused
+            # nobody goes on from a training step, and gradient checkpointing forbids a cache
             if use_cache is None and past_key_values is None:
                 use_cache = False
             # Not while compiling: how many tokens are seen depends on values, which would break the graph.
@@ -415,9 +421,11 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             **({"layout": layout} if balances else {}),
             **kwargs,
         )
+        # Without this note a further turn would see hidden ROIs, and not know its positions.
         layout.remember(outputs.past_key_values)
         losses, text_loss, fmri_loss, aux_loss = [], None, None, outputs.get("aux_loss")
         if labels is not None:
+            # the labels of the same last positions as the logits; 0 keeps all of both, since -0 is 0
             text_loss = self.loss_function(
                 outputs.logits, labels[:, -logits_to_keep:], vocab_size=self.config.text_config.vocab_size
             )

@@ -98,6 +98,7 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
             present = attention_mask[:, -hidden_states.shape[1] :].to(hidden_states.device)
             last = (torch.arange(1, present.shape[1] + 1, device=present.device) * (present != 0)).argmax(-1)
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        # the head in its own precision, and logits in float32 for the loss, as the language model does
         logits = self.score(hidden_states[rows, last].to(self.score.weight.dtype)).float()
         loss = None
         if labels is not None:

@@ -168,6 +168,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         super().__init__(config)
         self.encoder = FmriEncoder(config)
         quantizer_class = FiniteScalarQuantizer if config.fsq_levels else VectorQuantizer
+        # titok takes either: what is quantized, tokens of the grid or latents, does not matter to a quantizer
         self.quantizer = None if config.encoder_only else quantizer_class(config)
         self.decoder = None if config.encoder_only else FmriDecoder(config)
         self.post_init()
@@ -277,6 +278,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         """Which places of the grid were observed: (batch, n_patches * n_rois), a patch if any of its points was."""
         patches = padding_mask.unflatten(-1, (self.config.n_patches, self.config.patch_size)).any(-1)
         mask = (patches[:, :, None] & roi_mask[:, None, :]).flatten(1)  # time-major
+        # A scan without anything to attend to is NaN throughout, and with it the mean of its batch.
         if not torch.compiler.is_compiling() and not mask.any(1).all():
             empty = (~mask.any(1)).nonzero().flatten().tolist()
             raise ValueError(

@@ -128,7 +128,8 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
             latents = quantized = self.quantizer.latents(embeddings)
         else:
             latents, quantized, codes = self.quantizer(embeddings, token_mask)
-        # straight-through: the decoder reads the code, the encoder receives the gradient of it
+        # Straight-through: the decoder reads the code, and the encoder receives the gradient as if it were the latent.
+        # During the warm-up both are the same, and this is the plain gradient.
         signal, connectivity = self.decoder(latents + (quantized - latents).detach(), token_mask)
 
         losses = {"reconstruction_loss": self._reconstruction_loss(signal, connectivity, inputs, *masks)}
@@ -146,6 +147,7 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
             )
             scans, texts = alignment.scans(pooled), alignment.texts(text_embeds)
             if text_token_embeds is not None:
+                # tokens of scans that were observed; those of missing ROIs would be easy to recognise
                 scans = alignment.scans(embeddings[token_mask])
                 texts = F.normalize(text_token_embeds.detach().flatten(0, -2).to(scans.dtype), dim=-1)
             ramp = domain_ramp(step, self.config.domain_ramp_steps)

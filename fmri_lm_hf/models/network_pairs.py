@@ -58,6 +58,7 @@ def network_pair_values(
     members = F.one_hot(roi_networks, n_networks).to(unit.dtype).expand(len(unit), -1, -1)
     members = members * roi_mask[..., None]
     sums = members.transpose(1, 2) @ correlation @ members  # (n_scans, n_networks, n_networks)
+    # Pairs of different ROIs: within a network of n ROIs there are n (n - 1), since the diagonal was taken out.
     sizes = members.sum(1)
     counts = sizes[:, :, None] * sizes[:, None] - torch.diag_embed(sizes)
     first, second = pair_indices(n_networks).to(sums.device)
@@ -71,6 +72,8 @@ def pair_ranks(values: Tensor, present: Tensor, n_networks: int) -> Tensor:
     first, second = pair_indices(n_networks).to(values.device)
     within = first == second
     comparable = present[:, None, :] & (within[:, None] == within[None, :])
+    # Within a network correlations are higher than between two: ranked together, the strongest pair between networks
+    # would never come out on top.
     below = ((values[:, None, :] < values[:, :, None]) & comparable).sum(-1)
     others = (comparable.sum(-1) - 1).clamp_min(1)
     return (below / others).masked_fill(~present, 0.0)
@@ -105,7 +108,7 @@ def pair_features(values: Tensor, present: Tensor, rms: Tensor, n_networks: int)
 
 def observed_pairs(roi_mask: Tensor, roi_networks: Tensor, n_networks: int) -> Tensor:
     """Which tokens of scan and pairs have observed data, (n_scans, 1 + n_pairs); the one of the scan always has."""
-    # in floating point: no GPU multiplies matrices of integers
+    # Counts by a product of matrices, in floating point: no GPU multiplies matrices of integers.
     sizes = roi_mask.float() @ F.one_hot(roi_networks, n_networks).float()
     first, second = pair_indices(n_networks).to(sizes.device)
     counts = sizes[:, first] * (sizes[:, second] - (first == second).float())

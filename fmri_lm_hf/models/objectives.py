@@ -90,9 +90,13 @@ def contrastive_loss(logits: Tensor, kind: str, similarity: Tensor, temperature:
     """
     targets = torch.eye(*logits.shape, device=logits.device, dtype=logits.dtype)
     if kind.startswith("soft_"):
+        # the right text stays quite right, whatever rounding makes of its similarity to itself
         targets = ((similarity - 1) / temperature).exp().fill_diagonal_(1).to(logits.dtype)
     if kind.endswith("siglip"):
+        # summed over texts, not a mean: with more texts each scan has more wrong ones, and one right one all the same
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+    # Softmax both ways. Texts beyond the scans have no column of their own to be right in, so they only count as wrong
+    # answers of the scans.
     n = len(logits)
     both = ((logits, targets), (logits[:, :n].T, targets[:, :n].T))
     return sum(F.cross_entropy(each, target / target.sum(-1, keepdim=True)) for each, target in both) / 2
@@ -134,6 +138,7 @@ class TokenPooling(nn.Module):
             return observed
         weights = token_mask.to(embeddings.dtype)
         if self.score is not None:
+            # -inf is safe here: a scan has at least one observed token
             scores = self.score(embeddings).squeeze(-1).masked_fill(~token_mask, float("-inf"))
             weights = scores.softmax(-1)
         return (embeddings * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)

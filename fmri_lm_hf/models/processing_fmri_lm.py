@@ -313,6 +313,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         to stop. Training and scoring tokenize piece by piece: both see the same ids.
         """
         pieces: list[tuple[str, bool]] = []
+        # Tokenizing the whole and searching the answer in it would fail where a token spans both: "Answer:" and " yes"
+        # need not be the tokens of "Answer: yes".
         done = ""
         for i, message in enumerate(messages):
             if message["role"] != "assistant":

@@ -172,6 +172,7 @@ class FmriCodebook(nn.Module):
             return
         latents, self._step_latents = torch.cat(self._step_latents), []
         sums, counts = self._assign(latents)
+        # Averages of sums and of counts, not of means: a code with few latents in a step then hardly moves.
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
         self._revive_unused(latents)
@@ -200,6 +201,8 @@ class FmriCodebook(nn.Module):
             sizes = [0] * dist.get_world_size()
             dist.all_gather_object(sizes, len(latents))
         rank = dist.get_rank() if len(sizes) > 1 else 0
+        # As if the latents of all processes were one table: `rows` are its rows, those of this process begin behind the
+        # sizes of the ranks before. So a codebook does not depend on how many processes share the batch.
         places = torch.arange(n, device=latents.device) % sum(sizes)
         rows = torch.randperm(sum(sizes), device=latents.device)[places]
         noise = latents.new_empty(n if n > sum(sizes) else 0, latents.shape[1]).normal_()
@@ -222,6 +225,7 @@ class FmriCodebook(nn.Module):
         for _ in range(n_iterations):
             sums, counts = self._assign(latents)
             used = counts > 0
+            # a code without latents stays where it was drawn, and is revived in training if need be
             self.embedding[used] = self._project(sums[used] / counts[used, None])
         self.cluster_size.copy_(counts)
         self.embedding_sum.copy_(sums)
@@ -257,6 +261,7 @@ class VectorQuantizer(FmriQuantizer):
         residual, quantized, codes = latents.detach(), torch.zeros_like(latents), []
         if self.training and not self.started:
             self.start(residual[token_mask])
+        # Detached: codes are fitted by averages, and the encoder gets its gradient straight-through, in the tokenizer.
         for codebook in self.codebooks:
             codes.append(codebook.nearest(residual))
             vectors = F.embedding(codes[-1], codebook.embedding)

@@ -165,6 +165,7 @@ def read_scan(
     if found is not None and not math.isclose(seconds, found, rel_tol=1e-3):
         warn(f"{label} says TR {found:g} s, but t_r={given:g} s was given: the given one is used.")
 
+    # Values beyond float32 become infinite, and their ROI is masked below: no reason to warn here.
     with np.errstate(over="ignore"):
         bold = bold.astype(dtype, copy=False)
     bold, sample_mask, n_filled = _fill_unobserved(bold, row_mask, sample_mask, label)
@@ -327,6 +328,8 @@ def _fill_unobserved(
     signals = signals[:, np.isfinite(signals).any(axis=0)]
     if not signals.shape[1]:
         return bold, np.ones(len(bold), dtype=bool) if sample_mask is None else sample_mask, 0
+    # Zero throughout is what some programs leave of censored volumes. In one ROI alone it may be a value, and if all
+    # volumes are zero there is nothing to compare with.
     blank = ~np.isfinite(signals).any(axis=1)
     if signals.shape[1] > 1:
         zero = ~signals.any(axis=1)

@@ -68,6 +68,7 @@ def sphere_voxels(
     ranges = map(np.arange, low.astype(int), high.astype(int))
     voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
     distances = np.linalg.norm((voxels - middle) @ affine[:3, :3].T, axis=1)
+    # a sphere smaller than a voxel still has the voxel of its centre
     inside = (distances <= radius) | np.all(voxels == np.round(middle), axis=1)
     return voxels[inside], distances[inside]
 
@@ -182,6 +183,7 @@ def _slots_of(atlas: Any, values: np.ndarray) -> np.ndarray:
     """The ROI of each label value, -1 where it is of none."""
     order = np.argsort(atlas.labels)
     ordered = np.asarray(atlas.labels, dtype=float)[order]
+    # rounded: label images come as float32, and resampled ones a little off the integer
     values = np.rint(np.nan_to_num(values, posinf=0, neginf=0))
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.where(ordered[place] == values, order[place], -1)
@@ -217,6 +219,8 @@ def _grayordinates(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.n
             raise ScanError(f"The CIFTI file holds a series of {type(dense).__name__}: expected dense data.")
         source = labels_img.header.get_axis(1)
         given = image_data(labels_img).reshape(-1)
+        # Bring the labels to the grayordinates of the scan, structure by structure. A file without the medial wall has
+        # other indices than one with it, so positions in the two files must never be compared directly.
         values = np.zeros(len(dense.name))
         for structure in np.unique(source.name):  # the two files may hold different vertices of a surface
             theirs, ours = source.name == structure, dense.name == structure
