@@ -201,8 +201,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as `PreTrainedModel.save_pretrained` does, and note the parts that have another precision."""
-        # `dtype` in config.json is one for all. Loaded by it, a tokenizer in float32 beside a language model in bfloat16
-        # would be rounded, and its codes would differ from those of training.
+        # `dtype` in config.json is one for all. Loaded by it, a tokenizer in float32 beside a language model in
+        # bfloat16 would be rounded, and its codes would differ from those of training.
         first = {name: next(module.parameters(), None) for name, module in self.named_children()}
         dtypes = {name: each.dtype for name, each in first.items() if each is not None}
         others = {
