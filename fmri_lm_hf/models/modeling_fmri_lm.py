@@ -392,7 +392,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if self.training:
             unused = self._zero_of_unused(inputs_embeds, present is None, fmri_labels is None)
             inputs_embeds = inputs_embeds + unused
-            # nobody goes on from a training step, and gradient checkpointing forbids a cache
+            # nothing continues a training step, and gradient checkpointing forbids a cache
             if use_cache is None and past_key_values is None:
                 use_cache = False
             # Not while compiling: how many tokens are seen depends on values, which would break the graph.

@@ -131,7 +131,7 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
         if others:
             raise OSError(
                 f"The weights in '{load_config.pretrained_model_name_or_path}' are named as {others[0].name!r}, "
-                "which may be a pickle and was not read: expected safetensors files. Where you trust it, load it "
+                "which may be a pickle and was not read: expected safetensors files. If you trust it, load it "
                 "with torch and save it again with `save_pretrained`."
             )
         return PreTrainedModel._load_pretrained_model(

@@ -133,7 +133,7 @@ class NetworkPairEmbedding(nn.Module):
         size = config.text_config.hidden_size
         # a factor for each place marks the order of the tokens of a name
         self.name_order = nn.Parameter(torch.ones(MAX_NAME_TOKENS, size))
-        # and one for each name distinguishes the first of a pair from the second, so that both can be told apart
+        # and one for each name distinguishes the first of a pair from the second: a pair is named in this order
         self.name_place = nn.Parameter(torch.empty(2, size))
         self.within = nn.Parameter(torch.empty(size))
         # Fixed. If it is learnt, training turns the names down at first, since values alone already help, and the model

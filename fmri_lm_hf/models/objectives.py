@@ -1,4 +1,4 @@
-"""Losses of the tokenizer's training beside reconstruction: text alignment, connectivity and co-skewness."""
+"""Losses of tokenizer training, in addition to reconstruction: text alignment, connectivity and co-skewness."""
 
 from __future__ import annotations
 

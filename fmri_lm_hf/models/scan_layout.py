@@ -220,7 +220,7 @@ class _Past:
                 n_each, rest = divmod(n_rows, len(values))
                 if rest:
                     raise ValueError(
-                        f"The cache was filled for {len(values)} prompt(s) and cannot go on with {n_rows}: expected "
+                        f"The cache was filled for {len(values)} prompt(s) and cannot continue with {n_rows}: expected "
                         "the same prompts, or each of them equally often."
                     )
                 # Since then the cache may have been cropped, which keeps its first tokens, or repeated for beams and

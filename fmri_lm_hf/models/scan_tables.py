@@ -17,13 +17,8 @@ import numpy as np
 
 from .scan_errors import ScanError, as_scan_error
 
-ROW_KEYS = (
-    "t_r",
-    "roi_names",
-    "roi_mask",
-    "sample_mask",
-    "coverage",
-)  # of dataset rows and .npz, beside `bold`
+# Keys of dataset rows and .npz files, next to `bold`.
+ROW_KEYS = ("t_r", "roi_names", "roi_mask", "sample_mask", "coverage")
 MISSING = {"": "nan", "n/a": "nan", "N/A": "nan", "NA": "nan", "NaN": "nan"}
 # Usual names of the column that counts time points.
 INDEX_NAMES = {
