@@ -48,7 +48,7 @@ _HOME = {
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
     "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
     "FmriZeroShotClassificationPipeline": ".pipelines",
-    "ScanError": ".models.scan_errors",
+    "ScanError": ".models.scan_images",
     "load_reader": ".bundled",
     "load_text_backbone": ".training.backbone",
 }
