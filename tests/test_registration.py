@@ -65,6 +65,26 @@ def test_transformers_knows_the_classes_after_any_order_of_imports(imports):
     run("-c", imports + "\n" + ALL_ARE_KNOWN)
 
 
+def test_checkpoints_load_whatever_asks_for_the_specs_of_modules(checkpoint):
+    run(
+        "-c",
+        f"""
+import importlib.util, fmri_lm_hf
+for name in ("auto.modeling_auto", "auto.configuration_auto", "auto.processing_auto", "auto.feature_extraction_auto"):
+    importlib.util.find_spec("transformers.models." + name)
+importlib.util.find_spec("transformers.pipelines")
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor, pipeline
+from transformers import AutoModelForSequenceClassification
+folder = {str(checkpoint)!r}
+for auto in (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoProcessor):
+    assert type(auto.from_pretrained(folder)).__module__.startswith("fmri_lm_hf."), auto
+assert type(AutoFeatureExtractor.from_pretrained(folder)) is fmri_lm_hf.FmriFeatureExtractor
+for task in ("to-text", "zero-shot-classification", "decision", "hypothesis", "feature-extraction"):
+    assert type(pipeline("fmri-" + task, model=folder)).__name__.startswith("Fmri"), task
+""",
+    )
+
+
 def test_the_commands_help_waits_for_neither_torch_nor_transformers(tmp_path):
     heavy = "; import sys; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     script = tmp_path / "fmri-lm"
