@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ..__about__ import __version__
+from ..registration import register
 
 COMMANDS = {
     "demo": "the three training stages and a prediction, on a simulated cohort or on your scan dataset",
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in argv if word in COMMANDS), "")
     args = build_parser(command).parse_args(argv)
+    register()
     try:
         return int(args.run(args) or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
