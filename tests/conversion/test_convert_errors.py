@@ -10,8 +10,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.conversion import CheckpointError, convert_upstream
-from fmri_lm_hf.conversion import published_inputs as published_atlas
+from fmri_lm_hf.conversion import CheckpointError, convert_upstream, published_atlas
 from fmri_lm_hf.models.atlas import Atlas
 
 
