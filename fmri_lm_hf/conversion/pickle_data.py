@@ -146,7 +146,7 @@ class PickleInterpreter:
 
     def read(self, data: bytes) -> Any:
         """Return the object that the pickle describes: plain containers, scalars and what `calls` return."""
-        position = 0
+        position: int | None = 0
         # An honest file copies each of its objects once, whatever it repeats by reference. A hostile one names a long
         # list a thousand times as an argument, two bytes each, and fills the memory.
         self._copies_left = 2 * len(data) + 1000

@@ -339,7 +339,7 @@ def _write(result: Conversion, lora: dict[str, torch.Tensor], lora_alpha: float 
 def _card(result: Conversion, record: dict[str, Any]) -> str:
     preprocessor = result.preprocessor
     has_tokenizer = isinstance(preprocessor, FmriLMProcessor)
-    extractor = getattr(preprocessor, "feature_extractor", preprocessor)
+    extractor: Any = getattr(preprocessor, "feature_extractor", preprocessor)
     facts = ModelFacts(
         kind=result.model.config.model_type,
         config=result.model.config.to_dict() | {"architectures": [type(result.model).__name__]},

@@ -125,8 +125,10 @@ _SHARED_ACCOUNTS = """
 # A vocabulary holds every word, user names and paths among them; prose may name its authors.
 _WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
-_PROSE = (".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE")
-_PROSE += ("commit message", "commit description")
+_PROSE = (
+    *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
+    *("commit message", "commit description"),
+)
 
 
 def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:

@@ -122,7 +122,9 @@ HfApi().create_repo("org/other", exist_ok=True)
 HfApi().upload_file(path_or_fileobj=b'{"model_type": "llama"}', path_in_repo="config.json", repo_id="org/other")
 """
     client.run(other)
-    with pytest.raises(ClientError, match=r"org/other is no fMRI language model .* the model type 'llama'"):
+    with pytest.raises(
+        ClientError, match=r"org/other is not an fMRI language model .* the model type 'llama'"
+    ):
         client.run(PUSH, folder=adapter, repo="org/lora", thing=None, options={"base_model": "org/other"})
 
 
@@ -149,7 +151,7 @@ PART = {"allow_incomplete": True}  # the golden checkpoint has no text tokenizer
 
 def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, converted):
     hub.faults()
-    message = r"converted from 'checkpoint.pt', .*licence is not stated, and nothing was sent.*--license"
+    message = r"converted from 'checkpoint.pt', .*states no licence, and nothing was sent.*--license"
     with pytest.raises(ClientError, match=message):
         client.run(PUSH, folder=converted["qwen3_lora"], repo="org/converted", thing=None, options=PART)
     load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted['gpt2'])!r})"
