@@ -61,29 +61,23 @@ _PUBLISHABLE = {
 }
 
 
-# The files that each kind must have (alternatives in a tuple), and how each is made.
-_SAVE_MODEL = "save it with `model.save_pretrained(folder)`"
-_SAVE_PROCESSOR = "save it with `processor.save_pretrained(folder)`"
-_REQUIRED: dict[str, dict[tuple[str, ...], str]] = {
+# The files that each kind must have, and the object that saves them.
+_WEIGHTS = "model.safetensors or model.safetensors.index.json"
+_REQUIRED = {
     "fmri_lm": {
-        ("config.json",): _SAVE_MODEL,
-        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
-        ("generation_config.json",): _SAVE_MODEL,
-        ("processor_config.json",): _SAVE_PROCESSOR,
-        ("tokenizer.json", "tokenizer_config.json"): _SAVE_PROCESSOR,
+        "config.json": "model",
+        _WEIGHTS: "model",
+        "generation_config.json": "model",
+        "processor_config.json": "processor",
+        "tokenizer.json or tokenizer_config.json": "processor",
     },
     "fmri_tokenizer": {
-        ("config.json",): _SAVE_MODEL,
-        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
-        ("preprocessor_config.json", "processor_config.json"): "save the feature extractor with "
-        "`feature_extractor.save_pretrained(folder)`",
+        "config.json": "model",
+        _WEIGHTS: "model",
+        "preprocessor_config.json or processor_config.json": "feature_extractor",
     },
-    "adapter": {
-        ("adapter_config.json",): _SAVE_MODEL,
-        ("adapter_model.safetensors",): _SAVE_MODEL,
-    },
-    "processor": {("processor_config.json", "preprocessor_config.json"): _SAVE_PROCESSOR},
-    "dataset": {},
+    "adapter": {"adapter_config.json": "model", "adapter_model.safetensors": "model"},
+    "processor": {"processor_config.json or preprocessor_config.json": "processor"},
 }
 # The files in which `auto_map` and `custom_pipelines` name code; ours are written anew with every push.
 _NAME_OUR_CODE = ("config.json", "processor_config.json", "preprocessor_config.json")
@@ -300,11 +294,11 @@ def _check_configs(publication: Publication) -> None:
 def _check_complete(root: Path, publication: Publication) -> None:
     required = dict(_REQUIRED[publication.kind])
     if "FmriLMForSequenceClassification" in (publication.json("config.json").get("architectures") or ()):
-        del required[("generation_config.json",)]  # it generates no text
+        del required["generation_config.json"]  # it generates no text
     missing = [
-        f"{' or '.join(names)} ({remedy})"
-        for names, remedy in required.items()
-        if not any(name in publication.files for name in names)
+        f"{names} (save it with `{saved}.save_pretrained(folder)`)"
+        for names, saved in required.items()
+        if publication.files.keys().isdisjoint(names.split(" or "))
     ]
     if missing:
         raise ValueError(
