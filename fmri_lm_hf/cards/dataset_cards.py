@@ -118,6 +118,7 @@ def _dataset_info(folder: Path, rows: Mapping[str, int], features: Features) -> 
     splits = SplitDict()
     for split in _SPLITS:
         if split in rows:
+            # the size without compression, as `datasets` counts it; the footers of the shards hold it
             metadata = [pq.read_metadata(file) for file in sorted(folder.glob(f"{split}-*.parquet"))]
             groups = [file.row_group(i) for file in metadata for i in range(file.num_row_groups)]
             n_bytes = sum(group.total_byte_size for group in groups)
@@ -154,7 +155,7 @@ def scan_dataset_card(
     n_rois : int
         Columns of `bold`.
     atlas_name : str or None
-        Of the atlas beside the scans.
+        Name of the atlas.
     license : str, optional
         The card asks for it when None.
     controlled, simulated : bool
@@ -239,7 +240,7 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         n_scans[site] += 1
         subjects[site].add(scan["subject_id"])
         if is_number(scan["t_r"]):
-            t_r[site].add(round(float(scan["t_r"]), 4))
+            t_r[site].add(round(float(scan["t_r"]), 4))  # 0.72 and 0.7200000286 (float32) are one sequence
         for column, numbers in (("age", ages), ("mean_fd", motion), ("n_timepoints", lengths[site])):
             if is_number(scan.get(column)):
                 numbers.append(scan[column])
@@ -266,7 +267,7 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _spread(numbers: Sequence[float]) -> dict[str, float] | None:
     values = np.asarray(numbers, dtype=float)
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values)]  # tables write unknown ages as NaN
     if not len(values):
         return None
     summary = {"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}

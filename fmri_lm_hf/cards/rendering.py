@@ -46,7 +46,7 @@ _MEASURED_KEYS = (
 _JOINED_KEYS = ("tags", "datasets")
 _MEASURED_TAGS = ("simulated-data",)
 
-OURS = "fmri_lm"  # the predictor that is the model itself; all others are baselines and controls
+MODEL = "fmri_lm"  # the predictor that is the model; all others are baselines and controls
 METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -85,13 +85,15 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
         def __str__(self) -> str:
             return NOT_RECORDED
 
+    # A missing name, an attribute of one, and None all show as not recorded: a hole in a card would be read as a zero
+    # by the next person, and an exception would keep a model without scores from being published.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(project_folder("model_cards")),
         undefined=NotRecorded,
         finalize=lambda value: NOT_RECORDED if value is None else value,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
+        keep_trailing_newline=True,  # without it the last generated block would end on the line of its comment
     )
     environment.globals["not_recorded"] = NOT_RECORDED
     environment.filters["score"] = partial(_format_number, "{:.3f}")
@@ -159,6 +161,7 @@ def update_card(
 
     def exchanged(match: re.Match[str]) -> str:
         new = new_blocks.get(match["name"])
+        # A block without a checksum counts as edited: nobody can say that it was not.
         if match["sha"] != _checksum(match["body"]) or (new is None and match["name"] not in always):
             return match[0]
         return "" if new is None else new[0]
@@ -185,6 +188,7 @@ def exchange_blocks(card: str, change: Callable[[str], str]) -> str:
     def exchanged(match: re.Match[str]) -> str:
         if match["sha"] != _checksum(match["body"]):
             return match[0]
+        # sealed again, or the next push would take our own change for an edit and never touch the block
         return _seal(match[0].replace(match["body"], change(match["body"])))
 
     return _BLOCK.sub(exchanged, card)
@@ -247,6 +251,7 @@ def _seal(text: str) -> str:
 
 
 def _checksum(text: str) -> str:
+    # git may change line endings when a card is checked out, which is not an edit
     return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()[:12]
 
 
@@ -254,14 +259,16 @@ def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """Return the person's metadata, with measured keys updated, tags joined and missing keys added."""
     merged = dict(old)
     for key, value in new.items():
+        # a licence that was unknown is the one thing that a person's metadata say and that we may correct
         unknown_license = key == "license" and old.get(key) in (None, NO_LICENSE)
         if key in _MEASURED_KEYS or key not in old or unknown_license:
             merged[key] = value
     for key in _JOINED_KEYS:
-        ours = _as_list(new.get(key))
-        theirs = [value for value in _as_list(old.get(key)) if value not in _MEASURED_TAGS or value in ours]
-        if theirs or ours:
-            merged[key] = list(dict.fromkeys([*theirs, *ours]))
+        measured = _as_list(new.get(key))
+        # joined as they are, the tag of simulated data would stay after the model was trained on real ones
+        kept = [value for value in _as_list(old.get(key)) if value not in _MEASURED_TAGS or value in measured]
+        if kept or measured:
+            merged[key] = list(dict.fromkeys([*kept, *measured]))
     results = _merged_results(old.get("model-index"), new.get("model-index"))
     if results:
         merged["model-index"] = results
@@ -299,7 +306,7 @@ def _as_list(value: Any) -> list[Any]:
 def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row a task and predictor, the model first: `task`, `predictor`, `is_model`, and the metrics."""
     return [
-        {"task": task, "predictor": predictor, "is_model": predictor == OURS, **scores}
+        {"task": task, "predictor": predictor, "is_model": predictor == MODEL, **scores}
         for task, predictors in _tasks(results)
         for predictor, scores in predictors.items()
     ]
@@ -332,7 +339,7 @@ def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[d
     source = _source(repo_id, record)
     indexed = []
     for task, predictors in _tasks(results):
-        scores = predictors.get(OURS, {})
+        scores = predictors.get(MODEL, {})
         metrics = [
             {"type": metric, "value": scores[metric], "name": title}
             for metric, title in METRICS.items()
@@ -371,7 +378,7 @@ def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
     unproven = not_above_controls(results)
     entries = []
     for task, predictors in _tasks(results):
-        scores = predictors.get(OURS, {})
+        scores = predictors.get(MODEL, {})
         metric = (
             "mean_absolute_error" if is_number(scores.get("mean_absolute_error")) else "balanced_accuracy"
         )
@@ -425,7 +432,8 @@ def _source(repo_id: str, record: str) -> dict[str, str]:
 def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Yield every task with the scores of its predictors, the model first.
 
-    A task holds its question and counts too: a predictor is an entry with a number under a name of `METRICS`.
+    Records of earlier releases hold questions and counts among the predictors of a task: a predictor is an entry with
+    a number under a name of `METRICS`.
     """
     for task, entries in _mapping(results.get("tasks")).items():
         predictors = {
@@ -434,7 +442,7 @@ def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str
             if any(is_number(_mapping(entry).get(metric)) for metric in METRICS)
         }
         if predictors:
-            yield str(task), dict(sorted(predictors.items(), key=lambda item: item[0] != OURS))
+            yield str(task), dict(sorted(predictors.items(), key=lambda item: item[0] != MODEL))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -228,11 +228,11 @@ class _Archive:
         return start, entry.file_size
 
 
-# What stands in for the calls of a checkpoint. Each gets arguments from the file, of any type and size.
+# ---- what is done in place of the calls of a checkpoint, with arguments from the file, of any type and size
 
 
 def _sequence(value: Any) -> Any:
-    """Return a list or tuple; refuse anything else, such as a tensor, which `for` would take apart one by one."""
+    """Return a list or tuple; refuse anything else, such as a tensor, whose values `for` would make one by one."""
     if type(value) not in (tuple, list):
         raise CheckpointError(f"The pickle is damaged: it has a {type(value).__name__} in place of a list.")
     return value
@@ -240,7 +240,7 @@ def _sequence(value: Any) -> Any:
 
 def _size(lengths: Any = ()) -> tuple[int, ...]:
     if len(_sequence(lengths)) > MAX_AXES or any(type(each) is not int or each < 0 for each in lengths):
-        raise CheckpointError("The pickle is damaged: a tensor has a shape that is no shape.")
+        raise CheckpointError("The pickle is damaged: a tensor has an impossible shape.")
     return tuple(lengths)
 
 
@@ -274,7 +274,7 @@ def _dict(items: Any = ()) -> dict:
     return {checked_key(key): value for key, value in map(_sequence, _sequence(items))}
 
 
-# What a checkpoint may "call", and what stands in for it.
+# What a checkpoint may "call", and what is done instead.
 CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,

@@ -12,7 +12,8 @@ from .pickle_data import CheckpointError
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Ours to theirs, applied in this order to the names of a tokenizer's tensors.
+# Parts of our names and of the published ones, for the tensors of a tokenizer. In this order: later entries replace what
+# earlier ones made, as `decoder.transformer.layers.`, `decoder.blocks.`, `decoder_raw.blocks.`.
 _TOKENIZER_NAMES = [
     ("transformer.roi_embeddings.weight", "pos_embed"),
     ("transformer.layers.", "blocks."),
@@ -31,7 +32,7 @@ _TOKENIZER_NAMES = [
     ("quantizer.codebooks.0.cluster_size", "quantize.cluster_size"),
     ("quantizer.codebooks.0.initialized", "quantize.embedding.initted"),
 ]
-# Kept by the published program but without effect on what it computes.
+# Buffers of the published program without effect on what it computes; they may be there or not.
 _WITHOUT_EFFECT = re.compile(
     r"quantize\.embedding\.(cluster_size|embed_avg)$|\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$"
 )
@@ -58,6 +59,7 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
             raise CheckpointError(
                 f"`{name}` of the checkpoint's `model` is a {type(value).__name__}, expected a tensor."
             )
+        # An expanded tensor of a few bytes may claim terabytes, which the first copy of it would allocate.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
                 f"The tensor `{name}` of the checkpoint repeats values in place of storing them."
@@ -239,7 +241,8 @@ def match_tensors(
         )
     found = {ours: state[theirs].reshape(expected[ours].shape) for ours, theirs in names.items()}
     for ours in expected.keys() - names.keys():
-        # the sum that with its count gives the code itself, so that training can go on from it
+        # The moving average of a code is its sum over its count. The program keeps the average and the count; the sum
+        # that fits both lets training continue, where a sum of zeros would pull every code to the origin.
         prefix = ours.removesuffix("embedding_sum")
         found[ours] = found[f"{prefix}embedding"] * found[f"{prefix}cluster_size"][:, None]
     return found
@@ -262,12 +265,12 @@ def shape_problems(
     return [f"{what.format(len(names))}: {_some(names)}" for what, names in problems.items() if names]
 
 
-def _published_shape(name: str, ours: tuple[int, ...]) -> tuple[int, ...]:
+def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if name.endswith("pos_embed"):
-        return (1, *ours)
-    if name.endswith("patch_embed.proj.weight"):  # a convolution over time
-        return (ours[0], 1, 1, ours[1])
-    return ours
+        return (1, *shape)
+    if name.endswith("patch_embed.proj.weight"):  # a convolution over time with one channel; ours is linear
+        return (shape[0], 1, 1, shape[1])
+    return shape
 
 
 def _some(names: list[str], limit: int = 5) -> str:

@@ -278,6 +278,7 @@ def _check_configs(publication: Publication) -> None:
         else:
             check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
+            # transformers loads "org/name--module.Class" from that repository, at whatever commit it is then
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
             if foreign:
                 raise ValueError(
@@ -402,5 +403,6 @@ def _split_name(dataset: Dataset) -> str:
 def _n_shards(dataset: Dataset, max_shard_size: str | int) -> int:
     from datasets.utils.py_utils import convert_file_size_to_int
 
+    # `data` is the whole table, also of a dataset that selects some of its rows
     n_bytes = dataset.data.nbytes * len(dataset) // max(dataset.data.num_rows, 1)
     return max(1, min(-(-n_bytes // convert_file_size_to_int(max_shard_size)), len(dataset)))

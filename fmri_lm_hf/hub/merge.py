@@ -102,6 +102,7 @@ def merge(
         rendered = _dataset_card(publication, head, change.deletions, repo_id, declared)
     else:
         _replace_weights(change, publication, head)
+        # The card is about all that is there afterwards: a processor may come to a model that was pushed before.
         result = _after(change, head)
         is_new_kind = result.kind != _kind_at(head)
         if license is not None:
@@ -151,7 +152,8 @@ def _replace_weights(change: Change, publication: Publication, head: Head) -> No
         if is_unchanged and at_head:
             change.files.pop(_TRAINING, None)
         else:
-            # nobody says that the new weights have nothing to do with those of before
+            # Nothing says that the new weights do not come from the earlier ones. A warning too many does less harm
+            # than scores of simulated scans that pass for real ones.
             inherited = {"simulated": True} if is_declared(at_head, "simulated") else {}
             change.files[_TRAINING] = to_json({"training": NOT_RECORDED, **inherited})
     if not is_unchanged and _RESULTS in head.files and _RESULTS not in change.files:
@@ -194,8 +196,8 @@ def _dataset_card(
 ) -> str:
     """Return the card of a dataset: where others' configs or splits stay, the card at the head with joint metadata."""
     rendered = render_dataset_card(publication, repo_id, declared)
-    ours = {shard_group(name) for name in publication.files} | {None}
-    others = [name for name in head.files if name not in deletions and shard_group(name) not in ours]
+    pushed_groups = {shard_group(name) for name in publication.files} | {None}
+    others = [n for n in head.files if n not in deletions and shard_group(n) not in pushed_groups]
     if not others or "README.md" not in head.files:
         return rendered
     metadata, body, _ = split_card(rendered)
@@ -212,13 +214,14 @@ def _dataset_card(
     return join_card(metadata, "\n\n".join([*blocks, kept.lstrip("\n")]))
 
 
-def _merged_configs(theirs: Any, ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merged_configs(earlier: Any, pushed: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add the configs that the files make to those of a card, of which the rest (such as `default`) stays."""
-    merged = {entry.get("config_name", "default"): dict(entry) for entry in theirs or []}
-    for entry in ours:
+    merged = {entry.get("config_name", "default"): dict(entry) for entry in earlier or []}
+    for entry in pushed:
         known = merged.setdefault(entry["config_name"], {"config_name": entry["config_name"]})
-        earlier = known.get("data_files")
-        splits = {part["split"]: part for part in earlier or [] if isinstance(part, dict) and "split" in part}
+        # `data_files` may also be a single path, which says nothing about splits
+        parts = known.get("data_files") or []
+        splits = {part["split"]: part for part in parts if isinstance(part, dict) and "split" in part}
         known["data_files"] = list(
             {**splits, **{part["split"]: part for part in entry["data_files"]}}.values()
         )
@@ -231,15 +234,15 @@ def _merged_configs(theirs: Any, ours: list[dict[str, Any]]) -> list[dict[str, A
 def _base_card(publication: Publication, head: Head, repo_id: str) -> str | None:
     """Return the card whose text stays: that at the head, or that of the folder where a person wrote it."""
     local = publication.text("README.md")
-    theirs = head.read("README.md").decode() if "README.md" in head.files else None
-    if theirs is None or local is None or not is_edited(local):
-        return theirs if theirs is not None else local
-    if not is_edited(theirs):
+    at_head = head.read("README.md").decode() if "README.md" in head.files else None
+    if at_head is None or local is None or not is_edited(local):
+        return at_head if at_head is not None else local
+    if not is_edited(at_head):
         return local
     logger.warning(
         f"The cards of {repo_id} and of the folder were both edited by hand; the text on the Hub is kept."
     )
-    return theirs
+    return at_head
 
 
 def _with_metadata(card: str, license: str | None, tags: list[str] | None) -> str:
@@ -332,7 +335,7 @@ class Branch:
             commit_message=message,
             commit_description=description,
             revision=self.revision,
-            parent_commit=head.commit,
+            parent_commit=head.commit,  # or the commit of somebody else between would be undone
             create_pr=create_pr,
         )
 

@@ -169,6 +169,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
 
 def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
     """Return what is found first, in the order of the patterns, and its position."""
+    # One form for letters that have several: an é may be one character, or an e and an accent.
     text = unicodedata.normalize("NFKC", text)
     lowered = text.lower()
     for what, (pattern, hints) in patterns.items():

@@ -143,7 +143,7 @@ def push_to_hub(
             publication.text("README.md") or ""
         )  # so that an error in it comes before anything is sent
         _refuse_unlicensed(publication, license)
-        with_remote_code(publication)
+        with_remote_code(publication)  # after the checks, which refuse code of others
         name_repository_in_adapter(publication, repo_id)
         message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
         messages = {"commit message": message, "commit description": commit_description or ""}
