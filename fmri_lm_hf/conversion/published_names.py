@@ -12,8 +12,8 @@ from .pickle_data import CheckpointError
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Parts of our names and of the published ones, for the tensors of a tokenizer. In this order: later entries replace what
-# earlier ones made, as `decoder.transformer.layers.`, `decoder.blocks.`, `decoder_raw.blocks.`.
+# Parts of our names and of the published ones, for the tensors of a tokenizer. In this order: later entries replace
+# what earlier ones made, as `decoder.transformer.layers.`, `decoder.blocks.`, `decoder_raw.blocks.`.
 _TOKENIZER_NAMES = [
     ("transformer.roi_embeddings.weight", "pos_embed"),
     ("transformer.layers.", "blocks."),

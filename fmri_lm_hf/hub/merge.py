@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,16 @@ class Change:
     Attributes
     ----------
     files : dict of str to Path or bytes
-        All files of the push, those included that the branch holds already.
     deletions : list of str
     """
 
     files: dict[str, Path | bytes]
     deletions: list[str]
+
+    def without_known(self, head: Head) -> Change:
+        """Leave out the files that the head holds already."""
+        files = {name: file for name, file in self.files.items() if not is_same(file, head.files.get(name))}
+        return Change(files, self.deletions)
 
 
 def merge(
@@ -317,26 +321,17 @@ class Branch:
         tree = self.api.list_repo_tree(**self.repo, recursive=True, revision=commit)
         return Head(self, commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)})
 
-    def commit(
-        self,
-        head: Head,
-        additions: Mapping[str, Path | bytes],
-        deletions: list[str],
-        message: str,
-        description: str | None,
-        create_pr: bool,
-    ) -> CommitInfo:
-        """Commit on condition that the head is still the same; as a pull request if asked for."""
-        added = [CommitOperationAdd(name, content) for name, content in additions.items()]
-        deleted = [CommitOperationDelete(name) for name in deletions]
+    def commit(self, head: Head, change: Change, message: str, **options: Any) -> CommitInfo:
+        """Commit a change on condition that the head is still the same."""
+        added = [CommitOperationAdd(name, content) for name, content in change.files.items()]
+        deleted = [CommitOperationDelete(name) for name in change.deletions]
         return self.api.create_commit(
             **self.repo,
             operations=[*added, *deleted],
             commit_message=message,
-            commit_description=description,
             revision=self.revision,
-            parent_commit=head.commit,  # or the commit of somebody else between would be undone
-            create_pr=create_pr,
+            parent_commit=head.commit,  # without it a commit of somebody else in between would be undone
+            **options,
         )
 
 

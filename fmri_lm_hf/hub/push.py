@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..cards.rendering import is_form, split_card
 from ..declarations import declared_in_folder
 from .contents import Publication, as_parquet, declared_in_rows, read_folder
-from .download import clear_errors, is_same, retried
+from .download import clear_errors, retried
 from .merge import Branch, declared_at, merge
 from .privacy import find_private
 from .records import name_base_model, name_repository_in_adapter, record_base_model
@@ -139,9 +139,7 @@ def push_to_hub(
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
             declared = declared_in_folder(folder) | declared_in_rows(publication)
         _refuse_controlled(declared, confirm_controlled, folder.name)
-        split_card(
-            publication.text("README.md") or ""
-        )  # so that an error in it comes before anything is sent
+        split_card(publication.text("README.md") or "")  # an error in the card comes before anything is sent
         _refuse_unlicensed(publication, license)
         with_remote_code(publication)  # after the checks, which refuse code of others
         name_repository_in_adapter(publication, repo_id)
@@ -159,16 +157,13 @@ def push_to_hub(
             branch.check_visibility(private, "controlled" in known)
             change = merge(publication, head, repo_id, known, license, tags)
             _refuse_private({"README.md": change.files["README.md"]}, repo_id)
-            changed = {
-                name: content
-                for name, content in change.files.items()
-                if not is_same(content, head.files.get(name))
-            }
+            change = change.without_known(head)
             commit, url = head.commit, f"{branch.url}/tree/{head.commit}"
-            if changed or change.deletions:
-                info = branch.commit(head, changed, change.deletions, message, commit_description, create_pr)
+            if change.files or change.deletions:
+                options = {"commit_description": commit_description, "create_pr": create_pr}
+                info = branch.commit(head, change, message, **options)
                 commit, url = info.oid, info.pr_url or f"{branch.url}/tree/{info.oid}"
-            files = (tuple(changed), tuple(change.deletions), tuple(publication.left_out))
+            files = (tuple(change.files), tuple(change.deletions), tuple(publication.left_out))
             return PushResult(repo_id, publication.repo_type, revision, commit, url, *files, base_model=base)
 
         with clear_errors(repo_id, revision):

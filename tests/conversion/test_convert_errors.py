@@ -55,7 +55,7 @@ TENSOR_PROBLEMS = {
         to(torch.float8_e4m3fn),
         r"1 tensor\(s\) that are not floating-point weights of 16, 32 or 64 bits: tokenizer.norm.bias of float8_e4m3fn",
     ),
-    "integers": ("gpt2", to(torch.int64), "not floating-point weights of 16, 32 or 64 bits: tokenizer.norm.bias of int64"),
+    "integers": ("gpt2", to(torch.int64), "weights of 16, 32 or 64 bits: tokenizer.norm.bias of int64"),
     "booleans": ("vq_patch10", to(torch.bool, "encoder.norm.bias"), "encoder.norm.bias of bool"),
     "deep settings": (
         "gpt2",

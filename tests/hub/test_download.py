@@ -268,7 +268,7 @@ finally:
 def test_downloads_do_not_import_what_a_push_needs():
     program = """
 import sys, fmri_lm_hf.hub.download
-heavy = {"torch", "datasets", "pyarrow", "jinja2"}
+heavy = {"torch", "datasets", "pyarrow"}
 room = {f"fmri_lm_hf.hub.{name}" for name in ("push", "merge", "privacy", "contents", "trainer")}
 print(sorted((heavy | room) & set(sys.modules)))
 """
