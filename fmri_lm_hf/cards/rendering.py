@@ -171,10 +171,10 @@ def update_card(
     else:
         body = "\n\n".join([old_body.rstrip("\n"), *(match[0] for match in new_blocks.values())]) + "\n"
     for name in new_blocks if add_blocks else ():
-        if name not in always and f"<!-- generated:{name}" not in body:
+        if name not in always and not has_block(body, name):
             body = f"{body.rstrip()}\n\n## {name.capitalize()}\n\n{new_blocks[name][0]}\n"
     for name in always:
-        if name in new_blocks and f"<!-- generated:{name}" not in body:
+        if name in new_blocks and not has_block(body, name):
             body = new_blocks[name][0] + "\n\n" + body.lstrip("\n")
 
     metadata = _merged_metadata(old_metadata, new_metadata)
@@ -192,6 +192,11 @@ def exchange_blocks(card: str, change: Callable[[str], str]) -> str:
         return _seal(match[0].replace(match["body"], change(match["body"])))
 
     return _BLOCK.sub(exchanged, card)
+
+
+def has_block(card: str, name: str) -> bool:
+    """Return whether a card has a generated block of this name, edited or not."""
+    return f"<!-- generated:{name}" in card
 
 
 def find_block(card: str, name: str) -> str | None:

@@ -24,6 +24,7 @@ from ..cards.rendering import (
     NOT_RECORDED,
     eval_results,
     find_block,
+    has_block,
     is_edited,
     join_card,
     sign_card,
@@ -130,7 +131,7 @@ def declared_at(head: Head) -> set[str]:
     records: list[Any] = [head.json(name) for name in head.files if _RECORDS_OF_DATA.fullmatch(name)]
     card = head.read("README.md").decode() if "README.md" in head.files else ""
     records.append(split_card(card)[0])
-    return {name for name in DECLARATIONS if is_declared(records, name) or f"<!-- generated:{name}" in card}
+    return {name for name in DECLARATIONS if is_declared(records, name) or has_block(card, name)}
 
 
 # ---- models
@@ -213,8 +214,7 @@ def _dataset_card(
         infos = infos if isinstance(infos, list) else [infos]
         metadata["dataset_info"] = [i for i in infos if i.get("config_name", "default") not in pushed]
     kept = old_body if "<!-- generated:" in old_body else body
-    missing = [name for name in _ALWAYS_SHOWN if f"<!-- generated:{name}" not in kept]
-    blocks = filter(None, (find_block(body, name) for name in missing))
+    blocks = filter(None, (find_block(body, name) for name in _ALWAYS_SHOWN if not has_block(kept, name)))
     return join_card(metadata, "\n\n".join([*blocks, kept.lstrip("\n")]))
 
 

@@ -148,22 +148,23 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     """
     secrets, names = _secret_patterns(), _own_names(namespace)
     own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
-    # in names of files, words are joined by hyphens and underscores
+    # file names join words by hyphens and underscores, which in a text belong to the word
     own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
     findings = []
     for name, content in files.items():
-        if found := _first_match(name, {**secrets, **own_names_in_files}):
+        if found := _first_match(name, secrets | own_names_in_files):
             findings.append(f"the name of {name!r}: {found[0]}")
-        is_vocabulary = name.endswith(_VOCABULARIES)
-        patterns = dict(secrets)
-        if is_vocabulary:
-            for what in _WORDS_OF_VOCABULARIES:
-                del patterns[what]
+        patterns = secrets
+        if name.endswith(_VOCABULARIES):
+            patterns = {
+                what: secret for what, secret in secrets.items() if what not in _WORDS_OF_VOCABULARIES
+            }
         elif not name.endswith(_PROSE):
-            patterns |= {**own_names, "a mail address": _MAIL}
+            patterns = {**secrets, **own_names, "a mail address": _MAIL}
         for place, text in texts_of(name, content):
             if found := _first_match(text, patterns):
-                findings.append(f"{place}{_line(text, found[1])}: {found[0]}")
+                line = f" line {text.count(chr(10), 0, found[1]) + 1}" if "\n" in text else ""
+                findings.append(f"{place}{line}: {found[0]}")
     return findings
 
 
@@ -194,7 +195,7 @@ def _secret_patterns() -> dict[str, _Secret]:
     secrets["a local path"] = _LOCAL_PATH
     home = str(Path.home())
     if len(home) > len("/root"):
-        secrets["your home folder"] = _literal(home, r"\b")
+        secrets["your home folder"] = _literal(home, after=r"\b")
     return secrets
 
 
@@ -214,17 +215,12 @@ def _own_names(namespace: str) -> dict[str, str]:
 
 
 def _word(name: str, letters: str) -> _Secret:
-    name = unicodedata.normalize("NFKC", name)
-    pattern = rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"
-    return _Secret(re.compile(pattern, re.IGNORECASE), (name.lower(),))
+    return _literal(name, rf"(?<![{letters}])", rf"(?![{letters}])", re.IGNORECASE)
 
 
-def _literal(text: str, end: str = "") -> _Secret:
-    return _Secret(re.compile(re.escape(text) + end), (text.lower(),))
-
-
-def _line(text: str, position: int) -> str:
-    return f" line {text.count(chr(10), 0, position) + 1}" if "\n" in text else ""
+def _literal(text: str, before: str = "", after: str = "", flags: int = 0) -> _Secret:
+    text = unicodedata.normalize("NFKC", text)  # as the texts that are searched
+    return _Secret(re.compile(before + re.escape(text) + after, flags), (text.lower(),))
 
 
 # ---- texts in files

@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..cards.dataset_cards import dataset_card, gated_metadata, scan_dataset_card
 from ..cards.model_card import ModelFacts, model_card
-from ..cards.rendering import NOT_RECORDED, exchange_blocks, find_block, join_card, split_card
+from ..cards.rendering import NOT_RECORDED, exchange_blocks, find_block, has_block, join_card, split_card
 from ..declarations import is_declared
 from ..files import write_json
 from .contents import Publication, data_files, parquet_files
@@ -84,7 +84,7 @@ def render_dataset_card(publication: Publication, repo_id: str, declared: set[st
         load = re.compile(r'load_dataset\("[^"]*"')
         renamed = exchange_blocks(existing, lambda block: load.sub(f'load_dataset("{repo_id}"', block))
         metadata, body, _ = split_card(renamed)
-        if "controlled" in declared and "<!-- generated:controlled" not in body:
+        if "controlled" in declared and not has_block(body, "controlled"):
             block = find_block(_card_of_rows(publication, repo_id, declared), "controlled")
             body = f"\n{block}\n\n" + body.lstrip("\n")
     else:
