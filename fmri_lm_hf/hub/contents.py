@@ -270,13 +270,11 @@ def _check_configs(publication: Publication) -> None:
         if not name.endswith("config.json"):
             continue
         config = publication.json(name)
-        extractor = config.get("feature_extractor")
-        if name == "processor_config.json" and isinstance(extractor, dict):
+        inner = config.get("feature_extractor")
+        if name == "processor_config.json" and isinstance(inner, dict):
             # A processor names the class of its feature extractor a second time, inside; the push replaces both.
-            extractor = {key: value for key, value in extractor.items() if key != "auto_map"}
-            check_config_is_inert(config | {"feature_extractor": extractor}, name)
-        else:
-            check_config_is_inert(config, name)
+            config["feature_extractor"] = {key: value for key, value in inner.items() if key != "auto_map"}
+        check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
             # transformers loads "org/name--module.Class" from that repository, at whatever commit it is then
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
