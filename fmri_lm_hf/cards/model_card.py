@@ -125,6 +125,8 @@ def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
 def _metadata(facts: ModelFacts) -> dict[str, Any]:
     conversion = facts.training.get("conversion") or {}
     return {
+        # One of the names that the Hub registers, by which it shows how to load a model and counts its downloads: ours
+        # load with the classes of transformers, so that "fmri_lm_hf" would be right and useless.
         "library_name": "peft" if facts.kind == "adapter" else "transformers",
         "license": facts.training.get("license") or conversion.get("license") or NO_LICENSE,
         "language": ["en"] if facts.kind in ("fmri_lm", "adapter") else None,
