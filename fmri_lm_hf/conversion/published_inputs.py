@@ -17,7 +17,7 @@ from ..models.atlas import Atlas
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig, check_config_is_inert
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 
-# The 450 ROI slots of the published model, by name.
+# ---- the 450 ROI slots
 
 # One hemisphere of Tian scale III, in label order.
 # fmt: off
@@ -41,7 +41,7 @@ _CORTEX = {
 
 
 def published_atlas() -> Atlas:
-    """The atlas of the published model: 450 named slots, to which the user's copy of the label image fits.
+    """Return the atlas of the published model: 450 named slots, which fit the user's copy of the label image.
 
     The image itself is not part of this package: `published_atlas().with_labels_img(path)` adds it.
     """
@@ -56,21 +56,9 @@ def published_atlas() -> Atlas:
     return Atlas("schaefer_400_7networks_tian_s3", tuple(names), tuple(networks), labels=labels)
 
 
-# "name" or "organisation/name", as the Hub allows them: a checkpoint must not name a folder of this machine.
-_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
-DELIMITER_TAGS = ("<fmri>", "</fmri>")
-T_R = 2.0  # seconds
+# ---- preprocessing
 
-# The published instruction format: the scan first, outside of the user's turn, and a blank before the answer.
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] }}END"
-    "{% else %}"
-    "{{ '<fmri>' * (message['content'].split('<fmri>') | length - 1) }}"
-    "BEGIN{{ '### Question: ' + message['content'].replace('<fmri>', '') | trim + '\\n### Answer:' }}ANSWER"
-    "{% endif %}"
-    "{% endfor %}"
-)
+T_R = 2.0  # seconds
 
 
 def published_feature_extractor(
@@ -135,6 +123,12 @@ def _read_statistics(path: str | Path, n_rois: int) -> dict[str, Any]:
         if array.size not in (1, n_rois):
             raise ValueError(f"'{path}' has {array.size} values for `{name}`; expected 1 or {n_rois}.")
     return {name: np.broadcast_to(array.astype(float), n_rois).tolist() for name, array in values.items()}
+
+
+# ---- the language model and its text tokenizer
+
+# "name" or "organisation/name", as the Hub allows them: a checkpoint must not name a folder of this machine.
+_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
 
 
 def load_text_model_files(
@@ -233,6 +227,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold one JSON object, found a {type(content).__name__}.")
     return content
+
+
+# ---- prompts
+
+DELIMITER_TAGS = ("<fmri>", "</fmri>")
+
+# The published instruction format: the scan first, outside of the user's turn, and a blank before the answer.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] }}END"
+    "{% else %}"
+    "{{ '<fmri>' * (message['content'].split('<fmri>') | length - 1) }}"
+    "BEGIN{{ '### Question: ' + message['content'].replace('<fmri>', '') | trim + '\\n### Answer:' }}ANSWER"
+    "{% endif %}"
+    "{% endfor %}"
+)
 
 
 def published_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:

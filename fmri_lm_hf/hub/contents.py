@@ -343,7 +343,7 @@ def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_
     staging.mkdir(parents=True)
     for split, dataset in splits.items():
         config = dataset.info.config_name or "default"
-        # `load_dataset("parquet", data_files=...)` names configs "default-<hash>"
+        # `load_dataset("parquet", data_files=...)` names configs "default-<hash>", which is not a name to publish
         is_named = re.fullmatch(r"(?!default(-|$))[\w.-]+", config)
         place = f"data/{config}" if is_named else "data"
         n_shards = _n_shards(dataset, max_shard_size)

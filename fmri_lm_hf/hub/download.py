@@ -275,7 +275,9 @@ def _wait_for(error: BaseException, attempt: int) -> float | None:
         if isinstance(cause, errors.HfHubHTTPError):
             if cause.response.status_code not in _PASSING_STATUS:
                 return None
-            asked = cause.response.headers.get("Retry-After", "")
+            asked = cause.response.headers.get(
+                "Retry-After", ""
+            )  # may also be a date, which is not worth parsing
             return max(wait, float(asked)) if asked.isdigit() else wait
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return None
@@ -355,6 +357,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
+        # also what was only being handled: transformers raises its own OSError while it handles that of the Hub
         cause = cause.__cause__ or cause.__context__
 
 

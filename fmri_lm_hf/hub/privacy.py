@@ -286,7 +286,7 @@ def png_chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Object(list):
-    """The pairs of a JSON object, also those of a name that comes twice."""
+    """The pairs of a JSON object. A dict would drop the first of two equal names, with whatever it holds."""
 
 
 def _parsed(text: str) -> Any:
@@ -314,7 +314,7 @@ def _json_lines(record: Any, key: str = "") -> Iterator[str]:
 
 def _png_texts(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
     for kind, data in png_chunks(raw):
-        if kind != b"IDAT":
+        if kind != b"IDAT":  # text chunks, EXIF, profiles, private chunks: everything but the pixels
             place = f"{name} ({kind.decode('latin-1') or 'behind its end'})"
             yield place, data.decode("latin-1")
             for match in re.finditer(b"x", data):  # with which what is deflated begins

@@ -177,7 +177,7 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
     training = publication.json("training_info.json") or {"training": NOT_RECORDED}
     recorded = training.get("base_model")
     base: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
-    base |= {"repository": name, "commit": commit}
+    base |= {"repository": name, "commit": commit}  # on top of what the training recorded about the base
     if is_declared(_json_at(api, name, "training_info.json", commit), "simulated"):
         base["simulated"] = True
     publication.set_json("training_info.json", training | {"base_model": base})

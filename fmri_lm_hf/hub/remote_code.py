@@ -89,6 +89,7 @@ def with_remote_code(publication: Publication) -> list[str]:
     changed: list[str] = []
     for name, auto_map in maps.items():
         record = publication.json(name) | {"auto_map": auto_map}
+        # The extractor inside of a processor is loaded on its own, by an `auto_map` of its own.
         if isinstance(record.get("feature_extractor"), dict):
             record["feature_extractor"] = {**record["feature_extractor"], "auto_map": _EXTRACTOR_MAP}
         if name == "config.json":
@@ -102,6 +103,7 @@ def with_remote_code(publication: Publication) -> list[str]:
     modules |= {implementation.split(".")[0] for implementation, _ in pipelines.values()}
     if "processor_config.json" in maps:
         modules.add("feature_extraction_fmri")
+    # transformers copies a module and its relative imports into its cache, and fails at the first one that is missing.
     paths = {_MODELS / f"{module}.py" for module in modules}
     for path in sorted(paths):
         paths |= {Path(imported) for imported in get_relative_import_files(path)}

@@ -98,6 +98,8 @@ class PublishesThroughHub(_Trainer):
         """Publish the model of a checkpoint in the background, while the training goes on."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
+        # A push that takes longer than the training needs until the next save is not queued, unless asked for: the
+        # queue would only grow.
         in_progress = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if in_progress and not self.args.hub_always_push:
             return
@@ -116,6 +118,7 @@ class PublishesThroughHub(_Trainer):
 
     def _staged(self, checkpoint: Path) -> Path:
         """Link the model of a checkpoint into a folder of its own: the training may delete it during the push."""
+        # in the output folder, since hard links do not cross file systems; hidden, so that no push takes it along
         staging = Path(tempfile.mkdtemp(prefix=".pushing-", dir=self.args.output_dir))
         for path in checkpoint.iterdir():
             if path.is_file() and not is_left_behind(path.name):
