@@ -7,18 +7,18 @@ import random
 import numpy as np
 import pytest
 
-from fmri_lm_hf.corpus.faithfulness import faithfulness
+from fmri_lm_hf.corpus.check import check_text
 from fmri_lm_hf.corpus.queries import (
     ABSENT_ANSWERS,
+    BINS,
     BOUNDS_BETWEEN,
-    LEVELS,
+    ask_bin,
     ask_comparison,
     ask_description,
     ask_extreme,
-    ask_level,
+    bin_of,
     check_statements,
     display_text,
-    level_of,
     pair_truth,
     says_no_scan,
     scan_facts,
@@ -34,12 +34,10 @@ def facts(values=VALUES, names=NAMES, present=None):
 
 
 def test_levels_of_pairs_and_the_extremes():
-    said = {fact["feature"]: LEVELS[round(fact["z"]) + 2] for fact in facts()[:6]}
-    assert said["connectivity/level/default-visual"] == "high"
-    assert said["connectivity/level/default-fronto-parietal"] == "markedly low"
-    assert (
-        said["connectivity/level/default-default"] == "markedly low"
-    )  # little for what lies within a network
+    said = {fact["feature"]: BINS[round(fact["z"]) + 2] for fact in facts()[:6]}
+    assert said["connectivity/bin/default-visual"] == "high"
+    assert said["connectivity/bin/default-fronto-parietal"] == "markedly low"
+    assert said["connectivity/bin/default-default"] == "markedly low"  # little for what lies within a network
     assert [fact["network"] for fact in facts()[6:]] == [
         ["visual", "fronto-parietal"],
         ["default", "fronto-parietal"],
@@ -58,8 +56,8 @@ def test_a_pair_without_rois_has_no_fact():
 
 
 def test_levels_are_cut_at_the_bounds():
-    assert level_of(np.array(BOUNDS_BETWEEN)).tolist() == [1, 2, 3, 4]
-    assert level_of(np.array(BOUNDS_BETWEEN) - 1e-9).tolist() == [0, 1, 2, 3]
+    assert bin_of(np.array(BOUNDS_BETWEEN)).tolist() == [1, 2, 3, 4]
+    assert bin_of(np.array(BOUNDS_BETWEEN) - 1e-9).tolist() == [0, 1, 2, 3]
 
 
 def test_every_description_is_read_back_as_true():
@@ -69,19 +67,19 @@ def test_every_description_is_read_back_as_true():
         n_pairs = len(names) * (len(names) + 1) // 2
         about = facts(names_rng.normal(0.5, 0.5, n_pairs).tolist(), names)
         text = ask_description(about, rng).answer
-        result = faithfulness(text, about, names)
+        result = check_text(text, about, names)
         assert result.precision == 1.0, (text, result.contradicted, result.invented)
         assert len(result.matched) >= 4
 
 
 def test_a_description_of_another_scan_is_seen_to_be_wrong():
     other = facts(VALUES[::-1])
-    assert faithfulness(ask_description(facts(), random.Random(1)).answer, other, NAMES).precision < 0.5
+    assert check_text(ask_description(facts(), random.Random(1)).answer, other, NAMES).precision < 0.5
 
 
 def test_answers_follow_the_facts():
     about = facts()
-    assert ask_level(about[1]).answer == "high"
+    assert ask_bin(about[1]).answer == "high"
     assert ask_extreme(about, "strongest").answer == "between visual and fronto-parietal"
     assert ask_extreme(about, "weakest").answer == "between default and fronto-parietal"
     assert ask_comparison(about[1], about[2]).answer == "yes"
@@ -100,9 +98,9 @@ def test_a_models_description_is_displayed_in_plain_english_and_still_true():
     for _ in range(50):
         text = ask_description(about, rng).answer
         shown = display_text(text, NAMES)
-        found = faithfulness(shown, about, NAMES)
+        found = check_text(shown, about, NAMES)
         assert found.precision == 1.0, (text, shown)
-        assert found.matched == faithfulness(text, about, NAMES).matched
+        assert found.matched == check_text(text, about, NAMES).matched
         for sentence in shown.removesuffix(".").split(". "):
             assert sentence.startswith(
                 ("The strongest connection is ", "The weakest connection is ", "In this scan, ")
