@@ -206,11 +206,11 @@ def test_temporary_files_do_not_grow_with_the_scans(n_scans, most, tmp_path):
 
 ORPHANS = """
 import os, time
-from fmri_lm_hf.corpus.steps import open_engine
+from fmri_lm_hf.corpus.steps import open_workers
 def pause(task):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(60)
-with open_engine(2) as run:
+with open_workers(2) as run:
     list(run(pause, [1, 2]))
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,3 +154,10 @@ def test_truth_of_a_pair():
     assert (within.bin, within.rank, within.n_pairs) == ("high", 2, 3)
     with pytest.raises(ValueError, match="Name two networks"):
         pair_truth(facts(), ["default", "limbic"])
+
+
+def test_questions_about_a_scan_load_no_cohort_and_no_builder():
+    code = "import sys, fmri_lm_hf.corpus.queries; print([m for m in sys.modules if m.startswith('fmri_lm_hf.corpus')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "queries" in loaded
+    assert not any(name in loaded for name in ("build", "chunks", "steps", "reference"))
