@@ -462,9 +462,9 @@ def _acquisition_warning(reference: CohortReference, scans: Sequence[Mapping[str
     where = "; ".join(f"{each}: {n:,} scans" for each, n in unknown.items())
     return (
         f"{sum(unknown.values()):,} scans come from a site and repetition time with fewer than "
-        f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so that part "
-        "of what their texts say may be the scanner's doing; each such text begins by saying so"
-        + (f", and {', '.join(left_out)} are left out of it." if left_out else ".")
+        f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so part of "
+        "what their texts state may be due to the scanner; each such text begins by saying so"
+        + (f", and leaves out what depends most on the scanner: {', '.join(left_out)}." if left_out else ".")
     )
 
 

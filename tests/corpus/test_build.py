@@ -335,15 +335,17 @@ def test_the_seed_of_the_command_acts(scans, tmp_path):
     """Equal seeds give equal bytes, another one other splits and other words."""
     built = {}
     for name, seed in (("one", "4"), ("again", "4"), ("other", "5")):
-        command = ["corpus", "build", str(scans), "--out", str(tmp_path / name), "--seed", seed]
+        out = tmp_path / name / "corpus"
+        command = ["corpus", "build", str(scans), "--out", str(out), "--seed", seed]
         assert cli.main([*command, "--families", "graph", "--lengths", "sentence", "--quiet"]) == 0
-        built[name] = checksums(tmp_path / name)
+        built[name] = checksums(out)
     assert built["one"] == built["again"]
     texts, splits = {}, {}
     for name in ("one", "other"):
-        rows = [row for split in datasets.load_dataset(str(tmp_path / name)).values() for row in split]
+        out = tmp_path / name / "corpus"
+        rows = [row for split in datasets.load_dataset(str(out)).values() for row in split]
         texts[name] = {row["scan_id"]: row["text"] for row in rows}
-        splits[name] = json.loads((tmp_path / name / "splits.json").read_text())["subjects"]
+        splits[name] = json.loads((out / "splits.json").read_text())["subjects"]
     assert splits["one"] != splits["other"]
     changed = [texts["one"][scan_id] != text for scan_id, text in texts["other"].items()]
     assert np.mean(changed) > 0.8

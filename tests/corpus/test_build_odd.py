@@ -181,7 +181,7 @@ def test_scanners_that_no_training_scan_has_are_told_of(rows, tmp_path, capsys):
     assert f"Caution: {said}" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert said in card
-    assert "spectral ratio, temporal autocorrelation, fALFF are left out" in card
+    assert "leaves out what depends most on the scanner: clustering coefficient, spectral ratio" in card
     loaded = datasets.load_dataset(str(out))
     assert set(loaded["train"]["acquisition_in_training"]) == {True}
     for row in loaded["test"]:
