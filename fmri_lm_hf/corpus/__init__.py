@@ -1,30 +1,20 @@
-"""From scans to text: the cohort reference, facts, prose, the check of prose against facts, questions about one scan.
+"""From scans to text: facts of a scan, prose that states them, the check of texts against facts, questions on a scan.
 
-Names are loaded when they are first used: who asks about a scan needs no cohort, and who evaluates builds no corpus.
+The cohort reference is loaded when it is first used: who asks about a single scan needs no cohort.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from ..deprecation import warn_renamed
+from ..deprecation import renamed_attributes
+from .check import Rewrite, TextCheck, check_text, rewrite
+from .facts import Fact
+from .prose import SUBJECT_TEXT_COLUMN, describe_subject, select_facts, verbalise
+from .queries import CheckedStatement, PairTruth, check_statements, display_text, pair_truth
 
 if TYPE_CHECKING:
-    from .check import Rewrite, TextCheck, check_text, rewrite
-    from .facts import Fact
-    from .prose import SUBJECT_TEXT_COLUMN, describe_subject, select_facts, verbalise
-    from .queries import CheckedStatement, PairTruth, check_statements, display_text, pair_truth
     from .reference import CohortReference
-
-_MODULES = {
-    "check": ("Rewrite", "TextCheck", "check_text", "rewrite"),
-    "facts": ("Fact",),
-    "prose": ("SUBJECT_TEXT_COLUMN", "describe_subject", "select_facts", "verbalise"),
-    "queries": ("CheckedStatement", "PairTruth", "check_statements", "display_text", "pair_truth"),
-    "reference": ("CohortReference",),
-}
-_RENAMED = {"Faithfulness": "TextCheck", "faithfulness": "check_text"}
 
 __all__ = [
     "SUBJECT_TEXT_COLUMN",
@@ -44,16 +34,12 @@ __all__ = [
     "verbalise",
 ]
 
+_find_renamed = renamed_attributes(__name__, {"Faithfulness": "TextCheck", "faithfulness": "check_text"})
+
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        warn_renamed(f"fmri_lm_hf.corpus.{name}", _RENAMED[name])
-        name = _RENAMED[name]
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "CohortReference":
+        from .reference import CohortReference
 
-
-def __dir__() -> list[str]:
-    return __all__
+        return CohortReference
+    return _find_renamed(name)

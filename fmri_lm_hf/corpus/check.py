@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from ..deprecation import warn_renamed
 from .facts import (
@@ -21,6 +21,8 @@ from .facts import (
     PAIR_BIN,
     fact_key,
 )
+
+_Fact = TypeVar("_Fact", bound=Mapping[str, Any])
 
 _PAIR_MEASURES = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES, "ica/fnc")
 
@@ -157,12 +159,12 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
     names = sorted({name for fact in facts for name in fact["network"]} | set(networks))
     matched, contradicted, invented = set(), [], []
     for claim in parse_claims(text, names):
-        fact = known.get(claim.key)
+        fact = find_fact(claim, known)
         if fact is None:
             invented.append(claim.text)
             continue
         disagreements = claim.disagreements(fact)
-        matched.add(claim.key)
+        matched.add(fact_key(fact))
         if disagreements:
             contradicted.append((fact, f"{'; '.join(disagreements)}: {claim.text!r}"))
     wrong = {fact_key(fact) for fact, _ in contradicted}
@@ -172,6 +174,16 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
         contradicted=tuple(contradicted),
         invented=tuple(invented),
     )
+
+
+def find_fact(claim: Claim, known: Mapping[tuple, _Fact]) -> _Fact | None:
+    """The fact that a claim is about, of those by their `fact_key`."""
+    fact = known.get(claim.key)
+    is_mean = claim.measure == "connectivity/mean"
+    if fact is None and is_mean and re.search(r"\b(with)?in this scan\b", claim.text, re.IGNORECASE):
+        # "In this scan, connectivity ... is high": relative to a cohort, or else to the scan itself
+        fact = known.get((PAIR_BIN, claim.key[1]))
+    return fact
 
 
 def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
@@ -187,15 +199,11 @@ def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
     claims = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", text.replace("\N{MINUS SIGN}", "-")):
         clauses = _clauses(sentence, vocabulary)
-        within_scan = re.search(r"\b(?:with)?in this scan\b", sentence, re.IGNORECASE) is not None
         for k, clause in enumerate(clauses):
             if k and clause.measure is None:
                 clause.measure = clauses[k - 1].measure  # "fALFF is raised in A and lowered in B"
             if k and clause.direction is None and clause.measure not in EXTREME_MEASURES:
                 clause.direction = clauses[k - 1].direction  # "raised fALFF in A and amplitude in B"
-            if within_scan and clause.measure == "connectivity/mean":
-                # relative to the scan itself: not to be confused with the same words relative to a cohort
-                clause.measure = PAIR_BIN
             claims += clause.claims(sentence.strip())
     return claims
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..deprecation import renamed_attributes
-from .check import Claim, parse_claims
+from .check import Claim, find_fact, parse_claims
 from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, fact_key, fact_measure
 from .languages import ENGLISH, Language
 
@@ -336,7 +336,7 @@ def check_statements(
         if not claims:
             statements.append(CheckedStatement(_with_articles(sentence, names)))
         for claim in claims:
-            fact = known.get(claim.key)
+            fact = find_fact(claim, known)
             is_true = fact is not None and not claim.disagreements(fact)
             truth = None
             with suppress(ValueError):  # not about a pair, or about one that the scan does not have

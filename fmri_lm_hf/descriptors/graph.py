@@ -45,11 +45,9 @@ def modularity(weights: np.ndarray, communities: np.ndarray) -> float:
     indicator = communities[:, None] == np.unique(communities)
     mixing = indicator.T.astype(np.float64) @ weights @ indicator
     total = mixing.sum()
-    return (
-        float(np.trace(mixing) / total - ((mixing.sum(axis=0) / total) ** 2).sum())
-        if total > 0
-        else float("nan")
-    )
+    if total <= 0:
+        return float("nan")
+    return float(np.trace(mixing) / total - ((mixing.sum(axis=0) / total) ** 2).sum())
 
 
 def find_communities(weights: np.ndarray, seed: int = SEED) -> np.ndarray:

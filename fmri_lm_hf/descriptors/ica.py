@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 from transformers.utils import logging
@@ -248,7 +249,6 @@ def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str
     sums = chosen.T @ z @ chosen
     n_pairs = chosen.T @ distinct @ chosen
     fnc = sums / np.where(n_pairs > 0, n_pairs, np.nan)
-    for i, first in enumerate(scan.network_names):
-        for j, second in enumerate(scan.network_names[i + 1 :], start=i + 1):
-            features[feature_name("ica/fnc", first, second)] = float(fnc[i, j])
+    for (i, first), (j, second) in combinations(enumerate(scan.network_names), 2):
+        features[feature_name("ica/fnc", first, second)] = float(fnc[i, j])
     return features

@@ -55,6 +55,7 @@ FACTS = [MODULARITY, EFFICIENCY, STRENGTH, VISUAL, COUPLING, WITHIN, STRONGEST, 
         ("Functional connectivity between Visual and Default is decreased by 2.4 SD.", [COUPLING]),
         ("Connectivity within the Default network is stronger.", [WITHIN]),
         ("The strongest connection is between the Visual and Default networks.", [STRONGEST]),
+        ("In this scan, connectivity within the Default network is stronger.", [WITHIN]),
         ("Overall fALFF is unremarkable.", [FALFF]),
         ("Overall fALFF is not raised.", [FALFF]),
         ("", []),
@@ -170,7 +171,7 @@ def test_texts_of_the_release_before_are_read(text):
 def test_the_names_of_the_release_before_work_and_say_so():
     import fmri_lm_hf.corpus as corpus
 
-    with pytest.warns(FutureWarning, match=r"`fmri_lm_hf.corpus.faithfulness` is now `check_text`"):
+    with pytest.warns(FutureWarning, match="`faithfulness` is now `check_text`"):
         faithfulness = corpus.faithfulness
     with pytest.warns(FutureWarning, match=r"is now `TextCheck.is_true`"):
         assert faithfulness("", []).is_faithful
