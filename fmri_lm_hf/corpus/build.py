@@ -177,7 +177,7 @@ def build_corpus(
     scans, out = Path(scans).resolve(), Path(out).resolve()
     with _work_folder(out) as work:
         source = ScanSource.open(scans, work)
-        atlas = _with_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
+        atlas = _check_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
         build = _Build(out, _inherit(config, scans, source), source, atlas)
         if (out / "provenance.json").exists():
             earlier = json.loads((out / "provenance.json").read_text())["parameters"]
@@ -358,8 +358,8 @@ class _Build:
         write_json(provenance, out / "provenance.json")
 
 
-def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
-    """The atlas of the scans, if it can be spoken of."""
+def _check_networks(atlas: Atlas | None, scans: Path) -> Atlas:
+    """The atlas of the scans, refused where texts could name nothing."""
     if atlas is None:
         raise ScanError(
             f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
@@ -375,34 +375,35 @@ def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
 def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusConfig:
     """What is declared about the scans, beside them or in their rows, holds for the corpus too."""
     folder = scans if scans.is_dir() else scans.parent
-    said = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
-    return replace(
-        config,
-        controlled=config.controlled or "controlled" in said,
-        simulated=config.simulated or "simulated" in said,
-    )
+    declared = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
+    inherited: dict[str, Any] = {name: getattr(config, name) or name in declared for name in DECLARATIONS}
+    return replace(config, **inherited)
 
 
-def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    for name in sorted(earlier.keys() | now.keys()):
-        if earlier.get(name) != now.get(name):
-            raise ValueError(
-                f"{out} was begun with {name} = {_short(earlier.get(name))}, now it is {_short(now.get(name))}. Give "
-                "the same parameters to continue, or another folder."
-            )
+def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
+    known = source.index[0]
+    if config.describe is None:
+        return [column for column in DEMOGRAPHICS if column in known]
+    absent = [column for column in config.describe if column not in known]
+    if absent:
+        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
+    return list(config.describe)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+# ----- the work folder: one build at a time, which continues where it was interrupted -----
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
     """The folder of unfinished work in `out`, for one build at a time; nothing of one that is refused stays there."""
     work = out / WORK_FOLDER
-    if not (out / "provenance.json").exists():
-        _refuse_other_files(out, work)
+    is_corpus = (out / "provenance.json").exists() or (work / PARAMETERS_FILE).exists()
+    if out.exists() and not is_corpus:
+        found = sorted(path.name for path in out.iterdir() if path != work)
+        if found:
+            raise ValueError(
+                f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder."
+            )
     with exclusive(work):
         try:
             yield work
@@ -413,14 +414,17 @@ def _work_folder(out: Path) -> Iterator[Path]:
                     out.rmdir()
 
 
-def _refuse_other_files(out: Path, work: Path) -> None:
-    if (work / PARAMETERS_FILE).exists() or not out.exists():
-        return
-    found = [path.name for path in out.iterdir() if path != work]
-    if found:
-        raise ValueError(
-            f"{out} is not empty and holds no corpus ({', '.join(sorted(found)[:5])}): give a new folder."
-        )
+def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 120 else text[:117] + "..."
+
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            raise ValueError(
+                f"{out} was begun with {name} = {short(earlier.get(name))}, now it is {short(now.get(name))}. Give "
+                "the same parameters to continue, or another folder."
+            )
 
 
 def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> None:
@@ -433,14 +437,7 @@ def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> Non
         write_json(parameters, record)
 
 
-def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
-    known = source.index[0]
-    if config.describe is None:
-        return [column for column in DEMOGRAPHICS if column in known]
-    absent = [column for column in config.describe if column not in known]
-    if absent:
-        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
-    return list(config.describe)
+# ----- what goes into the record of a finished corpus -----
 
 
 def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:

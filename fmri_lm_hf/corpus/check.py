@@ -26,7 +26,9 @@ _Fact = TypeVar("_Fact", bound=Mapping[str, Any])
 
 _PAIR_MEASURES = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES, "ica/fnc")
 
+# Not the digits of a word or of a longer number: there is no 2 in "gradient-2", and no 95 in "4.95".
 _NUMBER = r"(?<![\w.+\-])[+\-]?\d+(?:\.\d+)?(?:e[+\-]?\d+)?"
+# Up to two words may come in between: "is not at all clearly raised" is beyond it, and read as raised.
 _NEGATION = r"\b(?:not|never|neither|nor|without)\b(?: \w+){0,2}$|n't(?: \w+){0,2}$"
 # Words before "network" that name none.
 _NO_NETWORK = (
@@ -195,10 +197,10 @@ def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
     networks : iterable of str
         Names of networks to look for. Another name in front of "network" counts as an unknown network.
     """
-    vocabulary = _vocabulary(tuple(sorted(networks)))
+    names = tuple(sorted(networks))
     claims = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", text.replace("\N{MINUS SIGN}", "-")):
-        clauses = _clauses(sentence, vocabulary)
+        clauses = _clauses(sentence, names)
         for k, clause in enumerate(clauses):
             if k and clause.measure is None:
                 clause.measure = clauses[k - 1].measure  # "fALFF is raised in A and lowered in B"
@@ -252,8 +254,9 @@ class _Clause:
         ]
 
 
-def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
+def _clauses(sentence: str, networks: tuple[str, ...]) -> list[_Clause]:
     """Cut a sentence into clauses: at conjunctions, and where a second measure or another direction begins."""
+    spelling = {name.lower(): name for name in networks}
     clauses = [_Clause()]
 
     def begin() -> _Clause:
@@ -261,18 +264,17 @@ def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
             clauses.append(_Clause())
         return clauses[-1]
 
-    for match in vocabulary.pattern.finditer(sentence):
+    for match in _pattern(networks).finditer(sentence):
         kind, word, clause = match.lastgroup or "", match[0], clauses[-1]
         before = sentence[: match.start()].rstrip()
         if kind == "break":
             begin()
         elif kind in ("network", "unknown"):
             if clause.fronted and clause.direction is not None:
-                clause = (
-                    begin()
-                )  # "in A, fALFF is high and in B, ...": B is not part of the list that A began
+                # "in A, fALFF is high and in B, ...": B is not part of the list that A began
+                clause = begin()
             within = re.search(r"\bwithin(?: the)?$", before, re.IGNORECASE) is not None
-            clause.networks.append((vocabulary.names.get(word.lower(), word), within, []))
+            clause.networks.append((spelling.get(word.lower(), word), within, []))
         elif kind in ("sd", "z", "value"):
             number = match[f"{kind}_number"]
             if kind == "sd" and match["sd_side"]:  # "-2.1 SD below" is a way to write 2.1 SD below
@@ -297,19 +299,16 @@ def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
     return [clause for clause in clauses if clause != _Clause()]
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """One pattern for everything that carries meaning, and the spelling of the networks' names."""
-
-    pattern: re.Pattern
-    names: dict[str, str]
-
-
 @lru_cache(maxsize=256)
-def _vocabulary(networks: tuple[str, ...]) -> _Vocabulary:
+def _pattern(networks: tuple[str, ...]) -> re.Pattern:
+    """One pattern for everything that carries meaning; the name of the group that matches says what it is."""
+
     def longest_first(words: Iterable[str]) -> str:
         return "|".join(sorted(words, key=len, reverse=True))
 
+    # Alternatives are tried in this order at each place, so it matters: "average clustering" is a measure before
+    # "average" is a direction, a network named "high" would be one before it is a direction, and a number is the z or
+    # the SD that it belongs to before it is a bare value.
     parts = {
         "measure": longest_first(re.escape(phrase).replace(r"\ ", r"[\s\-]+") for phrase in _MEASURE_OF),
         "network": longest_first(map(re.escape, networks)) or r"(?!)",
@@ -323,9 +322,9 @@ def _vocabulary(networks: tuple[str, ...]) -> _Vocabulary:
         "value": rf"(?P<value_number>{_NUMBER})",
     }
     words = "|".join(f"(?P<{kind}>{part})" for kind, part in parts.items())
+    # The semicolon of "(0.52 Q; z = +2.1)" ends no clause. "and" alone ends none either: it joins networks.
     clause_break = r"(?P<break>;(?!\s*z\b)|\b(?:while|whereas|but|although|though)\b|, and\b)"
-    pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)|{clause_break}", re.IGNORECASE)
-    return _Vocabulary(pattern, {name.lower(): name for name in networks})
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)|{clause_break}", re.IGNORECASE)
 
 
 def _spaced(phrase: str) -> str:

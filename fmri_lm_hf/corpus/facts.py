@@ -1,4 +1,4 @@
-"""Facts: what a scan's descriptors say, relative to a cohort, in a form that a machine can check."""
+"""Facts: what a scan's descriptors show relative to a cohort, for programs; and the words that state them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def direction_of(z: float) -> Direction:
 def is_decided(fact: Mapping) -> bool:
     """Whether a fact's direction would stand if the scan were a little longer or shorter.
 
-    A value over fewer time points is another number. Where z is nearer to the threshold than the measure's margin, the
-    direction is a matter of chance: such facts are true, but no text is made of them.
+    Over fewer time points every measure has another value. Where z is nearer to the threshold than the measure's
+    margin, the direction is a matter of chance: such facts are true, but no text states them.
     """
     measure = MEASURES.get(fact_measure(fact))
     margin = Measure.margin if measure is None else measure.margin
@@ -111,9 +111,9 @@ def make_facts(
     return facts
 
 
-# The words for measures and directions, shared by the grammar that writes and the checker that reads.
+# ----- words for measures and directions, shared by the grammar that writes and the checker that reads -----
 
-# What the grammar calls each measure: nouns that need no article, without words for directions.
+# What the grammar calls each measure: nouns without article and without words for directions.
 NOUNS: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("functional connectivity", "connectivity", "functional coupling"),
     PAIR_BIN: (
@@ -143,7 +143,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "ica/fnc": ("functional network connectivity", "FNC", "component coupling"),
 }
 
-# What others may call it as well; the checker understands these too.
+# Other names, which the checker reads as well: those of texts that people, models or earlier releases wrote.
 ALIASES: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("coupling", "mean connectivity", "mean correlation"),
     "connectivity/strongest": (

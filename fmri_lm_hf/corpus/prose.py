@@ -129,9 +129,9 @@ def write_text(paragraphs: Sequence[Sequence[Mapping[str, Any]]], length: Length
 
 
 def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[list[Mapping[str, Any]]]:
-    """The facts that a description of a given length states, one list a paragraph; no chance is involved.
+    """The facts that a description of a given length states, one list for each paragraph; the choice is deterministic.
 
-    Facts whose direction hangs by a thread (`facts.is_decided`) are not stated, unless there are no others.
+    Facts whose direction is undecided (`facts.is_decided`) are not stated, unless there are no others.
     """
     families: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for fact in [f for f in facts if fact_measure(f) in EXTREME_MEASURES or is_decided(f)] or facts:
@@ -341,10 +341,10 @@ def describe_subject(
     row : mapping
         A row of a scan dataset.
     columns : collection of str
-        What to say, such as ``(*DEMOGRAPHICS, "fluid_intelligence")``. Demographic columns that the dataset does not
-        have, and values that are missing in a row, are passed over; any other column must exist.
+        Columns to state, such as ``(*DEMOGRAPHICS, "fluid_intelligence")``. Demographic columns that the dataset does
+        not have, and values that are missing in a row, are passed over; any other column must exist.
     exclude : collection of str
-        Columns that the text must not tell.
+        Columns that the text must not reveal.
     seed : int
         Chooses the wording.
 

@@ -120,8 +120,8 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def global_efficiency(weights: np.ndarray) -> float:
     """Mean inverse number of steps of the shortest paths between all pairs of ROIs [1]_.
 
-    Edges count alike, whatever their weight: at a fixed density this says how the graph hangs together, while the
-    weights mostly say how noisy a scan is. Pairs without a path count as 0.
+    All edges count the same, whatever their weight: at a fixed density this measures how the graph is connected, while
+    the weights mostly measure how noisy a scan is. Pairs without a path count as 0.
 
     References
     ----------
@@ -152,8 +152,8 @@ def average_clustering(weights: np.ndarray) -> float:
     """Mean weighted clustering coefficient of the ROIs [1]_.
 
     An ROI's coefficient is the mean, over the pairs of its neighbours, of the geometric mean weight of the triangle
-    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are taken as
-    they are: the largest one, by which some divide them, is a single number and as uncertain as that.
+    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are not
+    divided by the largest one, as others do: that is a single, uncertain number.
 
     References
     ----------

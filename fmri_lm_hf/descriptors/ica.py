@@ -1,4 +1,4 @@
-"""Independent components of the cohort, and what their time courses do in one scan."""
+"""Independent components of a cohort, and measures of their time courses in one scan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIN_STRETCH_SECONDS = 100.0  # one cycle of the slowest frequency
 LAG_SECONDS = 4.0
 WINDOW_SECONDS = 60.0
 MIN_WINDOWS = 4
-OBSERVED_SHARE = 0.75  # of a window: the amplitude of few points varies more, which is no waxing and waning
+OBSERVED_SHARE = 0.75  # of a window: the amplitude of few points varies by chance alone
 OUTLIER_THRESHOLD = 3.0
 _MAD_TO_SD = 1.4826  # of a normal distribution
 
@@ -104,7 +104,7 @@ def time_course_measures(
       the Nyquist frequency of each scan.
 
     Bands and lags are in Hz and seconds, so that they are the same for scans of any repetition time. A measure that
-    cannot be had is NaN: the two spectral ones with a repetition time above 3.1 s, the autocorrelation above 4 s.
+    cannot be computed is NaN: the two spectral ones with a repetition time above 3.1 s, the autocorrelation above 4 s.
 
     Parameters
     ----------
