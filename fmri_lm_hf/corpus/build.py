@@ -179,11 +179,12 @@ def build_corpus(
         source = ScanSource.open(scans, work)
         atlas = _check_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
         build = _Build(out, _inherit(config, scans, source), source, atlas)
+        # Written last, so that it says that the corpus is complete. The work folder is gone by then.
         if (out / "provenance.json").exists():
             earlier = json.loads((out / "provenance.json").read_text())["parameters"]
             _check_parameters(earlier, build.parameters, out)
             return _read_summary(out)
-        tasks = build.chunk_tasks()
+        tasks = build.chunk_tasks()  # before anything is written: this is where bad options are refused
         _start_or_continue(work, build.parameters, out)
         atlas.to_json(work / "atlas.json")
         with open_workers(workers, scheduler) as run_tasks:

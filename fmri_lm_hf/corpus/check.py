@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from ..deprecation import warn_renamed
 from .facts import (
@@ -22,14 +22,13 @@ from .facts import (
     fact_key,
 )
 
-_Fact = TypeVar("_Fact", bound=Mapping[str, Any])
-
 _PAIR_MEASURES = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES, "ica/fnc")
 
 # Not the digits of a word or of a longer number: there is no 2 in "gradient-2", and no 95 in "4.95".
 _NUMBER = r"(?<![\w.+\-])[+\-]?\d+(?:\.\d+)?(?:e[+\-]?\d+)?"
 # Up to two words may come in between: "is not at all clearly raised" is beyond it, and read as raised.
 _NEGATION = r"\b(?:not|never|neither|nor|without)\b(?: \w+){0,2}$|n't(?: \w+){0,2}$"
+_THIS_SCAN = re.compile(r"\b(with)?in this scan\b", re.IGNORECASE)
 # Words before "network" that name none.
 _NO_NETWORK = (
     r"the|this|that|these|each|every|any|all|one|a|brain|whole-brain|resting-state|functional|of|in|and|other"
@@ -161,7 +160,10 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
     names = sorted({name for fact in facts for name in fact["network"]} | set(networks))
     matched, contradicted, invented = set(), [], []
     for claim in parse_claims(text, names):
-        fact = find_fact(claim, known)
+        fact = known.get(claim.key)
+        if fact is None and claim.measure == "connectivity/mean" and _THIS_SCAN.search(claim.text):
+            # "In this scan, connectivity ... is high": relative to a cohort, or else to the scan itself
+            fact = known.get((PAIR_BIN, claim.key[1]))
         if fact is None:
             invented.append(claim.text)
             continue
@@ -176,16 +178,6 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
         contradicted=tuple(contradicted),
         invented=tuple(invented),
     )
-
-
-def find_fact(claim: Claim, known: Mapping[tuple, _Fact]) -> _Fact | None:
-    """The fact that a claim is about, of those by their `fact_key`."""
-    fact = known.get(claim.key)
-    is_mean = claim.measure == "connectivity/mean"
-    if fact is None and is_mean and re.search(r"\b(with)?in this scan\b", claim.text, re.IGNORECASE):
-        # "In this scan, connectivity ... is high": relative to a cohort, or else to the scan itself
-        fact = known.get((PAIR_BIN, claim.key[1]))
-    return fact
 
 
 def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:

@@ -225,6 +225,7 @@ class ScanSource:
             for metadata in [pq.read_metadata(file)]
             for group in range(metadata.num_row_groups)
         ]
+        # Chunks, and with them all bytes of a corpus, must not depend on how many workers there are.
         n_scans = sum(n_rows for _, _, n_rows in groups)
         size = min(max(-(-n_scans // N_CHUNKS), MIN_CHUNK_SCANS), MAX_CHUNK_SCANS)
         chunks: list[Chunk] = []
@@ -247,6 +248,7 @@ class ScanSource:
         for file in self.files:
             name = file.relative_to(self.path).as_posix() if self.path.is_dir() else file.name
             with file.open("rb") as content:
+                # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
                 content.seek(-8, 2)
                 length = int.from_bytes(content.read(4), "little")
                 content.seek(-8 - length, 2)
@@ -290,6 +292,7 @@ def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
 def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(piece.file)
     columns = [name for name in DATA_COLUMNS if name in file.schema_arrow.names]
+    # Arrow reads a row group from its start: batches before the piece are read and dropped, and the last one ends early.
     position = 0
     for batch in file.iter_batches(BATCH_SCANS, [piece.row_group], columns, use_threads=False):
         start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))
@@ -309,6 +312,7 @@ def _as_array(bold: pa.Scalar) -> np.ndarray | None:
         bold = bold.value
     if not bold.is_valid:
         return None
+    # Rows of unequal length, or missing ones, would be reshaped without an error into another scan.
     volumes = bold.values
     lengths = np.unique(volumes.value_lengths().to_numpy(zero_copy_only=False))
     if len(lengths) != 1 or volumes.null_count:

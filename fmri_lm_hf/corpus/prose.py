@@ -119,13 +119,18 @@ def write_text(paragraphs: Sequence[Sequence[Mapping[str, Any]]], length: Length
         sentences: list[str] = []
         for group in (ordinary, extremes):
             for k in range(0, len(group), step):
-                is_first = not (texts or sentences)
-                openers: tuple[str, ...] = _OTHER_OPENERS if other and is_first else ("",)
-                if group is ordinary and not (other and is_first):
-                    openers = _OPENERS if is_first else ("",) * 6 + _OPENERS
+                openers = _openers(not (texts or sentences), other, group is extremes)
                 sentences.append(_sentence(group[k : k + step], rng.choice(openers), rng))
         texts.append(" ".join(sentences))
     return ("\n" if length == "full" else " ").join(texts)
+
+
+def _openers(is_first: bool, other: bool, extreme: bool) -> tuple[str, ...]:
+    if is_first and other:
+        return _OTHER_OPENERS
+    if extreme:
+        return ("",)
+    return _OPENERS if is_first else ("",) * 6 + _OPENERS
 
 
 def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[list[Mapping[str, Any]]]:

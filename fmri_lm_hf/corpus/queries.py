@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..deprecation import renamed_attributes
-from .check import Claim, find_fact, parse_claims
+from .check import Claim, parse_claims
 from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, fact_key, fact_measure
 from .languages import ENGLISH, Language
 
@@ -86,6 +86,7 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
         for first, second, value, z, known in pairs_in_order
         if known
     ]
+    # Within networks ROIs always correlate most: among those the strongest would say nothing about a scan.
     between = [fact for fact in facts if fact["network"][0] != fact["network"][1]]
     pairs = sorted(between, key=lambda fact: abs(fact["value"]))
     if len(pairs) > 1:
@@ -296,6 +297,9 @@ def _trained_statement(fact: Fact, rng: random.Random) -> str:
 # ----- statements -----
 
 
+_ABOUT_PAIRS = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES)
+
+
 @dataclass(frozen=True)
 class CheckedStatement:
     """A statement about a scan in plain English, next to the numbers of the scan.
@@ -304,7 +308,7 @@ class CheckedStatement:
     ----------
     text : str
     is_true : bool or None
-        None for a text that claims nothing.
+        None for a text that claims nothing about the connectivity of network pairs.
     truth : PairTruth or None
         The pair that the statement is about; None where it names no pair that the scan has.
     """
@@ -332,14 +336,16 @@ def check_statements(
     names = sorted({name for fact in facts for name in fact["network"]} | set(network_names))
     statements = []
     for sentence in filter(None, map(str.strip, re.split(r"(?<=[.!?])\s+|\n", text))):
-        claims = parse_claims(sentence, names)
+        claims = [claim for claim in parse_claims(sentence, names) if claim.measure in _ABOUT_PAIRS]
         if not claims:
             statements.append(CheckedStatement(_with_articles(sentence, names)))
         for claim in claims:
-            fact = find_fact(claim, known)
+            if claim.measure == "connectivity/mean":
+                claim.measure = PAIR_BIN  # there is no cohort here that "high" could be relative to
+            fact = known.get(claim.key)
             is_true = fact is not None and not claim.disagreements(fact)
             truth = None
-            with suppress(ValueError):  # not about a pair, or about one that the scan does not have
+            with suppress(ValueError):  # names no pair, or one that the scan does not have
                 truth = pair_truth(facts, claim.networks)
             statements.append(CheckedStatement(_plain_english(claim) or sentence, is_true, truth))
     return statements

@@ -53,6 +53,8 @@ class RunningMoments:
         self._squares = np.zeros(size)  # sum of squared deviations from the mean
 
     def update(self, values: np.ndarray) -> None:
+        # Missing values are replaced by the mean so far: their deviation is then 0, and nothing is updated. The squares
+        # take one deviation from the old mean and one from the new, which is what keeps them exact.
         known = np.isfinite(values)
         self.count += known
         deviation = np.where(known, values, self.mean) - self.mean
@@ -249,6 +251,8 @@ class CohortReference:
             return self.statistics
         if acquisition.site:
             return self.by_acquisition.get(acquisition)
+        # Without a site, the repetition time is all there is. If it is that of several acquisitions, and of no other
+        # training scan, the pooled statistics are theirs.
         same = [known for each, known in self.by_acquisition.items() if each.t_r == acquisition.t_r]
         if len(same) > 1 and len(same) == len(self.by_acquisition):
             return self.statistics

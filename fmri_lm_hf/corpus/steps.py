@@ -117,6 +117,7 @@ def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectiv
         arrays = load_file(task.file("maps"))
         group.total[upper] += arrays["total"]
         group.n_known[upper] += arrays["n_known"]
+    # Only the upper triangle was stored; the diagonal is in it, and must not be counted twice.
     for square in (group.total, group.n_known):
         square += np.triu(square, 1).T
     return group
@@ -177,6 +178,7 @@ def write_texts(task: ChunkTask) -> int:
                     features = as_features(reference, row, values)
                     for config, of_scan in _texts_of(task, reference, row, scan_index, features).items():
                         pairs[config] += of_scan
+            # One row group for each config, empty ones included: `write_shards` finds them by counting.
             for of_config in pairs.values():
                 writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
             pa.default_memory_pool().release_unused()

@@ -198,6 +198,7 @@ def network_connectivity(scan: PreparedScan) -> np.ndarray:
     numpy.ndarray of shape (n_networks, n_networks)
         Symmetric, in Fisher z. NaN where a pair has no pair of usable ROIs.
     """
+    # The diagonal of `connectivity` is 0, and so is its Fisher z: an ROI with itself adds nothing to the sums.
     sums = scan.membership.T @ fisher_z(scan.connectivity) @ scan.membership
     sizes = scan.membership.sum(axis=0)
     n_pairs = np.outer(sizes, sizes) - np.diag(sizes)  # no ROI is paired with itself

@@ -21,6 +21,7 @@ def strongest_edges(connectivity: np.ndarray, density: float = DENSITY) -> np.nd
     pairs = connectivity[np.triu_indices(n_rois, 1)]
     n_kept = max(1, round(density * len(pairs)))
     threshold = np.partition(pairs, len(pairs) - n_kept)[len(pairs) - n_kept]
+    # Edges that tie with the threshold all stay; none is chosen by the order of the ROIs.
     weights = np.triu(connectivity, 1)
     weights[(weights < threshold) | (weights < 0)] = 0.0
     return weights + weights.T
@@ -95,12 +96,15 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     nodes = np.arange(len(graph))
     communities, links, strengths = nodes.copy(), between.copy(), node_strengths.copy()
     while True:
+        # Q of node i in community c grows with links[c, i] - strengths[c] * share of i. Where a node is already, its own
+        # strength is in strengths[c]: without the correction every node would seem to gain by leaving.
         gains = links - strengths[:, None] * shares  # (community, node)
         stays = gains[communities, nodes] + node_strengths * shares  # without the node itself
         candidates = np.flatnonzero(gains.max(axis=0) - stays > least)
         n_moves = 0
         for node in rng.permutation(candidates).tolist():
             old = communities[node]
+            # Computed anew: moves since the candidates were chosen have changed links and strengths.
             gain = links[:, node] - strengths * shares[node]
             gain[old] += node_strengths[node] * shares[node]
             new = gain.argmax()

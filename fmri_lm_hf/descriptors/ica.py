@@ -59,6 +59,7 @@ def fit_group_ica(mean_connectivity: np.ndarray, n_components: int, seed: int = 
     correlation = mean_connectivity.astype(np.float64)
     np.fill_diagonal(correlation, 1.0)
     n_rois = len(correlation)
+    # Missing ROIs make the mean of correlations no correlation matrix: small eigenvalues can be negative.
     eigenvalues, vectors = eigh(correlation, subset_by_index=[n_rois - n_components, n_rois - 1])
     scores = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))  # (n_rois, n_components)
     ica = FastICA(n_components, whiten="unit-variance", max_iter=1000, random_state=seed)
@@ -153,6 +154,7 @@ def _spectral_measures(
     )
     if not long_enough or 0.5 / t_r < WHOLE_BAND[1]:
         return unknown, unknown
+    # Rows are observed points alone, so the stretch begins at as many rows as points were observed before it.
     start = int(observed[:first].sum())
     stretch = time_courses[start : start + length]
     power = np.abs(np.fft.rfft(stretch - stretch.mean(axis=0), axis=0)) ** 2  # (n_frequencies, n_courses)

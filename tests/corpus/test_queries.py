@@ -127,6 +127,11 @@ def test_a_models_description_is_displayed_in_plain_english_and_still_true():
         ("between default and visual", "Between the default and the visual network."),
         ("No scan can be read here.", "No scan can be read here."),
         ("Modularity is raised.", "Modularity is raised."),
+        (
+            "Connectivity within the visual network is high.",
+            "In this scan, connectivity within the visual network is high.",
+        ),
+        ("markedly low", "markedly low"),
         ("yes", "yes"),
         ("", ""),
     ],
@@ -145,6 +150,12 @@ def test_a_statement_is_checked_beside_its_numbers():
     assert (true.is_true, true.truth.value, true.truth.rank, true.truth.n_pairs) == (True, 0.9, 1, 3)
     assert (wrong.is_true, wrong.truth.value, wrong.truth.bin) == (False, 0.6, "high")
     assert (nothing.is_true, nothing.truth) == (None, None)
+    (alone,) = check_statements("markedly low", facts())
+    assert alone.is_true is None
+    (absent,) = check_statements(
+        "Coupling within this scan between visual and limbic is low.", facts(), ["limbic"]
+    )
+    assert (absent.is_true, absent.truth) == (False, None)
     assert "(0.60 times the scan's RMS correlation)." in display_text(wrong.text, NAMES, facts())
 
 
