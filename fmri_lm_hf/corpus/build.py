@@ -179,7 +179,7 @@ def build_corpus(
         source = ScanSource.open(scans, work)
         atlas = _check_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
         build = _Build(out, _inherit(config, scans, source), source, atlas)
-        # Written last, so that it says that the corpus is complete. The work folder is gone by then.
+        # Provenance is written last, so that it says that the corpus is complete.
         if (out / "provenance.json").exists():
             earlier = json.loads((out / "provenance.json").read_text())["parameters"]
             _check_parameters(earlier, build.parameters, out)

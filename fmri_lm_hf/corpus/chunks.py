@@ -292,7 +292,7 @@ def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
 def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(piece.file)
     columns = [name for name in DATA_COLUMNS if name in file.schema_arrow.names]
-    # Arrow reads a row group from its start: batches before the piece are read and dropped, and the last one ends early.
+    # Arrow reads a row group from its start: batches before the piece are dropped, and those after it are not read.
     position = 0
     for batch in file.iter_batches(BATCH_SCANS, [piece.row_group], columns, use_threads=False):
         start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))

@@ -86,7 +86,7 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
         for first, second, value, z, known in pairs_in_order
         if known
     ]
-    # Within networks ROIs always correlate most: among those the strongest would say nothing about a scan.
+    # Connectivity within a network is nearly always the strongest, and would say nothing about a scan.
     between = [fact for fact in facts if fact["network"][0] != fact["network"][1]]
     pairs = sorted(between, key=lambda fact: abs(fact["value"]))
     if len(pairs) > 1:

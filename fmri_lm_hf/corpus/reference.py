@@ -251,8 +251,8 @@ class CohortReference:
             return self.statistics
         if acquisition.site:
             return self.by_acquisition.get(acquisition)
-        # Without a site, the repetition time is all there is. If it is that of several acquisitions, and of no other
-        # training scan, the pooled statistics are theirs.
+        # Without a site, the repetition time is all there is. If all known acquisitions have it, the pooled statistics
+        # are theirs; if some have, which of them is the right one cannot be known.
         same = [known for each, known in self.by_acquisition.items() if each.t_r == acquisition.t_r]
         if len(same) > 1 and len(same) == len(self.by_acquisition):
             return self.statistics
