@@ -96,8 +96,8 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     nodes = np.arange(len(graph))
     communities, links, strengths = nodes.copy(), between.copy(), node_strengths.copy()
     while True:
-        # Q of node i in community c grows with links[c, i] - strengths[c] * share of i. In its present community its own
-        # strength is part of strengths[c]: uncorrected, every node would seem to gain by leaving.
+        # Q of node i in community c grows with links[c, i] - strengths[c] * share of i. In its present community, its
+        # own strength is part of strengths[c]: uncorrected, every node would seem to gain by leaving.
         gains = links - strengths[:, None] * shares  # (community, node)
         stays = gains[communities, nodes] + node_strengths * shares  # without the node itself
         candidates = np.flatnonzero(gains.max(axis=0) - stays > least)
