@@ -211,7 +211,9 @@ def _statement(facts: Sequence[Mapping[str, Any]], before: str, rng: random.Rand
         forms = [form for form in forms if "{described}" not in form]
     form = rng.choice(list(forms))
     phrase = rng.choice(direction_phrases(facts, form))
-    return render_statement(facts, noun, form, phrase, rng.choice(NUMBER_STYLES))
+    # "above the cohort mean (2.1 SD above the mean)" says it twice
+    styles = [style for style in NUMBER_STYLES if not ("{relation}" in form and "{side}" in style)]
+    return render_statement(facts, noun, form, phrase, rng.choice(styles))
 
 
 def direction_phrases(facts: Sequence[Mapping[str, Any]], form: str) -> list[str]:

@@ -65,7 +65,7 @@ def test_every_level_of_an_answer_is_looked_up_from_the_word_before_it(seed):
     rng = random.Random(seed)
     for question in (ask_bin(bin_facts(facts(seed))[seed], rng), ask_description(facts(seed), rng)):
         ids, n_asked, look_ups = found_in(question)
-        stated = [fact for fact in question.states if "/level/" in fact["feature"]]
+        stated = [fact for fact in question.states if "/bin/" in fact["feature"]]
         of_levels = [look_up for look_up in look_ups if look_up.names[0] >= 0]
         assert len(of_levels) == len(stated)
         for look_up, fact in zip(of_levels, stated, strict=True):
