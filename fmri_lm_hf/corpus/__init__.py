@@ -11,7 +11,7 @@ from ..deprecation import renamed_attributes
 from .check import Rewrite, TextCheck, check_text, rewrite
 from .facts import Fact
 from .prose import SUBJECT_TEXT_COLUMN, describe_subject, select_facts, verbalise
-from .queries import CheckedStatement, PairTruth, check_statements, display_text, pair_truth
+from .queries import CheckedStatement, PairTruth, check_statements, display_text, pair_truth, scan_facts
 
 if TYPE_CHECKING:
     from .reference import CohortReference
@@ -30,6 +30,7 @@ __all__ = [
     "display_text",
     "pair_truth",
     "rewrite",
+    "scan_facts",
     "select_facts",
     "verbalise",
 ]

@@ -32,7 +32,7 @@ _THIS_SCAN = re.compile(r"\b(with)?in this scan\b", re.IGNORECASE)
 # Words before "network" that name none.
 _NO_NETWORK = (
     r"the|this|that|these|each|every|any|all|one|a|brain|whole-brain|resting-state|functional|of|in|and|other"
-    r"|while|whereas|but|although|though|is|has|shows"
+    r"|while|whereas|but|although|though"
 )
 
 
