@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..corpus.facts import Fact
-from ..corpus.queries import LEVELS, Question
+from ..corpus.queries import BINS, Question
 from .feature_store import IGNORED
 
 # Columns of the tensor `attention_targets` of a batch: the prompt; the slot, which says which heads attend (1 for the
@@ -98,7 +98,7 @@ class PairVocabulary:
 
         return cls(
             {name: spellings(name) for name in names},
-            [spelling for level in LEVELS for spelling in spellings(level)],
+            [spelling for level in BINS for spelling in spellings(level)],
         )
 
     def numbers(self, fact: Fact) -> tuple[int, int]:
@@ -134,7 +134,7 @@ def find_targets(
     cursor = 0  # statements come in the order of the answer: what one has used is not used again
     for fact in question.states:
         of_pair = [span for span in names if span[1] >= cursor and span[0] in fact["network"]]
-        if fact["feature"].startswith("connectivity/level/"):
+        if fact["feature"].startswith("connectivity/bin/"):
             written_bin = next((span for span in bins if span[1] >= cursor), None)
             if written_bin is None:
                 break
