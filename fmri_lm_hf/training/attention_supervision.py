@@ -98,7 +98,7 @@ class PairVocabulary:
 
         return cls(
             {name: spellings(name) for name in names},
-            [spelling for level in BINS for spelling in spellings(level)],
+            [spelling for name in BINS for spelling in spellings(name)],
         )
 
     def numbers(self, fact: Fact) -> tuple[int, int]:

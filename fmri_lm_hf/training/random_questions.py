@@ -304,7 +304,7 @@ class ReadingBatches(Dataset):
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
         """Questions about a scan, terse ones first."""
-        recipe, levels = self.recipe, bin_facts(facts)
+        recipe, graded = self.recipe, bin_facts(facts)
         if done < recipe.terse_until:
             n_terse, n_sentences = 2 * recipe.questions, 1
         else:  # two terse questions take the room of a sentence
@@ -312,7 +312,7 @@ class ReadingBatches(Dataset):
             n_sentences = recipe.questions - n_terse // 2
         terse = [
             replace(ask_bin(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
-            for fact in rng.sample(levels, min(n_terse, len(levels)))
+            for fact in rng.sample(graded, min(n_terse, len(graded)))
         ]
         # names are written from the first step on
         questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]

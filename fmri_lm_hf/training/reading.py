@@ -134,9 +134,9 @@ def new_model(
     """
     tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
     # A token for each bin: where two bins begin with the same one, to read pairs takes several times as long to learn.
-    of_two_words = [level for level in BINS if " " in level]
+    of_two_words = [name for name in BINS if " " in name]
     tokenizer.add_tokens(
-        [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
+        [AddedToken(f"{space}{name}", normalized=False) for space in (" ", "") for name in of_two_words]
     )
     add_network_words(tokenizer)
     torch.manual_seed(recipe.seed)
@@ -220,7 +220,7 @@ def _start_values_as_words(model: FmriLMForCausalLM, tokenizer: Any, n_points: i
     pairs, text_embeddings = model.network_pairs, model.get_input_embeddings().weight
     assert pairs is not None
     words = torch.stack(
-        [text_embeddings[tokenizer(level, add_special_tokens=False)["input_ids"]].mean(0) for level in BINS]
+        [text_embeddings[tokenizer(name, add_special_tokens=False)["input_ids"]].mean(0) for name in BINS]
     )
     words = words / words.square().mean(-1, keepdim=True).sqrt()
     values = 4 * torch.rand(n_points, 1) - 1.3
