@@ -17,9 +17,10 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import Scan
 from fmri_lm_hf.models.scan_images import sphere_voxels
-from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat, write_nifti
-from fmri_lm_hf.scans.denoising import STRATEGIES, denoise
-from fmri_lm_hf.scans.sources.bids import Selection, Thresholds
+from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat
+from fmri_lm_hf.scans.denoising import STRATEGIES, Thresholds, denoise
+from fmri_lm_hf.scans.sources.bids import Selection
+from fmri_lm_hf.simulation import write_nifti
 
 SPHERES = Atlas(
     "four",
