@@ -6,14 +6,18 @@ dataset and why, quality.html the quality of the scans. The same command again c
 scans and phenotypes.
 
 SOURCE and the files that it reads below INPUT:
-  fmriprep          *_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy); with an atlas of surfaces
-                    *_bold.dtseries.nii, or the *_bold.func.gii of --space
+  fmriprep          *_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy none, simple, simple_gsr,
+                    scrubbing, scrubbing_gsr, compcor); surfaces: *_bold.dtseries.nii, *_bold.func.gii
   xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD (--atlas)
   hcp               <subject>/MNINonLinear/Results/<run>/*.dtseries.nii (with a .dlabel.nii atlas) or *.ptseries.nii
   files             ROI tables (.npy .npz .tsv .csv .mat), of shape (n_timepoints, n_rois), or images that need no
                     further cleaning (.nii .nii.gz .func.gii)
   abide_pcp, adhd, development_fmri
                     public cohorts that nilearn downloads into INPUT
+
+ATLAS is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), a file of `fmri-lm atlas` (.json), a
+.dlabel.nii file, or the .label.gii file of one hemisphere with the other beside it. Tables need none: they name their
+ROIs, or these are numbered.
 
 examples:
   fmri-lm scans fmriprep derivatives/fmriprep --atlas dosenbach_2010 --strategy scrubbing --out scans
@@ -37,13 +41,13 @@ if TYPE_CHECKING:
 SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
 # Options that only some sources have.
 SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
-    "space": {"help": "fmriprep: standard space, or surface such as fsaverage5 (MNI152NLin2009cAsym; fsLR)"},
-    "strategy": {"help": "fmriprep: confounds to regress out (simple)"},
-    "segmentation": {"help": "xcpd: which of its atlases"},
-    "pattern": {"help": "files: places of {subject}, {session} and {site} in the path"},
-    "mat_key": {"help": "files: variable of .mat files, of shape (n_rois, n_timepoints) (tc)"},
-    "pipeline": {"help": "abide_pcp: preprocessing pipeline (cpac)"},
-    "rois": {"help": "abide_pcp: ROI series (rois_aal)"},
+    "space": {"help": "fmriprep: MNI152NLin2009cAsym, fsLR, fsaverage5, ..."},
+    "strategy": {"metavar": "NAME", "help": "fmriprep: confounds to regress out (simple)"},
+    "segmentation": {"metavar": "NAME", "help": "xcpd: which of its atlases"},
+    "pattern": {"help": "files: path with {subject}, {session} and {site}"},
+    "mat_key": {"metavar": "NAME", "help": "files: variable of shape (n_rois, n_timepoints) (tc)"},
+    "pipeline": {"metavar": "NAME", "help": "abide_pcp: preprocessing pipeline (cpac)"},
+    "rois": {"metavar": "NAME", "help": "abide_pcp: ROI series (rois_aal)"},
     "n_subjects": {"type": int, "metavar": "N", "help": "public cohorts: only the first N"},
 }
 
@@ -52,49 +56,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fmri-lm scans`."""
     from ..scans.denoising import STRATEGIES, Thresholds
 
+    parser.usage = "fmri-lm scans SOURCE INPUT --out FOLDER [options]"
     add = parser.add_argument
     add("source", metavar="SOURCE", choices=SOURCE_NAMES, help="kind of scans, see above")
     add("input", metavar="INPUT", type=Path, help="folder with the scans")
-    add("--out", type=Path, required=True, help="folder of the dataset, new or to be continued")
-    add("--dry-run", action="store_true", help="list the scans that would be read; write nothing")
+    add("--out", type=Path, metavar="FOLDER", required=True, help="dataset, new or to be continued")
+    add("--dry-run", action="store_true", help="list what would be read and left out, and stop")
 
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--atlas",
-        help="name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), atlas JSON file, .dlabel.nii or .label.gii "
-        "file (of one hemisphere, the other beside it); tables need none",
-    )
-    add("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas JSON file made from one")
-    add(
-        "--participants",
-        type=Path,
-        metavar="TABLE",
-        help="phenotypes by participant_id (INPUT/participants.tsv)",
-    )
-    add("--site", help="site of all scans (from the source, or the column `site`)")
-    add("--t-r", nargs="+", default=[], metavar="[SITE=]SECONDS", help="TR where the scans do not hold it")
-    add(
-        "--controlled",
-        action="store_true",
-        help="a data-use agreement binds the cohort: a push asks before it",
-    )
+    add("--atlas", help="ROIs, see above")
+    add("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas file (.json)")
+    add("--participants", type=Path, metavar="TSV", help="phenotypes (INPUT/participants.tsv)")
+    add("--site", help="site of all scans (from source or participants)")
+    add("--t-r", nargs="+", default=[], metavar="TR", help="seconds or SITE=seconds, where scans do not say")
+    add("--controlled", action="store_true", help="a data-use agreement binds the cohort")
 
     add = parser.add_argument_group("selection of scans").add_argument
-    add(
-        "--match", default="*", metavar="PATTERN", help="only files whose path matches, such as '*task-rest*'"
-    )
-    # `run` is the function of the command, so its labels have another name.
-    for name, entity in {
-        "participant_label": "sub",
-        "session": "ses",
-        "task": "task",
-        "run_label": "run",
-    }.items():
-        option = "--run" if entity == "run" else f"--{name.replace('_', '-')}"
-        add(option, dest=name, nargs="+", metavar="LABEL", help=f"only scans with these {entity}-")
+    add("--match", default="*", metavar="PATTERN", help="only paths that match, such as '*task-rest*'")
+    add("--participant-label", nargs="+", metavar="L", help="only scans with these sub-")
+    add("--session", nargs="+", metavar="L", help="only scans with these ses-")
+    add("--task", nargs="+", metavar="L", help="only scans with these task-")
+    add("--run", nargs="+", metavar="L", dest="run_label", help="only scans with these run-")
     add("--bids-filter-file", type=Path, metavar="JSON", help='as of fMRIPrep: {"bold": {"task": "rest"}}')
 
-    add = parser.add_argument_group("limits of quality").add_argument
+    add = parser.add_argument_group("limits of quality, beyond which scans are refused").add_argument
     for field in dataclasses.fields(Thresholds):
         default = "no limit" if field.default is None else field.default
         add(
@@ -112,10 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("work").add_argument
     add("--workers", type=int, default=1, metavar="N", help="processes that read scans (%(default)s)")
-    add("--scheduler", metavar="ADDRESS", help="Dask scheduler to read on, such as tcp://node01:8786")
-    add(
-        "--shard-mb", type=float, default=300, metavar="MB", help="largest BOLD size of a shard (%(default)s)"
-    )
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://node01:8786")
+    add("--shard-mb", type=float, default=300, metavar="MB", help="largest BOLD of a shard (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -47,14 +47,12 @@ def _limit(default: float | None, text: str) -> Any:
 class Thresholds:
     """Limits of quality: which scans are refused, and which ROIs are masked. The command has an option for each."""
 
-    max_masked: float = _limit(0.5, "refuse scans with a larger share of unusable ROIs")
-    min_coverage: float = _limit(0.5, "mask ROIs with signal in a smaller share of their voxels")
-    min_minutes: float = _limit(
-        1.0, "refuse scans with less left after censoring; 4 to 5 are common for connectivity"
-    )
-    max_censored: float = _limit(0.8, "refuse scans with a larger share of censored time points")
-    max_mean_fd: float | None = _limit(None, "refuse scans with a larger mean framewise displacement, in mm")
-    min_dof: int = _limit(20, "refuse scans with fewer residual degrees of freedom after confound regression")
+    max_masked: float = _limit(0.5, "largest share of unusable ROIs")
+    min_coverage: float = _limit(0.5, "smallest coverage of an ROI that is not masked")
+    min_minutes: float = _limit(1.0, "fewest minutes left; studies ask for 4 to 5")
+    max_censored: float = _limit(0.8, "largest share of censored time points")
+    max_mean_fd: float | None = _limit(None, "largest mean framewise displacement in mm")
+    min_dof: int = _limit(20, "fewest residual degrees of freedom")
 
     def __post_init__(self) -> None:
         for name in ("max_masked", "min_coverage", "max_censored"):
