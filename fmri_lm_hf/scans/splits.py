@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -142,23 +145,21 @@ def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[li
         raise ValueError(
             f"The scans have no column {group_by!r} to keep subjects together by; they have {', '.join(scans[0])}."
         )
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
+    nodes: dict[tuple[str, str], int] = {}  # subjects and the groups that they belong to, numbered
+    edges = []
     for scan in scans:
-        subject = ("subject", str(scan["subject_id"]))
-        value = None if group_by is None else scan[group_by]
-        # A missing family is not a family: subjects without one are not each other's relatives.
-        parent[root(subject)] = root(subject if value is None else ("group", str(value)))
-    members: dict[tuple[str, str], set[str]] = {}
-    for scan in scans:
-        subject_id = str(scan["subject_id"])
-        members.setdefault(root(("subject", subject_id)), set()).add(subject_id)
+        subject = group = nodes.setdefault(("subject", str(scan["subject_id"])), len(nodes))
+        if group_by is not None and scan[group_by] is not None:
+            # Subjects without a family, say, are not each other's relatives.
+            group = nodes.setdefault(("group", str(scan[group_by])), len(nodes))
+        edges.append((subject, group))
+    rows, columns = np.array(edges, dtype=int).reshape(-1, 2).T
+    graph = sparse.coo_matrix((np.ones(len(edges)), (rows, columns)), (len(nodes), len(nodes)))
+    _, components = sparse.csgraph.connected_components(graph, directed=False)
+    members: dict[int, list[str]] = {}
+    for (kind, name), component in zip(nodes, components.tolist(), strict=True):
+        if kind == "subject":
+            members.setdefault(component, []).append(name)
     return [sorted(group) for group in members.values()]
 
 

@@ -20,7 +20,7 @@ from ..models.scan_errors import ScanError
 if TYPE_CHECKING:  # the corpus needs the cluster alone, without the sources of scans
     from .sources.source import ScanFile, Source
 
-# The row of a scan with its `inputs`, or None and the reason why it has none.
+# The row of a scan, or None and the reason why it has none.
 Result = tuple[dict[str, Any] | None, str]
 RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
 # Errors of the machine rather than of a scan: the run stops.
@@ -56,8 +56,7 @@ def _read_scan(source: Source, file: ScanFile) -> Result:
     """Read one scan. Any error of a library becomes the reason why it fails, and the other scans go on."""
     name = file.inputs[0].name if file.inputs else file.scan_id
     try:
-        row = source.read(file)
-        inputs = source.fingerprints(file)
+        return source.read_row(file), ""
     except ScanError as error:
         reason = str(error)
     except (MemoryError, ImportError):
@@ -68,9 +67,6 @@ def _read_scan(source: Source, file: ScanFile) -> Result:
         reason = f"cannot be read: {error.strerror or error}"
     except Exception as error:
         reason = f"cannot be read: {type(error).__name__}: {error}"
-    else:
-        known = {"scan_id": file.scan_id, "subject_id": file.subject_id, "session": file.session}
-        return {**known, **row, "inputs": inputs}, ""
     reason = " ".join(reason.split())  # one line of a table; messages of libraries may have several
     return None, reason if name in reason or file.scan_id in reason else f"{name}: {reason}"
 

@@ -16,7 +16,7 @@ import pytest
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.cli.scans import SOURCE_NAMES
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.scans import SOURCES, load_scan_dataset
+from fmri_lm_hf.scans import SOURCES, BuildSummary, load_scan_dataset
 from fmri_lm_hf.simulation import write_nifti
 
 
@@ -187,3 +187,112 @@ def test_the_hubs_viewer_sees_the_scans_and_nothing_else(tables, tmp_path):
     assert features["coverage"] == datasets.List(datasets.Value("float32"))
     assert features["sex"] == datasets.Value("string")
     assert loaded["train"][0]["sample_mask"] == [True] * 50
+
+
+# Each option with two values, and where they arrive: an attribute of the source, or an argument of the build.
+OPTIONS = [
+    ("--atlas", ["dosenbach_2010"], "atlas", lambda atlas: atlas.name == "dosenbach_2010"),
+    ("--atlas", ["seitzman_2018"], "atlas", lambda atlas: atlas.name == "seitzman_2018"),
+    ("--site", ["north"], "site", "north"),
+    ("--site", ["south"], "site", "south"),
+    ("--t-r", ["2"], "t_r", {"": 2.0}),
+    ("--t-r", ["a=0.8", "b=2"], "t_r", {"a": 0.8, "b": 2.0}),
+    ("--match", ["*rest*"], "match", "*rest*"),
+    ("--match", ["*nback*"], "match", "*nback*"),
+    ("--participant-label", ["1", "sub-2"], "selection", lambda s: s.wanted == {"sub": ("1", "2")}),
+    ("--participant-label", ["3"], "selection", lambda s: s.wanted == {"sub": ("3",)}),
+    ("--session", ["a"], "selection", lambda s: s.wanted == {"ses": ("a",)}),
+    ("--session", ["b"], "selection", lambda s: s.wanted == {"ses": ("b",)}),
+    ("--task", ["rest"], "selection", lambda s: s.wanted == {"task": ("rest",)}),
+    ("--task", ["nback"], "selection", lambda s: s.wanted == {"task": ("nback",)}),
+    ("--run", ["1"], "selection", lambda s: s.wanted == {"run": ("1",)}),
+    ("--run", ["2", "3"], "selection", lambda s: s.wanted == {"run": ("2", "3")}),
+    *(
+        (
+            f"--{name.replace('_', '-')}",
+            [str(value)],
+            "thresholds",
+            lambda t, n=name, v=value: getattr(t, n) == v,
+        )
+        for name, values in {
+            "max_masked": (0.1, 0.2),
+            "min_coverage": (0.1, 0.2),
+            "min_minutes": (2.0, 3.0),
+            "max_censored": (0.1, 0.2),
+            "max_mean_fd": (0.1, 0.2),
+            "min_dof": (5, 6),
+        }.items()
+        for value in values
+    ),
+    ("--pattern", ["{subject}.npy"], "pattern", "{subject}.npy"),
+    ("--pattern", ["{site}.npy"], "pattern", "{site}.npy"),
+    ("--mat-key", ["a"], "mat_key", "a"),
+    ("--mat-key", ["b"], "mat_key", "b"),
+    ("--controlled", [], "build.controlled", True),
+    ("--workers", ["2"], "build.workers", 2),
+    ("--workers", ["3"], "build.workers", 3),
+    ("--scheduler", ["tcp://a:1"], "build.scheduler", "tcp://a:1"),
+    ("--scheduler", ["tcp://b:2"], "build.scheduler", "tcp://b:2"),
+    ("--shard-mb", ["1"], "build.shard_bytes", 1_000_000),
+    ("--shard-mb", ["0.5"], "build.shard_bytes", 500_000),
+    ("--space", ["fsLR"], "fmriprep.space", "fsLR"),
+    ("--space", ["MNI152NLin6Asym"], "fmriprep.space", "MNI152NLin6Asym"),
+    ("--strategy", ["compcor"], "fmriprep.strategy", "compcor"),
+    ("--strategy", ["none"], "fmriprep.strategy", "none"),
+    ("--segmentation", ["Tian"], "xcpd.segmentation", "Tian"),
+    ("--segmentation", ["Glasser"], "xcpd.segmentation", "Glasser"),
+    ("--pipeline", ["css"], "abide_pcp.pipeline", "css"),
+    ("--pipeline", ["niak"], "abide_pcp.pipeline", "niak"),
+    ("--rois", ["rois_cc200"], "abide_pcp.rois", "rois_cc200"),
+    ("--rois", ["rois_ez"], "abide_pcp.rois", "rois_ez"),
+    ("--n-subjects", ["3"], "adhd.n_subjects", 3),
+    ("--n-subjects", ["4"], "development_fmri.n_subjects", 4),
+]
+
+
+@pytest.mark.parametrize("option, values, place, expected", OPTIONS)
+def test_every_option_arrives(tmp_path, monkeypatch, option, values, place, expected):
+    calls = []
+
+    def build(source, out, **options):
+        calls.append((source, out, options))
+        return BuildSummary(1, 0, 1, [], [], 0.0)
+
+    monkeypatch.setattr("fmri_lm_hf.scans.build.build_scan_dataset", build)
+    kind, _, name = place.rpartition(".")
+    source_name = kind if kind in SOURCES else "files"
+    assert main(["scans", source_name, str(tmp_path), "--out", str(tmp_path / "out"), option, *values]) == 0
+    [(source, out, options)] = calls
+    assert (type(source), source.root, out) == (SOURCES[source_name], tmp_path, tmp_path / "out")
+    found = options[name] if kind == "build" else getattr(source, name)
+    assert expected(found) if callable(expected) else found == expected
+
+
+def test_files_given_as_options_arrive(tmp_path, monkeypatch, rng):
+    calls = []
+    monkeypatch.setattr(
+        "fmri_lm_hf.scans.build.build_scan_dataset",
+        lambda source, out, **options: calls.append((source, options)) or BuildSummary(1, 0, 1, [], [], 0.0),
+    )
+    command = ["scans", "files", str(tmp_path), "--out", str(tmp_path / "out")]
+    (tmp_path / "filter.json").write_text('{"bold": {"task": "rest"}}')
+    for age in (20, 30):
+        (tmp_path / f"{age}.tsv").write_text(f"participant_id\tage\n1\t{age}\n")
+        table = str(tmp_path / f"{age}.tsv")
+        assert (
+            main([*command, "--participants", table, "--bids-filter-file", str(tmp_path / "filter.json")])
+            == 0
+        )
+        source, options = calls.pop()
+        assert options["participants"] == {"1": {"age": age}}
+        assert source.selection.wanted == {"task": ("rest",)}
+
+
+def test_the_table_of_options_has_all_of_them_and_help_is_short(capsys):
+    with pytest.raises(SystemExit):
+        main(["scans", "--help"])
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 80
+    options = set(re.findall(r"^  (--[a-z-]+)", printed, flags=re.M))
+    elsewhere = {"--out", "--dry-run", "--labels-img", "--participants", "--bids-filter-file"}
+    assert options - elsewhere == {option for option, *_ in OPTIONS}

@@ -18,7 +18,7 @@ from ...models.atlas import Atlas
 from ...models.scan_errors import ScanError
 from ..denoising import check_length, denoise, median_tsnr
 from .bids import mean_displacement, plain_rows
-from .source import ScanFile, ScanRow, Source
+from .source import ScanFile, Source, SourceScan
 
 # Repetition times in seconds at the sites of ABIDE I, as the initiative publishes them; its tables leave them out.
 ABIDE_T_R = {
@@ -106,9 +106,9 @@ class AbideSource(NilearnSource):
             raise ScanError(f"The cohort {self.name} has no scans for these options.")
         return Atlas.numbered(tables[0].shape[1], self.rois)
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         scan = self.extract(file.table, self.t_r_of(file) or ABIDE_T_R.get(file.site or ""))
-        return self.to_row(scan, file.scan_id, file.mean_fd)
+        return SourceScan(scan, file.mean_fd)
 
 
 @dataclass
@@ -132,7 +132,7 @@ class ImageCohort(NilearnSource):
         scans = zip(_rows(cohort["phenotypic"]), cohort["func"], cohort["confounds"], strict=True)
         return [self.scan_file(row, (Path(image), Path(confounds))) for row, image, confounds in scans]
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         image, confounds = file.inputs
         scan = self.extract(image, self.t_r_of(file), dtype=np.float64)
         table = pandas.read_csv(confounds, sep=None, engine="python")
@@ -143,7 +143,7 @@ class ImageCohort(NilearnSource):
             scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof
         )
         mean_fd = mean_displacement(table) if file.mean_fd is None else file.mean_fd
-        return self.to_row(scan, image.name, mean_fd, tsnr)
+        return SourceScan(scan, mean_fd, tsnr)
 
 
 @dataclass

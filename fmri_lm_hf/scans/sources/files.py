@@ -14,7 +14,7 @@ from ...models.scan_errors import ScanError
 from ...models.scan_files import stem, table_names
 from ..mat_files import read_mat
 from .bids import bids_entities
-from .source import ScanFile, ScanRow, Source, common_atlas
+from .source import ScanFile, Source, SourceScan, common_atlas
 
 TABLES = (".npy", ".npz", ".tsv", ".csv", ".ptseries.nii", ".mat")
 IMAGES = (".nii.gz", ".nii", ".func.gii")
@@ -70,10 +70,10 @@ class FilesSource(Source):
             return read_mat(path, self.mat_key).shape[1], None
         return table_names(path)
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         path = file.inputs[0]
         content = read_mat(path, self.mat_key) if path.suffix == ".mat" else path
-        return self.to_row(self.extract(content, self.t_r_of(file)), path.name)
+        return SourceScan(self.extract(content, self.t_r_of(file)))
 
 
 def _path_pattern(pattern: str) -> re.Pattern[str]:

@@ -13,7 +13,7 @@ from ...models.image_files import both_hemispheres
 from ...models.scan_errors import ScanError
 from ..denoising import STRATEGIES, check_length, denoise, median_tsnr
 from .bids import bids_entities, confounds_of, mean_displacement, read_tsv, scan_name
-from .source import ScanFile, ScanRow, Source
+from .source import ScanFile, Source, SourceScan
 
 
 @dataclass
@@ -81,7 +81,7 @@ class FmriprepSource(Source):
         inputs += tuple(other for other in (_mask_of(path), confounds_of(path)) if other is not None)
         return ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses"))
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         path = file.inputs[0]
         # float64: beside the large mean of an image, float32 would round what is left after the regression
         scan = self.extract(path, self.t_r_of(file), mask_img=_mask_of(path), dtype=np.float64)
@@ -105,7 +105,7 @@ class FmriprepSource(Source):
         if confounds is not None:
             scan = denoise(scan, confounds, label=path.name, min_dof=self.thresholds.min_dof)
         # Also of time points that are censored later: a measure of the person, not of the cleaning.
-        return self.to_row(scan, path.name, mean_displacement(table, n_dummies), tsnr)
+        return SourceScan(scan, mean_displacement(table, n_dummies), tsnr)
 
 
 def _mask_of(path: Path) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...models.scan_errors import ScanError
 from ...models.scan_files import stem
-from .source import ScanFile, ScanRow, Source
+from .source import ScanFile, Source, SourceScan
 
 
 @dataclass
@@ -51,10 +51,10 @@ class HcpSource(Source):
         match = re.fullmatch(r"[rt]fMRI_([A-Za-z]+)(\d*)_.+", session)
         return known if match is None else known | {"task": match[1].lower(), "run": match[2] or "1"}
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         path, *movement = file.inputs
         scan = self.extract(path, self.t_r_of(file))
-        return self.to_row(scan, path.name, _mean_movement(movement[0]) if movement else None)
+        return SourceScan(scan, _mean_movement(movement[0]) if movement else None)
 
 
 def _processing(path: Path) -> tuple[bool, ...]:

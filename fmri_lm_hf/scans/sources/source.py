@@ -64,18 +64,22 @@ class ScanFile:
     table: np.ndarray | None = None
 
 
-class ScanRow(TypedDict):
-    """Columns of a scan dataset that come from the files of a scan, and what is recorded of it besides."""
+@dataclass(frozen=True)
+class SourceScan:
+    """A scan as a source read it.
 
-    t_r: float
-    n_timepoints: int
-    bold: np.ndarray
-    roi_mask: np.ndarray
-    mean_fd: float | None
-    sample_mask: np.ndarray
-    coverage: np.ndarray | None
-    report: list[str]
-    tsnr: float | None
+    Attributes
+    ----------
+    scan : Scan
+    mean_fd : float, optional
+        Mean framewise displacement in mm.
+    tsnr : float, optional
+        Median temporal signal-to-noise ratio of the ROIs, before confounds were regressed out.
+    """
+
+    scan: Scan
+    mean_fd: float | None = None
+    tsnr: float | None = None
 
 
 class InputFingerprint(TypedDict):
@@ -132,7 +136,7 @@ class Source:
         """All scans, in a fixed order; files that are not taken go to `left_out`."""
         raise NotImplementedError
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         """Read a scan; raise `ScanError` if it cannot be used."""
         raise NotImplementedError
 
@@ -153,6 +157,28 @@ class Source:
         values = {name: getattr(self, name) for name in names}
         thresholds = dataclasses.asdict(values.pop("thresholds"))
         return {"source": self.name} | values | thresholds
+
+    def read_row(self, file: ScanFile) -> dict[str, Any]:
+        """Columns of a scan that come from its files, and its `inputs`, `report` and `tsnr`, if it is good enough."""
+        found = self.read(file)
+        mean_fd = None if found.mean_fd is None or not np.isfinite(found.mean_fd) else found.mean_fd
+        label = file.inputs[0].name if file.inputs else file.scan_id
+        scan = self.thresholds.apply(found.scan, mean_fd, label)
+        return {
+            "scan_id": file.scan_id,
+            "subject_id": file.subject_id,
+            "session": file.session,
+            "t_r": scan.t_r,
+            "n_timepoints": len(scan.bold),
+            "bold": scan.bold.astype(np.float32, copy=False),
+            "roi_mask": scan.roi_mask,
+            "mean_fd": mean_fd,
+            "sample_mask": scan.sample_mask,
+            "coverage": scan.coverage,
+            "inputs": self.fingerprints(file),
+            "report": list(scan.report),
+            "tsnr": found.tsnr,
+        }
 
     def fingerprints(self, file: ScanFile) -> list[InputFingerprint]:
         """Name, size and checksum of each input of a scan."""
@@ -244,24 +270,6 @@ class Source:
     def extract(self, scan: Any, t_r: float | None, **options: Any) -> Scan:
         """ROI signals of a scan (a path or an array) with the atlas; `options` as of `read_scan`."""
         return read_scan(scan, self.atlas, t_r, max_masked=self.thresholds.max_masked, **options)
-
-    def to_row(
-        self, scan: Scan, label: str, mean_fd: float | None = None, tsnr: float | None = None
-    ) -> ScanRow:
-        """The row of a scan, if it is good enough."""
-        mean_fd = mean_fd if mean_fd is not None and np.isfinite(mean_fd) else None
-        scan = self.thresholds.apply(scan, mean_fd, label)
-        return {
-            "t_r": scan.t_r,
-            "n_timepoints": len(scan.bold),
-            "bold": scan.bold.astype(np.float32, copy=False),
-            "roi_mask": scan.roi_mask,
-            "mean_fd": mean_fd,
-            "sample_mask": scan.sample_mask,
-            "coverage": scan.coverage,
-            "report": list(scan.report),
-            "tsnr": tsnr,
-        }
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from ...models.scan_errors import ScanError
 from ...models.scan_files import Scan, sidecar_t_r
 from ..denoising import interpolate_censored
 from .bids import bids_entities, companion, confounds_of, mean_displacement, read_tsv, scan_name
-from .source import ScanFile, ScanRow, Source, common_atlas
+from .source import ScanFile, Source, SourceScan, common_atlas
 
 IMAGES = ("_desc-denoised_bold", "_desc-residual_bold")  # the latter in early versions
 
@@ -70,7 +70,7 @@ class XcpdSource(Source):
     def table_atlas(self, files: Sequence[ScanFile]) -> Atlas:
         return common_atlas([file.inputs[0] for file in files], f"xcpd_{self.segmentation}")
 
-    def read(self, file: ScanFile) -> ScanRow:
+    def read(self, file: ScanFile) -> SourceScan:
         path, t_r = file.inputs[0], self.t_r_of(file)
         if t_r is None and path.suffix == ".tsv":
             t_r = sidecar_t_r(path) or _t_r_of_image(path)
@@ -82,8 +82,7 @@ class XcpdSource(Source):
         if coverage is not None and scan.coverage is None and self.atlas is not None:
             scan = replace(scan, coverage=_read_coverage(coverage, self.atlas))
         displacements = (mean_displacement(read_tsv(table)) for table in _motion_tables(path))
-        mean_fd = next((value for value in displacements if value is not None), None)
-        return self.to_row(scan, path.name, mean_fd)
+        return SourceScan(scan, next((value for value in displacements if value is not None), None))
 
 
 def _censor(scan: Scan, outliers: Path, label: str) -> Scan:
