@@ -17,11 +17,11 @@ table (`index name R G B A`); or a Workbench label list. Name the networks, so t
   3      LH_Def_1    default
 
 The command reports ROIs without voxels or with fewer than five, ROIs without a network, left and right exchanged, and
-ROIs outside of MNI space. It returns 1 if there is any such problem.
+ROIs outside of MNI space, and then returns 1. Without --out it only checks.
 
 examples:
-  fmri-lm atlas aal.nii.gz --table aal.tsv                    check only
-  fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json     check, and write the atlas
+  fmri-lm atlas aal.nii.gz --table aal.tsv
+  fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json
   fmri-lm atlas 4S456Parcels.dlabel.nii --out 4s456.json
 """
 

@@ -233,12 +233,12 @@ def _scan_row(row: Mapping[str, Any], atlas: Atlas) -> dict[str, Any]:
 
 
 def shard_name(number: int) -> str:
-    """Where a shard lies in the folder of its dataset."""
+    """Path of a shard in the folder of its dataset."""
     return f"data/train-{number:05d}.parquet"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what a scan dataset depends on."""
+    """Versions of the packages that a scan dataset depends on."""
     packages = ("nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "fmri-lm-hf": __version__} | versions

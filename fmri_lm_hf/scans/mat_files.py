@@ -3,7 +3,7 @@
 Only a full matrix of real numbers is decoded; cells, structures and objects are passed over. `scipy.io.loadmat` does
 not serve here: with scipy 1.17, one damaged file in about two thousand ends the process with a segmentation fault (a
 type number in the file indexes an array that is not checked), and a build of thousands of scans with it. The tests hold
-this reader against scipy on files in order, and against a fuzzer on damaged ones.
+this reader against scipy on intact files, and against a fuzzer on damaged ones.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Population:
         own = np.array([names.index(network) for network in atlas.networks])
         self.loadings = np.zeros((atlas.n_rois, len(names)))
         self.loadings[np.arange(atlas.n_rois), own] = rng.uniform(0.5, 0.8, atlas.n_rois)
-        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of what a ROI shares with no other
+        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of the signal of an ROI alone
         self._effect_z = {phenotype: np.zeros_like(self.base_z) for phenotype in (*PHENOTYPES, "age")}
         for effect in effects:
             for (first, second), strength in zip(effect.pairs, effect.strengths, strict=True):

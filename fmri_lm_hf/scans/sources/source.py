@@ -260,7 +260,7 @@ class Source:
         self.left_out.append(LeftOut(self.relative(path) if isinstance(path, Path) else path, reason))
 
     def relative(self, path: Path) -> str:
-        """Path of a file below the folder; nothing of where that lies."""
+        """Path of a file below the folder, without the folder: records name no place on the machine."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def t_r_of(self, file: ScanFile) -> float | None:
