@@ -150,7 +150,7 @@ def evaluate(
     results = results_of(judgements, study)
     results |= {
         "split": split,
-        "scans_sha256": design.judged_sha256,
+        "scans_sha256": design.evaluated_sha256,
         "leaks": [each.to_dict() for each in leaks],
     }
     chosen_from = study.chosen_from()

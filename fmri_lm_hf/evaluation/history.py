@@ -37,7 +37,7 @@ class Entry:
     Attributes
     ----------
     scans_sha256 : str
-        Hash of the content of the judged scans (`Design.judged_sha256`).
+        Hash of the content of the judged scans (`Design.evaluated_sha256`).
     splits_sha256 : str
     model : str
         The last part of its name.
