@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from fmri_lm_hf.descriptors.connectivity import fisher_z_connectivity
 from fmri_lm_hf.evaluation.baselines import fit_logistic
-from fmri_lm_hf.evaluation.confounds import levels_of_confounds, predictability
+from fmri_lm_hf.evaluation.confounds import strata_of, predictability
 from fmri_lm_hf.evaluation.design import training_records
 from fmri_lm_hf.evaluation.features import Unavailable
 from fmri_lm_hf.evaluation.metrics import balanced_accuracy, roc_auc
@@ -330,7 +330,7 @@ def unwanted(
     """What should not be read from tokens: the site, among all scans, and motion, among those that are measured."""
     found = {}
     for name, readings in (("site", _both(whole, training)), ("motion", whole)):
-        levels = levels_of_confounds(scans, readings.rows)
+        levels = strata_of(scans, readings.rows)
         found[name] = (
             _predicted(scans, readings, levels[name], seed)
             if name in levels
@@ -368,7 +368,7 @@ def phenotypes(
     labels: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    confounds = levels_of_confounds(scans, whole.rows)
+    confounds = strata_of(scans, whole.rows)
     columns = list(dict.fromkeys([*labels, *(name for name in ("sex", "age") if name in confounds)]))
     unknown = sorted(set(labels) - set(scans.column_names))
     if unknown:

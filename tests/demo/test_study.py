@@ -12,7 +12,7 @@ from experiments import ablation as studies
 from experiments.ablation import STUDIES, load_study, run_study, study_table
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.demo.run import STAGES
-from fmri_lm_hf.evaluation.robustness import CHANGES
+from fmri_lm_hf.evaluation.robustness import PERTURBATIONS
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from fmri_lm_hf.training.arguments import parse
 
@@ -86,7 +86,7 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
     assert record == json.loads(json.dumps(found))
     for name, variant in found["variants"].items():
         run = variant["runs"]["0"]
-        assert set(run["robustness"]["changes"]) == set(CHANGES)
+        assert set(run["robustness"]["changes"]) == set(PERTURBATIONS)
         results = json.loads((out / f"{name.replace(' ', '_')}-0" / "results.json").read_text())
         assert run["tasks"] == results["tasks"]
         assert run["truth"]["languages"]["fr"] == results["truth"]["languages"]["fr"]

@@ -156,7 +156,9 @@ def splits_of_other_scans(rows):
 def one_person_under_two_names(rows):
     design = design_of(rows)
     first = rows[of_split(design, "test")]
-    second = next(r for r in map(rows.__getitem__, design.evaluated) if r["subject_id"] != first["subject_id"])
+    second = next(
+        r for r in map(rows.__getitem__, design.evaluated) if r["subject_id"] != first["subject_id"]
+    )
     second["bold"] = first["bold"][5:].copy()
     return design_of(rows, design.splits), second["subject_id"]
 
