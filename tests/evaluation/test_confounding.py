@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score
 from fmri_lm_hf.evaluation.confounds import (
     independent_subset,
     isolated_scores,
-    strata_of,
     predictability,
+    strata_of,
     subgroup_scores,
 )
 from fmri_lm_hf.evaluation.features import Unavailable
