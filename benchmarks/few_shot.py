@@ -67,7 +67,7 @@ def lora(question: Question, read: ReadScans) -> Answer:
     targets_of = [
         [*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right
     ]  # the answer alone
-    inputs = few.inputs_at(read, question.train)
+    inputs = few.inputs_of(read, question.train)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], LORA_RATE)
     with torch.enable_grad():
         for _ in range(LORA_STEPS):
@@ -81,9 +81,9 @@ def lora(question: Question, read: ReadScans) -> Answer:
     return Answer(question.among_classes(found[question.name][[places[row] for row in question.test]]))
 
 
-few.SHOT_READERS |= {
-    "network_head": few.ShotReader("the adapter's head on network connectivity", network_head),
-    "lora": few.ShotReader("LoRA on the answers", lora),
+few.FEW_SHOT_PREDICTORS |= {
+    "network_head": few.FewShotPredictor("the adapter's head on network connectivity", network_head),
+    "lora": few.FewShotPredictor("LoRA on the answers", lora),
 }
 COSTLY = {"in_context": 2, "lora": 1}  # and how many draws of these
 
@@ -95,7 +95,7 @@ def judged(seed: int, n_draws: int) -> dict[str, Any]:
     rows = {"train": np.flatnonzero(sites == "A").tolist(), "test": np.flatnonzero(sites == "B").tolist()}
     model, processor = fmri_lm_hf.load_reader()
     study = Study(model, processor, cohort.dataset, TASKS, rows["test"])
-    quick = [name for name in few.SHOT_READERS if name not in COSTLY]
+    quick = [name for name in few.FEW_SHOT_PREDICTORS if name not in COSTLY]
     found = few.few_shot(study, rows, SHOTS, n_draws, quick)
     for name, n in COSTLY.items():
         for task, curve in few.few_shot(study, rows, SHOTS[1:], min(n, n_draws), [name]).items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..files import write_text
 from ..models.atlas import Atlas
-from .few_shot import SHOT_READERS
+from .few_shot import FEW_SHOT_PREDICTORS
 from .predictors import OURS, READERS, title_of
 from .tables import (
     HEAD,
@@ -275,7 +275,7 @@ def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | Non
 
 
 def _title(reader: str) -> str:
-    return SHOT_READERS[reader].title if reader in SHOT_READERS else title_of(reader)
+    return FEW_SHOT_PREDICTORS[reader].title if reader in FEW_SHOT_PREDICTORS else title_of(reader)
 
 
 def _with_sd(scores: Mapping[str, Any], name: str) -> str:
@@ -289,7 +289,7 @@ def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
     figure = new_figure(figsize=(5 * len(few_shot), 3.4), layout="constrained")
     for axes, (task, curve) in zip(figure.subplots(1, len(few_shot), squeeze=False)[0], few_shot.items()):
         shots = [k for k in curve if k != "0"]
-        for reader in SHOT_READERS:
+        for reader in FEW_SHOT_PREDICTORS:
             known = [k for k in shots if curve[k].get(reader, {}).get("balanced_accuracy") is not None]
             if known:
                 means = [curve[k][reader]["balanced_accuracy"] for k in known]
