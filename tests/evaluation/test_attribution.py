@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 import fmri_lm_hf
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.corpus.queries import LEVELS, level_question
+from fmri_lm_hf.corpus.queries import BINS, bin_question
 from fmri_lm_hf.evaluation import attribution as module
 from fmri_lm_hf.evaluation.attribution import (
     EXPLANATIONS,
@@ -34,7 +34,7 @@ from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
 PAIR = ("default", "sensorimotor")
-QUESTION = level_question(list(PAIR))
+QUESTION = bin_question(list(PAIR))
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +134,8 @@ def test_a_model_looks_at_the_pair_that_the_question_names(bundled, people):
     pair = max(
         (each for each in numbers if each[0] != each[1]), key=lambda each: values[0, numbers.index(each)]
     )
-    asked = level_question([names[place] for place in pair])
-    found = occlude(*bundled, *people, asked, LEVELS, n_scans=1, n_others=2)
+    asked = bin_question([names[place] for place in pair])
+    found = occlude(*bundled, *people, asked, BINS, n_scans=1, n_others=2)
     assert set(found.top_pairs(0)[0]) == {names[place] for place in pair}
 
 
@@ -157,11 +157,11 @@ def test_answers_are_as_probable_as_without_gradients(bundled, people):
 
 
 def test_shares_add_up_to_what_sets_the_scan_apart_from_others(bundled, people, monkeypatch):
-    found = integrated_gradients(*bundled, *people, QUESTION, LEVELS, n_scans=3, n_others=2)
+    found = integrated_gradients(*bundled, *people, QUESTION, BINS, n_scans=3, n_others=2)
     assert found.missed < 0.05
     monkeypatch.setattr(module, "N_STEPS", 4)
     assert (
-        integrated_gradients(*bundled, *people, QUESTION, LEVELS, n_scans=3, n_others=2).missed > found.missed
+        integrated_gradients(*bundled, *people, QUESTION, BINS, n_scans=3, n_others=2).missed > found.missed
     )
     assert found.summary()["missed"] == found.missed
 
@@ -215,12 +215,12 @@ def test_a_model_of_rois_has_networks_and_no_pairs(checkpoint):
 
 def test_what_cannot_be_shared_out_is_said(bundled, people, checkpoint):
     with pytest.raises(Unavailable, match="All scans are of one subject"):
-        integrated_gradients(*bundled, people[0], ["a"] * 10, QUESTION, LEVELS)
+        integrated_gradients(*bundled, people[0], ["a"] * 10, QUESTION, BINS)
     processor = copy.copy(bundled[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
     processor.feature_extractor.atlas = None
     with pytest.raises(Unavailable, match="names 0 network"):
-        integrated_gradients(bundled[0], processor, *people, QUESTION, LEVELS)
+        integrated_gradients(bundled[0], processor, *people, QUESTION, BINS)
     latent = copy.deepcopy(AutoModelForCausalLM.from_pretrained(checkpoint).config)
     latent.fmri_config.num_latent_tokens = 4
     with pytest.raises(Unavailable, match="latent tokens, of which none stands for a network"):
@@ -242,7 +242,7 @@ def test_shuffled_weights_know_nothing(bundled, people):
 
 @pytest.mark.parametrize("method", EXPLANATIONS)
 def test_what_is_found_depends_on_what_was_learnt(bundled, people, method):
-    asked = (*bundled, *people, QUESTION, LEVELS)
+    asked = (*bundled, *people, QUESTION, BINS)
     explain = partial(EXPLANATIONS[method], n_others=2)
     found = randomisation_test(explain, *asked, n_scans=2)
     assert found["randomised"] < found["repeated"]
@@ -252,7 +252,7 @@ def test_what_is_found_depends_on_what_was_learnt(bundled, people, method):
 
 @pytest.mark.parametrize("method", EXPLANATIONS)
 def test_the_seed_decides_who_the_other_people_are(bundled, people, method):
-    explain = partial(EXPLANATIONS[method], *bundled, *people, QUESTION, LEVELS, n_scans=1, n_others=1)
+    explain = partial(EXPLANATIONS[method], *bundled, *people, QUESTION, BINS, n_scans=1, n_others=1)
     found = [explain(seed=seed).of_pairs for seed in (0, 0, 1, 2)]
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.allclose(found[0], found[2])
@@ -264,12 +264,12 @@ def test_without_enough_people_or_networks_it_says_what_is_missing(bundled, peop
     with pytest.raises(
         Unavailable, match=r"scans of 2 other people, and each of 6 networks.*at least 7 people"
     ):
-        occlude(*bundled, inputs, (subjects[:3] * 4)[:10], "?", LEVELS)
+        occlude(*bundled, inputs, (subjects[:3] * 4)[:10], "?", BINS)
     processor = copy.copy(bundled[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
     processor.feature_extractor.atlas = None
     with pytest.raises(Unavailable, match="names 0 network"):
-        occlude(bundled[0], processor, inputs, subjects, "?", LEVELS)
+        occlude(bundled[0], processor, inputs, subjects, "?", BINS)
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
