@@ -23,11 +23,11 @@ from fmri_lm_hf.bundled import READER_FOLDER, with_atlas
 from fmri_lm_hf.demo.report import aal2_atlas
 from fmri_lm_hf.evaluation.truth import (
     Statement,
+    bin_truth,
     comparison_truth,
     description_truth,
     direct_probabilities,
     mirage,
-    pair_level_truth,
     statement_probabilities,
 )
 from fmri_lm_hf.files import write_json
@@ -44,7 +44,7 @@ def judged(reader: Reader, scans: list[Any], with_texts: bool, n_absent: int = 5
     """Levels of the pairs of some scans and, since texts take long to write, these only where they are asked for."""
     inputs = dict(reader[1](fmri=scans))
     scores: dict[str, Any] = {
-        "pair_level": pair_level_truth(*reader, inputs),
+        "pair_level": bin_truth(*reader, inputs),
         "two_scans": comparison_truth(*reader, inputs),
     }
     if with_texts:
@@ -64,7 +64,7 @@ def synthetic(reader: Reader, n_scans: int, with_texts: bool) -> dict[str, Any]:
         drawn = random_atlas(UNSEEN, number, (5, 8))
         other = with_atlas(*reader, drawn)
         scans = RandomScans(drawn, UNSEEN + number, LONG_ENOUGH)
-        levels.append(pair_level_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
+        levels.append(bin_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
     rows["synthetic, 4 atlases with names never trained on"] = {
         "pair_level": {name: float(np.mean([each[name] for each in levels])) for name in levels[0]}
     }

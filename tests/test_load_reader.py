@@ -6,7 +6,7 @@ import pytest
 
 import fmri_lm_hf
 from fmri_lm_hf.bundled import READER_FOLDER
-from fmri_lm_hf.evaluation.truth import comparison_truth, description_truth, pair_level_truth
+from fmri_lm_hf.evaluation.truth import bin_truth, comparison_truth, description_truth
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 
 UNSEEN = 2_000_003  # a seed that no training uses
@@ -25,7 +25,7 @@ def judged(truth, reader, n_scans=8):
 
 
 def test_levels_are_those_of_the_scan_and_not_of_another(reader):
-    scores = judged(pair_level_truth, reader)
+    scores = judged(bin_truth, reader)
     assert scores["exact"] > 0.93
     assert scores["exact"] > scores["other_scan"] + 0.5
     assert scores["within_one"] > 0.98
@@ -38,7 +38,7 @@ def test_descriptions_are_of_the_scan_and_not_of_another(reader):
 
 
 def test_an_atlas_that_training_never_drew_is_read():
-    scores = judged(pair_level_truth, fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
+    scores = judged(bin_truth, fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
     assert scores["exact"] > 0.9
     assert scores["exact"] > scores["other_scan"] + 0.4
 
