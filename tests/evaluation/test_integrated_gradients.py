@@ -25,7 +25,7 @@ QUESTION = level_question(list(PAIR))
 
 @pytest.fixture(scope="module")
 def reader():
-    return fmri_lm_hf.load_reader()
+    return fmri_lm_hf.load_bundled_model()
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ PAIR = ("default", "sensorimotor")
 
 @pytest.fixture(scope="module")
 def reader():
-    return fmri_lm_hf.load_reader()
+    return fmri_lm_hf.load_bundled_model()
 
 
 @pytest.fixture(scope="module")
