@@ -213,11 +213,11 @@ def pipeline_row() -> dict[str, Any]:
     """Scans a second that a pipeline answers about, from 300 tables on disk, with the bundled model."""
     from transformers import pipeline
 
-    from fmri_lm_hf.bundled import load_reader
+    from fmri_lm_hf.bundled import load_bundled_model
     from fmri_lm_hf.simulation import Site, simulate_cohort
 
     torch.set_num_threads(1)
-    model, processor = load_reader()
+    model, processor = load_bundled_model()
     ask = pipeline("fmri-zero-shot-classification", model=model, processor=processor)
     scans = simulate_cohort(sites=[Site("A", 300)]).dataset
     rates = {}

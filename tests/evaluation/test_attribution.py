@@ -39,7 +39,7 @@ QUESTION = bin_question(list(PAIR))
 
 @pytest.fixture(scope="module")
 def bundled():
-    return fmri_lm_hf.load_reader()
+    return fmri_lm_hf.load_bundled_model()
 
 
 @pytest.fixture(scope="module")

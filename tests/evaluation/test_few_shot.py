@@ -103,7 +103,7 @@ def test_the_seed_of_the_study_decides_who_is_drawn(study):
 def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pairs(monkeypatch):
     cohort = simulate_cohort(sites=[Site("A", 16), Site("B", 12, gain=1.8)], seed=5)
     rows = {"train": list(range(16)), "test": list(range(16, 28))}
-    study = Study(*fmri_lm_hf.load_reader(), cohort.dataset, {"sex": TASK}, rows["test"])
+    study = Study(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
     question = study.question("sex", rows)
     shots = few.draw_shots(question, 4, 0)
     read = ReadScans.read(study.model, study.processor, study.scans, shots)

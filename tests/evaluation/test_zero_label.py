@@ -39,7 +39,7 @@ def scans(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader():
-    return fmri_lm_hf.load_reader(ATLAS)
+    return fmri_lm_hf.load_bundled_model(ATLAS)
 
 
 def judged(reader, scans, task):

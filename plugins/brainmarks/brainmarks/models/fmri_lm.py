@@ -80,7 +80,7 @@ def _loaded(checkpoint: str | None, entering: bool = False) -> tuple[FmriLMTrans
     names: list[str] | None = None
     if checkpoint is None:
         names = _schaefer_names()
-        model, processor = fmri_lm_hf.load_reader(fmri_lm_hf.Atlas.from_names(names, "Schaefer 400"))
+        model, processor = fmri_lm_hf.load_bundled_model(fmri_lm_hf.Atlas.from_names(names, "Schaefer 400"))
     else:
         processor = AutoProcessor.from_pretrained(checkpoint)
         is_tokenizer = AutoConfig.from_pretrained(checkpoint).model_type == "fmri_tokenizer"
