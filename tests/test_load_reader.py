@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fmri_lm_hf
-from fmri_lm_hf.bundled import READER_FOLDER
+from fmri_lm_hf.bundled import WEIGHTS
 from fmri_lm_hf.evaluation.truth import bin_truth, comparison_truth, description_truth
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 
@@ -56,9 +56,9 @@ def test_an_atlas_is_found_by_its_name(reader):
 
 
 def test_weights_are_small_and_have_their_card_and_record():
-    names = {path.name for path in READER_FOLDER.iterdir()}
+    names = {path.name for path in WEIGHTS.iterdir()}
     assert {"README.md", "training_info.json", "model.safetensors"} <= names
-    assert sum(path.stat().st_size for path in READER_FOLDER.iterdir()) < 8e6
-    card = (READER_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 8e6
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
     assert "simulated scans only" in card
-    assert '"simulated": true' in (READER_FOLDER / "training_info.json").read_text(encoding="utf-8")
+    assert '"simulated": true' in (WEIGHTS / "training_info.json").read_text(encoding="utf-8")
