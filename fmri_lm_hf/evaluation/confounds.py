@@ -14,7 +14,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import numpy as np
@@ -43,6 +43,28 @@ N_RESAMPLES = 1000
 FEWEST_SUBJECTS = 5  # of a stratum that is predicted, or scored
 
 Strata = dict[str, list[str | None]]  # confound -> the stratum of each scan, None where it is not known
+
+
+class ScoreWithInterval(TypedDict):
+    """Balanced accuracy and its 95 % bootstrap interval over subjects; both None where there is no score."""
+
+    balanced_accuracy: float | None
+    interval: list[float] | None
+
+
+class ProbeScore(ScoreWithInterval):
+    """How well a confound can be predicted; `chance` is one over the number of strata, `n` counts scans."""
+
+    chance: float
+    n: int
+
+
+class GroupScore(ScoreWithInterval, total=False):
+    """The model's score on some scans; `association` of answer and confound only where a confound is isolated."""
+
+    n: int
+    n_subjects: int
+    association: float | None
 
 
 def strata_of(scans: datasets.Dataset, rows: Sequence[int]) -> Strata:
@@ -111,7 +133,7 @@ def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, An
 
 def predictability(
     features: np.ndarray, strata: Sequence[str | None], subjects: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
+) -> ProbeScore:
     """How well the strata of a confound can be predicted from features of scans.
 
     Logistic regression in cross-validation by subject; strata of fewer than five subjects are left out. The penalty is
@@ -125,12 +147,6 @@ def predictability(
     subjects : sequence of str of length n_scans
     seed : int
         Of the folds and the bootstrap.
-
-    Returns
-    -------
-    dict
-        ``balanced_accuracy``, its ``interval`` (bootstrap over subjects), ``chance`` (one over the number of strata)
-        and ``n`` scans.
 
     Raises
     ------
@@ -159,13 +175,13 @@ def predictability(
         predicted[test] = fit_logistic(x[train], y[train].tolist(), x[test], penalty=penalty).labels
     truth, answers = (np.searchsorted(common, each) for each in (y, predicted))
     scores = balanced_accuracy_with_interval(truth, answers, groups.tolist(), seed)
-    return scores | {"chance": 1 / len(common), "n": len(chosen)}
+    return {**scores, "chance": 1 / len(common), "n": len(chosen)}
 
 
 def balanced_accuracy_with_interval(
     truth: np.ndarray, answers: np.ndarray, subjects: Sequence[str], seed: int
-) -> dict[str, Any]:
-    """``balanced_accuracy`` of class numbers, and ``interval``, its 95 % bootstrap interval over subjects."""
+) -> ScoreWithInterval:
+    """Balanced accuracy of class numbers, with its interval."""
     draws = weights_by_subject(subjects, N_RESAMPLES, seed)
     weights = np.concatenate([np.ones((1, len(truth))), draws])
     values = weighted_balanced_accuracy(truth, answers, weights)
@@ -188,7 +204,7 @@ def subgroups(study: Study, judgements: Mapping[str, Judgement], seed: int = 0) 
     return found
 
 
-def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, dict[str, Any]]:
+def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, dict[str, GroupScore]]:
     """The model's score within each stratum of each confound.
 
     Parameters
@@ -202,8 +218,8 @@ def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict
     Returns
     -------
     dict
-        Confound -> stratum -> ``n``, ``n_subjects``, ``balanced_accuracy`` and its 95 % ``interval``; the last two are
-        None where the stratum has fewer than five subjects or one answer only. The column of the task is left out.
+        Confound -> stratum -> score, None where the stratum has fewer than five subjects or one answer only. The column
+        of the task is left out.
     """
     return {
         confound: {
@@ -214,16 +230,16 @@ def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict
     }
 
 
-def isolated_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, dict[str, Any]]:
+def isolated_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, GroupScore]:
     """The model's score on scans among which the answer is independent of a confound.
 
     Returns
     -------
     dict
-        Confound -> as a stratum of :func:`subgroup_scores`, with ``association``: Cramér's V of answer and confound
-        among all evaluated scans (0 in the subset).
+        Confound -> score, with ``association``: Cramér's V of answer and confound among all evaluated scans (0 in the
+        subset).
     """
-    found = {}
+    found: dict[str, GroupScore] = {}
     for confound, of_scans in _without_label(judgement, strata).items():
         places = independent_subset(judgement.truth, of_scans, seed)
         found[confound] = {
@@ -275,13 +291,14 @@ def _without_label(judgement: Judgement, strata: Strata) -> Strata:
     return {confound: each for confound, each in strata.items() if CONFOUNDS[confound][0] != column}
 
 
-def _score(judgement: Judgement, places: Sequence[int], seed: int) -> dict[str, Any]:
+def _score(judgement: Judgement, places: Sequence[int], seed: int) -> GroupScore:
     truth, subjects = judgement.labels[places], [judgement.subjects[place] for place in places]
-    size = {"n": len(places), "n_subjects": len(set(subjects))}
-    if size["n_subjects"] < FEWEST_SUBJECTS or len(set(truth.tolist())) < 2:
-        return size | {"balanced_accuracy": None, "interval": None}
-    answers = judgement.answers[OURS].chosen[places]
-    return size | balanced_accuracy_with_interval(truth, answers, subjects, seed)
+    n, n_subjects = len(places), len(set(subjects))
+    scores: ScoreWithInterval = {"balanced_accuracy": None, "interval": None}
+    if n_subjects >= FEWEST_SUBJECTS and len(set(truth.tolist())) > 1:
+        answers = judgement.answers[OURS].chosen[places]
+        scores = balanced_accuracy_with_interval(truth, answers, subjects, seed)
+    return {"n": n, "n_subjects": n_subjects, **scores}
 
 
 def _cramers_v(answers: Sequence[str], strata: Sequence[str | None]) -> float | None:

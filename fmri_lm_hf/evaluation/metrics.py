@@ -196,6 +196,8 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 class _ClassMetric(evaluate.Metric):
     """A metric over class names, kept in memory: a few labels need no cache file."""
 
+    inputs = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+
     def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
@@ -203,17 +205,15 @@ class _ClassMetric(evaluate.Metric):
         return evaluate.MetricInfo(
             description=(self.__doc__ or "").strip(),
             citation="",
-            inputs_description="predictions and references: class names or numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            inputs_description="Class names or numbers; for the AUC also scores.",
+            features=datasets.Features(self.inputs),
         )
 
 
 class Accuracy(_ClassMetric):
     """Fraction of predictions that equal their reference."""
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | None]:
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return {"accuracy": accuracy(references, predictions)}
 
 
@@ -231,15 +231,10 @@ class RocAuc(_ClassMetric):
     for each of `classes`.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        info = super()._info()
-        info.features = datasets.Features(
-            {
-                "prediction_scores": datasets.List(datasets.Value("float64")),
-                "references": datasets.Value("string"),
-            }
-        )
-        return info
+    inputs = {
+        "prediction_scores": datasets.List(datasets.Value("float64")),
+        "references": datasets.Value("string"),
+    }
 
     def _compute(
         self, prediction_scores: list[list[float]], references: list[str], classes: Sequence[Any]

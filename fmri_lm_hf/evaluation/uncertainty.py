@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -20,7 +20,18 @@ class Interval:
     high: float
 
 
-def between_sites(scores: Sequence[float | None]) -> dict[str, Any] | None:
+class SiteSpread(TypedDict):
+    """How a score varies between sites; `sd` and `interval` are None with one site."""
+
+    n_sites: int
+    mean: float
+    sd: float | None
+    interval: list[float] | None
+    lowest: float
+    highest: float
+
+
+def between_sites(scores: Sequence[float | None]) -> SiteSpread | None:
     """How a score varies from site to site, which no resampling of the subjects of one site shows.
 
     Parameters
@@ -30,9 +41,8 @@ def between_sites(scores: Sequence[float | None]) -> dict[str, Any] | None:
 
     Returns
     -------
-    dict or None
-        ``n_sites``, ``mean``, ``sd``, ``lowest``, ``highest``, and ``interval``, the 95 % interval of the mean over
-        sites such as these (Student's t), None with one site. None where no site has the score.
+    SiteSpread or None
+        With the 95 % `interval` of the mean over sites such as these (Student's t). None where no site has the score.
     """
     known = np.array([score for score in scores if score is not None])
     if not len(known):
