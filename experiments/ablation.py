@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from fmri_lm_hf.demo.run import STAGES, run_demo
-from fmri_lm_hf.evaluation.predictors import OURS
+from fmri_lm_hf.evaluation.predictors import MODEL
 from fmri_lm_hf.evaluation.report import COLOURS, robustness_parts
 from fmri_lm_hf.evaluation.tables import number
 from fmri_lm_hf.files import content_hash, write_json, write_text
@@ -233,7 +233,9 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
-            ours = [_mean([each[OURS][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
+            ours = [
+                _mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")
+            ]
             # a reader that could not be had is not there
             beside = [
                 _mean([each.get(reader, {}).get("balanced_accuracy") for each in scores]) for reader in BESIDE
@@ -288,11 +290,11 @@ def _drawn(found: Mapping[str, Any]) -> Any:
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks):
         for place, name in enumerate(names):
             for run in found["variants"][name]["runs"].values():
-                for reader, mark in ((OURS, "o"), *zip(BESIDE, "|x")):
+                for reader, mark in ((MODEL, "o"), *zip(BESIDE, "|x")):
                     value = run["tasks"][task].get(reader, {}).get("balanced_accuracy")
                     if value is not None:
                         axes.plot(
-                            value, place, mark, color=COLOURS["model" if reader == OURS else "baseline"]
+                            value, place, mark, color=COLOURS["model" if reader == MODEL else "baseline"]
                         )
         axes.set_yticks(range(len(names)), names)
         axes.set(title=task, xlabel="balanced accuracy (| connectivity, x networks)")

@@ -18,7 +18,7 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .features import Unavailable
-from .model_answers import Study, batches
+from .model_answers import Evaluation, batches
 
 # How far networks moved answers, and whether that depends on what a model has learnt.
 
@@ -454,12 +454,12 @@ EXPLANATIONS: dict[str, Callable[..., Effects]] = {
 N_RANDOMISED = 10  # scans of the randomisation test, which looks at each twice more
 
 
-def explanations(study: Study, n_scans: int) -> dict[str, dict[str, dict[str, Any]]]:
+def explanations(study: Evaluation, n_scans: int) -> dict[str, dict[str, dict[str, Any]]]:
     """What moved the answers to each task of a study, and whether it depends on what the model has learnt.
 
     Parameters
     ----------
-    study : Study
+    study : Evaluation
     n_scans : int
         How many of the scans to be judged are looked into; series of some further ones serve as other people's.
 
@@ -472,7 +472,7 @@ def explanations(study: Study, n_scans: int) -> dict[str, dict[str, dict[str, An
     atlas = study.processor.feature_extractor.atlas
     n_people = 1 if atlas is None else len(atlas.network_names) + 1
     rows: list[int] = []
-    for row in study.read.rows:
+    for row in study.encoded.rows:
         if len(rows) >= n_scans and len({study.subjects[each] for each in rows}) >= 2 * n_people:
             break  # enough people for a choice
         rows.append(row)

@@ -21,10 +21,10 @@ import numpy as np
 
 from .baselines import choose_penalty, fit_logistic
 from .features import Unavailable
-from .judgement import Judgement
 from .metrics import weighted_balanced_accuracy
-from .model_answers import Study
-from .predictors import OURS
+from .model_answers import Evaluation
+from .predictors import MODEL
+from .scoring import TaskScores
 from .tasks import class_name, is_missing
 from .uncertainty import interval_of, weights_by_subject
 
@@ -135,7 +135,7 @@ def predictability(
     return _with_interval(truth, answered, groups, seed) | {"chance": 1 / len(common), "n": len(chosen)}
 
 
-def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:
+def predictable_confounds(study: Evaluation, seed: int = 0) -> dict[str, dict[str, Any]]:
     """How well confounds of the judged scans can be predicted from what the model reads of them.
 
     Returns
@@ -144,10 +144,10 @@ def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, An
         Confound -> ``scan_tokens`` (mean over the tokens of a scan, as they enter the projector) and ``connectivity``
         (of every pair of ROIs), each as `predictability`, or a confound's ``left_out`` with the reason.
     """
-    rows = study.read.rows
+    rows = study.encoded.rows
     subjects = [study.subjects[row] for row in rows]
     read_as = {
-        "scan_tokens": study.read.inputs["fmri_features"].float().mean(1).numpy(),
+        "scan_tokens": study.encoded.inputs["fmri_features"].float().mean(1).numpy(),
         "connectivity": study.features.connectivity(rows),
     }
     found: dict[str, dict[str, Any]] = {}
@@ -164,12 +164,12 @@ def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, An
 # --------------------------------------------------------------------------------------------- scores within levels
 
 
-def subgroup_scores(judgement: Judgement, levels: Levels, seed: int = 0) -> dict[str, dict[str, Any]]:
+def subgroup_scores(judgement: TaskScores, levels: Levels, seed: int = 0) -> dict[str, dict[str, Any]]:
     """The model's score within each level of each confound.
 
     Parameters
     ----------
-    judgement : Judgement
+    judgement : TaskScores
     levels : dict
         As `levels_of_confounds` gives them for the judged scans.
     seed : int
@@ -190,12 +190,12 @@ def subgroup_scores(judgement: Judgement, levels: Levels, seed: int = 0) -> dict
     }
 
 
-def _score(judgement: Judgement, places: Sequence[int], seed: int) -> dict[str, Any]:
+def _score(judgement: TaskScores, places: Sequence[int], seed: int) -> dict[str, Any]:
     truth, subjects = judgement.labels[places], np.array(judgement.subjects)[places]
     scored = {"n": len(places), "n_subjects": len(set(subjects.tolist()))}
     if scored["n_subjects"] < FEWEST_SUBJECTS or len(set(truth.tolist())) < 2:
         return scored | {"balanced_accuracy": None, "interval": None}
-    answered = judgement.answers[OURS].chosen[places]
+    answered = judgement.answers[MODEL].chosen[places]
     return scored | _with_interval(truth, answered, subjects, seed)
 
 
@@ -210,7 +210,7 @@ def _with_interval(
     return {"balanced_accuracy": interval.estimate, "interval": [interval.low, interval.high]}
 
 
-def _others(judgement: Judgement, levels: Levels) -> Levels:
+def _others(judgement: TaskScores, levels: Levels) -> Levels:
     """All confounds but the one that is asked about."""
     asked = judgement.task.column.lower()
     return {title: found for title, found in levels.items() if CONFOUNDS[title][0] != asked}
@@ -256,7 +256,7 @@ def independent_subset(answers: Sequence[str], levels: Sequence[str | None], see
     return sorted(kept)
 
 
-def isolated_scores(judgement: Judgement, levels: Levels, seed: int = 0) -> dict[str, dict[str, Any]]:
+def isolated_scores(judgement: TaskScores, levels: Levels, seed: int = 0) -> dict[str, dict[str, Any]]:
     """The model's score on scans among which the answer does not go with a confound.
 
     Returns
@@ -285,7 +285,9 @@ def _cramers_v(answers: Sequence[str], levels: Sequence[str | None]) -> float | 
     return float(association(counts)) if min(counts.shape) > 1 else None
 
 
-def subgroups(study: Study, judgements: Mapping[str, Judgement], seed: int = 0) -> dict[str, dict[str, Any]]:
+def subgroups(
+    study: Evaluation, judgements: Mapping[str, TaskScores], seed: int = 0
+) -> dict[str, dict[str, Any]]:
     """Task -> ``within_levels`` (`subgroup_scores`) and ``isolated`` (`isolated_scores`) of the judged scans."""
     found = {}
     for name, judgement in judgements.items():

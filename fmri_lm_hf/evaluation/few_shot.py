@@ -19,8 +19,8 @@ from ..models.answers import answers_to_questions, encode_question, read_before
 from ..models.network_pairs import PRESENT, VALUE
 from .features import Unavailable
 from .metrics import score_classification
-from .model_answers import Answer, Question, ReadScans, Study
-from .predictors import OURS, READERS
+from .model_answers import Answer, EncodedScans, Evaluation, TaskSplit
+from .predictors import MODEL, PREDICTORS
 
 ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for readings whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
@@ -37,16 +37,16 @@ class ShotReader:
     title : str
         In tables and pictures.
     answer : callable
-        Takes a `Question` whose training scans are the labelled ones, and these scans as the model reads them;
+        Takes a `TaskSplit` whose training scans are the labelled ones, and these scans as the model reads them;
         returns an `Answer`.
     """
 
     title: str
-    answer: Callable[[Question, ReadScans], Answer]
+    answer: Callable[[TaskSplit, EncodedScans], Answer]
 
 
 def few_shot(
-    study: Study,
+    study: Evaluation,
     rows: Mapping[str, Sequence[int]],
     shots: Sequence[int] = (0, 2, 8, 32),
     n_draws: int = 5,
@@ -56,7 +56,7 @@ def few_shot(
 
     Parameters
     ----------
-    study : Study
+    study : Evaluation
         With the scans to be judged.
     rows : mapping of str to sequence of int
         Rows of the ``train`` and the ``test`` scans.
@@ -84,7 +84,7 @@ def few_shot(
         raise ValueError(f"Unknown readers {', '.join(unknown)}; expected some of {', '.join(SHOT_READERS)}.")
     if bad := [k for k in shots if k < 0]:
         raise ValueError(f"{bad[0]} labelled scans a class found, expected 0 or more.")
-    questions = {name: study.question(name, rows) for name in study.tasks}
+    questions = {name: study.split(name, rows) for name in study.tasks}
     drawn, read, missing = _draw_and_read(study, questions, [k for k in shots if k], n_draws)
     results: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     progress = tqdm(total=len(drawn) * len(names), desc="Few-shot", unit="fit")
@@ -92,7 +92,7 @@ def few_shot(
         curve: dict[str, dict[str, dict[str, Any]]] = {}
         for k in sorted(set(shots)):
             if k == 0:
-                curve["0"] = {OURS: _summary([_scored(question, READERS[OURS].answer(question))])}
+                curve["0"] = {MODEL: _summary([_scored(question, PREDICTORS[MODEL].answer(question))])}
             elif (name, k) in missing:
                 curve[str(k)] = {reader: {"left_out": missing[name, k]} for reader in names}
             else:
@@ -113,12 +113,12 @@ def few_shot(
     return results
 
 
-def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
+def draw_shots(question: TaskSplit, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
     """Rows of k training scans of each class, each of another subject, and of nobody who is judged.
 
     Parameters
     ----------
-    question : Question
+    question : TaskSplit
     k : int
     draw : int
         Number of the draw; with the study's seed it decides which scans. The draw of more scans begins, class by
@@ -131,7 +131,7 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
     Unavailable
         When a class has fewer than k subjects. Subjects with scans of several classes are never drawn.
     """
-    subjects, judged = question.study.subjects, set(question.subjects(question.test))
+    subjects, judged = question.evaluation.subjects, set(question.subjects(question.test))
     labels = dict(zip(question.train, question.labels(question.train)))
     seen: dict[str, set[str]] = {}
     for row, label in labels.items():
@@ -147,7 +147,7 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
             raise Unavailable(
                 f"{k} labelled scans of {name!r} are asked for, and {len(candidates)} training subjects have one."
             )
-        rng = np.random.default_rng([question.study.seed, draw, number])
+        rng = np.random.default_rng([question.evaluation.seed, draw, number])
         order = rng.permutation(len(candidates))
         scan_of = rng.random(len(candidates))  # which of a subject's scans
         for i in order[:k]:
@@ -157,8 +157,8 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
 
 
 def _draw_and_read(
-    study: Study, questions: Mapping[str, Question], shots: Sequence[int], n_draws: int
-) -> tuple[dict[tuple[str, int, int], tuple[int, ...]], ReadScans, dict[tuple[str, int], str]]:
+    study: Evaluation, questions: Mapping[str, TaskSplit], shots: Sequence[int], n_draws: int
+) -> tuple[dict[tuple[str, int, int], tuple[int, ...]], EncodedScans, dict[tuple[str, int], str]]:
     """All draws, the drawn scans as the model reads them, and what cannot be drawn; an unreadable scan is replaced."""
     unreadable: set[int] = set()
     while True:
@@ -174,19 +174,19 @@ def _draw_and_read(
                     drawn |= {(name, k, draw): rows for draw, rows in enumerate(draws)}
         rows = sorted({row for each in drawn.values() for row in each})
         if not rows:
-            return drawn, ReadScans([], {}, {}), missing
-        read = ReadScans.read(study.model, study.processor, study.scans, rows)
+            return drawn, EncodedScans([], {}, {}), missing
+        read = EncodedScans.encode(study.model, study.processor, study.scans, rows)
         if len(read.rows) == len(rows):
             return drawn, read, missing
         unreadable |= set(rows) - set(read.rows)
 
 
-def _taught(question: Question, shots: tuple[int, ...]) -> Question:
+def _taught(question: TaskSplit, shots: tuple[int, ...]) -> TaskSplit:
     """The question for who knows nothing but these scans."""
     return dataclasses.replace(question, pool=shots, train=shots)
 
 
-def adapter(question: Question, read: ReadScans) -> Answer:
+def adapter(question: TaskSplit, read: EncodedScans) -> Answer:
     """A logistic head on what the frozen model reads, fitted to the labelled scans alone.
 
     It sees the values of the scan's network-pair tokens (of a model that has none, the hidden state at the place of
@@ -198,19 +198,22 @@ def adapter(question: Question, read: ReadScans) -> Answer:
 
     Parameters
     ----------
-    question : Question
+    question : TaskSplit
         Its training scans are the labelled ones.
-    read : ReadScans
+    read : EncodedScans
         These scans, as the model reads them.
     """
     from sklearn.linear_model import LogisticRegression
 
     train, test = (
         _reading(question, read, question.train),
-        _reading(question, question.study.read, question.test),
+        _reading(question, question.evaluation.encoded, question.test),
     )
     train, test = scaled(train, test)
-    odds = [_log_odds(_answers(question, read)), _log_odds(question.study.says(question).probabilities)]
+    odds = [
+        _log_odds(_answers(question, read)),
+        _log_odds(question.evaluation.answer(question).probabilities),
+    ]
     train, test = np.concatenate([train, odds[0]], axis=1), np.concatenate([test, odds[1]], axis=1)
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
     head.fit(train, question.labels(question.train))
@@ -218,7 +221,7 @@ def adapter(question: Question, read: ReadScans) -> Answer:
     return Answer(found[:, [head.classes_.tolist().index(name) for name in question.classes]])
 
 
-def in_context(question: Question, read: ReadScans) -> Answer:
+def in_context(question: TaskSplit, read: EncodedScans) -> Answer:
     """The model asked with the labelled scans, their questions and their right answers in front of the question.
 
     The labelled scans stand in random order and are read once, for all scans to answer for.
@@ -228,7 +231,7 @@ def in_context(question: Question, read: ReadScans) -> Answer:
     Unavailable
         When they do not fit into the context of the language model, or its chat template rewrites earlier turns.
     """
-    study, ask = question.study, question.task.ask[0]
+    study, ask = question.evaluation, question.task.ask[0]
     order = np.random.default_rng([study.seed, *question.train]).permutation(len(question.train))
     labels = question.labels(question.train)
     user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}
@@ -257,7 +260,7 @@ def in_context(question: Question, read: ReadScans) -> Answer:
             study.model,
             [(prompt, answers)],
             past,
-            **inputs_at(study.read, question.test[start : start + size]),
+            **inputs_at(study.encoded, question.test[start : start + size]),
         )[0]
         for start in range(0, len(question.test), size)
     ]
@@ -268,25 +271,26 @@ SHOT_READERS = {
     "adapter": ShotReader("fMRI-LM with an adapter", adapter),
     "in_context": ShotReader("fMRI-LM with labelled scans in the prompt", in_context),
     "connectivity_logistic": ShotReader(
-        READERS["connectivity_logistic"].title,
-        lambda question, _: READERS["connectivity_logistic"].answer(question),
+        PREDICTORS["connectivity_logistic"].title,
+        lambda question, _: PREDICTORS["connectivity_logistic"].answer(question),
     ),
     "network_logistic": ShotReader(
-        READERS["network_logistic"].title, lambda question, _: READERS["network_logistic"].answer(question)
+        PREDICTORS["network_logistic"].title,
+        lambda question, _: PREDICTORS["network_logistic"].answer(question),
     ),
 }
 
 
-def inputs_at(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+def inputs_at(read: EncodedScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
     """What the model takes of some of the scans that were read, in the order of `rows`."""
     place_of = {row: place for place, row in enumerate(read.rows)}
     places = [place_of[row] for row in rows]
     return {name: values[places] for name, values in read.inputs.items()}
 
 
-def _answers(question: Question, read: ReadScans) -> np.ndarray:
+def _answers(question: TaskSplit, read: EncodedScans) -> np.ndarray:
     """Probability of each answer that the model gives, without having learnt, for the training scans."""
-    study = question.study
+    study = question.evaluation
     asked = dataclasses.replace(read, rows=list(question.train), inputs=inputs_at(read, question.train))
     found = asked.log_probabilities(study.model, study.processor, {question.name: question.task})
     return question.among_classes(found[question.name])
@@ -299,9 +303,9 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _reading(question: Question, read: ReadScans, rows: Sequence[int]) -> np.ndarray:
+def _reading(question: TaskSplit, read: EncodedScans, rows: Sequence[int]) -> np.ndarray:
     """What the frozen model holds of scans: (n_rows, n_features), NaN for what a scan does not have."""
-    study, inputs = question.study, inputs_at(read, rows)
+    study, inputs = question.evaluation, inputs_at(read, rows)
     if study.model.config.reads_network_pairs:
         # behind the tokens of the ROIs stands one of the scan as a whole, then one of each pair
         pairs = inputs["fmri_features"][:, study.model.config.n_roi_tokens + 1 :]
@@ -325,7 +329,7 @@ def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return (train / norm, test / norm) if norm > 0 else (train, test)
 
 
-def _scored(question: Question, answer: Answer) -> dict[str, float | None]:
+def _scored(question: TaskSplit, answer: Answer) -> dict[str, float | None]:
     predicted = [question.classes[best] for best in answer.probabilities.argmax(1)]
     truth = question.labels(question.test)
     return score_classification(truth, predicted, answer.probabilities, question.classes)

@@ -16,10 +16,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ..models.feature_extraction_fmri import resampling_weights
 from ..models.scan_errors import ScanError
-from .judgement import Judgement
 from .metrics import score_classification
-from .model_answers import ReadScans, Study, among_classes
-from .predictors import OURS, series_of
+from .model_answers import EncodedScans, Evaluation, among_classes
+from .predictors import MODEL, series_of
+from .scoring import TaskScores
 
 SPIKE = 3.0  # SDs of a ROI's series that a movement adds to it
 PERFUSION_T_R = 4.0  # seconds
@@ -150,13 +150,13 @@ def changed(
     return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]), *more)
 
 
-def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) -> dict[str, Any]:
+def robustness(study: Evaluation, judgements: Mapping[str, TaskScores], n_scans: int) -> dict[str, Any]:
     """Scores of the model on scans as they are, and measured worse in each way and degree.
 
     Parameters
     ----------
-    study : Study
-    judgements : mapping of str to Judgement
+    study : Evaluation
+    judgements : mapping of str to TaskScores
         Of each task, of the scans as they are.
     n_scans : int
         The first so many judged scans are asked about.
@@ -169,11 +169,11 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
         one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, how often the answer
         is that to the scan as it is; of the scans that can be read.
     """
-    rows = study.read.rows[:n_scans]
+    rows = study.encoded.rows[:n_scans]
     found: dict[str, Any] = {
         "n_scans": len(rows),
         "as_they_are": {
-            name: _scores(judgement, places, judgement.answers[OURS].probabilities[places])
+            name: _scores(judgement, places, judgement.answers[MODEL].probabilities[places])
             for name, judgement in judgements.items()
             if (places := _of(judgement, rows))
         },
@@ -188,7 +188,7 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
         for level in worse.levels:
             change = partial(changed, kind, level, study.seed, networks=networks)
             try:
-                read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
+                read = EncodedScans.encode(study.model, study.processor, study.scans, rows, change=change)
             except ScanError as error:
                 levels.append({"level": level, "unread": 1.0, "reason": str(error), "tasks": {}})
                 continue
@@ -209,22 +209,22 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
     return found
 
 
-def _of(judgement: Judgement, rows: Sequence[int]) -> list[int]:
+def _of(judgement: TaskScores, rows: Sequence[int]) -> list[int]:
     """Places of some rows among those that were judged."""
     wanted = set(rows)
     return [place for place, row in enumerate(judgement.rows) if row in wanted]
 
 
-def _changed_scores(judgement: Judgement, read: ReadScans, said: np.ndarray) -> dict[str, float | None]:
+def _changed_scores(judgement: TaskScores, read: EncodedScans, said: np.ndarray) -> dict[str, float | None]:
     places = _of(judgement, read.rows)
     answers = said[read.places([judgement.rows[place] for place in places])]
     probabilities = among_classes(answers, judgement.task, judgement.classes)
-    before = judgement.answers[OURS].probabilities[places].argmax(1)
+    before = judgement.answers[MODEL].probabilities[places].argmax(1)
     same = float(np.mean(probabilities.argmax(1) == before))
     return {**_scores(judgement, places, probabilities), "same_answer": same}
 
 
-def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
+def _scores(judgement: TaskScores, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
     truth = [judgement.truth[place] for place in places]
     names = [judgement.classes[best] for best in probabilities.argmax(1)]
     scores = score_classification(truth, names, probabilities, judgement.classes)
@@ -235,7 +235,7 @@ def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) 
 
 
 def wording_invariance(
-    study: Study, judgements: Mapping[str, Judgement], n_wordings: int = 10
+    study: Evaluation, judgements: Mapping[str, TaskScores], n_wordings: int = 10
 ) -> dict[str, dict[str, Any]]:
     """The scores of other wordings of each task, and how often they get the answer of the first one.
 
@@ -244,8 +244,8 @@ def wording_invariance(
 
     Parameters
     ----------
-    study : Study
-    judgements : mapping of str to Judgement
+    study : Evaluation
+    judgements : mapping of str to TaskScores
         Of each task, by its first wording.
     n_wordings : int
         How many of a task's other wordings are asked, the first ones.
@@ -265,13 +265,13 @@ def wording_invariance(
     if not others:
         return {}
     asked = {f"{name}\n{question}": task for (name, question), task in others.items()}
-    found = study.read.log_probabilities(study.model, study.processor, asked)
+    found = study.encoded.log_probabilities(study.model, study.processor, asked)
     results: dict[str, dict[str, Any]] = {}
     for name, question in others:
         judgement = judgements[name]
-        said = found[f"{name}\n{question}"][study.read.places(judgement.rows)]
+        said = found[f"{name}\n{question}"][study.encoded.places(judgement.rows)]
         answers = among_classes(said, judgement.task, judgement.classes).argmax(1)
-        first = judgement.answers[OURS].probabilities.argmax(1)
+        first = judgement.answers[MODEL].probabilities.argmax(1)
         results.setdefault(name, {"wordings": {}})["wordings"][question] = {
             "balanced_accuracy": float(balanced_accuracy_score(judgement.labels, answers)),
             "agreement": float(np.mean(answers == first)),

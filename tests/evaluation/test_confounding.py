@@ -16,21 +16,21 @@ from fmri_lm_hf.evaluation.confounds import (
     subgroup_scores,
 )
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.judgement import Judgement
 from fmri_lm_hf.evaluation.model_answers import Answer
 from fmri_lm_hf.evaluation.predictors import regressed_out
+from fmri_lm_hf.evaluation.scoring import TaskScores
 from fmri_lm_hf.evaluation.tables import confounding_tables
 from fmri_lm_hf.evaluation.tasks import Task
 
 DIAGNOSIS = Task.from_dict("dx", {"ask": "Ill?", "answers": {"ill": "ill", "well": "well"}})
 
 
-def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> Judgement:
+def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> TaskScores:
     """What a model that is sure of itself said."""
     classes = tuple(sorted(set(truth)))
     probabilities = np.array([[0.9 if name == each else 0.1 for name in classes] for each in said])
     subjects = [f"s{i}" for i in range(len(truth))] if subjects is None else subjects
-    return Judgement(
+    return TaskScores(
         task=task,
         classes=classes,
         rows=tuple(range(len(truth))),
