@@ -188,7 +188,7 @@ def run_study(
                     languages=study.languages,
                 )
                 kept = ("tasks", "truth", "robustness", "simulated", "seconds")
-                record = {name: results[name] for name in kept if name in results}
+                record = {name: value for name, value in results.to_dict().items() if name in kept}
                 write_json({"key": key, "results": record}, done)
                 for name in ("scans", "corpus"):  # a study has many, all made again in seconds
                     shutil.rmtree(folder / name, ignore_errors=True)

@@ -99,6 +99,8 @@ class EvaluationConfig:
             least = 2 if name == "n_resamples" else 0
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: expected {least} or more.")
+        if self.shots and min(self.shots) < 0:
+            raise ValueError(f"`shots` holds {min(self.shots)}: expected 0 or more.")
 
     @property
     def names(self) -> list[str]:
@@ -107,12 +109,14 @@ class EvaluationConfig:
         return [name for name in PREDICTORS if name == MODEL or name in chosen]
 
     @classmethod
-    def of_call(cls, config: EvaluationConfig | Sequence[str] | None, options: Mapping[str, Any]) -> Self:
+    def of_call(
+        cls, config: EvaluationConfig | Sequence[str] | None, options: Mapping[str, Any]
+    ) -> EvaluationConfig:
         """The configuration of a call with `config`, or with keywords as in the release before."""
-        if isinstance(config, EvaluationConfig) and not options:
-            return config  # type: ignore[return-value]
-        if config is None and not options:
-            return cls()
+        if not options and (config is None or isinstance(config, EvaluationConfig)):
+            return config or cls()
+        if isinstance(config, EvaluationConfig):
+            raise TypeError(f"Give either `config` or keywords: found both, {', '.join(options)}.")
         warn_renamed("evaluate(..., readers=..., seed=...)", "evaluate(..., EvaluationConfig(...))")
         given = {_OLD_OPTIONS.get(name, name): value for name, value in options.items()}
         if config is not None:  # the names of predictors were the sixth argument

@@ -77,5 +77,7 @@ def test_tasks_without_their_column_are_named():
 
 
 def test_an_unknown_file_names_the_cohorts():
-    with pytest.raises(ValueError, match=r"The task file oasis does not exist: .*the name of a cohort: abcd, "):
+    with pytest.raises(
+        ValueError, match=r"The task file oasis does not exist: .*the name of a cohort: abcd, "
+    ):
         load_tasks("oasis")

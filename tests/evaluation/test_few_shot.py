@@ -97,7 +97,7 @@ def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pa
     shots = few.draw_shots(question, 4, 0)
     read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
     monkeypatch.setattr(few, "_answers", lambda question, read: np.full((len(question.train), 2), 0.5))
-    monkeypatch.setattr(study, "says", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
     found = few.adapter(dataclasses.replace(question, pool=shots, train=shots), read).probabilities
     scans = cohort.dataset.with_format("numpy")
     inputs = dict(study.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
@@ -120,7 +120,7 @@ def test_the_adapter_follows_answers_that_are_sure_and_right(study, monkeypatch)
 
     unsure = few.adapter(question, read).probabilities
     monkeypatch.setattr(few, "_answers", lambda question, read: sure(question.train))
-    monkeypatch.setattr(study, "says", lambda question: Answer(sure(question.test)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(sure(question.test)))
     found = few.adapter(question, read).probabilities
     truth = np.array(question.labels(question.test)) == question.classes[1]
     assert ((found[:, 1] > 0.5) == truth).all()
