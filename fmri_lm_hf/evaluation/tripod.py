@@ -97,7 +97,7 @@ def _items(report: EvaluationReport) -> list[tuple[str, str, str]]:
         ("10", "sample size", of_tasks(size)),
         ("11", "missing data", f"{len(report.failures)} scans could not be read and are listed; scans without an answer "
          "to a task are left out of it; missing ROIs are masked"),
-        ("12a-b", "analysis: how data were used", f"each subject is in one split; {leakage}. {earlier}"),
+        ("12a-b", "analysis: how data were used", f"one split a subject; {leakage}. {earlier}".strip()),
         ("12c-d", "model type, building, hyperparameters", "`training_info.json` of the model"),
         ("12e-f", "performance measures, comparisons", "balanced accuracy and AUC with 95 % intervals of a bootstrap "
          "over subjects, permutation p, Brier score, calibration error and slope; compared with "
