@@ -15,11 +15,11 @@ class Language:
 
     Attributes
     ----------
-    levels : tuple of str
+    bins : tuple of str
         The five levels of a pair's connectivity, from the lowest.
     between, within : str
         A pair of networks, ``{first}`` and ``{second}``, and what lies in one, ``{first}``.
-    ask_level : tuple of str
+    ask_bin : tuple of str
         Wordings, with ``{pair}``.
     ask_extreme : mapping of str to tuple of str
         Wordings for the "strongest" and the "weakest" pair.
@@ -32,10 +32,10 @@ class Language:
         Answers that differ from their first token on, since that is where the scans are looked up.
     """
 
-    levels: tuple[str, ...]
+    bins: tuple[str, ...]
     between: str
     within: str
-    ask_level: tuple[str, ...]
+    ask_bin: tuple[str, ...]
     ask_extreme: Mapping[str, tuple[str, ...]]
     ask_comparison: tuple[str, ...]
     yes: str
@@ -46,10 +46,10 @@ class Language:
 
 
 ENGLISH = Language(
-    levels=("markedly low", "low", "moderate", "high", "markedly high"),
+    bins=("markedly low", "low", "moderate", "high", "markedly high"),
     between="between {first} and {second}",
     within="within {first}",
-    ask_level=(
+    ask_bin=(
         "Connectivity {pair}?",
         "How strong is connectivity {pair}?",
         "What is the level of connectivity {pair} within this scan?",
@@ -85,10 +85,10 @@ ENGLISH = Language(
     second_scan="second",
 )
 FRENCH = Language(
-    levels=("nettement basse", "basse", "moyenne", "élevée", "nettement élevée"),
+    bins=("nettement basse", "basse", "moyenne", "élevée", "nettement élevée"),
     between="entre {first} et {second}",
     within="au sein de {first}",
-    ask_level=(
+    ask_bin=(
         "Connectivité {pair} ?",
         "Quelle est la force de la connectivité {pair} ?",
         "Quel est le niveau de la connectivité {pair} dans cet examen ?",
@@ -124,10 +124,10 @@ FRENCH = Language(
     second_scan="second",
 )
 GERMAN = Language(
-    levels=("deutlich niedrig", "niedrig", "mittel", "hoch", "deutlich hoch"),
+    bins=("deutlich niedrig", "niedrig", "mittel", "hoch", "deutlich hoch"),
     between="zwischen {first} und {second}",
     within="innerhalb von {first}",
-    ask_level=(
+    ask_bin=(
         "Konnektivität {pair}?",
         "Wie stark ist die Konnektivität {pair}?",
         "Welche Stufe hat die Konnektivität {pair} in dieser Aufnahme?",

@@ -191,7 +191,9 @@ def conformal_sets(
     try:
         from crepes import ConformalClassifier
     except ImportError:
-        logger.warning("Conformal sets are left out: they need the package crepes: `pip install 'fmri-lm-hf[evaluation]'`.")
+        logger.warning(
+            "Conformal sets are left out: they need the package crepes: `pip install 'fmri-lm-hf[evaluation]'`."
+        )
         return None
     people = np.random.default_rng(seed).permutation(np.unique(subjects))
     in_first = np.isin(subjects, people[: len(people) // 2])

@@ -75,7 +75,7 @@ def evaluate(
     if config.split == "test" and len(held_out) == 1:
         report.holdout_site = str(held_out[0])
     report.split = config.split
-    report.scans_sha256, report.splits_sha256 = design.judged_sha256, splits.sha256
+    report.scans_sha256, report.splits_sha256 = design.evaluated_sha256, splits.sha256
     report.leaks = [each.to_dict() for each in leaks]
     _analyse(report, config, evaluation, scores, rows)
     return report

@@ -48,7 +48,7 @@ class Entry:
     Attributes
     ----------
     scans_sha256 : str
-        Hash of the content of the test scans (`Design.judged_sha256`).
+        Hash of the content of the test scans (`Design.evaluated_sha256`).
     splits_sha256 : str
     model : str
         The last part of its name.

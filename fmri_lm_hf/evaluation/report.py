@@ -137,9 +137,9 @@ def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | Non
 
 
 def _shot_title(name: str) -> str:
-    from .few_shot import SHOT_READERS
+    from .few_shot import FEW_SHOT_PREDICTORS
 
-    return SHOT_READERS[name].title if name in SHOT_READERS else title_of(name)
+    return FEW_SHOT_PREDICTORS[name].title if name in FEW_SHOT_PREDICTORS else title_of(name)
 
 
 def _with_sd(scores: Mapping[str, Any], metric: str) -> str:

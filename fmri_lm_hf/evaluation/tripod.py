@@ -95,9 +95,9 @@ def _items(report: EvaluationReport) -> list[tuple[str, str, str]]:
         ("8a-c", "outcome: what is predicted, how it was assessed", of_tasks(outcome)),
         ("9a-c", "predictors", "the fMRI series of ROIs of one scan; confounds alone are a control"),
         ("10", "sample size", of_tasks(size)),
-        ("11", "missing data", f"{len(report.failures)} scans could not be read and are listed; scans without an answer "
+        ("11", "missing data", f"{len(report.failures)} scans could not be read (listed); scans without an answer "
          "to a task are left out of it; missing ROIs are masked"),
-        ("12a-b", "analysis: how data were used", f"one split a subject; {leakage}. {earlier}".strip()),
+        ("12a-b", "analysis: how data were used", f"one split a subject; {leakage}. {earlier}"),
         ("12c-d", "model type, building, hyperparameters", "`training_info.json` of the model"),
         ("12e-f", "performance measures, comparisons", "balanced accuracy and AUC with 95 % intervals of a bootstrap "
          "over subjects, permutation p, Brier score, calibration error and slope; compared with "

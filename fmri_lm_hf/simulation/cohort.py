@@ -57,7 +57,7 @@ def oracle_scores(
     sites = np.array(dataset["site"])
     for site in np.unique(sites):
         scores[sites == site] -= np.median(scores[sites == site], axis=0)
-    results: dict[str, dict[str, float | None]] = {}
+    results: dict[str, Any] = {}
     for task in dict.fromkeys(tasks):
         score = scores[:, [name == task for name in tasks]].sum(1)
         if task == "age":

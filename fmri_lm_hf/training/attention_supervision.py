@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..corpus.facts import Fact
-from ..corpus.queries import LEVELS, Question
+from ..corpus.queries import BINS, Question
 from .feature_store import IGNORED
 
 # Columns of the tensor `look_ups` of a batch: the prompt; which heads look (1 for the second of two pairs that are
@@ -94,7 +94,7 @@ class Vocabulary:
         def ways(words: str) -> list[tuple[int, ...]]:
             return [tuple(tokenize(f" {words}")), tuple(tokenize(words))]
 
-        return cls({name: ways(name) for name in names}, [way for level in LEVELS for way in ways(level)])
+        return cls({name: ways(name) for name in names}, [way for level in BINS for way in ways(level)])
 
     def numbers(self, fact: Fact) -> tuple[int, int]:
         """Numbers of the networks of a fact's pair."""
@@ -130,7 +130,7 @@ def find_look_ups(
     cursor = 0
     for fact in question.states:
         of_pair = [span for span in names if span[1] >= cursor and span[0] in fact["network"]]
-        if fact["feature"].startswith("connectivity/level/"):
+        if fact["feature"].startswith("connectivity/bin/"):
             level = next((span for span in levels if span[1] >= cursor), None)
             if level is None:
                 break

@@ -22,16 +22,16 @@ from ..corpus.facts import Fact, make_facts
 from ..corpus.prose import verbalise
 from ..corpus.queries import (
     ABSENT_ANSWERS,
+    BINS,
     DESCRIBE,
-    LEVELS,
     Question,
     ask_about,
+    ask_bin,
     ask_comparison,
     ask_description,
     ask_extreme,
-    ask_level,
     ask_scans,
-    level_facts,
+    bin_facts,
     scan_facts,
 )
 from ..descriptors import FAMILIES, Feature, feature_table
@@ -299,7 +299,7 @@ class ReadingBatches(Dataset):
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
         """What a scan is asked, terse questions first."""
-        recipe, levels = self.recipe, level_facts(facts)
+        recipe, levels = self.recipe, bin_facts(facts)
         if done < recipe.terse_until:
             n_terse, n_sentences = 2 * recipe.questions, 1
         else:
@@ -307,7 +307,7 @@ class ReadingBatches(Dataset):
             n_terse = round(2 * recipe.share_terse * recipe.questions)
             n_sentences = recipe.questions - n_terse // 2
         terse = [
-            replace(ask_level(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
+            replace(ask_bin(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
             for fact in rng.sample(levels, min(n_terse, len(levels)))
         ]
         # names are written from the first step on
@@ -322,9 +322,9 @@ class ReadingBatches(Dataset):
         self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random
     ) -> list[Question]:
         """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
-        of_second = {fact["feature"]: fact for fact in level_facts(second)}
+        of_second = {fact["feature"]: fact for fact in bin_facts(second)}
         pairs = [
-            (fact, of_second[fact["feature"]]) for fact in level_facts(first) if fact["feature"] in of_second
+            (fact, of_second[fact["feature"]]) for fact in bin_facts(first) if fact["feature"] in of_second
         ]
         return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
 
@@ -458,11 +458,11 @@ def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done:
 def reading_texts(n: int, seed: int = 0) -> list[str]:
     """Questions, answers and descriptions of made-up facts, without names, to make a subword vocabulary of."""
     rng, values = random.Random(seed), np.random.default_rng(seed)
-    texts = [*LEVELS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
+    texts = [*BINS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
     for _ in range(n):
         facts = scan_facts(values.normal(0.5, 0.5, 10).tolist(), [True] * 10, NETWORK_WORDS[:4])
         texts += [
-            ask_level(facts[1], rng).text,
+            ask_bin(facts[1], rng).text,
             ask_comparison(facts[0], facts[2], rng).text,
             ask_description(facts, rng).answer,
             _corpus_text(rng),

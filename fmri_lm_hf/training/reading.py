@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import AddedToken, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from ..bundled import add_network_words, name_networks, say_named_alone, shape_of_scans
-from ..corpus.queries import BOUNDS_BETWEEN, LEVELS
+from ..bundled import add_network_words, name_networks, network_pair_scan_config, suppress_unnamed_words
+from ..corpus.queries import BINS, BOUNDS_BETWEEN
 from ..models.atlas import Atlas
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -72,7 +72,7 @@ def _values_begin_as_words(model: FmriLMForCausalLM, tokenizer: Any, n_points: i
     pairs, text_embeddings = model.network_pairs, model.get_input_embeddings().weight
     assert pairs is not None
     words = torch.stack(
-        [text_embeddings[tokenizer(level, add_special_tokens=False)["input_ids"]].mean(0) for level in LEVELS]
+        [text_embeddings[tokenizer(level, add_special_tokens=False)["input_ids"]].mean(0) for level in BINS]
     )
     words = words / words.square().mean(-1, keepdim=True).sqrt()
     values = 4 * torch.rand(n_points, 1) - 1.3
@@ -116,14 +116,14 @@ def join_network_pairs(
     tokenizer = name_networks(tokenizer, atlas.network_names)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     model = FmriLMForCausalLM.from_components(
-        shape_of_scans(atlas, n_timepoints),
+        network_pair_scan_config(atlas, n_timepoints),
         language_model,
         scan_tokens=["network_pairs"],
         network_name_ids=processor.network_name_ids(),
         fmri_token_id=processor.fmri_token_id,
         initializer_range=initializer_range,
     )
-    say_named_alone(model.generation_config, tokenizer, len(atlas.network_names))
+    suppress_unnamed_words(model.generation_config, tokenizer, len(atlas.network_names))
     return model, processor
 
 
@@ -213,7 +213,7 @@ def new_reader(
     """
     tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
     # A token for each level: where two levels begin with the same one, looking pairs up is learnt several times later.
-    of_two_words = [level for level in LEVELS if " " in level]
+    of_two_words = [level for level in BINS if " " in level]
     tokenizer.add_tokens(
         [AddedToken(f"{space}{level}", normalized=False) for space in (" ", "") for level in of_two_words]
     )

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf import cli
-from fmri_lm_hf.corpus import CohortReference, build, describe_subject, faithfulness
+from fmri_lm_hf.corpus import CohortReference, build, check_text, describe_subject
 from fmri_lm_hf.corpus import steps as engine
 from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.declarations import declared_in_features
@@ -89,8 +89,8 @@ def test_every_config_and_split_loads_as_from_the_hub(corpus):
 def test_every_text_states_its_facts_and_nothing_else(corpus):
     for config in ("all", "connectivity", "gradients", "graph", "ica"):
         for row in datasets.load_dataset(str(corpus), config, split="validation"):
-            report = faithfulness(row["text"], json.loads(row["facts"]))
-            assert report.is_faithful, (config, row["length"], row["text"], report)
+            report = check_text(row["text"], json.loads(row["facts"]))
+            assert report.is_true, (config, row["length"], row["text"], report)
 
 
 def test_rows_point_at_their_scan(corpus, scans):

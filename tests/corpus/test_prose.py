@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fmri_lm_hf.corpus import faithfulness, select_facts, verbalise
+from fmri_lm_hf.corpus import check_text, select_facts, verbalise
 from fmri_lm_hf.corpus.facts import NOUNS, OTHER_ACQUISITIONS, direction_of, fact_measure, is_decided
 from fmri_lm_hf.corpus.prose import EXTREME_FORMS, FORMS, NUMBER_STYLES, direction_phrases, render_statement
 from fmri_lm_hf.descriptors import MEASURES
@@ -36,7 +36,7 @@ def words_in(text: str, words: tuple[str, ...]) -> set[str]:
 
 
 def test_every_measure_has_words():
-    assert set(NOUNS) == set(MEASURES) | set(EXTREMES) | {"connectivity/level"}
+    assert set(NOUNS) == set(MEASURES) | set(EXTREMES) | {"connectivity/bin"}
 
 
 ORDINARY = [
@@ -67,7 +67,7 @@ def test_sign_of_every_template(measure, networks):
                     # every form with every noun and phrase; every style with every form and noun
                     for style in NUMBER_STYLES if k == 0 else [NUMBER_STYLES[k % len(NUMBER_STYLES)]]:
                         statement = render_statement([fact], noun, form, phrase, style)
-                        assert faithfulness(statement, [fact]).is_faithful, statement
+                        assert check_text(statement, [fact]).is_true, statement
                         plain = statement.replace(noun, "").replace(" above the mean)", ")")
                         plain = plain.replace(" below the mean)", ")")
                         assert words_in(plain, expected), statement
@@ -76,7 +76,7 @@ def test_sign_of_every_template(measure, networks):
                         n_templates += 1
                     if fact["direction"] != "typical":
                         opposite = {**fact, "z": -z, "direction": direction_of(-z)}
-                        assert faithfulness(statement, [opposite]).contradicted, statement
+                        assert check_text(statement, [opposite]).contradicted, statement
     assert n_templates > 500
 
 
@@ -89,9 +89,9 @@ def test_every_template_of_the_extreme_pairs(measure):
         for noun in NOUNS[measure]:
             for style in NUMBER_STYLES:
                 statement = render_statement([fact], noun, form, "", style)
-                assert faithfulness(statement, [fact]).is_faithful, statement
-                assert faithfulness(statement, [wrong_pair]).invented, statement
-                assert faithfulness(statement, [other_extreme]).invented, statement
+                assert check_text(statement, [fact]).is_true, statement
+                assert check_text(statement, [wrong_pair]).invented, statement
+                assert check_text(statement, [other_extreme]).invented, statement
                 assert measure.split("/")[1] in statement
 
 
@@ -113,8 +113,8 @@ def test_what_a_text_states_are_exactly_the_facts_selected_for_it(facts, length)
     selected = [fact for paragraph in select_facts(facts, length) for fact in paragraph]
     for seed in range(60):
         text = verbalise(facts, length, seed)
-        report = faithfulness(text, selected, NETWORKS)
-        assert report.is_faithful, (text, report.missing, report.contradicted, report.invented)
+        report = check_text(text, selected, NETWORKS)
+        assert report.is_true, (text, report.missing, report.contradicted, report.invented)
         assert report.score == 1
 
 
@@ -177,7 +177,7 @@ def test_a_text_about_another_scanner_begins_by_saying_so(facts, length):
     for seed in range(20):
         text = verbalise(others, length, seed)
         assert re.match(r"[^,]*(other scanners|scanned otherwise|other sites or settings), ", text), text
-        assert faithfulness(text, selected, NETWORKS).is_faithful, text
+        assert check_text(text, selected, NETWORKS).is_true, text
         assert not re.search("other scanners|otherwise|other sites", verbalise(facts, length, seed))
 
 
@@ -190,7 +190,7 @@ def test_names_of_networks_are_used_as_the_atlas_spells_them():
     fact = make_fact("graph/node_strength", ("Cont-A_left 2",))
     text = verbalise([fact])
     assert "Cont-A_left 2" in text
-    assert faithfulness(text, [fact]).is_faithful
+    assert check_text(text, [fact]).is_true
 
 
 def test_nothing_to_say_unknown_measures_and_lengths_are_refused():

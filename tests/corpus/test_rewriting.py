@@ -64,7 +64,7 @@ def test_a_wording_that_changes_facts_is_rejected_and_the_original_kept(tokenize
     result = rewrite(TEXT, [FACT], Scripted(tokenizer, [answer] * 3), tokenizer)
     assert not result.accepted
     assert result.text == TEXT
-    assert not result.report.is_faithful
+    assert not result.report.is_true
 
 
 def test_further_attempts_are_made_until_one_is_right(tokenizer):

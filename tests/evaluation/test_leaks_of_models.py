@@ -95,7 +95,7 @@ def test_leaks_are_refused_before_anything_is_judged_or_written_down(study, caps
     train, test = (next(r for r in rows if split_of[r["subject_id"]] == s) for s in ("train", "test"))
     test["bold"] = 2 * train["bold"]
     said = refused(study, capsys, rows)
-    assert "Nothing was judged" in said
+    assert "Evaluation refused: data leakage (1 problem)" in said
     assert "copies in two splits: 1 pair of scans" in said
     assert not (study.folder / "out").exists()
     assert History(study.folder / "scans").read() == []
@@ -113,7 +113,7 @@ def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
     assert study(rows, training={"training_scans": record.to_dict()})["leaks"] == []
     everything = ScanRecord.of(content_sketch(row["bold"]) for row in rows)
     earlier = {"stage": 3, "alignment": {"training_scans": everything.to_dict()}}
-    assert "18 of 18 judged scans are among those that the model was trained on" in refused(
+    assert "The model was trained on 18 of 18 evaluated scans" in refused(
         study, capsys, rows, training=earlier
     )
 
@@ -121,7 +121,7 @@ def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
 def test_declared_statistics_are_looked_at(study, capsys):
     write_json([{"name": "ComBat", "subjects": [f"sub-{i}" for i in range(N)]}], study.folder / "fitted.json")
     said = refused(study, capsys, None, "--fitted", str(study.folder / "fitted.json"))
-    assert "ComBat was fitted to 18 judged subjects" in said
+    assert "ComBat was fitted to 18 evaluated subjects" in said
 
 
 def test_confounds_are_in_results_and_report(study):

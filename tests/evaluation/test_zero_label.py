@@ -40,7 +40,7 @@ def scans(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundled():
-    return fmri_lm_hf.load_reader(ATLAS)
+    return fmri_lm_hf.load_bundled_model(ATLAS)
 
 
 def evaluated(bundled, scans, task):

@@ -23,7 +23,7 @@ from transformers import (
 
 import fmri_lm_hf
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus.queries import LEVELS, Question, level_of
+from fmri_lm_hf.corpus.queries import BINS, Question, bin_of
 from fmri_lm_hf.models.network_pairs import N_FEATURES, VALUE
 from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training import backbone as gguf_files
@@ -217,7 +217,7 @@ def test_questions_side_by_side_are_answered_as_each_alone(text_model):
     model, processor = pretrained_reader(str(text_model), ATLAS)
     batches = ReadingBatches(processor.tokenizer, ReaderRecipe(steps=10))
     features = model.get_fmri_features(**processor(fmri=[RandomScans(ATLAS, 0)[0]]))
-    questions = [Question(f" {name}", level) for name, level in zip(("default", "visual", "control"), LEVELS)]
+    questions = [Question(f" {name}", level) for name, level in zip(("default", "visual", "control"), BINS)]
 
     def logits(asked):
         row, _ = batches._row(asked, [processor.n_tokens], ATLAS.network_names)
@@ -245,11 +245,11 @@ def test_the_connectivity_of_a_pair_begins_as_the_words_for_its_level(text_model
     words = torch.stack(
         [
             model.get_input_embeddings().weight[processor.tokenizer(level)["input_ids"]].mean(0)
-            for level in LEVELS
+            for level in BINS
         ]
     )
     nearest = torch.cosine_similarity(written[:, None], words[None], dim=-1).argmax(1)
-    assert (nearest.numpy() == level_of(values[:, 0].numpy())).mean() > 0.8
+    assert (nearest.numpy() == bin_of(values[:, 0].numpy())).mean() > 0.8
 
 
 def test_a_reader_goes_on_with_the_names_of_another_atlas():

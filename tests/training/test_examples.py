@@ -12,8 +12,8 @@ from datasets import Dataset, load_dataset
 from scripts import run
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus import faithfulness
-from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, DESCRIBE, LEVELS, Question, level_of, scan_facts
+from fmri_lm_hf.corpus import check_text
+from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, BINS, DESCRIBE, Question, bin_of, scan_facts
 from fmri_lm_hf.models.network_pairs import VALUE
 from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.arguments import StageArguments
@@ -105,9 +105,9 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
 
         for question, answer in answers.items():
             asked = sorted((name for name in names if name in question), key=question.index)
-            if answer in LEVELS:
+            if answer in BINS:
                 first, second = (asked * 2)[:2]
-                assert answer == LEVELS[int(level_of(value(first, second), first == second))]
+                assert answer == BINS[int(bin_of(value(first, second), first == second))]
                 n_levels += 1
             elif question in DESCRIBE:
                 facts = scan_facts(
@@ -115,7 +115,7 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
                     [True] * 10,
                     names,
                 )
-                assert faithfulness(answer, facts).precision == 1
+                assert check_text(answer, facts).precision == 1
         labelled = processor.encode_chat(example["conversation"])["labels"]
         assert collated["labels"][i, -len(labelled) :].tolist() == labelled
     assert n_levels > 20
@@ -158,7 +158,7 @@ def test_look_ups_of_conversations_point_at_the_pair_that_is_spoken_of(scans, pr
         said = processor.tokenizer.decode(ids[position + 1 :][:4]).strip()
         if turn == 0 and not said.startswith(("yes", "no")):
             value = float(batch["fmri_features"][scan_of[row], token, VALUE])
-            assert said.startswith(LEVELS[int(level_of(value, first[pair] == second[pair]))])
+            assert said.startswith(BINS[int(bin_of(value, first[pair] == second[pair]))])
             n_levels += 1
     assert n_levels > 15
 
@@ -266,7 +266,7 @@ def test_nothing_is_said_about_what_is_hidden(scans, processor, model, store):
     assert hidden in spoken
     one_left = of_network & (of_network.cumsum(0) > 1)  # of one ROI nothing lies within its network
     facts = reading.facts({**seen, "roi_mask": ~one_left})
-    assert f"connectivity/level/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
+    assert f"connectivity/bin/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
     for _ in range(3):
         for said in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
             assert hidden not in said.answer

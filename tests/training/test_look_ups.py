@@ -11,13 +11,13 @@ from small_readers import ATLAS, RECIPE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fmri_lm_hf.corpus.queries import (
-    LEVELS,
+    BINS,
+    ask_bin,
     ask_comparison,
     ask_description,
     ask_extreme,
-    ask_level,
-    level_facts,
-    level_of,
+    bin_facts,
+    bin_of,
     scan_facts,
 )
 from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
@@ -43,7 +43,7 @@ from fmri_lm_hf.training.trainer import FmriLMTrainer
 def words_of(text: str) -> tuple[list[str], Vocabulary]:
     """A tokenizer that cuts at spaces and before punctuation, and names of two words."""
     names = {"default mode": [("default", "mode")], "default": [("default",)], "visual": [("visual",)]}
-    levels = [tuple(level.split()) for level in LEVELS]
+    levels = [tuple(level.split()) for level in BINS]
     ids = text.lower().replace(".", " .").replace("?", " ?").replace(",", " ,").split()
     return ids, Vocabulary(names, levels)  # type: ignore[arg-type]
 
@@ -63,13 +63,13 @@ def found_in(question):
 @pytest.mark.parametrize("seed", range(6))
 def test_every_level_of_an_answer_is_looked_up_from_the_word_before_it(seed):
     rng = random.Random(seed)
-    for question in (ask_level(level_facts(facts(seed))[seed], rng), ask_description(facts(seed), rng)):
+    for question in (ask_bin(bin_facts(facts(seed))[seed], rng), ask_description(facts(seed), rng)):
         ids, n_asked, look_ups = found_in(question)
         stated = [fact for fact in question.states if "/level/" in fact["feature"]]
         of_levels = [look_up for look_up in look_ups if look_up.names[0] >= 0]
         assert len(of_levels) == len(stated)
         for look_up, fact in zip(of_levels, stated, strict=True):
-            level = LEVELS[round(fact["z"]) + 2].split()
+            level = BINS[round(fact["z"]) + 2].split()
             assert ids[look_up.position + 1 : look_up.position + 1 + len(level)] == level
             assert look_up.position + 1 >= n_asked
             names = sorted(fact["network"])
@@ -93,7 +93,7 @@ def test_both_names_of_an_extreme_are_looked_up_where_they_are_written(extreme):
 
 
 def test_a_comparison_looks_up_both_pairs_from_where_it_is_answered():
-    first, second = level_facts(facts())[1], level_facts(facts())[5]  # of two names, and within one
+    first, second = bin_facts(facts())[1], bin_facts(facts())[5]  # of two names, and within one
     ids, n_asked, look_ups = found_in(ask_comparison(first, second))
     assert [look_up.turn for look_up in look_ups] == [0, 1]
     assert {look_up.position for look_up in look_ups} == {n_asked - 1}
@@ -103,7 +103,7 @@ def test_a_comparison_looks_up_both_pairs_from_where_it_is_answered():
 
 
 def test_what_is_written_in_another_way_is_left_out():
-    question = dataclasses.replace(ask_level(level_facts(facts())[2]), text="How strong is it?")
+    question = dataclasses.replace(ask_bin(bin_facts(facts())[2]), text="How strong is it?")
     assert found_in(question)[2] == []
 
 
@@ -130,7 +130,7 @@ def test_the_token_that_is_looked_up_holds_the_value_of_the_level(batches):
             value = float(batch["fmri_features"][scan, 1 + pair, VALUE])
             if said.startswith(("yes", "no")):
                 continue
-            assert said.startswith(LEVELS[int(level_of(value, first == second))])
+            assert said.startswith(BINS[int(bin_of(value, first == second))])
             n_checked += 1
     assert n_checked > 50
 

@@ -137,18 +137,18 @@ def test_truth_has_every_score_of_the_results(reader):
 
 def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     from fmri_lm_hf.corpus.languages import language_of
-    from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, ask_description, level_of
+    from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, ask_description, bin_of
     from fmri_lm_hf.evaluation import truth as module
 
     model, processor = reader
     inputs = dict(processor(fmri=scans(6)))
     values, present, names = scan_pairs(processor, inputs)
     first, second = torch.triu_indices(3, 3)
-    levels = torch.from_numpy(level_of(values.numpy(), (first == second).numpy()))
+    levels = torch.from_numpy(bin_of(values.numpy(), (first == second).numpy()))
     exact = torch.nn.functional.one_hot(levels.long(), 5).float()
-    original = module.level_probabilities
-    monkeypatch.setattr(module, "level_probabilities", lambda *args, **more: exact)
-    scores = module.pair_level_truth(model, processor, inputs)
+    original = module.bin_probabilities
+    monkeypatch.setattr(module, "bin_probabilities", lambda *args, **more: exact)
+    scores = module.bin_truth(model, processor, inputs)
     assert scores["exact"] == scores["within_one"] == 1
     assert scores["other_scan"] < 0.7
     assert scores["rank_correlation"] > 0.8
@@ -162,7 +162,7 @@ def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     )
     original(model, processor, inputs, language=language_of("de"))
     assert all(question.startswith("Konnektivität") for question in asked)
-    assert set(asked.values()) == {language_of("de").levels}
+    assert set(asked.values()) == {language_of("de").bins}
 
     facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
     texts = [ask_description(each, random.Random(0)).answer for each in facts]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fmri_lm_hf.corpus import faithfulness
+from fmri_lm_hf.corpus import check_text
 
 
 def make_fact(measure: str, *networks: str, z: float, value: float = 0.31) -> dict:
@@ -62,7 +62,7 @@ FACTS = [MODULARITY, EFFICIENCY, STRENGTH, VISUAL, COUPLING, WITHIN, STRONGEST, 
     ],
 )
 def test_what_is_stated_is_matched(text, stated):
-    report = faithfulness(text, FACTS)
+    report = check_text(text, FACTS)
     assert list(report.matched) == stated
     assert list(report.missing) == [fact for fact in FACTS if fact not in stated]
     assert not report.contradicted
@@ -94,7 +94,7 @@ def test_what_is_stated_is_matched(text, stated):
     ],
 )
 def test_what_is_stated_wrong_is_contradicted(text, reason):
-    report = faithfulness(text, FACTS)
+    report = check_text(text, FACTS)
     assert len(report.contradicted) == 1
     fact, what = report.contradicted[0]
     assert re.search(reason, what)
@@ -118,7 +118,7 @@ def test_what_is_stated_wrong_is_contradicted(text, reason):
     ],
 )
 def test_what_no_fact_says_is_invented(text):
-    report = faithfulness(text, FACTS, networks=["Limbic"])
+    report = check_text(text, FACTS, networks=["Limbic"])
     assert report.invented == (text,)
     assert not report.matched
     assert (report.precision, report.score) == (0, 0)
@@ -126,23 +126,53 @@ def test_what_no_fact_says_is_invented(text):
 
 def test_scores_are_precision_and_recall():
     text = "Modularity is raised. Global efficiency is raised. Average clustering is raised."
-    report = faithfulness(text, FACTS[:4])
+    report = check_text(text, FACTS[:4])
     assert report.precision == pytest.approx(1 / 3)
     assert report.recall == pytest.approx(1 / 4)
     assert report.score == pytest.approx(2 / 7)
-    assert not report.is_faithful
+    assert not report.is_true
 
 
-def test_an_empty_text_about_no_facts_is_faithful():
-    assert faithfulness("", []).is_faithful
-    assert faithfulness("", [MODULARITY]).score == 0
+def test_an_empty_text_about_no_facts_is_true():
+    assert check_text("", []).is_true
+    assert check_text("", [MODULARITY]).score == 0
 
 
 def test_numbers_count_to_the_digits_that_are_written():
     for number in ("0.42", "0.424", "0.4242"):
-        assert not faithfulness(f"Modularity is raised, with {number}.", [MODULARITY]).contradicted, number
+        assert not check_text(f"Modularity is raised, with {number}.", [MODULARITY]).contradicted, number
     for number in ("0.43", "0.425", "0.4243"):
-        assert faithfulness(f"Modularity is raised, with {number}.", [MODULARITY]).contradicted, number
+        assert check_text(f"Modularity is raised, with {number}.", [MODULARITY]).contradicted, number
     tiny = make_fact("gradients/variance", z=1.2, value=1.234e-5)
-    assert faithfulness("Gradient variance is raised (1.23e-05).", [tiny]).is_faithful
-    assert faithfulness("Gradient variance is raised (1.25e-05).", [tiny]).contradicted
+    assert check_text("Gradient variance is raised (1.23e-05).", [tiny]).is_true
+    assert check_text("Gradient variance is raised (1.25e-05).", [tiny]).contradicted
+
+
+# Sentences of corpora that the release before has made: in the grammar's words of then.
+BEFORE = [
+    "Against the reference cohort, there is raised modularity of the graph (z of +2.1).",
+    "The scan shows elevated graph modularity (value 0.424 Q, z = +2.1), but there is usual overall fALFF.",
+    "In the Default network (value 0.3 summed correlation, z = +1.6), node strength is found to be heightened.",
+    "Compared with the cohort, between Visual and Default (z of -2.4), connectivity is below average.",
+    "Relative to scans of other sites or settings, between Visual and Default lies the strongest network pair.",
+    "Efficiency of the graph is found to be diminished; overall fALFF is in the usual range.",
+]
+
+
+@pytest.mark.parametrize("text", BEFORE)
+def test_texts_of_the_release_before_are_read(text):
+    report = check_text(text, FACTS)
+    assert report.matched
+    assert not report.contradicted
+    assert not report.invented
+
+
+def test_the_names_of_the_release_before_work_and_say_so():
+    import fmri_lm_hf.corpus as corpus
+
+    with pytest.warns(FutureWarning, match=r"`fmri_lm_hf.corpus.faithfulness` is now `check_text`"):
+        faithfulness = corpus.faithfulness
+    with pytest.warns(FutureWarning, match=r"is now `TextCheck.is_true`"):
+        assert faithfulness("", []).is_faithful
+    with pytest.warns(FutureWarning, match="TextCheck"):
+        assert corpus.Faithfulness is corpus.TextCheck
