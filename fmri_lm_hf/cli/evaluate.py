@@ -26,7 +26,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..deprecation import RenamedOption
 
@@ -40,73 +40,45 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm evaluate`."""
-    parser.add_argument(
-        "models",
-        nargs="+",
-        metavar="MODEL",
-        help="folder or Hub id of a model; several are compared in seeds.json",
-    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub id; several are compared")
+
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--scans", required=True, help="scan dataset with the labels: a folder, Parquet, or Hub id"
-    )
+    data.add_argument("--scans", required=True, help="scan dataset with labels: a folder, Parquet, or Hub id")
     data.add_argument("--out", type=Path, required=True, help="folder of the results")
     asked = data.add_mutually_exclusive_group(required=True)
     asked.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes")
-    asked.add_argument(
-        "--tasks", metavar="FILE", help="task file, or ukb, abcd, hcp, hcp_aging, adni, adhd200 or abide2"
-    )
+    cohorts = "ukb, abcd, hcp, hcp_aging, adni, adhd200 or abide2"
+    asked.add_argument("--tasks", metavar="FILE", help=f"task file, or the tasks of {cohorts}")
     tested = data.add_mutually_exclusive_group(required=True)
-    tested.add_argument(
-        "--splits", type=Path, metavar="FILE", help="splits.json of a corpus: test its test subjects"
-    )
-    tested.add_argument(
-        "--holdout-site", metavar="SITE", help="test this site, train baselines on all others"
-    )
-    tested.add_argument(
-        "--leave-one-site-out", action="store_true", help="test each site in turn; MODEL is not trained again"
-    )
-    data.add_argument(
-        "--split",
-        choices=["test", "validation"],
-        default="test",
-        help="whose scans are scored (default: test)",
-    )
+    tested.add_argument("--splits", type=Path, metavar="FILE", help="splits.json of a corpus")
+    tested.add_argument("--holdout-site", metavar="SITE", help="test one site, train baselines on all others")
+    in_turn = "test each site in turn; MODEL is not trained again"
+    tested.add_argument("--leave-one-site-out", action="store_true", help=in_turn)
+    whose = "whose scans are scored (default: test)"
+    data.add_argument("--split", choices=["test", "validation"], default="test", help=whose)
     data.add_argument("--fitted", type=Path, metavar="FILE", help="JSON list of statistics fitted elsewhere")
     data.add_argument("--report-leaks", action="store_true", help="report leakage in place of refusing it")
 
     scores = parser.add_argument_group("scores")
-    scores.add_argument(
-        "--predictors",
-        nargs="+",
-        metavar="NAME",
-        help="baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)",
-    )
-    scores.add_argument(
-        "--readers", action=RenamedOption, dest="predictors", nargs="+", help=argparse.SUPPRESS
-    )
+    names = "baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)"
+    old: dict[str, Any] = {"action": RenamedOption, "dest": "predictors", "help": argparse.SUPPRESS}
+    scores.add_argument("--predictors", nargs="+", metavar="NAME", help=names)
+    scores.add_argument("--readers", nargs="+", **old)
     scores.add_argument("--seed", type=int, default=0, help="of the bootstrap and the controls (default: 0)")
 
     further = parser.add_argument_group("further analyses")
     further.add_argument("--no-confounding", action="store_true", help="skip the analysis of confounds")
-    for name, default, metavar, text in (
+    for option, default, metavar, text in (
         ("--wordings", 10, "N", "other wordings of each question"),
         ("--truth", 40, "SCANS", "check descriptions and answers about network pairs"),
         ("--occlusion", 0, "SCANS", "find networks that moved the answers"),
         ("--robustness", 0, "SCANS", "ask about degraded scans: TR, length, noise, motion, missing ROIs"),
     ):
-        further.add_argument(
-            name, type=int, default=default, metavar=metavar, help=f"{text} (default: {default})"
-        )
+        text = f"{text} (default: {default})"
+        further.add_argument(option, type=int, default=default, metavar=metavar, help=text)
     further.add_argument("--languages", nargs="+", default=[], metavar="CODE", help="with --truth: fr, de")
-    further.add_argument(
-        "--shots",
-        nargs="+",
-        type=int,
-        default=[],
-        metavar="K",
-        help="learn from K labelled scans of each class",
-    )
+    each = "learn from K labelled scans of each class"
+    further.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help=each)
 
 
 def run(args: argparse.Namespace) -> None:

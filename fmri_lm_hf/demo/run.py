@@ -123,12 +123,19 @@ def run_demo(
     if scans is None:
         cohort = _simulate(out / "scans", seed, n_train)
         scans = out / "scans"
-    elif atlas is not None:
-        scans = _with_atlas(scans, Atlas.from_json(atlas), out / "scans")
+    elif atlas is not None:  # a copy of the dataset with the atlas that it lacks
+        dataset, _ = load_scan_dataset(scans)
+        shutil.rmtree(out / "scans", ignore_errors=True)
+        scans = write_scan_dataset(dataset, out / "scans", Atlas.from_json(atlas))
     dataset, dataset_atlas = load_scan_dataset(scans)
     if dataset_atlas is None:
-        raise ScanError(f"{scans} carries no atlas.json: give `--atlas` the JSON file of its ROIs.")
-    _check_site(dataset, holdout_site)
+        raise ScanError(f"{scans} has no atlas.json: give `--atlas` the JSON file of its ROIs.")
+    sites = dataset.unique("site")
+    if holdout_site not in sites or len(sites) < 2:
+        raise ScanError(
+            f"Site {holdout_site!r} cannot be held out: the scans come from {', '.join(map(repr, sites))}. "
+            "Give `--holdout-site` one of at least two sites."
+        )
     _announce("Every scan is described in words, compared with the training subjects only")
     corpus = CorpusConfig(
         families=list(families),
@@ -210,22 +217,6 @@ def _simulate(folder: Path, seed: int, n_train: int | None) -> SimulatedCohort:
     return cohort
 
 
-def _with_atlas(scans: Path, atlas: Atlas, folder: Path) -> Path:
-    """A copy of a scan dataset with the atlas that it lacks."""
-    dataset, _ = load_scan_dataset(scans)
-    shutil.rmtree(folder, ignore_errors=True)
-    return write_scan_dataset(dataset, folder, atlas)
-
-
-def _check_site(dataset: datasets.Dataset, holdout_site: str) -> None:
-    sites = dataset.unique("site")
-    if holdout_site not in sites or len(sites) < 2:
-        raise ScanError(
-            f"Site {holdout_site!r} cannot be held out: the scans come from {', '.join(map(repr, sites))}. "
-            "Give `--holdout-site` one of at least two sites."
-        )
-
-
 def _train(
     out: Path,
     scans: Path,
@@ -235,36 +226,21 @@ def _train(
     options: Mapping[str, Sequence[str]],
 ) -> dict[str, list[dict[str, float]]]:
     """Run the recipes of the demo, one after the other; return what each stage logged."""
-    stages, corpus = out / "stages", str(out / "corpus")
+    stages, corpus = out / "stages", out / "corpus"
     write_text(yaml.safe_dump({name: task.to_dict() for name, task in tasks.items()}), stages / "tasks.yaml")
-    n_timepoints = str(_input_length(dataset, t_r=2.0))
-    given = {
-        "tokenizer": {
-            "scans": scans,
-            "corpus": corpus,
-            "tokenizer.n_timepoints": n_timepoints,
-            "tokenizer.patch_size": n_timepoints,
-        },
-        "alignment": {
-            "scans": scans,
-            "corpus": corpus,
-            "plain_text": corpus,
-            "fmri_tokenizer": stages / "tokenizer",
-        },
-        "instruction": {
-            "scans": scans,
-            "corpus": corpus,
-            "questions": stages / "tasks.yaml",
-            "model": stages / "alignment",
-        },
+    length = _input_length(dataset, t_r=2.0)
+    common = {"scans": scans, "corpus": corpus, "feature_store": stages / "features", "seed": seed}
+    given: dict[str, dict[str, Any]] = {
+        "tokenizer": {"tokenizer.n_timepoints": length, "tokenizer.patch_size": length},
+        "alignment": {"plain_text": corpus, "fmri_tokenizer": stages / "tokenizer"},
+        "instruction": {"questions": stages / "tasks.yaml", "model": stages / "alignment"},
     }
     logs = {}
     for stage, (train, arguments) in STAGES.items():
         _announce(TITLES[stage])
         folder = out / "model" if stage == "instruction" else stages / stage
-        common = {"output_dir": folder, "feature_store": stages / "features", "seed": seed}
         words = [f"demo/{stage}"]
-        for name, value in (given[stage] | common).items():
+        for name, value in (common | given[stage] | {"output_dir": folder}).items():
             words += [f"--{name}", str(value)]
         trainer = train(parse(arguments, "", [*words, *options.get(stage, ())]))
         logs[stage] = [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -19,23 +19,13 @@ if TYPE_CHECKING:
     from .uncertainty import Interval, bootstrap_by_subject
 
 _HOME = {
-    "Accuracy": ".metrics",
-    "BalancedAccuracy": ".metrics",
-    "EvaluationConfig": ".results",
-    "EvaluationReport": ".results",
-    "History": ".history",
-    "Interval": ".uncertainty",
-    "Prediction": ".baselines",
-    "RocAuc": ".metrics",
-    "Task": ".tasks",
-    "bootstrap_by_subject": ".uncertainty",
-    "connectivity_features": "..descriptors.connectivity",
-    "connectivity_logistic": ".baselines",
-    "fisher_z_connectivity": "..descriptors.connectivity",
-    "fit_logistic": ".baselines",
-    "load_tasks": ".tasks",
-    "majority": ".baselines",
-    "score_classification": ".metrics",
+    ".baselines": ("Prediction", "connectivity_logistic", "fit_logistic", "majority"),
+    ".history": ("History",),
+    ".metrics": ("Accuracy", "BalancedAccuracy", "RocAuc", "score_classification"),
+    ".results": ("EvaluationConfig", "EvaluationReport"),
+    ".tasks": ("Task", "load_tasks"),
+    ".uncertainty": ("Interval", "bootstrap_by_subject"),
+    "..descriptors.connectivity": ("connectivity_features", "fisher_z_connectivity"),
 }
 
 __all__ = [
@@ -60,6 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name], __name__), name)
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module, __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -94,7 +94,7 @@ def test_the_seed_of_the_study_decides_who_is_drawn(study):
     def drawn(seed):
         seeded = copy(study)
         seeded.seed = seed
-        return tuple(few.draw_shots(seeded.question("sex", ROWS), 2, draw) for draw in range(3))
+        return tuple(few.draw_shots(seeded.split("sex", ROWS), 2, draw) for draw in range(3))
 
     assert drawn(0) == drawn(0)
     assert len({drawn(seed) for seed in range(5)}) == 5
