@@ -22,7 +22,7 @@ import torch
 
 import fmri_lm_hf
 from fmri_lm_hf.evaluation import few_shot as few
-from fmri_lm_hf.evaluation.model_answers import Answer, Question, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, EncodedScans, Evaluation, TaskSplit
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.answers import encode_question
@@ -41,21 +41,21 @@ TASKS = {
 LORA_STEPS, LORA_RATE = 30, 3e-3
 
 
-def network_head(question: Question, read: ReadScans) -> Answer:
+def network_head(question: TaskSplit, read: EncodedScans) -> Answer:
     """The adapter's head on mean Fisher z of network pairs; the difference to it is what the model adds."""
     from sklearn.linear_model import LogisticRegression
 
-    features = question.study.features.network_connectivity
+    features = question.evaluation.features.network_connectivity
     train, test = few.scaled(features(question.train), features(question.test))
     head = LogisticRegression(C=few.ADAPTER_C, class_weight="balanced", max_iter=1000)
     return Answer(head.fit(train, question.labels(question.train)).predict_proba(test))
 
 
-def lora(question: Question, read: ReadScans) -> Answer:
+def lora(question: TaskSplit, read: EncodedScans) -> Answer:
     """LoRA (rank 4, attention) trained on the answers to the question about the labelled scans."""
     from peft import LoraConfig, get_peft_model
 
-    study = question.study
+    study = question.evaluation
     torch.manual_seed(0)
     targets = r".*language_model.*\.(q|k|v|o)_proj"
     adapted = get_peft_model(
@@ -77,8 +77,8 @@ def lora(question: Question, read: ReadScans) -> Answer:
             optimizer.step()
             optimizer.zero_grad()
     model = adapted.merge_and_unload().eval()
-    found = study.read.log_probabilities(model, study.processor, {question.name: question.task})
-    places = {row: place for place, row in enumerate(study.read.rows)}
+    found = study.encoded.log_probabilities(model, study.processor, {question.name: question.task})
+    places = {row: place for place, row in enumerate(study.encoded.rows)}
     return Answer(question.among_classes(found[question.name][[places[row] for row in question.test]]))
 
 
@@ -95,7 +95,7 @@ def scores_of_cohort(seed: int, n_draws: int) -> dict[str, Any]:
     sites = np.array(cohort.dataset["site"])
     rows = {"train": np.flatnonzero(sites == "A").tolist(), "test": np.flatnonzero(sites == "B").tolist()}
     model, processor = fmri_lm_hf.load_bundled_model()
-    study = Study(model, processor, cohort.dataset, TASKS, rows["test"])
+    study = Evaluation(model, processor, cohort.dataset, TASKS, rows["test"])
     quick = [name for name in few.FEW_SHOT_PREDICTORS if name not in COSTLY]
     found = few.few_shot(study, rows, SHOTS, n_draws, quick)
     for name, n in COSTLY.items():

@@ -38,7 +38,7 @@ import yaml
 from experiments import run_command, text_table
 from fmri_lm_hf.cli.demo import add_cohort_arguments
 from fmri_lm_hf.demo.run import STAGES, run_demo
-from fmri_lm_hf.evaluation.predictors import OURS
+from fmri_lm_hf.evaluation.predictors import MODEL
 from fmri_lm_hf.evaluation.report import COLOURS, robustness_parts
 from fmri_lm_hf.evaluation.tables import number
 from fmri_lm_hf.files import content_hash, write_json, write_text
@@ -206,7 +206,7 @@ def run_study(
                     languages=study.languages,
                 )
                 kept = ("tasks", "truth", "robustness", "simulated", "seconds")
-                record = {name: results[name] for name in kept if name in results}
+                record = {name: value for name, value in results.to_dict().items() if name in kept}
                 write_json({"key": key, "results": record}, done)
                 for name in ("scans", "corpus"):  # a study has many, all made again in seconds
                     shutil.rmtree(folder / name, ignore_errors=True)
@@ -258,7 +258,9 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
-            ours = [_mean([each[OURS][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
+            ours = [
+                _mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")
+            ]
             # a baseline that could not be computed is absent
             baselines = [
                 _mean([each.get(baseline, {}).get("balanced_accuracy") for each in scores])
@@ -301,10 +303,10 @@ def _drawn(found: Mapping[str, Any]) -> Any:
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks):
         for place, name in enumerate(names):
             for run in found["variants"][name]["runs"].values():
-                for predictor, mark in ((OURS, "o"), *zip(BASELINES, "|x")):
+                for predictor, mark in ((MODEL, "o"), *zip(BASELINES, "|x")):
                     value = run["tasks"][task].get(predictor, {}).get("balanced_accuracy")
                     if value is not None:
-                        colour = COLOURS["model" if predictor == OURS else "baseline"]
+                        colour = COLOURS["model" if predictor == MODEL else "baseline"]
                         axes.plot(value, place, mark, color=colour)
         axes.set_yticks(range(len(names)), names)
         axes.set(title=task, xlabel="balanced accuracy (| connectivity, x networks)")

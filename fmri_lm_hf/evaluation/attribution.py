@@ -24,19 +24,19 @@ from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import pair_indices
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .features import Unavailable
-from .model_answers import Study, batches
+from .model_answers import Evaluation, batches
 
 BATCH = 32  # points on the way that integrated gradients take at once
 N_STEPS = 64  # points on the way; the values of network pairs pass many soft thresholds on it
 N_RANDOMISED = 10  # scans of the randomisation test, which explains each twice more
 
 
-def explanations(study: Study, n_scans: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """What moved the answers to each task of a study, and whether it depends on what the model has learnt.
+def explanations(evaluation: Evaluation, n_scans: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """What moved the answers to each task of a evaluation, and whether it depends on what the model has learnt.
 
     Parameters
     ----------
-    study : Study
+    evaluation : Evaluation
     n_scans : int
         How many of the evaluated scans are explained; the series of some more serve as other people's.
 
@@ -47,23 +47,23 @@ def explanations(study: Study, n_scans: int) -> dict[str, dict[str, dict[str, An
         ``randomisation_test``, as the function of that name returns it, on up to ten scans; or ``left_out`` with the
         reason.
     """
-    atlas = study.processor.feature_extractor.atlas
+    atlas = evaluation.processor.feature_extractor.atlas
     n_people = 2 * (1 if atlas is None else len(atlas.network_names) + 1)  # enough to choose others from
     rows: list[int] = []
-    for row in study.read.rows:
-        if len(rows) >= n_scans and len({study.subjects[each] for each in rows}) >= n_people:
+    for row in evaluation.encoded.rows:
+        if len(rows) >= n_scans and len({evaluation.subjects[each] for each in rows}) >= n_people:
             break
         rows.append(row)
-    inputs = dict(study.processor(fmri=[study.scans[row] for row in rows]))
-    subjects = [study.subjects[row] for row in rows]
+    inputs = dict(evaluation.processor(fmri=[evaluation.scans[row] for row in rows]))
+    subjects = [evaluation.subjects[row] for row in rows]
     found: dict[str, dict[str, dict[str, Any]]] = {method: {} for method in EXPLANATIONS}
     for method, explain in EXPLANATIONS.items():
-        for name, task in study.tasks.items():
-            asked = (study.model, study.processor, inputs, subjects, task.ask[0], task.classes)
+        for name, task in evaluation.tasks.items():
+            asked = (evaluation.model, evaluation.processor, inputs, subjects, task.ask[0], task.classes)
             try:
-                effects = explain(*asked, n_scans, seed=study.seed)
+                effects = explain(*asked, n_scans, seed=evaluation.seed)
                 n_tested = min(n_scans, N_RANDOMISED)
-                test = randomisation_test(explain, *asked, n_tested, seed=study.seed, found=effects)
+                test = randomisation_test(explain, *asked, n_tested, seed=evaluation.seed, found=effects)
                 found[method][name] = effects.summary() | {"randomisation_test": test}
             except Unavailable as reason:
                 found[method][name] = {"left_out": str(reason)}
@@ -275,7 +275,12 @@ def integrated_gradients(
     Unavailable
         When the atlas has fewer than two networks, no token stands for a network, or there is no other person.
     """
-    from captum.attr import IntegratedGradients
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise Unavailable(
+            "Integrated gradients need the package captum: `pip install 'fmri-lm-hf[evaluation]'`."
+        ) from error
 
     networks, roi_networks = networks_of(processor)
     shares = _token_shares(model, roi_networks, len(networks))

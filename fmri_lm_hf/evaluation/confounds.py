@@ -23,10 +23,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .baselines import choose_penalty, fit_logistic
 from .features import Unavailable
-from .judgement import Judgement
 from .metrics import weighted_balanced_accuracy
-from .model_answers import Study
-from .predictors import OURS
+from .model_answers import Evaluation
+from .predictors import MODEL
+from .scoring import TaskScores
 from .tasks import class_name, is_missing
 from .uncertainty import interval_of, weights_by_subject
 
@@ -105,7 +105,7 @@ def _thirds(values: Sequence[Any]) -> list[str | None]:
 # ------------------------------------------------------------------------------ how well confounds can be predicted
 
 
-def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, Any]]:
+def predictable_confounds(evaluation: Evaluation, seed: int = 0) -> dict[str, dict[str, Any]]:
     """How well confounds of the evaluated scans can be predicted from the model's input.
 
     Returns
@@ -114,14 +114,14 @@ def predictable_confounds(study: Study, seed: int = 0) -> dict[str, dict[str, An
         Confound -> ``scan_tokens`` (mean over the tokens of a scan, as they enter the projector) and ``connectivity``
         (all pairs of ROIs), each as :func:`predictability` returns it; or ``left_out`` with the reason.
     """
-    rows = study.read.rows
-    subjects = [study.subjects[row] for row in rows]
+    rows = evaluation.encoded.rows
+    subjects = [evaluation.subjects[row] for row in rows]
     features = {
-        "scan_tokens": study.read.inputs["fmri_features"].float().mean(1).numpy(),
-        "connectivity": study.features.connectivity(rows),
+        "scan_tokens": evaluation.encoded.inputs["fmri_features"].float().mean(1).numpy(),
+        "connectivity": evaluation.features.connectivity(rows),
     }
     found: dict[str, dict[str, Any]] = {}
-    for confound, strata in strata_of(study.scans, rows).items():
+    for confound, strata in strata_of(evaluation.scans, rows).items():
         try:
             found[confound] = {
                 name: predictability(values, strata, subjects, seed) for name, values in features.items()
@@ -192,24 +192,28 @@ def balanced_accuracy_with_interval(
 # --------------------------------------------------------------------- scores within strata, and without a confound
 
 
-def subgroups(study: Study, judgements: Mapping[str, Judgement], seed: int = 0) -> dict[str, dict[str, Any]]:
+def subgroups(
+    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], seed: int = 0
+) -> dict[str, dict[str, Any]]:
     """Task -> ``within_levels`` (:func:`subgroup_scores`) and ``isolated`` (:func:`isolated_scores`)."""
     found = {}
-    for name, judgement in judgements.items():
-        strata = strata_of(study.scans, judgement.rows)
+    for name, task_scores in scores_of_tasks.items():
+        strata = strata_of(evaluation.scans, task_scores.rows)
         found[name] = {
-            "within_levels": subgroup_scores(judgement, strata, seed),
-            "isolated": isolated_scores(judgement, strata, seed),
+            "within_levels": subgroup_scores(task_scores, strata, seed),
+            "isolated": isolated_scores(task_scores, strata, seed),
         }
     return found
 
 
-def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, dict[str, GroupScore]]:
+def subgroup_scores(
+    task_scores: TaskScores, strata: Strata, seed: int = 0
+) -> dict[str, dict[str, GroupScore]]:
     """The model's score within each stratum of each confound.
 
     Parameters
     ----------
-    judgement : Judgement
+    task_scores : TaskScores
     strata : dict
         From :func:`strata_of`, of the evaluated scans.
     seed : int
@@ -223,14 +227,14 @@ def subgroup_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict
     """
     return {
         confound: {
-            stratum: _score(judgement, [i for i, each in enumerate(of_scans) if each == stratum], seed)
+            stratum: _score(task_scores, [i for i, each in enumerate(of_scans) if each == stratum], seed)
             for stratum in sorted({each for each in of_scans if each is not None})
         }
-        for confound, of_scans in _without_label(judgement, strata).items()
+        for confound, of_scans in _without_label(task_scores, strata).items()
     }
 
 
-def isolated_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict[str, GroupScore]:
+def isolated_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> dict[str, GroupScore]:
     """The model's score on scans among which the answer is independent of a confound.
 
     Returns
@@ -240,11 +244,11 @@ def isolated_scores(judgement: Judgement, strata: Strata, seed: int = 0) -> dict
         subset).
     """
     found: dict[str, GroupScore] = {}
-    for confound, of_scans in _without_label(judgement, strata).items():
-        places = independent_subset(judgement.truth, of_scans, seed)
+    for confound, of_scans in _without_label(task_scores, strata).items():
+        places = independent_subset(task_scores.truth, of_scans, seed)
         found[confound] = {
-            **_score(judgement, places, seed),
-            "association": _cramers_v(judgement.truth, of_scans),
+            **_score(task_scores, places, seed),
+            "association": _cramers_v(task_scores.truth, of_scans),
         }
     return found
 
@@ -285,18 +289,18 @@ def independent_subset(answers: Sequence[str], strata: Sequence[str | None], see
     return sorted(kept)
 
 
-def _without_label(judgement: Judgement, strata: Strata) -> Strata:
+def _without_label(task_scores: TaskScores, strata: Strata) -> Strata:
     """All confounds but the column that the task is about."""
-    column = judgement.task.column.lower()
+    column = task_scores.task.column.lower()
     return {confound: each for confound, each in strata.items() if CONFOUNDS[confound][0] != column}
 
 
-def _score(judgement: Judgement, places: Sequence[int], seed: int) -> GroupScore:
-    truth, subjects = judgement.labels[places], [judgement.subjects[place] for place in places]
+def _score(task_scores: TaskScores, places: Sequence[int], seed: int) -> GroupScore:
+    truth, subjects = task_scores.labels[places], [task_scores.subjects[place] for place in places]
     n, n_subjects = len(places), len(set(subjects))
     scores: ScoreWithInterval = {"balanced_accuracy": None, "interval": None}
     if n_subjects >= FEWEST_SUBJECTS and len(set(truth.tolist())) > 1:
-        answers = judgement.answers[OURS].chosen[places]
+        answers = task_scores.answers[MODEL].chosen[places]
         scores = balanced_accuracy_with_interval(truth, answers, subjects, seed)
     return {"n": n, "n_subjects": n_subjects, **scores}
 

@@ -20,8 +20,8 @@ from ..models.answers import answers_to_questions, encode_question, read_before
 from ..models.network_pairs import PRESENT, VALUE
 from .features import Unavailable
 from .metrics import ClassificationScores, score_classification
-from .model_answers import Answer, Question, ReadScans, Study
-from .predictors import OURS, READERS
+from .model_answers import Answer, EncodedScans, Evaluation, TaskSplit
+from .predictors import MODEL, PREDICTORS
 
 ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for features whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
@@ -32,7 +32,7 @@ Scores = dict[str, Any]
 
 
 def few_shot(
-    study: Study,
+    evaluation: Evaluation,
     rows: Mapping[str, Sequence[int]],
     shots: Sequence[int] = (0, 2, 8, 32),
     n_draws: int = 5,
@@ -42,12 +42,12 @@ def few_shot(
 
     Parameters
     ----------
-    study : Study
+    evaluation : Evaluation
         With the scans to be evaluated.
     rows : mapping of str to sequence of int
         Rows of the ``train`` and the ``test`` scans.
     shots : sequence of int
-        Numbers k of labelled scans of each class, each of another subject; 0 is the zero-shot question.
+        Numbers k of labelled scans of each class, each of another subject; 0 is the zero-shot split.
     n_draws : int
         All predictors learn from the same draws. A draw of more scans contains that of fewer.
     predictors : sequence of str, optional
@@ -72,37 +72,39 @@ def few_shot(
         )
     if bad := [k for k in shots if k < 0]:
         raise ValueError(f"{bad[0]} labelled scans of each class found, expected 0 or more.")
-    questions = {name: study.question(name, rows) for name in study.tasks}
-    drawn, read = _draw_and_read(study, questions, sorted({k for k in shots if k}), n_draws)
+    splits = {name: evaluation.split(name, rows) for name in evaluation.tasks}
+    drawn, encoded = _draw_and_read(evaluation, splits, sorted({k for k in shots if k}), n_draws)
     results: dict[str, dict[str, dict[str, Scores]]] = {}
-    for name, question in questions.items():
+    for name, split in splits.items():
         results[name] = {}
         if 0 in shots:
-            results[name]["0"] = {OURS: _over_draws([_score(question, READERS[OURS].answer(question))])}
+            results[name]["0"] = {MODEL: _over_draws([_score(split, PREDICTORS[MODEL].answer(split))])}
         for k, draws in drawn[name].items():
             results[name][str(k)] = {
                 predictor: {"left_out": draws}
                 if isinstance(draws, str)
-                else _learn(predictor, question, draws, read)
+                else _learn(predictor, split, draws, encoded)
                 for predictor in tqdm(names, f"{name} from {k} scans", unit="predictor")
             }
     return results
 
 
-def _learn(predictor: str, question: Question, draws: Sequence[tuple[int, ...]], read: ReadScans) -> Scores:
+def _learn(
+    predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans
+) -> Scores:
     """Scores of a predictor that learns from each draw and knows no other labelled scan."""
     learn = FEW_SHOT_PREDICTORS[predictor].answer
     try:
-        given = [dataclasses.replace(question, pool=draw, train=draw) for draw in draws]
-        return _over_draws([_score(each, learn(each, read)) for each in given])
+        given = [dataclasses.replace(split, pool=draw, train=draw) for draw in draws]
+        return _over_draws([_score(each, learn(each, encoded)) for each in given])
     except Unavailable as reason:
         return {"left_out": str(reason)}
 
 
-def _score(question: Question, answer: Answer) -> ClassificationScores:
-    predicted = [question.classes[best] for best in answer.probabilities.argmax(1)]
-    truth = question.labels(question.test)
-    return score_classification(truth, predicted, answer.probabilities, question.classes)
+def _score(split: TaskSplit, answer: Answer) -> ClassificationScores:
+    predicted = [split.classes[best] for best in answer.probabilities.argmax(1)]
+    truth = split.labels(split.test)
+    return score_classification(truth, predicted, answer.probabilities, split.classes)
 
 
 def _over_draws(scores: Sequence[ClassificationScores]) -> Scores:
@@ -119,15 +121,15 @@ def _over_draws(scores: Sequence[ClassificationScores]) -> Scores:
 # ------------------------------------------------------------------------------------------ draws of labelled scans
 
 
-def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
+def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
     """Rows of k training scans of each class, each of another subject, and of no evaluated subject.
 
     Parameters
     ----------
-    question : Question
+    split : TaskSplit
     k : int
     draw : int
-        Number of the draw: with the study's seed it decides which scans. The draw of more scans begins, class by
+        Number of the draw: with the evaluation's seed it decides which scans. The draw of more scans begins, class by
         class, with that of fewer.
     without : sequence of int
         Rows that must not be drawn.
@@ -137,13 +139,13 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
     Unavailable
         When a class has fewer than k subjects. Subjects with scans of several classes are never drawn.
     """
-    subjects, evaluated = question.study.subjects, set(question.subjects(question.test))
-    labels = dict(zip(question.train, question.labels(question.train)))
+    subjects, evaluated = split.evaluation.subjects, set(split.subjects(split.test))
+    labels = dict(zip(split.train, split.labels(split.train)))
     classes_of: dict[str, set[str]] = {}
     for row, label in labels.items():
         classes_of.setdefault(subjects[row], set()).add(label)
     chosen: list[int] = []
-    for number, name in enumerate(question.classes):
+    for number, name in enumerate(split.classes):
         rows_of: dict[str, list[int]] = {}
         for row, label in labels.items():
             if label == name and len(classes_of[subjects[row]]) == 1 and row not in without:
@@ -153,7 +155,7 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
             raise Unavailable(
                 f"{k} labelled scans of {name!r} are asked for, and {len(candidates)} training subjects have one."
             )
-        rng = np.random.default_rng([question.study.seed, draw, number])
+        rng = np.random.default_rng([split.evaluation.seed, draw, number])
         order = rng.permutation(len(candidates))
         which = rng.random(len(candidates))  # of a subject's scans
         for i in order[:k]:
@@ -163,37 +165,39 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
 
 
 def _draw_and_read(
-    study: Study, questions: Mapping[str, Question], shots: Sequence[int], n_draws: int
-) -> tuple[dict[str, dict[int, list[tuple[int, ...]] | str]], ReadScans]:
+    evaluation: Evaluation, splits: Mapping[str, TaskSplit], shots: Sequence[int], n_draws: int
+) -> tuple[dict[str, dict[int, list[tuple[int, ...]] | str]], EncodedScans]:
     """Task -> k -> all draws (or why there are none), and the drawn scans as the model reads them.
 
-    Where a drawn scan cannot be read, all are drawn again without it.
+    Where a drawn scan cannot be encoded, all are drawn again without it.
     """
     unreadable: set[int] = set()
     while True:
-        drawn: dict[str, dict[int, list[tuple[int, ...]] | str]] = {name: {} for name in questions}
+        drawn: dict[str, dict[int, list[tuple[int, ...]] | str]] = {name: {} for name in splits}
         needed: set[int] = set()
-        for name, question in questions.items():
+        for name, split in splits.items():
             for k in shots:
                 try:
-                    draws = [draw_shots(question, k, draw, tuple(unreadable)) for draw in range(n_draws)]
+                    draws = [draw_shots(split, k, draw, tuple(unreadable)) for draw in range(n_draws)]
                 except Unavailable as reason:
                     drawn[name][k] = str(reason)
                 else:
                     drawn[name][k] = draws
                     needed.update(row for draw in draws for row in draw)
         if not needed:
-            return drawn, ReadScans([], {}, {})
-        read = ReadScans.read(study.model, study.processor, study.scans, sorted(needed))
-        if len(read.rows) == len(needed):
-            return drawn, read
-        unreadable |= needed - set(read.rows)
+            return drawn, EncodedScans([], {}, {})
+        encoded = EncodedScans.encode(
+            evaluation.model, evaluation.processor, evaluation.scans, sorted(needed)
+        )
+        if len(encoded.rows) == len(needed):
+            return drawn, encoded
+        unreadable |= needed - set(encoded.rows)
 
 
 # ------------------------------------------------------------------------------------------------------- the adapter
 
 
-def adapter(question: Question, read: ReadScans) -> Answer:
+def adapter(split: TaskSplit, encoded: EncodedScans) -> Answer:
     """A logistic head on what the frozen model reads, fitted to the labelled scans alone.
 
     It gets the values of the scan's network-pair tokens (of a model without them, the hidden state at the position of
@@ -205,37 +209,37 @@ def adapter(question: Question, read: ReadScans) -> Answer:
 
     Parameters
     ----------
-    question : Question
+    split : TaskSplit
         Its training scans are the labelled ones.
-    read : ReadScans
+    encoded : EncodedScans
         These scans, as the model reads them.
     """
-    study = question.study
+    evaluation = split.evaluation
     train, test = scaled(
-        _features(question, read, question.train), _features(question, study.read, question.test)
+        _features(split, encoded, split.train), _features(split, evaluation.encoded, split.test)
     )
-    odds = (_log_odds(_answers(question, read)), _log_odds(study.says(question).probabilities))
+    odds = (_log_odds(_answers(split, encoded)), _log_odds(evaluation.answer(split).probabilities))
     train, test = (np.concatenate(each, axis=1) for each in zip((train, test), odds))
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
-    head.fit(train, question.labels(question.train))
+    head.fit(train, split.labels(split.train))
     probabilities = head.predict_proba(test)
-    return Answer(probabilities[:, [head.classes_.tolist().index(name) for name in question.classes]])
+    return Answer(probabilities[:, [head.classes_.tolist().index(name) for name in split.classes]])
 
 
 @torch.inference_mode()
-def _features(question: Question, read: ReadScans, rows: Sequence[int]) -> np.ndarray:
+def _features(split: TaskSplit, encoded: EncodedScans, rows: Sequence[int]) -> np.ndarray:
     """What the frozen model holds of scans: (n_rows, n_features), NaN where a scan has no value."""
-    study, inputs = question.study, inputs_of(read, rows)
-    if study.model.config.reads_network_pairs:
+    evaluation, inputs = split.evaluation, inputs_of(encoded, rows)
+    if evaluation.model.config.reads_network_pairs:
         # the tokens of ROIs come first, then one of the whole scan, then one of each pair
-        pairs = inputs["fmri_features"][:, study.model.config.n_roi_tokens + 1 :]
+        pairs = inputs["fmri_features"][:, evaluation.model.config.n_roi_tokens + 1 :]
         return pairs[..., VALUE].masked_fill(pairs[..., PRESENT] == 0, np.nan).double().numpy()
-    prompt, _ = encode_question(study.processor, question.task.ask[0], question.classes)
+    prompt, _ = encode_question(evaluation.processor, split.task.ask[0], split.classes)
     states = []
     for start in range(0, len(rows), BATCH):
-        batch = {name: x[start : start + BATCH].to(study.model.device) for name, x in inputs.items()}
-        ids = torch.tensor([prompt], device=study.model.device).expand(len(batch["fmri_features"]), -1)
-        output = study.model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, **batch)
+        batch = {name: x[start : start + BATCH].to(evaluation.model.device) for name, x in inputs.items()}
+        ids = torch.tensor([prompt], device=evaluation.model.device).expand(len(batch["fmri_features"]), -1)
+        output = evaluation.model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, **batch)
         states.append(output.hidden_states[-1][:, -1].double().cpu())
     return torch.cat(states).numpy()
 
@@ -249,12 +253,12 @@ def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return (train / norm, test / norm) if norm > 0 else (train, test)
 
 
-def _answers(question: Question, read: ReadScans) -> np.ndarray:
+def _answers(split: TaskSplit, encoded: EncodedScans) -> np.ndarray:
     """Probabilities of the model's zero-shot answers about the labelled scans."""
-    study = question.study
-    labelled = dataclasses.replace(read, rows=list(question.train), inputs=inputs_of(read, question.train))
-    found = labelled.log_probabilities(study.model, study.processor, {question.name: question.task})
-    return question.among_classes(found[question.name])
+    evaluation = split.evaluation
+    labelled = dataclasses.replace(encoded, rows=list(split.train), inputs=inputs_of(encoded, split.train))
+    found = labelled.log_probabilities(evaluation.model, evaluation.processor, {split.name: split.task})
+    return split.among_classes(found[split.name])
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -263,16 +267,16 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
     return logs - logs.mean(1, keepdims=True)
 
 
-def inputs_of(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The model's inputs for some of the scans that were read, in the order of `rows`."""
-    places = read.places(rows)
-    return {name: values[places] for name, values in read.inputs.items()}
+def inputs_of(encoded: EncodedScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The model's inputs for some of the encoded scans, in the order of `rows`."""
+    places = encoded.places(rows)
+    return {name: values[places] for name, values in encoded.inputs.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- in context
 
 
-def in_context(question: Question, read: ReadScans) -> Answer:
+def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
     """The model asked with the labelled scans, their questions and their right answers in front of the question.
 
     The labelled scans are in random order and read once, for all scans to answer for.
@@ -282,31 +286,33 @@ def in_context(question: Question, read: ReadScans) -> Answer:
     Unavailable
         When they do not fit into the context of the language model, or its chat template rewrites earlier turns.
     """
-    study, ask = question.study, question.task.ask[0]
-    order = np.random.default_rng([study.seed, *question.train]).permutation(len(question.train))
-    labels = question.labels(question.train)
+    evaluation, ask = split.evaluation, split.task.ask[0]
+    order = np.random.default_rng([evaluation.seed, *split.train]).permutation(len(split.train))
+    labels = split.labels(split.train)
     user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}
     shown = [each for i in order for each in (user, {"role": "assistant", "content": labels[i]})]
-    last = {"role": "assistant", "content": question.classes[0]}
+    last = {"role": "assistant", "content": split.classes[0]}
     try:
-        pieces = study.processor.split_chat([*shown, user, last])[:-1]
+        pieces = evaluation.processor.split_chat([*shown, user, last])[:-1]
     except ValueError as error:
         raise Unavailable(str(error)) from error
-    before = [token for text, _ in pieces[:-1] for token in study.processor.tokenize(text)]
-    prompt = study.processor.tokenize(pieces[-1][0])
-    answers = encode_question(study.processor, ask, question.classes)[1]
+    before = [token for text, _ in pieces[:-1] for token in evaluation.processor.tokenize(text)]
+    prompt = evaluation.processor.tokenize(pieces[-1][0])
+    answers = encode_question(evaluation.processor, ask, split.classes)[1]
     n_tokens = len(before) + len(prompt) + max(map(len, answers))
-    limit = getattr(study.model.config.text_config, "max_position_embeddings", None)
+    limit = getattr(evaluation.model.config.text_config, "max_position_embeddings", None)
     if limit is not None and n_tokens > limit:
         raise Unavailable(
             f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, and the language model's context has "
             f"{limit}."
         )
-    past = read_before(study.model, before, **inputs_of(read, [question.train[i] for i in order]))
+    past = read_before(evaluation.model, before, **inputs_of(encoded, [split.train[i] for i in order]))
     size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
-    batches = [question.test[start : start + size] for start in range(0, len(question.test), size)]
+    batches = [split.test[start : start + size] for start in range(0, len(split.test), size)]
     parts = [
-        answers_to_questions(study.model, [(prompt, answers)], past, **inputs_of(study.read, batch))[0]
+        answers_to_questions(
+            evaluation.model, [(prompt, answers)], past, **inputs_of(evaluation.encoded, batch)
+        )[0]
         for batch in batches
     ]
     return Answer(torch.cat(parts).double().softmax(-1).cpu().numpy())
@@ -324,16 +330,16 @@ class FewShotPredictor:
     title : str
         In tables and pictures.
     answer : callable
-        Takes a `Question` whose training scans are the labelled ones, and these scans as the model reads them;
+        Takes a `TaskSplit` whose training scans are the labelled ones, and these scans as the model reads them;
         returns an `Answer`.
     """
 
     title: str
-    answer: Callable[[Question, ReadScans], Answer]
+    answer: Callable[[TaskSplit, EncodedScans], Answer]
 
 
 def _baseline(name: str) -> FewShotPredictor:
-    return FewShotPredictor(READERS[name].title, lambda question, _: READERS[name].answer(question))
+    return FewShotPredictor(PREDICTORS[name].title, lambda split, _: PREDICTORS[name].answer(split))
 
 
 FEW_SHOT_PREDICTORS = {

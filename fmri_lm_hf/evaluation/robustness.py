@@ -16,23 +16,25 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ..models.feature_extraction_fmri import resampling_weights
 from ..models.scan_errors import ScanError
-from .judgement import Judgement
 from .metrics import score_classification
-from .model_answers import ReadScans, Study, among_classes
-from .predictors import OURS, series_of
+from .model_answers import EncodedScans, Evaluation, among_classes
+from .predictors import MODEL, series_of
+from .scoring import TaskScores
 
 SPIKE = 3.0  # SDs of an ROI's series that a movement adds to it
 PERFUSION_T_R = 4.0  # seconds
 NO_LIMIT = 2**31  # time points: resampling must not cut a scan
 
 
-def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) -> dict[str, Any]:
+def robustness(
+    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int
+) -> dict[str, Any]:
     """Scores of the model on scans as they are, and under each perturbation at each level.
 
     Parameters
     ----------
-    study : Study
-    judgements : mapping of str to Judgement
+    evaluation : Evaluation
+    scores_of_tasks : mapping of str to TaskScores
         Of each task, of the scans as they are.
     n_scans : int
         The first so many evaluated scans are perturbed.
@@ -45,21 +47,21 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
         ``reason`` (of one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, the
         share of scans whose answer is that to the scan as it is; of the scans that can be read.
     """
-    rows = study.read.rows[:n_scans]
-    atlas = study.processor.feature_extractor.atlas
+    rows = evaluation.encoded.rows[:n_scans]
+    atlas = evaluation.processor.feature_extractor.atlas
     networks = None if atlas is None else atlas.networks
     return {
         "n_scans": len(rows),
         "as_they_are": {
-            name: _scores(judgement, places, judgement.answers[OURS].probabilities[places])
-            for name, judgement in judgements.items()
-            if (places := _places(judgement, rows))
+            name: _scores(task_scores, places, task_scores.answers[MODEL].probabilities[places])
+            for name, task_scores in scores_of_tasks.items()
+            if (places := _places(task_scores, rows))
         },
         "changes": {
             name: {
                 "title": perturbation.title,
                 "levels": [
-                    _scores_at(study, judgements, rows, name, level, networks)
+                    _scores_at(evaluation, scores_of_tasks, rows, name, level, networks)
                     for level in perturbation.levels
                 ],
             }
@@ -70,46 +72,48 @@ def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) 
 
 
 def _scores_at(
-    study: Study,
-    judgements: Mapping[str, Judgement],
+    evaluation: Evaluation,
+    scores_of_tasks: Mapping[str, TaskScores],
     rows: Sequence[int],
     name: str,
     level: float,
     networks: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Scores under one perturbation at one level."""
-    change = partial(perturb, name, level, study.seed, networks=networks)
+    change = partial(perturb, name, level, evaluation.seed, networks=networks)
     try:
-        read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
+        encoded = EncodedScans.encode(
+            evaluation.model, evaluation.processor, evaluation.scans, rows, change=change
+        )
     except ScanError as error:  # none of them can be read
         return {"level": level, "unread": 1.0, "reason": str(error), "tasks": {}}
-    log_probabilities = read.log_probabilities(study.model, study.processor, study.tasks)
+    log_probabilities = encoded.log_probabilities(evaluation.model, evaluation.processor, evaluation.tasks)
     tasks = {}
-    for task, judgement in judgements.items():
-        if places := _places(judgement, read.rows):
-            of_scans = log_probabilities[task][read.places([judgement.rows[place] for place in places])]
-            probabilities = among_classes(of_scans, judgement.task, judgement.classes)
-            unperturbed = judgement.answers[OURS].probabilities[places].argmax(1)
+    for task, task_scores in scores_of_tasks.items():
+        if places := _places(task_scores, encoded.rows):
+            of_scans = log_probabilities[task][encoded.places([task_scores.rows[place] for place in places])]
+            probabilities = among_classes(of_scans, task_scores.task, task_scores.classes)
+            unperturbed = task_scores.answers[MODEL].probabilities[places].argmax(1)
             same = float(np.mean(probabilities.argmax(1) == unperturbed))
-            tasks[task] = {**_scores(judgement, places, probabilities), "same_answer": same}
+            tasks[task] = {**_scores(task_scores, places, probabilities), "same_answer": same}
     return {
         "level": level,
-        "unread": len(read.failures) / len(rows),
-        "reason": next(iter(read.failures.values()), None),
+        "unread": len(encoded.failures) / len(rows),
+        "reason": next(iter(encoded.failures.values()), None),
         "tasks": tasks,
     }
 
 
-def _places(judgement: Judgement, rows: Sequence[int]) -> list[int]:
+def _places(task_scores: TaskScores, rows: Sequence[int]) -> list[int]:
     """Positions of some rows among the evaluated scans of a task."""
     wanted = set(rows)
-    return [place for place, row in enumerate(judgement.rows) if row in wanted]
+    return [place for place, row in enumerate(task_scores.rows) if row in wanted]
 
 
-def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
-    truth = [judgement.truth[place] for place in places]
-    answers = [judgement.classes[best] for best in probabilities.argmax(1)]
-    scores = score_classification(truth, answers, probabilities, judgement.classes)
+def _scores(task_scores: TaskScores, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
+    truth = [task_scores.truth[place] for place in places]
+    answers = [task_scores.classes[best] for best in probabilities.argmax(1)]
+    scores = score_classification(truth, answers, probabilities, task_scores.classes)
     return {"balanced_accuracy": scores["balanced_accuracy"], "auc": scores["auc"]}
 
 
@@ -243,7 +247,7 @@ PERTURBATIONS = {
 
 
 def wording_invariance(
-    study: Study, judgements: Mapping[str, Judgement], n_wordings: int = 10
+    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_wordings: int = 10
 ) -> dict[str, dict[str, Any]]:
     """Scores of other wordings of each task, and how often they get the answer of the first wording.
 
@@ -251,8 +255,8 @@ def wording_invariance(
 
     Parameters
     ----------
-    study : Study
-    judgements : mapping of str to Judgement
+    evaluation : Evaluation
+    scores_of_tasks : mapping of str to TaskScores
         Of each task, by its first wording.
     n_wordings : int
         The first so many other wordings of a task are asked.
@@ -266,21 +270,21 @@ def wording_invariance(
     """
     others = {
         f"{name}\n{question}": (name, question)
-        for name, judgement in judgements.items()
-        for question in judgement.task.ask[1 : 1 + n_wordings]
+        for name, task_scores in scores_of_tasks.items()
+        for question in task_scores.task.ask[1 : 1 + n_wordings]
     }
     if not others:
         return {}
-    asked = {key: replace(judgements[name].task, ask=(text,)) for key, (name, text) in others.items()}
-    log_probabilities = study.read.log_probabilities(study.model, study.processor, asked)
+    asked = {key: replace(scores_of_tasks[name].task, ask=(text,)) for key, (name, text) in others.items()}
+    log_probabilities = evaluation.encoded.log_probabilities(evaluation.model, evaluation.processor, asked)
     results: dict[str, dict[str, Any]] = {}
     for key, (name, question) in others.items():
-        judgement = judgements[name]
-        of_scans = log_probabilities[key][study.read.places(judgement.rows)]
-        answers = among_classes(of_scans, judgement.task, judgement.classes).argmax(1)
-        first = judgement.answers[OURS].probabilities.argmax(1)
+        task_scores = scores_of_tasks[name]
+        of_scans = log_probabilities[key][evaluation.encoded.places(task_scores.rows)]
+        answers = among_classes(of_scans, task_scores.task, task_scores.classes).argmax(1)
+        first = task_scores.answers[MODEL].probabilities.argmax(1)
         results.setdefault(name, {"wordings": {}})["wordings"][question] = {
-            "balanced_accuracy": float(balanced_accuracy_score(judgement.labels, answers)),
+            "balanced_accuracy": float(balanced_accuracy_score(task_scores.labels, answers)),
             "agreement": float(np.mean(answers == first)),
         }
     for of_task in results.values():

@@ -16,21 +16,22 @@ from fmri_lm_hf.evaluation.confounds import (
     subgroup_scores,
 )
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.judgement import Judgement
 from fmri_lm_hf.evaluation.model_answers import Answer
 from fmri_lm_hf.evaluation.predictors import regressed_out
+from fmri_lm_hf.evaluation.results import EvaluationReport
+from fmri_lm_hf.evaluation.scoring import TaskScores
 from fmri_lm_hf.evaluation.tables import confounding_tables
 from fmri_lm_hf.evaluation.tasks import Task
 
 DIAGNOSIS = Task.from_dict("dx", {"ask": "Ill?", "answers": {"ill": "ill", "well": "well"}})
 
 
-def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> Judgement:
+def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> TaskScores:
     """What a model that is sure of itself said."""
     classes = tuple(sorted(set(truth)))
     probabilities = np.array([[0.9 if name == each else 0.1 for name in classes] for each in said])
     subjects = [f"s{i}" for i in range(len(truth))] if subjects is None else subjects
-    return Judgement(
+    return TaskScores(
         task=task,
         classes=classes,
         rows=tuple(range(len(truth))),
@@ -192,7 +193,7 @@ def test_unknown_confounds_count_as_the_training_mean_and_unknown_features_stay_
 
 
 def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at():
-    assert confounding_tables({"tasks": {}}) == []
+    assert confounding_tables(EvaluationReport({})) == []
     truth, motion, said = confounded(seed=1)
     judged = judgement(truth, said)
     score = {"balanced_accuracy": 0.7, "interval": [0.6, 0.8], "chance": 0.5, "n": 400}
@@ -208,7 +209,7 @@ def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at(
             }
         },
     }
-    predicted, within, isolated = confounding_tables(results)
+    predicted, within, isolated = confounding_tables(EvaluationReport({}, **results))
     assert predicted.rows[0] == ["motion", "400", "0.500", "0.700", "0.700", ""]
     assert predicted.rows[1][-1] == "All are of one."
     assert [row[1] for row in within.rows] == ["motion: little", "motion: much"]

@@ -17,7 +17,7 @@ import fmri_lm_hf
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import few_shot as few
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.model_answers import Answer, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, EncodedScans, Evaluation
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.models.answers import encode_question
@@ -61,18 +61,18 @@ def study(checkpoint, folder, rows):
     assert scans["scan_id"] == [row["scan_id"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
-    return Study(model, processor, scans, {"sex": TASK}, ROWS["test"])
+    return Evaluation(model, processor, scans, {"sex": TASK}, ROWS["test"])
 
 
 def taught(study, k, draw=0):
-    question = study.question("sex", ROWS)
+    question = study.split("sex", ROWS)
     shots = few.draw_shots(question, k, draw)
-    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
     return dataclasses.replace(question, pool=shots, train=shots), read
 
 
 def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_evaluated(study):
-    question = study.question("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
+    question = study.split("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
     drawn = [few.draw_shots(question, 4, draw) for draw in range(20)]
     for shots in drawn:
         assert [study.labels["sex"][row] for row in shots] == ["female"] * 4 + ["male"] * 4
@@ -94,7 +94,7 @@ def test_the_seed_of_the_study_decides_who_is_drawn(study):
     def drawn(seed):
         seeded = copy(study)
         seeded.seed = seed
-        return tuple(few.draw_shots(seeded.question("sex", ROWS), 2, draw) for draw in range(3))
+        return tuple(few.draw_shots(seeded.split("sex", ROWS), 2, draw) for draw in range(3))
 
     assert drawn(0) == drawn(0)
     assert len({drawn(seed) for seed in range(5)}) == 5
@@ -103,12 +103,12 @@ def test_the_seed_of_the_study_decides_who_is_drawn(study):
 def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pairs(monkeypatch):
     cohort = simulate_cohort(sites=[Site("A", 16), Site("B", 12, gain=1.8)], seed=5)
     rows = {"train": list(range(16)), "test": list(range(16, 28))}
-    study = Study(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
-    question = study.question("sex", rows)
+    study = Evaluation(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
+    question = study.split("sex", rows)
     shots = few.draw_shots(question, 4, 0)
-    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
     monkeypatch.setattr(few, "_answers", lambda question, read: np.full((len(question.train), 2), 0.5))
-    monkeypatch.setattr(study, "says", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
     found = few.adapter(dataclasses.replace(question, pool=shots, train=shots), read).probabilities
     scans = cohort.dataset.with_format("numpy")
     inputs = dict(study.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
@@ -131,7 +131,7 @@ def test_the_adapter_follows_answers_that_are_sure_and_right(study, monkeypatch)
 
     unsure = few.adapter(question, read).probabilities
     monkeypatch.setattr(few, "_answers", lambda question, read: sure(question.train))
-    monkeypatch.setattr(study, "says", lambda question: Answer(sure(question.test)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(sure(question.test)))
     found = few.adapter(question, read).probabilities
     truth = np.array(question.labels(question.test)) == question.classes[1]
     assert ((found[:, 1] > 0.5) == truth).all()
@@ -189,11 +189,11 @@ def test_scores_of_all_predictors_by_number_of_scans(study, rows, checkpoint, tm
 
 
 def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, tmp_path, monkeypatch):
-    drawn = few.draw_shots(study.question("sex", ROWS), 1, 0)
+    drawn = few.draw_shots(study.split("sex", ROWS), 1, 0)
     broken = [dict(row) for row in rows]
     broken[drawn[0]]["bold"] = broken[drawn[0]]["bold"][:2]
     scans, _ = load_scan_dataset(write_scan_dataset(broken, tmp_path / "scans", tiny.atlas()))
-    other = Study(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
+    other = Evaluation(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
     seen = []
 
     def recording(question, read):
