@@ -211,6 +211,7 @@ def identification(
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
+    # the mean over scans dominates any two vectors: without it, what is left is individual
     centred = values.double() - values.double().mean(0)
     centred = centred - centred.mean(1, keepdim=True)
     return torch.nn.functional.normalize(centred, dim=1)

@@ -145,7 +145,7 @@ def _read(
     model: FmriTokenizer, inputs: Mapping[str, torch.Tensor], with_reconstruction: bool
 ) -> dict[str, torch.Tensor]:
     encoded: Any = model.encode(**inputs)
-    shown = encoded.token_mask[..., None]
+    shown = encoded.token_mask[..., None]  # tokens of ROIs or time points that were not observed hold no data
     values = {"tokens": _sketch((encoded.embeddings.float() * shown).flatten(1))}
     if encoded.fmri_codes is not None:
         values["codes"] = _sketch((encoded.quantized.float() * shown).flatten(1))
@@ -194,6 +194,7 @@ def _reconstructed(
 
 def _coskewness(unit: torch.Tensor, roi_mask: torch.Tensor) -> torch.Tensor:
     """Co-skewness of random triples of different ROIs, of series with norm 1."""
+    # the same triples in every scan and its reconstruction
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(unit.shape[1], (3, N_TRIPLES), generator=generator)
     chosen = chosen[:, (chosen != chosen.roll(1, 0)).all(0)]
@@ -220,6 +221,7 @@ def _sketch(values: torch.Tensor) -> torch.Tensor:
     size = values.shape[1]
     if size <= MAX_SIZE:
         return values
+    # one projection for all vectors of a size: those of different batches could not be compared otherwise
     generator = torch.Generator().manual_seed(size)
     place = torch.randint(MAX_SIZE, (size,), generator=generator).to(values.device)
     sign = (2 * torch.randint(2, (size,), generator=generator) - 1).to(values)

@@ -88,8 +88,7 @@ class Effects:
     n_others : int
         Other people that the scan was compared with; the values are means over them.
     missed : float, optional
-        Of methods whose values should add up to the difference between the scan and the other people, the share of it
-        that they miss.
+        Share of the difference between the scan and the other people that the values, which should add up to it, miss.
     """
 
     networks: tuple[str, ...]
@@ -149,16 +148,14 @@ def occlude(
 
     Parameters
     ----------
-    model : FmriLMForCausalLM
-    processor : FmriLMProcessor
-        Its feature extractor has an atlas with at least two named networks.
+    model, processor
+        The feature extractor has an atlas with at least two named networks.
     inputs : mapping of torch.Tensor
         `input_values` (n_people, n_rois, n_timepoints), `roi_mask` and `padding_mask`, as the processor makes them.
     subjects : sequence of str, length n_people
         The subject of each scan.
     question : str
     answers : sequence of str
-        To choose from.
     n_scans : int, optional
         Explain the first so many scans; the series of all serve as other people's. All when None.
     n_others : int
@@ -189,6 +186,7 @@ def occlude(
     for scan in tqdm(range(n_scans), desc="Occlusion", unit="scan"):
         without = []
         for other in range(n_others):
+            # a generator for each scan and round: explaining fewer scans draws the same people for them
             donors = other_people(people, scan, len(networks), np.random.default_rng([seed, scan, other]))
             # the scan as it is goes along with its first variants
             variants = _replaced(inputs, scan, donors, [(), *replaced] if other == 0 else replaced, of_roi)
@@ -305,6 +303,7 @@ def integrated_gradients(
         chosen[scan] = int(found[0].argmax())
         others = features[other_people(people, scan, n_others, np.random.default_rng([seed, scan]))]
 
+        # captum calls this with as many rows as fit its batch, all of this scan: masks are expanded to them
         def odds(of_way: torch.Tensor, own=own, answer=int(chosen[scan])) -> torch.Tensor:
             log_probabilities = _differentiable_log_probabilities(model, prompt, answer_ids, of_way, own)
             return _differentiable_log_odds(log_probabilities, answer)
@@ -445,14 +444,11 @@ def randomisation_test(
 
 
 def with_random_weights(model: FmriLMForCausalLM, seed: int = 0) -> FmriLMForCausalLM:
-    """A copy of a model that has learnt nothing: the values of each of its weights are shuffled.
-
-    Scale and distribution of the weights stay, so that its answers are as certain as before.
-    """
+    """A copy of a model with the values of each weight shuffled: as certain of its answers, and without knowledge."""
     shuffled = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in shuffled.parameters():
+        for parameter in shuffled.parameters():  # tied weights come once, and stay tied
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return shuffled

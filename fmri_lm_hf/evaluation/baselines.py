@@ -204,6 +204,7 @@ def _prepared(
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both by training mean and SD, without features that fewer than two training scans have or that never vary."""
+    # one value has no spread; an ROI that only one training scan has would be NaN after standardising
     known = np.isfinite(train).sum(0) >= 2
     train, test = train[:, known].astype(np.float64), test[:, known].astype(np.float64)
     mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
@@ -226,6 +227,7 @@ def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     gram = train @ train.T
     values, vectors = np.linalg.eigh(gram)
+    # smaller eigenvalues are rounding: divided by their square root they would become features of noise
     spans = values > 1e-10 * values[-1]
     lengths, vectors = np.sqrt(values[spans]), vectors[:, spans]
     return vectors * lengths, test @ train.T @ (vectors / lengths)
@@ -247,6 +249,7 @@ def _choose_penalty(
     for fit, held_out in folds.split(features, labels, subjects):
         if len(np.unique(labels[fit])) < len(classes):  # folds by subject need not have every class
             continue
+        # each fit starts where the one before it, with a stronger penalty, ended
         model = LogisticRegression(class_weight="balanced", max_iter=1000, warm_start=True)
         for i, penalty in enumerate(candidates):
             model.set_params(C=penalty).fit(features[fit], labels[fit])

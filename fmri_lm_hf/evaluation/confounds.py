@@ -167,6 +167,7 @@ def predictability(
         )
     chosen = np.flatnonzero(np.isin(known, common))
     x, y, groups = features[chosen], known[chosen], of_subject[chosen]
+    # tokens of a model that has learnt nothing may be one constant vector
     if not (np.nanmax(x, axis=0) > np.nanmin(x, axis=0)).any():
         raise Unavailable("The features are the same for all scans.")
     predicted, penalty = np.empty_like(y), choose_penalty(x, y.tolist(), groups.tolist(), PENALTIES)

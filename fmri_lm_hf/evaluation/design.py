@@ -172,6 +172,7 @@ class Design:
     ) -> Design:
         """The design in which a model is asked about scans, with what its own files record of its training."""
         training = model.record_of_weights() or {}
+        # a model trained by other splits may well have a normalisation of more subjects than train here
         its_splits = training.get("manifest_sha256") == splits.sha256
         return cls(
             scans,

@@ -114,6 +114,7 @@ class ScanFeatures:
         from nilearn.connectome import ConnectivityMeasure
         from threadpoolctl import threadpool_limits
 
+        # an ROI without signal has a covariance of zeros, which has no logarithm
         usable = np.all([self._signal(row)[1] for row in pool], axis=0)
         if usable.sum() < 2:
             raise Unavailable(
@@ -175,6 +176,7 @@ class ScanFeatures:
             if len(set(known)) < 2:  # it does not vary
                 continue
             chosen = [values[row] for row in rows]
+            # sites and sexes coded as 1, 2, 3 are classes, not quantities
             if column.lower() not in _CATEGORIES and all(isinstance(value, (int, float)) for value in known):
                 parts.append(np.array([np.nan if is_missing(v) else float(v) for v in chosen])[:, None])
                 continue

@@ -156,6 +156,7 @@ def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ())
                 f"{k} labelled scans of {name!r} are asked for, and {len(candidates)} training subjects have one."
             )
         rng = np.random.default_rng([split.evaluation.seed, draw, number])
+        # all candidates are ordered, whatever k is: more shots begin with the fewer ones
         order = rng.permutation(len(candidates))
         which = rng.random(len(candidates))  # of a subject's scans
         for i in order[:k]:

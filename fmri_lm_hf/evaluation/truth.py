@@ -105,7 +105,7 @@ def bin_truth(
     known = present.numpy()
     answers = probabilities.argmax(-1)
     expected = probabilities @ np.arange(len(BINS))
-    both = known & np.roll(known, -1, axis=0)
+    both = known & np.roll(known, -1, axis=0)  # a pair that this scan and the next one have
     common = [np.bincount(bins[known[:, k], k], minlength=len(BINS)).argmax() for k in range(len(first))]
     correlations = [
         spearmanr(expected[known[:, k], k], values.numpy()[known[:, k], k])[0]
@@ -226,6 +226,7 @@ def comparison_truth(
         scores = torch.cat(answers_to_questions(model, rest, before=past, **after))
         answers_first.append(scores[:, 0] > scores[:, 1])
     says_first = torch.stack(answers_first).cpu()
+    # row i compares scans i and i + 1; one more roll gives the pair of scans after it, as a control
     difference = values - values.roll(-1, 0)
     known = present & present.roll(-1, 0)
     right = says_first == (difference > 0)

@@ -103,6 +103,7 @@ def bootstrap_by_subject(
 
 def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95) -> Interval:
     """Standard error and percentile interval of a score from its values on resamples (NaN where not defined)."""
+    # a resample without one of the classes has no score: it says nothing, and must not count as 0
     defined = values[np.isfinite(values)]
     if len(defined) < 2:
         raise ValueError("The score is not defined on any resample, expected scans of at least two classes.")
@@ -144,6 +145,7 @@ def permutations_by_subject(
     names = np.asarray([str(label) for label in labels])
     first = np.array([np.flatnonzero(owner == subject)[0] for subject in range(n_subjects)], dtype=int)
     generator = np.random.default_rng(seed)
+    # permuting scans where a label belongs to the subject would make every p value far too small
     if (names == names[first[owner]]).all():
         orders = np.stack([generator.permutation(n_subjects) for _ in range(n_permutations)])
         return first[orders][:, owner]
