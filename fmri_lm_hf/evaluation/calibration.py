@@ -122,7 +122,7 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
     ----------
     .. [1] Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. ICML.
     """
-    logits = np.log(probabilities.clip(1e-12))
+    logits = np.log(probabilities.clip(1e-12))  # 0 has no logarithm
     logits -= logits.mean(1, keepdims=True)
     if np.abs(logits).max() < 1e-9:
         return None
@@ -146,7 +146,9 @@ def risk_coverage(labels: np.ndarray, probabilities: np.ndarray, n_points: int =
     El-Yaniv R, Wiener Y (2010). On the foundations of noise-free selective classification. JMLR 11, 1605-1641.
     """
     wrong = probabilities.argmax(1) != labels
-    order = np.argsort(-probabilities.max(1), kind="stable")
+    order = np.argsort(
+        -probabilities.max(1), kind="stable"
+    )  # ties in the order of the scans, on every platform
     counts = np.unique(np.ceil(np.linspace(1 / n_points, 1, n_points) * len(labels)).astype(int))
     return [{"coverage": float(n / len(labels)), "risk": float(wrong[order[:n]].mean())} for n in counts]
 
@@ -197,7 +199,7 @@ def conformal_sets(
         return None
     people = np.random.default_rng(seed).permutation(np.unique(subjects))
     in_first = np.isin(subjects, people[: len(people) // 2])
-    enough = round(confidence / (1 - confidence), 6)
+    enough = round(confidence / (1 - confidence), 6)  # 0.9 / (1 - 0.9) is a little above 9
     if min(in_first.sum(), (~in_first).sum()) < enough:
         return None
     sets = np.zeros(probabilities.shape, dtype=bool)

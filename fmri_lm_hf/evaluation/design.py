@@ -13,7 +13,6 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..corpus.reference import JSON_FILE
 from ..files import content_hash
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -72,6 +71,8 @@ class FittedStatistics:
     @classmethod
     def of_corpus(cls, folder: Path) -> list[FittedStatistics]:
         """The cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
+        from ..corpus.reference import JSON_FILE
+
         file = folder / "reference" / JSON_FILE
         if not file.is_file():
             return []

@@ -88,7 +88,7 @@ def _analyse(
     scores: Mapping[str, TaskScores],
     rows: Mapping[str, Sequence[int]],
 ) -> None:
-    """Add what was asked for beside the scores; each analysis is imported when it is asked for."""
+    """Add the further analyses that were asked for; each module is imported only then."""
     choices = evaluation.multiple_choice()
     of_choices = {name: scores[name] for name in choices.tasks}
     if config.n_wordings:

@@ -141,6 +141,7 @@ class History:
         """Append an evaluation: a whole line, also when other processes write at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+        # A whole line in one write, under a lock: lines of two processes must not run into each other.
         with FileLock(self.path.with_suffix(".lock"), timeout=LONGEST_WAIT), self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()

@@ -74,7 +74,8 @@ class Evaluation:
         self.encoded = EncodedScans.encode(model, processor, scans, rows)
         atlas = processor.feature_extractor.atlas
         self.features = ScanFeatures(scans, None if atlas is None else atlas.networks, seed)
-        self._answers: dict[str, _AllAnswers] = {}  # by control
+        # By control alone, so a control has to change a scan in the same way for every task.
+        self._answers: dict[str, _AllAnswers] = {}
 
     def split(self, name: str, rows: Mapping[str, Sequence[int]]) -> TaskSplit:
         """A task with its ``train`` and ``test`` scans.
@@ -87,6 +88,7 @@ class Evaluation:
         labels = self.labels[name]
         train = [row for row in rows["train"] if labels[row] is not None]
         seen = {labels[row] for row in train}
+        # Classes that no training scan has are not offered to the model either: baselines could not answer with them.
         classes = [each for each in self.tasks[name].classes if each in seen]
         readable = set(self.encoded.rows)
         test = [row for row in rows["test"] if row in readable and labels[row] in classes]
@@ -99,7 +101,7 @@ class Evaluation:
 
     def multiple_choice(self) -> Evaluation:
         """This evaluation with only the tasks whose answers are chosen, not written into a form."""
-        reduced = copy(self)
+        reduced = copy(self)  # shallow: it shares the encoded scans and the answers that are there already
         reduced.tasks = {name: task for name, task in self.tasks.items() if task.form is None}
         return reduced
 
@@ -276,7 +278,7 @@ class _AllAnswers:
         fields = [self.written[task.form.name][place] for place in places]
         names = [None if each is None else each[task.form_field] for each in fields]
         chosen = np.array([classes.index(name) if name in classes else -1 for name in names])
-        certain = np.eye(len(classes))[chosen]
+        certain = np.eye(len(classes))[chosen]  # -1 picks the last row, which the next line replaces
         certain[chosen < 0] = 1 / len(classes)
         return Answer(certain, written=chosen)
 
@@ -334,7 +336,7 @@ class EncodedScans:
             model.get_fmri_features(**{name: x.to(model.device) for name, x in batch.items()}).cpu()
             for batch in tqdm(list(batches(inputs)), desc="Scan tokens", unit="batch")
         ]
-        del inputs["input_values"]
+        del inputs["input_values"]  # most of the memory, and the language model reads the features only
         return cls(usable, inputs | {"fmri_features": torch.cat(features)}, failures)
 
     def places(self, rows: Sequence[int]) -> list[int]:
@@ -359,6 +361,7 @@ class EncodedScans:
 
 def among_classes(log_probabilities: np.ndarray, task: Task, classes: Sequence[str]) -> np.ndarray:
     """Probabilities over some classes of a task, from log-probabilities of all its answers: (..., n_classes)."""
+    # Renormalised: the probability of answers that are not offered is shared out in proportion.
     chosen = log_probabilities[..., [task.classes.index(name) for name in classes]]
     weights = np.exp(chosen - chosen.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)

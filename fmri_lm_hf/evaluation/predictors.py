@@ -196,7 +196,7 @@ def _agreement(split: TaskSplit, probabilities_of: Callable[[Sequence[Statement]
     if statements:
         found = probabilities_of([each for of_answer in statements.values() for each in of_answer])
         sites = np.array([split.evaluation.sites[row] for row in split.test])
-        for site in np.unique(sites):
+        for site in np.unique(sites):  # levels of connectivity differ between scanners
             here = sites == site
             found[here] = relative_to(found[here], found[here])
         ends = np.cumsum([len(of_answer) for of_answer in statements.values()])
@@ -349,6 +349,8 @@ def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: 
     """
     bold, observed = series_of(scan)
     finite = np.isfinite(bold[observed]).all(0)
-    kept = np.ix_(observed, finite)
+    kept = np.ix_(
+        observed, finite
+    )  # censored volumes and missing ROIs would spread through the Fourier transform
     bold[kept] = surrogate(bold[kept], np.random.default_rng([seed, row]))
     return {**scan, "bold": bold}

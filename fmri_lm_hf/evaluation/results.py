@@ -233,6 +233,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `results.json`; what was not measured is absent."""
+        # not `asdict`, which copies: a report holds thousands of small dictionaries
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -162,7 +162,8 @@ class TaskScores:
         """True classes (rows) by answers of the model (columns); a last column counts texts that are no answer."""
         answer = self.answers[MODEL]
         counts = np.zeros((len(self.classes), len(self.classes) + 1), dtype=int)
-        np.add.at(counts, (self.labels, answer.chosen), 1)  # -1, no answer, is the last column
+        # -1, no answer, is the last column; `counts[...] += 1` would count a repeated pair of indices once
+        np.add.at(counts, (self.labels, answer.chosen), 1)
         return (counts[:, :-1] if answer.written is None else counts).tolist()
 
     def _probabilistic(self) -> list[tuple[str, Answer]]:
@@ -202,8 +203,9 @@ class TaskScores:
         model, model_draws = self._resampled(self.metric, self.answers[MODEL])
         other, other_draws = self._resampled(self.metric, self.answers[name])
         sign = -1 if self.metric == "mean_absolute_error" else 1  # a smaller error is better
+        # Paired: both scores on the same draw of subjects. Differences of independent draws would be far too wide.
         draws = sign * (model_draws - other_draws)
-        draws = draws[np.isfinite(draws)]
+        draws = draws[np.isfinite(draws)]  # a draw without one of the classes has no score
         interval = interval_of(None, draws)
         return {
             "kind": PREDICTORS[name].kind,
@@ -326,7 +328,7 @@ def pool(parts: Mapping[str, TaskScores]) -> TaskScores:
         task=first.task,
         classes=classes,
         rows=tuple(row for part in each for row in part.rows),
-        n_train=min(part.n_train for part in each),
+        n_train=min(part.n_train for part in each),  # every site has its own training scans
         truth=[label for part in each for label in part.truth],
         subjects=[subject for part in each for subject in part.subjects],
         sites=[site for part in each for site in part.sites],
