@@ -308,7 +308,7 @@ def integrated_gradients(
             log_probabilities = _differentiable_log_probabilities(model, prompt, answer_ids, of_way, own)
             return _differentiable_log_odds(log_probabilities, answer)
 
-        attributed, error = IntegratedGradients(odds).attribute(
+        attributed, missed = IntegratedGradients(odds).attribute(
             tokens.expand_as(others),
             baselines=others,
             n_steps=N_STEPS,
@@ -316,7 +316,7 @@ def integrated_gradients(
             return_convergence_delta=True,
         )
         of_tokens.append(attributed.sum(-1).mean(0).double().cpu().numpy())
-        errors.append(error.abs().mean().item())
+        errors.append(missed.abs().mean().item())
         differences.append(attributed.sum((1, 2)).abs().mean().item())
     values = np.array(of_tokens) @ shares
     pairs = list(combinations(range(len(networks)), 2)) if model.config.reads_network_pairs else []
