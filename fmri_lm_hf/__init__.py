@@ -12,7 +12,7 @@ from .__about__ import __version__
 from .registration import is_command, register
 
 if TYPE_CHECKING:
-    from .bundled import load_reader
+    from .bundled import example_scan, load_bundled_model
     from .models.atlas import Atlas
     from .models.configuration_fmri_lm import FmriLMConfig
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -49,7 +49,9 @@ _HOME = {
     "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
     "FmriZeroShotClassificationPipeline": ".pipelines",
     "ScanError": ".models.scan_images",
-    "load_reader": ".bundled",
+    "example_scan": ".bundled",
+    "load_bundled_model": ".bundled",
+    "load_reader": ".bundled",  # the old name of load_bundled_model
     "load_text_backbone": ".training.backbone",
 }
 
@@ -70,7 +72,8 @@ __all__ = [
     "FmriZeroShotClassificationPipeline",
     "ScanError",
     "__version__",
-    "load_reader",
+    "example_scan",
+    "load_bundled_model",
     "load_text_backbone",
 ]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import fmri_lm_hf
-from fmri_lm_hf.bundled import READER_FOLDER
-from fmri_lm_hf.evaluation.truth import comparison_truth, description_truth, pair_level_truth
+from fmri_lm_hf.bundled import WEIGHTS
+from fmri_lm_hf.evaluation.truth import bin_truth, comparison_truth, description_truth
 from fmri_lm_hf.simulation.stream import RandomScans, random_atlas
 
 UNSEEN = 2_000_003  # a seed that no training uses
@@ -25,7 +25,7 @@ def judged(truth, reader, n_scans=8):
 
 
 def test_levels_are_those_of_the_scan_and_not_of_another(reader):
-    scores = judged(pair_level_truth, reader)
+    scores = judged(bin_truth, reader)
     assert scores["exact"] > 0.93
     assert scores["exact"] > scores["other_scan"] + 0.5
     assert scores["within_one"] > 0.98
@@ -38,7 +38,7 @@ def test_descriptions_are_of_the_scan_and_not_of_another(reader):
 
 
 def test_an_atlas_that_training_never_drew_is_read():
-    scores = judged(pair_level_truth, fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
+    scores = judged(bin_truth, fmri_lm_hf.load_reader(random_atlas(UNSEEN, 1, (6, 6))))
     assert scores["exact"] > 0.9
     assert scores["exact"] > scores["other_scan"] + 0.4
 
@@ -56,9 +56,9 @@ def test_an_atlas_is_found_by_its_name(reader):
 
 
 def test_weights_are_small_and_have_their_card_and_record():
-    names = {path.name for path in READER_FOLDER.iterdir()}
+    names = {path.name for path in WEIGHTS.iterdir()}
     assert {"README.md", "training_info.json", "model.safetensors"} <= names
-    assert sum(path.stat().st_size for path in READER_FOLDER.iterdir()) < 8e6
-    card = (READER_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 8e6
+    card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
     assert "simulated scans only" in card
-    assert '"simulated": true' in (READER_FOLDER / "training_info.json").read_text(encoding="utf-8")
+    assert '"simulated": true' in (WEIGHTS / "training_info.json").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
-"""The reader that comes with the package: true sentences about a scan, without the Hub and without training.
+"""The bundled model: a small language model that describes network pairs of any atlas, and a scan to try it on.
 
-Its weights lie in `weights/`, with their card and the recipe that made them.
+`weights/` holds the model with its card and the recipe that made it. `example_scan.tsv` is simulated;
+`tools/example_scan.py` made it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, normalizers
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from ..deprecation import warn_renamed
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
@@ -21,36 +23,137 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 
 __all__ = [
     "NETWORK_WORDS",
-    "READER_FOLDER",
+    "WEIGHTS",
     "add_network_words",
+    "example_scan",
+    "load_bundled_model",
     "load_reader",
     "name_networks",
-    "say_named_alone",
-    "shape_of_scans",
+    "network_pair_scan_config",
+    "suppress_unnamed_words",
     "with_atlas",
 ]
 
+WEIGHTS = Path(__file__).parent / "weights"
 
-# Words of a reader's vocabulary that stand for networks: each atlas gives them its names.
-
-# Characters for private use: they stand in no text, so that only a network's name becomes one.
+# Private-use characters occur in no text, so a tokenizer writes them only where it has replaced a network's name.
 NETWORK_WORDS = tuple(chr(0xE000 + number) for number in range(24))
 
 
-def add_network_words(tokenizer: Any) -> None:
-    """Give a tokenizer words for networks, as yet without names."""
-    # the space before a name belongs to its word, as it does to any word inside a sentence
+def load_bundled_model(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """Load the model that comes with the package, and its processor.
+
+    Parameters
+    ----------
+    atlas : Atlas or str, optional
+        The atlas of your scans, or its name for `Atlas.load`. Default: the 160 ROIs of Dosenbach 2010. Every network
+        needs a name.
+
+    Returns
+    -------
+    model : FmriLMForCausalLM
+        In evaluation mode.
+    processor : FmriLMProcessor
+        Takes tables, arrays and 4D NIfTI images of scans.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> model, processor = load_bundled_model()
+    >>> describe = pipeline("fmri-to-text", model=model, processor=processor)
+    >>> answer = describe(example_scan(), text="Which network pair is the weakest?")
+    >>> answer[0]["generated_text"]
+    'between cerebellum and sensorimotor'
+    """
+    model = FmriLMForCausalLM.from_pretrained(WEIGHTS).eval()
+    processor = FmriLMProcessor.from_pretrained(WEIGHTS)
+    if atlas is None:
+        return model, processor
+    return with_atlas(model, processor, Atlas.load(atlas) if isinstance(atlas, str) else atlas)
+
+
+def load_reader(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """The old name of `load_bundled_model`."""
+    warn_renamed("load_reader", "load_bundled_model")
+    return load_bundled_model(atlas)
+
+
+def example_scan() -> Path:
+    """Path of a small simulated scan: a table of Dosenbach's 160 ROIs, with a BIDS sidecar beside it."""
+    return Path(__file__).parent / "example_scan.tsv"
+
+
+def with_atlas(
+    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
+) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
+    """The same weights for scans of another atlas, with that atlas's networks and their names.
+
+    Parameters
+    ----------
+    model, processor
+        A model that reads network pairs alone (``scan_tokens=["network_pairs"]``).
+    atlas : Atlas
+        With a network for every ROI.
+
+    Raises
+    ------
+    ValueError
+        If weights of the model depend on its atlas, a network has no name, or the atlas has more networks than the
+        model has words for.
+    """
+    if not model.config.reads_network_pairs or model.config.reads_rois:
+        raise ValueError(
+            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
+            f"{model.config.scan_tokens}."
+        )
+    old = processor.feature_extractor
+    extractor = FmriFeatureExtractor(
+        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
+    )
+    tokenizer = name_networks(processor.tokenizer, atlas.network_names)
+    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
+    config = type(model.config).from_dict(
+        {
+            **model.config.to_dict(),
+            "fmri_config": network_pair_scan_config(atlas, old.n_timepoints),
+            "network_name_ids": processor.network_name_ids(),
+        }
+    )
+    other = FmriLMForCausalLM(config)
+    other.load_state_dict(model.state_dict())
+    other.generation_config = copy.deepcopy(model.generation_config)
+    suppress_unnamed_words(other.generation_config, tokenizer, len(atlas.network_names))
+    return other.eval(), processor
+
+
+def network_pair_scan_config(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
+    """The scan configuration of a model that reads network pairs of an atlas alone."""
+    return FmriTokenizerConfig(
+        n_rois=atlas.n_rois,
+        n_timepoints=n_timepoints,
+        patch_size=n_timepoints,
+        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
+    )
+
+
+# Network words: tokens that each atlas gives the names of its networks.
+
+
+def add_network_words(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the tokens for networks to a vocabulary, as yet without names."""
+    # `lstrip`: inside a sentence the space before a name belongs to its token, as with any other word
     tokenizer.add_tokens([AddedToken(word, lstrip=True, normalized=True) for word in NETWORK_WORDS])
 
 
-def name_networks(tokenizer: Any, names: Sequence[str]) -> Any:
-    """A tokenizer whose words for networks are the names of an atlas, in any case; another one stays as it is.
+def name_networks(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> PreTrainedTokenizerBase:
+    """Name the network words of a tokenizer after the networks of an atlas; text may spell them in any case.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerFast
+        Unchanged; one without network words is returned as it is.
     names : sequence of str
-        Of the networks; the first name becomes the first word.
+        The first name becomes the first word.
 
     Raises
     ------
@@ -61,14 +164,14 @@ def name_networks(tokenizer: Any, names: Sequence[str]) -> Any:
         return tokenizer
     if len(names) > len(NETWORK_WORDS):
         raise ValueError(
-            f"The atlas has {len(names)} networks, and this model has words for {len(NETWORK_WORDS)}. Join "
+            f"The atlas has {len(names)} networks, but this model has words for {len(NETWORK_WORDS)}. Join "
             "networks: `Atlas.with_networks(table)`, with a table of columns name and network."
         )
     if not all(name.strip() for name in names):
         raise ValueError(f"Each network needs a name to be asked about, found {list(names)}.")
     tokenizer = copy.deepcopy(tokenizer)
     named = dict(zip(names, NETWORK_WORDS))
-    # "default mode" before "default", which it contains
+    # Longest first: "default" would otherwise be replaced inside "default mode".
     longest_first = sorted(named, key=len, reverse=True)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
         [
@@ -85,95 +188,10 @@ def name_networks(tokenizer: Any, names: Sequence[str]) -> Any:
     return tokenizer
 
 
-def say_named_alone(generation_config: Any, tokenizer: Any, n_names: int) -> None:
-    """Keep words for networks that an atlas of so many networks gives no name from being written.
-
-    A tokenizer that has no such words leaves `generation_config` as it is.
-    """
+def suppress_unnamed_words(
+    generation_config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, n_names: int
+) -> None:
+    """Keep a model from generating the network words that an atlas of `n_names` networks leaves without a name."""
     if NETWORK_WORDS[0] in tokenizer.get_vocab():
         unnamed = tokenizer.convert_tokens_to_ids(list(NETWORK_WORDS[n_names:]))
         generation_config.suppress_tokens = unnamed or None
-
-
-READER_FOLDER = Path(__file__).parent / "weights"
-
-
-def load_reader(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """Load the reader of network pairs that comes with the package.
-
-    Parameters
-    ----------
-    atlas : Atlas or str, optional
-        Any atlas whose networks have names, or its name for `Atlas.load`; the 160 ROIs of Dosenbach 2010 when None.
-
-    Returns
-    -------
-    model : FmriLMForCausalLM
-        In evaluation mode.
-    processor : FmriLMProcessor
-        Takes tables, arrays and 4D NIfTI images of scans.
-
-    Examples
-    --------
-    >>> from transformers import pipeline
-    >>> model, processor = load_reader()
-    >>> describe = pipeline("fmri-to-text", model=model, processor=processor)
-    """
-    model = FmriLMForCausalLM.from_pretrained(READER_FOLDER).eval()
-    processor = FmriLMProcessor.from_pretrained(READER_FOLDER)
-    if atlas is None:
-        return model, processor
-    return with_atlas(model, processor, Atlas.load(atlas) if isinstance(atlas, str) else atlas)
-
-
-def with_atlas(
-    model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
-) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A reader for scans of another atlas: the same weights, with that atlas's networks and their names.
-
-    Parameters
-    ----------
-    model, processor
-        A model that reads network pairs alone (``scan_tokens=["network_pairs"]``).
-    atlas : Atlas
-        With a network for every ROI.
-
-    Raises
-    ------
-    ValueError
-        If weights of the model depend on its atlas, a network has no name, or there are more networks than the reader
-        has words for.
-    """
-    if not model.config.reads_network_pairs or model.config.reads_rois:
-        raise ValueError(
-            "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
-            f"{model.config.scan_tokens}."
-        )
-    old = processor.feature_extractor
-    extractor = FmriFeatureExtractor(
-        atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
-    )
-    tokenizer = name_networks(processor.tokenizer, atlas.network_names)
-    processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
-    config = type(model.config).from_dict(
-        {
-            **model.config.to_dict(),
-            "fmri_config": shape_of_scans(atlas, old.n_timepoints),
-            "network_name_ids": processor.network_name_ids(),
-        }
-    )
-    other = FmriLMForCausalLM(config)
-    other.load_state_dict(model.state_dict())
-    other.generation_config = copy.deepcopy(model.generation_config)
-    say_named_alone(other.generation_config, tokenizer, len(atlas.network_names))
-    return other.eval(), processor
-
-
-def shape_of_scans(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
-    """The shape of the scans of an atlas, for a model that reads network pairs alone."""
-    return FmriTokenizerConfig(
-        n_rois=atlas.n_rois,
-        n_timepoints=n_timepoints,
-        patch_size=n_timepoints,
-        roi_networks=[atlas.network_names.index(name) for name in atlas.networks],
-    )

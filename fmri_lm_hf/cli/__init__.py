@@ -28,7 +28,7 @@ COMMANDS = {
     "verify": "check a downloaded repository against the checksums that the Hub lists",
 }
 
-MODULES = {"tokens": "experiments.tokens_command", "study": "experiments.ablation_command"}
+MODULES = {"tokens": "experiments.tokens.__main__", "study": "experiments.ablation"}
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..bundled import say_named_alone
+from ..bundled import suppress_unnamed_words
 from ..corpus.queries import DESCRIBE
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -145,7 +145,7 @@ def _join(
     )
     backbone.copy_network_pairs(model)
     n_names = 0 if extractor.atlas is None else len(extractor.atlas.network_names)
-    say_named_alone(model.generation_config, processor.tokenizer, n_names)
+    suppress_unnamed_words(model.generation_config, processor.tokenizer, n_names)
     return model, processor
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_gguf_available
 
-from ..bundled import READER_FOLDER, name_networks
+from ..bundled import WEIGHTS, name_networks
 from ..deprecation import warn_renamed
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import FmriLMConfig
@@ -70,7 +70,7 @@ def load_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
     if name == "reader":
         warn_renamed("reader", "bundled")
     if name in ("bundled", "reader"):
-        name = str(READER_FOLDER)
+        name = str(WEIGHTS)
     if find_gguf(name) is None and isinstance(AutoConfig.from_pretrained(name), FmriLMConfig):
         model = FmriLMForCausalLM.from_pretrained(name, dtype=torch.float32)
         pairs = None if model.network_pairs is None else model.network_pairs.state_dict()

@@ -26,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-from ..bundled import add_network_words, name_networks, say_named_alone, shape_of_scans
+from ..bundled import add_network_words, name_networks, network_pair_scan_config, suppress_unnamed_words
 from ..corpus.queries import BINS, BOUNDS_BETWEEN
 from ..models.atlas import Atlas
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
@@ -264,14 +264,14 @@ def join_network_pairs(
     tokenizer = name_networks(tokenizer, atlas.network_names)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     model = FmriLMForCausalLM.from_components(
-        shape_of_scans(atlas, n_timepoints),
+        network_pair_scan_config(atlas, n_timepoints),
         language_model,
         scan_tokens=["network_pairs"],
         network_name_ids=processor.network_name_ids(),
         fmri_token_id=processor.fmri_token_id,
         initializer_range=initializer_range,
     )
-    say_named_alone(model.generation_config, tokenizer, len(atlas.network_names))
+    suppress_unnamed_words(model.generation_config, tokenizer, len(atlas.network_names))
     return model, processor
 
 

@@ -40,7 +40,7 @@ def test_embeddings_are_those_of_the_feature_extraction_pipeline():
     batch = torch.utils.data.default_collate([transform(given), transform(sample(120, 400, seed=1))])
     assert batch.pop("label").tolist() == [1, 1]  # what is not of the model stays
     cls_embeds, reg_embeds, patch_embeds = wrapper(batch)
-    model, processor = fmri_lm_hf.load_reader(transform.extractor.atlas)
+    model, processor = fmri_lm_hf.load_bundled_model(transform.extractor.atlas)
     expected = pipeline("fmri-feature-extraction", model=model, processor=processor)(
         given["bold"].numpy(), t_r=2.0
     )

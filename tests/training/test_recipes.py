@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from scripts import TRAINING, run
 from small import language_model
 
-from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig, load_reader
+from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig, load_bundled_model
 
 # millions of weights of an encoder, as of ViT-S, ViT-B and ViT-L without their patches' embedding and class head
 SIZES = {"small": 21.3, "base": 85.1, "large": 302.3}
@@ -86,7 +86,7 @@ def test_layers_to_shard_are_found(backbone):
         reshard_after_forward=fsdp["fsdp_reshard_after_forward"],
         state_dict_type=fsdp["fsdp_state_dict_type"],
     )
-    model = load_reader()[0] if backbone == "bundled" else language_model(backbone)
+    model = load_bundled_model()[0] if backbone == "bundled" else language_model(backbone)
     plugin.set_auto_wrap_policy(model)
     wrapped = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
     names = {"llama": "LlamaDecoderLayer", "gpt2": "GPT2Block", "bundled": "LlamaDecoderLayer"}
