@@ -1,4 +1,4 @@
-"""`evaluate`: each score is that of the right scan, class and reader, worked out by hand."""
+"""`evaluate`: each score is that of the right scan, class and predictor, worked out by hand."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
     rows[3]["sex"] = rows[30]["sex"] = None
     order = draw.permutation(N)  # neither sites nor classes stand in blocks
     return write_scan_dataset(
-        [rows[i] for i in order], tmp_path_factory.mktemp("judged") / "scans", tiny.atlas()
+        [rows[i] for i in order], tmp_path_factory.mktemp("evaluated") / "scans", tiny.atlas()
     )
 
 
@@ -87,12 +87,12 @@ def task():
 
 
 @pytest.fixture(scope="module")
-def judged(checkpoint, scans, splits, task):
+def evaluated(checkpoint, scans, splits, task):
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     return evaluate(model, AutoProcessor.from_pretrained(checkpoint), scans, {"sex": task}, splits)
 
 
-def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(judged, checkpoint, scans):
+def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(evaluated, checkpoint, scans):
     classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
     truth, male = [], []
     for scan in scans:
@@ -100,23 +100,23 @@ def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(judged, checkp
             answers = classify(scan, candidate_labels=["male", "female"], question=QUESTION)
             truth.append(scan["sex"])
             male.append({answer["label"]: answer["score"] for answer in answers}["male"])
-    ours = judged.tasks["sex"]["fmri_lm"]
+    ours = evaluated.tasks["sex"]["fmri_lm"]
     assert np.std(male) / np.mean(male) > 0.2  # the scans are told apart, so that a mix-up would show
     assert ours["auc"] == pytest.approx(roc_auc_score(truth, male))
     predicted = ["male" if score > 0.5 else "female" for score in male]
     assert ours["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     subjects = [scan["subject_id"] for scan in scans if scan["site"] == "B" and scan["sex"] is not None]
     of_others = [male[i] for i in other_subjects(subjects, 0)]
-    assert judged.tasks["sex"]["other_scan"]["auc"] == pytest.approx(roc_auc_score(truth, of_others))
+    assert evaluated.tasks["sex"]["other_scan"]["auc"] == pytest.approx(roc_auc_score(truth, of_others))
     low, high = ours["balanced_accuracy_interval"]
     assert low <= ours["balanced_accuracy"] <= high
-    assert judged.questions["sex"] == {
+    assert evaluated.questions["sex"] == {
         "question": QUESTION, "classes": ["female", "male"], "kind": "classification",
         "scored_by": "balanced_accuracy", "n_train": 23, "n_test": len(truth),
     }  # fmt: skip
 
 
-def test_baselines_are_fitted_to_training_scans_and_asked_about_test_scans(judged, scans):
+def test_baselines_are_fitted_to_training_scans_and_asked_about_test_scans(evaluated, scans):
     train = [scan for scan in scans if scan["site"] == "A" and scan["sex"] is not None]
     test = [scan for scan in scans if scan["site"] == "B" and scan["sex"] is not None]
     by_hand = fit_logistic(
@@ -126,10 +126,10 @@ def test_baselines_are_fitted_to_training_scans_and_asked_about_test_scans(judge
         [scan["subject_id"] for scan in train],
     )
     expected = by_hand.score([scan["sex"] for scan in test])
-    assert judged.tasks["sex"]["connectivity_logistic"].items() >= expected.items()
-    assert judged.tasks["sex"]["connectivity_logistic"]["balanced_accuracy"] > 0.85
-    assert judged.tasks["sex"]["majority"]["balanced_accuracy"] == 0.5
-    assert judged.tasks["sex"]["without_scan"]["auc"] == 0.5
+    assert evaluated.tasks["sex"]["connectivity_logistic"].items() >= expected.items()
+    assert evaluated.tasks["sex"]["connectivity_logistic"]["balanced_accuracy"] > 0.85
+    assert evaluated.tasks["sex"]["majority"]["balanced_accuracy"] == 0.5
+    assert evaluated.tasks["sex"]["without_scan"]["auc"] == 0.5
 
 
 def test_another_scan_is_one_of_another_subject():
@@ -141,7 +141,7 @@ def test_another_scan_is_one_of_another_subject():
 
 
 def test_noise_in_test_scans_changes_no_baseline_fit_and_their_labels_nothing(
-    checkpoint, scans, splits, task, judged
+    checkpoint, scans, splits, task, evaluated
 ):
     """Labels of test scans reach only the scores: permuted, the probabilities behind the AUC are the same."""
     flipped = scans.map(
@@ -153,8 +153,8 @@ def test_noise_in_test_scans_changes_no_baseline_fit_and_their_labels_nothing(
     )
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     again = evaluate(model, AutoProcessor.from_pretrained(checkpoint), flipped, {"sex": task}, splits)
-    for reader in ("fmri_lm", "connectivity_logistic"):
-        before, after = (result.tasks["sex"][reader]["auc"] for result in (judged, again))
+    for predictor in ("fmri_lm", "connectivity_logistic"):
+        before, after = (result.tasks["sex"][predictor]["auc"] for result in (evaluated, again))
         assert after == pytest.approx(1 - before)
 
 
@@ -233,7 +233,7 @@ def _file(path, text):
         ),
     ],
 )
-def test_what_cannot_be_judged_is_refused(make, message, scans, tmp_path):
+def test_what_cannot_be_evaluated_is_refused(make, message, scans, tmp_path):
     with pytest.raises(ValueError, match=message):
         make(scans, tmp_path)
 
@@ -257,7 +257,9 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
         evaluate(model, processor, broken, {"sex": task}, splits)
 
 
-def test_several_models_are_judged_and_what_varies_between_them_is_said(checkpoint, folder, tmp_path, capsys):
+def test_several_models_are_evaluated_and_what_varies_between_them_is_said(
+    checkpoint, folder, tmp_path, capsys
+):
     other = tmp_path / "other" / "model"
     shutil.copytree(checkpoint, other)
     model = AutoModelForCausalLM.from_pretrained(other)
@@ -365,9 +367,9 @@ def with_phenotypes(scans):
 
 
 @pytest.mark.parametrize(
-    ("reader", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)]
+    ("predictor", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)]
 )
-def test_a_control_is_the_pipeline_on_the_changed_scan(judged, checkpoint, scans, reader, surrogate):
+def test_a_control_is_the_pipeline_on_the_changed_scan(evaluated, checkpoint, scans, predictor, surrogate):
     classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
     truth, male = [], []
     for row, scan in enumerate(scans):
@@ -376,7 +378,7 @@ def test_a_control_is_the_pipeline_on_the_changed_scan(judged, checkpoint, scans
             answers = classify(shown, candidate_labels=["male", "female"], question=QUESTION)
             truth.append(scan["sex"])
             male.append({answer["label"]: answer["score"] for answer in answers}["male"])
-    assert judged.tasks["sex"][reader]["auc"] == pytest.approx(roc_auc_score(truth, male))
+    assert evaluated.tasks["sex"][predictor]["auc"] == pytest.approx(roc_auc_score(truth, male))
 
 
 def test_each_scan_is_read_once_for_all_questions(loaded, scans, splits, task, monkeypatch):
@@ -395,12 +397,12 @@ def test_each_scan_is_read_once_for_all_questions(loaded, scans, splits, task, m
     assert sorted(Counter(read).values()) == [2] * 16  # once as it is, once as noise
     config = EvaluationConfig(["other_scan"], n_resamples=9)
     alone = evaluate(model, processor, scans, {"other": other}, splits, config)
-    for reader in ("fmri_lm", "other_scan"):
-        assert both.tasks["other"][reader]["auc"] == alone.tasks["other"][reader]["auc"]
-        assert both.tasks["other"][reader]["auc"] != both.tasks["sex"][reader]["auc"]
+    for predictor in ("fmri_lm", "other_scan"):
+        assert both.tasks["other"][predictor]["auc"] == alone.tasks["other"][predictor]["auc"]
+        assert both.tasks["other"][predictor]["auc"] != both.tasks["sex"][predictor]["auc"]
 
 
-def test_a_reader_is_one_function(loaded, scans, splits, task, monkeypatch):
+def test_a_predictor_is_one_function(loaded, scans, splits, task, monkeypatch):
     def knows(question):
         right = np.array(question.labels(question.test))[:, None] == np.array(question.classes)
         return Answer(right.astype(float))
@@ -461,12 +463,12 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
     assert "R2" in results.summary()
 
 
-def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes, task):
+def test_every_site_is_evaluated_by_baselines_of_the_others(loaded, with_phenotypes, task):
     scans = with_phenotypes
     config = EvaluationConfig(["connectivity_logistic"], n_resamples=50)
     found = evaluate_sites(*loaded, scans, {"sex": task}, config)
     about = found.leave_one_site_out
-    assert about == {"sites": ["A", "B", "C"], "not_judged": {}, "model_retrained": False}
+    assert about == {"sites": ["A", "B", "C"], "not_evaluated": {}, "model_retrained": False}
     assert found.questions["sex"]["n_test"] == len(scans)
     columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
     for site in "AB":
@@ -492,11 +494,11 @@ def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes
         evaluate_sites(*loaded, one_site, {"sex": task})
 
 
-def test_a_site_that_cannot_be_judged_is_named(loaded, with_phenotypes, task):
+def test_a_site_that_cannot_be_evaluated_is_named(loaded, with_phenotypes, task):
     unlabelled = with_phenotypes.map(lambda row: {"sex": None} if row["site"] == "C" else {})
     found = evaluate_sites(*loaded, unlabelled, {"sex": task}, EvaluationConfig(["majority"], n_resamples=50))
     assert found.leave_one_site_out["sites"] == ["A", "B"]
-    assert "0 test scans that have one of them" in found.leave_one_site_out["not_judged"]["C"]
+    assert "0 test scans that have one of them" in found.leave_one_site_out["not_evaluated"]["C"]
     assert "Site C was not evaluated" in found.summary()
     nothing = with_phenotypes.map(lambda row: {"sex": row["sex"] if row["site"] == "B" else None})
     with pytest.raises(ValueError, match=r"No site can be evaluated\. Task 'sex'"):

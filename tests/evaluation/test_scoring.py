@@ -176,13 +176,16 @@ def test_a_verdict_by_chance_is_rare():
     beaten = []
     for seed in range(200):
         truth = labels(60, seed)
-        readers = {"fmri_lm": answer(truth, 0.5, seed + 1000), "other_scan": answer(truth, 0.5, seed + 2000)}
-        beaten.append(task_scores(readers, truth).verdict()["beats_controls"])
+        predictors = {
+            "fmri_lm": answer(truth, 0.5, seed + 1000),
+            "other_scan": answer(truth, 0.5, seed + 2000),
+        }
+        beaten.append(task_scores(predictors, truth).verdict()["beats_controls"])
     assert 0 < np.mean(beaten) <= 0.06  # 0.025, and what 200 draws of it allow
 
 
 def test_the_difference_is_paired():
-    """Two readers that nearly always agree: their difference is surer than either score."""
+    """Two predictors that nearly always agree: their difference is surer than either score."""
     truth = labels(300)
     ours = answer(truth, 0.7, 1)
     theirs = Answer(ours.probabilities.copy())
@@ -196,13 +199,13 @@ def test_the_difference_is_paired():
 
 def test_scores_of_sites_are_taken_within_them():
     truth, sites = ["a"] * 8 + ["b"] * 2 + ["a"] * 2 + ["b"] * 8 + ["a"], ["x"] * 10 + ["y"] * 10 + ["z"]
-    site_reader = Answer(np.eye(2)[[0] * 10 + [1] * 10 + [0]])  # right where it knows the site
-    scores = task_scores({"fmri_lm": site_reader}, truth, sites=sites).scores()["fmri_lm"]
+    site_predictor = Answer(np.eye(2)[[0] * 10 + [1] * 10 + [0]])  # right where it knows the site
+    scores = task_scores({"fmri_lm": site_predictor}, truth, sites=sites).scores()["fmri_lm"]
     assert scores["balanced_accuracy"] > 0.75
     assert scores["balanced_accuracy_within_sites"] == 0.5
     assert (
         "balanced_accuracy_within_sites"
-        not in task_scores({"fmri_lm": site_reader}, truth).scores()["fmri_lm"]
+        not in task_scores({"fmri_lm": site_predictor}, truth).scores()["fmri_lm"]
     )
 
 
