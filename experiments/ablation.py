@@ -19,9 +19,10 @@ import yaml
 
 from fmri_lm_hf.demo.run import STAGES, run_demo
 from fmri_lm_hf.evaluation.predictors import OURS
-from fmri_lm_hf.evaluation.report import COLOURS, html_table, new_figure, page, picture, robustness_parts
+from fmri_lm_hf.evaluation.report import COLOURS, robustness_parts
 from fmri_lm_hf.evaluation.tables import number
 from fmri_lm_hf.files import content_hash, write_json, write_text
+from fmri_lm_hf.pages import html_table, new_figure, page, picture
 
 _FOLDER = Path(__file__).with_name("studies")
 STUDIES = tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fmri_lm_hf.evaluation.report import COLOURS, OTHER, failure_parts, html_table, new_figure, page, picture
+from fmri_lm_hf.evaluation.report import COLOURS, OTHER, failure_parts
 from fmri_lm_hf.files import write_text
+from fmri_lm_hf.pages import html_table, new_figure, page, picture
 
 HEAD = ("", "tokens", "codes", "connectivity", "chance", "n")
 _VECTORS = HEAD[1:4]

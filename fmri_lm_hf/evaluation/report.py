@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 
 from ..files import write_text
 from ..models.atlas import Atlas
+from ..pages import html_table, new_figure, page, picture
 from .few_shot import SHOT_READERS
 from .predictors import OURS, READERS, title_of
 from .tables import (
@@ -38,44 +37,6 @@ from .tables import (
 
 COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of reader
 OTHER = "#e9c46a"
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; padding: 0 1rem; color: #212529 }
-img { max-width: 100% } table { border-collapse: collapse } td, th { padding: .3rem .8rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #dee2e6 }
-.warning { background: #fff3cd; border-left: 4px solid #ffc107; padding: .5rem 1rem }
-blockquote { border-left: 4px solid #89c2d9; margin-left: 0; padding-left: 1rem }
-"""
-
-
-def new_figure(*args: Any, **kwargs: Any) -> Any:
-    """A figure of matplotlib that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(*args, **kwargs)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def picture(figure: Any, alt: str) -> str:
-    """A figure as part of a page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{encoded}"></p>'
-
-
-def page(title: str, parts: Sequence[str]) -> str:
-    """A page of HTML parts under a title."""
-    start = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    return "\n".join([start, f"<h1>{html.escape(title)}</h1>", *parts])
-
-
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as part of a page."""
-    lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
-    lines += [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table>{''.join(lines)}</table>"
 
 
 def draw_scores(results: Mapping[str, Any]) -> Any:
