@@ -174,11 +174,15 @@ def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
     claims = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", text.replace("\N{MINUS SIGN}", "-")):
         clauses = _clauses(sentence, vocabulary)
+        within_scan = re.search(r"\b(?:with)?in this scan\b", sentence, re.IGNORECASE) is not None
         for k, clause in enumerate(clauses):
             if k and clause.measure is None:
                 clause.measure = clauses[k - 1].measure  # "fALFF is raised in A and lowered in B"
             if k and clause.direction is None and clause.measure not in _EXTREMES:
                 clause.direction = clauses[k - 1].direction  # "raised fALFF in A and amplitude in B"
+            if within_scan and clause.measure == "connectivity/mean":
+                # relative to the scan itself: not to be confused with the same words relative to a cohort
+                clause.measure = "connectivity/level"
             claims += clause.claims(sentence.strip())
     return claims
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from .facts import NOUNS, Fact, direction_of
+from .facts import NOUNS, Fact, direction_of, fact_measure
+from .faithfulness import Claim, parse_claims
 from .languages import ENGLISH, Language
 from .prose import render_statement
 
@@ -247,3 +249,160 @@ def says_no_scan(text: str) -> bool:
     return (
         re.search(r"\bno (?:readable |usable )?scan\b|\bnot a (?:readable )?scan\b", text, re.I) is not None
     )
+
+
+@dataclass(frozen=True)
+class PairTruth:
+    """What a scan's own numbers say about a network pair.
+
+    Attributes
+    ----------
+    networks : tuple of str
+        The pair; one network twice for the connectivity within it.
+    value : float
+        Mean correlation of the pair in units of the scan's RMS correlation.
+    bin : str
+        One of the five bins, from "markedly low" to "markedly high".
+    rank, n_pairs : int
+        Place by magnitude, 1 for the strongest, among the pairs of its kind: pairs of different networks, or
+        connectivity within networks. How many there are.
+    """
+
+    networks: tuple[str, str]
+    value: float
+    bin: str
+    rank: int
+    n_pairs: int
+
+
+@dataclass(frozen=True)
+class CheckedStatement:
+    """A statement about a scan in plain English, next to the numbers of the scan.
+
+    Attributes
+    ----------
+    text : str
+    is_true : bool or None
+        None for a text that claims nothing.
+    truth : PairTruth or None
+        The pair that the statement is about; None where it names no pair that the scan has.
+    """
+
+    text: str
+    is_true: bool | None = None
+    truth: PairTruth | None = None
+
+
+def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
+    """The connectivity of one network pair, from the facts of `scan_facts`; the names come in either order."""
+    by_pair = {tuple(sorted(fact["network"])): fact for fact in level_facts(facts)}
+    fact = by_pair.get(tuple(sorted(networks)))
+    if fact is None:
+        raise ValueError(
+            f"No connectivity is known for the network pair {', '.join(networks)}. Name two networks (or one twice) "
+            f"of {', '.join(sorted({name for pair in by_pair for name in pair}))}."
+        )
+    first, second = fact["network"]
+    same_kind = [other for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)]
+    return PairTruth(
+        networks=(first, second),
+        value=fact["value"],
+        bin=LEVELS[round(fact["z"]) + 2],
+        rank=1 + sum(abs(other["value"]) > abs(fact["value"]) for other in same_kind),
+        n_pairs=len(same_kind),
+    )
+
+
+def check_statements(
+    text: str, facts: Sequence[Fact], network_names: Sequence[str] = ()
+) -> list[CheckedStatement]:
+    """Each statement of a text about one scan, in plain English, with the numbers that it is about.
+
+    Parameters
+    ----------
+    text : str
+        What a model says about the scan, in any wording that `parse_claims` reads.
+    facts : sequence of fact
+        Those of `scan_facts`.
+    network_names : sequence of str
+        Further names to look for, such as networks of the atlas that this scan has no ROIs of.
+    """
+    by_key: dict[tuple[str | None, tuple[str, ...]], Fact] = {
+        (fact_measure(fact), tuple(sorted(fact["network"]))): fact for fact in facts
+    }
+    names = sorted({name for fact in facts for name in fact["network"]} | set(network_names))
+    statements = []
+    for sentence in filter(None, map(str.strip, re.split(r"(?<=[.!?])\s+|\n", text))):
+        claims = parse_claims(sentence, names)
+        if not claims:
+            statements.append(CheckedStatement(_mend_pair(sentence, names)))
+        for claim in claims:
+            fact = by_key.get(claim.key)
+            is_true = fact is not None and not claim.disagreements(fact)
+            truth = None if fact is None else pair_truth(facts, fact["network"])
+            if truth is None and len(claim.networks) == 2:
+                with suppress(ValueError):
+                    truth = pair_truth(facts, claim.networks)
+            statements.append(CheckedStatement(_plain_english(claim) or sentence, is_true, truth))
+    return statements
+
+
+def display_text(text: str, network_names: Sequence[str], facts: Sequence[Fact] = ()) -> str:
+    """A model's text about a scan in plain English; with facts, the value follows each statement.
+
+    Statements are parsed and written anew. What claims nothing about a network pair stays as it is.
+
+    Parameters
+    ----------
+    text : str
+    network_names : sequence of str
+        Networks of the atlas.
+    facts : sequence of fact
+        Those of `scan_facts`, for the values.
+
+    Examples
+    --------
+    >>> display_text("Within this scan, between visual and default lies the weakest coupling.", ["default", "visual"])
+    'The weakest connection is between the visual and the default network.'
+    """
+    sentences = []
+    for each in check_statements(text, facts, network_names):
+        value = f" ({each.truth.value:.2f} times the scan's RMS correlation)" if each.truth else ""
+        ending = each.text[-1] if each.text[-1] in ".!?" else ""
+        sentences.append(each.text.removesuffix(ending) + value + ending)
+    return " ".join(dict.fromkeys(sentences))
+
+
+def pair_phrase(networks: Sequence[str]) -> str:
+    """A network pair in plain English: ``between the A and the B network``, or ``within the A network``."""
+    first, second = networks
+    noun = "" if second.lower().endswith("network") else " network"
+    return f"within the {first}{noun}" if first == second else f"between the {first} and the {second}{noun}"
+
+
+def _plain_english(claim: Claim) -> str:
+    """A sentence for a claim about the bin of a pair or an extreme pair; empty for any other claim."""
+    if len(claim.networks) != 2:
+        return ""
+    if claim.measure in ("connectivity/strongest", "connectivity/weakest"):
+        return f"The {claim.measure.split('/')[1]} connection is {pair_phrase(claim.networks)}."
+    stated = {
+        ("lowered", "marked"): LEVELS[0],
+        ("lowered", None): LEVELS[1],
+        ("typical", None): LEVELS[2],
+        ("raised", None): LEVELS[3],
+        ("raised", "marked"): LEVELS[4],
+    }.get((claim.direction or "", claim.degree))
+    if claim.measure != "connectivity/level" or stated is None:
+        return ""
+    return f"In this scan, connectivity {pair_phrase(claim.networks)} is {stated}."
+
+
+def _mend_pair(sentence: str, network_names: Sequence[str]) -> str:
+    """An answer that is a network pair alone (``between A and B``) with its articles."""
+    name = "|".join(sorted(map(re.escape, network_names), key=len, reverse=True)) or r"(?!)"
+    found = re.fullmatch(rf"(?:between ({name}) and ({name})|within ({name}))\.?", sentence, re.IGNORECASE)
+    if found is None:
+        return sentence
+    phrase = pair_phrase((found[3], found[3]) if found[3] else (found[1], found[2]))
+    return phrase[0].upper() + phrase[1:] + "."

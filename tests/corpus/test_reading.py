@@ -16,7 +16,10 @@ from fmri_lm_hf.corpus.queries import (
     ask_description,
     ask_extreme,
     ask_level,
+    check_statements,
+    display_text,
     level_of,
+    pair_truth,
     says_no_scan,
     scan_facts,
 )
@@ -89,3 +92,65 @@ def test_answers_follow_the_facts():
 def test_absence_is_recognised(text):
     assert says_no_scan(text)
     assert not says_no_scan(ask_description(facts(), random.Random(2)).answer)
+
+
+def test_a_models_description_is_displayed_in_plain_english_and_still_true():
+    rng = random.Random(0)
+    about = facts()
+    for _ in range(50):
+        text = ask_description(about, rng).answer
+        shown = display_text(text, NAMES)
+        found = faithfulness(shown, about, NAMES)
+        assert found.precision == 1.0, (text, shown)
+        assert found.matched == faithfulness(text, about, NAMES).matched
+        for sentence in shown.removesuffix(".").split(". "):
+            assert sentence.startswith(
+                ("The strongest connection is ", "The weakest connection is ", "In this scan, ")
+            )
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        (
+            "Within this scan, between default and visual lies the weakest network pair.",
+            "The weakest connection is between the default and the visual network.",
+        ),
+        (
+            "Between visual and fronto-parietal, coupling within this scan is markedly low.",
+            "In this scan, connectivity between the visual and the fronto-parietal network is markedly low.",
+        ),
+        (
+            "Within-scan connectivity within the default network is found to be moderate.",
+            "In this scan, connectivity within the default network is moderate.",
+        ),
+        ("between default and visual", "Between the default and the visual network."),
+        ("No scan can be read here.", "No scan can be read here."),
+        ("Modularity is raised.", "Modularity is raised."),
+        ("yes", "yes"),
+        ("", ""),
+    ],
+)
+def test_display_text(text, shown):
+    assert display_text(text, NAMES) == shown
+    assert display_text(shown, NAMES) == shown
+
+
+def test_a_statement_is_checked_beside_its_numbers():
+    true, wrong, nothing = check_statements(
+        "The strongest connection lies between visual and fronto-parietal. "
+        "Coupling within this scan between visual and default is low. The scan is beautiful.",
+        facts(),
+    )
+    assert (true.is_true, true.truth.value, true.truth.rank, true.truth.n_pairs) == (True, 0.9, 1, 3)
+    assert (wrong.is_true, wrong.truth.value, wrong.truth.bin) == (False, 0.6, "high")
+    assert (nothing.is_true, nothing.truth) == (None, None)
+    assert "(0.60 times the scan's RMS correlation)." in display_text(wrong.text, NAMES, facts())
+
+
+def test_truth_of_a_pair():
+    assert pair_truth(facts(), ["fronto-parietal", "default"]).rank == 3
+    within = pair_truth(facts(), ["visual", "visual"])
+    assert (within.bin, within.rank, within.n_pairs) == ("high", 2, 3)
+    with pytest.raises(ValueError, match="Name two networks"):
+        pair_truth(facts(), ["default", "limbic"])
