@@ -332,7 +332,12 @@ def integrated_gradients(
     Unavailable
         When the atlas has fewer than two networks, no token stands for a network, or there is no other person.
     """
-    from captum.attr import IntegratedGradients
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise Unavailable(
+            "Integrated gradients need the package captum: `pip install 'fmri-lm-hf[evaluation]'`."
+        ) from error
 
     networks, roi_networks = networks_of(processor)
     shares = _shares(model, roi_networks, len(networks))

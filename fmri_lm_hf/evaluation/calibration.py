@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from crepes import ConformalClassifier
-from crepes.extras import hinge
 from scipy.optimize import minimize_scalar
 
 N_BINS = 10
@@ -164,13 +162,17 @@ def conformal_sets(
     ----------
     .. [1] Vovk V, Gammerman A, Shafer G (2005). Algorithmic Learning in a Random World. Springer.
     """
+    try:
+        from crepes import ConformalClassifier
+    except ImportError:
+        return None
     people = np.random.default_rng(seed).permutation(np.unique(subjects))
     in_first = np.isin(subjects, people[: len(people) // 2])
     enough = round(confidence / (1 - confidence), 6)
     if min(in_first.sum(), (~in_first).sum()) < enough:
         return None
     sets = np.zeros(probabilities.shape, dtype=bool)
-    scores = hinge(probabilities)
+    scores = 1 - probabilities  # hinge
     for judged in (in_first, ~in_first):
         other = ~judged
         calibrated = ConformalClassifier().fit(scores[other, labels[other]])
