@@ -52,7 +52,7 @@ def test_nobody_is_calibrated_on_their_own_scans(monkeypatch):
             calibrated.append(set(alphas))
             return super().fit(alphas, **more)
 
-    monkeypatch.setattr("fmri_lm_hf.evaluation.calibration.ConformalClassifier", Spy)
+    monkeypatch.setattr("crepes.ConformalClassifier", Spy)
     labels, probabilities = answers(1, 40)  # each person's ten scans alike, and unlike anybody else's
     conformal_sets(np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0), people(400, 10), CLASSES)
     first, second = calibrated
