@@ -11,6 +11,7 @@ import pytest
 from fmri_lm_hf import cli
 from fmri_lm_hf.bundled import example_scan, load_bundled_model
 from fmri_lm_hf.cli.ask import named_pairs, open_scan
+from fmri_lm_hf.corpus.queries import pair_truth
 from fmri_lm_hf.models.scan_files import read_scan
 
 NETWORKS = ("default", "default mode", "Vis", "fronto-parietal (L)")
@@ -204,6 +205,7 @@ def test_the_example_scan_is_what_its_script_makes(monkeypatch):
 
 
 def test_the_bins_of_the_example_scan_vary():
-    facts = open_scan("example").facts
-    bins = [round(fact["z"]) for fact in facts if fact["feature"].startswith("connectivity/level/")]
-    assert set(bins) == {-2, -1, 0, 1, 2}
+    scan = open_scan("example")
+    pairs = {tuple(fact["network"]) for fact in scan.facts}
+    bins = {pair_truth(scan.facts, pair).bin for pair in pairs}
+    assert bins == {"markedly low", "low", "moderate", "high", "markedly high"}
