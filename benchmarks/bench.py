@@ -192,13 +192,9 @@ def counted(step: Step) -> dict[str, float]:
 
 def step_row(name: str, timed: bool = True) -> dict[str, Any]:
     """One of `STEPS`."""
-    from fmri_lm_hf.training.record import keep_freed_memory
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
     what, make, _ = STEPS[name]
-    if name.startswith("stage"):
-        keep_freed_memory()  # as every training does
     step = make()
     row: dict[str, Any] = {"what": what, **counted(step)}
     if timed:

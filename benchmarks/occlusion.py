@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 import fmri_lm_hf
-from fmri_lm_hf.corpus.queries import LEVELS, level_of, level_question
+from fmri_lm_hf.corpus.queries import BINS, bin_of, bin_question
 from fmri_lm_hf.evaluation.attribution import EXPLANATIONS, Effects, occlude, randomisation_test
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.files import write_json
@@ -94,13 +94,13 @@ def levels(
     numbers = pair_indices(len(names)).T.tolist()
     rows: dict[str, list[Any]] = {"all": [], "not low": []}
     for pair in (PLANTED, ("default", "cerebellum"), ("occipital", "fronto-parietal")):
-        asked = level_question(list(pair))
-        occlusion = occlude(*reader, inputs, subjects, asked, LEVELS, n_scans)
+        asked = bin_question(list(pair))
+        occlusion = occlude(*reader, inputs, subjects, asked, BINS, n_scans)
         value = values[:n_scans, numbers.index(sorted(names.index(name) for name in pair))].numpy()
-        truth = level_of(value)
+        truth = bin_of(value)
         right = occlusion.answers == truth
         rows["all"].append(found(occlusion, pair, right))
-        rows["not low"].append(found(occlusion, pair, right & (truth != LEVELS.index("low"))))
+        rows["not low"].append(found(occlusion, pair, right & (truth != BINS.index("low"))))
     return {
         name: {
             key: float(np.average([row[key] for row in each], weights=[row["n_right"] for row in each]))

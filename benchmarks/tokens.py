@@ -91,7 +91,7 @@ def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTrai
     for field, value in SETTINGS[name].items():
         words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
     if not out.exists():
-        train(parse(TokenizerArguments, "", words))
+        train(parse(TokenizerArguments, words))
     return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)
 
 
@@ -100,7 +100,7 @@ def descriptions(folder: Path) -> dict[str, torch.Tensor]:
     """The texts about the scans of a cohort, as the training embeds them."""
     corpus, backbone = (
         CorpusTexts(str(folder / "corpus"), "connectivity", ["sentence"]),
-        load_backbone("reader"),
+        load_backbone("bundled"),
     )
     names = sorted(corpus.scan_ids)
     tokenizer = backbone.tokenizer_of(load_scan_dataset(folder / "scans")[1])

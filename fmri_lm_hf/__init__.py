@@ -1,7 +1,6 @@
 """Language models that read fMRI scans, native to the Hugging Face ecosystem.
 
-After ``import fmri_lm_hf`` the Auto classes and the pipelines of transformers know the classes of this package. The
-import itself is quick: classes are loaded when they are first used, and registered when transformers needs them.
+After ``import fmri_lm_hf`` the Auto classes and the pipelines of transformers know the classes of this package.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .__about__ import __version__
-from .registration import register_when_needed
+from .registration import is_command, register
 
 if TYPE_CHECKING:
     from .bundled import example_scan, load_bundled_model
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .pipelines import FmriHypothesisPipeline
     from .training.backbone import load_text_backbone
 
+# Where names are found, at their first use: neither training nor the bundled model is loaded before.
 _HOME = {
     "Atlas": ".models.atlas",
     "FmriDecisionPipeline": ".pipelines",
@@ -90,4 +90,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-register_when_needed()
+# `fmri-lm --help` need not wait for torch; the command registers before it runs something.
+if not is_command():
+    register()

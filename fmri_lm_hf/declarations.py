@@ -1,7 +1,7 @@
-"""What is declared about a cohort: that it is controlled (a data-use agreement binds it), or that it is simulated.
+"""Declarations about a cohort: controlled (bound by a data-use agreement), or simulated.
 
-Files declare it (`controlled: true` in the metadata of a card, or in JSON beside the data, at any depth). Objects
-carry it in a feature of their dataset: unlike other metadata, the `id` of a feature stays through `select`, `map`,
+Files declare it (`controlled: true` in the metadata of a card, or in JSON next to the data, at any depth). Objects
+carry it in a feature of their dataset: unlike other metadata, the `id` of a feature survives `select`, `map`,
 `save_to_disk`, Parquet and `load_dataset`.
 """
 
@@ -17,13 +17,13 @@ import yaml
 
 DECLARATIONS = ("controlled", "simulated")
 _METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
-_MARK = "fmri_lm_hf:"  # begins the `id` of a feature that carries declarations
+_MARK = "fmri_lm_hf:"  # prefix of the `id` of a feature that carries declarations
 _DENIALS = ("", "0", "false", "no", "none", "null")
-_CARRIERS = ("bold", "text")  # the columns that hold what was measured in, or is said about, a person
+_CARRIERS = ("bold", "text")  # the columns of what was measured in, or is written about, a person
 
 
 def is_declared(record: Any, name: str) -> bool:
-    """Whether a record says `name: true`, at any depth, in mappings and lists.
+    """Whether a record declares `name: true`, at any depth, in mappings and lists.
 
     Examples
     --------
@@ -31,15 +31,15 @@ def is_declared(record: Any, name: str) -> bool:
     True
     """
     if isinstance(record, Mapping):
-        said = record.get(name)
-        if not isinstance(said, (Mapping, list)) and str(said).strip().lower() not in _DENIALS:
+        value = record.get(name)
+        if not isinstance(value, (Mapping, list)) and str(value).strip().lower() not in _DENIALS:
             return True
         return any(is_declared(value, name) for value in record.values())
     return isinstance(record, (list, tuple)) and any(is_declared(value, name) for value in record)
 
 
 def declared_in_folder(folder: str | Path, recursive: bool = True) -> set[str]:
-    """What the JSON files and cards in a folder, and below it, declare; unreadable ones declare nothing."""
+    """Declarations of the JSON files and cards in a folder, and below it; unreadable ones declare nothing."""
     found: set[str] = set()
     for path in Path(folder).rglob("*") if recursive else Path(folder).iterdir():
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -59,13 +59,12 @@ def declared_in_folder(folder: str | Path, recursive: bool = True) -> set[str]:
 
 
 def declare_in_features(features: Any, declared: Iterable[str]) -> None:
-    """Let the features of a dataset carry declarations, beside those that they carry already.
+    """Add declarations to the features of a dataset.
 
     Parameters
     ----------
     features : datasets.Features
-        Changed in place. The columns `bold` and `text` carry the declarations; the first column where there is
-        neither.
+        Changed in place. The columns `bold` and `text` carry the declarations; if there is neither, the first column.
     declared : iterable of str
         Of `DECLARATIONS`.
     """
@@ -77,13 +76,13 @@ def declare_in_features(features: Any, declared: Iterable[str]) -> None:
 
 
 def declared_in_features(features: Any) -> set[str]:
-    """The declarations that the features of a dataset carry."""
+    """The declarations in the features of a dataset."""
     marks = [mark for mark in _ids(features) if mark.startswith(_MARK)]
     return {name for mark in marks for name in mark.removeprefix(_MARK).split(",")} & set(DECLARATIONS)
 
 
 def _ids(feature: Any) -> Iterator[str]:
-    """The ids of a feature and of all inside of it: `Dataset.batch` makes lists of what it had."""
+    """The ids of a feature and of all inside it: `Dataset.batch` turns features into lists of them."""
     if isinstance(feature, Mapping):
         for each in feature.values():
             yield from _ids(each)
@@ -94,7 +93,7 @@ def _ids(feature: Any) -> Iterator[str]:
 
 
 def declared_in_parquet(paths: Iterable[Path]) -> set[str]:
-    """What the features in the schemas of Parquet files declare about their cohort."""
+    """Declarations in the schemas of Parquet files."""
     import pyarrow.parquet as pq
     from datasets import Features
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all; folders for one process at a time; folders that come with the package."""
+"""Atomic writing of files, folders locked for one process, folders of the package, and hashes of content."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """A file to write in place of `path`, which takes its name when the block ends without an error.
+    """Yield a temporary file, which replaces `path` if the block ends without an error.
 
-    Its folder is made if need be; after an error nothing is left of it.
+    Its folder is created if it does not exist; after an error nothing is left of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,37 +37,37 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_bytes(content: bytes, path: str | os.PathLike) -> None:
-    """Write a file, atomically; its folder is made if need be."""
+    """Write a file, atomically; its folder is created if it does not exist."""
     with atomic(path) as partial:
         partial.write_bytes(content)
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
-    """Write a text file, atomically; its folder is made if need be."""
+    """Write a text file, atomically; its folder is created if it does not exist."""
     write_bytes(text.encode(), path)
 
 
 def write_json(record: Any, path: str | os.PathLike) -> None:
-    """Write JSON into a file, atomically; its folder is made if need be."""
+    """Write JSON into a file, atomically; its folder is created if it does not exist."""
     write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", path)
 
 
 def project_folder(name: str) -> Path:
-    """A folder that comes with the package: inside it when installed, beside it in a source checkout."""
+    """A folder of the package: inside it if installed, beside it in a source checkout."""
     package = Path(__file__).resolve().parent
     for root in (package, package.parent):
         if (root / name).is_dir():
             return root / name
     raise FileNotFoundError(
-        f"The folder {name} of fmri_lm_hf is missing: this installation is incomplete, install the package again."
+        f"The folder {name} of fmri_lm_hf is missing: the installation is incomplete, install the package again."
     )
 
 
 @contextmanager
 def exclusive(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a folder for this process alone; it is made if need be, and removed if nothing came into it.
+    """Lock a folder for this process; it is created if it does not exist, and removed if it stays empty.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however it ends.
 
     Raises
     ------
@@ -79,9 +79,8 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK_FILE).unlink(
-            missing_ok=True
-        )  # while it is held: who waits for it sees that it is gone
+        # before the release: a process that waits for the lock sees that the file is gone, and tries again
+        (folder / LOCK_FILE).unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # not empty
             folder.rmdir()
@@ -95,16 +94,13 @@ def _acquire(folder: Path) -> BaseFileLock:
         try:
             lock.acquire()
             return lock
-        except FileNotFoundError:  # another process has just ended and removed the folder that it left empty
+        except FileNotFoundError:  # another process has just ended and removed its empty folder
             continue
         except Timeout as error:
             raise BlockingIOError(
                 f"Another process is at work in {shown}: wait until it has ended, or give another folder."
             ) from error
-    raise BlockingIOError(f"The folder {shown} is made and removed all the time: give another one.")
-
-
-# Hashes of what was computed from and with: values, and the weights of models.
+    raise BlockingIOError(f"The folder {shown} is created and removed again and again: give another one.")
 
 
 def content_hash(*parts: Any) -> str:

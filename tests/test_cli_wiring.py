@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 
 from fmri_lm_hf import cli
@@ -112,7 +114,12 @@ def call(*targets: str, prepare: Callable[[pytest.MonkeyPatch], None] | None = N
             prepare(monkeypatch)
         for target in targets:
             owner, _, name = target.rpartition(".")
-            monkeypatch.setattr(find(owner), name, spy(getattr(find(owner), name), name, recorded))
+            function = getattr(find(owner), name)
+            recording = spy(function, name, recorded)
+            monkeypatch.setattr(find(owner), name, recording)
+            for module in list(sys.modules.values()):  # wherever the command takes the function from
+                if module.__name__.startswith("fmri_lm_hf.") and vars(module).get(name) is function:
+                    monkeypatch.setattr(module, name, recording)
         with pytest.raises(Reached):
             cli.main(argv)
         return recorded
@@ -251,7 +258,7 @@ def train_rows() -> list[Command]:
 def atlas_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading the image gives a small atlas without problems."""
     monkeypatch.setattr(Atlas, "from_labels_img", lambda *args: Atlas.numbered(2))
-    check = SimpleNamespace(n_voxels=[3, 4], problems=[])
+    check = SimpleNamespace(n_voxels=np.array([3, 4]), problems=[])
     monkeypatch.setattr("fmri_lm_hf.scans.atlas_check.check_atlas", lambda atlas: check)
 
 
@@ -275,7 +282,7 @@ ATLAS_COMMANDS = [
     ),
 ]
 
-BUILD = call("fmri_lm_hf.scans.build_scan_dataset")
+BUILD = call("fmri_lm_hf.scans.build.build_scan_dataset")
 SCANS = {"source": "fmriprep", "input": "one", "--out": "made"}
 OF_EVERY_SOURCE = [
     Option("input", "source.root", {"one": Path("one"), "two": Path("two")}),
@@ -331,7 +338,7 @@ SCANS_COMMANDS = [
     Command(
         "scans",
         SCANS,
-        call("fmri_lm_hf.scans.read_participants"),
+        call("fmri_lm_hf.scans.sources.bids.read_participants"),
         [
             Option(
                 "--participants",
@@ -349,7 +356,7 @@ SCANS_COMMANDS = [
     Command(
         "scans",
         SCANS,
-        call("fmri_lm_hf.scans.find_scans", "fmri_lm_hf.scans.build_scan_dataset"),
+        call("fmri_lm_hf.scans.build.find_scans", "fmri_lm_hf.scans.build.build_scan_dataset"),
         [flag("--dry-run", "reached", "find_scans", "build_scan_dataset")],
     ),
 ]

@@ -35,7 +35,7 @@ def _normal(name: str) -> str:
 
 def imports_of(text: str) -> tuple[set[str], set[str]]:
     """Top-level names that a module imports when it is imported, and those that its functions import."""
-    tree = ast.parse(text)
+    tree = _WithoutTyping().visit(ast.parse(text))
     inside = {
         id(node)
         for function in ast.walk(tree)
@@ -55,6 +55,13 @@ def imports_of(text: str) -> tuple[set[str], set[str]]:
                 {node.args[0].value.partition(".")[0]} if isinstance(node.args[0], ast.Constant) else set()
             )
     return eager, lazy
+
+
+class _WithoutTyping(ast.NodeTransformer):
+    """Leaves out what only a type checker imports."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        return node.orelse if getattr(node.test, "id", "") == "TYPE_CHECKING" else self.generic_visit(node)
 
 
 def imported() -> tuple[set[str], set[str]]:

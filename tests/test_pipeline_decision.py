@@ -119,7 +119,7 @@ def test_a_request_may_be_json_and_its_state_may_say_more(decide, tmp_path):
         ({"questions": {}}, "at least one question"),
         ({"questions": {"sex": {"type": "vote"}}}, "Question 'sex': `type` must be one of"),
         ({"questions": {"sex": {"type": "choice", "instructions": "?"}}}, "Question 'sex'"),
-        ({"questions": {"sex": {"type": "noul"}}}, "'sex' has no `instructions`: write there what is asked"),
+        ({"questions": {"sex": {"type": "noul"}}}, "'sex' has no `instructions`: write what is asked there"),
         (
             {"questions": {"sex": {"type": "score", "instructions": "?", "criteria": ["male", "male"]}}},
             r"'sex': its options must all be different, got \['male', 'male'\]",

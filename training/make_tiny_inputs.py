@@ -1,13 +1,13 @@
 """Make the scans and the corpus that the recipes tiny/*.yaml train on, offline and in seconds.
 
     python training/make_tiny_inputs.py tiny
-    fmri-lm train reader tiny/reader
+    fmri-lm train reading tiny/reading
     fmri-lm train tokenizer tiny/tokenizer
     fmri-lm train alignment tiny/alignment
     fmri-lm train instruction tiny/instruction
 
-Into the folder come `scans` (a simulated scan dataset), `corpus` (descriptions of them) and `plain.txt`. What is
-trained on them means nothing.
+Into the folder come `scans` (a simulated scan dataset), `corpus` (descriptions of them) and `plain.txt`. Models
+trained on them mean nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The card of a corpus, of a scan dataset, or of another dataset about scans, from what was measured in it."""
+"""Cards of datasets, from what was measured in them: a corpus, a scan dataset, or another dataset about scans."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from .rendering import NO_LICENSE, render_card, sign_card
+from .rendering import NO_LICENSE, is_number, render_card, sign_card
 
 _SPLITS = ("train", "validation", "test")  # in the order of the card
+# The fields of `CorpusConfig` that the card of a corpus shows.
+_SHOWN_OF_CONFIG = (
+    *("lengths", "wordings", "group_by", "holdout_sites", "scan_dataset"),
+    *("license", "controlled", "simulated"),
+)
 
-# What the Hub asks of whoever wants access to the scans of a controlled cohort.
+# What the Hub asks of those who want access to the scans of a controlled cohort.
 _GATED_PROMPT = (
     "These are data about people. By asking for access you confirm that you hold the agreement of the cohort's owner, "
     "that you will not try to find out who a scan belongs to, and that you will not pass the data on."
@@ -42,16 +47,16 @@ def write_corpus_card(
     failures: Sequence[Mapping[str, str]],
     warnings: Sequence[str],
 ) -> None:
-    """Write `README.md` of a corpus: its configs for `load_dataset`, and what it holds.
+    """Write the card of a corpus: its configs for `load_dataset`, and its contents.
 
     Parameters
     ----------
     out : Path
         Folder of the corpus.
     config : mapping
-        How it was made: the fields of `CorpusConfig`.
+        The fields of its `CorpusConfig`.
     scans : sequence of mappings
-        The scans that are described.
+        The described scans.
     split_of : mapping of str to str
         The split of each subject.
     splits_sha256 : str
@@ -63,16 +68,20 @@ def write_corpus_card(
     failures : sequence of mappings
         The scans that are not in the corpus.
     warnings : sequence of str
-        What readers of the texts have to know.
+        Cautions for users of the texts.
     """
-    filled = {name: [split for split in _SPLITS if split in rows[name]] for name in rows if rows[name]}
+    filled = [name for name in rows if rows[name]]
     configs = [
         {
             "config_name": name,
             **({"default": True} if name == "all" else {}),
-            "data_files": [{"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in splits],
+            "data_files": [
+                {"split": split, "path": f"data/{name}/{split}-*.parquet"}
+                for split in _SPLITS
+                if split in rows[name]
+            ],
         }
-        for name, splits in filled.items()
+        for name in filled
     ]
     subjects = Counter(split_of[name] for name in {str(scan["subject_id"]) for scan in scans})
     scan_counts = Counter(split_of[str(scan["subject_id"])] for scan in scans)
@@ -94,29 +103,22 @@ def write_corpus_card(
         n_split_subjects=subjects,
         statistics=scan_statistics(scans),
         n_failures=len(failures),
-        warnings=list(warnings),
-        lengths=list(config["lengths"]),
-        wordings=config["wordings"],
-        group_by=config["group_by"],
-        holdout_sites=list(config["holdout_sites"]),
+        warnings=warnings,
         splits_sha256=splits_sha256,
-        scan_dataset=config["scan_dataset"],
-        license=config["license"],
-        controlled=config["controlled"],
-        simulated=config["simulated"],
-        seed=config["seed"],
+        **{name: config[name] for name in _SHOWN_OF_CONFIG},
     )
     (out / "README.md").write_text(sign_card(card), encoding="utf-8")
 
 
 def _dataset_info(folder: Path, rows: Mapping[str, int], features: Features) -> dict[str, Any]:
-    """What `datasets` wants to know about the config whose shards lie in a folder.
+    """Return the `dataset_info` of the config whose shards lie in a folder.
 
-    Without it, `load_dataset` takes two corpora in folders of one name for the same, and gives the cached one.
+    Without it, `load_dataset` takes two corpora in folders of one name for the same, and returns the cached one.
     """
     splits = SplitDict()
     for split in _SPLITS:
         if split in rows:
+            # the size without compression, as `datasets` counts it; the footers of the shards hold it
             metadata = [pq.read_metadata(file) for file in sorted(folder.glob(f"{split}-*.parquet"))]
             groups = [file.row_group(i) for file in metadata for i in range(file.num_row_groups)]
             n_bytes = sum(group.total_byte_size for group in groups)
@@ -142,7 +144,7 @@ def scan_dataset_card(
     controlled: bool = False,
     simulated: bool = False,
 ) -> str:
-    """The card of a scan dataset.
+    """Render the card of a scan dataset.
 
     Parameters
     ----------
@@ -153,9 +155,9 @@ def scan_dataset_card(
     n_rois : int
         Columns of `bold`.
     atlas_name : str or None
-        Of the atlas beside the scans.
+        Name of the atlas.
     license : str, optional
-        The card says that it has to be filled in when None.
+        The card asks for it when None.
     controlled, simulated : bool
         Whether the cohort has a data-use agreement; whether the scans are simulated.
     """
@@ -189,7 +191,7 @@ def dataset_card(
     controlled: bool = False,
     simulated: bool = False,
 ) -> str:
-    """The card of a dataset that holds no scans itself.
+    """Render the card of a dataset about scans that holds none.
 
     Parameters
     ----------
@@ -198,7 +200,7 @@ def dataset_card(
     columns : sequence of str
     n_rows : int
     license : str, optional
-        The card says that it has to be filled in when None.
+        The card asks for it when None.
     controlled, simulated : bool
         As for `scan_dataset_card`.
     """
@@ -215,7 +217,7 @@ def dataset_card(
 
 
 def gated_metadata() -> dict[str, Any]:
-    """What the metadata of a controlled dataset say, and ask of whoever wants access to it."""
+    """Return the metadata of a controlled dataset: what the Hub asks of those who want access."""
     return {
         "controlled": True,
         "extra_gated_prompt": _GATED_PROMPT,
@@ -224,73 +226,52 @@ def gated_metadata() -> dict[str, Any]:
 
 
 def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts, ages, motion and sites of scans: `n_scans`, `n_subjects`, `age`, `sex`, `mean_fd`, `sites`.
+    """Count scans, subjects and sexes, and summarise ages, motion and sites, as `_scans.md.jinja` shows them.
 
-    The scans are gone through once, and what is kept of each is small: there may be a million.
+    The scans are read once, and only numbers are kept of each: there may be a million.
     """
-    numbers: dict[str, array[float]] = defaultdict(lambda: array("d"))
-    sexes: Counter[str] = Counter()
-    sites: dict[Any, _SiteScans] = {}
+    ages, motion, sexes = array("d"), array("d"), Counter[str]()
+    n_scans: Counter[Any] = Counter()  # of each site
+    subjects: defaultdict[Any, set[Any]] = defaultdict(set)
+    t_r: defaultdict[Any, set[float]] = defaultdict(set)
+    lengths: defaultdict[Any, array[float]] = defaultdict(lambda: array("d"))
     for scan in scans:
-        for column in ("age", "mean_fd"):
-            if _is_number(scan.get(column)):
-                numbers[column].append(scan[column])
+        site = scan["site"]
+        n_scans[site] += 1
+        subjects[site].add(scan["subject_id"])
+        if is_number(scan["t_r"]):
+            t_r[site].add(round(float(scan["t_r"]), 4))  # 0.72 and 0.7200000286 (float32) are one sequence
+        for column, numbers in (("age", ages), ("mean_fd", motion), ("n_timepoints", lengths[site])):
+            if is_number(scan.get(column)):
+                numbers.append(scan[column])
         if scan.get("sex") is not None:
             sexes[str(scan["sex"])] += 1
-        sites.setdefault(scan["site"], _SiteScans()).add(scan)
     return {
-        "n_scans": sum(site.n_scans for site in sites.values()),
-        "n_subjects": len(set().union(*(site.subjects for site in sites.values()))),
-        "age": _spread(numbers["age"]),
+        "n_scans": n_scans.total(),
+        "n_subjects": len(set().union(*subjects.values())),
+        "age": _spread(ages),
         "sex": dict(sorted(sexes.items())),
-        "mean_fd": _spread(numbers["mean_fd"]),
+        "mean_fd": _spread(motion),
         "sites": [
             {
-                "name": name,
-                "n_scans": site.n_scans,
-                "n_subjects": len(site.subjects),
-                "t_r": sorted(site.t_r),
-                "n_timepoints": _spread(site.n_timepoints),
+                "name": site,
+                "n_scans": count,
+                "n_subjects": len(subjects[site]),
+                "t_r": sorted(t_r[site]),
+                "n_timepoints": _spread(lengths[site]),
             }
-            for name, site in sites.items()
+            for site, count in n_scans.items()
         ],
     }
 
 
-class _SiteScans:
-    """What is counted of the scans of a site."""
-
-    def __init__(self) -> None:
-        self.n_scans = 0
-        self.subjects: set[Any] = set()
-        self.t_r: set[float] = set()
-        self.n_timepoints = array("d")
-
-    def add(self, scan: Mapping[str, Any]) -> None:
-        self.n_scans += 1
-        self.subjects.add(scan["subject_id"])
-        if _is_number(scan["t_r"]):
-            self.t_r.add(round(float(scan["t_r"]), 4))
-        if _is_number(scan.get("n_timepoints")):
-            self.n_timepoints.append(scan["n_timepoints"])
-
-
 def _spread(numbers: Sequence[float]) -> dict[str, float] | None:
     values = np.asarray(numbers, dtype=float)
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values)]  # tables write unknown ages as NaN
     if not len(values):
         return None
-    return {
-        "n": len(values),
-        "mean": float(values.mean()),
-        "sd": float(values.std()),
-        "min": float(values.min()),
-        "max": float(values.max()),
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    summary = {"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}
+    return {"n": len(values), **{name: float(value) for name, value in summary.items()}}
 
 
 def _tags(simulated: bool) -> list[str]:

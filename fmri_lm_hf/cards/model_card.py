@@ -1,4 +1,4 @@
-"""The card of a model, an adapter or a processor, from what was recorded: configuration, training, scores."""
+"""Cards of models, adapters and processors, from what was recorded: configuration, training, scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass
 class ModelFacts:
-    """What is known about a model: JSON as its files hold it, each empty where there is none.
+    """What the files of a model record, each empty where there is no such file.
 
     Attributes
     ----------
@@ -30,16 +30,16 @@ class ModelFacts:
     config : mapping
         `config.json`, or `adapter_config.json` of an adapter.
     extractor : mapping
-        What the processor says about its input: `atlas`, `n_timepoints`, `t_r`, `normalization`.
+        The scan input of the processor: `atlas`, `n_timepoints`, `t_r`, `normalization`.
     training : mapping
         `training_info.json`.
     results : mapping
         `results.json`.
     n_parameters : int or None
     lora : str or None
-        The kind of adapter that lies beside the weights of a language model.
+        The kind of adapter next to the weights of a language model.
     simulated : bool
-        Whether any scans that it learnt from were simulated.
+        Whether any scans that it was trained on were simulated.
     """
 
     kind: str
@@ -67,20 +67,18 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
     record = "results.json" if facts.results else "training_info.json"
     results = facts.results or _scores_of_training(training)
     base_model = facts.config.get("base_model_name_or_path") if facts.kind == "adapter" else None
-    metadata: dict[str, Any] = {
-        **_common_metadata(facts),
-        "base_model": base_model,
-        "model-index": model_index(repo_id, results, record),
-    }
     return render_card(
         facts.kind,
-        metadata,
+        {
+            **_metadata(facts),
+            "base_model": base_model,
+            "model-index": model_index(repo_id, results, record),
+        },
         repo_id=repo_id,
         config=facts.config,
         classifies="FmriLMForSequenceClassification" in (facts.config.get("architectures") or ()),
         extractor=facts.extractor,
         n_parameters=facts.n_parameters,
-        training=training,
         training_rows=_table({key: value for key, value in training.items() if key != "scores"}),
         simulated=facts.simulated,
         scores=score_rows(results),
@@ -92,13 +90,12 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
 
 
 def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
-    """Render the card of a checkpoint that was converted from another program's.
+    """Render the card of a converted checkpoint of another program.
 
     Parameters
     ----------
     facts : ModelFacts
-        Its training record says under `conversion` what was converted: `source`, `sha256`, `notes`, and `license`
-        where it is known.
+        `conversion` in its training record holds `source`, `sha256`, `notes`, and `license` where it is known.
     repo_id : str
         Shown in the examples: a repository, or a folder.
     """
@@ -108,7 +105,7 @@ def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
     atlas = facts.extractor.get("atlas")
     return render_card(
         "converted_model",
-        _common_metadata(facts),
+        _metadata(facts),
         repo_id=repo_id,
         conversion=conversion,
         kind="language model that reads fMRI scans" if is_language_model else "fMRI tokenizer",
@@ -125,9 +122,11 @@ def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
     )
 
 
-def _common_metadata(facts: ModelFacts) -> dict[str, Any]:
+def _metadata(facts: ModelFacts) -> dict[str, Any]:
     conversion = facts.training.get("conversion") or {}
     return {
+        # One of the names that the Hub registers, by which it shows how to load a model and counts its downloads: ours
+        # load with the classes of transformers, so that "fmri_lm_hf" would be right and useless.
         "library_name": "peft" if facts.kind == "adapter" else "transformers",
         "license": facts.training.get("license") or conversion.get("license") or NO_LICENSE,
         "language": ["en"] if facts.kind in ("fmri_lm", "adapter") else None,
@@ -144,37 +143,39 @@ def _common_metadata(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _scores_of_training(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores that a training record holds, with what it says about the scans that were scored."""
+    """Return the scores in a training record, with what it says about the scans that were scored."""
     scores = training.get("scores")
     if not isinstance(scores, Mapping):
         return {}
     if isinstance(scores.get("tasks"), Mapping):
         return dict(scores)
-    told = {key: training[key] for key in ("holdout_site", "holdout_sites", "simulated") if key in training}
-    return {**told, "tasks": scores}
+    about = {key: training[key] for key in ("holdout_site", "holdout_sites", "simulated") if key in training}
+    return {**about, "tasks": scores}
 
 
 def _datasets(record: Any) -> Iterator[str]:
-    """Ids of datasets on the Hub that a training record names, at any depth."""
-    if isinstance(record, Mapping):
-        for key, value in record.items():
-            named = value if isinstance(value, list) else [value]
-            if key in _DATASET_KEYS:
-                yield from (name for name in named if isinstance(name, str) and _HUB_ID.fullmatch(name))
-            yield from _datasets(value)
-    elif isinstance(record, list):
+    """Yield the Hub ids of datasets that a training record names, at any depth."""
+    if isinstance(record, list):
         for value in record:
+            yield from _datasets(value)
+    elif isinstance(record, Mapping):
+        for key, value in record.items():
+            if key in _DATASET_KEYS:
+                names = value if isinstance(value, list) else [value]
+                yield from (name for name in names if isinstance(name, str) and _HUB_ID.fullmatch(name))
             yield from _datasets(value)
 
 
 def _table(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested record as rows of dotted name and short value."""
+    """Return a nested record as rows of dotted name and short value."""
     rows = []
     for key, value in record.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             rows += _table(value, f"{name}.")
-        elif not isinstance(value, list) or len(json.dumps(value)) < 80:
+        elif (
+            not isinstance(value, list) or len(json.dumps(value)) < 80
+        ):  # no loss histories, no lists of subjects
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
             rows.append((name, text.replace("|", "\\|").replace("\n", " ")))
     return rows

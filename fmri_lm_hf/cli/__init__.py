@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .. import registration
 from ..__about__ import __version__
+from ..registration import register
 
 COMMANDS = {
     "ask": "ask a question about a scan",
@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(command, error)
     try:
-        if hasattr(registration, "register"):
-            registration.register()
+        register()
         return int(args.run(args) or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,11 +1,11 @@
-"""Turn a checkpoint of the published fMRI-LM program into a model of this package.
+"""Convert a checkpoint of the published fMRI-LM program into a model of this package.
 
-The checkpoint is a pickle. Nothing in it is executed: its tensors are read from the memory-mapped file, its settings
-as plain data, and a pickle that tries to call anything is refused. Takes the tokenizer of stage 1 (`ckpt.pt`) and the
+The checkpoint is a pickle. Nothing in it is executed: tensors are read from the memory-mapped file, settings as plain
+data, and a pickle that tries to call anything is refused. Converts the tokenizer of stage 1 (`ckpt.pt`) and the
 language models of stages 2 and 3 (files with `model` and `model_args`), among them the released one.
 
-OUT becomes a folder with `config.json`, safetensors, what prepares its input, and a card that says where it came from.
-The checkpoint's licence is not stated: convert it for your own use, and do not republish the result.
+OUT becomes a folder with `config.json`, safetensors, a processor or feature extractor, and a card with the origin.
+The checkpoint states no licence: convert it for your own use, and do not republish the result.
 
 From the released file to a prediction:
 
@@ -14,7 +14,7 @@ From the released file to a prediction:
     print(pipeline('fmri-zero-shot-classification', model='fmri-lm-qwen3')('sub-01_timeseries.tsv', t_r=0.72, \\
     candidate_labels=['Male', 'Female'], question='What is the sex of the participant?'))"
 
-Without a network, and with a LoRA adapter kept apart from the weights:
+Without a network, and with a separate LoRA adapter:
 
   fmri-lm convert-upstream ckpt.pt OUT --text-config qwen3_config.json --delimiter-ids 5,6 7,8,9
 
@@ -31,57 +31,56 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fmri-lm convert-upstream`."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the `.pt` file")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the converted model")
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="`.pt` file")
+    add("out", type=Path, metavar="OUT", help="folder for the converted model")
+    add(
         "--text-config",
         metavar="FILE.json|ID",
-        help="configuration of the language model: a JSON file, or a model folder or Hub id, with which its text "
-        "tokenizer comes along (default: the id that the checkpoint names)",
+        help="configuration of the language model: a JSON file, or a model folder or Hub id, from which the text "
+        "tokenizer is taken too (default: the id in the checkpoint)",
     )
-    parser.add_argument(
+    add(
         "--encoder-heads",
         type=int,
         metavar="N",
         help="attention heads of the scan encoder (default: 6, 12, 16 for widths 384, 768, 1024)",
     )
-    parser.add_argument(
-        "--lora-alpha", type=float, metavar="A", help="alpha of the LoRA adapter (default: twice its rank)"
-    )
-    parser.add_argument(
+    add("--lora-alpha", type=float, metavar="A", help="alpha of the LoRA adapter (default: twice its rank)")
+    add(
         "--delimiter-ids",
         nargs=2,
         type=_ids,
         metavar=("START", "END"),
-        help="token ids before and after a scan, each a comma-separated list (default: what the text tokenizer makes "
+        help="token ids before and after a scan, each a comma-separated list (default: the text tokenizer's encoding "
         "of <fmri> and </fmri>, where the checkpoint was trained with them)",
     )
-    parser.add_argument(
+    add(
         "--atlas",
         metavar="FILE.json|NAME",
         help="names of the ROI slots (default: the published 450, Tian scale III and Schaefer 400)",
     )
-    parser.add_argument(
+    add(
         "--normalization",
         type=Path,
         metavar="FILE",
-        help=".npz or JSON with `medians` and `iqrs` of the cohort (default: each scan is scaled by its own)",
+        help=".npz or JSON with `medians` and `iqrs` of the cohort (default: those of each scan)",
     )
-    parser.add_argument(
+    add(
         "--n-timepoints",
         type=int,
         metavar="N",
-        help="length of the model's input at TR 2.0 s (default: what the checkpoint says)",
+        help="length of the model's input at TR 2.0 s (default: from the checkpoint)",
     )
-    parser.add_argument(
+    add(
         "--merge",
         action="store_true",
-        help="merge the LoRA adapter into the weights (default: keep it beside them)",
+        help="merge the LoRA adapter into the weights (default: a separate adapter)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, and say what came out."""
+    """Convert, and print the result."""
     from ..conversion import convert_upstream
 
     result = convert_upstream(

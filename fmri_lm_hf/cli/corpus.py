@@ -1,12 +1,12 @@
 """Turn a scan dataset into a dataset of fMRI-text pairs, ready for `load_dataset` and for the Hub.
 
 Each scan is described by 23 measures in four families (connectivity, gradients, graph, ica), compared with the
-training subjects, and put into words; beside every text stand the facts that it states, as JSON. The folder has a
-config for each family and one, `all`, for all of them, splits by subject, and a card made from what was measured.
+training subjects, and put into words. Every text comes with the facts that it states, as JSON. The folder has a
+config for each family and one, `all`, for all of them; splits by subject; and a card made from what was measured.
 
 examples:
   fmri-lm corpus build scans/ --out corpus/
-      everything, on one processor
+      everything, in one process
 
   fmri-lm corpus build scans/ --out corpus/ --workers 8 --holdout-site B --group-by family_id
       eight processes; all subjects of site B are test, and families stay together
@@ -17,7 +17,7 @@ examples:
   fmri-lm push corpus/ my-organisation/my-corpus
       publish it
 
-A build that was interrupted continues when the same command is given again; other parameters are refused.
+An interrupted build continues when the same command is given again; other parameters are refused.
 """
 
 from __future__ import annotations
@@ -35,46 +35,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    build.add_argument(
-        "scans", type=Path, help="scan dataset: a folder that `fmri-lm scans` made, or Parquet"
-    )
-    build.add_argument("--out", type=Path, required=True, help="folder of the corpus")
-    build.add_argument("--atlas", type=Path, help="atlas JSON; default: atlas.json beside the scans")
-    build.add_argument(
+    add = build.add_argument
+    add("scans", type=Path, help="scan dataset: a folder that `fmri-lm scans` made, or Parquet")
+    add("--out", type=Path, required=True, help="folder of the corpus")
+    add("--atlas", type=Path, help="atlas JSON (default: atlas.json beside the scans)")
+    add(
         "--networks",
         type=Path,
         metavar="TABLE",
-        help="CSV or TSV with columns name and network, where the atlas names no networks (or others)",
+        help="CSV or TSV with columns name and network, for an atlas without networks, or to replace them",
     )
 
-    text = build.add_argument_group("what is written")
-    text.add_argument(
+    add = build.add_argument_group("texts").add_argument
+    add(
         "--families",
         nargs="+",
         default=["connectivity", "gradients", "graph", "ica"],
         metavar="FAMILY",
         help="descriptors: connectivity, gradients, graph, ica (default: all)",
     )
-    text.add_argument(
+    add(
         "--lengths",
         nargs="+",
         default=["sentence", "paragraph", "full"],
         metavar="LENGTH",
         help="texts of each scan: sentence, paragraph, full (default: all)",
     )
-    text.add_argument("--wordings", type=int, default=1, help="different texts of each length (default: 1)")
-    text.add_argument(
+    add("--wordings", type=int, default=1, help="texts of each length, in other words (default: 1)")
+    add(
         "--describe",
         nargs="*",
         metavar="COLUMN",
-        help="columns told in `subject_description` (default: age, sex, handedness, education_years and diagnosis, "
+        help="columns that `subject_description` states (default: age, sex, handedness, education_years and diagnosis, "
         "where the scans have them; nothing after it: none)",
     )
-    text.add_argument("--components", type=int, default=20, help="components of the group ICA (default: 20)")
-    text.add_argument("--seed", type=int, default=0, help="of splits, ICA and wordings (default: 0)")
+    add("--components", type=int, default=20, help="components of the group ICA (default: 20)")
+    add("--seed", type=int, default=0, help="of splits, ICA and wordings (default: 0)")
 
-    splits = build.add_argument_group("splits (always by subject)")
-    splits.add_argument(
+    add = build.add_argument_group("splits (always by subject)").add_argument
+    add(
         "--fractions",
         nargs=3,
         type=float,
@@ -82,32 +81,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("TRAIN", "VALIDATION", "TEST"),
         help="shares of the subjects (default: 0.8 0.1 0.1)",
     )
-    splits.add_argument(
-        "--group-by", metavar="COLUMN", help="keep subjects together, such as by family_id or site"
-    )
-    splits.add_argument(
-        "--holdout-site", nargs="+", default=[], metavar="SITE", help="sites whose subjects are all test"
-    )
-    splits.add_argument("--splits", type=Path, metavar="FILE", help="use the splits.json of another corpus")
+    add("--group-by", metavar="COLUMN", help="keep subjects together, such as by family_id or site")
+    add("--holdout-site", nargs="+", default=[], metavar="SITE", help="sites whose subjects are all test")
+    add("--splits", type=Path, metavar="FILE", help="use the splits.json of another corpus")
 
-    card = build.add_argument_group("card")
-    card.add_argument("--scan-dataset", metavar="ORG/NAME", help="repository of the scans, to link to")
-    card.add_argument(
-        "--license", help="licence of the corpus, such as cc-by-4.0 (default: marked as to fill in)"
-    )
-    card.add_argument(
-        "--controlled",
-        action="store_true",
-        help="the scans have a data-use agreement: warn, and ask before a push",
-    )
-    card.add_argument("--simulated", action="store_true", help="the scans are simulated: say so")
+    add = build.add_argument_group("card").add_argument
+    add("--scan-dataset", metavar="ORG/NAME", help="repository of the scans, to link to")
+    add("--license", help="licence of the corpus, such as cc-by-4.0 (default: marked as to fill in)")
+    add("--controlled", action="store_true", help="the scans have a data-use agreement: ask before a push")
+    add("--simulated", action="store_true", help="the scans are simulated: say so")
 
-    work = build.add_argument_group("work")
-    work.add_argument("--workers", type=int, default=1, help="processes on this machine (default: 1)")
-    work.add_argument(
-        "--scheduler", metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://node01:8786"
-    )
-    work.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = build.add_argument_group("execution").add_argument
+    add("--workers", type=int, default=1, help="processes on this machine (default: 1)")
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on, such as tcp://node01:8786")
+    add("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -136,14 +123,13 @@ def run(args: argparse.Namespace) -> None:
     if args.networks is not None:
         beside = (args.scans if args.scans.is_dir() else args.scans.parent) / "atlas.json"
         atlas = (atlas or Atlas.from_json(beside)).with_networks(args.networks)
-    summary = build_corpus(
-        args.scans, args.out, config, atlas, args.workers, args.scheduler, progress=not args.quiet
-    )
+    progress = not args.quiet
+    summary = build_corpus(args.scans, args.out, config, atlas, args.workers, args.scheduler, progress)
     print(f"{summary.n_scans:,} scans of {summary.n_subjects:,} subjects described in {args.out}")
     for name, counts in summary.rows.items():
         print(f"  {name:<14}" + "  ".join(f"{split} {count:,}" for split, count in counts.items()))
     if summary.failures:
-        print(f"{len(summary.failures):,} scans are not in it (all in {args.out / 'failures.json'}):")
+        print(f"{len(summary.failures):,} scans could not be described (see {args.out / 'failures.json'}):")
         for failure in summary.failures[:10]:
             print(f"  {failure['scan_id']}: {failure['reason']}")
     for warning in summary.warnings:

@@ -1,18 +1,18 @@
-"""Publish a folder on the Hugging Face Hub: a fMRI tokenizer, a language model with its processor, a LoRA adapter,
-a processor, or a dataset of scans or of fMRI-text pairs. What it is shows in the files.
+"""Publish a folder on the Hugging Face Hub: an fMRI tokenizer, a language model with its processor, a LoRA adapter,
+a processor, or a dataset of scans or of fMRI-text pairs. The files show which of them it is.
 
-The push is one commit, and can be repeated at any time: what is on the Hub already is not sent again, and a push
-that was cut off is completed. The model card is written from what was measured (`training_info.json`,
-`results.json`); what you write into it, here or on the Hub, stays.
+The push is one commit, and you can repeat it at any time: files that are on the Hub already are not sent again, and an
+interrupted push is completed. The model card is written from what was measured (`training_info.json`, `results.json`);
+what you write into it, here or on the Hub, stays.
 
-Only the files that belong to such a repository are sent; others are listed as left out. Nothing is sent when the
-folder is incomplete, holds pickles or code of others, or holds anything private: tokens, local paths, your user name.
-What others have put into the repository stays; files that the new ones replace are listed as deleted.
+Only files that belong to such a repository are sent; the others are listed as left out. Nothing is sent when the folder
+is incomplete, holds pickles or foreign code, or holds anything private: tokens, local paths, your user name. Files of
+others in the repository stay; files that the new ones replace are listed as deleted.
 
-Scan-level data of a cohort declared as controlled (`controlled: true` in the metadata of its card, or in a JSON file
-beside the data) is only sent with --confirm-controlled, to a repository that is private or asks for access. Rows that
-were loaded on their own carry the declaration if the scans were made with `fmri-lm scans --controlled`; on scans that
-are there, that command brings it in. A converted checkpoint is only sent with --license, since its owner states none.
+Scan-level data of a controlled cohort (`controlled: true` in the metadata of its card, or in a JSON file next to the
+data) are only sent with --confirm-controlled, to a repository that is private or requires access requests. Rows that
+were loaded on their own carry the declaration if the scans were made with `fmri-lm scans --controlled`; run that
+command on existing scans to add it. A converted checkpoint is only sent with --license, since its owner states none.
 
 You need a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
 
@@ -30,31 +30,20 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fmri-lm push`."""
-    parser.add_argument("folder", help="what `save_pretrained`, `save_to_disk` or `fmri-lm corpus` wrote")
-    parser.add_argument(
-        "repo_id",
-        metavar="org/name",
-        help="the repository (name: one of your own); created when there is none",
-    )
-    parser.add_argument("--private", action="store_true", help="create the repository as private")
-    parser.add_argument(
-        "--revision", help="branch to push to (default: main; created when there is none), or refs/pr/N"
-    )
-    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--message", help="the commit message")
-    parser.add_argument("--description", help="the description of the commit, or of the pull request")
-    parser.add_argument("--tags", nargs="+", help="further tags of the card")
-    parser.add_argument(
-        "--license", help="for the card, as the Hub names it (cc-by-4.0); a converted checkpoint needs one"
-    )
-    parser.add_argument(
-        "--base-model", metavar="org/name", help="of an adapter: the repository of its base model"
-    )
-    parser.add_argument("--max-shard-size", default="2GB", help="largest Parquet file (default: %(default)s)")
-    parser.add_argument(
-        "--allow-incomplete", action="store_true", help="publish a model without its processor, as a part"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", help="folder that `save_pretrained`, `save_to_disk` or `fmri-lm corpus` wrote")
+    add("repo_id", metavar="org/name", help="repository (name: one of your own); created when there is none")
+    add("--private", action="store_true", help="create the repository as private")
+    add("--revision", help="branch (default: main; created when there is none), or refs/pr/N")
+    add("--create-pr", action="store_true", help="open a pull request instead of committing")
+    add("--message", help="commit message")
+    add("--description", help="description of the commit, or of the pull request")
+    add("--tags", nargs="+", help="further tags of the card")
+    add("--license", help="licence, as the Hub names it (cc-by-4.0); a converted checkpoint needs one")
+    add("--base-model", metavar="org/name", help="of an adapter: the repository of its base model")
+    add("--max-shard-size", default="2GB", help="largest Parquet file (default: %(default)s)")
+    add("--allow-incomplete", action="store_true", help="publish a model without its processor, as a part")
+    add(
         "--confirm-controlled",
         action="store_true",
         help="you have the right to publish scan-level data of this controlled cohort",

@@ -1,13 +1,14 @@
 """Train one of the stages from a recipe.
 
-  fmri-lm train tokenizer training/recipes/tokenizer.yaml          scans -> tokens (stage 1)
-  fmri-lm train alignment training/recipes/alignment.yaml          a language model reads the tokens (stage 2)
-  fmri-lm train instruction training/recipes/instruction.yaml      it answers questions about scans (stage 3)
-  fmri-lm train reader reader --output_dir reader                  a reader of network pairs, from random scans alone
+  fmri-lm train tokenizer training/recipes/tokenizer.yaml
+  fmri-lm train alignment training/recipes/alignment.yaml
+  fmri-lm train instruction training/recipes/instruction.yaml
+  fmri-lm train reading reading --output_dir my_model
 
-RECIPE is a YAML file, or the name of one that comes with the package (tiny/tokenizer, cpu/tokenizer, demo/tokenizer).
-Arguments behind it overrule it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`; `fmri-lm train STAGE
---help` lists them all. On several GPUs: `accelerate launch -m fmri_lm_hf.training.tokenizer RECIPE`.
+RECIPE is a YAML file, or the name of one of the package's (tiny/tokenizer, cpu/tokenizer, demo/tokenizer). Options
+after it override it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`. `fmri-lm train` names the
+stages, `fmri-lm train STAGE --help` the options of a stage. On several GPUs: `accelerate launch -m
+fmri_lm_hf.training.tokenizer RECIPE`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,37 @@ from __future__ import annotations
 import argparse
 import importlib
 
-STAGES = ("tokenizer", "alignment", "instruction", "reader")
+from ..deprecation import warn_renamed
+
+STAGES = {
+    "tokenizer": "stage 1: scans -> tokens; needs scans",
+    "alignment": "stage 2: a language model describes scans; needs scans, a corpus, a tokenizer, a language model",
+    "instruction": "stage 3: it answers questions about scans; needs scans with labels, the model of stage 2",
+    "reading": "a language model reads network pairs, from random scans; needs nothing",
+}
+RENAMED = {"reader": "reading"}  # stages of the release before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm train`."""
-    parser.add_argument("stage", metavar="STAGE", choices=STAGES, help=", ".join(STAGES))
     parser.add_argument(
-        "words", metavar="RECIPE [--argument value ...]", nargs=argparse.REMAINDER, help="see above"
+        "stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES)
+    )
+    parser.add_argument(
+        "words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above"
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run `fmri-lm train`."""
-    stage = importlib.import_module(f"..training.{args.stage}", __package__)
-    stage.main(args.words)
+def run(args: argparse.Namespace) -> int:
+    """Run `fmri-lm train`; without a stage, name the stages."""
+    if args.stage is None:
+        print("Give a stage: fmri-lm train STAGE [RECIPE] [--option value ...]\n")
+        for stage, summary in STAGES.items():
+            print(f"  {stage:12} {summary}")
+        print("\n`fmri-lm train STAGE --help` shows the options of a stage.")
+        return 2
+    stage = RENAMED.get(args.stage, args.stage)
+    if stage != args.stage:
+        warn_renamed(f"fmri-lm train {args.stage}", f"fmri-lm train {stage}")
+    importlib.import_module(f"..training.{stage}", __package__).main(args.words)
+    return 0

@@ -1,9 +1,8 @@
-"""Check the downloaded files of a repository against the checksums that the Hub lists.
+"""Compare the downloaded files of a repository with the checksums that the Hub lists.
 
-A download that has the right size is accepted by the Hub's client, whatever it contains; a broken disk, proxy or
-cache can go unnoticed until a model answers nonsense. This compares the content of every file with the sha256 (large
-files) or git sha1 (others) of the repository, prints the commit, and ends with exit code 1 when a file differs. What
-is not downloaded yet, all of it or a part, is fetched first.
+The Hub's client accepts any download of the right size; damage by a disk, proxy or cache can go unnoticed until a model
+answers nonsense. This command compares every file with the sha256 (large files) or git sha1 (others) of the
+repository, prints the commit, and ends with exit code 1 when a file differs. Missing files are downloaded first.
 
 examples:
   fmri-lm verify my-lab/fmri-lm-small
@@ -18,25 +17,29 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `fmri-lm verify`."""
-    parser.add_argument("repo_id", metavar="org/name", help="the repository")
+    parser.add_argument("repo_id", metavar="org/name", help="repository")
     parser.add_argument("--revision", help="branch, tag or commit (default: main, as it was downloaded)")
     parser.add_argument("--dataset", action="store_true", help="the repository is a dataset")
-    parser.add_argument("--repair", action="store_true", help="fetch damaged files again")
+    parser.add_argument("--repair", action="store_true", help="download damaged files again")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, print what was found; 1 when a file is damaged."""
+    """Verify, and print the result; 1 when a file is damaged."""
     from ..hub import verify_download
 
-    repo_type = "dataset" if args.dataset else "model"
-    found = verify_download(args.repo_id, args.revision, repo_type, repair=args.repair)
+    found = verify_download(
+        args.repo_id,
+        revision=args.revision,
+        repo_type="dataset" if args.dataset else "model",
+        repair=args.repair,
+    )
     print(f"{found.repo_id} at commit {found.commit}: {len(found.verified)} files are as the Hub lists them")
     for name in found.repaired:
         print(f"repaired: {name}")
     if found.fetched:
-        print(f"fetched now, since they were not downloaded: {', '.join(found.fetched)}")
+        print(f"downloaded now: {', '.join(found.fetched)}")
     for name in found.damaged:
         print(f"DAMAGED: {name}")
     if found.damaged:
-        print("Fetch the damaged files again with --repair before you use this repository.")
+        print("Download the damaged files again with --repair before you use this repository.")
     return 1 if found.damaged else 0

@@ -1,7 +1,7 @@
 """Read a PyTorch checkpoint file without running what is in it, and without loading it into memory.
 
 The file is a zip archive with one pickle, `data.pkl`, and one uncompressed entry for each storage of numbers. The
-pickle is interpreted as data ([`PickleReader`]); tensors are views of the memory-mapped file.
+pickle is interpreted as data ([`PickleInterpreter`]); tensors are views of the memory-mapped file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from transformers.utils import logging
 
-from .pickle_data import CheckpointError, GlobalName, InertObject, PickleReader, checked_key, printable
+from .pickle_data import CheckpointError, GlobalName, InertObject, PickleInterpreter, checked_key, printable
 
 logger = logging.get_logger(__name__)
 
@@ -85,12 +85,29 @@ def read_checkpoint(path: str | Path) -> Any:
             f"'{path}' is truncated or damaged: it begins as a checkpoint, but its table of contents is missing or "
             f"cannot be read ({error}). Download or copy it again and compare its size."
         ) from error
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
+        raise CheckpointError(
+            f"'{path}' is a zip archive, but not a checkpoint: expected one `data.pkl` as `torch.save` writes it, "
+            f"found {sorted(entries)[:5]}."
+        )
     with path.open("rb") as file:
-        return _read_archive(path, entries, file)
+        archived = _Archive(path, entries, pickles[0].removesuffix("data.pkl"), file)
+        archived.check_byte_order()
+        interpreter = PickleInterpreter(CALLS, INERT_PREFIXES, archived.load_storage)
+        tree = interpreter.read(archived.read(pickles[0], MAX_PICKLE_BYTES))
+    if interpreter.inert_classes:
+        names = printable(str(sorted(interpreter.inert_classes)))
+        logger.warning(f"Objects of these classes in '{path.name}' were read as inert data: {names}")
+    if not archived.has_checksums:
+        logger.warning(
+            f"'{path.name}' was written without checksums, so damage to its weights cannot be noticed."
+        )
+    return tree
 
 
 def _check_kind(path: Path) -> None:
-    """Tell apart the things that are not a checkpoint file, each by its own error."""
+    """Refuse what is not a checkpoint file, with an error for each kind."""
     if path.is_dir():
         if any(any(path.rglob(pattern)) for pattern in DEEPSPEED_PATTERNS):
             raise CheckpointError(
@@ -115,53 +132,65 @@ def _check_kind(path: Path) -> None:
     )
 
 
-def _read_archive(path: Path, entries: dict[str, zipfile.ZipInfo], file) -> Any:
-    archived = _Entries(path, entries, file)
-    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
-        raise CheckpointError(
-            f"'{path}' is a zip archive, but not a checkpoint: expected one `data.pkl` as `torch.save` writes it, "
-            f"found {sorted(entries)[:5]}."
-        )
-    root = pickles[0].removesuffix("data.pkl")
-    if root + "byteorder" in entries:
-        order = archived.read(root + "byteorder", MAX_BYTEORDER_BYTES)
-        if order != sys.byteorder.encode():
-            raise CheckpointError(f"'{path}' was written on a machine of the other byte order ({order!r}).")
-    reader = PickleReader(CALLS, INERT_PREFIXES, _Storages(path, archived, root).load)
-    tree = reader.read(archived.read(pickles[0], MAX_PICKLE_BYTES))
-    if reader.inert_classes:
-        names = printable(str(sorted(reader.inert_classes)))
-        logger.warning(f"Objects of these classes in '{path.name}' were read as inert data: {names}")
-    if not archived.has_checksums:
-        logger.warning(
-            f"'{path.name}' was written without checksums, so that damage to its weights cannot be noticed."
-        )
-    return tree
+class _Archive:
+    """The entries of a checkpoint as parts of the memory-mapped file. None is ever decompressed."""
 
-
-class _Entries:
-    """The entries of an archive as parts of the memory-mapped file. None is ever decompressed."""
-
-    def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], file):
-        self._path, self._entries, self._file = path, entries, file
+    def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], root: str, file: BinaryIO):
+        self._path, self._entries, self._root, self._file = path, entries, root, file
         # copy on write: a change to a tensor stays in memory
-        self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._storages: dict[str, torch.Tensor] = {}
         # torch can be told to write no checksums, and then all of them are zero
         self.has_checksums = any(entry.CRC for entry in entries.values())
 
+    def check_byte_order(self) -> None:
+        name = self._root + "byteorder"
+        if (
+            name in self._entries
+            and (order := self.read(name, MAX_BYTEORDER_BYTES)) != sys.byteorder.encode()
+        ):
+            raise CheckpointError(
+                f"'{self._path}' was written on a machine of the other byte order ({order!r})."
+            )
+
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a small entry."""
-        start, size = self.find(name)
+        """Return the content of a small entry."""
+        start, size = self._find(name)
         if size > limit:
             raise CheckpointError(
                 f"`{name}` in '{self._path}' has {size} bytes, a checkpoint's at most {limit}: its tensors lie outside "
                 "of it."
             )
-        return self.memory[start : start + size]
+        return self._memory[start : start + size]
 
-    def find(self, name: str) -> tuple[int, int]:
-        """Where an entry begins in the file and how long it is, once its content was compared with its checksum."""
+    def load_storage(self, persistent_id: Any) -> torch.Tensor:
+        """Return a storage as a flat tensor over the mapped file; tensors that share a storage get the same one."""
+        kind, storage_type, key, _, _ = _sequence(persistent_id)
+        name = storage_type.name if isinstance(storage_type, GlobalName) else type(storage_type).__name__
+        dtype = DTYPES.get(name.removeprefix("torch."))
+        if name == "torch.storage.UntypedStorage":
+            dtype = torch.uint8
+        if kind != "storage" or dtype is None or not isinstance(key, str):
+            raise CheckpointError(f"'{self._path}' holds a storage of an unknown kind, {name}.")
+        if key not in self._storages:
+            self._storages[key] = self._map(f"{self._root}data/{key}", dtype)
+        if self._storages[key].dtype != dtype:
+            raise CheckpointError(f"'{self._path}' gives two types to one storage, `data/{key}`.")
+        return self._storages[key]
+
+    def _map(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        start, size = self._find(name)
+        if not size:
+            return torch.empty(0, dtype=dtype)
+        if size % dtype.itemsize:
+            raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
+        # Numbers must be aligned in memory, and are in every file of torch.save; a repacked file may lay them anywhere.
+        if start % dtype.itemsize:
+            return torch.frombuffer(bytearray(self._memory[start : start + size]), dtype=dtype)
+        return torch.frombuffer(self._memory, dtype=dtype, count=size // dtype.itemsize, offset=start)
+
+    def _find(self, name: str) -> tuple[int, int]:
+        """Return where an entry begins in the file and how long it is, after comparing it with its checksum."""
         if name not in self._entries:
             raise CheckpointError(
                 f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold."
@@ -175,67 +204,35 @@ class _Entries:
             raise CheckpointError(
                 f"'{self._path}' was repacked with compression. Take the file as it was saved."
             )
-        # the data begin after the entry's own header, whose length may differ from that in the table of contents
+        # The data begin after the entry's own header, whose length may differ from that in the table of contents:
+        # torch pads it so that storages are aligned.
         self._file.seek(entry.header_offset)
         header = self._file.read(30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CheckpointError(f"'{self._path}' is damaged: `{name}` has no header where it should begin.")
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        if start + entry.file_size > len(self.memory):
+        end = start + entry.file_size
+        if end > len(self._memory):
             raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
         if self.has_checksums:
-            self._check(name, start, entry)
+            checksum = 0
+            with memoryview(self._memory) as memory:
+                for begin in range(start, end, CRC_BLOCK):
+                    with memory[begin : min(begin + CRC_BLOCK, end)] as block:
+                        checksum = zlib.crc32(block, checksum)
+            if checksum != entry.CRC:
+                raise CheckpointError(
+                    f"'{self._path}' is damaged: the content of `{name}` does not fit its checksum. Download or copy "
+                    "it again."
+                )
         return start, entry.file_size
 
-    def _check(self, name: str, start: int, entry: zipfile.ZipInfo) -> None:
-        checksum, end = 0, start + entry.file_size
-        with memoryview(self.memory) as memory:
-            for begin in range(start, end, CRC_BLOCK):
-                with memory[begin : min(begin + CRC_BLOCK, end)] as block:
-                    checksum = zlib.crc32(block, checksum)
-        if checksum != entry.CRC:
-            raise CheckpointError(
-                f"'{self._path}' is damaged: the content of `{name}` does not fit its checksum. Download or copy it "
-                "again."
-            )
 
-
-class _Storages:
-    """The storages of an archive, each a flat tensor over the memory-mapped file, made once."""
-
-    def __init__(self, path: Path, archived: _Entries, root: str):
-        self._path, self._archived, self._root = path, archived, root
-        self._loaded: dict[str, torch.Tensor] = {}
-
-    def load(self, persistent_id: Any) -> torch.Tensor:
-        kind, storage_type, key, _, _ = _sequence(persistent_id)
-        name = storage_type.name if isinstance(storage_type, GlobalName) else type(storage_type).__name__
-        dtype = DTYPES.get(name.removeprefix("torch."))
-        if name == "torch.storage.UntypedStorage":
-            dtype = torch.uint8
-        if kind != "storage" or dtype is None or not isinstance(key, str):
-            raise CheckpointError(f"'{self._path}' holds a storage of an unknown kind, {name}.")
-        if key not in self._loaded:
-            self._loaded[key] = self._map(f"{self._root}data/{key}", dtype)
-        if self._loaded[key].dtype != dtype:
-            raise CheckpointError(f"'{self._path}' gives two types to one storage, `data/{key}`.")
-        return self._loaded[key]
-
-    def _map(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        start, size = self._archived.find(name)
-        if not size:
-            return torch.empty(0, dtype=dtype)
-        n_values, rest = divmod(size, dtype.itemsize)
-        if rest:
-            raise CheckpointError(f"'{self._path}' is truncated or damaged: `{name}` is cut short.")
-        # numbers must be aligned in memory, and are in every file that torch.save wrote
-        if start % dtype.itemsize:
-            return torch.frombuffer(bytearray(self._archived.memory[start : start + size]), dtype=dtype)
-        return torch.frombuffer(self._archived.memory, dtype=dtype, count=n_values, offset=start)
+# ---- what is done in place of the calls of a checkpoint, with arguments from the file, of any type and size
 
 
 def _sequence(value: Any) -> Any:
-    """The value itself, refused where going through it would do more than reading a list."""
+    """Return a list or tuple; refuse anything else, such as a tensor, whose values `for` would make one by one."""
     if type(value) not in (tuple, list):
         raise CheckpointError(f"The pickle is damaged: it has a {type(value).__name__} in place of a list.")
     return value
@@ -243,7 +240,7 @@ def _sequence(value: Any) -> Any:
 
 def _size(lengths: Any = ()) -> tuple[int, ...]:
     if len(_sequence(lengths)) > MAX_AXES or any(type(each) is not int or each < 0 for each in lengths):
-        raise CheckpointError("The pickle is damaged: a tensor has a shape that is no shape.")
+        raise CheckpointError("The pickle is damaged: a tensor has an impossible shape.")
     return tuple(lengths)
 
 
@@ -254,7 +251,8 @@ def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) 
         raise CheckpointError(
             f"The file is damaged: a tensor of shape {size} lies outside its storage of {len(storage)} values."
         )
-    # one that repeats its values may have any shape, and even an empty one must be one that torch can count
+    # A stride of 0 repeats one value, so that any shape fits into any storage; and the sizes of an empty tensor
+    # overflow torch's counters as those of any other.
     if math.prod(length or 1 for length in size) > MAX_NUMEL or max((offset, *stride)) > MAX_NUMEL:
         raise CheckpointError(
             f"The file is damaged: a tensor of shape {size} has more values than can be counted."
@@ -276,7 +274,7 @@ def _dict(items: Any = ()) -> dict:
     return {checked_key(key): value for key, value in map(_sequence, _sequence(items))}
 
 
-# What a checkpoint may "call", and what stands in for it.
+# What a checkpoint may "call", and what is done instead.
 CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,

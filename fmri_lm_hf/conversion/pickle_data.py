@@ -1,9 +1,14 @@
 """Read the data in a pickle without running it.
 
-A pickle is a program for a small stack machine, and its way to build an object is to import a name and call it.
-Here the program is interpreted with names that stay names: nothing is imported, and a "call" is looked up in a
-table that the caller gives, of functions of this package. An object of any other class is kept as an
-[`InertObject`], that is, as its class name and its attributes. A pickle that tries to call anything else is refused.
+A pickle is a program for a small stack machine that builds an object by importing a name and calling it. Here names
+stay names: nothing is imported, and a "call" is looked up in a table of functions of this package that the caller
+gives. An object of any other class is kept as an [`InertObject`], its class name and its attributes. A pickle that
+tries to call anything else is refused.
+
+Why not the libraries: `pickletools` parses opcodes (and does so here) but interprets none. `pickle.Unpickler` with
+its own `find_class`, and torch's `weights_only` unpickler, hash keys, copy arguments and unpack tensors as the file
+tells them to, so that a few hundred bytes can hold a process for hours (tests/conversion/test_hostile_checkpoints.py
+has such files); torch's also refuses the OmegaConf and `argparse` objects that hold the settings of checkpoints.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ _LONG_WORD = re.compile(r"\S{200,}")
 
 
 def printable(text: str) -> str:
-    """A text that may hold names from a file, safe for a terminal: control characters escaped, long words cut."""
+    """Make a text with names from a file safe for a terminal: escape control characters, cut long words."""
     shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return _LONG_WORD.sub(lambda word: f"{word[0][:160]}[{len(word[0]) - 160} more]", shown)
 
@@ -37,14 +42,14 @@ class UnsafeCheckpointError(CheckpointError):
 
 @dataclass(frozen=True)
 class GlobalName:
-    """A class or function that the pickle refers to: its name, never the thing itself."""
+    """The name of a class or function that the pickle refers to, in place of the class or function."""
 
     name: str
 
 
 @dataclass(eq=False, repr=False)
 class InertObject:
-    """What is left of an object when its class is not run.
+    """An object whose class was not run: its class name and its data.
 
     Attributes
     ----------
@@ -86,15 +91,15 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _SCALARS = (str, bytes, int, float, bool, type(None))
 _MARK = object()
-# Integers of this size on are hashed modulo a prime, so that a file can make as many collide as it likes; so can it
-# with tuples, of whose hash nothing is secret. Collisions make a dictionary's work quadratic.
+# Python hashes integers from this size on modulo a prime, and tuples without a secret: a file can choose keys that
+# collide, and collisions make the work of a dictionary quadratic.
 _FIRST_COLLIDING_INTEGER = 2**61 - 1
 _MAX_TUPLE_KEYS = 1000
 _MAX_TUPLE_KEY_LENGTH = 8
 
 
 def checked_key(key: Any) -> Any:
-    """The key itself, refused unless it is a scalar whose hash a file cannot choose."""
+    """Return a key of a dict; refuse it unless it is a scalar whose hash a file cannot choose."""
     if not isinstance(key, (*_SCALARS, GlobalName)):
         raise CheckpointError(f"The pickle uses a {type(key).__name__} as a key, which no checkpoint needs.")
     if isinstance(key, int) and abs(key) >= _FIRST_COLLIDING_INTEGER:
@@ -104,13 +109,13 @@ def checked_key(key: Any) -> Any:
     return key
 
 
-class PickleReader:
+class PickleInterpreter:
     """Interpreter of one pickle.
 
     Parameters
     ----------
     calls : mapping of str to callable
-        Full name of what a pickle may "call" to the function that stands in for it; it is given the arguments
+        Full name of what a pickle may "call" -> the function that stands in for it. It is given the arguments
         of the call and must only build data from them.
     inert_prefixes : iterable of str
         Objects whose class name begins like this may be "called" too, and become an [`InertObject`].
@@ -126,8 +131,8 @@ class PickleReader:
     def __init__(
         self,
         calls: Mapping[str, Callable[..., Any]],
-        inert_prefixes: Iterable[str] = (),
-        persistent_load: Callable[[Any], Any] | None = None,
+        inert_prefixes: Iterable[str],
+        persistent_load: Callable[[Any], Any],
     ):
         self._calls = calls
         self._inert_prefixes = tuple(inert_prefixes)
@@ -140,50 +145,102 @@ class PickleReader:
         self.inert_classes: set[str] = set()
 
     def read(self, data: bytes) -> Any:
-        """The object that the pickle describes, of plain containers, scalars and what `calls` return."""
-        position = 0
-        # what calls may copy: each thing once in an honest file, whatever is repeated by reference
+        """Return the object that the pickle describes: plain containers, scalars and what `calls` return."""
+        position: int | None = 0
+        # An honest file copies each of its objects once, whatever it repeats by reference. A hostile one names a long
+        # list a thousand times as an argument, two bytes each, and fills the memory.
         self._copies_left = 2 * len(data) + 1000
         try:
-            for opcode, argument, found in pickletools.genops(data):
-                position = found if found is not None else position
+            for opcode, argument, position in pickletools.genops(data):  # noqa: B007  (for the error below)
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
         except CheckpointError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"The pickle is damaged near byte {position} ({error}).") from error
         raise CheckpointError("The pickle is damaged: it ends without its STOP opcode.")
 
-    def _step(self, name: str, argument: Any) -> None:
-        if name in _VALUES:
-            self._stack.append(argument)
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name]())
-        elif name == "MARK":
-            self._stack.append(_MARK)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self._stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo[argument])
-        elif name == "PROTO":
-            self._protocol = argument
-        elif name != "FRAME":
-            step = getattr(self, f"_do_{name.lower()}", None)
-            if step is None:
-                raise CheckpointError(f"The pickle uses the opcode {name}, which no checkpoint needs.")
-            step(argument)
+    def _step(self, opcode: str, argument: Any) -> None:
+        stack, memo = self._stack, self._memo
+        if opcode in _VALUES:
+            stack.append(argument)
+            return
+        if opcode in _CONSTANTS:
+            stack.append(_CONSTANTS[opcode]())
+            return
+        match opcode:
+            case "PROTO":
+                self._protocol = argument
+            case "FRAME":
+                pass  # only tells a reader of streams how much to read ahead
+            case "MARK":
+                stack.append(_MARK)
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._pop_to_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            # containers
+            case "TUPLE":
+                stack.append(tuple(self._pop_to_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                length = int(opcode[-1])
+                stack[-length:] = [tuple(stack[-length:])]
+            case "LIST":
+                stack.append(self._pop_to_mark())
+            case "DICT":
+                items = self._pop_to_mark()
+                stack.append({})
+                self._set_items(items)
+            case "FROZENSET":
+                stack.append(frozenset(map(self._key, self._pop_to_mark())))
+            case "APPEND":
+                self._add([stack.pop()])
+            case "APPENDS" | "ADDITEMS":
+                self._add(self._pop_to_mark())
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                self._set_items([key, value])
+            case "SETITEMS":
+                self._set_items(self._pop_to_mark())
+            # names, and what would be calls
+            case "GLOBAL":
+                stack.append(self._global(*argument.partition(" ")[::2]))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(self._global(module, name))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(self._call(function, arguments))
+            case "INST":
+                function = self._global(*argument.partition(" ")[::2])
+                stack.append(self._call(function, tuple(self._pop_to_mark())))
+            case "OBJ":
+                function, *arguments = self._pop_to_mark()
+                stack.append(self._call(function, tuple(arguments)))
+            case "NEWOBJ":
+                arguments, cls = stack.pop(), stack.pop()
+                stack.append(self._make_inert(cls, arguments))
+            case "NEWOBJ_EX":
+                keywords, arguments, cls = stack.pop(), stack.pop(), stack.pop()
+                self._check_arguments(arguments)
+                stack.append(self._make_inert(cls, (*arguments, keywords)))
+            case "BUILD":
+                self._set_state(stack.pop())
+            case "PERSID":
+                stack.append(self._persistent_load(argument))
+            case "BINPERSID":
+                stack.append(self._persistent_load(stack.pop()))
+            case _:
+                raise CheckpointError(f"The pickle uses the opcode {opcode}, which no checkpoint needs.")
 
     def _pop_to_mark(self) -> list[Any]:
         items = []
@@ -191,58 +248,8 @@ class PickleReader:
             items.append(item)
         return items[::-1]
 
-    # --- containers
-
-    def _do_pop(self, _):
-        self._stack.pop()
-
-    def _do_pop_mark(self, _):
-        self._pop_to_mark()
-
-    def _do_dup(self, _):
-        self._stack.append(self._stack[-1])
-
-    def _do_tuple(self, _):
-        self._stack.append(tuple(self._pop_to_mark()))
-
-    def _do_tuple1(self, _):
-        self._stack[-1:] = [tuple(self._stack[-1:])]
-
-    def _do_tuple2(self, _):
-        self._stack[-2:] = [tuple(self._stack[-2:])]
-
-    def _do_tuple3(self, _):
-        self._stack[-3:] = [tuple(self._stack[-3:])]
-
-    def _do_list(self, _):
-        self._stack.append(self._pop_to_mark())
-
-    def _do_dict(self, _):
-        self._stack.append(self._fill({}, self._pairs(self._pop_to_mark())))
-
-    def _do_frozenset(self, _):
-        self._stack.append(frozenset(self._key(item) for item in self._pop_to_mark()))
-
-    def _do_append(self, _):
-        item = self._stack.pop()
-        self._extend(self._stack[-1], [item])
-
-    def _do_appends(self, _):
-        items = self._pop_to_mark()
-        self._extend(self._stack[-1], items)
-
-    _do_additems = _do_appends
-
-    def _do_setitem(self, _):
-        value, key = self._stack.pop(), self._stack.pop()
-        self._fill(self._stack[-1], [(key, value)])
-
-    def _do_setitems(self, _):
-        items = self._pop_to_mark()
-        self._fill(self._stack[-1], self._pairs(items))
-
     def _key(self, key: Any) -> Any:
-        """A key of a container, which in an honest file may also be one of few flat and short tuples."""
+        """A key of a container: a scalar or, in an honest file too, one of few flat and short tuples."""
         if type(key) is not tuple:
             return checked_key(key)
         self._n_tuple_keys += 1
@@ -252,60 +259,45 @@ class PickleReader:
             checked_key(part)
         return key
 
-    @staticmethod
-    def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
-        return list(zip(items[::2], items[1::2], strict=True))
-
-    def _fill(self, target: Any, pairs: list[tuple[Any, Any]]) -> Any:
+    def _set_items(self, items: list[Any]) -> None:
+        """Set keys and values, which alternate in `items`, of the object on top of the stack."""
+        target, pairs = self._stack[-1], list(zip(items[::2], items[1::2], strict=True))
         if isinstance(target, InertObject):
             target.items.extend(pairs)
         elif type(target) is dict:
             target.update((self._key(key), value) for key, value in pairs)
         else:
             raise CheckpointError(f"The pickle is damaged: it sets items of {type(target).__name__}.")
-        return target
 
-    def _extend(self, target: Any, items: list[Any]) -> None:
+    def _add(self, items: list[Any]) -> None:
+        """Add elements to the object on top of the stack."""
+        target = self._stack[-1]
         if isinstance(target, InertObject):
             target.items.extend(items)
         elif type(target) is list:
             target.extend(items)
         elif type(target) is set:
-            target.update(self._key(item) for item in items)
+            target.update(map(self._key, items))
         else:
             raise CheckpointError(f"The pickle is damaged: it adds elements to {type(target).__name__}.")
 
-    # --- names and what would be calls
+    def _set_state(self, state: Any) -> None:
+        """Set the attributes of the object on top of the stack; those of a dict (`_metadata`) are left out."""
+        target = self._stack[-1]
+        if isinstance(target, InertObject):
+            target.state = state
+        elif type(target) is not dict:
+            raise CheckpointError(f"The pickle is damaged: it sets attributes of {type(target).__name__}.")
 
-    def _do_global(self, argument: str):
-        module, _, name = argument.partition(" ")
-        self._stack.append(self._global(module, name))
-
-    def _do_stack_global(self, _):
-        name, module = self._stack.pop(), self._stack.pop()
+    def _global(self, module: Any, name: Any) -> GlobalName:
         if type(module) is not str or type(name) is not str:
             raise CheckpointError(
                 f"The pickle is damaged: it names a class by a {type(module).__name__} and a {type(name).__name__}."
             )
-        self._stack.append(self._global(module, name))
-
-    def _global(self, module: str, name: str) -> GlobalName:
         if self._protocol < 3:  # which writes the names of Python 2, such as `__builtin__` for `builtins`
             module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
             module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         return GlobalName(f"{module}.{name}")
-
-    def _do_reduce(self, _):
-        arguments, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(self._call(function, arguments))
-
-    def _do_inst(self, argument: str):
-        module, _, name = argument.partition(" ")
-        self._stack.append(self._call(self._global(module, name), tuple(self._pop_to_mark())))
-
-    def _do_obj(self, _):
-        function, *arguments = self._pop_to_mark()
-        self._stack.append(self._call(function, tuple(arguments)))
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, GlobalName):
@@ -314,14 +306,21 @@ class PickleReader:
         if function.name in self._calls:
             return self._calls[function.name](*arguments)
         if function.name.startswith(self._inert_prefixes):
-            return self._inert(function, arguments)
+            return self._make_inert(function, arguments)
         raise UnsafeCheckpointError(
             f"Refused: the pickle tries to call `{function.name}`, which does not merely carry data. Nothing was "
             "run. Do not open this file with `torch.load(..., weights_only=False)`, which would run it."
         )
 
+    def _make_inert(self, cls: Any, arguments: Any) -> InertObject:
+        if not isinstance(cls, GlobalName):
+            raise UnsafeCheckpointError(f"Refused: the pickle makes an object of a {type(cls).__name__}.")
+        self._check_arguments(arguments)
+        self.inert_classes.add(cls.name)
+        return InertObject(cls.name, arguments)
+
     def _check_arguments(self, arguments: Any) -> None:
-        """Refuse what is no tuple, and what would be copied again and again by calls of few bytes each."""
+        """Refuse anything but a tuple (`*` on a tensor runs through all its values), and too many copies."""
         if type(arguments) is not tuple:
             raise CheckpointError(
                 f"The pickle is damaged: it calls with a {type(arguments).__name__}, expected a tuple."
@@ -335,43 +334,6 @@ class PickleReader:
                 "The pickle copies its own data again and again, which no checkpoint needs."
             )
 
-    def _do_newobj(self, _):
-        arguments, cls = self._stack.pop(), self._stack.pop()
-        self._stack.append(self._inert(cls, arguments))
-
-    def _do_newobj_ex(self, _):
-        keywords, arguments, cls = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        self._check_arguments(arguments)
-        self._stack.append(self._inert(cls, (*arguments, keywords)))
-
-    def _inert(self, cls: Any, arguments: tuple) -> InertObject:
-        if not isinstance(cls, GlobalName):
-            raise UnsafeCheckpointError(f"Refused: the pickle makes an object of a {type(cls).__name__}.")
-        self._check_arguments(arguments)
-        self.inert_classes.add(cls.name)
-        return InertObject(cls.name, arguments)
-
-    def _do_build(self, _):
-        state = self._stack.pop()
-        target = self._stack[-1]
-        if isinstance(target, InertObject):
-            target.state = state
-        elif (
-            type(target) is not dict
-        ):  # a dict's attributes, such as `_metadata` of a state dict, are left out
-            raise CheckpointError(f"The pickle is damaged: it sets attributes of {type(target).__name__}.")
-
-    def _do_binpersid(self, _):
-        self._stack.append(self._load_persistent(self._stack.pop()))
-
-    def _do_persid(self, argument: str):
-        self._stack.append(self._load_persistent(argument))
-
-    def _load_persistent(self, persistent_id: Any) -> Any:
-        if self._persistent_load is None:
-            raise CheckpointError("The pickle refers to data outside of it, where there is none.")
-        return self._persistent_load(persistent_id)
-
 
 def to_plain(value: Any) -> Any:
     """Turn a configuration that was kept as inert data into plain dicts, lists and scalars.
@@ -384,42 +346,37 @@ def to_plain(value: Any) -> Any:
     CheckpointError
         When it is nested so deeply that no program wrote it, or keys are no names.
     """
-    try:
-        return _Plain().convert(value)
-    except RecursionError as error:
-        raise CheckpointError(
-            "The settings in the checkpoint are nested more deeply than any program nests them: give what they would "
-            "tell as options, after a look at where the file comes from."
-        ) from error
+    done: dict[int, Any] = {}  # each object is converted once, so that shared ones do not multiply
 
-
-class _Plain:
-    """Conversion of one tree, in which each object is converted once."""
-
-    def __init__(self):
-        self._done: dict[int, Any] = {}
-
-    def convert(self, value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, _SCALARS):
             return value
-        if id(value) not in self._done:
-            self._done[id(value)] = None  # what a cycle comes to
-            self._done[id(value)] = self._convert(value)
-        return self._done[id(value)]
+        if id(value) not in done:
+            done[id(value)] = None  # what a cycle comes to
+            done[id(value)] = convert_container(value)
+        return done[id(value)]
 
-    def _convert(self, value: Any) -> Any:
+    def convert_container(value: Any) -> Any:
         if isinstance(value, InertObject):
             state = value.state if isinstance(value.state, dict) else {}
             if value.items:
                 if not all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
-                    return self._convert(value.items)
-                return self._convert({checked_key(key): item for key, item in value.items})
+                    return convert_container(value.items)
+                return convert_container({checked_key(key): item for key, item in value.items})
             content = next(
                 (state[name] for name in ("_content", "_val") if name in state), state or repr(value)
             )
-            return self.convert(content)
+            return convert(content)
         if isinstance(value, dict):
-            return {key: self.convert(item) for key, item in value.items()}
+            return {key: convert(item) for key, item in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self.convert(item) for item in value]
+            return [convert(item) for item in value]
         return value.name if isinstance(value, GlobalName) else f"<{type(value).__name__}>"
+
+    try:
+        return convert(value)
+    except RecursionError as error:
+        raise CheckpointError(
+            "The settings in the checkpoint are nested more deeply than any program nests them. Check where the file "
+            "comes from, then give its settings as options."
+        ) from error

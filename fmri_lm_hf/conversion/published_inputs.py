@@ -1,4 +1,4 @@
-"""What a converted model needs beside its weights: preprocessing, text tokenizer, scan delimiters."""
+"""What a converted model needs besides its weights: atlas, preprocessing, text tokenizer, scan delimiters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..models.atlas import Atlas
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig, check_config_is_inert
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 
-# The 450 ROI slots of the published model, by name.
+# ---- the 450 ROI slots
 
 # One hemisphere of Tian scale III, in label order.
 # fmt: off
@@ -41,7 +41,7 @@ _CORTEX = {
 
 
 def published_atlas() -> Atlas:
-    """The atlas of the published model: 450 named slots, to which the user's copy of the label image fits.
+    """Return the atlas of the published model: 450 named slots, which fit the user's copy of the label image.
 
     The image itself is not part of this package: `published_atlas().with_labels_img(path)` adds it.
     """
@@ -52,29 +52,13 @@ def published_atlas() -> Atlas:
             region, _, n_parcels = entry.partition(":")
             names += [f"7Networks_{hemisphere}_{region}_{i + 1}" for i in range(int(n_parcels))]
             networks += [region.split("_")[0]] * int(n_parcels)
-    return Atlas(
-        name="schaefer_400_7networks_tian_s3",
-        roi_names=tuple(names),
-        networks=tuple(networks),
-        labels=tuple(range(1, len(names) + 1)),
-    )
+    labels = tuple(range(1, len(names) + 1))
+    return Atlas("schaefer_400_7networks_tian_s3", tuple(names), tuple(networks), labels=labels)
 
 
-# "name" or "organisation/name", as the Hub allows them; a checkpoint cannot name a folder of this machine
-_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
-DELIMITER_TAGS = ("<fmri>", "</fmri>")
+# ---- preprocessing
+
 T_R = 2.0  # seconds
-
-# The form of the published instructions: the scan first, outside of the user's turn, and a blank before the answer.
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] }}END"
-    "{% else %}"
-    "{{ '<fmri>' * (message['content'].split('<fmri>') | length - 1) }}"
-    "BEGIN{{ '### Question: ' + message['content'].replace('<fmri>', '') | trim + '\\n### Answer:' }}ANSWER"
-    "{% endif %}"
-    "{% endfor %}"
-)
 
 
 def published_feature_extractor(
@@ -83,12 +67,15 @@ def published_feature_extractor(
     normalization: str | Path | None,
     notes: list[str],
 ) -> FmriFeatureExtractor:
-    """The published preprocessing: TR 2.0 s by linear resampling, first points or nearest-neighbour stretching,
-    robust scaling of each ROI by the statistics of a cohort or, without them, by the scan's own."""
+    """Build the published preprocessing.
+
+    TR 2.0 s by linear resampling; the first time points, or nearest-neighbour stretching of shorter scans; robust
+    scaling of each ROI by the statistics of a cohort or, without them, by the scan's own.
+    """
     if atlas is None and config.n_rois == published_atlas().n_rois:
         atlas = published_atlas()
         notes.append(
-            "The ROI slots are named as in the label image that the published program extracts time series with: 50 "
+            "The ROI slots have the names of the label image that the published program extracts time series with: 50 "
             "regions of Tian scale III, then the 400 parcels of Schaefer (7 networks)."
         )
     elif isinstance(atlas, (str, Path)):
@@ -100,9 +87,7 @@ def published_feature_extractor(
             f"The atlas {atlas.name!r} has {atlas.n_rois} ROIs, but the checkpoint has {config.n_rois} ROI slots: "
             "give the atlas that it was trained with."
         )
-    statistics: dict[str, Any] = {}
-    if normalization is not None:
-        statistics = read_statistics(normalization, config.n_rois)
+    statistics = {} if normalization is None else _read_statistics(normalization, config.n_rois)
     notes.append(
         "Scans are normalised by the medians and IQRs given."
         if statistics
@@ -121,19 +106,17 @@ def published_feature_extractor(
     )
 
 
-def read_statistics(path: str | Path, n_rois: int) -> dict[str, list[float]]:
-    """`roi_median` and `roi_iqr` from the `medians` and `iqrs` of a `.npz` or JSON file, one number or one an ROI."""
+def _read_statistics(path: str | Path, n_rois: int) -> dict[str, Any]:
+    """Read `roi_median` and `roi_iqr` from the `medians` and `iqrs` of a `.npz` or JSON file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}' with normalisation statistics.")
-    found: Mapping[str, Any]
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             found = dict(arrays)
     else:
         found = _read_json(path)
-    missing = {"medians", "iqrs"} - set(found)
-    if missing:
+    if not {"medians", "iqrs"} <= set(found):
         raise ValueError(f"'{path}' must hold `medians` and `iqrs`, found {sorted(found)}.")
     values = {"roi_median": np.ravel(found["medians"]), "roi_iqr": np.ravel(found["iqrs"])}
     for name, array in values.items():
@@ -142,27 +125,20 @@ def read_statistics(path: str | Path, n_rois: int) -> dict[str, list[float]]:
     return {name: np.broadcast_to(array.astype(float), n_rois).tolist() for name, array in values.items()}
 
 
+# ---- the language model and its text tokenizer
+
+# "name" or "organisation/name", as the Hub allows them: a checkpoint must not name a folder of this machine.
+_HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
+
+
 def load_text_model_files(
     text_config: str | Path | dict[str, Any] | PreTrainedConfig | None,
     arguments: Mapping[str, Any],
     notes: list[str],
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
-    """Configuration of the language model, and its tokenizer where it is known."""
+    """Load the configuration of the language model, and its tokenizer where it is known."""
     if text_config is None:
-        text_config = arguments.get("base_model")
-        if text_config and not (isinstance(text_config, str) and _HUB_ID.fullmatch(text_config)):
-            found = (
-                repr(text_config[:200]) if isinstance(text_config, str) else f"a {type(text_config).__name__}"
-            )
-            raise ValueError(
-                f"The checkpoint names {found} as its language model (`base_model` of `model_args`), which is no id on "
-                "the Hub: give `text_config` (`--text-config`), a JSON file or an id."
-            )
-        if not text_config:
-            raise ValueError(
-                "The checkpoint does not tell its language model (`model_args` has no `base_model`): give "
-                "`text_config` (`--text-config`), a JSON file or an id on the Hub."
-            )
+        text_config = _named_language_model(arguments)
     tokenizer = None
     if isinstance(text_config, (str, Path)) and not _is_json(text_config):
         config, tokenizer = _from_hub(str(text_config), notes)
@@ -175,24 +151,41 @@ def load_text_model_files(
                 "The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'."
             )
         # private fields say where the configuration once lay
-        config = AutoConfig.for_model(
-            **{key: value for key, value in fields.items() if not key.startswith("_")}
-        )
+        public = {key: value for key, value in fields.items() if not key.startswith("_")}
+        config = AutoConfig.for_model(**public)
     check_config_is_inert(config.to_dict(), "text_config")
     config._name_or_path = ""
     if tokenizer is None:
         notes.append(
-            "No text tokenizer is known, so there is no processor: call the model with `input_ids`, or convert again "
-            "with the id or folder of the language model as `text_config`."
+            "The text tokenizer is unknown, so there is no processor: call the model with `input_ids`, or convert "
+            "again with the id or folder of the language model as `text_config`."
         )
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return config, tokenizer
 
 
+def _named_language_model(arguments: Mapping[str, Any]) -> str:
+    """Return the Hub id of the language model that a checkpoint names."""
+    named = arguments.get("base_model")
+    if not named:
+        raise ValueError(
+            "The checkpoint does not name its language model (`model_args` has no `base_model`): give `text_config` "
+            "(`--text-config`), a JSON file or an id on the Hub."
+        )
+    if not (isinstance(named, str) and _HUB_ID.fullmatch(named)):
+        found = repr(named[:200]) if isinstance(named, str) else f"a {type(named).__name__}"
+        raise ValueError(
+            f"The checkpoint names {found} as its language model (`base_model` of `model_args`), which is not an id on "
+            "the Hub: give `text_config` (`--text-config`), a JSON file or an id."
+        )
+    return named
+
+
 def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
     try:
-        # nobody is asked whether to run a repository's code: the checkpoint may have named it
+        # Not even a prompt whether to run the repository's code: its name may come from the checkpoint, which nobody
+        # trusts, and who answers "y" has lost.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         raise OSError(
@@ -201,9 +194,9 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
         ) from error
     except ValueError as error:
         raise ValueError(
-            f"The language model '{name}' needs code from its repository, which is not run, or is of a kind that this "
-            "transformers does not know: give the configuration of one that it knows as `text_config` "
-            "(`--text-config`)."
+            f"The language model '{name}' needs code from its repository, which is not run, or has an architecture "
+            "that this version of transformers does not know: give the configuration of a known architecture as "
+            "`text_config` (`--text-config`)."
         ) from error
     commit = downloaded_commit(name)  # none for a local folder
     if commit:
@@ -236,8 +229,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+# ---- prompts
+
+DELIMITER_TAGS = ("<fmri>", "</fmri>")
+
+# The published instruction format: the scan first, outside of the user's turn, and a blank before the answer.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] }}END"
+    "{% else %}"
+    "{{ '<fmri>' * (message['content'].split('<fmri>') | length - 1) }}"
+    "BEGIN{{ '### Question: ' + message['content'].replace('<fmri>', '') | trim + '\\n### Answer:' }}ANSWER"
+    "{% endif %}"
+    "{% endfor %}"
+)
+
+
 def published_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The form in which the published program asks: in the chat turns of Qwen, or plainly where there are none."""
+    """Return the prompt format of the published program: the chat turns of Qwen, or plain text without them."""
     own = str(tokenizer.chat_template or "")
     marks = {"BEGIN": "", "ANSWER": "", "END": "{{ eos_token }}"}
     if "<|im_start|>" in own:
@@ -260,9 +269,9 @@ def find_delimiter_ids(
     tokenizer: PreTrainedTokenizerBase | None,
     notes: list[str],
 ) -> tuple[list[int], list[int]]:
-    """Token ids written before and after a scan; both empty where the model uses none or they are not known."""
+    """Return the token ids before and after a scan; both empty where the model uses none or they are unknown."""
     if delimiter_ids is not None:
-        start, end = (list(ids) for ids in delimiter_ids)
+        start, end = map(list, delimiter_ids)
         outside = [token_id for token_id in start + end if not 0 <= token_id < vocab_size]
         if outside:
             raise ValueError(
@@ -272,12 +281,12 @@ def find_delimiter_ids(
         start, end = [], []
     elif tokenizer is None:
         notes.append(
-            "The checkpoint was trained with delimiter ids around a scan, which are not known without its text "
-            f"tokenizer: write its encoding of {' and '.join(DELIMITER_TAGS)} around the scan's places in `input_ids`."
+            "The checkpoint was trained with delimiter ids around a scan, which are unknown without its text "
+            f"tokenizer: put its encoding of {' and '.join(DELIMITER_TAGS)} around the scan tokens in `input_ids`."
         )
         return [], []
     else:
         start, end = (tokenizer.encode(tag) for tag in DELIMITER_TAGS)
     if start or end:
-        notes.append(f"A scan stands between the token ids {start} and {end}.")
+        notes.append(f"Scan tokens are enclosed by the token ids {start} and {end}.")
     return start, end

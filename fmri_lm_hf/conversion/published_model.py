@@ -1,8 +1,11 @@
-"""Turn a checkpoint of the published fMRI-LM program (arXiv 2511.21760) into one of this package."""
+"""Convert a checkpoint of the published fMRI-LM program (arXiv 2511.21760) into a model of this package.
+
+[`convert_upstream`] reads the checkpoint (`checkpoint`), renames its tensors (`published_names`), finds what belongs to
+the model besides its weights (`published_inputs`), and writes a folder for `from_pretrained`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tempfile
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils.sha import sha_fileobj
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -40,6 +44,7 @@ from .published_names import (
     is_language_model,
     match_tensors,
     published_name,
+    shape_problems,
     split_lora,
     split_stage_1,
     stage_1_fields,
@@ -48,12 +53,12 @@ from .published_names import (
 )
 
 MAX_SHARD_SIZE = "1GB"
-MAX_TOKENS = 1_000_000  # of a scan
+MAX_SCAN_TOKENS = 1_000_000
 
 
 @dataclass
 class Conversion:
-    """What `convert_upstream` wrote.
+    """The result of `convert_upstream`.
 
     Attributes
     ----------
@@ -66,7 +71,7 @@ class Conversion:
     source, sha256 : str
         Name and checksum of the checkpoint file.
     notes : list of str
-        What the user should know: what was assumed, left out or is missing.
+        What the user should know: assumptions, what was left out, what is missing.
     """
 
     folder: Path
@@ -100,25 +105,25 @@ def convert_upstream(
         Folder for the converted model; it is created, and must not hold a model yet.
     text_config : str, Path, dict or PreTrainedConfig, optional
         Configuration of the language model: a JSON file, a model folder, or an id on the Hub. With a folder or an
-        id the text tokenizer comes along. The id that `model_args` names when not given.
+        id the text tokenizer is taken from there too. Default: the id in the checkpoint's `model_args`.
     encoder_heads : int, optional
-        Attention heads of the scan encoder: 6, 12 or 16 for the published widths 384, 768 and 1024 when not given.
+        Attention heads of the scan encoder. Default: 6, 12 or 16 for the published widths 384, 768 and 1024.
     lora_alpha : float, optional
-        The LoRA adapter is scaled by `lora_alpha` over its rank. Twice the rank when not given.
+        The LoRA adapter is scaled by `lora_alpha` over its rank. Default: twice the rank.
     delimiter_ids : tuple of two sequences of int, optional
-        Token ids before and after a scan. The text tokenizer's encoding of `<fmri>` and `</fmri>` when not given
-        and the checkpoint says that it uses delimiters.
+        Token ids before and after a scan. Default: the text tokenizer's encoding of `<fmri>` and `</fmri>` where the
+        checkpoint says that it uses delimiters.
     atlas : str, Path or Atlas, optional
-        Names of the ROI slots: a JSON file, a name that `Atlas.load` knows, or an atlas. The published 450 slots
-        when not given.
+        Names of the ROI slots: a JSON file, a name that `Atlas.load` knows, or an atlas. Default: the published
+        450 slots.
     normalization : str or Path, optional
         `.npz` or JSON file with `medians` and `iqrs`, one number or one for each ROI, of the cohort that the scans
-        come from. Each scan is normalised by its own when not given.
+        come from. Default: each scan is normalised by its own.
     n_timepoints : int, optional
-        Length of the model's input, which no shape of a stage-2 or stage-3 checkpoint tells. What their
-        `num_fmri_tokens` comes to when not given.
+        Length of the model's input, which no tensor of a stage-2 or stage-3 checkpoint shows. Default: from
+        their `num_fmri_tokens`.
     merge : bool, default=False
-        Merge the LoRA adapter into the weights, in place of a PEFT adapter beside them.
+        Merge the LoRA adapter into the weights, instead of a PEFT adapter next to them.
 
     Returns
     -------
@@ -135,7 +140,7 @@ def convert_upstream(
     state = clean_state_dict(tree)
     _check_finite(state)
     notes: list[str] = []
-    lora: dict[str, torch.Tensor] = {}
+    adapter: dict[str, torch.Tensor] = {}
     if is_language_model(state):
         arguments = to_plain(tree.get("model_args") or {})
         if not isinstance(arguments, dict):
@@ -145,59 +150,74 @@ def convert_upstream(
         extractor = published_feature_extractor(config, atlas, normalization, notes)
         text, tokenizer = load_text_model_files(text_config, arguments, notes)
         delimiters = find_delimiter_ids(delimiter_ids, arguments, text.vocab_size, tokenizer, notes)
-        preprocessor = _processor(extractor, tokenizer, config.patch_size, delimiters)
-        state, lora = split_lora(state)
+        preprocessor: FmriLMProcessor | FmriFeatureExtractor = extractor
+        if tokenizer is not None:
+            preprocessor = FmriLMProcessor(
+                extractor,
+                tokenizer,
+                chat_template=published_chat_template(tokenizer),
+                patch_size=config.patch_size,
+                fmri_start_ids=delimiters[0],
+                fmri_end_ids=delimiters[1],
+            )
+        state, adapter = split_lora(state)
         lm_config = FmriLMConfig(
             fmri_config=config,
             text_config=text,
-            # outside of the vocabulary, so that no text can hold it
+            # outside of the vocabulary, so that no text can contain it
             fmri_token_id=getattr(preprocessor, "fmri_token_id", text.vocab_size),
-            # for whoever writes `input_ids` without a processor
+            # for users who write `input_ids` without a processor
             fmri_start_ids=delimiters[0],
             fmri_end_ids=delimiters[1],
         )
-        model = _language_model(lm_config, state, bool(lora), notes)
-        model.generation_config = _generation_config(text, tokenizer)
+        model = _language_model(lm_config, state, bool(adapter), notes)
+        model.generation_config = _generation_config(text if tokenizer is None else tokenizer)
     else:
         state, left_out = split_stage_1(state)
         if left_out:
-            notes.append(f"Left out what only training needs: {', '.join(left_out)}.")
+            notes.append(f"Left out tensors that only training needs: {', '.join(left_out)}.")
         fields = tokenizer_fields(state, "encoder.", encoder_heads) | stage_1_fields(state)
         config = FmriTokenizerConfig(**fields)
         preprocessor = published_feature_extractor(config, atlas, normalization, notes)
         model = _load(FmriTokenizer, config, state)
         if config.n_patches > 1:
             notes.append(
-                "Tokens are in time-major order (all ROIs of time patch 0, then of patch 1); the published program has "
-                "them ROI-major. Its order of codes of ours is "
+                "Tokens are in time-major order (all ROIs of time patch 0, then of patch 1); those of the published "
+                "program are ROI-major. Its order is "
                 f"`codes.unflatten(1, ({config.n_patches}, {config.n_rois})).transpose(1, 2).flatten(1)`."
             )
-    notes = [printable(note) for note in notes]  # which may hold names from the file
+    notes = [printable(note) for note in notes]  # they may quote names from the file
     result = Conversion(out, model, preprocessor, checkpoint.name, _checksum(checkpoint), notes=notes)
-    _write(result, lora, lora_alpha, merge)
+    _write(result, adapter, lora_alpha, merge)
     return result
 
 
-def _encoder_config(state, arguments, encoder_heads, n_timepoints, notes) -> FmriTokenizerConfig:
-    """Configuration of the scan encoder in a stage-2 or stage-3 checkpoint."""
+def _encoder_config(
+    state: dict[str, torch.Tensor],
+    arguments: dict[str, Any],
+    encoder_heads: int | None,
+    n_timepoints: int | None,
+    notes: list[str],
+) -> FmriTokenizerConfig:
+    """Read the configuration of the scan encoder of a stage-2 or stage-3 checkpoint."""
     fields = tokenizer_fields(state, "tokenizer.", encoder_heads)
     if n_timepoints is None:
         n_tokens = arguments.get("num_fmri_tokens")
         if not isinstance(n_tokens, int):
             n_tokens = fields["n_rois"]
             notes.append(
-                f"Assumed one time patch, {fields['patch_size']} points, since `model_args` tells no length."
+                f"Assumed one time patch of {fields['patch_size']} points: `model_args` does not hold the length."
             )
-        if not 1 <= n_tokens <= MAX_TOKENS or n_tokens % fields["n_rois"]:
+        if not 1 <= n_tokens <= MAX_SCAN_TOKENS or n_tokens % fields["n_rois"]:
             raise ValueError(
-                f"`model_args` has num_fmri_tokens={n_tokens}, which is no multiple of the {fields['n_rois']} ROIs "
-                f"(up to {MAX_TOKENS}): give the length of the model's input as `n_timepoints` (`--n-timepoints`)."
+                f"`model_args` has num_fmri_tokens={n_tokens}, which is not a multiple of the {fields['n_rois']} ROIs "
+                f"(up to {MAX_SCAN_TOKENS}): give the length of the model's input as `n_timepoints` (`--n-timepoints`)."
             )
         n_timepoints = fields["patch_size"] * (n_tokens // fields["n_rois"])
     if n_timepoints > fields["patch_size"]:
         notes.append(
-            "With more than one time patch the published program lays a time-major mask over ROI-major tokens; this "
-            "package computes what it describes, so the outputs of its language model differ from the program's."
+            "With more than one time patch the published program applies a time-major mask to ROI-major tokens; this "
+            "package computes what its paper describes, so the outputs of the language model differ from the program's."
         )
     codebook_size = tensor_shape(state, "llm.fmri_lm_head.weight", 2)[0]
     return FmriTokenizerConfig(
@@ -205,21 +225,10 @@ def _encoder_config(state, arguments, encoder_heads, n_timepoints, notes) -> Fmr
     )
 
 
-def _processor(extractor, tokenizer, patch_size, delimiters) -> FmriLMProcessor | FmriFeatureExtractor:
-    """The processor, or where no text tokenizer is known, what prepares the scans alone."""
-    if tokenizer is None:
-        return extractor
-    return FmriLMProcessor(
-        extractor,
-        tokenizer,
-        chat_template=published_chat_template(tokenizer),
-        patch_size=patch_size,
-        fmri_start_ids=delimiters[0],
-        fmri_end_ids=delimiters[1],
-    )
-
-
-def _language_model(config: FmriLMConfig, state, has_lora, notes) -> FmriLMForCausalLM:
+def _language_model(
+    config: FmriLMConfig, state: dict[str, torch.Tensor], has_lora: bool, notes: list[str]
+) -> FmriLMForCausalLM:
+    """Build the language model, whose embeddings are untied where training has untied them."""
     if config.text_config.tie_word_embeddings:
         with torch.device("meta"):
             model = FmriLMForCausalLM(config)
@@ -233,13 +242,13 @@ def _language_model(config: FmriLMConfig, state, has_lora, notes) -> FmriLMForCa
         elif source in state and not torch.equal(state[source], state[tied]):
             config.text_config.tie_word_embeddings = False
             notes.append(
-                "Input and output embeddings differ, so they are kept apart and not tied as configured."
+                "Input and output embeddings differ, so they are not tied, although the configuration says so."
             )
     return _load(FmriLMForCausalLM, config, state, has_lora)
 
 
-def _load(model_class, config, state, has_lora=False) -> Any:
-    """The model over the tensors of the checkpoint, which are not copied."""
+def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor], has_lora: bool = False) -> Any:
+    """Build a model over the tensors of the checkpoint, without copying them."""
     with torch.device("meta"):
         model = model_class(config)
     model.load_state_dict(match_tensors(model.state_dict(), state, has_lora), assign=True)
@@ -247,34 +256,30 @@ def _load(model_class, config, state, has_lora=False) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def _generation_config(text, tokenizer) -> GenerationConfig:
-    ends = tokenizer if tokenizer is not None else text
-    pad = ends.pad_token_id
+def _generation_config(special_tokens: Any) -> GenerationConfig:
+    """Take the special tokens of a text tokenizer, or of a configuration."""
+    bos, eos, pad = (getattr(special_tokens, f"{name}_token_id") for name in ("bos", "eos", "pad"))
     if pad is None:
-        pad = ends.eos_token_id[0] if isinstance(ends.eos_token_id, list) else ends.eos_token_id
-    return GenerationConfig(bos_token_id=ends.bos_token_id, eos_token_id=ends.eos_token_id, pad_token_id=pad)
+        pad = eos[0] if isinstance(eos, list) else eos
+    return GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
 
 
 def _check_finite(state: dict[str, torch.Tensor]) -> None:
     for name, tensor in tqdm(state.items(), desc="Checking weights", unit="tensor"):
-        # the extremes carry NaN along, and unlike `isfinite` take no memory
+        # `aminmax` gives NaN where there is one and, unlike `isfinite`, needs no memory.
         extremes = torch.aminmax(tensor) if tensor.dtype in WEIGHT_DTYPES and tensor.numel() else ()
         if not all(map(math.isfinite, extremes)):
             raise CheckpointError(f"The tensor `{name}` of the checkpoint holds NaN or infinity.")
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
     size = path.stat().st_size
-    with path.open("rb") as file, tqdm(total=size, desc="Checksum", unit="B", unit_scale=True) as progress:
-        while block := file.read(2**24):
-            digest.update(block)
-            progress.update(len(block))
-    return digest.hexdigest()
+    with path.open("rb") as file, tqdm.wrapattr(file, "read", total=size, desc="Checksum") as measured:
+        return sha_fileobj(measured).hex()
 
 
-def _lora_model(model: FmriLMForCausalLM, lora: dict[str, torch.Tensor], lora_alpha: float | None):
-    """The model with the checkpoint's LoRA adapter, as PEFT has it."""
+def _add_adapter(model: FmriLMForCausalLM, lora: dict[str, torch.Tensor], lora_alpha: float | None) -> Any:
+    """Return the PEFT model of a model and its LoRA adapter."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     ranks = {len(tensor) for name, tensor in lora.items() if ".lora_A." in name}
@@ -301,13 +306,8 @@ def _lora_model(model: FmriLMForCausalLM, lora: dict[str, torch.Tensor], lora_al
         for name, value in peft_model.state_dict().items()
         if ".lora_" in name
     }
-    found = {name: tuple(value.shape) for name, value in lora.items()}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
-        raise CheckpointError(
-            f"The LoRA adapter has {len(wrong)} tensor(s) missing, left over or of the wrong shape, such as "
-            f"{wrong[0]}: found {found.get(wrong[0])}, expected {expected.get(wrong[0])}."
-        )
+    if problems := shape_problems(expected, {name: tuple(value.shape) for name, value in lora.items()}):
+        raise CheckpointError(f"The LoRA adapter {'; it '.join(problems)}.")
     set_peft_model_state_dict(peft_model, {f"base_model.model.{name}": value for name, value in lora.items()})
     return peft_model
 
@@ -319,29 +319,27 @@ def _write(result: Conversion, lora: dict[str, torch.Tensor], lora_alpha: float 
     with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as partial:
         model = result.model
         if lora and merge:
-            # merged in place: a changed page of the mapped file becomes memory of ours, and the file stays as it is
-            result.model = model = _lora_model(model, lora, lora_alpha).merge_and_unload()
+            # Merged in place: the mapping is copy-on-write, so that changed pages become memory and the file stays.
+            result.model = model = _add_adapter(model, lora, lora_alpha).merge_and_unload()
             result.lora = "merged"
         model.save_pretrained(partial, max_shard_size=MAX_SHARD_SIZE)
         if lora and not merge:
-            adapted = _lora_model(model, lora, lora_alpha)
-            adapted.save_pretrained(partial, save_embedding_layers=False)
+            _add_adapter(model, lora, lora_alpha).save_pretrained(partial, save_embedding_layers=False)
             result.lora = "adapter"
         result.preprocessor.save_pretrained(partial)
-        record = {
-            "conversion": {"source": result.source, "sha256": result.sha256, "notes": result.notes},
-        }
+        conversion = {"source": result.source, "sha256": result.sha256, "notes": result.notes}
+        record = {"conversion": conversion}
         write_json(record, Path(partial, "training_info.json"))
         Path(partial, "README.md").write_text(sign_card(_card(result, record)), encoding="utf-8")
-        # the configuration last: with it the folder is a model
+        # The configuration last: a folder that holds it is taken for a complete model.
         for name in sorted(os.listdir(partial), key=lambda name: (name == "config.json", name)):
             os.replace(Path(partial, name), out / name)
 
 
 def _card(result: Conversion, record: dict[str, Any]) -> str:
-    prepares = result.preprocessor
-    has_tokenizer = isinstance(prepares, FmriLMProcessor)
-    extractor = prepares.feature_extractor if isinstance(prepares, FmriLMProcessor) else prepares
+    preprocessor = result.preprocessor
+    has_tokenizer = isinstance(preprocessor, FmriLMProcessor)
+    extractor: Any = getattr(preprocessor, "feature_extractor", preprocessor)
     facts = ModelFacts(
         kind=result.model.config.model_type,
         config=result.model.config.to_dict() | {"architectures": [type(result.model).__name__]},

@@ -1,4 +1,4 @@
-"""What the published program calls its tensors, and what their shapes tell about the model."""
+"""Names of the published program's tensors, and what their shapes say about the configuration of the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .pickle_data import CheckpointError
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Ours to theirs, applied in this order to the names of a tokenizer's tensors.
+# Parts of our names and of the published ones, for the tensors of a tokenizer. In this order: later entries replace
+# what earlier ones made, as `decoder.transformer.layers.`, `decoder.blocks.`, `decoder_raw.blocks.`.
 _TOKENIZER_NAMES = [
     ("transformer.roi_embeddings.weight", "pos_embed"),
     ("transformer.layers.", "blocks."),
@@ -31,7 +32,7 @@ _TOKENIZER_NAMES = [
     ("quantizer.codebooks.0.cluster_size", "quantize.cluster_size"),
     ("quantizer.codebooks.0.initialized", "quantize.embedding.initted"),
 ]
-# Kept by the published program but without effect on what it computes.
+# Buffers of the published program without effect on what it computes; they may be there or not.
 _WITHOUT_EFFECT = re.compile(
     r"quantize\.embedding\.(cluster_size|embed_avg)$|\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$"
 )
@@ -43,7 +44,7 @@ DEFAULT_HEADS = {384: 6, 768: 12, 1024: 16}
 
 
 def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
-    """The state dict of a checkpoint, without the prefixes that compiled and distributed models add."""
+    """Return the state dict of a checkpoint, without the prefixes that compiled and distributed models add."""
     state = tree.get("model", tree) if isinstance(tree, dict) else None
     if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
         found = f"the keys {list(tree)[:8]}" if isinstance(tree, dict) else f"a {type(tree).__name__}"
@@ -56,8 +57,9 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
             )
         if not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"`{name}` of the checkpoint's `model` is no tensor but a {type(value).__name__}."
+                f"`{name}` of the checkpoint's `model` is a {type(value).__name__}, expected a tensor."
             )
+        # An expanded tensor of a few bytes may claim terabytes, which the first copy of it would allocate.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
                 f"The tensor `{name}` of the checkpoint repeats values in place of storing them."
@@ -75,7 +77,7 @@ def is_language_model(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def split_stage_1(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Weights of a stage-1 tokenizer, and the names of the training-only tensors that were left out."""
+    """Return the weights of a stage-1 tokenizer, and the names of training-only tensors that are left out."""
     if not any(name.startswith("VQ.") for name in state):
         return state, []
     kept = {name.removeprefix("VQ."): value for name, value in state.items() if name.startswith("VQ.")}
@@ -85,7 +87,7 @@ def split_stage_1(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
 
 
 def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int | None) -> dict[str, int]:
-    """Fields of a tokenizer's configuration, read from the shapes of its encoder's tensors.
+    """Read fields of a tokenizer's configuration from the shapes of its encoder's tensors.
 
     Parameters
     ----------
@@ -93,11 +95,11 @@ def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int 
     prefix : str
         What the names of the encoder's tensors begin with.
     heads : int, optional
-        Attention heads, which no shape tells; the published number for this width when not given.
+        Attention heads, which no shape shows. Default: the published number for this width.
     """
     if f"{prefix}cls_token" in state:
         raise CheckpointError(
-            "The encoder of this checkpoint has a class token, which the released model has not and this package "
+            "The encoder of this checkpoint has a class token, which the released model does not have and this package "
             "does not support."
         )
     n_rois, hidden_size = tensor_shape(state, f"{prefix}pos_embed", 3)[1:]
@@ -106,7 +108,7 @@ def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int 
     if heads is None:
         raise ValueError(
             f"The number of attention heads is not stored in a checkpoint, and there is no published one for an "
-            f"encoder of width {hidden_size}: give `encoder_heads` (`--encoder-heads`). Published are {DEFAULT_HEADS}."
+            f"encoder of width {hidden_size}: give `encoder_heads` (`--encoder-heads`). Published: {DEFAULT_HEADS}."
         )
     return {
         "n_rois": n_rois,
@@ -119,7 +121,7 @@ def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int 
 
 
 def stage_1_fields(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """What only a whole stage-1 checkpoint tells: length, codebook and depth of the decoder."""
+    """Read what only a whole stage-1 checkpoint holds: length, codebook and depth of the decoder."""
     codebook_size, codebook_dim = tensor_shape(state, "quantize.embedding.weight", 2)
     return {
         "n_timepoints": tensor_shape(state, "decode_task_layer_raw.2.weight", 2)[0],
@@ -135,7 +137,7 @@ def _n_blocks(state: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def tensor_shape(state: Mapping[str, torch.Tensor], name: str, n_axes: int) -> tuple[int, ...]:
-    """Shape of a tensor that every published checkpoint has."""
+    """Return the shape of a tensor that every published checkpoint has."""
     if name not in state:
         raise CheckpointError(
             f"The checkpoint lacks tensors: `{name}`, which every published one has. It holds {len(state)} tensors, "
@@ -149,13 +151,12 @@ def tensor_shape(state: Mapping[str, torch.Tensor], name: str, n_axes: int) -> t
 
 
 def published_name(name: str, has_lora: bool) -> str:
-    """The published program's name of one of our tensors, given without a prefix for a stage-1 tokenizer."""
+    """Return the published program's name of one of our tensors, for a stage-1 tokenizer without a prefix."""
     if name.startswith("language_model."):
         return "llm.base_model." + "base_model.model." * has_lora + name.removeprefix("language_model.")
     if name.startswith("fmri_tokenizer.encoder."):
-        return "tokenizer." + published_name(name.removeprefix("fmri_tokenizer."), False).removeprefix(
-            "encoder."
-        )
+        within = published_name(name.removeprefix("fmri_tokenizer."), False)
+        return "tokenizer." + within.removeprefix("encoder.")
     for ours, theirs in (
         ("projector.linear.", "encode_transform_layer.0."),
         ("roi_embeddings.", "pos_embed."),
@@ -198,7 +199,7 @@ def split_lora(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
 def match_tensors(
     expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], has_lora: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Give the tensors of a checkpoint our names, and check that they are exactly those expected.
+    """Rename the tensors of a checkpoint to our names, and check that they are exactly those expected.
 
     Parameters
     ----------
@@ -214,54 +215,62 @@ def match_tensors(
     CheckpointError
         Naming the tensors that are missing, that have a wrong shape and that are left over.
     """
-    found: dict[str, torch.Tensor] = {}
-    missing: list[str] = []
-    wrong: list[str] = []
-    wrong_types: list[str] = []
-    used = {name for name in state if _WITHOUT_EFFECT.search(name)}
-    for ours, wanted in expected.items():
-        if ours.endswith("embedding_sum"):
-            continue
-        theirs = published_name(ours, has_lora)
-        used.add(theirs)
-        if theirs not in state:
-            missing.append(theirs)
-            continue
-        value, shape = state[theirs], _published_shape(theirs, tuple(wanted.shape))
-        if tuple(value.shape) != shape:
-            wrong.append(f"{theirs} {tuple(value.shape)} instead of {shape}")
-        elif value.dtype not in WEIGHT_DTYPES:
-            wrong_types.append(f"{theirs} of {str(value.dtype).removeprefix('torch.')}")
-        else:
-            found[ours] = value.reshape(wanted.shape)
-    extra = [name for name in state if name not in used]
-    problems = [
-        f"lacks {len(missing)} tensor(s): {_some(missing)}" if missing else "",
-        f"has {len(wrong)} tensor(s) of the wrong shape: {_some(wrong)}" if wrong else "",
-        f"has {len(wrong_types)} tensor(s) that are no weights of 16, 32 or 64 bits: {_some(wrong_types)}"
-        if wrong_types
-        else "",
-        f"has {len(extra)} tensor(s) that this model has no place for: {_some(extra)}" if extra else "",
+    names = {ours: published_name(ours, has_lora) for ours in expected if not ours.endswith("embedding_sum")}
+    used = set(names.values())
+    problems = shape_problems(
+        {theirs: _published_shape(theirs, tuple(expected[ours].shape)) for ours, theirs in names.items()},
+        {
+            name: tuple(value.shape)
+            for name, value in state.items()
+            if name in used or not _WITHOUT_EFFECT.search(name)
+        },
+    )
+    others = [
+        f"{name} of {str(state[name].dtype).removeprefix('torch.')}"
+        for name in names.values()
+        if name in state and state[name].dtype not in WEIGHT_DTYPES
     ]
-    if any(problems):
-        raise CheckpointError(
-            f"The checkpoint {'; it '.join(filter(None, problems))}. Check that it is complete, and that the options "
-            "and the language model's configuration belong to it."
+    if others:
+        problems.append(
+            f"has {len(others)} tensor(s) that are not floating-point weights of 16, 32 or 64 bits: {_some(others)}"
         )
-    for ours in expected:
-        if ours.endswith("embedding_sum"):
-            # the sum that with its count gives the code itself, so that training can go on from it
-            prefix = ours.removesuffix("embedding_sum")
-            found[ours] = found[f"{prefix}embedding"] * found[f"{prefix}cluster_size"][:, None]
+    if problems:
+        raise CheckpointError(
+            f"The checkpoint {'; it '.join(problems)}. Check that it is complete, and that the options and the "
+            "language model's configuration belong to it."
+        )
+    found = {ours: state[theirs].reshape(expected[ours].shape) for ours, theirs in names.items()}
+    for ours in expected.keys() - names.keys():
+        # The moving average of a code is its sum over its count. The program keeps the average and the count; the sum
+        # that fits both lets training continue, where a sum of zeros would pull every code to the origin.
+        prefix = ours.removesuffix("embedding_sum")
+        found[ours] = found[f"{prefix}embedding"] * found[f"{prefix}cluster_size"][:, None]
     return found
 
 
-def _published_shape(name: str, ours: tuple[int, ...]) -> tuple[int, ...]:
+def shape_problems(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """Compare the shapes of tensors by name, and describe what is missing, wrong and left over."""
+    wrong = [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    problems = {
+        "lacks {} tensor(s)": [name for name in expected if name not in found],
+        "has {} tensor(s) of the wrong shape": wrong,
+        "has {} tensor(s) that this model has no place for": [name for name in found if name not in expected],
+    }
+    return [f"{what.format(len(names))}: {_some(names)}" for what, names in problems.items() if names]
+
+
+def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if name.endswith("pos_embed"):
-        return (1, *ours)
-    if name.endswith("patch_embed.proj.weight"):  # a convolution over time
-        return (ours[0], 1, 1, ours[1])
-    return ours
+        return (1, *shape)
+    if name.endswith("patch_embed.proj.weight"):  # a convolution over time with one channel; ours is linear
+        return (shape[0], 1, 1, shape[1])
+    return shape
 
 
 def _some(names: list[str], limit: int = 5) -> str:

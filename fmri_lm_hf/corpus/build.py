@@ -28,17 +28,17 @@ from ..models.atlas import Atlas
 from ..models.scan_errors import ScanError
 from ..scans.dataset import package_versions
 from ..scans.splits import SplitManifest, make_splits
-from .chunks import WORK_FOLDER, AssemblyTask, ScanSource, assemble, published_features
+from .chunks import WORK_FOLDER, ScanSource, ShardTask, published_features, write_shards
 from .facts import NOUNS
 from .prose import DEMOGRAPHICS, LENGTHS, SUBJECT_TEXT_COLUMN, describe_subject
 from .reference import MIN_ACQUISITION_SCANS, CohortReference
 from .steps import (
     GROUP_FILE,
     ChunkTask,
-    Engine,
+    RunTasks,
     as_features,
-    compute_chunk,
-    open_engine,
+    compute_descriptors,
+    open_workers,
     read_connectivity,
     read_features,
     sum_connectivity,
@@ -46,7 +46,8 @@ from .steps import (
     write_texts,
 )
 
-# What a corpus is made of: the options of a build, checked.
+PARAMETERS_FILE = "parameters.json"  # in the work folder
+SYMMETRY_FILE = "symmetry.json"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class CorpusConfig:
         Subject ids of each split, from the manifest of another corpus; replaces the three before. Scans of other
         subjects are left out, and listed.
     describe : sequence of str, optional
-        Columns that `subject_description` tells; those of age, sex, handedness, education and diagnosis that the
+        Columns that `subject_description` states; those of age, sex, handedness, education and diagnosis that the
         scans have when None.
     n_components : int
         Of the group ICA.
@@ -113,13 +114,9 @@ class CorpusConfig:
                 raise ValueError(f"{field}={getattr(self, field)} found, expected at least 1.")
 
 
-PARAMETERS_FILE = "parameters.json"
-SYMMETRY_FILE = "symmetry.json"
-
-
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a build has made.
+    """What a build made.
 
     Attributes
     ----------
@@ -132,7 +129,7 @@ class CorpusSummary:
     failures : list of dict
         `{"scan_id", "reason"}` of every scan that is not in the corpus.
     warnings : list of str
-        What readers of the texts have to know.
+        What everybody who uses the texts has to know.
     """
 
     folder: Path
@@ -180,31 +177,32 @@ def build_corpus(
     scans, out = Path(scans).resolve(), Path(out).resolve()
     with _work_folder(out) as work:
         source = ScanSource.open(scans, work)
-        atlas = _with_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
+        atlas = _check_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
         build = _Build(out, _inherit(config, scans, source), source, atlas)
+        # Provenance is written last, so that it says that the corpus is complete.
         if (out / "provenance.json").exists():
             earlier = json.loads((out / "provenance.json").read_text())["parameters"]
             _check_parameters(earlier, build.parameters, out)
             return _read_summary(out)
-        tasks = build.tasks()
+        tasks = build.chunk_tasks()  # before anything is written: this is where bad options are refused
         _start_or_continue(work, build.parameters, out)
         atlas.to_json(work / "atlas.json")
-        with open_engine(workers, scheduler) as engine:
-            steps = _Steps(engine, sum(len(task.chunk) for task in tasks), progress)
+        with open_workers(workers, scheduler) as run_tasks:
+            steps = _Steps(run_tasks, progress)
             if not (out / "reference" / "reference.json").exists():
                 build.fit_reference(steps, tasks)
             steps.run("texts", write_texts, tasks, lambda task: task.file("texts"))
-            assembly = build.assembly(tasks)
-            steps.run("shards", assemble, assembly, lambda task: task.done, unit="config")
-        build.finish(tasks, assembly)
+            steps.run("shards", write_shards, build.shard_tasks(), lambda task: task.done, unit="config")
+        build.finish(tasks)
         return _read_summary(out)
 
 
+@dataclass(frozen=True)
 class _Steps:
     """Runs the tasks of a step that are not done yet, with a progress bar."""
 
-    def __init__(self, engine: Engine, n_scans: int, progress: bool) -> None:
-        self.engine, self.n_scans, self.progress = engine, n_scans, progress
+    run_tasks: RunTasks
+    progress: bool
 
     def run(
         self,
@@ -215,34 +213,23 @@ class _Steps:
         unit: str = "scan",
     ) -> None:
         waiting = [task for task in tasks if not result(task).exists()]
-        total = self.n_scans if unit == "scan" else len(tasks)
-        done = sum(len(t.chunk) if unit == "scan" else 1 for t in tasks) - sum(
-            len(t.chunk) if unit == "scan" else 1 for t in waiting
-        )
+        total = sum(map(len, tasks))
+        done = total - sum(map(len, waiting))
         with tqdm(total=total, initial=done, desc=name, unit=unit, disable=not self.progress) as bar:
-            for count in self.engine(function, waiting):
+            for count in self.run_tasks(function, waiting):
                 bar.update(count)
 
 
 @dataclass(frozen=True)
 class _Build:
-    """What a build is made of, and how each part of the corpus follows from it.
-
-    Attributes
-    ----------
-    out : Path
-        Folder of the corpus.
-    config : CorpusConfig
-    source : ScanSource
-    atlas : Atlas
-    """
+    """One build: the options and the scans, and how each part of the corpus follows from them."""
 
     out: Path
     config: CorpusConfig
     source: ScanSource
     atlas: Atlas
 
-    @property
+    @cached_property
     def work(self) -> Path:
         return self.out / WORK_FOLDER
 
@@ -252,7 +239,7 @@ class _Build:
 
     @cached_property
     def declared(self) -> tuple[str, ...]:
-        """What is declared about the cohort."""
+        """What is declared about the cohort, such as that it was simulated."""
         return tuple(name for name in DECLARATIONS if getattr(self.config, name))
 
     @cached_property
@@ -266,14 +253,13 @@ class _Build:
     def manifest(self) -> SplitManifest:
         config = self.config
         if config.splits is not None:
-            return SplitManifest(
-                {split: sorted(ids) for split, ids in config.splits.items()}, {"given": True}
-            )
+            subjects = {split: sorted(ids) for split, ids in config.splits.items()}
+            return SplitManifest(subjects, {"given": True})
         return make_splits(
             self.source.index, config.fractions, config.group_by, config.holdout_sites, config.seed
         )
 
-    def tasks(self) -> list[ChunkTask]:
+    def chunk_tasks(self) -> list[ChunkTask]:
         """The scans in chunks, each with what has to be known about it."""
         config, split_of = self.config, self.manifest.split_of()
         described = _described_columns(config, self.source)
@@ -284,7 +270,7 @@ class _Build:
             "described_columns": described,
         }
 
-        def light(row: Mapping[str, Any]) -> dict[str, Any]:
+        def known(row: Mapping[str, Any]) -> dict[str, Any]:
             seed = text_seed(config.seed, row["subject_id"])
             return {
                 "scan_id": str(row["scan_id"]),
@@ -295,23 +281,22 @@ class _Build:
                 SUBJECT_TEXT_COLUMN: describe_subject(row, described, seed=seed) or None,
             }
 
-        return [
-            ChunkTask(
-                number,
-                chunk,
-                str(self.work),
-                pa.Table.from_pylist(
-                    [light(row) for row in self.source.index.between(chunk.first, chunk.first + len(chunk))]
-                ),
-                options,
-            )
-            for number, chunk in enumerate(self.source.chunks)
-        ]
+        tasks = []
+        for number, chunk in enumerate(self.source.chunks):
+            rows = self.source.index.between(chunk.first, chunk.first + len(chunk))
+            scans = pa.Table.from_pylist([known(row) for row in rows])
+            tasks.append(ChunkTask(number, chunk, str(self.work), scans, options))
+        return tasks
+
+    def shard_tasks(self) -> list[ShardTask]:
+        """The configs of the corpus: one for all families, and one for each."""
+        configs = ("all", *self.families)
+        return [ShardTask(name, configs, str(self.out), self.declared) for name in configs]
 
     def fit_reference(self, steps: _Steps, tasks: Sequence[ChunkTask]) -> None:
         """Maps of the training scans, descriptors of all scans with them, and their means and SDs in training."""
         maps = self._fit_maps(steps, tasks)
-        steps.run("descriptors", compute_chunk, tasks, lambda task: task.file("features"))
+        steps.run("descriptors", compute_descriptors, tasks, lambda task: task.file("features"))
         training = (
             (row["subject_id"], as_features(maps, row, features))
             for row, features, _ in read_features(tasks)
@@ -336,21 +321,12 @@ class _Build:
             shutil.rmtree(work / "maps")
         return CohortReference.load(folder)
 
-    def assembly(self, tasks: Sequence[ChunkTask]) -> list[AssemblyTask]:
-        """The configs of the corpus, to be brought together from the texts of all chunks."""
-        texts = tuple(str(task.file("texts")) for task in tasks)
-        configs = ("all", *self.families)
-        return [
-            AssemblyTask(name, i, len(configs), texts, str(self.out), self.declared)
-            for i, name in enumerate(configs)
-        ]
-
-    def finish(self, tasks: Sequence[ChunkTask], assembly: Sequence[AssemblyTask]) -> None:
-        """Write what stands beside the shards; provenance comes last and says that the corpus is complete."""
+    def finish(self, tasks: Sequence[ChunkTask]) -> None:
+        """Write all but the shards; provenance comes last and says that the corpus is complete."""
         out, work, manifest = self.out, self.work, self.manifest
         failures = list(_failures(tasks))
         described = self.source.index.without({failure["scan_id"] for failure in failures})
-        rows = {task.config: json.loads(task.done.read_text()) for task in assembly}
+        rows = {task.config: json.loads(task.done.read_text()) for task in self.shard_tasks()}
         write_json(manifest.to_dict(), out / "splits.json")
         write_json(failures, out / "failures.json")
         shutil.copyfile(work / "atlas.json", out / "atlas.json")
@@ -383,8 +359,8 @@ class _Build:
         write_json(provenance, out / "provenance.json")
 
 
-def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
-    """The atlas of the scans, if it can be spoken of."""
+def _check_networks(atlas: Atlas | None, scans: Path) -> Atlas:
+    """The atlas of the scans, refused where texts could name nothing."""
     if atlas is None:
         raise ScanError(
             f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
@@ -400,34 +376,35 @@ def _with_networks(atlas: Atlas | None, scans: Path) -> Atlas:
 def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusConfig:
     """What is declared about the scans, beside them or in their rows, holds for the corpus too."""
     folder = scans if scans.is_dir() else scans.parent
-    said = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
-    return replace(
-        config,
-        controlled=config.controlled or "controlled" in said,
-        simulated=config.simulated or "simulated" in said,
-    )
+    declared = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
+    inherited: dict[str, Any] = {name: getattr(config, name) or name in declared for name in DECLARATIONS}
+    return replace(config, **inherited)
 
 
-def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    for name in sorted(earlier.keys() | now.keys()):
-        if earlier.get(name) != now.get(name):
-            raise ValueError(
-                f"{out} was begun with {name} = {_short(earlier.get(name))}, now it is {_short(now.get(name))}. Give "
-                "the same parameters to continue, or another folder."
-            )
+def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
+    known = source.index[0]
+    if config.describe is None:
+        return [column for column in DEMOGRAPHICS if column in known]
+    absent = [column for column in config.describe if column not in known]
+    if absent:
+        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
+    return list(config.describe)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+# ----- the work folder: one build at a time, which continues where it was interrupted -----
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
     """The folder of unfinished work in `out`, for one build at a time; nothing of one that is refused stays there."""
     work = out / WORK_FOLDER
-    if not (out / "provenance.json").exists():
-        _refuse_other_files(out, work)
+    is_corpus = (out / "provenance.json").exists() or (work / PARAMETERS_FILE).exists()
+    if out.exists() and not is_corpus:
+        found = sorted(path.name for path in out.iterdir() if path != work)
+        if found:
+            raise ValueError(
+                f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder."
+            )
     with exclusive(work):
         try:
             yield work
@@ -438,14 +415,17 @@ def _work_folder(out: Path) -> Iterator[Path]:
                     out.rmdir()
 
 
-def _refuse_other_files(out: Path, work: Path) -> None:
-    if (work / PARAMETERS_FILE).exists() or not out.exists():
-        return
-    found = [path.name for path in out.iterdir() if path != work]
-    if found:
-        raise ValueError(
-            f"{out} is not empty and holds no corpus ({', '.join(sorted(found)[:5])}): give a new folder."
-        )
+def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 120 else text[:117] + "..."
+
+    for name in sorted(earlier.keys() | now.keys()):
+        if earlier.get(name) != now.get(name):
+            raise ValueError(
+                f"{out} was begun with {name} = {short(earlier.get(name))}, now it is {short(now.get(name))}. Give "
+                "the same parameters to continue, or another folder."
+            )
 
 
 def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> None:
@@ -458,14 +438,7 @@ def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> Non
         write_json(parameters, record)
 
 
-def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
-    known = source.index[0]
-    if config.describe is None:
-        return [column for column in DEMOGRAPHICS if column in known]
-    absent = [column for column in config.describe if column not in known]
-    if absent:
-        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
-    return list(config.describe)
+# ----- what goes into the record of a finished corpus -----
 
 
 def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:
@@ -487,9 +460,9 @@ def _acquisition_warning(reference: CohortReference, scans: Sequence[Mapping[str
     where = "; ".join(f"{each}: {n:,} scans" for each, n in unknown.items())
     return (
         f"{sum(unknown.values()):,} scans come from a site and repetition time with fewer than "
-        f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so that part "
-        "of what their texts say may be the scanner's doing; each such text begins by saying so"
-        + (f", and {', '.join(left_out)} are left out of it." if left_out else ".")
+        f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so part of "
+        "what their texts state may be due to the scanner; each such text begins by saying so"
+        + (f", and leaves out what depends most on the scanner: {', '.join(left_out)}." if left_out else ".")
     )
 
 

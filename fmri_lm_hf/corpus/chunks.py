@@ -1,4 +1,8 @@
-"""The shards of a corpus: the texts of all chunks of scans, brought together by config and split."""
+"""Scans in, shards out: Parquet files are read and written a chunk of scans at a time.
+
+Memory does not grow with the number of scans. `ScanSource` cuts a scan dataset into chunks, which the steps of a build
+read with `read_chunk`; `write_shards` brings their texts together, by config and split.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,6 @@ from ..models.scan_errors import ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 from .prose import SUBJECT_TEXT_COLUMN
 
-# Reading a scan dataset piece by piece, so that memory does not grow with the number of scans.
-
 # Scans that a worker takes at a time: few enough that workers share a small dataset evenly, and so many that a large
 # one does not become thousands of temporary files.
 MIN_CHUNK_SCANS, MAX_CHUNK_SCANS = 10, 500
@@ -35,6 +37,27 @@ INDEX_ROWS = 1000  # of the index that are Python objects at a time
 BATCH_SCANS = 10  # scans that are in memory at a time
 DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what is read of a scan to describe it
 LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
+
+WORK_FOLDER = ".build"  # in the folder of the corpus, until it is complete
+SHARD_BYTES = 300_000_000  # of a shard before compression
+ROW_GROUP_BYTES = 2_000_000  # streaming fetches a row group at a time
+PAIR_SCHEMA = pa.schema(
+    [
+        ("scan_id", pa.string()),
+        ("subject_id", pa.string()),
+        ("site", pa.string()),
+        ("scan_index", pa.int64()),
+        ("acquisition_in_training", pa.bool_()),
+        ("length", pa.string()),
+        ("text", pa.string()),
+        ("facts", pa.string()),
+        (SUBJECT_TEXT_COLUMN, pa.string()),
+        ("described_columns", pa.list_(pa.string())),
+    ]
+)
+TEXT_SCHEMA = PAIR_SCHEMA.append(pa.field("split", pa.string()))
+
+# ----- reading -----
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Chunk:
 
 
 class ScanIndex(Sequence[Mapping[str, Any]]):
-    """What holds one value a scan, of all scans of a dataset: a mapping each, made when it is asked for.
+    """The columns of all scans that hold one value a scan: a mapping for each scan, made when it is asked for.
 
     The values stay in Arrow tables, at about the size of their text; as Python objects they took 1.2 KB a scan.
 
@@ -74,52 +97,49 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
 
     def __init__(self, tables: Sequence[pa.Table]) -> None:
         self._tables = tuple(tables)
-        self._stops = np.cumsum([len(table) for table in tables]).tolist()
 
     def __len__(self) -> int:
-        return self._stops[-1] if self._stops else 0
+        return sum(map(len, self._tables))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self.between(0, len(self))
 
-    def __getitem__(self, place: int) -> dict[str, Any]:  # type: ignore[override]
-        place = range(len(self))[place]
-        return next(self.between(place, place + 1))
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        index = range(len(self))[index]
+        return next(self.between(index, index + 1))
 
     def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """The scans from `start` to before `stop`."""
         first = 0
-        for table, end in zip(self._tables, self._stops, strict=True):
-            if start < end and stop > first:
-                here = max(start, first)
-                for batch in table.slice(here - first, min(stop, end) - here).to_batches(INDEX_ROWS):
-                    yield from batch.to_pylist()
-            first = end
+        for table in self._tables:
+            low, high = (min(max(edge - first, 0), len(table)) for edge in (start, stop))
+            for batch in table.slice(low, high - low).to_batches(INDEX_ROWS):
+                yield from batch.to_pylist()
+            first += len(table)
 
     def without(self, scan_ids: Collection[str]) -> ScanIndex:
         """The other scans."""
-        kept = pa.array([name not in scan_ids for name in self._ids()], pa.bool_())
-        starts = [0, *self._stops]
         return ScanIndex(
             [
-                table.filter(kept.slice(start, len(table)))
-                for table, start in zip(self._tables, starts, strict=False)
+                table.filter(pa.array([name not in scan_ids for name in _ids(table)], pa.bool_()))
+                for table in self._tables
             ]
         )
 
     def named_twice(self) -> str | None:
         """A scan_id that two scans have, if there is one."""
         seen: set[str] = set()
-        for name in self._ids():
-            if name in seen:
-                return name
-            seen.add(name)
+        for table in self._tables:
+            for name in _ids(table):
+                if name in seen:
+                    return name
+                seen.add(name)
         return None
 
-    def _ids(self) -> Iterator[str]:
-        for table in self._tables:
-            for batch in table.select(["scan_id"]).to_batches(INDEX_ROWS):
-                yield from map(str, batch["scan_id"].to_pylist())
+
+def _ids(table: pa.Table) -> Iterator[str]:
+    for batch in table.select(["scan_id"]).to_batches(INDEX_ROWS):
+        yield from map(str, batch["scan_id"].to_pylist())
 
 
 class ScanSource:
@@ -142,19 +162,20 @@ class ScanSource:
         """A source for any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
         path = Path(path)
         check_complete(path if path.is_dir() else path.parent)
-        dataset_file = work / "scans.parquet"
         if path.is_dir() or path.suffix == ".parquet":
             source = cls(path)
-            if source.files and source._is_readable_in_pieces():
+            if source.files and source._largest_row_group() <= LARGEST_ROW_GROUP:
                 return source
-        if not dataset_file.exists():
+        rewritten = work / "scans.parquet"
+        if not rewritten.exists():
             dataset, _ = load_scan_dataset(path)
-            with atomic(dataset_file) as partial:
+            with atomic(rewritten) as partial:
                 dataset.with_format(None).to_parquet(str(partial), batch_size=MIN_CHUNK_SCANS)
-        return cls(dataset_file)
+        return cls(rewritten)
 
-    def _is_readable_in_pieces(self) -> bool:
-        largest = 0
+    def _largest_row_group(self) -> int:
+        """In bytes, uncompressed."""
+        sizes = [0]
         for file in self.files:
             try:
                 metadata = pq.read_metadata(file)
@@ -163,9 +184,8 @@ class ScanSource:
                     f"The scan dataset {self.path.name} is not readable: a file of it may be truncated, {file.name} "
                     f"({error})."
                 ) from error
-            sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
-            largest = max(largest, *sizes, 0)
-        return largest <= LARGEST_ROW_GROUP
+            sizes += [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+        return max(sizes)
 
     @cached_property
     def index(self) -> ScanIndex:
@@ -176,17 +196,14 @@ class ScanSource:
         tables: list[pa.Table] = []
         for file in self.files:
             schema = pq.read_schema(file)
-            names = schema.names
-            missing = [column for column in REQUIRED_COLUMNS if column not in names]
+            missing = [column for column in REQUIRED_COLUMNS if column not in schema.names]
             if missing:
                 raise ScanError(
-                    f"{file.name} has no column {', '.join(missing)}: found {', '.join(names)}; expected at least "
-                    f"{', '.join(REQUIRED_COLUMNS)}."
+                    f"{file.name} has no column {', '.join(missing)}: found {', '.join(schema.names)}; expected at "
+                    f"least {', '.join(REQUIRED_COLUMNS)}."
                 )
-            light = [
-                field.name for field in schema if not pa.types.is_nested(field.type) and field.name != "bold"
-            ]
-            tables.append(read_columns(file, light))
+            single = [field.name for field in schema if not pa.types.is_nested(field.type)]
+            tables.append(read_columns(file, [name for name in single if name != "bold"]))
         index = ScanIndex(tables)
         if not len(index):
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
@@ -208,6 +225,7 @@ class ScanSource:
             for metadata in [pq.read_metadata(file)]
             for group in range(metadata.num_row_groups)
         ]
+        # Chunks, and with them all bytes of a corpus, must not depend on how many workers there are.
         n_scans = sum(n_rows for _, _, n_rows in groups)
         size = min(max(-(-n_scans // N_CHUNKS), MIN_CHUNK_SCANS), MAX_CHUNK_SCANS)
         chunks: list[Chunk] = []
@@ -230,6 +248,7 @@ class ScanSource:
         for file in self.files:
             name = file.relative_to(self.path).as_posix() if self.path.is_dir() else file.name
             with file.open("rb") as content:
+                # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
                 content.seek(-8, 2)
                 length = int.from_bytes(content.read(4), "little")
                 content.seek(-8 - length, 2)
@@ -273,6 +292,7 @@ def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
 def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(piece.file)
     columns = [name for name in DATA_COLUMNS if name in file.schema_arrow.names]
+    # Arrow reads a row group from its start: batches before the piece are dropped, and those after it are not read.
     position = 0
     for batch in file.iter_batches(BATCH_SCANS, [piece.row_group], columns, use_threads=False):
         start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))
@@ -292,6 +312,7 @@ def _as_array(bold: pa.Scalar) -> np.ndarray | None:
         bold = bold.value
     if not bold.is_valid:
         return None
+    # Rows of unequal length, or missing ones, would be reshaped without an error into another scan.
     volumes = bold.values
     lengths = np.unique(volumes.value_lengths().to_numpy(zero_copy_only=False))
     if len(lengths) != 1 or volumes.null_count:
@@ -300,38 +321,19 @@ def _as_array(bold: pa.Scalar) -> np.ndarray | None:
     return numbers.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(volumes), int(lengths[0]))
 
 
-PAIR_SCHEMA = pa.schema(
-    [
-        ("scan_id", pa.string()),
-        ("subject_id", pa.string()),
-        ("site", pa.string()),
-        ("scan_index", pa.int64()),
-        ("acquisition_in_training", pa.bool_()),
-        ("length", pa.string()),
-        ("text", pa.string()),
-        ("facts", pa.string()),
-        (SUBJECT_TEXT_COLUMN, pa.string()),
-        ("described_columns", pa.list_(pa.string())),
-    ]
-)
-TEXT_SCHEMA = PAIR_SCHEMA.append(pa.field("split", pa.string()))
-WORK_FOLDER = ".build"  # in the folder of the corpus, until it is complete
-SHARD_BYTES = 300_000_000  # of a shard before compression
-ROW_GROUP_BYTES = 2_000_000  # streaming fetches a row group at a time
+# ----- writing -----
 
 
 @dataclass(frozen=True)
-class AssemblyTask:
+class ShardTask:
     """One config of the corpus, to be brought together from the texts of all chunks.
 
     Attributes
     ----------
     config : str
         `all` or a family.
-    position, n_configs : int
-        Its row groups in each file of texts: the one at `position`, and every `n_configs`th after it.
-    texts : tuple of str
-        Those files, in the order of the chunks.
+    configs : tuple of str
+        All of them, in the order in which their row groups follow each other in each file of texts.
     out : str
         The folder of the corpus.
     declared : tuple of str
@@ -339,11 +341,12 @@ class AssemblyTask:
     """
 
     config: str
-    position: int
-    n_configs: int
-    texts: tuple[str, ...]
+    configs: tuple[str, ...]
     out: str
     declared: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return 1
 
     @property
     def done(self) -> Path:
@@ -351,24 +354,24 @@ class AssemblyTask:
         return Path(self.out) / WORK_FOLDER / "assembled" / f"{self.config}.json"
 
 
-def assemble(task: AssemblyTask) -> int:
+def write_shards(task: ShardTask) -> int:
     """Write a config's shards, `data/<config>/<split>-00000.parquet` and so on, from the texts of all chunks."""
     folder = Path(task.out) / "data" / task.config
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
     folder.mkdir(parents=True)
-    shards: dict[str, _ShardWriter] = {}
+    writers: dict[str, _ShardWriter] = {}
     features = published_features(task.declared)
-    for file in task.texts:
+    for file in sorted(Path(task.out, WORK_FOLDER, "texts").glob("*.parquet")):
         with pq.ParquetFile(file) as content:
-            for group in range(task.position, content.num_row_groups, task.n_configs):
+            first = task.configs.index(task.config)
+            for group in range(first, content.num_row_groups, len(task.configs)):
                 table = content.read_row_group(group, use_threads=False)
                 for split in table["split"].unique().to_pylist():
                     rows = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
-                    shards.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
-    for shard in shards.values():
-        shard.close()
-    counts = {split: shard.n_rows for split, shard in sorted(shards.items())}
-    write_json(counts, task.done)
+                    writers.setdefault(split, _ShardWriter(folder, split, features)).add(rows)
+    for writer in writers.values():
+        writer.close()
+    write_json({split: writer.n_rows for split, writer in sorted(writers.items())}, task.done)
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Facts: what a scan's descriptors say, relative to a cohort, in a form that a machine can check."""
+"""Facts: what a scan's descriptors show relative to a cohort, for programs; and the words that state them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ..descriptors import MEASURES, Feature, Measure
 
 DIRECTION_THRESHOLD = 1.0
 OTHER_ACQUISITIONS = "scans of other acquisitions"
+PAIR_BIN = "connectivity/bin"  # of a network pair, relative to its own scan and not to a cohort
+EXTREME_MEASURES = ("connectivity/strongest", "connectivity/weakest")
 
 Direction = Literal["raised", "lowered", "typical"]
 
@@ -47,8 +49,8 @@ def direction_of(z: float) -> Direction:
 def is_decided(fact: Mapping) -> bool:
     """Whether a fact's direction would stand if the scan were a little longer or shorter.
 
-    A value over fewer time points is another number. Where z is nearer to the threshold than the measure's margin, the
-    direction is a matter of chance: such facts are true, but no text is made of them.
+    Over fewer time points every measure has another value. Where z is nearer to the threshold than the measure's
+    margin, the direction is a matter of chance: such facts are true, but no text states them.
     """
     measure = MEASURES.get(fact_measure(fact))
     margin = Measure.margin if measure is None else measure.margin
@@ -58,6 +60,11 @@ def is_decided(fact: Mapping) -> bool:
 def fact_measure(fact: Mapping) -> str:
     """The measure of a fact, ``family/measure``: its feature's name without the networks."""
     return _measure_of(fact["feature"])
+
+
+def fact_key(fact: Mapping) -> tuple[str | None, tuple[str, ...]]:
+    """What a fact is about: its measure and its networks, in the order of the alphabet."""
+    return fact_measure(fact), tuple(sorted(fact["network"]))
 
 
 @lru_cache(maxsize=4096)
@@ -104,28 +111,27 @@ def make_facts(
     return facts
 
 
-# The words for measures and directions, shared by the grammar that writes and the checker that reads.
+# ----- words for measures and directions, shared by the grammar that writes and the checker that reads -----
 
-# What the grammar calls each measure: nouns that need no article, without words for directions.
+# What the grammar calls each measure: nouns without article and without words for directions.
 NOUNS: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("functional connectivity", "connectivity", "functional coupling"),
-    # relative to the scan itself, not to a cohort: see `reading.scan_facts`
-    "connectivity/level": (
+    PAIR_BIN: (
         "connectivity within this scan",
         "within-scan connectivity",
         "coupling within this scan",
     ),
-    "connectivity/strongest": ("strongest network pair", "strongest coupling", "strongest connection"),
-    "connectivity/weakest": ("weakest network pair", "weakest coupling", "weakest connection"),
-    "gradients/g1": ("principal-gradient value", "gradient-1 value", "position on gradient 1"),
-    "gradients/g2": ("gradient-2 value", "position on gradient 2", "score on gradient 2"),
-    "gradients/g3": ("gradient-3 value", "position on gradient 3", "score on gradient 3"),
+    "connectivity/strongest": ("strongest coupling", "strongest connection"),
+    "connectivity/weakest": ("weakest coupling", "weakest connection"),
+    "gradients/g1": ("principal-gradient value", "gradient-1 value", "value on gradient 1"),
+    "gradients/g2": ("gradient-2 value", "value on gradient 2", "score on gradient 2"),
+    "gradients/g3": ("gradient-3 value", "value on gradient 3", "score on gradient 3"),
     "gradients/g1_range": ("gradient-1 range", "range of gradient 1", "principal-gradient range"),
     "gradients/g2_range": ("gradient-2 range", "range of gradient 2", "extent of gradient 2"),
     "gradients/g3_range": ("gradient-3 range", "range of gradient 3", "extent of gradient 3"),
     "gradients/variance": ("gradient variance", "gradient dispersion", "variance of the gradients"),
-    "graph/modularity": ("modularity", "graph modularity", "modularity of the graph"),
-    "graph/global_efficiency": ("global efficiency", "global graph efficiency", "efficiency of the graph"),
+    "graph/modularity": ("modularity", "graph modularity", "network modularity"),
+    "graph/global_efficiency": ("global efficiency", "global graph efficiency", "network efficiency"),
     "graph/average_clustering": ("clustering coefficient", "mean clustering coefficient", "graph clustering"),
     "graph/node_strength": ("node strength", "nodal strength", "mean node strength"),
     "ica/amplitude": ("component amplitude", "signal amplitude", "fluctuation amplitude"),
@@ -137,23 +143,29 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "ica/fnc": ("functional network connectivity", "FNC", "component coupling"),
 }
 
-# What others may call it as well; the checker understands these too.
+# Other names, which the checker reads as well: those of texts that people, models or earlier releases wrote.
 ALIASES: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("coupling", "mean connectivity", "mean correlation"),
     "connectivity/strongest": (
         "strongest connectivity",
         "strongest functional connectivity",
         "strongest pair",
+        "strongest network pair",
     ),
-    "connectivity/weakest": ("weakest connectivity", "weakest functional connectivity", "weakest pair"),
-    "gradients/g1": ("first gradient", "principal gradient", "gradient 1"),
-    "gradients/g2": ("second gradient", "gradient 2"),
-    "gradients/g3": ("third gradient", "gradient 3"),
+    "connectivity/weakest": (
+        "weakest connectivity",
+        "weakest functional connectivity",
+        "weakest pair",
+        "weakest network pair",
+    ),
+    "gradients/g1": ("first gradient", "principal gradient", "gradient 1", "position on gradient 1"),
+    "gradients/g2": ("second gradient", "gradient 2", "position on gradient 2"),
+    "gradients/g3": ("third gradient", "gradient 3", "position on gradient 3"),
     "gradients/g1_range": ("range of the first gradient", "range of the principal gradient"),
     "gradients/g2_range": ("range of the second gradient",),
     "gradients/g3_range": ("range of the third gradient",),
-    "graph/modularity": ("modular organisation", "modular organization", "network modularity"),
-    "graph/global_efficiency": ("network efficiency", "efficiency"),
+    "graph/modularity": ("modular organisation", "modular organization", "modularity of the graph"),
+    "graph/global_efficiency": ("efficiency", "efficiency of the graph"),
     "graph/average_clustering": ("average clustering", "clustering", "local clustering"),
     "ica/amplitude": ("amplitude",),
     "ica/variability": ("variability",),
@@ -171,7 +183,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 ADJECTIVES: dict[Direction, tuple[str, ...]] = {
     "raised": ("raised", "elevated", "increased", "high", "heightened"),
     "lowered": ("lowered", "reduced", "decreased", "low", "diminished"),
-    "typical": ("typical", "usual", "ordinary", "unremarkable", "normal"),
+    "typical": ("typical", "ordinary", "unremarkable", "normal"),
 }
 
 # Phrases that compare with the cohort ("modularity is above the cohort mean").

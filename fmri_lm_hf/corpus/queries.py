@@ -1,31 +1,32 @@
-"""What can be said of a scan from the scan alone, and the questions that ask for it.
+"""What can be asked about one scan, and what can be said about it: questions, answers and statements, and their truth.
 
-No cohort is needed: a network pair's connectivity is its mean correlation in units of the scan's RMS correlation, and
-its level one of five, between fixed bounds. Every statement names this scan as what it is relative to.
+No cohort is needed. A network pair's connectivity is its mean correlation in units of the scan's RMS correlation, and
+falls into one of five bins between fixed bounds. The questions and descriptions here are what the bundled model was
+trained on, so their wording is part of its weights; `check_statements` and `display_text` write them in plain English.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from .facts import NOUNS, Fact, direction_of, fact_measure
-from .faithfulness import Claim, parse_claims
+from ..deprecation import renamed_attributes
+from .check import Claim, parse_claims
+from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, fact_key, fact_measure
 from .languages import ENGLISH, Language
-from .prose import render_statement
 
-LEVELS = ENGLISH.levels
-# Between the levels, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
-# pairs of different networks and for what lies within one.
+BINS = ENGLISH.bins
+# Between the bins, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
+# pairs of different networks and for the connectivity within a network.
 BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
 BOUNDS_WITHIN = (0.5, 0.8, 1.1, 1.4)
 UNITS = "scan RMS correlation"
-SHARE_LEVELS = 0.75  # of the questions about a scan; the others ask for extremes and comparisons
+SHARE_BINS = 0.75  # of the questions about a scan; the others ask for extremes and comparisons
 
 ABSENT_ANSWERS = ("No scan can be read here.", "There is no readable scan.", "There is no scan to read here.")
 DESCRIBE = (
@@ -35,38 +36,12 @@ DESCRIBE = (
     "Summarise this scan.",
     "What is notable within this scan?",
 )
-# Forms without words about a cohort. The pair comes before its level, which can then be looked up.
-_LEVEL_FORMS = (
-    "{front}, {noun} is {adjective}",
-    "{noun}{places} is found to be {adjective}",
-    "{noun}{places} is {adjective}",
-)
-_EXTREME_FORMS = ("the {noun} is{places}", "{front} lies the {noun}")
-_OPENERS = ("", "Within this scan, ", "In this scan, ")
+
+# ----- facts of one scan -----
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question about a scan and its answer.
-
-    Attributes
-    ----------
-    text, answer : str
-    states : tuple of fact
-        Each level and extreme that the answer states, in its order.
-    compares : tuple of fact
-        The levels of the two pairs that the question compares, in its order; of the same pair where it compares two
-        scans.
-    """
-
-    text: str
-    answer: str
-    states: tuple[Fact, ...] = ()
-    compares: tuple[Fact, ...] = ()
-
-
-def level_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
-    """Level, 0 to 4, of connectivity in units of the scan's RMS correlation.
+def bin_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
+    """Bin, 0 to 4, of connectivity in units of the scan's RMS correlation.
 
     Parameters
     ----------
@@ -74,12 +49,11 @@ def level_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np
     within : bool or ndarray
         Whether the value is that within one network.
     """
-    between_level = np.digitize(value, BOUNDS_BETWEEN)
-    return np.where(within, np.digitize(value, BOUNDS_WITHIN), between_level)
+    return np.where(within, np.digitize(value, BOUNDS_WITHIN), np.digitize(value, BOUNDS_BETWEEN))
 
 
 def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: Sequence[str]) -> list[Fact]:
-    """Facts about a scan that need no cohort: the level of each network pair, the strongest pair and the weakest.
+    """Facts about a scan that need no cohort: the bin of each network pair, the strongest pair and the weakest.
 
     Parameters
     ----------
@@ -92,163 +66,43 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
     Returns
     -------
     list of fact
-        ``connectivity/level/A-B`` for each pair, with its level counted from the middle one (-2 to 2) as `z`; then
+        ``connectivity/bin/A-B`` for each pair, with its bin counted from the middle one (-2 to 2) as `z`; then
         ``connectivity/strongest/A-B`` and ``connectivity/weakest/A-B``, of different networks and by magnitude, as in
         `make_facts`.
     """
-    facts = []
     firsts, seconds = np.triu_indices(len(network_names))
-    steps = level_of(np.asarray(values), firsts == seconds) - 2.0
-    for first, second, value, step, known in zip(
-        firsts.tolist(), seconds.tolist(), values, steps.tolist(), present, strict=True
-    ):
-        if not known:
-            continue
-        names = [network_names[first], network_names[second]]
-        facts.append(
-            Fact(
-                family="connectivity",
-                feature=f"connectivity/level/{names[0]}-{names[1]}",
-                network=names,
-                value=float(value),
-                z=step,
-                direction=direction_of(step),
-                units=UNITS,
-            )
+    from_middle = (bin_of(np.asarray(values), firsts == seconds) - 2.0).tolist()
+    pairs_in_order = zip(firsts.tolist(), seconds.tolist(), values, from_middle, present, strict=True)
+    facts = [
+        Fact(
+            family="connectivity",
+            feature=f"{PAIR_BIN}/{network_names[first]}-{network_names[second]}",
+            network=[network_names[first], network_names[second]],
+            value=float(value),
+            z=z,
+            direction=direction_of(z),
+            units=UNITS,
         )
-    pairs = sorted(
-        (fact for fact in facts if fact["network"][0] != fact["network"][1]),
-        key=lambda fact: abs(fact["value"]),
-    )
+        for first, second, value, z, known in pairs_in_order
+        if known
+    ]
+    # Connectivity within a network is nearly always the strongest, and would say nothing about a scan.
+    between = [fact for fact in facts if fact["network"][0] != fact["network"][1]]
+    pairs = sorted(between, key=lambda fact: abs(fact["value"]))
     if len(pairs) > 1:
-        for extreme, fact in (("strongest", pairs[-1]), ("weakest", pairs[0])):
-            name = fact["feature"].replace("connectivity/level", f"connectivity/{extreme}", 1)
+        for measure, fact in zip(EXTREME_MEASURES, (pairs[-1], pairs[0]), strict=True):
+            name = fact["feature"].replace(PAIR_BIN, measure, 1)
             facts.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))
     return facts
 
 
-def level_facts(facts: Sequence[Fact]) -> list[Fact]:
-    """Those of the facts of `scan_facts` that state a pair's level."""
-    return [fact for fact in facts if fact["feature"].startswith("connectivity/level/")]
+def bin_facts(facts: Sequence[Fact]) -> list[Fact]:
+    """Those of the facts of `scan_facts` that state the bin of a pair."""
+    return [fact for fact in facts if fact_measure(fact) == PAIR_BIN]
 
 
-def pair_words(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
-    """``between A and B`` (in either order where chance decides), or ``within A``."""
-    first, second = networks
-    if first == second:
-        return language.within.format(first=first)
-    if rng is not None and rng.random() < 0.5:
-        first, second = second, first
-    return language.between.format(first=first, second=second)
-
-
-def level_question(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
-    """How strong is a pair? Without a generator in the first wording."""
-    form = _worded(language.ask_level, rng)
-    return form.format(pair=pair_words(networks, rng, language))
-
-
-def ask_level(fact: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
-    """The question for the level of a fact's pair, with the fact's level as answer."""
-    text, answer = level_question(fact["network"], rng, language), language.levels[round(fact["z"]) + 2]
-    return Question(text, answer, (fact,))
-
-
-def ask_extreme(
-    facts: Sequence[Fact], extreme: str, rng: random.Random | None = None, language: Language = ENGLISH
-) -> Question:
-    """Which pair of different networks is the strongest, or the weakest?"""
-    (fact,) = (fact for fact in facts if fact["feature"].startswith(f"connectivity/{extreme}/"))
-    # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
-    # learn which of the two it has said
-    answer = pair_words(fact["network"], language=language)
-    return Question(_worded(language.ask_extreme[extreme], rng), answer, (fact,))
-
-
-def ask_comparison(
-    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
-) -> Question:
-    """Is one pair stronger than another?"""
-    form = _worded(language.ask_comparison, rng)
-    pairs = [pair_words(fact["network"], rng, language) for fact in (first, second)]
-    answer = language.yes if first["value"] > second["value"] else language.no
-    return Question(form.format(first=pairs[0], second=pairs[1]), answer, compares=(first, second))
-
-
-def scans_question(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
-    """In which of two scans is a pair stronger? Without a generator in the first wording."""
-    form = _worded(language.ask_scans, rng)
-    return form.format(pair=pair_words(networks, rng, language))
-
-
-def ask_scans(
-    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
-) -> Question:
-    """In which of two scans is a pair stronger, in units of each scan's RMS correlation?"""
-    answer = language.first_scan if first["value"] > second["value"] else language.second_scan
-    return Question(scans_question(first["network"], rng, language), answer, compares=(first, second))
-
-
-def _worded(forms: Sequence[str], rng: random.Random | None) -> str:
-    return forms[0] if rng is None else rng.choice(forms)
-
-
-def ask_about(
-    facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH
-) -> list[Question]:
-    """Up to `n` questions about different pairs: mostly their levels, some for extremes, some comparisons."""
-    levels = level_facts(facts)
-    has_extremes = len(facts) > len(levels)
-    questions = []
-    for fact in rng.sample(levels, min(n, len(levels))):
-        kind = rng.random()
-        if kind < SHARE_LEVELS or not has_extremes:
-            questions.append(ask_level(fact, rng, language))
-        elif kind < (1 + SHARE_LEVELS) / 2:
-            questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng, language))
-        else:
-            other = rng.choice([other for other in levels if other is not fact])
-            questions.append(ask_comparison(fact, other, rng, language))
-    return questions
-
-
-def ask_description(facts: Sequence[Fact], rng: random.Random) -> Question:
-    """A request for a description; its answer states the strongest and the weakest pair, and the levels of some pairs.
-
-    Every statement is one that `faithfulness` reads back.
-    """
-    levels = level_facts(facts)
-    extremes = [fact for fact in facts if not fact["feature"].startswith("connectivity/level/")]
-    chosen = [*rng.sample(levels, min(rng.randint(2, 3), len(levels))), *extremes]
-    rng.shuffle(chosen)
-    sentences = []
-    for fact in chosen:
-        # the nouns for a level name the scan themselves
-        opener = "" if fact in levels else rng.choice(_OPENERS)
-        sentence = opener + _statement(fact, rng)
-        sentences.append(sentence[0].upper() + sentence[1:] + ".")
-    return Question(rng.choice(DESCRIBE), " ".join(sentences), tuple(chosen))
-
-
-def _statement(fact: Fact, rng: random.Random) -> str:
-    measure = "/".join(fact["feature"].split("/", 2)[:2])
-    if measure != "connectivity/level":
-        return render_statement([fact], rng.choice(NOUNS[measure]), rng.choice(_EXTREME_FORMS), "", "")
-    form = rng.choice(_LEVEL_FORMS)
-    return render_statement([fact], rng.choice(NOUNS[measure]), form, LEVELS[round(fact["z"]) + 2], "")
-
-
-def says_no_scan(text: str) -> bool:
-    """Whether an answer says that there is no scan to speak of."""
-    return (
-        re.search(r"\bno (?:readable |usable )?scan\b|\bnot a (?:readable )?scan\b", text, re.I) is not None
-    )
+def _bin_number(fact: Fact) -> int:
+    return round(fact["z"]) + 2
 
 
 @dataclass(frozen=True)
@@ -262,10 +116,10 @@ class PairTruth:
     value : float
         Mean correlation of the pair in units of the scan's RMS correlation.
     bin : str
-        One of the five bins, from "markedly low" to "markedly high".
+        One of `BINS`, from "markedly low" to "markedly high".
     rank, n_pairs : int
-        Place by magnitude, 1 for the strongest, among the pairs of its kind: pairs of different networks, or
-        connectivity within networks. How many there are.
+        Place by magnitude, 1 for the strongest, among the pairs of its kind (of different networks, or within one),
+        and how many of them the scan has.
     """
 
     networks: tuple[str, str]
@@ -273,6 +127,177 @@ class PairTruth:
     bin: str
     rank: int
     n_pairs: int
+
+
+def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
+    """The connectivity of one network pair, named in either order, from the facts of `scan_facts`."""
+    by_pair = {tuple(sorted(fact["network"])): fact for fact in bin_facts(facts)}
+    fact = by_pair.get(tuple(sorted(networks)))
+    if fact is None:
+        raise ValueError(
+            f"No connectivity is known for the network pair {', '.join(networks)}. Name two networks (or one twice) "
+            f"of {', '.join(sorted({name for pair in by_pair for name in pair}))}."
+        )
+    first, second = fact["network"]
+    sizes = [
+        abs(other["value"]) for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)
+    ]
+    rank = 1 + sum(size > abs(fact["value"]) for size in sizes)
+    return PairTruth((first, second), fact["value"], BINS[_bin_number(fact)], rank, len(sizes))
+
+
+# ----- questions -----
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scan and its answer.
+
+    Attributes
+    ----------
+    text, answer : str
+    states : tuple of fact
+        Each bin and extreme that the answer states, in its order.
+    compares : tuple of fact
+        The bins of the two pairs that the question compares, in its order; of the same pair where it compares two
+        scans.
+    """
+
+    text: str
+    answer: str
+    states: tuple[Fact, ...] = ()
+    compares: tuple[Fact, ...] = ()
+
+
+def pair_words(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
+    """A pair as questions name it: ``between A and B`` (with `rng` in either order), or ``within A``."""
+    first, second = networks
+    if first == second:
+        return language.within.format(first=first)
+    if rng is not None and rng.random() < 0.5:
+        first, second = second, first
+    return language.between.format(first=first, second=second)
+
+
+def _wording(forms: Sequence[str], rng: random.Random | None) -> str:
+    return forms[0] if rng is None else rng.choice(forms)
+
+
+def bin_question(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
+    """How strong is a pair? Without a generator in the first wording."""
+    return _wording(language.ask_bin, rng).format(pair=pair_words(networks, rng, language))
+
+
+def scans_question(
+    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
+) -> str:
+    """In which of two scans is a pair stronger? Without a generator in the first wording."""
+    return _wording(language.ask_scans, rng).format(pair=pair_words(networks, rng, language))
+
+
+def ask_bin(fact: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
+    """The question for the bin of a fact's pair, with the fact's bin as answer."""
+    answer = language.bins[_bin_number(fact)]
+    return Question(bin_question(fact["network"], rng, language), answer, (fact,))
+
+
+def ask_extreme(
+    facts: Sequence[Fact], extreme: str, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
+    """Which pair of different networks is the strongest, or the weakest?"""
+    (fact,) = (fact for fact in facts if fact_measure(fact) == f"connectivity/{extreme}")
+    # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
+    # learn which of the two it has said
+    answer = pair_words(fact["network"], language=language)
+    return Question(_wording(language.ask_extreme[extreme], rng), answer, (fact,))
+
+
+def ask_comparison(
+    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
+    """Is one pair stronger than another?"""
+    form = _wording(language.ask_comparison, rng)
+    pairs = [pair_words(fact["network"], rng, language) for fact in (first, second)]
+    answer = language.yes if first["value"] > second["value"] else language.no
+    return Question(form.format(first=pairs[0], second=pairs[1]), answer, compares=(first, second))
+
+
+def ask_scans(
+    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
+) -> Question:
+    """In which of two scans is a pair stronger, in units of each scan's RMS correlation?"""
+    answer = language.first_scan if first["value"] > second["value"] else language.second_scan
+    return Question(scans_question(first["network"], rng, language), answer, compares=(first, second))
+
+
+def ask_about(
+    facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH
+) -> list[Question]:
+    """Up to `n` questions about different pairs: mostly their bins, some for extremes, some comparisons."""
+    pairs = bin_facts(facts)
+    has_extremes = len(facts) > len(pairs)
+    questions = []
+    for fact in rng.sample(pairs, min(n, len(pairs))):
+        kind = rng.random()
+        if kind < SHARE_BINS or not has_extremes:
+            questions.append(ask_bin(fact, rng, language))
+        elif kind < (1 + SHARE_BINS) / 2:
+            questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng, language))
+        else:
+            other = rng.choice([other for other in pairs if other is not fact])
+            questions.append(ask_comparison(fact, other, rng, language))
+    return questions
+
+
+# The sentences that the bundled model was taught to write. They speak of no cohort, and a pair comes before its bin:
+# by then attention can look it up. Changed wordings would need a new model.
+_BIN_FORMS = (
+    "{pair}, {noun} is {bin}",
+    "{noun} {pair} is found to be {bin}",
+    "{noun} {pair} is {bin}",
+)
+_EXTREME_FORMS = ("the {noun} is {pair}", "{pair} lies the {noun}")
+_EXTREME_NOUNS = ("network pair", "coupling", "connection")
+_OPENERS = ("", "Within this scan, ", "In this scan, ")
+
+
+def ask_description(facts: Sequence[Fact], rng: random.Random) -> Question:
+    """A request for a description; its answer states the strongest and the weakest pair, and the bins of some pairs.
+
+    Every statement is one that `check_text` reads back.
+    """
+    pairs = bin_facts(facts)
+    extremes = [fact for fact in facts if fact_measure(fact) in EXTREME_MEASURES]
+    stated = [*rng.sample(pairs, min(rng.randint(2, 3), len(pairs))), *extremes]
+    rng.shuffle(stated)
+    sentences = []
+    for fact in stated:
+        # the nouns for a bin name the scan themselves
+        opener = "" if fact in pairs else rng.choice(_OPENERS)
+        sentence = opener + _trained_statement(fact, rng)
+        sentences.append(sentence[0].upper() + sentence[1:] + ".")
+    return Question(rng.choice(DESCRIBE), " ".join(sentences), tuple(stated))
+
+
+def _trained_statement(fact: Fact, rng: random.Random) -> str:
+    first, second = fact["network"]
+    pair = f"within the {first} network" if first == second else f"between {first} and {second}"
+    measure = fact_measure(fact)
+    if measure == PAIR_BIN:
+        form = rng.choice(_BIN_FORMS)
+        return form.format(noun=rng.choice(NOUNS[PAIR_BIN]), pair=pair, bin=BINS[_bin_number(fact)])
+    noun = f"{measure.split('/')[1]} {rng.choice(_EXTREME_NOUNS)}"
+    return rng.choice(_EXTREME_FORMS).format(noun=noun, pair=pair)
+
+
+# ----- statements -----
+
+
+_ABOUT_PAIRS = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -283,7 +308,7 @@ class CheckedStatement:
     ----------
     text : str
     is_true : bool or None
-        None for a text that claims nothing.
+        None for a text that claims nothing about the connectivity of network pairs.
     truth : PairTruth or None
         The pair that the statement is about; None where it names no pair that the scan has.
     """
@@ -291,26 +316,6 @@ class CheckedStatement:
     text: str
     is_true: bool | None = None
     truth: PairTruth | None = None
-
-
-def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
-    """The connectivity of one network pair, from the facts of `scan_facts`; the names come in either order."""
-    by_pair = {tuple(sorted(fact["network"])): fact for fact in level_facts(facts)}
-    fact = by_pair.get(tuple(sorted(networks)))
-    if fact is None:
-        raise ValueError(
-            f"No connectivity is known for the network pair {', '.join(networks)}. Name two networks (or one twice) "
-            f"of {', '.join(sorted({name for pair in by_pair for name in pair}))}."
-        )
-    first, second = fact["network"]
-    same_kind = [other for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)]
-    return PairTruth(
-        networks=(first, second),
-        value=fact["value"],
-        bin=LEVELS[round(fact["z"]) + 2],
-        rank=1 + sum(abs(other["value"]) > abs(fact["value"]) for other in same_kind),
-        n_pairs=len(same_kind),
-    )
 
 
 def check_statements(
@@ -327,22 +332,21 @@ def check_statements(
     network_names : sequence of str
         Further names to look for, such as networks of the atlas that this scan has no ROIs of.
     """
-    by_key: dict[tuple[str | None, tuple[str, ...]], Fact] = {
-        (fact_measure(fact), tuple(sorted(fact["network"]))): fact for fact in facts
-    }
+    known: Mapping[tuple, Fact] = {fact_key(fact): fact for fact in facts}
     names = sorted({name for fact in facts for name in fact["network"]} | set(network_names))
     statements = []
     for sentence in filter(None, map(str.strip, re.split(r"(?<=[.!?])\s+|\n", text))):
-        claims = parse_claims(sentence, names)
+        claims = [claim for claim in parse_claims(sentence, names) if claim.measure in _ABOUT_PAIRS]
         if not claims:
-            statements.append(CheckedStatement(_mend_pair(sentence, names)))
+            statements.append(CheckedStatement(_with_articles(sentence, names)))
         for claim in claims:
-            fact = by_key.get(claim.key)
+            if claim.measure == "connectivity/mean":
+                claim.measure = PAIR_BIN  # there is no cohort here that "high" could be relative to
+            fact = known.get(claim.key)
             is_true = fact is not None and not claim.disagreements(fact)
-            truth = None if fact is None else pair_truth(facts, fact["network"])
-            if truth is None and len(claim.networks) == 2:
-                with suppress(ValueError):
-                    truth = pair_truth(facts, claim.networks)
+            truth = None
+            with suppress(ValueError):  # names no pair, or one that the scan does not have
+                truth = pair_truth(facts, claim.networks)
             statements.append(CheckedStatement(_plain_english(claim) or sentence, is_true, truth))
     return statements
 
@@ -384,25 +388,42 @@ def _plain_english(claim: Claim) -> str:
     """A sentence for a claim about the bin of a pair or an extreme pair; empty for any other claim."""
     if len(claim.networks) != 2:
         return ""
-    if claim.measure in ("connectivity/strongest", "connectivity/weakest"):
+    if claim.measure in EXTREME_MEASURES:
         return f"The {claim.measure.split('/')[1]} connection is {pair_phrase(claim.networks)}."
     stated = {
-        ("lowered", "marked"): LEVELS[0],
-        ("lowered", None): LEVELS[1],
-        ("typical", None): LEVELS[2],
-        ("raised", None): LEVELS[3],
-        ("raised", "marked"): LEVELS[4],
+        ("lowered", "marked"): BINS[0],
+        ("lowered", None): BINS[1],
+        ("typical", None): BINS[2],
+        ("raised", None): BINS[3],
+        ("raised", "marked"): BINS[4],
     }.get((claim.direction or "", claim.degree))
-    if claim.measure != "connectivity/level" or stated is None:
+    if claim.measure != PAIR_BIN or stated is None:
         return ""
     return f"In this scan, connectivity {pair_phrase(claim.networks)} is {stated}."
 
 
-def _mend_pair(sentence: str, network_names: Sequence[str]) -> str:
-    """An answer that is a network pair alone (``between A and B``) with its articles."""
+def _with_articles(sentence: str, network_names: Sequence[str]) -> str:
+    """A sentence for an answer that is a network pair alone (``between A and B``); others stay as they are."""
     name = "|".join(sorted(map(re.escape, network_names), key=len, reverse=True)) or r"(?!)"
     found = re.fullmatch(rf"(?:between ({name}) and ({name})|within ({name}))\.?", sentence, re.IGNORECASE)
     if found is None:
         return sentence
     phrase = pair_phrase((found[3], found[3]) if found[3] else (found[1], found[2]))
     return phrase[0].upper() + phrase[1:] + "."
+
+
+def says_no_scan(text: str) -> bool:
+    """Whether an answer says that there is no scan to speak of."""
+    return re.search(r"\bno (readable |usable )?scan\b|\bnot a (readable )?scan\b", text, re.I) is not None
+
+
+__getattr__ = renamed_attributes(
+    __name__,
+    {
+        "LEVELS": "BINS",
+        "ask_level": "ask_bin",
+        "level_facts": "bin_facts",
+        "level_of": "bin_of",
+        "level_question": "bin_question",
+    },
+)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,7 @@ ARRAYS_FILE = "reference.safetensors"
 JSON_FILE = "reference.json"
 STATISTICS = ("mean", "std", "count")
 FORMAT_VERSION = 2
-MIN_ACQUISITION_SCANS = (
-    20  # training scans of a site and repetition time that give it a mean and SD of its own
-)
+MIN_ACQUISITION_SCANS = 20  # training scans that give their site and repetition time a mean and SD of its own
 
 
 class RunningMoments:
@@ -55,6 +53,8 @@ class RunningMoments:
         self._squares = np.zeros(size)  # sum of squared deviations from the mean
 
     def update(self, values: np.ndarray) -> None:
+        # Missing values are replaced by the mean so far: their deviation is then 0, and nothing is updated. The squares
+        # take one deviation from the old mean and one from the new, which is what keeps them exact.
         known = np.isfinite(values)
         self.count += known
         deviation = np.where(known, values, self.mean) - self.mean
@@ -74,7 +74,7 @@ class Statistics:
     Attributes
     ----------
     mean, std : numpy.ndarray of shape (n_features,)
-        NaN where the scans tell nothing.
+        NaN where no scan, or for the SD only one, has a value.
     count : numpy.ndarray of shape (n_features,), int
         Scans with a value.
     n_scans : int
@@ -100,9 +100,9 @@ class Statistics:
 class CohortReference:
     """Mean and SD of every feature over the training scans, and the maps that their computation needs.
 
-    Fit it with `fit`, on the scans of training subjects only: what a test subject contributes here would leak into
-    every description. To compute the features of many scans in parallel, give it the maps of `ReferenceMaps.fit`, and
-    call `fit_statistics`.
+    Fit it with `fit`, on the scans of training subjects only: a test subject in it would leak into every description.
+    To compute the features of many scans in parallel, give it the maps of `ReferenceMaps.fit`, and call
+    `fit_statistics`.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class CohortReference:
         Of all training scans, in the order of `feature_names`; None before they are fitted.
     by_acquisition : dict from Acquisition to Statistics
         Of the training scans of each site and repetition time, where at least 20 scans are of it, or all are.
-        A scan is compared with those of its own acquisition, so that a scanner does not pass for a person.
+        A scan is compared with those of its own acquisition, so that a scanner is not mistaken for a subject.
     n_subjects : int
         How many subjects the statistics come from.
     subjects_sha256 : str
@@ -128,7 +128,7 @@ class CohortReference:
     n_subjects: int = 0
     subjects_sha256: str = ""
 
-    # ------------------------------------------------------------------------------------------------- fitting
+    # ----- fitting -----
 
     @classmethod
     def fit(
@@ -154,7 +154,13 @@ class CohortReference:
         progress : bool
             Show progress bars.
         """
-        scans = _readable_twice(scans)
+        if isinstance(scans, Iterator):
+            raise ValueError(
+                f"Scans came as a one-time iterator ({type(scans).__name__}), but the reference reads them twice. Pass "
+                "a datasets.Dataset, a list, or an object whose __iter__ starts anew."
+            )
+        if hasattr(scans, "with_format"):
+            scans = scans.with_format("numpy")
         bar = partial(tqdm, unit="scan", disable=not progress)
         reference = cls(ReferenceMaps(atlas), check_families(families))
         if set(reference.families) & set(MAP_FAMILIES):
@@ -201,7 +207,7 @@ class CohortReference:
             subjects_sha256=subjects_sha256(ids),
         )
 
-    # ------------------------------------------------------------------------------------------------- using
+    # ----- using -----
 
     @property
     def atlas(self) -> Atlas:
@@ -245,6 +251,8 @@ class CohortReference:
             return self.statistics
         if acquisition.site:
             return self.by_acquisition.get(acquisition)
+        # Without a site, the repetition time is all there is. If all known acquisitions have it, the pooled statistics
+        # are theirs; if some have, which of them is the right one cannot be known.
         same = [known for each, known in self.by_acquisition.items() if each.t_r == acquisition.t_r]
         if len(same) > 1 and len(same) == len(self.by_acquisition):
             return self.statistics
@@ -254,8 +262,8 @@ class CohortReference:
         """``(value - mean) / SD`` of each feature that is given; NaN where it, the mean or a positive SD is missing.
 
         Mean and SD are those of the training scans of the same acquisition. Where there are none, they are those of
-        all training scans, and measures that the scanner moves as much as people do (`Measure.needs_acquisition`)
-        are NaN.
+        all training scans, and measures that depend on the scanner as much as on the subject
+        (`Measure.needs_acquisition`) are NaN.
         """
         if self.statistics is None:
             raise ValueError("The reference has maps but no statistics yet: call fit_statistics on it first.")
@@ -265,14 +273,9 @@ class CohortReference:
         values = np.array([features.get(name, np.nan) for name in self.feature_names], dtype=np.float64)
         z = (values - statistics.mean) / statistics.scale
         if matching is None:
-            z[self._needs_acquisition] = np.nan
-        return {
-            name: each for name, each in zip(self.feature_names, z.tolist(), strict=True) if name in features
-        }
-
-    @cached_property
-    def _needs_acquisition(self) -> np.ndarray:
-        return np.array([feature.measure.needs_acquisition for feature in self.feature_table.values()])
+            z[[feature.measure.needs_acquisition for feature in self.feature_table.values()]] = np.nan
+        z_of = dict(zip(self.feature_names, z.tolist(), strict=True))
+        return {name: z_of[name] for name in self.feature_names if name in features}
 
     def facts(self, features: Mapping[str, float]) -> list[Fact]:
         """What the features of a scan say against this cohort, see `fmri_lm_hf.corpus.facts.make_facts`.
@@ -311,17 +314,14 @@ class CohortReference:
                 "reference.compute(bold, t_r)."
             )
 
-    # ------------------------------------------------------------------------------------------------- files
+    # ----- files -----
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write ``reference.safetensors`` and ``reference.json`` into a folder, each in one atomic step."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = {
-            name: values
-            for name, values in (("gradients", self.maps.gradients), ("ica_maps", self.maps.ica_maps))
-            if values is not None
-        }
+        maps = {"gradients": self.maps.gradients, "ica_maps": self.maps.ica_maps}
+        arrays = {name: values for name, values in maps.items() if values is not None}
         acquisitions = sorted(self.by_acquisition)
         known = [] if self.statistics is None else [self.statistics]
         known += [self.by_acquisition[each] for each in acquisitions]
@@ -332,15 +332,15 @@ class CohortReference:
             "format_version": FORMAT_VERSION,
             "families": list(self.families),
             "n_scans": [each.n_scans for each in known],
-            "acquisitions": [{"site": each.site, "t_r": each.t_r} for each in acquisitions],
+            "acquisitions": [asdict(each) for each in acquisitions],
             "n_subjects": self.n_subjects,
             "subjects_sha256": self.subjects_sha256,
             "arrays_sha256": hashlib.sha256(content).hexdigest(),
             "feature_names": list(self.feature_names),
             "atlas": self.atlas.to_dict(),
         }
-        for name, data in ((ARRAYS_FILE, content), (JSON_FILE, json.dumps(description, indent=2).encode())):
-            write_bytes(data, directory / name)
+        write_bytes(content, directory / ARRAYS_FILE)
+        write_bytes(json.dumps(description, indent=2).encode(), directory / JSON_FILE)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> CohortReference:
@@ -364,7 +364,7 @@ class CohortReference:
             Statistics(arrays["mean"][row], arrays["std"][row], arrays["count"][row], n_scans)
             for row, n_scans in enumerate(description["n_scans"])
         ]
-        acquisitions = [Acquisition(each["site"], each["t_r"]) for each in description["acquisitions"]]
+        acquisitions = [Acquisition(**each) for each in description["acquisitions"]]
         reference = cls(
             maps=ReferenceMaps(
                 Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")
@@ -375,10 +375,8 @@ class CohortReference:
             n_subjects=description["n_subjects"],
             subjects_sha256=description["subjects_sha256"],
         )
-        if (
-            digest != description["arrays_sha256"]
-            or list(reference.feature_names) != description["feature_names"]
-        ):
+        same_names = list(reference.feature_names) == description["feature_names"]
+        if digest != description["arrays_sha256"] or not same_names:
             raise ValueError(
                 f"{JSON_FILE} and {ARRAYS_FILE} in {directory} do not belong together. Copy both again from the source."
             )
@@ -390,8 +388,8 @@ def _from_version_1(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """A reference of release 0.1.0, which did not know where its scans came from.
 
-    What has changed its meaning since tells nothing: unnamed networks, and the efficiency of weighted graphs. (So have
-    the measures that need an acquisition, of which such a reference knows none.)
+    What has changed its meaning since is left out: unnamed networks, and the efficiency of weighted graphs. (So are the
+    measures that need an acquisition, of which such a reference knows none.)
     """
     names = list(feature_table(Atlas.from_dict(description["atlas"]), description["families"]))
     position = {name: k for k, name in enumerate(description["feature_names"])}
@@ -406,15 +404,6 @@ def _from_version_1(
 def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
     """Where and how the scan of some features was taken, if they know."""
     return features.acquisition if isinstance(features, FeatureDict) else None
-
-
-def _readable_twice(scans: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    if isinstance(scans, Iterator):
-        raise ValueError(
-            f"Scans came as a one-time iterator ({type(scans).__name__}), but the reference reads them twice. Pass a "
-            "datasets.Dataset, a list, or an object whose __iter__ starts anew."
-        )
-    return scans.with_format("numpy") if hasattr(scans, "with_format") else scans
 
 
 def _usable(

@@ -1,13 +1,13 @@
-"""The steps of building a corpus that run in parallel: each reads files, writes one file, and may run twice.
+"""The steps of building a corpus that run in parallel, one chunk of scans at a time, and what runs them.
 
-A step's results lie in a folder of their own in the work folder, one file for each chunk of scans::
+Each step reads files and writes one file for each chunk, into a folder of its own in the work folder::
 
     maps/00012.safetensors      sums of the training scans' connectivity
-    features/00012.parquet      descriptors of each scan, or why it failed
+    features/00012.parquet      descriptors of each scan, or why it has none
     texts/00012.parquet         facts and texts of each scan; one row group a config
 
-Results do not depend on who computes them: matrix products run on one thread, and sums are taken in the order of
-the scans.
+Results do not depend on who computes them, or how often: matrix products run on one thread, and sums are taken in the
+order of the scans.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from ..descriptors import Acquisition, FeatureDict, features_of
 from ..descriptors.column_check import ColumnCheck
@@ -44,92 +45,10 @@ from .facts import Fact
 from .prose import SUBJECT_TEXT_COLUMN, select_facts, write_text
 from .reference import CohortReference
 
-# Running many independent tasks: in this process, in several, or on a Dask cluster.
-
-Task = TypeVar("Task")
-Engine = Callable[[Callable[[Task], int], Sequence[Task]], Iterator[int]]
-"""Takes a function and its tasks, yields what each call returns, in the order in which they finish."""
-
-
-@contextmanager
-def open_engine(workers: int = 1, scheduler: str | None = None) -> Iterator[Engine]:
-    """An engine that runs tasks, and lets go of its processes at the end.
-
-    Tasks write what they make into files, each in one atomic step, and return a count for the progress bar. A task
-    may therefore run twice, or on any machine that sees the same files.
-
-    Parameters
-    ----------
-    workers : int, default=1
-        Processes on this machine; with 1 the tasks run in this one.
-    scheduler : str, optional
-        Address of a Dask scheduler, such as ``tcp://node:8786``, whose workers see the same files.
-    """
-    if workers < 1:
-        raise ValueError(f"workers={workers} found, expected at least 1.")
-    if scheduler is not None:
-        with _dask(scheduler) as engine:
-            yield engine
-    elif workers == 1:
-        yield map
-    else:
-        with _processes(workers) as engine:
-            yield engine
-
-
-def die_with(parent: int) -> None:
-    """End this process when its parent ends, however that came: an orphan would wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[Engine]:
-    with ProcessPoolExecutor(workers, initializer=die_with, initargs=(os.getpid(),)) as pool:
-
-        def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
-            futures = [pool.submit(function, task) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BrokenProcessPool as error:
-                raise OSError(
-                    "A worker process ended unexpectedly, perhaps because memory ran out. Run the same command "
-                    "again, with fewer workers: it continues where it stopped."
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
-
-        yield run
-
-
-@contextmanager
-def _dask(scheduler: str) -> Iterator[Engine]:
-    with open_cluster(scheduler) as client:
-        from distributed import as_completed as dask_as_completed
-
-        def run(function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
-            # Nothing but as_completed holds the futures, so that what is done and counted is not computed again when
-            # the worker that did it is lost. It collects results itself, which survives such a loss as well.
-            results = dask_as_completed(
-                client.map(function, tasks, pure=False, retries=RETRIES), loop=client.loop, with_results=True
-            )
-            for _, count in results:
-                yield count
-
-        yield run
-
-
 TEXT_SCANS = 50  # whose texts are in memory at a time
 GROUP_FILE = "group_connectivity.safetensors"  # mean connectivity of the training scans, in the work folder
-Result = TypeVar("Result")
 FEATURE_SCHEMA = pa.schema([("features", pa.list_(pa.float64())), ("failure", pa.string())])
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -148,7 +67,7 @@ class ChunkTask:
         Of each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split`, and `subject_description`. A table, since the
         tasks of all scans are in memory at once.
     options : mapping
-        `families`, `lengths`, `wordings`, `seed`, `described_columns`.
+        `lengths`, `wordings`, `seed`, `described_columns`.
     """
 
     number: int
@@ -157,14 +76,22 @@ class ChunkTask:
     scans: pa.Table
     options: Mapping[str, Any]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The table of scans as mappings."""
-        return self.scans.to_pylist()
+    def __len__(self) -> int:
+        return len(self.chunk)
 
     def file(self, step: str) -> Path:
         """Where the result of a step for this chunk lies."""
         suffix = "safetensors" if step == "maps" else "parquet"
         return Path(self.work) / step / f"{self.number:05d}.{suffix}"
+
+    def read(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """What is known of each scan, and the scan. Matrix products run on one thread while the chunk is read."""
+        with threadpool_limits(1):
+            yield from zip(self.scans.to_pylist(), read_chunk(self.chunk), strict=True)
+        pa.default_memory_pool().release_unused()  # or the allocator keeps what reading the chunk took
+
+
+# ----- steps -----
 
 
 def sum_connectivity(task: ChunkTask) -> int:
@@ -172,17 +99,15 @@ def sum_connectivity(task: ChunkTask) -> int:
     atlas = Atlas.from_json(Path(task.work) / "atlas.json")
     upper = np.triu_indices(atlas.n_rois)
     group = GroupConnectivity(atlas.n_rois)
-    with _one_thread():
-        for row, scan in zip(task.rows(), read_chunk(task.chunk), strict=True):
-            if row["split"] != "train":
-                continue
-            prepared, _ = _attempt(partial(_prepared, scan, atlas))
+    for row, scan in task.read():
+        if row["split"] == "train":
+            prepared, _ = _attempt(partial(_prepare, scan, atlas))
             if prepared is not None:  # else the next step lists it with its reason
                 group.add(prepared.connectivity, prepared.usable)
     arrays: dict[str, np.ndarray] = {"total": group.total[upper], "n_known": group.n_known[upper]}
     with atomic(task.file("maps")) as path:
         save_file(arrays, path)
-    return len(task.chunk)
+    return len(task)
 
 
 def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectivity:
@@ -192,78 +117,45 @@ def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectiv
         arrays = load_file(task.file("maps"))
         group.total[upper] += arrays["total"]
         group.n_known[upper] += arrays["n_known"]
+    # Only the upper triangle was stored; the diagonal is in it, and must not be counted twice.
     for square in (group.total, group.n_known):
         square += np.triu(square, 1).T
     return group
 
 
-def compute_chunk(task: ChunkTask) -> int:
+def compute_descriptors(task: ChunkTask) -> int:
     """Compute the descriptors of the chunk's scans; a scan that cannot be used gets the reason instead."""
     reference = CohortReference.load(Path(task.work) / "maps_reference")
     columns = ColumnCheck(load_file(Path(task.work) / GROUP_FILE)["mean"], reference.atlas)
 
     def describe(scan: Mapping[str, Any], site: str | None) -> FeatureDict:
-        prepared = _prepared(scan, reference.atlas)
+        prepared = _prepare(scan, reference.atlas)
         problem = columns.problem(prepared.connectivity, prepared.usable)
         if problem is not None:
             raise ScanError(problem)
         return features_of(prepared, reference.feature_table, reference.maps, site)
 
     rows: list[dict[str, Any]] = []
-    with _one_thread():
-        for row, scan in zip(task.rows(), read_chunk(task.chunk), strict=True):
-            features, failure = _attempt(partial(describe, scan, row["site"]))
-            rows.append(
-                {"features": None if features is None else list(features.values()), "failure": failure}
-            )
-    table = pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA)
+    for row, scan in task.read():
+        features, failure = _attempt(partial(describe, scan, row["site"]))
+        values = None if features is None else list(features.values())
+        rows.append({"features": values, "failure": failure})
     with atomic(task.file("features")) as path:
-        pq.write_table(table, path)
-    return len(rows)
+        pq.write_table(pa.Table.from_pylist(rows, schema=FEATURE_SCHEMA), path)
+    return len(task)
 
 
-def write_texts(task: ChunkTask) -> int:
-    """Write facts and texts of the chunk's scans: of `TEXT_SCANS` at a time, a row group for `all` and each family."""
-    reference = CohortReference.load(Path(task.work).parent / "reference")
-    features = read_columns(task.file("features"))["features"]
-    scans = list(enumerate(zip(task.rows(), features, strict=True), task.chunk.first))
-    with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
-        for start in range(0, len(scans), TEXT_SCANS):
-            pairs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("all", *reference.families)}
-            for scan_index, (row, values) in scans[start : start + TEXT_SCANS]:
-                if values.is_valid and row["split"] is not None:
-                    known = as_features(reference, row, values.values.to_numpy(zero_copy_only=False))
-                    for config, of_scan in _texts_of(task, reference, row, scan_index, known).items():
-                        pairs[config] += of_scan
-            for of_config in pairs.values():
-                writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
-            pa.default_memory_pool().release_unused()
-    return len(task.chunk)
-
-
-def _texts_of(
-    task: ChunkTask, reference: CohortReference, row: Mapping[str, Any], scan_index: int, known: FeatureDict
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a scan in each config."""
-    facts = [_rounded(fact) for fact in reference.facts(known)]
-    in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
-    shared = {
-        "scan_id": row["scan_id"],
-        "subject_id": row["subject_id"],
-        "site": row["site"],
-        "scan_index": scan_index,
-        "acquisition_in_training": reference.knows(known.acquisition),
-        SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
-        "described_columns": task.options["described_columns"],
-        "split": row["split"],
-    }
-    chosen = {"all": facts} | {
-        family: [fact for fact in facts if fact["family"] == family] for family in reference.families
-    }
-    return {
-        config: [shared | pair for pair in _pairs(some, in_json, config, row["scan_id"], task.options)]
-        for config, some in chosen.items()
-    }
+def read_features(
+    tasks: Sequence[ChunkTask],
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None, str | None]]:
+    """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
+    for task in tasks:
+        table = read_columns(task.file("features"))
+        for row, values, failure in zip(
+            task.scans.to_pylist(), table["features"], table["failure"], strict=True
+        ):
+            features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
+            yield row, features, failure.as_py()
 
 
 def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.ndarray) -> FeatureDict:
@@ -274,29 +166,57 @@ def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.n
     return features
 
 
-def read_features(
-    tasks: Sequence[ChunkTask],
-) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None, str | None]]:
-    """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
-    for task in tasks:
-        table = read_columns(task.file("features"))
-        for row, values, failure in zip(task.rows(), table["features"], table["failure"], strict=True):
-            features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
-            yield row, features, failure.as_py()
+def write_texts(task: ChunkTask) -> int:
+    """Write facts and texts of the chunk's scans: of `TEXT_SCANS` at a time, a row group for `all` and each family."""
+    reference = CohortReference.load(Path(task.work).parent / "reference")
+    scans = list(enumerate(read_features([task]), task.chunk.first))
+    with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
+        for start in range(0, len(scans), TEXT_SCANS):
+            pairs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("all", *reference.families)}
+            for scan_index, (row, values, _) in scans[start : start + TEXT_SCANS]:
+                if values is not None and row["split"] is not None:
+                    features = as_features(reference, row, values)
+                    for config, of_scan in _texts_of(task, reference, row, scan_index, features).items():
+                        pairs[config] += of_scan
+            # One row group for each config, empty ones included: `write_shards` finds them by counting.
+            for of_config in pairs.values():
+                writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
+            pa.default_memory_pool().release_unused()
+    return len(task)
 
 
-def _pairs(
-    facts: list[Fact], in_json: Mapping[int, str], config: str, scan_id: str, options: Mapping[str, Any]
-) -> Iterator[dict[str, str]]:
-    """Texts of every length and wording, each with the facts that it states."""
-    if not facts:
-        return
-    for length in options["lengths"]:
-        paragraphs = select_facts(facts, length)
-        stated = ", ".join(in_json[id(fact)] for paragraph in paragraphs for fact in paragraph)
-        for wording in range(options["wordings"]):
-            text = write_text(paragraphs, length, text_seed(options["seed"], scan_id, config, wording))
-            yield {"length": length, "text": text, "facts": f"[{stated}]"}
+def _texts_of(
+    task: ChunkTask,
+    reference: CohortReference,
+    row: Mapping[str, Any],
+    scan_index: int,
+    features: FeatureDict,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a scan in each config: texts of every length and wording, each with the facts that it states."""
+    facts = [_rounded(fact) for fact in reference.facts(features)]
+    in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
+    shared = {
+        "scan_id": row["scan_id"],
+        "subject_id": row["subject_id"],
+        "site": row["site"],
+        "scan_index": scan_index,
+        "acquisition_in_training": reference.knows(features.acquisition),
+        SUBJECT_TEXT_COLUMN: row[SUBJECT_TEXT_COLUMN],
+        "described_columns": task.options["described_columns"],
+        "split": row["split"],
+    }
+    texts: dict[str, list[dict[str, Any]]] = {}
+    for config in ("all", *reference.families):
+        texts[config] = []
+        chosen = [fact for fact in facts if config in ("all", fact["family"])]
+        for length in task.options["lengths"] if chosen else ():
+            paragraphs = select_facts(chosen, length)
+            stated = ", ".join(in_json[id(fact)] for paragraph in paragraphs for fact in paragraph)
+            for wording in range(task.options["wordings"]):
+                seed = text_seed(task.options["seed"], row["scan_id"], config, wording)
+                text = write_text(paragraphs, length, seed)
+                texts[config].append(shared | {"length": length, "text": text, "facts": f"[{stated}]"})
+    return texts
 
 
 def text_seed(*parts: Any) -> int:
@@ -318,13 +238,11 @@ def _attempt(describe: Callable[[], Result]) -> tuple[Result | None, str | None]
     except ScanError as error:
         return None, str(error)
     except Exception as error:
-        return (
-            None,
-            f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from.",
-        )
+        reason = f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from."
+        return None, reason
 
 
-def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
+def _prepare(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
     if "failure" in scan:
         raise ScanError(scan["failure"])
     if scan["bold"] is None:
@@ -334,11 +252,74 @@ def _prepared(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
     return prepare_row(scan, atlas)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrix products on one thread; and what reading a chunk took is given back, or the allocator keeps it."""
-    from threadpoolctl import threadpool_limits
+# ----- running many independent tasks: in this process, in several, or on a Dask cluster -----
 
-    with threadpool_limits(1):
-        yield
-    pa.default_memory_pool().release_unused()
+Task = TypeVar("Task")
+RunTasks = Callable[[Callable[[Task], int], Sequence[Task]], Iterator[int]]
+"""Takes a function and its tasks, yields what each call returns, in the order in which they finish."""
+
+
+@contextmanager
+def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[RunTasks]:
+    """A function that runs tasks in parallel, and lets go of its processes at the end.
+
+    Tasks write what they make into files, each in one atomic step, and return a count for the progress bar. A task
+    may therefore run twice, or on any machine that sees the same files.
+
+    Parameters
+    ----------
+    workers : int, default=1
+        Processes on this machine; with 1 the tasks run in this one.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://node:8786``, whose workers see the same files.
+    """
+    if workers < 1:
+        raise ValueError(f"workers={workers} found, expected at least 1.")
+    if scheduler is not None:
+        with open_cluster(scheduler) as client:
+            yield partial(_run_on_cluster, client)
+    elif workers == 1:
+        yield map
+    else:
+        with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+            yield partial(_run_in_processes, pool)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent ends, however that came: an orphan would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_in_processes(
+    pool: ProcessPoolExecutor, function: Callable[[Any], int], tasks: Sequence[Any]
+) -> Iterator[int]:
+    futures = [pool.submit(function, task) for task in tasks]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise OSError(
+            "A worker process ended unexpectedly, perhaps because memory ran out. Run the same command again, with "
+            "fewer workers: it continues where it stopped."
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _run_on_cluster(client: Any, function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
+    from distributed import as_completed as dask_as_completed
+
+    # Nothing but as_completed holds the futures, so that what is done and counted is not computed again when the
+    # worker that did it is lost. It collects results itself, which survives such a loss as well.
+    results = dask_as_completed(
+        client.map(function, tasks, pure=False, retries=RETRIES), loop=client.loop, with_results=True
+    )
+    for _, count in results:
+        yield count

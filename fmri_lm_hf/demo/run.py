@@ -263,7 +263,7 @@ def _train(
         words = [f"demo/{stage}"]
         for name, value in (given[stage] | common).items():
             words += [f"--{name}", str(value)]
-        trainer = train(parse(arguments, "", [*words, *options.get(stage, ())]))
+        trainer = train(parse(arguments, [*words, *options.get(stage, ())]))
         logs[stage] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return logs
 

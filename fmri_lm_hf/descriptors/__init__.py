@@ -1,4 +1,4 @@
-"""Descriptors of a resting-state scan, from its ROI time series alone: one pure module a family."""
+"""Descriptors of a resting-state scan, computed from its ROI time series alone; a module for each family."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, order=True)
 class Acquisition:
-    """Where and how a scan was taken: scans of one acquisition differ by the people alone.
+    """Where and how a scan was taken: scans of one acquisition differ by their subjects alone.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Acquisition:
 
 
 class FeatureDict(dict[str, float]):
-    """Features by name, and what has to be known to compare them.
+    """Features by name, with what is needed to compare them.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ def compute_features(
     t_r : float
         Repetition time in seconds.
     atlas : Atlas
-        Names the ROIs and their networks; every named network takes part, subcortical and cerebellar ones included.
+        Names the ROIs and their networks. Every named network is used, subcortical and cerebellar ones included.
     families : sequence of {"connectivity", "gradients", "graph", "ica"}
     maps : ReferenceMaps, optional
         Of a cohort: its gradients, to which the scan's are aligned, and the maps of its group ICA. Without them the
@@ -97,7 +97,7 @@ def compute_features(
     roi_mask : array of shape (n_rois,), bool, optional
         False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
     sample_mask : array of shape (n_timepoints,), bool, optional
-        True for time points that were observed; what stands at the others (censored, interpolated) is not read.
+        True for time points that were observed; values at the others (censored, interpolated) are not read.
     site : str, optional
         Where the scan was taken, for the comparison with scans of the same acquisition.
 

@@ -23,8 +23,8 @@ Scope = Literal["scan", "network", "pair", "pair_or_within"]
 class Measure:
     """One descriptor. `name` is ``family/measure``; `scopes` says what it has a value for.
 
-    `needs_acquisition` is True where the scanner's noise and repetition time move the value as much as people do: such
-    a value is compared with scans of the same acquisition only.
+    `needs_acquisition` is True where the scanner's noise and repetition time change the value as much as subjects
+    differ: such a value is compared with scans of the same acquisition only.
 
     `margin` says how far z has to be from the threshold between typical and raised or lowered for a direction to be
     stated: about the SD of the change of z when 30 % of a scan of five minutes are censored, which
@@ -98,8 +98,8 @@ def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str,
     networks = atlas.named_networks
     if not networks:
         raise ScanError(
-            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, so there is nothing to speak "
-            "of. Give the networks: Atlas.with_networks(table), with a table of columns name and network."
+            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, so there is nothing to "
+            "describe. Give the networks: Atlas.with_networks(table), with a table of columns name and network."
         )
     members: dict[Scope, list[tuple[str, ...]]] = {
         "scan": [()],

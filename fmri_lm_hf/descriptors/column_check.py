@@ -1,4 +1,4 @@
-"""Are the columns of a scan the ROIs that the atlas says? Connectivity has a shape that tells."""
+"""Check that the columns of a scan are the ROIs that the atlas names: the shape of its connectivity tells."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from ..models.atlas_names import mirrored_name
 from .connectivity import LARGEST_CORRELATION
 
 SHIFTS = (-3, -2, -1, 1, 2, 3)  # a lost or an added column moves those after it by a few
-MARGIN = 0.1  # in likeness: by so much another order has to be better before the given one is doubted
-# Standard errors of a correlation over all pairs of ROIs: the better order has to be like the group beyond chance,
-# which in a scan of a dozen ROIs, whose pairs depend on each other, reaches far (0.74 for 12 ROIs, 0.05 for 160).
+MARGIN = 0.1  # of similarity, by which another order has to be better before the given one is doubted
+# Standard errors of a correlation over all pairs of ROIs. The better order has to be similar to the group beyond
+# chance, which reaches far in a scan of a dozen ROIs, whose pairs depend on each other (0.74 for 12, 0.05 for 160).
 BEYOND_CHANCE = 6.0
 MOST_COPIES = 0.01  # share of the ROIs that may be copies of others
 MIN_PAIRS = 10  # of mirrored ROIs
-EXCHANGED = -0.1  # likeness of the sides' differences; single real scans have 0.05 to 0.31
+EXCHANGED = (
+    -0.1
+)  # correlation of the sides' differences with the group's; single real scans have 0.05 to 0.31
 MIN_EXCESS = 0.05  # of the correlation of mirrored ROIs over that of other pairs across the midline
 MIN_SYMMETRY = 0.2
 
@@ -25,11 +27,10 @@ MIN_SYMMETRY = 0.2
 class ColumnCheck:
     """Compares the connectivity of single scans with that of the group, in the order given and in others.
 
-    A scan whose columns are shifted or reversed is less like the group than it would be with its columns put back.
-    Where left and right are exchanged, it is nearly as like as before, but what distinguishes its sides is the
-    opposite of what distinguishes those of the group. This is weak in a single scan: of 12 real scans of two sites (94
-    ROIs), 8 are seen when exchanged (`benchmarks/robustness.py`). A fault that all scans share is not seen here; for
-    that there is `symmetry`.
+    A scan whose columns are shifted or reversed is less similar to the group than with its columns put back. Where
+    left and right are exchanged, it is nearly as similar as before, but its sides differ in the opposite way. This is
+    weak evidence in a single scan: of 12 real scans of two sites (94 ROIs), 8 are found when exchanged
+    (`benchmarks/robustness.py`). A fault that all scans share is not found here; for that there is `symmetry`.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class ColumnCheck:
         self._counted = np.hstack([once, once, np.ones((len(left), len(middle)), dtype=bool)])
         self._sides_differ = group[self._of_left] - group[self._of_right]
 
-    def likeness(self, connectivity: np.ndarray, usable: np.ndarray) -> dict[str, float]:
+    def similarity(self, connectivity: np.ndarray, usable: np.ndarray) -> dict[str, float]:
         """Correlation with the group over all pairs of usable ROIs, for each order of the columns.
 
         Parameters
@@ -78,8 +79,8 @@ class ColumnCheck:
         found = expected @ pairs / (spread * max(float(np.linalg.norm(pairs)), 1e-12))
         return dict(zip(self.orders, map(float, found), strict=True))
 
-    def likeness_of_sides(self, connectivity: np.ndarray, usable: np.ndarray) -> tuple[float, int]:
-        """How alike scan and group are in what distinguishes left from right, and over how many pairs of ROIs.
+    def side_similarity(self, connectivity: np.ndarray, usable: np.ndarray) -> tuple[float, int]:
+        """Similarity of scan and group in what distinguishes left from right, and over how many pairs of ROIs.
 
         Parameters
         ----------
@@ -113,23 +114,23 @@ class ColumnCheck:
                 f"{len(copies)} of {len(usable)} ROIs are copies of others ({', '.join(names)}...): columns are "
                 "repeated. Extract the scan again."
             )
-        likeness = self.likeness(connectivity, usable)
-        best = max(likeness, key=lambda order: likeness[order])
+        similarity = self.similarity(connectivity, usable)
+        best = max(similarity, key=lambda order: similarity[order])
         n_pairs = usable.sum() * (usable.sum() - 1) / 2
-        if likeness[best] <= max(likeness["as given"] + MARGIN, BEYOND_CHANCE / np.sqrt(n_pairs)):
+        if similarity[best] <= max(similarity["as given"] + MARGIN, BEYOND_CHANCE / np.sqrt(n_pairs)):
             return self._exchange(connectivity, usable) if self._has_sides else None
         return (
             f"The columns seem to be {best}: with them put back, connectivity correlates with that of the training "
-            f"scans at {likeness[best]:.2f}, as given at {likeness['as given']:.2f}. Check the order of the ROIs."
+            f"scans at {similarity[best]:.2f}, as given at {similarity['as given']:.2f}. Check the order of the ROIs."
         )
 
     def _exchange(self, connectivity: np.ndarray, usable: np.ndarray) -> str | None:
-        likeness, n_pairs = self.likeness_of_sides(connectivity, usable)
-        if likeness >= min(EXCHANGED, -BEYOND_CHANCE / np.sqrt(max(n_pairs, 1))):
+        similarity, n_pairs = self.side_similarity(connectivity, usable)
+        if similarity >= min(EXCHANGED, -BEYOND_CHANCE / np.sqrt(max(n_pairs, 1))):
             return None
         return (
             "Left and right seem to be exchanged: what distinguishes the sides correlates with that of the training "
-            f"scans at {likeness:.2f}. Check the order of the ROIs, and the orientation of the image."
+            f"scans at {similarity:.2f}. Check the order of the ROIs, and the orientation of the image."
         )
 
 
@@ -150,7 +151,7 @@ def _spread(expected: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """How alike the two sides of the brain are in a group's connectivity.
+    """How similar the two sides of the brain are in a group's connectivity.
 
     Attributes
     ----------

@@ -1,9 +1,12 @@
-"""Functional connectivity between and within networks."""
+"""Functional connectivity: correlations, their Fisher z, and means over networks and over scans.
+
+This is the package's one definition of a correlation; everything that needs one takes it from here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +18,6 @@ from .catalogue import feature_name
 if TYPE_CHECKING:
     from .prepared import PreparedScan
 
-
-# Functional connectivity: the one definition of a correlation and of its Fisher z, for all who need it.
 
 LARGEST_CORRELATION = 0.9999  # two copies of one series have an infinite Fisher z
 
@@ -129,14 +130,10 @@ def connectivity_features(
         NaN where a ROI was not usable.
     """
     rows: list[np.ndarray] = []
-    masks = iter(roi_masks) if roi_masks is not None else None
-    samples = iter(sample_masks) if sample_masks is not None else None
-    for scan in scans:
-        z = fisher_z_connectivity(
-            scan,
-            next(masks) if masks is not None else None,
-            next(samples) if samples is not None else None,
-        )
+    masks = repeat(None) if roi_masks is None else roi_masks
+    observed = repeat(None) if sample_masks is None else sample_masks
+    for scan, roi_mask, sample_mask in zip(scans, masks, observed):
+        z = fisher_z_connectivity(scan, roi_mask, sample_mask)
         if rows and len(rows[0]) != len(z) * (len(z) - 1) // 2:
             raise ValueError(
                 f"Scan {len(rows)} has {len(z)} ROIs, expected as many as the scans before it; "
@@ -146,9 +143,6 @@ def connectivity_features(
     if not rows:
         raise ValueError("No scans found, expected at least one.")
     return np.stack(rows)
-
-
-# The mean connectivity of scans, each of which may lack ROIs.
 
 
 class GroupConnectivity:
@@ -183,13 +177,10 @@ class GroupConnectivity:
 
     def mean_without(self, connectivity: np.ndarray, usable: np.ndarray) -> np.ndarray:
         """The mean over all scans but one that was added."""
-        others = GroupConnectivity(len(usable))
-        others.total += self.total
-        others.n_known += self.n_known
-        cells = np.ix_(usable, usable)
-        others.total[cells] -= connectivity
-        others.n_known[cells] -= 1
-        return others.mean
+        total, n_known, cells = self.total.copy(), self.n_known.copy(), np.ix_(usable, usable)
+        total[cells] -= connectivity
+        n_known[cells] -= 1
+        return total / np.maximum(n_known, 1)
 
     @property
     def known_rois(self) -> np.ndarray:
@@ -207,6 +198,7 @@ def network_connectivity(scan: PreparedScan) -> np.ndarray:
     numpy.ndarray of shape (n_networks, n_networks)
         Symmetric, in Fisher z. NaN where a pair has no pair of usable ROIs.
     """
+    # The diagonal of `connectivity` is 0, and so is its Fisher z: an ROI with itself adds nothing to the sums.
     sums = scan.membership.T @ fisher_z(scan.connectivity) @ scan.membership
     sizes = scan.membership.sum(axis=0)
     n_pairs = np.outer(sizes, sizes) - np.diag(sizes)  # no ROI is paired with itself
@@ -218,9 +210,8 @@ def network_connectivity_features(scan: PreparedScan) -> dict[str, float]:
 
     The strongest and weakest pair of a scan are derived from these values as facts.
     """
-    means = network_connectivity(scan)
-    networks = list(enumerate(scan.network_names))
+    pairs = combinations_with_replacement(scan.network_names, 2)
+    means = network_connectivity(scan)[np.triu_indices(len(scan.network_names))]
     return {
-        feature_name("connectivity/mean", first, second): float(means[i, j])
-        for (i, first), (j, second) in combinations_with_replacement(networks, 2)
+        feature_name("connectivity/mean", *pair): float(mean) for pair, mean in zip(pairs, means, strict=True)
     }

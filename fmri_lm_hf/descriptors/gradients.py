@@ -45,6 +45,7 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
     n_kept = max(1, round(KEPT * n_rois))
     thresholds = np.partition(profiles, n_rois - n_kept, axis=1)[:, [n_rois - n_kept]]
     profiles *= profiles >= np.maximum(thresholds, 0)
+    # An ROI without positive connections has an empty profile: at a right angle to all others, and no NaN.
     lengths = np.linalg.norm(profiles, axis=1, keepdims=True)
     profiles /= np.where(lengths > 0, lengths, 1)
     affinity = 1 - np.arccos(np.clip(profiles @ profiles.T, 0.0, 1.0)) / np.float32(np.pi)
@@ -59,9 +60,12 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
     else:
         start = np.cos(np.arange(n_rois))  # fixed, so that equal scans give equal bits
         eigenvalues, vectors = eigsh(symmetric, k=n_gradients + 1, which="LA", v0=start)
+    # The first eigenvector belongs to the stationary state (eigenvalue 1). Dividing by it turns eigenvectors of the
+    # symmetric matrix into those of the random walk.
     order = np.argsort(eigenvalues)[::-1]
     eigenvalues, vectors = eigenvalues[order], vectors[:, order]
     gradients = vectors[:, 1:] / vectors[:, :1] * (eigenvalues[1:] / (1 - eigenvalues[1:]))
+    # An eigenvector has no sign of its own, and solvers differ in the one that they return.
     extremes = gradients[np.abs(gradients).argmax(axis=0), np.arange(n_gradients)]
     return gradients * np.sign(extremes)
 

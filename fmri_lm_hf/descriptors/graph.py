@@ -21,6 +21,7 @@ def strongest_edges(connectivity: np.ndarray, density: float = DENSITY) -> np.nd
     pairs = connectivity[np.triu_indices(n_rois, 1)]
     n_kept = max(1, round(density * len(pairs)))
     threshold = np.partition(pairs, len(pairs) - n_kept)[len(pairs) - n_kept]
+    # Edges that tie with the threshold all stay; none is chosen by the order of the ROIs.
     weights = np.triu(connectivity, 1)
     weights[(weights < threshold) | (weights < 0)] = 0.0
     return weights + weights.T
@@ -45,11 +46,9 @@ def modularity(weights: np.ndarray, communities: np.ndarray) -> float:
     indicator = communities[:, None] == np.unique(communities)
     mixing = indicator.T.astype(np.float64) @ weights @ indicator
     total = mixing.sum()
-    return (
-        float(np.trace(mixing) / total - ((mixing.sum(axis=0) / total) ** 2).sum())
-        if total > 0
-        else float("nan")
-    )
+    if total <= 0:
+        return float("nan")
+    return float(np.trace(mixing) / total - ((mixing.sum(axis=0) / total) ** 2).sum())
 
 
 def find_communities(weights: np.ndarray, seed: int = SEED) -> np.ndarray:
@@ -97,12 +96,15 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     nodes = np.arange(len(graph))
     communities, links, strengths = nodes.copy(), between.copy(), node_strengths.copy()
     while True:
+        # Q of node i in community c grows with links[c, i] - strengths[c] * share of i. In its present community, its
+        # own strength is part of strengths[c]: uncorrected, every node would seem to gain by leaving.
         gains = links - strengths[:, None] * shares  # (community, node)
         stays = gains[communities, nodes] + node_strengths * shares  # without the node itself
         candidates = np.flatnonzero(gains.max(axis=0) - stays > least)
         n_moves = 0
         for node in rng.permutation(candidates).tolist():
             old = communities[node]
+            # Computed anew: moves since the candidates were chosen have changed links and strengths.
             gain = links[:, node] - strengths * shares[node]
             gain[old] += node_strengths[node] * shares[node]
             new = gain.argmax()
@@ -122,8 +124,8 @@ def _move_nodes(graph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def global_efficiency(weights: np.ndarray) -> float:
     """Mean inverse number of steps of the shortest paths between all pairs of ROIs [1]_.
 
-    Edges count alike, whatever their weight: at a fixed density this says how the graph hangs together, while the
-    weights mostly say how noisy a scan is. Pairs without a path count as 0.
+    All edges count the same, whatever their weight: at a fixed density this measures how the graph is connected, while
+    the weights mostly measure how noisy a scan is. Pairs without a path count as 0.
 
     References
     ----------
@@ -154,8 +156,8 @@ def average_clustering(weights: np.ndarray) -> float:
     """Mean weighted clustering coefficient of the ROIs [1]_.
 
     An ROI's coefficient is the mean, over the pairs of its neighbours, of the geometric mean weight of the triangle
-    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are taken as
-    they are: the largest one, by which some divide them, is a single number and as uncertain as that.
+    that they form (0 for pairs that are no edge, and for ROIs with fewer than two neighbours). Weights are not
+    divided by the largest one, as others do: that is a single, uncertain number.
 
     References
     ----------

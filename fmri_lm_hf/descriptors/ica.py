@@ -1,8 +1,9 @@
-"""Independent components of the cohort, and what their time courses do in one scan."""
+"""Independent components of a cohort, and measures of their time courses in one scan."""
 
 from __future__ import annotations
 
 import warnings
+from itertools import combinations
 
 import numpy as np
 from transformers.utils import logging
@@ -21,7 +22,7 @@ MIN_STRETCH_SECONDS = 100.0  # one cycle of the slowest frequency
 LAG_SECONDS = 4.0
 WINDOW_SECONDS = 60.0
 MIN_WINDOWS = 4
-OBSERVED_SHARE = 0.75  # of a window: the amplitude of few points varies more, which is no waxing and waning
+OBSERVED_SHARE = 0.75  # of a window: the amplitude of few points varies by chance alone
 OUTLIER_THRESHOLD = 3.0
 _MAD_TO_SD = 1.4826  # of a normal distribution
 
@@ -58,6 +59,7 @@ def fit_group_ica(mean_connectivity: np.ndarray, n_components: int, seed: int = 
     correlation = mean_connectivity.astype(np.float64)
     np.fill_diagonal(correlation, 1.0)
     n_rois = len(correlation)
+    # Missing ROIs make the mean of correlations no correlation matrix: small eigenvalues can be negative.
     eigenvalues, vectors = eigh(correlation, subset_by_index=[n_rois - n_components, n_rois - 1])
     scores = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))  # (n_rois, n_components)
     ica = FastICA(n_components, whiten="unit-variance", max_iter=1000, random_state=seed)
@@ -103,7 +105,7 @@ def time_course_measures(
       the Nyquist frequency of each scan.
 
     Bands and lags are in Hz and seconds, so that they are the same for scans of any repetition time. A measure that
-    cannot be had is NaN: the two spectral ones with a repetition time above 3.1 s, the autocorrelation above 4 s.
+    cannot be computed is NaN: the two spectral ones with a repetition time above 3.1 s, the autocorrelation above 4 s.
 
     Parameters
     ----------
@@ -152,6 +154,7 @@ def _spectral_measures(
     )
     if not long_enough or 0.5 / t_r < WHOLE_BAND[1]:
         return unknown, unknown
+    # Rows are observed points alone, so the stretch begins at as many rows as points were observed before it.
     start = int(observed[:first].sum())
     stretch = time_courses[start : start + length]
     power = np.abs(np.fft.rfft(stretch - stretch.mean(axis=0), axis=0)) ** 2  # (n_frequencies, n_courses)
@@ -248,7 +251,6 @@ def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str
     sums = chosen.T @ z @ chosen
     n_pairs = chosen.T @ distinct @ chosen
     fnc = sums / np.where(n_pairs > 0, n_pairs, np.nan)
-    for i, first in enumerate(scan.network_names):
-        for j, second in enumerate(scan.network_names[i + 1 :], start=i + 1):
-            features[feature_name("ica/fnc", first, second)] = float(fnc[i, j])
+    for (i, first), (j, second) in combinations(enumerate(scan.network_names), 2):
+        features[feature_name("ica/fnc", first, second)] = float(fnc[i, j])
     return features

@@ -36,7 +36,7 @@ class PreparedScan:
     atlas_membership : numpy.ndarray of shape (n_rois, n_networks), float32
         One where an ROI of the atlas belongs to a network, in the order of `network_names`.
     network_names : tuple of str
-        The named networks: ROIs of none take part in what is said of the whole scan alone.
+        The named networks; ROIs without one enter the measures of the whole scan alone.
     """
 
     signal: np.ndarray
@@ -86,9 +86,8 @@ def prepare_scan(
     ScanError
         If the shapes do not fit the atlas, or too few time points or ROIs are usable.
     """
-    signals: np.ndarray = np.asarray(
-        bold, dtype=np.float32, order="C"
-    )  # sums of equal scans then have equal bits
+    # In one memory order: sums of equal scans then have equal bits, however they were stored.
+    signals: np.ndarray = np.asarray(bold, dtype=np.float32, order="C")
     n_rois = atlas.n_rois
     if signals.ndim != 2 or signals.shape[1] != n_rois:
         transposed = signals.ndim == 2 and signals.shape[0] == n_rois

@@ -16,16 +16,16 @@ import torch
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
+from ..corpus.check import parse_claims
 from ..corpus.facts import fact_measure
-from ..corpus.faithfulness import parse_claims
 from ..corpus.languages import ENGLISH, Language, language_of
 from ..corpus.queries import (
+    BINS,
     BOUNDS_BETWEEN,
     BOUNDS_WITHIN,
     DESCRIBE,
-    LEVELS,
-    level_of,
-    level_question,
+    bin_of,
+    bin_question,
     pair_words,
     says_no_scan,
     scan_facts,
@@ -139,8 +139,8 @@ def level_probabilities(
     asked = [
         encode_question(
             processor,
-            level_question([names[first[pair]], names[second[pair]]], language=language),
-            language.levels,
+            bin_question([names[first[pair]], names[second[pair]]], language=language),
+            language.bins,
         )
         for pair in chosen
     ]
@@ -167,12 +167,12 @@ def pair_level_truth(
     values, present, names = scan_pairs(processor, inputs)
     probabilities = level_probabilities(model, processor, inputs, language=language).numpy()
     first, second = pair_indices(len(names)).numpy()
-    levels = level_of(values.numpy(), first == second)
+    levels = bin_of(values.numpy(), first == second)
     known = present.numpy()
     answers = probabilities.argmax(-1)
-    expected = probabilities @ np.arange(len(LEVELS))
+    expected = probabilities @ np.arange(len(BINS))
     both = known & np.roll(known, -1, axis=0)
-    common = [np.bincount(levels[known[:, k], k], minlength=len(LEVELS)).argmax() for k in range(len(first))]
+    common = [np.bincount(levels[known[:, k], k], minlength=len(BINS)).argmax() for k in range(len(first))]
     correlations = [
         spearmanr(expected[known[:, k], k], values.numpy()[known[:, k], k])[0]
         for k in range(len(first))
@@ -338,7 +338,7 @@ def _mean(values: Any) -> float | None:
 
 # A hypothesis in words: which network pairs are stronger or weaker, and how far a scan agrees. No label is used.
 
-_CONNECTIVITY = ("connectivity/mean", "connectivity/level")
+_CONNECTIVITY = ("connectivity/mean", "connectivity/bin")
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def statement_probabilities(
     names = names_of_networks(processor)
     pairs = [_pair_number(statement, names) for statement in statements]
     levels = level_probabilities(model, processor, inputs, pairs).numpy()
-    stronger = levels @ ((np.arange(len(LEVELS)) + 0.5) / len(LEVELS))
+    stronger = levels @ ((np.arange(len(BINS)) + 0.5) / len(BINS))
     return np.where([each.stronger for each in statements], stronger, 1 - stronger)
 
 

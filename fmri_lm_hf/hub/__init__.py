@@ -1,8 +1,18 @@
-"""Publishing on the Hugging Face Hub, fetching from it, and checking what was fetched."""
+"""Publish on the Hugging Face Hub, download from it, and verify downloads."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .download import HubAccessError, Verification, clear_errors, downloaded_commit, fetch, verify_download
-from .push import PushResult, push_to_hub
-from .remote_code import export_remote_code
+
+if TYPE_CHECKING:
+    from .push import PushResult, push_to_hub
+    from .remote_code import export_remote_code
+
+# Imported when they are first used: who only downloads does not wait for cards, checks and pyarrow.
+_LAZY = {"PushResult": ".push", "push_to_hub": ".push", "export_remote_code": ".remote_code"}
 
 __all__ = [
     "HubAccessError",
@@ -15,3 +25,9 @@ __all__ = [
     "push_to_hub",
     "verify_download",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name], __name__), name)

@@ -1,4 +1,9 @@
-"""What a folder holds, whether it is complete, and which of its files may be published."""
+"""What a folder holds, whether it is complete, and which of its files may be published.
+
+[`read_folder`] makes a [`Publication`] of a folder, or refuses it: files are published by a list for each kind of
+repository, so that a file of an unknown kind stays where it is. [`as_parquet`] turns a saved dataset into Parquet
+shards that `load_dataset` finds by config and split.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,13 @@ from .privacy import is_text, png_chunks
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; uploads of larger ones cannot be resumed
 
-# Which files of a folder may be published: a list for each kind, and what is told about all others.
+# ---- which files belong to which kind of repository
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
 
-# What a Trainer leaves behind to resume from, caches, and what is half written.
+# A Trainer's state, caches, and half-written files.
 _LEFT_BEHIND = re.compile(
     r"(^|/)(\.[^/]*|__pycache__|checkpoint-\d+|runs|logs|wandb|training_args\.bin|optimizer\.pt|scheduler\.pt"
     r"|scaler\.pt|rng_state[^/]*\.pth|trainer_state\.json|.*\.lock|.*\.tmp|cache-[^/]*\.arrow|.*\.tfevents\..*)(/|$)"
@@ -55,87 +61,23 @@ _PUBLISHABLE = {
 }
 
 
-def is_left_behind(name: str) -> bool:
-    """Whether a file is a Trainer's state, a cache, hidden, or half written."""
-    return bool(_LEFT_BEHIND.search(name))
-
-
-def is_publishable(kind: str, name: str) -> bool:
-    """Whether a file of this name belongs to a publication of this kind."""
-    return _PUBLISHABLE[kind].fullmatch(name) is not None
-
-
-def check_content(name: str, content: Path) -> None:
-    """Refuse a file whose content is not what its name says.
-
-    Raises
-    ------
-    ValueError
-        For text that is not UTF-8 (a pickle or an archive under another name), for images, tables and vocabularies
-        that do not begin, or do not end, as such, and for weights that cannot be read as safetensors.
-    """
-    suffix = Path(name).suffix
-    if suffix == ".safetensors":
-        _check_safetensors(name, content)
-        return
-    with content.open("rb") as file:
-        begin = file.read(8)
-        file.seek(-min(4, content.stat().st_size), os.SEEK_END)
-        end = file.read()
-    if suffix == ".parquet":
-        is_right = begin.startswith(b"PAR1") and end == b"PAR1"
-    elif suffix == ".arrow":
-        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
-    elif suffix == ".png":
-        is_right = begin == b"\x89PNG\r\n\x1a\n" and all(kind for kind, _ in png_chunks(content.read_bytes()))
-    elif suffix == ".model" and begin.startswith(b"\n"):
-        is_right = True  # of sentencepiece; others hold text
-    else:
-        is_right = is_text(content.read_bytes())
-    if not is_right:
-        raise ValueError(
-            f"{name} does not hold what its name says: expected {suffix.lstrip('.') or 'text'}, found other bytes "
-            f"({begin!r}). Files of unknown content are not published; remove it, or save it again."
-        )
-
-
-def _check_safetensors(name: str, content: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(content, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(
-            f"{name} cannot be read as safetensors ({error}): it is cut short or corrupt; save it again."
-        ) from error
-
-
-MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; larger ones are neither resumable nor pleasant to fetch
-
-# kind: files that it must have (alternatives in a tuple), and how each is made
-_SAVE_MODEL = "save it with `model.save_pretrained(folder)`"
-_SAVE_PROCESSOR = "save it with `processor.save_pretrained(folder)`"
-_REQUIRED: dict[str, dict[tuple[str, ...], str]] = {
+# The files that each kind must have, and the object that saves them.
+_WEIGHTS = "model.safetensors or model.safetensors.index.json"
+_REQUIRED = {
     "fmri_lm": {
-        ("config.json",): _SAVE_MODEL,
-        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
-        ("generation_config.json",): _SAVE_MODEL,
-        ("processor_config.json",): _SAVE_PROCESSOR,
-        ("tokenizer.json", "tokenizer_config.json"): _SAVE_PROCESSOR,
+        "config.json": "model",
+        _WEIGHTS: "model",
+        "generation_config.json": "model",
+        "processor_config.json": "processor",
+        "tokenizer.json or tokenizer_config.json": "processor",
     },
     "fmri_tokenizer": {
-        ("config.json",): _SAVE_MODEL,
-        ("model.safetensors", "model.safetensors.index.json"): _SAVE_MODEL,
-        ("preprocessor_config.json", "processor_config.json"): "save the feature extractor with "
-        "`feature_extractor.save_pretrained(folder)`",
+        "config.json": "model",
+        _WEIGHTS: "model",
+        "preprocessor_config.json or processor_config.json": "feature_extractor",
     },
-    "adapter": {
-        ("adapter_config.json",): _SAVE_MODEL,
-        ("adapter_model.safetensors",): _SAVE_MODEL,
-    },
-    "processor": {("processor_config.json", "preprocessor_config.json"): _SAVE_PROCESSOR},
-    "dataset": {},
+    "adapter": {"adapter_config.json": "model", "adapter_model.safetensors": "model"},
+    "processor": {"processor_config.json or preprocessor_config.json": "processor"},
 }
 # The files in which `auto_map` and `custom_pipelines` name code; ours are written anew with every push.
 _NAME_OUR_CODE = ("config.json", "processor_config.json", "preprocessor_config.json")
@@ -143,7 +85,7 @@ _NAME_OUR_CODE = ("config.json", "processor_config.json", "preprocessor_config.j
 
 @dataclass
 class Publication:
-    """What is published of a folder.
+    """The files of a folder that are published.
 
     Attributes
     ----------
@@ -151,8 +93,8 @@ class Publication:
     files : dict of str to Path or bytes
         Path in the repository -> local file, or content that replaces or joins the folder's own files.
     left_out : list of str
-        Files of the folder that are not published: a Trainer's state, caches, hidden files, and all that does not
-        belong to its kind.
+        Files of the folder that are not published: a Trainer's state, caches, hidden files, and everything that does
+        not belong to its kind.
     """
 
     kind: str
@@ -164,14 +106,14 @@ class Publication:
         return "dataset" if self.kind == "dataset" else "model"
 
     def text(self, name: str) -> str | None:
-        """The text of a file, or None when there is no such file."""
+        """Return the text of a file, or None when there is no such file."""
         content = self.files.get(name)
         if content is None:
             return None
         return (content if isinstance(content, bytes) else content.read_bytes()).decode()
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file as a dict; empty when there is no such file."""
+        """Return the object in a JSON file; empty when there is no such file."""
         text = self.text(name)
         if text is None:
             return {}
@@ -184,12 +126,20 @@ class Publication:
         return value
 
     def set_json(self, name: str, record: Any) -> None:
-        """Put a JSON file into the publication, in the form in which it compares equal the next time."""
-        self.files[name] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        """Put a JSON file into the publication."""
+        self.files[name] = to_json(record)
+
+
+def to_json(record: Any) -> bytes:
+    """Write JSON always in the same form, so that an unchanged record is not uploaded again."""
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+# ---- reading a folder
 
 
 def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publication:
-    """Look into a folder that is to be published, and refuse what must not be, or cannot be loaded by others.
+    """Read a folder that is to be published; refuse one that must not be, or that others could not load.
 
     Parameters
     ----------
@@ -201,24 +151,24 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
     Raises
     ------
     ValueError
-        When it holds nothing that is known, files of a kind that can run code, weights that are cut short, or
-        not everything that its kind needs. The message lists them and says what to do.
+        When it holds nothing that is known, files that can run code, truncated weights, or less than its kind needs.
+        The message lists the files and says what to do.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the folder that `save_pretrained` wrote.")
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    seen = [name for name in names if not is_left_behind(name)]
-    kind = kind_of(seen, root)
-    pickles = [name for name in seen if name.lower().endswith(PICKLE_SUFFIXES)]
-    if pickles:
+    paths: dict[str, Path | bytes] = {name: root / name for name in names if not is_left_behind(name)}
+    kind = kind_of(paths, Publication("", paths).json("config.json"), str(root))
+    if pickles := [name for name in paths if name.lower().endswith(PICKLE_SUFFIXES)]:
         raise ValueError(
             f"{root} holds {', '.join(pickles)}: files that can run code when they are opened are not published; "
             "expected safetensors. Save the weights again with `save_pretrained`, and delete these."
         )
-    paths = {name: root / name for name in seen if is_publishable(kind, name)}
-    _check_files(paths)
-    publication = Publication(kind, {**paths}, [name for name in names if name not in paths])
+    files = {name: path for name, path in paths.items() if _PUBLISHABLE[kind].fullmatch(name)}
+    publication = Publication(kind, files, [name for name in names if name not in files])
+    for name in files:
+        _check_content(name, root / name)
     if kind != "dataset":
         _check_shards(root, publication)
         _check_configs(publication)
@@ -227,29 +177,26 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
     return publication
 
 
-def kind_of(names: Iterable[str], root: Path | None = None, config: dict[str, Any] | None = None) -> str:
-    """What files of these names make together.
+def kind_of(names: Iterable[str], config: Mapping[str, Any], place: str = "The repository") -> str:
+    """Return the kind of repository that files of these names make.
 
     Parameters
     ----------
     names : iterable of str
-    root : Path, optional
-        The folder where they lie.
-    config : dict, optional
-        `config.json`, where it does not lie in a folder.
+    config : mapping
+        `config.json`; empty where there is none.
+    place : str
+        Where the files lie, for the message of an error.
     """
     names = set(names)
-    # a converted checkpoint may hold its adapter beside the weights: the model is what is loaded
+    # A converted checkpoint may hold its adapter next to the weights: the model is what is loaded.
     if "config.json" in names:
-        if config is None:
-            assert root is not None
-            config = Publication("", {"config.json": root / "config.json"}).json("config.json")
         if config.get("model_type") in ("fmri_lm", "fmri_tokenizer"):
             return str(config["model_type"])
         if "adapter_config.json" not in names:
             raise ValueError(
-                f"{(root or Path()) / 'config.json'} has the model type {config.get('model_type')!r}; expected "
-                "'fmri_lm' or 'fmri_tokenizer'. Other models are published with `hf upload`."
+                f"{place}: config.json has the model type {config.get('model_type')!r}; expected 'fmri_lm' or "
+                "'fmri_tokenizer'. Other models are published with `hf upload`."
             )
     if "adapter_config.json" in names:
         return "adapter"
@@ -258,29 +205,64 @@ def kind_of(names: Iterable[str], root: Path | None = None, config: dict[str, An
     if names & {"processor_config.json", "preprocessor_config.json"}:
         return "processor"
     raise ValueError(
-        f"{root or 'The repository'} holds neither a model (config.json), an adapter (adapter_config.json), a "
-        "processor (processor_config.json) nor a dataset (parquet or arrow files); "
+        f"{place} holds neither a model (config.json), an adapter (adapter_config.json), a processor "
+        "(processor_config.json) nor a dataset (parquet or arrow files); "
         f"found {', '.join(sorted(names)[:5]) or 'no files'}."
     )
 
 
-def _check_files(paths: Mapping[str, Path]) -> None:
-    for name, path in paths.items():
-        if path.stat().st_size > MAX_FILE_BYTES:
+def is_left_behind(name: str) -> bool:
+    """Return whether a file is a Trainer's state, a cache, hidden, or half written."""
+    return bool(_LEFT_BEHIND.search(name))
+
+
+def _check_content(name: str, path: Path) -> None:
+    """Refuse a file that is too large, or whose content is not what its name says."""
+    suffix, size = Path(name).suffix, path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{name} has {size / 1e9:.1f} GB; files of at most {MAX_FILE_BYTES / 1e9:.0f} GB are published. Save it "
+            "again with `max_shard_size='2GB'`."
+        )
+    if suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy"):
+                return
+        except SafetensorError as error:
             raise ValueError(
-                f"{name} has {path.stat().st_size / 1e9:.1f} GB; files of at most {MAX_FILE_BYTES / 1e9:.0f} GB are "
-                "published. Save it again with `max_shard_size='2GB'`."
-            )
-        check_content(name, path)
+                f"{name} cannot be read as safetensors ({error}): it is cut short or corrupt; save it again."
+            ) from error
+    with path.open("rb") as file:
+        begin = file.read(8)
+        file.seek(-min(4, size), os.SEEK_END)
+        end = file.read()
+    if suffix == ".parquet":
+        is_right = begin.startswith(b"PAR1") and end == b"PAR1"
+    elif suffix == ".arrow":
+        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
+    elif suffix == ".png":
+        is_right = begin == b"\x89PNG\r\n\x1a\n" and all(kind for kind, _ in png_chunks(path.read_bytes()))
+    elif suffix == ".model" and begin.startswith(b"\n"):
+        is_right = True  # of sentencepiece; others hold text
+    else:
+        is_right = is_text(path.read_bytes())  # a pickle or an archive under another name is not
+    if not is_right:
+        raise ValueError(
+            f"{name} does not hold what its name says: expected {suffix.lstrip('.') or 'text'}, found other bytes "
+            f"({begin!r}). Files of unknown content are not published; remove it, or save it again."
+        )
 
 
 def _check_shards(root: Path, publication: Publication) -> None:
-    for name in (name for name in publication.files if name.endswith(".safetensors.index.json")):
-        shards = set(publication.json(name).get("weight_map", {}).values())
-        if missing := sorted(shards - set(publication.files)):
-            raise ValueError(
-                f"{name} lists {', '.join(missing)}, which {root} does not hold; save the model again."
-            )
+    for name in publication.files:
+        if name.endswith(".safetensors.index.json"):
+            shards = set(publication.json(name).get("weight_map", {}).values())
+            if missing := sorted(shards - set(publication.files)):
+                raise ValueError(
+                    f"{name} lists {', '.join(missing)}, which {root} does not hold; save the model again."
+                )
 
 
 def _check_configs(publication: Publication) -> None:
@@ -288,14 +270,13 @@ def _check_configs(publication: Publication) -> None:
         if not name.endswith("config.json"):
             continue
         config = publication.json(name)
-        extractor = config.get("feature_extractor")
-        if name == "processor_config.json" and isinstance(extractor, dict):
-            # a processor names the class of its feature extractor a second time, inside; the push replaces both
-            extractor = {key: value for key, value in extractor.items() if key != "auto_map"}
-            check_config_is_inert(config | {"feature_extractor": extractor}, name)
-        else:
-            check_config_is_inert(config, name)
+        inner = config.get("feature_extractor")
+        if name == "processor_config.json" and isinstance(inner, dict):
+            # A processor names the class of its feature extractor a second time, inside; the push replaces both.
+            config["feature_extractor"] = {key: value for key, value in inner.items() if key != "auto_map"}
+        check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
+            # transformers loads "org/name--module.Class" from that repository, at whatever commit it is then
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
             if foreign:
                 raise ValueError(
@@ -305,27 +286,27 @@ def _check_configs(publication: Publication) -> None:
             if config.get(key) and name not in _NAME_OUR_CODE:
                 raise ValueError(
                     f"{name}: `{key}` names code ({json.dumps(config[key])}) that is not published with this model; "
-                    "expected none. Remove it: what loads only with that code cannot be published here."
+                    "expected none. Remove it: a model that needs this code to load cannot be published here."
                 )
 
 
 def _check_complete(root: Path, publication: Publication) -> None:
     required = dict(_REQUIRED[publication.kind])
     if "FmriLMForSequenceClassification" in (publication.json("config.json").get("architectures") or ()):
-        del required[("generation_config.json",)]  # it writes no text
+        del required["generation_config.json"]  # it generates no text
     missing = [
-        f"{' or '.join(names)} ({remedy})"
-        for names, remedy in required.items()
-        if not any(name in publication.files for name in names)
+        f"{names} (save it with `{saved}.save_pretrained(folder)`)"
+        for names, saved in required.items()
+        if publication.files.keys().isdisjoint(names.split(" or "))
     ]
     if missing:
         raise ValueError(
             f"{root} is not complete: a {publication.kind.replace('_', ' ')} also needs {'; '.join(missing)}. "
-            "To publish it as it is, as a part of a repository, use --allow-incomplete (`allow_incomplete=True`)."
+            "To publish it as a part of a repository, use --allow-incomplete (`allow_incomplete=True`)."
         )
 
 
-# A saved dataset as a folder that the Hub understands: Parquet shards of bounded size, named by config and split.
+# ---- datasets
 
 _SHARD = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<split>[^/]+?)-\d+(?:-of-\d+)?\.parquet")
 
@@ -333,8 +314,8 @@ _SHARD = re.compile(r"(?P<folder>(?:[^/]+/)*)(?P<split>[^/]+?)-\d+(?:-of-\d+)?\.
 def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_size: str | int) -> None:
     """Replace the Arrow files of `Dataset.save_to_disk` in a publication by Parquet shards.
 
-    Files that belong to no split (the atlas, the split manifest, a card) stay as they are; a folder of Parquet
-    files is left alone. A dataset that was loaded as one split, or one config, of a larger one keeps its name.
+    Files that belong to no split (the atlas, the split manifest, a card) and Parquet files stay as they are. A
+    dataset that was loaded as one split, or one config, of a larger one keeps its name.
 
     Parameters
     ----------
@@ -362,7 +343,7 @@ def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_
     staging.mkdir(parents=True)
     for split, dataset in splits.items():
         config = dataset.info.config_name or "default"
-        # `load_dataset("parquet", data_files=...)` names configs "default-<hash>"
+        # `load_dataset("parquet", data_files=...)` names configs "default-<hash>", which is not a name to publish
         is_named = re.fullmatch(r"(?!default(-|$))[\w.-]+", config)
         place = f"data/{config}" if is_named else "data"
         n_shards = _n_shards(dataset, max_shard_size)
@@ -373,17 +354,17 @@ def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_
 
 
 def shard_group(name: str) -> tuple[str, str] | None:
-    """The folder and the split of a Parquet shard, by its name; None for other files."""
+    """Return folder and split of a Parquet shard, from its name; None for other files."""
     match = _SHARD.fullmatch(name)
     if match:
         return match["folder"].rstrip("/"), match["split"]
     return (str(Path(name).parent), Path(name).stem) if name.endswith(".parquet") else None
 
 
-def data_files(names: Any) -> list[dict[str, Any]]:
-    """Which files belong to which config and split, in the form of a card's `configs`.
+def data_files(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return which files belong to which config and split, in the form of a card's `configs`.
 
-    Files outside of `data/` and without a number are left to what `load_dataset` makes of their names.
+    Files outside of `data/` and files without a number are left to the rules of `load_dataset`.
     """
     configs: dict[str, dict[str, str]] = {}
     for name in sorted(names):
@@ -401,15 +382,18 @@ def data_files(names: Any) -> list[dict[str, Any]]:
 
 
 def declared_in_rows(publication: Publication) -> set[str]:
-    """What the features of the Parquet files declare about their cohort."""
+    """Return what the features of the Parquet files declare about their cohort."""
+    return declared_in_parquet(parquet_files(publication))
+
+
+def parquet_files(publication: Publication) -> list[Path]:
+    """Return the local Parquet files of a publication."""
     files = publication.files.items()
-    return declared_in_parquet(
-        path for name, path in files if name.endswith(".parquet") and isinstance(path, Path)
-    )
+    return [path for name, path in files if name.endswith(".parquet") and isinstance(path, Path)]
 
 
 def _split_name(dataset: Dataset) -> str:
-    """The split that a dataset was loaded as; "train" for a part of one, such as `train[:10%]`, and for none."""
+    """Return the split that a dataset was loaded as; "train" for none, and for a part such as `train[:10%]`."""
     name = str(dataset.split) if dataset.split is not None else ""
     return name if re.fullmatch(r"\w+(\.\w+)*", name) else "train"
 
@@ -417,5 +401,6 @@ def _split_name(dataset: Dataset) -> str:
 def _n_shards(dataset: Dataset, max_shard_size: str | int) -> int:
     from datasets.utils.py_utils import convert_file_size_to_int
 
+    # `data` is the whole table, also of a dataset that selects some of its rows
     n_bytes = dataset.data.nbytes * len(dataset) // max(dataset.data.num_rows, 1)
     return max(1, min(-(-n_bytes // convert_file_size_to_int(max_shard_size)), len(dataset)))

@@ -1,8 +1,13 @@
-"""Fetch repositories, and compare files with the checksums that the Hub lists (sha256, or git's sha1)."""
+"""Download repositories and verify downloads; clear errors and retries for everything that asks the Hub.
+
+[`fetch`] and [`dataset_folder`] download, [`verify_download`] compares files with the checksums that the Hub lists
+(sha256 of large files, git's sha1 of others). [`clear_errors`] turns the exceptions of the Hub's client into a
+[`HubAccessError`] of one sentence, and [`retried`] repeats a call while its error is one that passes.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
 import random
 import re
@@ -16,264 +21,42 @@ from typing import Any, TypeVar
 from huggingface_hub import (
     HfApi,
     constants,
+    errors,
     get_token,
     hf_hub_download,
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 from tqdm.auto import tqdm
 from transformers.utils import logging
-
-# What went wrong with the Hub, said in one sentence; and which troubles pass when one tries again.
 
 logger = logging.get_logger(__name__)
 Result = TypeVar("Result")
 
-# 409 and 412: another commit came between. The others: the server is busy, or something before it is.
-_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-# What helps where trying again does not.
-_ADVICE = {
-    400: "it did not accept what was sent: correct what it names",
-    402: f"the account has no room or no subscription for this: see {constants.ENDPOINT}/settings/billing",
-    403: "your account is not allowed this: do what it says, or ask the owner of the repository",
-    413: "a file or the whole of them is too large: save with a smaller `max_shard_size`",
-}
 _ATTEMPTS = 8
 _FIRST_WAIT = 0.5  # seconds; doubles with every attempt
 _LONGEST_WAIT = 30.0
 _CONNECTING_ATTEMPTS = 3  # where nobody answers at all, there is most likely no network
+# 409 and 412: another commit came between. The others: the server, or a proxy in front of it, is busy.
+_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+# What helps where trying again does not.
+_ADVICE = {
+    400: "it did not accept what was sent: correct what it names",
+    402: f"the account has no storage or no subscription for this: see {constants.ENDPOINT}/settings/billing",
+    403: "your account is not allowed this: do what it says, or ask the owner of the repository",
+    413: "a file or the whole of them is too large: save with a smaller `max_shard_size`",
+}
 
 
-class HubAccessError(OSError):
-    """A repository, revision or file on the Hub cannot be reached; the message says why and what to do."""
-
-
-@contextmanager
-def clear_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the Hub's clients raise about `repo_id` into a `HubAccessError` of one sentence.
-
-    Errors that have nothing to do with the Hub pass unchanged; the cause stays chained.
-    """
-    try:
-        yield
-    except HubAccessError:
-        raise
-    except (OSError, HTTPError, RuntimeError, ValueError) as error:
-        for cause in _chain(error):
-            if sentence := _sentence(cause, repo_id, revision or "main"):
-                raise HubAccessError(sentence) from error
-        raise
-
-
-def retried(call: Callable[[], Result], what: str) -> Result:
-    """Call until it succeeds, waiting longer each time, as long as the trouble is one that passes.
-
-    `call` must be safe to repeat: it looks at what the Hub holds before it changes anything.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            return call()
-        except (OSError, HTTPError, RuntimeError, ValueError) as error:
-            wait = _wait_for(error, attempt)
-            if wait is None or attempt == _ATTEMPTS - 1:
-                raise
-            logger.warning(f"{what}: {_first_line(error)}; trying again in {wait:.1f} s.")
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def _wait_for(error: BaseException, attempt: int) -> float | None:
-    """Seconds to wait before another attempt, or None when the error will not pass."""
-    wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (1 + 0.2 * random.random())
-    for cause in _chain(error):
-        if isinstance(cause, LocalEntryNotFoundError):
-            continue  # says only that the cache is empty; its cause says whether asking again helps
-        if isinstance(cause, HfHubHTTPError):
-            if cause.response.status_code not in _PASSING_STATUS:
-                return None
-            asked = cause.response.headers.get("Retry-After", "")
-            return max(wait, float(asked)) if asked.isdigit() else wait
-        if isinstance(cause, OfflineModeIsEnabled):
-            return None
-        if type(cause).__name__ == "ConnectError":
-            return wait if attempt + 1 < _CONNECTING_ATTEMPTS else None
-        # A page of HTML where the client expects JSON is a gateway's way of saying "busy".
-        if isinstance(cause, (HTTPError, ConnectionError, json.JSONDecodeError)):
-            return wait
-    return None
-
-
-def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
-    url = f"{constants.ENDPOINT}/{repo_id}"
-    if isinstance(error, GatedRepoError):
-        if get_token() is None:
-            return (
-                f"{repo_id} is gated: log in with `hf auth login`, ask for access at {url}, and try again once "
-                "it is granted."
-            )
-        return f"{repo_id} is gated and your account has no access to it: ask for it at {url}."
-    if isinstance(error, RepositoryNotFoundError):
-        if get_token() is None:
-            return (
-                f"{repo_id} does not exist on {constants.ENDPOINT}, or is private: check the spelling, or log in "
-                "with `hf auth login` if it is yours."
-            )
-        return (
-            f"{repo_id} does not exist on {constants.ENDPOINT}, or is private and your token may not read it: "
-            "check the spelling, or ask its owner for access."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no revision {revision!r}: see {url}/commits/main for those that it has."
-    if isinstance(error, OfflineModeIsEnabled) or (
-        isinstance(error, LocalEntryNotFoundError) and constants.is_offline_mode()
-    ):
-        return (
-            f"{repo_id} (revision {revision}) is not in the cache, and HF_HUB_OFFLINE=1 forbids to fetch it: "
-            "fetch it once with the variable unset."
-        )
-    if isinstance(error, LocalEntryNotFoundError):
-        return None  # says only that the cache is empty; its cause says why the Hub could not be asked
-    if isinstance(error, EntryNotFoundError):
-        return f"A file is missing from {repo_id} (revision {revision}): {_first_line(error)}"
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status == 401:
-            return (
-                f"{constants.ENDPOINT} refused your token for {repo_id}: log in again with `hf auth login`, or "
-                "unset HF_TOKEN."
-            )
-        said = f" ({error.server_message.rstrip('.')})" if error.server_message else ""
-        if status == 403 and _is_about_rights(error.server_message):
-            return (
-                f"Your token may not write to {repo_id}{said}: create one with write access to it at "
-                f"{constants.ENDPOINT}/settings/tokens."
-            )
-        advice = _ADVICE.get(status)
-        if advice is None:
-            advice = (
-                "try again later" if status in _PASSING_STATUS or status >= 500 else "nothing was changed"
-            )
-        return f"{constants.ENDPOINT} answered {status} for {repo_id}{said}; {advice}."
-    if isinstance(error, (HTTPError, ConnectionError)):
-        return (
-            f"{constants.ENDPOINT} cannot be reached ({_first_line(error)}), and {repo_id} (revision {revision}) "
-            "is not completely in the cache: check the network."
-        )
-    return None
-
-
-def _is_about_rights(said: str | None) -> bool:
-    """Whether a 403 is about the token, as it is where the server says nothing, and not about storage or terms."""
-    return not said or bool(re.search(r"rights|token|permission|credential|authori[sz]", said, re.IGNORECASE))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, outermost first."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    return text if len(text) < 200 else text[:200] + "..."
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify_download` found.
-
-    Attributes
-    ----------
-    repo_id, commit : str
-    verified : tuple of str
-        Files whose content is what the repository lists.
-    damaged : tuple of str
-        Files whose content is not.
-    repaired : tuple of str
-        Damaged files that were fetched again, and are right now.
-    fetched : tuple of str
-        Files that were not in the cache, and were fetched before they were compared.
-    """
-
-    repo_id: str
-    commit: str
-    verified: tuple[str, ...]
-    damaged: tuple[str, ...]
-    repaired: tuple[str, ...]
-    fetched: tuple[str, ...]
-
-
-def verify_download(
-    repo_id: str, revision: str | None = None, repo_type: str = "model", repair: bool = False
-) -> Verification:
-    """Check the downloaded files of a repository against the checksums that the Hub lists.
-
-    The Hub's client accepts a download that has the right size, whatever it contains. What is not in the cache yet,
-    all of it or a part, is fetched first, so that the whole repository has been compared in the end.
-
-    Parameters
-    ----------
-    repo_id : str
-    revision : str, optional
-        Branch, tag or commit; the default branch as it was downloaded when not given.
-    repo_type : {"model", "dataset"}, default="model"
-    repair : bool, default=False
-        Fetch damaged files again.
-
-    Raises
-    ------
-    HubAccessError
-        When the repository, its checksums, or a file that is missing here cannot be reached.
-    """
-    api = HfApi()
-    with clear_errors(repo_id, revision):
-        commit = downloaded_commit(repo_id, revision, repo_type)
-        if commit is None:
-            info = retried(
-                lambda: api.repo_info(repo_id, revision=revision, repo_type=repo_type),
-                f"Looking at {repo_id}",
-            )
-            commit = str(info.sha)
-        tree = retried(
-            lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
-            f"Listing {repo_id}",
-        )
-        found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "fetched": []}
-        files = [entry for entry in tree if isinstance(entry, RepoFile)]
-        for file in tqdm(files, desc=f"Verifying {repo_id}", unit="file", disable=None):
-            cached = try_to_load_from_cache(repo_id, file.path, revision=commit, repo_type=repo_type)
-            if not isinstance(cached, str):
-                cached = _fetched(repo_id, repo_type, commit, file.path)
-                found["fetched"].append(file.path)
-            if is_same(Path(cached), file):
-                found["verified"].append(file.path)
-            elif repair and is_same(Path(_fetched(repo_id, repo_type, commit, file.path, again=True)), file):
-                found["repaired"].append(file.path)
-            else:
-                found["damaged"].append(file.path)
-    return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in found.items()})
+# ---- download
 
 
 def fetch(repo_id: str, revision: str | None = None, repo_type: str = "model") -> tuple[Path, str]:
-    """Download a repository, whole, and say which commit it was.
+    """Download a whole repository.
 
     Parameters
     ----------
@@ -287,46 +70,39 @@ def fetch(repo_id: str, revision: str | None = None, repo_type: str = "model") -
     folder : Path
         In the cache of the Hub's client.
     commit : str
-        For the record of whoever uses it.
+        The commit that was downloaded, for the record.
     """
-
-    def download() -> str:
-        return snapshot_download(repo_id, revision=revision, repo_type=repo_type)
-
     with clear_errors(repo_id, revision):
-        folder = Path(retried(download, f"Fetching {repo_id}"))
+        snapshot = retried(
+            lambda: snapshot_download(repo_id, revision=revision, repo_type=repo_type), f"Fetching {repo_id}"
+        )
+    folder = Path(snapshot)
     return folder, folder.name
 
 
-def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
-    """Whether a file of a repository has this content, by size and checksum."""
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if remote is None or remote.size != size:
-        return False
-    if remote.lfs is not None:
-        return _digest(content, hashlib.sha256()) == remote.lfs.sha256
-    return _digest(content, hashlib.sha1(b"blob %d\0" % size)) == remote.blob_id
+def dataset_folder(name: str | Path) -> Path:
+    """Return the folder or file of a dataset; a name that is not a path here is downloaded from the Hub.
 
-
-def _digest(content: Path | bytes, digest: Any) -> str:
-    if isinstance(content, bytes):
-        digest.update(content)
-    else:
-        with content.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    Parameters
+    ----------
+    name : str or path
+        An existing path, or `org/name`.
+    """
+    name = str(name)
+    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return Path(name)
+    folder, _ = fetch(name, repo_type="dataset")
+    return folder
 
 
 def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:
-    """The commit that the cache holds for a branch, tag or commit, or None when it holds none.
+    """Return the commit that the cache holds for a branch, tag or commit; None for none, and for a local folder.
 
-    After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded, for the record of whoever uses
-    it: configurations do not keep it. None for a local folder, too.
+    After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded: configurations do not keep it.
     """
     try:
         validate_repo_id(repo_id)
-    except HFValidationError:
+    except errors.HFValidationError:
         return None
     if Path(repo_id).exists():
         return None
@@ -337,12 +113,12 @@ def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str 
 
 
 def fetched_commits(names: Iterable[Any]) -> dict[str, str]:
-    """Print, and return for a record, at which commits models and datasets of these names were fetched.
+    """Print, and return for the record, the commits of models and datasets that were downloaded.
 
     Parameters
     ----------
     names : iterable
-        What a command was given: ids on the Hub, and anything else, which is passed over.
+        Arguments of a command. Those that are not ids on the Hub are skipped.
 
     Returns
     -------
@@ -351,35 +127,240 @@ def fetched_commits(names: Iterable[Any]) -> dict[str, str]:
     """
     commits = {}
     for name in names:
-        found = [
-            downloaded_commit(name, repo_type=kind) for kind in ("model", "dataset") if isinstance(name, str)
-        ]
-        for commit in filter(None, found):
-            commits[name] = commit
-            print(f"{name}: commit {commit}")
+        for repo_type in ("model", "dataset"):
+            if isinstance(name, str) and (commit := downloaded_commit(name, repo_type=repo_type)):
+                commits[name] = commit
+                print(f"{name}: commit {commit}")
     return commits
 
 
-def _fetched(repo_id: str, repo_type: str, commit: str, path: str, again: bool = False) -> str:
-    def fetch() -> str:
-        return hf_hub_download(repo_id, path, revision=commit, repo_type=repo_type, force_download=again)
-
-    return retried(fetch, f"Fetching {path}")
+# ---- verification
 
 
-# Where a dataset lies: on this machine, or on the Hub.
+@dataclass(frozen=True)
+class Verification:
+    """The result of `verify_download`.
+
+    Attributes
+    ----------
+    repo_id, commit : str
+    verified : tuple of str
+        Files with the content that the repository lists.
+    damaged : tuple of str
+        Files with other content.
+    repaired : tuple of str
+        Damaged files that were downloaded again and are correct now.
+    fetched : tuple of str
+        Files that were not in the cache, and were downloaded before they were compared.
+    """
+
+    repo_id: str
+    commit: str
+    verified: tuple[str, ...]
+    damaged: tuple[str, ...]
+    repaired: tuple[str, ...]
+    fetched: tuple[str, ...]
 
 
-def dataset_folder(name: str | Path) -> Path:
-    """The folder or file of a dataset, or a snapshot of the repository of that name on the Hub.
+def verify_download(
+    repo_id: str, revision: str | None = None, repo_type: str = "model", repair: bool = False
+) -> Verification:
+    """Compare the downloaded files of a repository with the checksums that the Hub lists.
+
+    The Hub's client accepts a download of the right size, whatever it contains. Files that are not in the cache are
+    downloaded first, so that the whole repository is compared.
 
     Parameters
     ----------
-    name : str or path
-        Something that exists here, or `org/name`.
+    repo_id : str
+    revision : str, optional
+        Branch, tag or commit. Default: the default branch as it was downloaded.
+    repo_type : {"model", "dataset"}, default="model"
+    repair : bool, default=False
+        Download damaged files again.
+
+    Raises
+    ------
+    HubAccessError
+        When the repository, its checksums, or a missing file cannot be reached.
     """
-    name = str(name)
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return Path(name)
-    folder, _ = fetch(name, repo_type="dataset")
-    return folder
+    api = HfApi()
+    found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "fetched": []}
+
+    def download(path: str, again: bool = False) -> Path:
+        where: dict[str, Any] = {"revision": commit, "repo_type": repo_type, "force_download": again}
+        return Path(retried(lambda: hf_hub_download(repo_id, path, **where), f"Fetching {path}"))
+
+    with clear_errors(repo_id, revision):
+        commit = downloaded_commit(repo_id, revision, repo_type) or retried(
+            lambda: str(api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha),
+            f"Looking at {repo_id}",
+        )
+        tree = retried(
+            lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
+            f"Listing {repo_id}",
+        )
+        files = [entry for entry in tree if isinstance(entry, RepoFile)]
+        for file in tqdm(files, desc=f"Verifying {repo_id}", unit="file", disable=None):
+            cached = try_to_load_from_cache(repo_id, file.path, revision=commit, repo_type=repo_type)
+            if not isinstance(cached, str):
+                cached = download(file.path)
+                found["fetched"].append(file.path)
+            state = "verified" if is_same(Path(cached), file) else "damaged"
+            if state == "damaged" and repair and is_same(download(file.path, again=True), file):
+                state = "repaired"
+            found[state].append(file.path)
+    return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in found.items()})
+
+
+def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
+    """Return whether a file of a repository has this content, by size and checksum."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if remote is None or remote.size != size:
+        return False
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        if remote.lfs is not None:
+            return sha_fileobj(file).hex() == remote.lfs.sha256
+        return git_hash(file.read()) == remote.blob_id
+
+
+# ---- errors and retries
+
+
+class HubAccessError(OSError):
+    """A repository, revision or file on the Hub cannot be reached; the message says why and what to do."""
+
+
+@contextmanager
+def clear_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turn exceptions of the Hub's client about `repo_id` into a `HubAccessError` of one sentence.
+
+    Errors that have nothing to do with the Hub pass unchanged; the cause stays chained.
+    """
+    try:
+        yield
+    except HubAccessError:
+        raise
+    except (OSError, errors.HTTPError, RuntimeError, ValueError) as error:
+        for cause in _chain(error):
+            if sentence := _sentence(cause, repo_id, revision or "main"):
+                raise HubAccessError(sentence) from error
+        raise
+
+
+def retried(call: Callable[[], Result], what: str) -> Result:
+    """Call until it succeeds, waiting longer each time, while the error is one that passes.
+
+    `call` must be safe to repeat: it looks at what the Hub holds before it changes anything.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call()
+        except (OSError, errors.HTTPError, RuntimeError, ValueError) as error:
+            wait = _wait_for(error, attempt)
+            if wait is None or attempt == _ATTEMPTS - 1:
+                raise
+            logger.warning(f"{what}: {_first_line(error)}; trying again in {wait:.1f} s.")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _wait_for(error: BaseException, attempt: int) -> float | None:
+    """Return the seconds to wait before another attempt, or None when the error will not pass."""
+    wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (1 + 0.2 * random.random())
+    for cause in _chain(error):
+        # Says only that the cache is empty; the error that caused it says whether asking again helps.
+        if isinstance(cause, errors.LocalEntryNotFoundError):
+            continue
+        if isinstance(cause, errors.HfHubHTTPError):
+            if cause.response.status_code not in _PASSING_STATUS:
+                return None
+            asked = cause.response.headers.get(
+                "Retry-After", ""
+            )  # may also be a date, which is not worth parsing
+            return max(wait, float(asked)) if asked.isdigit() else wait
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            return None
+        if type(cause).__name__ == "ConnectError":
+            return wait if attempt + 1 < _CONNECTING_ATTEMPTS else None
+        # A page of HTML where the client expects JSON is a gateway's way of saying "busy".
+        if isinstance(cause, (errors.HTTPError, ConnectionError, json.JSONDecodeError)):
+            return wait
+    return None
+
+
+def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
+    """Say what an error means for the user; None for errors that are not of the Hub."""
+    endpoint, is_logged_in = constants.ENDPOINT, get_token() is not None
+    url = f"{endpoint}/{repo_id}"
+    # Subclasses first: most of these are HTTP errors too.
+    if isinstance(error, errors.GatedRepoError):
+        if is_logged_in:
+            return f"{repo_id} is gated and your account has no access to it: ask for it at {url}."
+        return f"{repo_id} is gated: log in with `hf auth login`, ask for access at {url}, and try again once granted."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        if is_logged_in:
+            return (
+                f"{repo_id} does not exist on {endpoint}, or is private and your token may not read it: check the "
+                "spelling, or ask its owner for access."
+            )
+        return (
+            f"{repo_id} does not exist on {endpoint}, or is private: check the spelling, or log in with "
+            "`hf auth login` if it is yours."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo_id} has no revision {revision!r}: see {url}/commits/main for existing ones."
+    if isinstance(error, errors.OfflineModeIsEnabled) or (
+        isinstance(error, errors.LocalEntryNotFoundError) and constants.is_offline_mode()
+    ):
+        return (
+            f"{repo_id} (revision {revision}) is not in the cache, and HF_HUB_OFFLINE=1 forbids to download it: "
+            "download it once with the variable unset."
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return None  # as in `_wait_for`: its cause says why the Hub could not be asked
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"A file is missing from {repo_id} (revision {revision}): {_first_line(error)}"
+    if isinstance(error, errors.HfHubHTTPError):
+        return _sentence_about_status(error.response.status_code, error.server_message, repo_id)
+    if isinstance(error, (errors.HTTPError, ConnectionError)):
+        return (
+            f"{endpoint} cannot be reached ({_first_line(error)}), and {repo_id} (revision {revision}) is not "
+            "completely in the cache: check the network."
+        )
+    return None
+
+
+def _sentence_about_status(status: int, server_message: str | None, repo_id: str) -> str:
+    quoted = f" ({server_message.rstrip('.')})" if server_message else ""
+    if status == 401:
+        return (
+            f"{constants.ENDPOINT} refused your token for {repo_id}: log in again with `hf auth login`, or unset "
+            "HF_TOKEN."
+        )
+    # A 403 is about the token where the server says so, or nothing; otherwise about storage, terms and the like.
+    about_rights = r"rights|token|permission|credential|authori[sz]"
+    if status == 403 and (not server_message or re.search(about_rights, server_message, re.IGNORECASE)):
+        return (
+            f"Your token may not write to {repo_id}{quoted}: create one with write access to it at "
+            f"{constants.ENDPOINT}/settings/tokens."
+        )
+    passes = status in _PASSING_STATUS or status >= 500
+    advice = _ADVICE.get(status, "try again later" if passes else "nothing was changed")
+    return f"{constants.ENDPOINT} answered {status} for {repo_id}{quoted}; {advice}."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what caused it, outermost first."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        # also what was only being handled: transformers raises its own OSError while it handles that of the Hub
+        cause = cause.__cause__ or cause.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 200 else text[:200] + "..."

@@ -1,8 +1,9 @@
-"""What a push makes of a branch: which files it brings, which it removes, and the card of what is there then.
+"""Merge a push into a branch: the files it brings, the files it removes, and the card of the result.
 
-A push owns the weights of its kind, or the shards of its splits, and what was recorded about them. Everything else
-on the branch stays: other configs and splits, what a processor or a person added, and every word of a card that
-this program did not write itself.
+A push owns the weights of its kind, or the shards of its splits, and the records about them. Everything else on the
+branch stays: other configs and splits, what a processor or a person added, and every word of a card that this program
+did not write itself. [`merge`] is a function of what is pushed and of the [`Head`] of the [`Branch`], so that a push
+can start again from any head that it finds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from transformers.utils import logging
 from ..cards.rendering import (
     NOT_RECORDED,
     eval_results,
+    find_block,
+    has_block,
     is_edited,
     join_card,
     sign_card,
@@ -29,65 +32,237 @@ from ..cards.rendering import (
     update_card,
 )
 from ..declarations import DECLARATIONS, is_declared
-from .contents import Publication, data_files, kind_of, shard_group
+from .contents import Publication, data_files, kind_of, shard_group, to_json
 from .download import HubAccessError, is_same, retried
 from .records import count_parameters, render_dataset_card, render_model_card
 
-# The branch of a repository that is pushed to: what its head holds, and a commit on top of it.
+logger = logging.get_logger(__name__)
 
+# The blocks that say that data are simulated, or that a cohort is controlled: such a card always has them.
+_ALWAYS_SHOWN = ("simulated", "controlled")
+_MODEL_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_WEIGHTS = {
+    "fmri_lm": _MODEL_WEIGHTS,
+    "fmri_tokenizer": _MODEL_WEIGHTS,
+    "adapter": re.compile(r"adapter_model\.safetensors"),
+}
+_TRAINING, _RESULTS, _EVAL_RESULTS = "training_info.json", "results.json", ".eval_results/fmri_lm_hf.yaml"
+# The small files that a card is made from.
+_READ_FOR_CARDS = (
+    *("config.json", "adapter_config.json", "processor_config.json", "preprocessor_config.json"),
+    *("tokenizer_config.json", _TRAINING, _RESULTS),
+)
+_RECORDS_OF_DATA = re.compile(r"(?:atlas|provenance|splits|failures)\.json|README\.md")
 _DOWNLOADS = 3  # of a file whose content is not what the head lists
 
 
 @dataclass
-class Head:
-    """What a branch holds now.
+class Change:
+    """What is to be committed on top of a head.
 
     Attributes
     ----------
-    branch : Branch
-    commit : str
-    files : dict of str to RepoFile
+    files : dict of str to Path or bytes
+    deletions : list of str
     """
 
-    branch: Branch
-    commit: str
-    files: dict[str, RepoFile]
-    _read: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, Path | bytes]
+    deletions: list[str]
 
-    def read(self, name: str) -> bytes:
-        """The content of a (small) file, compared with the checksum that the head lists for it.
+    def without_known(self, head: Head) -> Change:
+        """Leave out the files that the head holds already."""
+        files = {name: file for name, file in self.files.items() if not is_same(file, head.files.get(name))}
+        return Change(files, self.deletions)
 
-        The cache of the Hub's client takes no part: a file that is broken there would be published again.
-        """
-        for _ in range(_DOWNLOADS if name not in self._read else 0):
-            with tempfile.TemporaryDirectory(prefix="fmri-lm-head-") as folder:
-                path = self.branch.api.hf_hub_download(
-                    **self.branch.repo,
-                    filename=name,
-                    revision=self.commit,
-                    local_dir=folder,
-                    force_download=True,
-                )
-                content = Path(path).read_bytes()
-            if is_same(content, self.files[name]):
-                self._read[name] = content
-                break
-        if name not in self._read:
-            raise HubAccessError(
-                f"{name} of {self.branch.repo_id} arrives with other bytes than the repository lists for it; nothing "
-                "was committed. Something between here and the Hub changes files: check proxies and disks."
-            )
-        return self._read[name]
 
-    def json(self, name: str) -> dict[str, Any]:
-        """A JSON file as a dict; empty when there is none, or when it holds no JSON object."""
-        if name not in self.files:
-            return {}
-        try:
-            record = json.loads(self.read(name))
-        except ValueError:
-            return {}
-        return record if isinstance(record, dict) else {}
+def merge(
+    publication: Publication,
+    head: Head,
+    repo_id: str,
+    declared: set[str],
+    license: str | None = None,
+    tags: list[str] | None = None,
+) -> Change:
+    """Merge a publication into the head of a branch.
+
+    Parameters
+    ----------
+    publication : Publication
+    head : Head
+    repo_id : str
+        Shown in the card.
+    declared : set of str
+        What is declared about the cohort behind a dataset.
+    license : str, optional
+        Identifier of the Hub, such as `"cc-by-4.0"`, for the card.
+    tags : list of str, optional
+        Further tags of the card.
+    """
+    change = Change({name: file for name, file in publication.files.items() if name != "README.md"}, [])
+    is_new_kind = False
+    if publication.kind == "dataset":
+        # Shards of an earlier push of the same splits of the same configs go; other splits and configs stay.
+        groups = {shard_group(name) for name in change.files} - {None}
+        change.deletions += [n for n in head.files if n not in change.files and shard_group(n) in groups]
+        rendered = _dataset_card(publication, head, change.deletions, repo_id, declared)
+    else:
+        _replace_weights(change, publication, head)
+        # The card is about all that is there afterwards: a processor may come to a model that was pushed before.
+        result = _after(change, head)
+        is_new_kind = result.kind != _kind_at(head)
+        if license is not None:
+            result.set_json(_TRAINING, {**result.json(_TRAINING), "license": license})
+        # what the Hub reads of the scores follows from their record, and goes with it
+        if scores := eval_results(repo_id, result.json(_RESULTS)):
+            change.files[_EVAL_RESULTS] = scores.encode()
+        elif _EVAL_RESULTS in head.files:
+            change.deletions.append(_EVAL_RESULTS)
+        n_parameters = count_parameters(result) or _count_at(head, change.deletions, result.kind)
+        rendered = render_model_card(result, repo_id, n_parameters)
+    card = update_card(
+        _base_card(publication, head, repo_id), rendered, _ALWAYS_SHOWN, add_blocks=is_new_kind
+    )
+    change.files["README.md"] = sign_card(_with_metadata(card, license, tags)).encode()
+    return change
+
+
+def declared_at(head: Head) -> set[str]:
+    """Return what the card and the records at the head of a branch declare about their cohort."""
+    records: list[Any] = [head.json(name) for name in head.files if _RECORDS_OF_DATA.fullmatch(name)]
+    card = head.read("README.md").decode() if "README.md" in head.files else ""
+    records.append(split_card(card)[0])
+    return {name for name in DECLARATIONS if is_declared(records, name) or has_block(card, name)}
+
+
+# ---- models
+
+
+def _weights(names: Iterable[str], kind: str) -> list[str]:
+    pattern = _WEIGHTS.get(kind)
+    return [name for name in names if pattern is not None and pattern.fullmatch(name)]
+
+
+def _replace_weights(change: Change, publication: Publication, head: Head) -> None:
+    """Delete earlier weights, and keep the records at the head only while they are about these weights."""
+    weights = _weights(change.files, publication.kind)
+    if not weights:
+        return
+    # Shards of earlier weights would be loaded, or counted, with the new ones.
+    change.deletions += [name for name in _weights(head.files, publication.kind) if name not in change.files]
+    is_unchanged = not change.deletions and all(
+        is_same(change.files[name], head.files.get(name)) for name in weights
+    )
+    at_head = head.json(_TRAINING)
+    if publication.json(_TRAINING) in ({}, {"training": NOT_RECORDED}):
+        if is_unchanged and at_head:
+            change.files.pop(_TRAINING, None)
+        else:
+            # Nothing says that the new weights do not come from the earlier ones. A warning too many does less harm
+            # than scores of simulated scans that pass for real ones.
+            inherited = {"simulated": True} if is_declared(at_head, "simulated") else {}
+            change.files[_TRAINING] = to_json({"training": NOT_RECORDED, **inherited})
+    if not is_unchanged and _RESULTS in head.files and _RESULTS not in change.files:
+        change.deletions.append(_RESULTS)
+
+
+def _after(change: Change, head: Head) -> Publication:
+    """Return what the branch holds after the push, as far as a card is made from it."""
+    names = head.files.keys() - set(change.deletions) | change.files.keys()
+    known = dict(change.files)
+    for name in _READ_FOR_CARDS:
+        if name in names and name not in known:
+            known[name] = head.read(name)
+    return Publication(kind_of(names, Publication("", known).json("config.json")), known)
+
+
+def _kind_at(head: Head) -> str | None:
+    try:
+        return kind_of(head.files, head.json("config.json"))
+    except ValueError:
+        return None
+
+
+def _count_at(head: Head, deletions: list[str], kind: str) -> int | None:
+    """Count the parameters of the weights at a head, from the headers of their files."""
+    api, repo_id = head.branch.api, head.branch.repo_id
+    headers = [
+        api.parse_safetensors_file_metadata(repo_id, name, revision=head.commit)
+        for name in _weights(head.files, kind)
+        if name.endswith(".safetensors") and name not in deletions
+    ]
+    return sum(sum(header.parameter_count.values()) for header in headers) or None
+
+
+# ---- datasets
+
+
+def _dataset_card(
+    publication: Publication, head: Head, deletions: list[str], repo_id: str, declared: set[str]
+) -> str:
+    """Return the card of a dataset: where others' configs or splits stay, the card at the head with joint metadata."""
+    rendered = render_dataset_card(publication, repo_id, declared)
+    pushed_groups = {shard_group(name) for name in publication.files} | {None}
+    others = [n for n in head.files if n not in deletions and shard_group(n) not in pushed_groups]
+    if not others or "README.md" not in head.files:
+        return rendered
+    metadata, body, _ = split_card(rendered)
+    old, old_body, _ = split_card(head.read("README.md").decode())
+    metadata["configs"] = _merged_configs(old.get("configs"), data_files([*others, *publication.files]))
+    if infos := old.get("dataset_info"):
+        # `load_dataset` compares the sizes in there with what it finds: those of the pushed configs are outdated
+        pushed = {part["config_name"] for part in data_files(publication.files)}
+        infos = infos if isinstance(infos, list) else [infos]
+        metadata["dataset_info"] = [i for i in infos if i.get("config_name", "default") not in pushed]
+    kept = old_body if "<!-- generated:" in old_body else body
+    blocks = filter(None, (find_block(body, name) for name in _ALWAYS_SHOWN if not has_block(kept, name)))
+    return join_card(metadata, "\n\n".join([*blocks, kept.lstrip("\n")]))
+
+
+def _merged_configs(earlier: Any, pushed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add the configs that the files make to those of a card, of which the rest (such as `default`) stays."""
+    merged = {entry.get("config_name", "default"): dict(entry) for entry in earlier or []}
+    for entry in pushed:
+        known = merged.setdefault(entry["config_name"], {"config_name": entry["config_name"]})
+        # `data_files` may also be a single path, which says nothing about splits
+        parts = known.get("data_files") or []
+        splits = {part["split"]: part for part in parts if isinstance(part, dict) and "split" in part}
+        known["data_files"] = list(
+            {**splits, **{part["split"]: part for part in entry["data_files"]}}.values()
+        )
+    return list(merged.values())
+
+
+# ---- cards
+
+
+def _base_card(publication: Publication, head: Head, repo_id: str) -> str | None:
+    """Return the card whose text stays: that at the head, or that of the folder where a person wrote it."""
+    local = publication.text("README.md")
+    at_head = head.read("README.md").decode() if "README.md" in head.files else None
+    if at_head is None or local is None or not is_edited(local):
+        return at_head if at_head is not None else local
+    if not is_edited(at_head):
+        return local
+    logger.warning(
+        f"The cards of {repo_id} and of the folder were both edited by hand; the text on the Hub is kept."
+    )
+    return at_head
+
+
+def _with_metadata(card: str, license: str | None, tags: list[str] | None) -> str:
+    """Add the licence and the tags that the caller gave to the metadata of a card."""
+    if not license and not tags:
+        return card
+    metadata, body, _ = split_card(card)
+    if license:
+        metadata["license"] = license
+    if tags:
+        named = metadata.get("tags") or []
+        metadata["tags"] = list(dict.fromkeys([*(named if isinstance(named, list) else [named]), *tags]))
+    return join_card(metadata, body)
+
+
+# ---- the branch that is pushed to
 
 
 @dataclass(frozen=True)
@@ -128,7 +303,7 @@ class Branch:
                 f"Creating the branch {self.revision}",
             )
 
-    def check_who_sees_it(self, private: bool | None, controlled: bool) -> None:
+    def check_visibility(self, private: bool | None, controlled: bool) -> None:
         """Refuse a public repository for what must be private, or for controlled data without access requests."""
         if not (private or controlled):
             return
@@ -141,290 +316,72 @@ class Branch:
             )
 
     def head(self) -> Head:
-        """What the branch holds now."""
+        """Look at what the branch holds now."""
         commit = str(self.api.repo_info(**self.repo, revision=self.revision).sha)
         tree = self.api.list_repo_tree(**self.repo, recursive=True, revision=commit)
         return Head(self, commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)})
 
-    def commit(
-        self,
-        head: Head,
-        additions: Mapping[str, Path | bytes],
-        deletions: list[str],
-        message: str,
-        description: str | None,
-        create_pr: bool,
-    ) -> CommitInfo:
-        """Commit on condition that the head is still the same; as a pull request if asked for."""
-        added = [CommitOperationAdd(name, _for_upload(content)) for name, content in additions.items()]
-        deleted = [CommitOperationDelete(name) for name in deletions]
+    def commit(self, head: Head, change: Change, message: str, **options: Any) -> CommitInfo:
+        """Commit a change on condition that the head is still the same."""
+        added = [CommitOperationAdd(name, content) for name, content in change.files.items()]
+        deleted = [CommitOperationDelete(name) for name in change.deletions]
         return self.api.create_commit(
             **self.repo,
             operations=[*added, *deleted],
             commit_message=message,
-            commit_description=description,
             revision=self.revision,
-            parent_commit=head.commit,
-            create_pr=create_pr,
+            parent_commit=head.commit,  # without it a commit of somebody else in between would be undone
+            **options,
         )
-
-
-def _for_upload(content: Path | bytes) -> str | bytes:
-    return content if isinstance(content, bytes) else str(content)
-
-
-logger = logging.get_logger(__name__)
-
-# The blocks that say that data are simulated, or that a cohort is controlled: such a card always has them.
-_ALWAYS_SHOWN = ("simulated", "controlled")
-_WEIGHTS = {
-    "fmri_lm": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
-    "fmri_tokenizer": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
-    "adapter": re.compile(r"adapter_model\.safetensors"),
-}
-_TRAINING, _RESULTS = _RECORDS = ("training_info.json", "results.json")
-_EVAL_RESULTS = ".eval_results/fmri_lm_hf.yaml"
-# The small files that a card is made from.
-_READ_FOR_CARDS = (
-    *("config.json", "adapter_config.json", "processor_config.json", "preprocessor_config.json"),
-    *("tokenizer_config.json", *_RECORDS),
-)
-_RECORDS_OF_DATA = re.compile(r"(?:atlas|provenance|splits|failures)\.json|README\.md")
 
 
 @dataclass
-class Change:
-    """What is to be committed on top of a head.
+class Head:
+    """The files of a branch at one commit.
 
     Attributes
     ----------
-    files : dict of str to Path or bytes
-        All that the branch shall hold of this push; what is there already is not sent again.
-    deletions : list of str
+    branch : Branch
+    commit : str
+    files : dict of str to RepoFile
     """
 
-    files: dict[str, Path | bytes]
-    deletions: list[str]
+    branch: Branch
+    commit: str
+    files: dict[str, RepoFile]
+    _read: dict[str, bytes] = field(default_factory=dict)
 
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file, compared with the checksum that the head lists for it.
 
-def merge(
-    publication: Publication,
-    head: Head,
-    repo_id: str,
-    declared: set[str],
-    license: str | None = None,
-    tags: list[str] | None = None,
-) -> Change:
-    """What a publication makes of the head of a branch.
-
-    Parameters
-    ----------
-    publication : Publication
-    head : Head
-    repo_id : str
-        Shown in the card.
-    declared : set of str
-        What is declared about the cohort behind a dataset.
-    license : str, optional
-        Identifier of the Hub, such as `"cc-by-4.0"`, for the card.
-    tags : list of str, optional
-        Further tags of the card.
-    """
-    files = {name: content for name, content in publication.files.items() if name != "README.md"}
-    is_another = False
-    if publication.kind == "dataset":
-        deletions = _replaced_shards(files, head)
-        rendered = _dataset_card(publication, head, deletions, repo_id, declared)
-    else:
-        deletions = _replaced_weights(publication, files, head)
-        _keep_records(publication, files, deletions, head)
-        result = _result(files, head, deletions)
-        is_another = result.kind != _kind_at(head)
-        if license is not None:
-            result.set_json(_TRAINING, {**result.json(_TRAINING), "license": license})
-        _set_eval_results(files, deletions, head, eval_results(repo_id, result.json(_RESULTS)))
-        n_parameters = count_parameters(result) or _count_at(head, deletions, result.kind)
-        rendered = render_model_card(result, repo_id, n_parameters)
-    card = update_card(_base_card(publication, head, repo_id), rendered, _ALWAYS_SHOWN, add_blocks=is_another)
-    files["README.md"] = sign_card(_with_metadata(card, license, tags)).encode()
-    return Change(files, deletions)
-
-
-def declared_at(head: Head) -> set[str]:
-    """What the card and the records at the head of a branch declare about their cohort."""
-    records: list[Any] = [head.json(name) for name in head.files if _RECORDS_OF_DATA.fullmatch(name)]
-    card = head.read("README.md").decode() if "README.md" in head.files else ""
-    records.append(split_card(card)[0])
-    return {name for name in DECLARATIONS if is_declared(records, name) or f"<!-- generated:{name}" in card}
-
-
-# ---- models
-
-
-def _replaced_weights(publication: Publication, files: dict[str, Path | bytes], head: Head) -> list[str]:
-    """Shards of earlier weights, which would be loaded, or counted, with the new ones."""
-    owned = _WEIGHTS.get(publication.kind)
-    if owned is None or not any(owned.fullmatch(name) for name in files):
-        return []
-    return [name for name in head.files if owned.fullmatch(name) and name not in files]
-
-
-def _keep_records(
-    publication: Publication, files: dict[str, Path | bytes], deletions: list[str], head: Head
-) -> None:
-    """Take what the push does not record from the head while the weights are those; drop it when they are others."""
-    owned = _WEIGHTS.get(publication.kind)
-    weights = {name: content for name, content in files.items() if owned and owned.fullmatch(name)}
-    if not weights:
-        return
-    are_same = not deletions and all(
-        is_same(content, head.files.get(name)) for name, content in weights.items()
-    )
-    recorded = publication.json(_TRAINING)
-    at_head = head.json(_TRAINING)
-    says_nothing = not recorded or recorded == {"training": NOT_RECORDED}
-    if are_same:
-        if says_nothing and at_head:
-            files.pop(_TRAINING, None)
-        elif says_nothing:
-            _set(files, _TRAINING, {"training": NOT_RECORDED})
-        return
-    if _RESULTS not in files and _RESULTS in head.files:
-        deletions.append(_RESULTS)
-    if says_nothing:
-        # nobody says that the new weights have nothing to do with those of before
-        inherited = {"simulated": True} if is_declared(at_head, "simulated") else {}
-        _set(files, _TRAINING, {"training": NOT_RECORDED, **inherited})
-
-
-def _set_eval_results(
-    files: dict[str, Path | bytes], deletions: list[str], head: Head, scores: str | None
-) -> None:
-    """What the Hub reads of the scores follows from their record, and goes with it."""
-    if scores is not None:
-        files[_EVAL_RESULTS] = scores.encode()
-    elif _EVAL_RESULTS in head.files:
-        deletions.append(_EVAL_RESULTS)
-
-
-def _result(files: dict[str, Path | bytes], head: Head, deletions: list[str]) -> Publication:
-    """All that the branch holds after the push, as far as a card is made from it."""
-    after = {name for name in head.files if name not in deletions} | set(files)
-    known = dict(files)
-    for name in _READ_FOR_CARDS:
-        if name in after and name not in files:
-            known[name] = head.read(name)
-    config = Publication("", known).json("config.json") if "config.json" in after else None
-    return Publication(kind_of(after, config=config), known)
-
-
-def _kind_at(head: Head) -> str | None:
-    try:
-        return kind_of(head.files, config=head.json("config.json"))
-    except ValueError:
-        return None
-
-
-def _count_at(head: Head, deletions: list[str], kind: str) -> int | None:
-    """Parameters of the weights at a head, from the headers of their files."""
-    owned = _WEIGHTS.get(kind)
-    total = 0
-    for name in head.files:
-        if owned and owned.fullmatch(name) and name.endswith(".safetensors") and name not in deletions:
-            header = head.branch.api.parse_safetensors_file_metadata(
-                head.branch.repo_id, name, revision=head.commit
+        Without the cache of the Hub's client: a card that is damaged there would be published again.
+        """
+        for _ in range(_DOWNLOADS if name not in self._read else 0):
+            with tempfile.TemporaryDirectory(prefix="fmri-lm-head-") as folder:
+                path = self.branch.api.hf_hub_download(
+                    **self.branch.repo,
+                    filename=name,
+                    revision=self.commit,
+                    local_dir=folder,
+                    force_download=True,
+                )
+                content = Path(path).read_bytes()
+            if is_same(content, self.files[name]):
+                self._read[name] = content
+                break
+        if name not in self._read:
+            raise HubAccessError(
+                f"{name} of {self.branch.repo_id} arrives with other bytes than the repository lists; nothing was "
+                "committed. Something between here and the Hub changes files: check proxies and disks."
             )
-            total += sum(header.parameter_count.values())
-    return total or None
+        return self._read[name]
 
-
-# ---- datasets
-
-
-def _replaced_shards(files: dict[str, Path | bytes], head: Head) -> list[str]:
-    """Shards of an earlier push of the same splits of the same configs; other splits and configs stay."""
-    groups = {shard_group(name) for name in files} - {None}
-    return [name for name in head.files if name not in files and shard_group(name) in groups]
-
-
-def _dataset_card(
-    publication: Publication, head: Head, deletions: list[str], repo_id: str, declared: set[str]
-) -> str:
-    """The card of a dataset; where the push is a part of what is there, the card that is there with its metadata."""
-    ours = {shard_group(name) for name in publication.files} - {None}
-    others = [
-        name
-        for name in head.files
-        if name not in deletions and shard_group(name) is not None and shard_group(name) not in ours
-    ]
-    rendered = render_dataset_card(publication, repo_id, declared)
-    if not others or "README.md" not in head.files:
-        return rendered
-    metadata, body, _ = split_card(rendered)
-    theirs, their_body, _ = split_card(head.read("README.md").decode())
-    parts = data_files([*others, *publication.files])
-    pushed = {part["config_name"] for part in data_files(publication.files)}
-    metadata["configs"] = _merged_configs(theirs.get("configs"), parts)
-    if theirs.get("dataset_info"):
-        # sizes of before, which `load_dataset` would compare with what it finds
-        infos = (
-            theirs["dataset_info"] if isinstance(theirs["dataset_info"], list) else [theirs["dataset_info"]]
-        )
-        metadata["dataset_info"] = [i for i in infos if i.get("config_name", "default") not in pushed]
-    shown = {name: block for name in _ALWAYS_SHOWN if (block := _block(body, name))}
-    kept = their_body if "<!-- generated:" in their_body else body
-    missing = [block for name, block in shown.items() if f"<!-- generated:{name}" not in kept]
-    return join_card(metadata, "\n\n".join([*missing, kept.lstrip("\n")]))
-
-
-def _merged_configs(theirs: Any, ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The configs of a card, with those that the files make: what else a config says (`default`) stays."""
-    merged = {entry.get("config_name", "default"): dict(entry) for entry in theirs or []}
-    for entry in ours:
-        known = merged.setdefault(entry["config_name"], {"config_name": entry["config_name"]})
-        earlier = known.get("data_files")
-        splits = {part["split"]: part for part in earlier or [] if isinstance(part, dict) and "split" in part}
-        known["data_files"] = list(
-            {**splits, **{part["split"]: part for part in entry["data_files"]}}.values()
-        )
-    return list(merged.values())
-
-
-def _block(body: str, name: str) -> str | None:
-    match = re.search(rf"<!-- generated:{name}\b.*?<!-- /generated:{name} -->", body, re.DOTALL)
-    return match[0] if match else None
-
-
-# ---- both
-
-
-def _base_card(publication: Publication, head: Head, repo_id: str) -> str | None:
-    """The card whose text stays: that at the head, or that of the folder where a person wrote it."""
-    local = publication.text("README.md")
-    theirs = head.read("README.md").decode() if "README.md" in head.files else None
-    if theirs is None or local is None or not is_edited(local):
-        return theirs if theirs is not None else local
-    if not is_edited(theirs):
-        return local
-    logger.warning(
-        f"The cards of {repo_id} and of the folder were both written by hand; the text on the Hub stays as it is there."
-    )
-    return theirs
-
-
-def _with_metadata(card: str, license: str | None, tags: list[str] | None) -> str:
-    """A card with what the caller states about it."""
-    if not license and not tags:
-        return card
-    metadata, body, _ = split_card(card)
-    if license:
-        metadata["license"] = license
-    if tags:
-        named = metadata.get("tags") or []
-        metadata["tags"] = list(dict.fromkeys([*(named if isinstance(named, list) else [named]), *tags]))
-    return join_card(metadata, body)
-
-
-def _set(files: dict[str, Path | bytes], name: str, record: Any) -> None:
-    publication = Publication("", files)
-    publication.set_json(name, record)
+    def json(self, name: str) -> dict[str, Any]:
+        """Return the object in a JSON file; empty when there is no such file, or no object in it."""
+        if name not in self.files:
+            return {}
+        try:
+            record = json.loads(self.read(name))
+        except ValueError:
+            return {}
+        return record if isinstance(record, dict) else {}

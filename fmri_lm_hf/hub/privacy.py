@@ -1,4 +1,10 @@
-"""What must never be published: tokens, keys, local paths and the names of the local user and machine."""
+"""Find what must never be published: tokens, keys, local paths and the names of the local user and machine.
+
+[`find_private`] looks for patterns of secrets in every text of the files that are about to be sent; [`texts_of`] finds
+these texts, also in Parquet columns, headers of weights and the metadata of images. A push sends nothing while there is
+a finding, so a pattern that matches ordinary prose does as much harm as one that misses a key:
+tests/hub/test_privacy.py has examples of both.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,211 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# The readable text in files that are about to be published, with the place where it stands.
+# ---- patterns
+
+
+class _Secret(NamedTuple):
+    """A pattern, and words in small letters of which a matching text holds at least one.
+
+    To look for a word takes a hundredth of the time of a pattern, and most texts hold none of the words.
+    """
+
+    pattern: re.Pattern[str]
+    hints: tuple[str, ...]
+
+
+def _secret(pattern: str, hints: str, ignore_case: bool = False) -> _Secret:
+    return _Secret(re.compile(pattern, re.IGNORECASE if ignore_case else 0), tuple(hints.lower().split()))
+
+
+# How the keys and tokens of services begin; at least 16 letters, digits and hyphens follow.
+_BEGINNINGS = """
+    AKIA ASIA AIza ya29. GOCSPX- ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- glrt- gldt- xapp- sk-proj- sk-ant-
+    sk_live_ rk_live_ SG. gsk_ xai- pplx- nvapi- r8_ npm_ pypi- dckr_pat_ dop_v1_ hvs. hvb. lin_api_ PMAK- figd_
+    shpat_ shpss_ ntn_ AGE-SECRET-KEY-1
+"""
+_ANY_BEGINNING = "|".join(map(re.escape, _BEGINNINGS.split()))
+_NEW = r"(?<![A-Za-z0-9])"  # file names join words by underscores, which `\b` takes for letters
+_IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
+_VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
+_OPTION = (
+    r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, perhaps the next item of a list
+)
+_DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
+_SECRETS = {
+    "a Hugging Face token": _secret(
+        rf"hf_[A-Za-z0-9]{{30,}}|{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}", "hf_ api_org_"
+    ),
+    "an access key": _secret(
+        rf"{_NEW}(?:{_ANY_BEGINNING})[A-Za-z0-9_-]{{16,}}"
+        rf"|{_NEW}(?:sk-[A-Za-z0-9_-]{{32,}}|xox[abeprs]-[\w-]{{10,}}|dapi[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{30,}})"
+        r"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}"
+        r"|\blogin[ \t]+(?:--\S+[ \t]+)*[0-9a-f]{40}\b",
+        _BEGINNINGS + "sk- xox dapi :aa hooks.slack api/webhooks/ login",
+    ),
+    # three parts, or one long one: JSON in the letters of base64
+    "a web token": _secret(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})", "eyj"),
+    # the last one is how a key begins in base64
+    "a private key": _secret(
+        r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|LS0tLS1CRUdJTiB(?:SU0E|QUklW|PUEVO|FQyBQ)",
+        "-----begin putty-user-key ls0tls1crudjtib",
+    ),
+    "a URL with credentials": _secret(
+        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", "://", ignore_case=True
+    ),
+    "a signed URL": _secret(
+        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
+        "token= key= signature= sig=",
+        ignore_case=True,
+    ),
+    "a password": _secret(
+        rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}"
+        rf"|--[\w-]*password{_OPTION}{_VALUE}{{8,}}|\blogin[ \t]+\S+[ \t]+password[ \t]+\S+",
+        "passw passphrase pwd",
+        ignore_case=True,
+    ),
+    "a secret key": _secret(
+        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}"
+        rf"|--[\w-]*(?:secret|api-key){_OPTION}{_VALUE}{{8,}}|(?<![\w-])[\"']?key{_IS}[0-9a-f]{{32}}",
+        """secret api_key api-key apikey access account private key: key" key=""",
+        ignore_case=True,
+    ),
+    "a token": _secret(
+        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}"
+        rf"|(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}"
+        rf"|\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
+        """token auth: auth" auth= authorization bearer""",
+        ignore_case=True,
+    ),
+    "a login": _secret(r"\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+", "curl", ignore_case=True),
+}
+# An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
+_OF_EVERY_MACHINE = (
+    r"usr/(?:bin|include|lib|lib64|libexec|local|sbin|share|src)|etc|dev(?!/shm)|proc|sys|s?bin|lib|lib64"
+)
+_PAGES_OF_THE_HUB = "datasets|spaces|docs|papers|collections"  # to which cards link as `](/datasets/...`
+_LOCAL_PATH = _secret(
+    rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
+    r"\d*[^\W\d][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
+    r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
+    r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
+    r"|\b(?:nfs|smb|cifs|afp|sftp|ssh|scp|hdfs)://(?!git@)[\w.@:+~-]+(?:/[\w.@+~-]+)+"
+    r"|(?<![\w.%-])%2[Ff][^\W\d][\w.-]*(?:%2[Ff][\w.@+~-]+)+"
+    r"|(?<![\w./~-])(?:home|Users)/[\w.@+-]+/[\w.@+-]+"
+    r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
+    r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
+    r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+",
+    "/ \\ %2f",
+)
+_NAMES_A_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # of variables of the environment
+_SECRET_LENGTH = 12  # shorter values may be words
+_MAIL = _secret(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", "@", ignore_case=True)
+# Names of accounts that name nobody, and are ordinary words elsewhere.
+_SHARED_ACCOUNTS = """
+    root user admin ubuntu runner jovyan nobody docker python test data model train main home debian app build agent
+"""
+# A vocabulary holds every word, user names and paths among them; prose may name its authors.
+_WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
+_PROSE = (
+    *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
+    *("commit message", "commit description"),
+)
+
+
+def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:
+    """Find secrets in files that are about to be published, and in their names.
+
+    Parameters
+    ----------
+    files : mapping of str to Path or bytes
+        Path in the repository -> local file or content. All parts that can hold text are read.
+    namespace : str, default=""
+        The account on the Hub that is published to. A local user of this name is public already.
+
+    Returns
+    -------
+    findings : list of str
+        One line each: where, what, and the text found (of tokens and keys the first letters).
+    """
+    secrets, names = _secret_patterns(), _own_names(namespace)
+    own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
+    # file names join words by hyphens and underscores, which in a text belong to the word
+    own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
+    findings = []
+    for name, content in files.items():
+        if found := _first_match(name, secrets | own_names_in_files):
+            findings.append(f"the name of {name!r}: {found[0]}")
+        patterns = secrets
+        if name.endswith(_VOCABULARIES):
+            patterns = {
+                what: secret for what, secret in secrets.items() if what not in _WORDS_OF_VOCABULARIES
+            }
+        elif not name.endswith(_PROSE):
+            patterns = {**secrets, **own_names, "a mail address": _MAIL}
+        for place, text in texts_of(name, content):
+            if found := _first_match(text, patterns):
+                line = f" line {text.count(chr(10), 0, found[1]) + 1}" if "\n" in text else ""
+                findings.append(f"{place}{line}: {found[0]}")
+    return findings
+
+
+def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
+    """Return what is found first, in the order of the patterns, and its position."""
+    # One form for letters that have several: an é may be one character, or an e and an accent.
+    text = unicodedata.normalize("NFKC", text)
+    lowered = text.lower()
+    for what, (pattern, hints) in patterns.items():
+        if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
+            is_shown = what in ("a local path", "your home folder", "a mail address") or "name of" in what
+            shown = match[0] if is_shown else match[0][:6] + "..."
+            return f"{what} ({shown})", match.start()
+    return None
+
+
+def _secret_patterns() -> dict[str, _Secret]:
+    """Return the patterns that are secrets in every file."""
+    from huggingface_hub import get_token
+
+    secrets = dict(_SECRETS)
+    token = get_token()
+    if token:
+        secrets = {"your own Hugging Face token": _literal(token), **secrets}
+    for name, value in os.environ.items():
+        if _NAMES_A_SECRET.search(name) and len(value) >= _SECRET_LENGTH and value != token:
+            secrets[f"the value of ${name}"] = _literal(value)
+    secrets["a local path"] = _LOCAL_PATH
+    home = str(Path.home())
+    if len(home) > len("/root"):
+        secrets["your home folder"] = _literal(home, after=r"\b")
+    return secrets
+
+
+def _own_names(namespace: str) -> dict[str, str]:
+    """Return the names of this user and machine, which prose may mention."""
+    names = {}
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no account of that number, as in some containers
+        user = ""
+    if len(user) > 2 and user.lower() not in (*_SHARED_ACCOUNTS.split(), namespace.lower()):
+        names["the name of the local user"] = user
+    host = socket.gethostname().split(".")[0]
+    if len(host) > 3 and re.search(r"[\d-]", host):  # others are ordinary words
+        names["the name of this machine"] = host
+    return names
+
+
+def _word(name: str, letters: str) -> _Secret:
+    return _literal(name, rf"(?<![{letters}])", rf"(?![{letters}])", re.IGNORECASE)
+
+
+def _literal(text: str, before: str = "", after: str = "", flags: int = 0) -> _Secret:
+    text = unicodedata.normalize("NFKC", text)  # as the texts that are searched
+    return _Secret(re.compile(before + re.escape(text) + after, flags), (text.lower(),))
+
+
+# ---- texts in files
 
 # How bytes begin whose content cannot be read here, or may run code when it is.
 _PACKED = {
@@ -27,10 +237,10 @@ _MAX_INFLATED = 2**20  # bytes of a chunk of a PNG
 
 
 def texts_of(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
-    """Pairs of place and text.
+    """Yield the texts in a file as pairs of place and text.
 
-    JSON is read value by value, also inside of strings; Parquet column by column whatever its type; of weights the
-    header, and the tensors of bytes that spell a text; of images what is not the image.
+    JSON is read value by value, also inside of strings; Parquet column by column, whatever its type; of weights the
+    header and the byte tensors that are text; of images everything but the pixels.
 
     Parameters
     ----------
@@ -76,7 +286,7 @@ def png_chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Object(list):
-    """The pairs of a JSON object, also those of a name that comes twice."""
+    """The pairs of a JSON object. A dict would drop the first of two equal names, with whatever it holds."""
 
 
 def _parsed(text: str) -> Any:
@@ -104,7 +314,7 @@ def _json_lines(record: Any, key: str = "") -> Iterator[str]:
 
 def _png_texts(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
     for kind, data in png_chunks(raw):
-        if kind != b"IDAT":
+        if kind != b"IDAT":  # text chunks, EXIF, profiles, private chunks: everything but the pixels
             place = f"{name} ({kind.decode('latin-1') or 'behind its end'})"
             yield place, data.decode("latin-1")
             for match in re.finditer(b"x", data):  # with which what is deflated begins
@@ -158,34 +368,29 @@ def _field_lines(field: Any) -> Iterator[str]:
 
 
 def _may_hold_text(kind: Any) -> bool:
-    """Whether values of an Arrow type can spell something: all but numbers, truth values and times."""
+    """Return whether values of an Arrow type can spell text: all but numbers, truth values and times."""
     import pyarrow as pa
 
     if isinstance(kind, pa.BaseExtensionType):
         return _may_hold_text(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return _may_hold_text(kind.value_type)
-    if pa.types.is_run_end_encoded(kind):
-        return _may_hold_text(kind.value_type)
     if kind.num_fields:
         return any(_may_hold_text(kind.field(i).type) for i in range(kind.num_fields))
-    # numbers of one byte may be the bytes of a text
-    if pa.types.is_int8(kind) or pa.types.is_uint8(kind):
+    if pa.types.is_int8(kind) or pa.types.is_uint8(kind):  # the bytes of a text, one number each
         return True
-    return not (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_temporal(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    )
+    return not (pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind))
 
 
 def _plain(value: Any, place: str) -> Any:
     """A value of Arrow as JSON-like data; bytes, and lists of them, become the text that they spell."""
     if isinstance(value, bytes):
-        _refuse_packed(value, place)
+        for what, pattern in _PACKED.items():
+            if pattern.match(value):
+                raise ValueError(
+                    f"{place} holds {what}, which cannot be searched for secrets, and nothing was sent; expected text, "
+                    "numbers or images. Store its contents as columns, or leave the column out."
+                )
         return _as_text(value)
     if isinstance(value, Mapping):
         return _Object((str(key), _plain(item, place)) for key, item in value.items())
@@ -196,241 +401,8 @@ def _plain(value: Any, place: str) -> Any:
     return value
 
 
-def _refuse_packed(raw: bytes, place: str) -> None:
-    for what, pattern in _PACKED.items():
-        if pattern.match(raw):
-            raise ValueError(
-                f"{place} holds {what}, whose content cannot be looked into, and nothing was sent; expected text, "
-                "numbers or images. Store what is in it, or leave the column out."
-            )
-
-
 def _as_text(raw: bytes) -> str:
     """The text itself, or as `strings` finds it in other bytes: ASCII of some length, wide characters too."""
     if is_text(raw):
         return raw.decode()
     return "\n".join(run.decode() for run in re.findall(rb"[\x20-\x7e]{8,}", raw.replace(b"\0", b"")))
-
-
-class _Secret(NamedTuple):
-    """A pattern, and words (in small letters) of which a text that it may match holds at least one."""
-
-    pattern: re.Pattern[str]
-    hints: tuple[str, ...]
-
-
-def _any_of(*patterns: str, hints: tuple[str, ...]) -> _Secret:
-    return _Secret(re.compile("|".join(patterns), re.IGNORECASE), hints)
-
-
-# How the keys and tokens of services begin; at least 16 letters, digits and hyphens follow.
-# fmt: off
-_BEGINNINGS = (
-    "AKIA", "ASIA", "AIza", "ya29.", "GOCSPX-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-",
-    "glrt-", "gldt-", "xapp-", "sk-proj-", "sk-ant-", "sk_live_", "rk_live_", "SG.", "gsk_", "xai-", "pplx-",
-    "nvapi-", "r8_", "npm_", "pypi-", "dckr_pat_", "dop_v1_", "hvs.", "hvb.", "lin_api_", "PMAK-", "figd_",
-    "shpat_", "shpss_", "ntn_", "AGE-SECRET-KEY-1",
-)
-# fmt: on
-_NEW = r"(?<![A-Za-z0-9])"  # names of files join words by underscores, which `\b` takes for letters
-_IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
-_VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
-_OPTION = (
-    r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, which may be the next of a list
-)
-_DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
-_SECRETS = {
-    "a Hugging Face token": _Secret(
-        re.compile(rf"hf_[A-Za-z0-9]{{30,}}|{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}"),
-        ("hf_", "api_org_"),
-    ),
-    "an access key": _Secret(
-        re.compile(
-            rf"{_NEW}(?:{'|'.join(map(re.escape, _BEGINNINGS))})[A-Za-z0-9_-]{{16,}}"
-            rf"|{_NEW}(?:sk-[A-Za-z0-9_-]{{32,}}|xox[abeprs]-[\w-]{{10,}}|dapi[0-9a-f]{{32}}|\d{{8,10}}:AA[\w-]{{30,}})"
-            r"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}"
-            r"|\blogin[ \t]+(?:--\S+[ \t]+)*[0-9a-f]{40}\b"
-        ),
-        (*map(str.lower, _BEGINNINGS), "sk-", "xox", "dapi", ":aa", "hooks.slack", "api/webhooks/", "login"),
-    ),
-    # three parts, or one long one: JSON in the letters of base64
-    "a web token": _Secret(
-        re.compile(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})"), ("eyj",)
-    ),
-    "a private key": _Secret(
-        # the last one is how a key begins in base64
-        re.compile(
-            r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|LS0tLS1CRUdJTiB(?:SU0E|QUklW|PUEVO|FQyBQ)"
-        ),
-        ("private key", "putty-user-key", "ls0tls1crudjtib"),
-    ),
-    "a URL with credentials": _any_of(
-        r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", hints=("://",)
-    ),
-    "a signed URL": _any_of(
-        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
-        hints=("token=", "key=", "signature=", "sig="),
-    ),
-    "a password": _any_of(
-        rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}",
-        rf"--[\w-]*password{_OPTION}{_VALUE}{{8,}}|\blogin[ \t]+\S+[ \t]+password[ \t]+\S+",
-        hints=("passw", "passphrase", "pwd"),
-    ),
-    "a secret key": _any_of(
-        rf"(?:secret|secret[_-]?key|(?:api|access|account|private)[_-]?key){_IS}{_VALUE}{{8,}}",
-        rf"--[\w-]*(?:secret|api-key){_OPTION}{_VALUE}{{8,}}|(?<![\w-])[\"']?key{_IS}[0-9a-f]{{32}}",
-        hints=(
-            "secret",
-            "api_key",
-            "api-key",
-            "apikey",
-            "access",
-            "account",
-            "private",
-            "key:",
-            'key"',
-            "key=",
-        ),
-    ),
-    "a token": _any_of(
-        rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}",
-        rf"(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}",
-        rf"\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
-        hints=("token", "auth:", 'auth"', "auth=", "authorization", "bearer"),
-    ),
-    "a login": _any_of(r"\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+", hints=("curl",)),
-}
-# An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
-_OF_EVERY_MACHINE = (
-    r"usr/(?:bin|include|lib|lib64|libexec|local|sbin|share|src)|etc|dev(?!/shm)|proc|sys|s?bin|lib|lib64"
-)
-_PAGES_OF_THE_HUB = "datasets|spaces|docs|papers|collections"  # to which cards link as `](/datasets/...`
-_LOCAL_PATH = _Secret(
-    re.compile(
-        rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
-        r"\d*[^\W\d][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
-        r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
-        r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
-        r"|\b(?:nfs|smb|cifs|afp|sftp|ssh|scp|hdfs)://(?!git@)[\w.@:+~-]+(?:/[\w.@+~-]+)+"
-        r"|(?<![\w.%-])%2[Ff][^\W\d][\w.-]*(?:%2[Ff][\w.@+~-]+)+"
-        r"|(?<![\w./~-])(?:home|Users)/[\w.@+-]+/[\w.@+-]+"
-        r"|(?<![\w/])~[a-z_][\w.-]*/[\w.@+~-]+"
-        r"|\b[A-Za-z]:(?:\\{1,2}|/(?!/))[\w .@+~-]+(?:[\\/]+[\w.@+~-]+)+"
-        r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+"
-    ),
-    ("/", "\\", "%2f"),
-)
-_NAMES_A_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # of variables of the environment
-_SECRET_LENGTH = 12  # shorter values may be words
-_MAIL = _Secret(re.compile(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", re.IGNORECASE), ("@",))
-# Names of accounts that name nobody, and are ordinary words elsewhere.
-_SHARED_ACCOUNTS = (
-    *("root", "user", "admin", "ubuntu", "runner", "jovyan", "nobody", "docker", "python", "test"),
-    *("data", "model", "train", "main", "home", "debian", "app", "build", "agent"),
-)
-# A vocabulary holds every word, user names and paths among them; prose may name its authors.
-_WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
-_PROSE = (
-    *(".md", ".txt", ".rst", ".py", ".jinja", ".cff", ".bib", "LICENSE", "LICENCE", "NOTICE"),
-    *("commit message", "commit description"),
-)
-
-
-def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list[str]:
-    """Look for secrets in files that are about to be published, and in their names.
-
-    Parameters
-    ----------
-    files : mapping of str to Path or bytes
-        Path in the repository -> local file or content, of which all is read that can spell something.
-    namespace : str, default=""
-        The account on the Hub that is published to: the same name as local user is public already.
-
-    Returns
-    -------
-    findings : list of str
-        One line a finding: where, what, and the text found (tokens and keys only by their first letters).
-    """
-    secrets, names = _secret_patterns(), _own_names(namespace)
-    own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
-    # in names of files, words are joined by hyphens and underscores
-    own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
-    findings = []
-    for name, content in files.items():
-        if found := _first_match(name, {**secrets, **own_names_in_files}):
-            findings.append(f"the name of {name!r}: {found[0]}")
-        is_vocabulary = name.endswith(_VOCABULARIES)
-        patterns = dict(secrets)
-        if is_vocabulary:
-            for what in _WORDS_OF_VOCABULARIES:
-                del patterns[what]
-        elif not name.endswith(_PROSE):
-            patterns |= {**own_names, "a mail address": _MAIL}
-        for place, text in texts_of(name, content):
-            if found := _first_match(text, patterns):
-                findings.append(f"{place}{_line(text, found[1])}: {found[0]}")
-    return findings
-
-
-def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
-    """What is found first, in the order of the patterns, and where."""
-    text = unicodedata.normalize("NFKC", text)
-    lowered = text.lower()
-    for what, (pattern, hints) in patterns.items():
-        if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
-            is_shown = what in ("a local path", "your home folder", "a mail address") or "name of" in what
-            shown = match[0] if is_shown else match[0][:6] + "..."
-            return f"{what} ({shown})", match.start()
-    return None
-
-
-def _secret_patterns() -> dict[str, _Secret]:
-    """What is a secret everywhere."""
-    from huggingface_hub import get_token
-
-    secrets = dict(_SECRETS)
-    token = get_token()
-    if token:
-        secrets = {"your own Hugging Face token": _literal(token), **secrets}
-    for name, value in os.environ.items():
-        if _NAMES_A_SECRET.search(name) and len(value) >= _SECRET_LENGTH and value != token:
-            secrets[f"the value of ${name}"] = _literal(value)
-    secrets["a local path"] = _LOCAL_PATH
-    home = str(Path.home())
-    if len(home) > len("/root"):
-        secrets["your home folder"] = _literal(home, r"\b")
-    return secrets
-
-
-def _own_names(namespace: str) -> dict[str, str]:
-    """The names of this user and machine, which prose may mention."""
-    names = {}
-    user = _user_name()
-    if user and len(user) > 2 and user.lower() not in (*_SHARED_ACCOUNTS, namespace.lower()):
-        names["the name of the local user"] = user
-    host = socket.gethostname().split(".")[0]
-    if len(host) > 3 and re.search(r"[\d-]", host):  # others are ordinary words
-        names["the name of this machine"] = host
-    return names
-
-
-def _word(name: str, letters: str) -> _Secret:
-    name = unicodedata.normalize("NFKC", name)
-    pattern = rf"(?<![{letters}]){re.escape(name)}(?![{letters}])"
-    return _Secret(re.compile(pattern, re.IGNORECASE), (name.lower(),))
-
-
-def _literal(text: str, end: str = "") -> _Secret:
-    return _Secret(re.compile(re.escape(text) + end), (text.lower(),))
-
-
-def _line(text: str, position: int) -> str:
-    return f" line {text.count(chr(10), 0, position) + 1}" if "\n" in text else ""
-
-
-def _user_name() -> str | None:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no account of that number, as in some containers
-        return None

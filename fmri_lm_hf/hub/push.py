@@ -1,9 +1,8 @@
 """Publish a folder, a model with its processor, or a dataset: complete, in one commit, safe to repeat.
 
-The Hub itself is the only state. Each attempt looks at the head of the branch, works out what the push makes of it
-(`merge`), uploads what differs, and commits on condition that the head is still the same. A reply that got lost, a
-killed process or a commit of somebody else therefore needs no special care: the next attempt finds what is there and
-does the rest, if any.
+The Hub is the only state. Each attempt looks at the head of the branch, merges the push into it (`merge`), uploads
+what differs, and commits on condition that the head is still the same. A lost reply, a killed process or a commit of
+somebody else therefore needs no special case: the next attempt finds what is there and does the rest, if any.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from transformers.utils import logging
 from ..cards.rendering import is_form, split_card
 from ..declarations import declared_in_folder
 from .contents import Publication, as_parquet, declared_in_rows, read_folder
-from .download import clear_errors, is_same, retried
+from .download import clear_errors, retried
 from .merge import Branch, declared_at, merge
 from .privacy import find_private
-from .records import name_base_model, name_repository_in_adapter, records_of_base
+from .records import name_base_model, name_repository_in_adapter, record_base_model
 from .remote_code import with_remote_code
 
 logger = logging.get_logger(__name__)
@@ -33,7 +32,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class PushResult:
-    """What a push has done.
+    """The result of a push.
 
     Attributes
     ----------
@@ -43,7 +42,7 @@ class PushResult:
     url : str
         Of that commit, or of the pull request.
     uploaded : tuple of str
-        Files that differed and were committed now; empty when everything was there already.
+        Files that differed and were committed; empty when the branch held all of them.
     deleted : tuple of str
         Files of the branch that the new ones replace, such as shards of earlier weights.
     left_out : tuple of str
@@ -64,7 +63,7 @@ class PushResult:
 
 
 def push_to_hub(
-    thing: Any,
+    artifact: Any,
     repo_id: str,
     *,
     processor: Any = None,
@@ -85,21 +84,21 @@ def push_to_hub(
 
     Parameters
     ----------
-    thing : path, model, PEFT model, processor, feature extractor, Dataset or DatasetDict
+    artifact : path, model, PEFT model, processor, feature extractor, Dataset or DatasetDict
         A folder as `save_pretrained` or a dataset export wrote it, or the object itself.
     repo_id : str
-        `"organisation/name"`, or `"name"` for a repository of your own. It is created when there is none.
+        `"organisation/name"`, or `"name"` for a repository of your own; created when there is none.
     processor : optional
-        Goes into the same commit as a model given as an object.
+        Committed together with a model given as an object.
     private : bool, optional
         Create the repository as private. An existing public one is refused when this is True.
     revision : str, optional
-        Branch to push to, created when there is none, or an open pull request (`"refs/pr/1"`). The default branch
-        when not given.
+        Branch to push to, created when there is none, or an open pull request (`"refs/pr/1"`). Default: the default
+        branch.
     create_pr : bool, default=False
         Open a pull request instead of committing to the branch.
     token : bool or str, optional
-        That of `hf auth login` or `HF_TOKEN` when not given.
+        Default: that of `hf auth login` or `HF_TOKEN`.
     commit_message, commit_description : str, optional
     tags : list of str, optional
         Further tags of the card.
@@ -109,7 +108,7 @@ def push_to_hub(
     base_model : str, optional
         Of an adapter: the repository of the model it was trained on, when its configuration names a local folder.
     max_shard_size : int or str, default="2GB"
-        Upper bound of a file of weights or rows, for a `thing` that is not a folder of safetensors or parquet.
+        Upper bound of a file of weights or rows, for objects and for datasets of `save_to_disk`.
     allow_incomplete : bool, default=False
         Accept a model without its processor or generation config: a part that joins others in its repository.
     confirm_controlled : bool, default=False
@@ -123,14 +122,14 @@ def push_to_hub(
     Raises
     ------
     ValueError
-        When the folder is incomplete, holds something that can run code, or something private; nothing is sent.
+        When the folder is incomplete, or holds files that can run code, or private text; nothing is sent.
     HubAccessError
         When the Hub refuses, or stays out of reach after several attempts.
     """
     api = HfApi(token=token)
     repo_id, revision = _full_name(api, repo_id), _branch_name(revision)
     with tempfile.TemporaryDirectory(prefix="fmri-lm-push-") as staging:
-        folder = _as_folder(thing, processor, Path(staging), max_shard_size)
+        folder = _as_folder(artifact, processor, Path(staging), max_shard_size)
         is_part = allow_incomplete or (folder == Path(staging) / "saved" and processor is None)
         publication = read_folder(folder, allow_incomplete=is_part)
         if is_form(publication.text("README.md") or ""):
@@ -140,56 +139,43 @@ def push_to_hub(
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
             declared = declared_in_folder(folder) | declared_in_rows(publication)
         _refuse_controlled(declared, confirm_controlled, folder.name)
+        split_card(publication.text("README.md") or "")  # an error in the card comes before anything is sent
         _refuse_unlicensed(publication, license)
-        split_card(publication.text("README.md") or "")  # an error in it is told before anything is sent
-        with_remote_code(publication)
+        with_remote_code(publication)  # after the checks, which refuse code of others
         name_repository_in_adapter(publication, repo_id)
         message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
-        told = {"commit message": message, "commit description": commit_description or ""}
-        _refuse_private(
-            {**publication.files, **{name: text.encode() for name, text in told.items()}}, repo_id
-        )
+        messages = {"commit message": message, "commit description": commit_description or ""}
+        _refuse_private(publication.files | {name: text.encode() for name, text in messages.items()}, repo_id)
         branch = Branch(api, repo_id, publication.repo_type, revision)
+        base: str | None = None
 
         def attempt() -> PushResult:
+            # Everything from here on is worked out anew: the head may be another one than in the last attempt.
             head = branch.head()
             known = declared | (declared_at(head) if publication.kind == "dataset" else set())
             _refuse_controlled(known, confirm_controlled, repo_id)
-            branch.check_who_sees_it(private, "controlled" in known)
+            branch.check_visibility(private, "controlled" in known)
             change = merge(publication, head, repo_id, known, license, tags)
             _refuse_private({"README.md": change.files["README.md"]}, repo_id)
-            changed = {
-                name: content
-                for name, content in change.files.items()
-                if not is_same(content, head.files.get(name))
-            }
+            change = change.without_known(head)
             commit, url = head.commit, f"{branch.url}/tree/{head.commit}"
-            if changed or change.deletions:
-                info = branch.commit(head, changed, change.deletions, message, commit_description, create_pr)
+            if change.files or change.deletions:
+                options = {"commit_description": commit_description, "create_pr": create_pr}
+                info = branch.commit(head, change, message, **options)
                 commit, url = info.oid, info.pr_url or f"{branch.url}/tree/{info.oid}"
-            return PushResult(
-                repo_id,
-                publication.repo_type,
-                revision,
-                commit,
-                url,
-                tuple(changed),
-                tuple(change.deletions),
-                tuple(publication.left_out),
-                base,
-            )
+            files = (tuple(change.files), tuple(change.deletions), tuple(publication.left_out))
+            return PushResult(repo_id, publication.repo_type, revision, commit, url, *files, base_model=base)
 
         with clear_errors(repo_id, revision):
-            base = None
             if publication.kind == "adapter" or base_model is not None:
                 base = name_base_model(publication, base_model, api)
             branch.create(True if "controlled" in declared and private is None else private)
-            # a second attempt would open a second pull request
+            # A pull request is opened once: an attempt whose reply got lost would open a second one.
             return attempt() if create_pr else retried(attempt, f"Pushing to {repo_id}")
 
 
 def _full_name(api: HfApi, repo_id: str) -> str:
-    """The name of a repository with its namespace: that of the account where none is given."""
+    """Return the name of a repository with its namespace, by default that of the account."""
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):
         raise ValueError(f"The repository must be named 'organisation/name' or 'name', got {repo_id!r}.")
     if "/" in repo_id:
@@ -201,29 +187,29 @@ def _full_name(api: HfApi, repo_id: str) -> str:
 def _branch_name(revision: str | None) -> str:
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
-            f"`revision` is the commit {revision}, which stays as it is: give the branch to push to, or a new one."
+            f"`revision` is the commit {revision}, which stays as it is: give an existing branch, or a new one."
         )
     return revision or "main"
 
 
-def _as_folder(thing: Any, processor: Any, staging: Path, max_shard_size: int | str) -> Path:
-    """A folder with what is published: `thing` itself, or the place where it is saved now."""
-    if isinstance(thing, (str, os.PathLike)):
+def _as_folder(artifact: Any, processor: Any, staging: Path, max_shard_size: int | str) -> Path:
+    """Return the folder that is published: the given one, or one where the object is saved now."""
+    if isinstance(artifact, (str, os.PathLike)):
         if processor is not None:
             raise ValueError("Save the processor into the folder that you push, instead of giving both.")
-        return Path(thing)
+        return Path(artifact)
     saved = staging / "saved"
-    if hasattr(thing, "save_to_disk"):
-        thing.save_to_disk(saved)
+    if hasattr(artifact, "save_to_disk"):
+        artifact.save_to_disk(saved)
         return saved
-    if not hasattr(thing, "save_pretrained"):
+    if not hasattr(artifact, "save_pretrained"):
         raise ValueError(
-            f"Expected a folder, a model, an adapter, a processor or a dataset, got {type(thing).__name__}."
+            f"Expected a folder, a model, an adapter, a processor or a dataset, got {type(artifact).__name__}."
         )
     # Models and adapters take a bound for their shards; processors have none.
-    bound = {"max_shard_size": max_shard_size} if hasattr(thing, "state_dict") else {}
-    thing.save_pretrained(saved, **bound)
-    records_of_base(thing, saved)
+    bound = {"max_shard_size": max_shard_size} if hasattr(artifact, "state_dict") else {}
+    artifact.save_pretrained(saved, **bound)
+    record_base_model(artifact, saved)
     if processor is not None:
         processor.save_pretrained(saved)
     return saved
@@ -232,26 +218,26 @@ def _as_folder(thing: Any, processor: Any, staging: Path, max_shard_size: int | 
 def _refuse_controlled(declared: set[str], confirmed: bool, place: str) -> None:
     if "controlled" in declared and not confirmed:
         raise ValueError(
-            f"{place} declares its cohort as controlled: its scan-level data may not be redistributed, and "
-            "nothing was sent. If you have the right to publish it, say so with --confirm-controlled "
+            f"{place} declares its cohort as controlled: its scan-level data may not be redistributed, and nothing was "
+            "sent. If you have the right to publish them, confirm it with --confirm-controlled "
             "(`confirm_controlled=True`)."
         )
 
 
 def _refuse_unlicensed(publication: Publication, license: str | None) -> None:
-    """A converted checkpoint belongs to whoever trained it, and its licence is not stated."""
+    """Refuse a converted checkpoint without a licence: it belongs to whoever trained it, and states none."""
     conversion = _conversion(publication.json("training_info.json"))
     stated = split_card(publication.text("README.md") or "")[0].get("license")
     if conversion and publication.kind != "adapter" and not license and stated in (None, "unknown"):
         raise ValueError(
-            f"These weights were converted from {conversion.get('source')!r}, a checkpoint of others whose licence is "
-            "not stated, and nothing was sent. If its owner allows you to publish it, name the licence with "
-            "--license (`license=`)."
+            f"These weights were converted from {conversion.get('source')!r}, a checkpoint of others that states no "
+            "licence, and nothing was sent. If its owner allows you to publish it, name the licence with --license "
+            "(`license=`)."
         )
 
 
 def _conversion(training: Any) -> Mapping[str, Any] | None:
-    """What a training record, or that of what the weights started from, says about a conversion."""
+    """Find the record of a conversion in a training record, or in that of the weights it started from."""
     if not isinstance(training, Mapping):
         return None
     if isinstance(training.get("conversion"), Mapping):
@@ -264,5 +250,5 @@ def _refuse_private(files: Mapping[str, Path | bytes], repo_id: str) -> None:
     if findings:
         shown = "\n  ".join(findings[:10]) + ("\n  ..." if len(findings) > 10 else "")
         raise ValueError(
-            f"Nothing was sent, since this would become public:\n  {shown}\nRemove it from the files and push again."
+            f"Nothing was sent, because this would become public:\n  {shown}\nRemove it from the files and push again."
         )

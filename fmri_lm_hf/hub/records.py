@@ -1,9 +1,14 @@
-"""An adapter and the model that it was trained on: named so that others find it, and recorded."""
+"""What a push says about its files: cards made from them, and adapters that name their base model.
+
+Cards: [`render_model_card`] and [`render_dataset_card`] gather what the files of a publication record. Adapters:
+[`name_base_model`] lets an adapter name its base model by a repository that others can reach, with its commit.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -13,26 +18,27 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..cards.dataset_cards import dataset_card, gated_metadata, scan_dataset_card
 from ..cards.model_card import ModelFacts, model_card
-from ..cards.rendering import NOT_RECORDED, exchange_blocks, join_card, split_card
+from ..cards.rendering import NOT_RECORDED, exchange_blocks, find_block, has_block, join_card, split_card
 from ..declarations import is_declared
 from ..files import write_json
-from .contents import Publication, data_files
+from .contents import Publication, data_files, parquet_files
 from .download import HubAccessError, retried
 
-# What the files of a publication tell, gathered for its card.
-
 _ARRAYS = ("bold", "roi_mask")
+_LAYERS_OF_PEFT = re.compile(r"\.(?:base_layer|original_module)\.")
+
+# ---- cards
 
 
 def render_model_card(publication: Publication, repo_id: str, n_parameters: int | None) -> str:
-    """The card of a model, an adapter or a processor, from its configuration, processor, record and scores."""
-    kind = publication.kind
+    """Render the card of a model, an adapter or a processor, from its configuration, processor, record and scores."""
     adapter = publication.json("adapter_config.json")
     training = publication.json("training_info.json")
     extractor = publication.json("preprocessor_config.json") or publication.json("processor_config.json")
+    is_adapter = publication.kind == "adapter"
     facts = ModelFacts(
-        kind=kind,
-        config=adapter if kind == "adapter" else publication.json("config.json"),
+        kind=publication.kind,
+        config=adapter if is_adapter else publication.json("config.json"),
         extractor={
             **extractor.get("feature_extractor", extractor),
             "has_tokenizer": bool(publication.json("tokenizer_config.json")),
@@ -40,14 +46,14 @@ def render_model_card(publication: Publication, repo_id: str, n_parameters: int 
         training=training,
         results=publication.json("results.json"),
         n_parameters=n_parameters,
-        lora="adapter" if adapter and kind != "adapter" else None,
+        lora="adapter" if adapter and not is_adapter else None,
         simulated=is_declared(training, "simulated"),
     )
     return model_card(facts, repo_id)
 
 
 def count_parameters(publication: Publication) -> int | None:
-    """Parameters in the weights of a publication; of an adapter beside a model, those of the model alone."""
+    """Count the parameters in the weights of a publication; of a model with an adapter, those of the model."""
     from safetensors import safe_open
 
     total = 0
@@ -55,16 +61,13 @@ def count_parameters(publication: Publication) -> int | None:
     for name, path in publication.files.items():
         if name.startswith(begins) and name.endswith(".safetensors") and isinstance(path, Path):
             with safe_open(path, framework="numpy") as file:
-                for key in file.keys():  # noqa: SIM118  (safe_open is not iterable)
-                    size = 1
-                    for length in file.get_slice(key).get_shape():
-                        size *= length
-                    total += size
+                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+            total += sum(map(math.prod, shapes))
     return total or None
 
 
 def render_dataset_card(publication: Publication, repo_id: str, declared: set[str]) -> str:
-    """The card of a dataset.
+    """Render the card of a dataset.
 
     Parameters
     ----------
@@ -73,20 +76,17 @@ def render_dataset_card(publication: Publication, repo_id: str, declared: set[st
         repository's name in its examples.
     repo_id : str
     declared : set of str
-        What is declared about the cohort: the metadata of a controlled one carry what the Hub asks of who wants
-        access.
+        What is declared about the cohort. Where it is controlled, the metadata hold what the Hub asks of those who
+        want access.
     """
     existing = publication.text("README.md")
     if existing is not None and split_card(existing)[0].get("configs"):
-
-        def named(block: str) -> str:
-            return re.sub(r'load_dataset\("[^"]*"', f'load_dataset("{repo_id}"', block)
-
-        metadata, body, _ = split_card(exchange_blocks(existing, named))
-        if "controlled" in declared and "<!-- generated:controlled" not in body:
-            fresh = _card_of_rows(publication, repo_id, declared)
-            start, end = "<!-- generated:controlled", "<!-- /generated:controlled -->"
-            body = "\n" + fresh[fresh.index(start) : fresh.index(end) + len(end)] + "\n\n" + body.lstrip("\n")
+        load = re.compile(r'load_dataset\("[^"]*"')
+        renamed = exchange_blocks(existing, lambda block: load.sub(f'load_dataset("{repo_id}"', block))
+        metadata, body, _ = split_card(renamed)
+        if "controlled" in declared and not has_block(body, "controlled"):
+            block = find_block(_card_of_rows(publication, repo_id, declared), "controlled")
+            body = f"\n{block}\n\n" + body.lstrip("\n")
     else:
         metadata, body, _ = split_card(_card_of_rows(publication, repo_id, declared))
         if configs := data_files(publication.files):
@@ -101,11 +101,7 @@ def _card_of_rows(publication: Publication, repo_id: str, declared: set[str]) ->
     import pyarrow.parquet as pq
     from datasets import Features
 
-    paths = [
-        path
-        for name, path in publication.files.items()
-        if name.endswith(".parquet") and isinstance(path, Path)
-    ]
+    paths = parquet_files(publication)
     features = Features.from_arrow_schema(pq.read_schema(paths[0]))
     columns = [column for column in features if column not in _ARRAYS]
     controlled, simulated = "controlled" in declared, "simulated" in declared
@@ -124,24 +120,24 @@ def _card_of_rows(publication: Publication, repo_id: str, declared: set[str]) ->
     )
 
 
-_OF_PEFT = re.compile(r"\.(?:base_layer|original_module)\.")
+# ---- adapters
 
 
-def records_of_base(model: Any, folder: Path) -> None:
-    """Write into the folder of a saved PEFT model what is recorded about the model under it, if anything is."""
+def record_base_model(model: Any, folder: Path) -> None:
+    """Write what is recorded about the model under a PEFT model into the folder where that was saved."""
     if not hasattr(model, "get_base_model") or (folder / "training_info.json").exists():
         return
     base = model.get_base_model()
     if not hasattr(base, "record_of_weights"):
         return
-    # PEFT puts the base's own weights into layers of its own, where they stay as they are
-    weights = {_OF_PEFT.sub(".", name): tensor for name, tensor in base.state_dict().items()}
+    # PEFT moves the base's own weights into layers of its own, unchanged but for their names
+    weights = {_LAYERS_OF_PEFT.sub(".", name): tensor for name, tensor in base.state_dict().items()}
     if record := base.record_of_weights(weights):
         write_json({"training": NOT_RECORDED, "base_model": record}, folder / "training_info.json")
 
 
 def name_base_model(publication: Publication, base_model: str | None, api: HfApi) -> str:
-    """Make an adapter name its base model by its repository, and record the commit at which it was found there.
+    """Let an adapter name its base model by its repository, and record the commit at which it was found there.
 
     Returns
     -------
@@ -151,58 +147,55 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
     Raises
     ------
     ValueError
-        When it is no adapter, or its base is not on the Hub, or is no model of this package.
+        When it is not an adapter, or its base is not on the Hub, or is not a model of this package.
     """
     if publication.kind != "adapter":
         raise ValueError(f"Only an adapter has a base model; this is a {publication.kind.replace('_', ' ')}.")
     config = publication.json("adapter_config.json")
-    named = str(base_model or config.get("base_model_name_or_path") or "")
-    if (Path(named).exists() and base_model is None) or named.count("/") != 1:
-        raise _not_on_the_hub(named)
+    name = str(base_model or config.get("base_model_name_or_path") or "")
+    not_on_the_hub = ValueError(
+        f"The adapter was trained on {Path(name).name or 'a model in memory'!r}, which is not a repository on the Hub: "
+        "push the base model first, and name it with --base-model org/name (`base_model=`)."
+    )
+    # A local folder may be called like a repository; what the configuration names is then the folder.
+    if (Path(name).exists() and base_model is None) or name.count("/") != 1:
+        raise not_on_the_hub
     commit = None
-    with contextlib.suppress(
-        RepositoryNotFoundError, ValueError
-    ):  # the latter for what cannot be a name there
-        commit = str(retried(lambda: api.repo_info(named), f"Looking at {named}").sha)
+    # ValueError: what cannot be a name there. Suppressed and not chained, or `clear_errors` would tell of the cause.
+    with contextlib.suppress(RepositoryNotFoundError, ValueError):
+        commit = str(retried(lambda: api.repo_info(name), f"Looking at {name}").sha)
     if commit is None:
-        raise _not_on_the_hub(named)
-    model_type = _json_at(api, named, "config.json", commit).get("model_type")
+        raise not_on_the_hub
+    model_type = _json_at(api, name, "config.json", commit).get("model_type")
     if model_type != "fmri_lm":
         raise ValueError(
-            f"{named} is no fMRI language model (its config.json has the model type {model_type!r}): name the "
+            f"{name} is not an fMRI language model (its config.json has the model type {model_type!r}): name the "
             "repository of the adapter's base model with --base-model (`base_model=`)."
         )
-    config["base_model_name_or_path"] = named
+    config["base_model_name_or_path"] = name
     publication.set_json("adapter_config.json", dict(sorted(config.items())))
     training = publication.json("training_info.json") or {"training": NOT_RECORDED}
-    base: dict[str, Any] = {"repository": named, "commit": commit}
-    if is_declared(_json_at(api, named, "training_info.json", commit), "simulated"):
+    recorded = training.get("base_model")
+    base: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
+    base |= {"repository": name, "commit": commit}  # on top of what the training recorded about the base
+    if is_declared(_json_at(api, name, "training_info.json", commit), "simulated"):
         base["simulated"] = True
-    said = training.get("base_model")
-    training["base_model"] = {**(said if isinstance(said, dict) else {}), **base}
-    publication.set_json("training_info.json", training)
-    return f"{named}, commit {commit}"
+    publication.set_json("training_info.json", training | {"base_model": base})
+    return f"{name}, commit {commit}"
 
 
 def name_repository_in_adapter(publication: Publication, repo_id: str) -> None:
-    """Let the adapter beside the weights of a model name the repository that both go to.
+    """Let an adapter that is published with its base model name the repository of both.
 
-    transformers takes the weights from the repository that an adapter names, also where they lie beside it.
+    transformers loads the weights from the repository that an adapter names, even where they lie next to it.
     """
     if publication.kind != "adapter" and "adapter_config.json" in publication.files:
         config = publication.json("adapter_config.json") | {"base_model_name_or_path": repo_id}
         publication.set_json("adapter_config.json", dict(sorted(config.items())))
 
 
-def _not_on_the_hub(named: str) -> ValueError:
-    return ValueError(
-        f"The adapter was trained on {Path(named).name or 'a model in memory'!r}, which is not a repository on "
-        "the Hub: push the base model first, and name it with --base-model org/name (`base_model=`)."
-    )
-
-
 def _json_at(api: HfApi, repo_id: str, name: str, commit: str) -> dict[str, Any]:
-    """A JSON file of a repository; empty when there is none."""
+    """Download a JSON file of a repository; empty when there is none."""
     try:
         path = retried(
             lambda: api.hf_hub_download(repo_id, name, revision=commit), f"Fetching {name} of {repo_id}"

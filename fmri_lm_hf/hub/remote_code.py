@@ -1,41 +1,40 @@
-"""Let a checkpoint carry its code, so that it loads where only transformers is installed.
+"""Add the code of a checkpoint to it, so that it loads where only transformers is installed.
 
 `AutoModelForCausalLM.from_pretrained("org/name", trust_remote_code=True)` and `pipeline("fmri-to-text",
-model="org/name", trust_remote_code=True)` then need nothing of this package. Where it is installed, its own classes are
+model="org/name", trust_remote_code=True)` then work without this package. Where it is installed, its own classes are
 used and the files are not read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..files import write_bytes
 from .contents import Publication, read_folder
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 
-_LANGUAGE_MODEL = "modeling_fmri_lm.FmriLMForCausalLM"
-_TOKENIZER = "modeling_fmri_tokenizer.FmriTokenizer"
 _AUTO_MAPS = {
     "fmri_lm": {
         "AutoConfig": "configuration_fmri_lm.FmriLMConfig",
-        "AutoModel": _LANGUAGE_MODEL,
-        "AutoModelForCausalLM": _LANGUAGE_MODEL,
+        "AutoModel": "modeling_fmri_lm.FmriLMForCausalLM",
+        "AutoModelForCausalLM": "modeling_fmri_lm.FmriLMForCausalLM",
         "AutoModelForSequenceClassification": "modeling_fmri_lm_classification.FmriLMForSequenceClassification",
     },
     "fmri_tokenizer": {
         "AutoConfig": "configuration_fmri_tokenizer.FmriTokenizerConfig",
-        "AutoModel": _TOKENIZER,
+        "AutoModel": "modeling_fmri_tokenizer.FmriTokenizer",
         "AutoModelForPreTraining": "modeling_fmri_tokenizer_pretraining.FmriTokenizerForPreTraining",
     },
 }
 # As `config.custom_pipelines` names them: the implementation, and the Auto class that loads its model.
 _EMBED = {"fmri-feature-extraction": ("pipelines.FmriFeatureExtractionPipeline", "AutoModel")}
-_ZERO_SHOT = "pipelines.FmriZeroShotClassificationPipeline"
 _PIPELINES = {
     "fmri_lm": {
-        "fmri-zero-shot-classification": (_ZERO_SHOT, "AutoModelForCausalLM"),
+        "fmri-zero-shot-classification": (
+            "pipelines.FmriZeroShotClassificationPipeline",
+            "AutoModelForCausalLM",
+        ),
         "fmri-to-text": ("pipelines.FmriToTextPipeline", "AutoModelForCausalLM"),
         "fmri-decision": ("pipelines.FmriDecisionPipeline", "AutoModelForCausalLM"),
         **_EMBED,
@@ -47,7 +46,7 @@ _PROCESSOR_MAP = {"AutoProcessor": "processing_fmri_lm.FmriLMProcessor"}
 
 
 def export_remote_code(folder: str | Path) -> list[str]:
-    """Write the code of a saved model or processor beside it, and `auto_map` into its JSON files.
+    """Write the code of a saved model or processor into its folder, and `auto_map` into its JSON files.
 
     Parameters
     ----------
@@ -69,12 +68,14 @@ def export_remote_code(folder: str | Path) -> list[str]:
 
 
 def with_remote_code(publication: Publication) -> list[str]:
-    """Add the code to what is published, and return the names of the files that were added or changed.
+    """Add the code to a publication, and return the names of the files that were added or changed.
 
-    Nothing is added to adapters, which load onto their base, nor to datasets.
+    Adapters, which load onto their base, and datasets need none.
     """
     if publication.kind in ("adapter", "dataset"):
         return []
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     maps: dict[str, dict[str, str]] = {}
     if publication.kind in _AUTO_MAPS:
         maps["config.json"] = _AUTO_MAPS[publication.kind]
@@ -87,7 +88,10 @@ def with_remote_code(publication: Publication) -> list[str]:
     pipelines = _PIPELINES.get(publication.kind, {})
     changed: list[str] = []
     for name, auto_map in maps.items():
-        record = _with_auto_map(publication.json(name), auto_map)
+        record = publication.json(name) | {"auto_map": auto_map}
+        # The extractor inside of a processor is loaded on its own, by an `auto_map` of its own.
+        if isinstance(record.get("feature_extractor"), dict):
+            record["feature_extractor"] = {**record["feature_extractor"], "auto_map": _EXTRACTOR_MAP}
         if name == "config.json":
             record["custom_pipelines"] = {
                 task: {"impl": implementation, "pt": [auto], "type": "multimodal"}
@@ -99,24 +103,11 @@ def with_remote_code(publication: Publication) -> list[str]:
     modules |= {implementation.split(".")[0] for implementation, _ in pipelines.values()}
     if "processor_config.json" in maps:
         modules.add("feature_extraction_fmri")
-    for path in _with_relative_imports(modules):
+    # transformers copies a module and its relative imports into its cache, and fails at the first one that is missing.
+    paths = {_MODELS / f"{module}.py" for module in modules}
+    for path in sorted(paths):
+        paths |= {Path(imported) for imported in get_relative_import_files(path)}
+    for path in sorted(paths):
         publication.files[path.name] = path.read_bytes()
         changed.append(path.name)
     return changed
-
-
-def _with_auto_map(record: dict[str, Any], auto_map: dict[str, str]) -> dict[str, Any]:
-    record = {**record, "auto_map": auto_map}
-    if isinstance(record.get("feature_extractor"), dict):
-        record["feature_extractor"] = {**record["feature_extractor"], "auto_map": _EXTRACTOR_MAP}
-    return record
-
-
-def _with_relative_imports(modules: set[str]) -> list[Path]:
-    """The files of these modules and of all that they import from beside them."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
-    paths = {_MODELS / f"{module}.py" for module in modules}
-    for path in sorted(paths):
-        paths |= {Path(needed) for needed in get_relative_import_files(path)}
-    return sorted(paths)

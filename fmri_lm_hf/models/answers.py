@@ -1,17 +1,24 @@
-"""How probable a model finds each of several answers to questions about scans."""
+"""Probabilities of answers to questions about scans.
+
+A scan is read once. All questions continue copies of its cache, and all answers continue copies of the caches of their
+questions. The cache itself remembers which of its tokens are hidden and which position comes next (`ScanLayout`).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .modeling_fmri_lm import FmriLMForCausalLM
 from .processing_fmri_lm import FmriLMProcessor
 
-MAX_ROWS = 512  # answers that go on from copies of the cache at once
+MAX_ROWS = 512  # answers that are scored at once, each with a copy of the cache
 
 # Ids of a prompt, and of each of its answers.
 Asked = tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -27,7 +34,7 @@ def encode_question(
 
     The ids of an answer include what the template writes behind it, so that their probability is that of the
     whole answer and not of every text that begins with it. The scan comes first, unless the question is a list of
-    content blocks that says where it is. With ``with_scan=False`` the question stands alone, as a text-only control.
+    content blocks that places it. ``with_scan=False`` leaves the scan out, as a text-only control.
     """
     if not answers:
         raise ValueError("No answers to choose from: give at least one candidate label.")
@@ -40,21 +47,18 @@ def encode_question(
 
 
 def answer_log_probabilities(
-    model: FmriLMForCausalLM,
-    prompt_ids: Sequence[int],
-    answer_ids: Sequence[Sequence[int]],
-    **scans: torch.Tensor,
-) -> torch.Tensor:
+    model: FmriLMForCausalLM, prompt_ids: Sequence[int], answer_ids: Sequence[Sequence[int]], **scans: Tensor
+) -> Tensor:
     """Log-probability of each whole answer to one question about each scan, (n_scans, n_answers).
 
-    As `answers_to_questions` has them for many questions.
+    See `answers_to_questions`, for many questions.
     """
     return answers_to_questions(model, [(prompt_ids, answer_ids)], **scans)[0]
 
 
 @torch.inference_mode()
-def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: torch.Tensor) -> Past:
-    """Read the beginning of a prompt once, for all questions that go on from it.
+def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -> Cache:
+    """Read the beginning of a prompt once, for all questions that continue it.
 
     Parameters
     ----------
@@ -64,29 +68,28 @@ def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: torch.Ten
     **scans : torch.Tensor
         As for `answers_to_questions`; here one row for each scan of the beginning, in its order.
     """
-    past = Past(model, 1)
-    past.read_scans(torch.tensor([list(ids)], device=model.device), scans)
-    return past
+    beginning = _rows([ids], model.device)
+    return _continue(model, None, *beginning, logits_to_keep=1, **scans)[1]
 
 
 @torch.inference_mode()
 def answers_to_questions(
-    model: FmriLMForCausalLM, asked: Sequence[Asked], before: Past | None = None, **scans: torch.Tensor
-) -> list[torch.Tensor]:
+    model: FmriLMForCausalLM, asked: Sequence[Asked], before: Cache | None = None, **scans: Tensor
+) -> list[Tensor]:
     """Log-probability of each whole answer to each of several questions about each scan.
 
-    A scan is read once, with all that the prompts begin with in common. Each question goes on from there, and each
-    answer from its question; none sees another.
+    A scan is read once, with the common beginning of the prompts. Each question continues from there, and each answer
+    from its question; none sees another.
 
     Parameters
     ----------
     model : FmriLMForCausalLM
     asked : sequence of (prompt ids, ids of its answers)
         From `encode_question`; each prompt about the same scan (or about none).
-    before : Past, optional
-        From `read_before`: what every prompt goes on from.
+    before : Cache, optional
+        From `read_before`: the beginning that every prompt continues.
     **scans : torch.Tensor
-        `input_values` or `fmri_features`, and masks, each with one row a scan; none for text-only prompts.
+        `input_values` or `fmri_features`, and masks, each with one row per scan; none for text-only prompts.
 
     Returns
     -------
@@ -96,117 +99,84 @@ def answers_to_questions(
     Raises
     ------
     ValueError
-        When prompts differ before their scan.
+        If prompts differ before the end of their scan.
     """
     n_scans = max((len(values) for values in scans.values()), default=1)
     prompts = [list(prompt) for prompt, _ in asked]
-    n_shared = _n_shared(prompts)
+    # tokens that all prompts begin with; the last token of each stays its own, since its logits are needed
+    n_own = min(map(len, prompts)) - 1
+    n_shared = next((k for k in range(n_own) if len({prompt[k] for prompt in prompts}) > 1), n_own)
     if any(model.config.fmri_token_id in prompt[n_shared:] for prompt in prompts):
         raise ValueError(
             "The prompts differ before the end of their scan, so that it cannot be read once for all of them: write "
             "each question behind the scan, or ask one at a time."
         )
-    past = Past(model, n_scans) if before is None else before.repeated(n_scans)
+    cache = _repeated(before, n_scans)
     if n_shared:
-        past.read_scans(torch.tensor(prompts[0][:n_shared], device=model.device).expand(n_scans, -1), scans)
+        shared = _rows([prompts[0][:n_shared]], model.device, n_scans)
+        cache = _continue(model, cache, *shared, logits_to_keep=1, **scans)[1]
     n_answers = max(len(answers) for _, answers in asked)
     n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
-    found: list[torch.Tensor] = []
-    for start in range(0, len(asked), n_at_once):
-        chunk = [
-            (prompt[n_shared:], answers)
-            for prompt, (_, answers) in zip(prompts[start:], asked[start : start + n_at_once], strict=False)
-        ]
-        found += _answers(past, chunk, n_answers)
-    return found
+    rest = [(prompt[n_shared:], answers) for prompt, (_, answers) in zip(prompts, asked, strict=True)]
+    chunks = [rest[start : start + n_at_once] for start in range(0, len(rest), n_at_once)]
+    return [scores for chunk in chunks for scores in _scores(model, cache, chunk, n_scans, n_answers)]
 
 
-class Past:
-    """What was read before: a cache of `n_rows` rows, what of it is hidden, and the position that comes next."""
+def _scores(
+    model: FmriLMForCausalLM, cache: Cache | None, asked: Sequence[Asked], n_scans: int, n_answers: int
+) -> list[Tensor]:
+    """Log-probabilities of the answers to questions that continue one cache: for each (n_scans, n_answers)."""
+    # Rows are ordered by scan, then question, then answer: a cache is repeated row by row, ids as a whole.
+    # Questions are padded on the left: the logits of the last column are those of the first token of an answer.
+    questions = _rows([question for question, _ in asked], model.device, n_scans, left=True)
+    logits, of_questions = _continue(model, _repeated(cache, len(asked)), *questions, logits_to_keep=1)
 
-    def __init__(self, model: FmriLMForCausalLM, n_rows: int):
-        self.model = model
-        self.cache: Any = None
-        self.mask = torch.ones(n_rows, 0, dtype=torch.long, device=model.device)
-        self.first = torch.zeros(n_rows, dtype=torch.long, device=model.device)
-
-    def repeated(self, n: int) -> Past:
-        """With each row `n` times."""
-        again = Past(self.model, 0)
-        again.cache = copy.deepcopy(self.cache)
-        if again.cache is not None:
-            again.cache.batch_repeat_interleave(n)
-        again.mask = self.mask.repeat_interleave(n, dim=0)
-        again.first = self.first.repeat_interleave(n)
-        return again
-
-    def read_scans(self, ids: torch.Tensor, scans: Mapping[str, torch.Tensor]) -> None:
-        """Go on with the same text in every row, and its scans."""
-        scans = {name: values.to(self.model.device) for name, values in scans.items()}
-        masks = {name: scans.get(name) for name in ("roi_mask", "padding_mask")}
-        self.mask = torch.cat([self.mask, self.model.get_attention_mask(ids, **masks)], dim=1)
-        positions = self.first[:, None] + self.model.get_position_ids(ids)
-        self.cache = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **scans,
-        ).past_key_values
-        self.first = positions[:, -1] + 1
-
-    def read(self, ids: torch.Tensor, present: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Go on with tokens of every row, those not `present` hidden; return logits."""
-        positions = self.first[:, None] + (present.cumsum(1) - 1).clamp_min(0)
-        self.mask = torch.cat([self.mask, present], dim=1)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **options,
-        )
-        self.cache, self.first = output.past_key_values, self.first + present.sum(1)
-        return output.logits
-
-
-def _answers(past: Past, asked: Sequence[Asked], n_answers: int) -> list[torch.Tensor]:
-    """Scores of the answers to questions that go on from the same past: for each (n_scans, n_answers)."""
-    n_scans, device = len(past.mask), past.mask.device
-    questions, present = _rows([question for question, _ in asked], device, left=True)
-    past = past.repeated(len(asked))
-    first_logits = past.read(questions.repeat(n_scans, 1), present.repeat(n_scans, 1), logits_to_keep=1)
-
-    # as many answers for every question, those that it has not got being empty
+    # the same number of answers for every question, filled up with empty ones
     all_ids = [ids for _, answers in asked for ids in [*answers, *[()] * (n_answers - len(answers))]]
-    answers, present = (each.repeat(n_scans, 1) for each in _rows(all_ids, device))
-    logits = first_logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
+    answers, present = _rows(all_ids, model.device, n_scans)
+    logits = logits.repeat_interleave(n_answers, dim=0)  # of the first token of each answer
     if answers.shape[1] > 1:
-        going_on = past.repeated(n_answers).read(answers[:, :-1], present[:, :-1])
-        logits = torch.cat([logits, going_on], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
+        of_answers = _repeated(of_questions, n_answers)
+        # the last token of the longest answer predicts nothing that is scored
+        later, _ = _continue(model, of_answers, answers[:, :-1], present[:, :-1])
+        logits = torch.cat([logits, later], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
+    # in float32: sums over tokens in bfloat16 would be too coarse to rank answers
     log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
     scores = (log_probabilities * present).sum(-1).view(n_scans, len(asked), n_answers)
     return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 
 
-def _n_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; at least the last of each is its own."""
-    n = min(map(len, prompts)) - 1
-    return next((k for k in range(n) if len({prompt[k] for prompt in prompts}) > 1), n)
+def _continue(
+    model: FmriLMForCausalLM, cache: Cache | None, ids: Tensor, present: Tensor, **inputs: Any
+) -> tuple[Tensor, Cache]:
+    """Read further ids of every row behind a cache, those not `present` hidden: their logits, and the longer cache."""
+    n_past = 0 if cache is None else cache.get_seq_length()
+    for name, value in inputs.items():
+        inputs[name] = value.to(model.device) if isinstance(value, Tensor) else value
+    # ones for the cache: it knows itself which of its tokens are hidden
+    attention_mask = F.pad(present, (n_past, 0), value=1)
+    inputs |= {"input_ids": ids, "attention_mask": attention_mask, "past_key_values": cache}
+    output = model(**inputs, use_cache=True)
+    return output.logits, output.past_key_values
+
+
+def _repeated(cache: Cache | None, n: int) -> Cache | None:
+    """A copy of a cache with each row `n` times."""
+    cache = copy.deepcopy(cache)
+    if cache is not None:
+        cache.batch_repeat_interleave(n)
+    return cache
 
 
 def _rows(
-    ids: Sequence[Sequence[int]], device: torch.device, left: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids of different lengths as one tensor, and where they are: both (n, longest)."""
+    ids: Sequence[Sequence[int]], device: torch.device, n_times: int = 1, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Ids of different lengths as one tensor, all rows `n_times`, and where they are: both (n_times * n, longest)."""
     longest = max(map(len, ids))
-    rows = torch.zeros(len(ids), longest, dtype=torch.long, device=device)
+    rows = torch.zeros(len(ids), longest, dtype=torch.long)
     present = torch.zeros_like(rows)
     for row, each in enumerate(ids):
         place = slice(longest - len(each), None) if left else slice(0, len(each))
-        rows[row, place] = torch.tensor(each, dtype=torch.long, device=device)
+        rows[row, place] = torch.tensor(each, dtype=torch.long)
         present[row, place] = 1
-    return rows, present
+    return rows.to(device).repeat(n_times, 1), present.to(device).repeat(n_times, 1)

@@ -1,7 +1,7 @@
-"""Atlases: the ROIs that scans, features and models agree on, by name and in order.
+"""Atlases: the regions of interest (ROIs) of scans, features and models, by name and in order.
 
-This file, `atlas_names`, `scan_images`, `scan_reading` and `feature_extraction_fmri` can travel with a checkpoint as
-its own code: at import they need nothing beyond numpy and transformers.
+This file and those that it imports can travel with a checkpoint as its own code: at import they need numpy and
+transformers alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers.utils import logging
 from .atlas_names import UNASSIGNED, YEO_NETWORKS, is_network, network_of, read_label_table, yeo_scheme
 from .image_files import image_data, is_cifti, load_image, volume_data
 from .scan_errors import ScanError, require
-from .scan_images import extract_signals
+from .scan_images import extract
 
 logger = logging.get_logger(__name__)
 
@@ -31,12 +31,12 @@ DEFAULT_RADIUS_MM = 5.0
 
 @dataclass(frozen=True)
 class Atlas:
-    """The ROIs of a study: their names in order, their networks, and how to take them from an image.
+    """The ROIs of a study: their names in order, their networks, and how to extract them from an image.
 
     Parameters
     ----------
     name : str
-        For example `"schaefer_400_7networks_tian_s3"`.
+        For example `"schaefer_400_7networks"`.
     roi_names : sequence of str
         Unique, in the order of the columns of every table made with this atlas.
     networks : sequence of str
@@ -48,9 +48,16 @@ class Atlas:
     labels : sequence of int, optional
         Value of each ROI in a label image.
     labels_sha256 : str, optional
-        Checksum of that image. The image itself stays with the user: an atlas read from JSON asks for it again.
+        Checksum of that image. The image itself is not saved: an atlas read from JSON asks for it again.
     labels_img : nibabel image, optional
         The label image (NIfTI, CIFTI dlabel or GIFTI); neither saved nor compared.
+
+    Examples
+    --------
+    >>> atlas = Atlas.load("dosenbach_2010")
+    >>> atlas.n_rois, atlas.network_names[0]
+    (160, 'cerebellum')
+    >>> bold = atlas.extract("sub-01_bold.nii.gz")  # (n_timepoints, 160)
     """
 
     name: str
@@ -63,21 +70,20 @@ class Atlas:
     labels_img: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        def settle(**values: Any) -> None:
-            for name, value in values.items():
-                object.__setattr__(self, name, value)
-
-        settle(roi_names=tuple(map(str, self.roi_names)), networks=tuple(map(str, self.networks)))
+        values: dict[str, Any] = {
+            "roi_names": tuple(map(str, self.roi_names)),
+            "networks": tuple(map(str, self.networks)),
+        }
         if self.coordinates is not None:
-            points = tuple(tuple(map(float, point)) for point in self.coordinates)
+            values["coordinates"] = tuple(tuple(map(float, point)) for point in self.coordinates)
             radius = DEFAULT_RADIUS_MM if self.radius_mm is None else self.radius_mm
-            radii = radius if isinstance(radius, Sequence) else (radius,) * len(points)
-            settle(coordinates=points, radius_mm=tuple(map(float, radii)))
+            radii = radius if isinstance(radius, Sequence) else [radius] * len(self.coordinates)
+            values["radius_mm"] = tuple(map(float, radii))
         if self.labels is not None:
-            settle(labels=tuple(map(int, self.labels)))
-        self._validate()
+            values["labels"] = tuple(map(int, self.labels))
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
-    def _validate(self) -> None:
         if not self.roi_names:
             raise ScanError(f"Atlas {self.name!r} has no ROIs: give `roi_names`.")
         for what in ("networks", "coordinates", "radius_mm", "labels"):
@@ -108,10 +114,8 @@ class Atlas:
 
     @property
     def named_networks(self) -> tuple[str, ...]:
-        """The networks that can be spoken of: `network_names` without "unassigned" and the like."""
+        """The networks that have a name: `network_names` without "unassigned" and the like."""
         return tuple(filter(is_network, self.network_names))
-
-    # Making and saving
 
     @classmethod
     def numbered(cls, n_rois: int, name: str = "numbered") -> Atlas:
@@ -120,7 +124,7 @@ class Atlas:
 
     @classmethod
     def from_names(cls, roi_names: Iterable[str], name: str) -> Atlas:
-        """An atlas for tables with ROI names, with the networks that these hold (`atlas_names.network_of`)."""
+        """An atlas for tables with ROI names, with the networks in these names (`atlas_names.network_of`)."""
         names = tuple(map(str, roi_names))
         return cls(name, names, tuple(map(network_of, names)))
 
@@ -131,7 +135,7 @@ class Atlas:
         Parameters
         ----------
         name : str
-            `"seitzman_2018"` (300 ROIs) or `"dosenbach_2010"` (160), which need no network; or
+            `"seitzman_2018"` (300 ROIs) or `"dosenbach_2010"` (160), which need no download; or
             `"schaefer_400_7networks"` (100 to 1000 ROIs, 7 or 17 networks), which nilearn downloads once.
         """
         if name in ("seitzman_2018", "dosenbach_2010"):
@@ -151,12 +155,12 @@ class Atlas:
         Parameters
         ----------
         labels_img : path or nibabel image
-            3D NIfTI, CIFTI `.dlabel.nii` or one hemisphere of a GIFTI `.label.gii`; the latter two carry their own
-            table, and the other hemisphere lies beside the one that is given.
+            3D NIfTI, CIFTI `.dlabel.nii` or one hemisphere of a GIFTI `.label.gii`, with the other one beside it. The
+            latter two carry their own table.
         table : path, optional
             CSV or TSV with columns `index`, `name` and optionally `network` (or as BIDS and XCP-D call them: `label`,
             `network_label`); a colour lookup table with lines `index name R G B A`; or a Workbench label list (a line
-            with the name, then one with `index R G B A`). ROIs without a network get the one that their name holds
+            with the name, then one with `index R G B A`). ROIs without a network get the one in their name
             (`atlas_names.network_of`).
         name : str
             Name of the atlas.
@@ -191,18 +195,18 @@ class Atlas:
             logger.warning(
                 f"Atlas {name!r} leaves out label values without a name: {_some(sorted(present - named))}."
             )
-        names = _unique(text for _, text, _ in rows)
+        indices, names, networks = zip(*rows, strict=True)
         return cls(
-            name=name,
-            roi_names=tuple(names),
-            networks=tuple(network for _, _, network in rows),
-            labels=tuple(index for index, _, _ in rows),
+            name,
+            tuple(_unique(names)),
+            networks,
+            labels=indices,
             labels_sha256=_sha256(image),
             labels_img=image,
         )
 
     def with_labels_img(self, labels_img: Any) -> Atlas:
-        """The same atlas with its label image at hand, after its checksum is verified."""
+        """The same atlas with its label image, whose checksum is verified."""
         if self.labels is None:
             raise ScanError(f"Atlas {self.name!r} has no labels, so it takes no label image.")
         image = load_image(labels_img)
@@ -216,7 +220,7 @@ class Atlas:
         return replace(self, labels_img=image, labels_sha256=found)
 
     def with_networks(self, table: str | os.PathLike) -> Atlas:
-        """The same ROIs with the networks that a table gives them.
+        """The same ROIs with the networks of a table.
 
         Parameters
         ----------
@@ -234,7 +238,7 @@ class Atlas:
         return replace(self, networks=tuple(network[name] for name in self.roi_names))
 
     def to_dict(self) -> dict[str, Any]:
-        """What identifies and extracts the atlas, ready for JSON; no local path and no image."""
+        """The atlas as a record for JSON, without the image and local paths."""
         record: dict[str, Any] = {
             "name": self.name,
             "roi_names": list(self.roi_names),
@@ -251,7 +255,7 @@ class Atlas:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], labels_img: Any = None) -> Atlas:
-        """The atlas of a `to_dict` record, with its label image (path or nibabel image) where it has one."""
+        """The atlas of a `to_dict` record, with its label image (path or nibabel image) if it has one."""
         missing = {"name", "roi_names", "networks"} - set(record)
         if missing:
             raise ScanError(
@@ -287,8 +291,6 @@ class Atlas:
             )
         return cls.from_dict(record, labels_img)
 
-    # Use
-
     def roi_slots(self, roi_names: Iterable[str]) -> np.ndarray:
         """Columns of a scan with `roi_names` in the order of this atlas, so that `bold[:, slots]` fits it.
 
@@ -300,20 +302,19 @@ class Atlas:
         unknown = [name for name in names if name not in known]
         missing = [name for name in self.roi_names if name not in where]
         if unknown or missing or len(names) != self.n_rois:
-            parts = [
-                f"{len(unknown)} not in the atlas ({_some(unknown)})" if unknown else "",
-                f"{len(missing)} missing from the scan ({_some(missing)})" if missing else "",
-                f"{len(names) - len(where)} repeated" if len(names) > len(where) else "",
-            ]
-            scheme_found, scheme_here = yeo_scheme(names), yeo_scheme(self.roi_names)
-            hint = (
-                f" The scan uses {scheme_found}-network names, the atlas {scheme_here}-network names."
-                if scheme_found and scheme_here and scheme_found != scheme_here
-                else ""
-            )
+            problems = []
+            if unknown:
+                problems.append(f"{len(unknown)} not in the atlas ({_some(unknown)})")
+            if missing:
+                problems.append(f"{len(missing)} missing from the scan ({_some(missing)})")
+            if len(names) > len(where):
+                problems.append(f"{len(names) - len(where)} repeated")
+            of_scan, of_atlas = yeo_scheme(names), yeo_scheme(self.roi_names)
+            hint = ""
+            if of_scan and of_atlas and of_scan != of_atlas:
+                hint = f" The scan uses {of_scan}-network names, the atlas {of_atlas}-network names."
             raise ScanError(
-                f"The ROIs of the scan do not match atlas {self.name!r} by name: "
-                f"{'; '.join(filter(None, parts))}.{hint} "
+                f"The ROIs of the scan do not match atlas {self.name!r} by name: {'; '.join(problems)}.{hint} "
                 f"Expected its {self.n_rois} ROIs; extract the scan with this atlas."
             )
         return np.asarray([where[name] for name in self.roi_names])
@@ -332,28 +333,21 @@ class Atlas:
         np.ndarray of shape (n_timepoints, n_rois), float32
             An ROI without a voxel in the image is a column of NaN.
         """
-        return extract_signals(self, image, mask_img)
-
-
-# Sources of atlases
+        return extract(self, image, mask_img).signals.astype(np.float32)
 
 
 def _coordinate_atlas(name: str) -> Atlas:
     datasets = require("nilearn.datasets")
     bunch = getattr(datasets, f"fetch_coords_{name}")()
-    networks = [str(network) for network in bunch["networks"]]
-    if "labels" in bunch:
-        names = [str(label) for label in bunch["labels"]]
-    else:  # seitzman_2018 has no ROI names: the network and the structure of each make them
-        names = [f"{network} {region}" for network, region in zip(networks, bunch["regions"], strict=True)]
-    coordinates = np.asarray(bunch["rois"][["x", "y", "z"]], dtype=float)
+    # seitzman_2018 has no ROI names: the network and the structure of each make them
+    names = bunch.get("labels") or [" ".join(pair) for pair in zip(bunch["networks"], bunch["regions"])]
     radius = bunch.get("radius")
     return Atlas(
-        name=name,
-        roi_names=tuple(_unique(names)),
-        networks=tuple(networks),
-        coordinates=tuple(map(tuple, coordinates.tolist())),
-        radius_mm=None if radius is None else tuple(np.asarray(radius, dtype=float).tolist()),
+        name,
+        tuple(_unique(map(str, names))),
+        bunch["networks"],
+        coordinates=np.asarray(bunch["rois"][["x", "y", "z"]], dtype=float).tolist(),
+        radius_mm=None if radius is None else np.asarray(radius, dtype=float).tolist(),
     )
 
 
@@ -368,16 +362,10 @@ def _schaefer_atlas(n_rois: int, n_networks: int) -> Atlas:
             "Atlas.from_labels_img(labels_img, table)."
         ) from error
     names = [label.decode() if isinstance(label, bytes) else str(label) for label in bunch["labels"]]
-    names = [label for label in names if label != "Background"]
+    atlas = Atlas.from_names((label for label in names if label != "Background"), name)
     image = load_image(bunch["maps"])
-    return Atlas(
-        name=name,
-        roi_names=tuple(names),
-        networks=tuple(map(network_of, names)),
-        labels=tuple(range(1, len(names) + 1)),
-        labels_sha256=_sha256(image),
-        labels_img=image,
-    )
+    labels = tuple(range(1, atlas.n_rois + 1))
+    return replace(atlas, labels=labels, labels_sha256=_sha256(image), labels_img=image)
 
 
 def _check_yeo_networks(atlas: Atlas) -> None:
@@ -412,6 +400,8 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 def _sha256(labels_img: Any) -> str:
     """Checksum of the labels and of where they lie."""
+    # Labels as int32 and the affine to the micrometre: the same image saved as uint8, int16 or float, compressed or
+    # not, has one checksum.
     digest = hashlib.sha256(np.ascontiguousarray(image_data(labels_img), dtype="<i4").tobytes())
     if not is_cifti(labels_img):
         digest.update(np.round(np.asarray(labels_img.affine, dtype="<f8"), 3).astype("<f4").tobytes())

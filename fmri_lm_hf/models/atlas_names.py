@@ -1,4 +1,4 @@
-"""What the names of ROIs say: networks, hemispheres, parcellations; and the tables that name the values of an image."""
+"""Names of ROIs: the network, hemisphere and parcellation in them, and the tables that name the values of an image."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _AAL = {
     "Temporal": "Heschl|Temporal_",
     "Cerebellum": "Cereb",
 }
-# Patterns that whole names match, and their network; None where the group of the pattern holds it.
+# Patterns of whole names, and their network; None if the group of the pattern holds it.
 _PATTERNS: tuple[tuple[str, str | None], ...] = (
     (rf"(?:[lr]h_)?(?:(?:7|17)Networks_)?[LR]H_({_YEO})(?:[_-].+)?", None),  # Schaefer; cortex of XCP-D's 4S
     (rf"[LR]_({_GORDON})(?:_\d+)?", None),
@@ -56,7 +56,7 @@ _PATTERNS: tuple[tuple[str, str | None], ...] = (
     (r"Cerebellar_Region\d+|Vermis_\w+", "Cerebellum"),  # 4S, AAL
     *((rf"(?:{names})\w*_[LR]", lobe) for lobe, names in _AAL.items()),
 )
-# Where a name says its hemisphere: what comes before, the side, what comes after.
+# The hemisphere in a name: what comes before, the side, what comes after.
 _SIDE = r"(.*?\b|.*_)(LH|RH|[LR])(?=[_-])(.*)|(.*[_-])(lh|rh|[LRlr])()|(.*[a-z])([LR])((?: \d+)?)"
 _OTHER_SIDE = str.maketrans("LRlr", "RLrl")
 
@@ -66,12 +66,12 @@ NETWORK_COLUMNS = ("network", "network_label", "network_name", "community", "lob
 
 
 def is_network(network: str) -> bool:
-    """Whether a network's name names one: not "unassigned", "none", "n/a" and the like."""
+    """Whether this is the name of a network: not "unassigned", "none", "n/a" and the like."""
     return network.strip().lower() not in _NO_NETWORK
 
 
 def network_of(roi_name: str) -> str:
-    """The network that an ROI's name holds, else `unassigned`.
+    """The network in the name of an ROI, else `unassigned`.
 
     Names of Schaefer (7 and 17 networks), XCP-D's 4S and Gordon hold their network. Those of Tian, and the nuclei in
     4S, are of the `Subcortex`; names of AAL give their lobe.
@@ -84,7 +84,7 @@ def network_of(roi_name: str) -> str:
 
 
 def mirrored_name(roi_name: str) -> str | None:
-    """The name of the same region on the other side (`LH_Vis_1` for `RH_Vis_1`), or None where no side is named."""
+    """The name of the same region on the other side (`LH_Vis_1` for `RH_Vis_1`), or None if no side is named."""
     match = re.fullmatch(_SIDE, roi_name)
     if match is None:
         return None
@@ -93,7 +93,7 @@ def mirrored_name(roi_name: str) -> str | None:
 
 
 def yeo_scheme(roi_names: Iterable[str]) -> str:
-    """`"7"` or `"17"` where names say of which Yeo parcellation they are, `"7 and 17"` where they mix, else empty."""
+    """The Yeo parcellation in the names, `"7"` or `"17"`; `"7 and 17"` if they mix; empty if there is none."""
     found = {match[1] for name in roi_names if (match := re.match(r"(7|17)Networks_", name))}
     return " and ".join(sorted(found, key=int))
 
@@ -101,8 +101,8 @@ def yeo_scheme(roi_names: Iterable[str]) -> str:
 def read_label_table(path: Path) -> list[tuple[int, str, str]]:
     """Rows (index, name, network) of a CSV or TSV table, a colour lookup table or a Workbench label list.
 
-    Columns of CSV and TSV are found by their names, as BIDS, XCP-D and AtlasPack spell them. Where the table names no
-    network, the ROI's name may hold it (`network_of`). Rows of a table without an index are numbered from 1.
+    Columns of CSV and TSV are found by their names, as BIDS, XCP-D and AtlasPack spell them. If the table names no
+    network, the name of the ROI may hold it (`network_of`). Rows of a table without an index are numbered from 1.
     """
     try:
         lines = [line.rstrip("\r\n") for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -121,7 +121,7 @@ def read_label_table(path: Path) -> list[tuple[int, str, str]]:
             pairs = zip(lines[::2], table[1::2], strict=True)
             return [(int(numbers[0]), text.strip(), network_of(text.strip())) for text, numbers in pairs]
         return [(int(row[0]), row[1], network_of(row[1])) for row in table]
-    except (StopIteration, ValueError, IndexError, csv.Error) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise ScanError(
             f"The label table {path.name} is not understood: expected columns index, name and network (CSV or TSV), "
             "or lines `index name R G B A`."
@@ -130,33 +130,27 @@ def read_label_table(path: Path) -> list[tuple[int, str, str]]:
 
 def _rows_by_header(table: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
     header = [cell.lower() for cell in table[0]]
-    rows = table[1:]
 
     def column(names: Sequence[str]) -> int | None:
         return next((header.index(name) for name in names if name in header), None)
 
     index, name, network = column(INDEX_COLUMNS), column(NAME_COLUMNS), column(NETWORK_COLUMNS)
     if index is None and "label" in header and name != header.index("label"):
-        index = header.index("label")  # FSL's and FreeSurfer's way: `label` is the value, `name` the name
+        index = header.index("label")  # as FSL and FreeSurfer write it: `label` is the value, `name` the name
     if name is None:
-        raise StopIteration
-    found = []
-    for number, row in enumerate(rows, 1):
-        said = "" if network is None else row[network]
-        found.append(
-            (
-                number if index is None else _label_value(row[index]),
-                row[name],
-                said if is_network(said) else network_of(row[name]),
-            )
-        )
-    return found
+        raise ValueError("There is no column of names.")
+    rows = []
+    for number, row in enumerate(table[1:], 1):
+        given = "" if network is None else row[network]
+        value = number if index is None else _label_value(row[index])
+        rows.append((value, row[name], given if is_network(given) else network_of(row[name])))
+    return rows
 
 
 def _label_value(cell: str) -> int:
     """A whole number, which some writers give a fraction of zero."""
     value = float(cell)
-    if not value.is_integer():  # neither is infinity, nor what is missing
+    if not value.is_integer():  # infinity and NaN are not, either
         raise ValueError(f"{cell} is no label value.")
     return int(value)
 

@@ -1,7 +1,7 @@
-"""What a language model must do to read scans, checked when one is joined to a tokenizer of scans.
+"""Requirements for language models that read scans, checked when one is joined to a tokenizer of scans.
 
-Most language models of transformers do all of it. Those that do not would fail at their first scan, or read scans
-wrongly without a word; here each of them is refused in one sentence.
+Most language models of transformers meet them. The others would fail at their first scan, or silently read scans
+wrongly; here they are refused with the reason.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
@@ -22,8 +23,8 @@ _INSTEAD = "Take a Transformer such as Llama, Qwen3, Mistral, Gemma or GPT-2."
 def check_backbone(language_model: PreTrainedModel) -> None:
     """Refuse a language model that cannot read scans.
 
-    The last part is a trial: a prompt of five random embeddings is read and gone on with, which costs two short
-    passes. Models without weights (on the meta device, or partitioned over processes) are spared it.
+    The last part is a trial: a prompt of five random embeddings is read and continued, which costs two short passes.
+    Models without weights (on the meta device, or partitioned over processes) skip it.
 
     Parameters
     ----------
@@ -33,9 +34,9 @@ def check_backbone(language_model: PreTrainedModel) -> None:
     Raises
     ------
     ValueError
-        When layers keep a running state in place of attention; when embeddings have another width than hidden
-        states; when a prepared attention mask, position ids or a cache are not taken or not honoured; when the
-        weights are packed as in a GGUF file.
+        If layers keep a running state in place of attention; if embeddings have another width than hidden states; if a
+        prepared attention mask, position ids or a cache are not accepted or not honoured; if the weights are packed as
+        in a GGUF file.
     """
     _check_shape(language_model)
     embeddings = language_model.get_input_embeddings().weight
@@ -80,13 +81,13 @@ def _check_shape(language_model: PreTrainedModel) -> None:
 # The trial prompt: a token of text, a patch of three scan tokens of which the last is hidden, a token of text.
 _BLOCK, _PRESENT = (3,), (True, True, False)
 _IS_SCAN = (False, True, True, True, False)
-# Rows of the batch: the prompt; the same with another second and another hidden scan token; with other positions.
+# Rows of the batch: the prompt; with another second scan token; with another hidden scan token; with other positions.
 _PLAIN, _OTHER_SECOND, _OTHER_HIDDEN, _OTHER_POSITIONS = range(4)
-_SMALL = 1e-5  # relative to the change of the token that was changed
+_SMALL = 1e-5  # relative to the change at the token that was changed
 
 
 @torch.no_grad()
-def _check_behaviour(language_model: PreTrainedModel, embeddings: torch.Tensor) -> None:
+def _check_behaviour(language_model: PreTrainedModel, embeddings: Tensor) -> None:
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(3, len(_IS_SCAN), embeddings.shape[-1], generator=draw)
     prompts = noise[:1].repeat(4, 1, 1)
@@ -109,6 +110,8 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: torch.Tensor) 
         use_cache=True,
     )
     logits = outputs.logits.float()
+    # How far a change moves the logits of each token. Seen by the first scan token, the second must move it; seen by
+    # nobody, the hidden one must move no token but itself; and text before the scan must not move at all.
     moved = (logits - logits[_PLAIN]).norm(dim=-1)  # (4, n_positions)
     second, hidden, positions = moved[_OTHER_SECOND], moved[_OTHER_HIDDEN], moved[_OTHER_POSITIONS]
     if second[1] <= _SMALL * second[2]:
@@ -125,15 +128,13 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: torch.Tensor) 
         )
     if positions.max() <= _SMALL * second[2]:
         logger.warning(
-            f"A language model of type '{language_model.config.model_type}' takes no notice of position ids: the "
-            "tokens of a time patch will count as one position each, and not share one."
+            f"A language model of type '{language_model.config.model_type}' ignores position ids: the tokens of a time "
+            "patch will have a position each, and not share one."
         )
     _check_cache(language_model, outputs, prompts, layout)
 
 
-def _check_cache(
-    language_model: PreTrainedModel, outputs: Any, prompts: torch.Tensor, layout: ScanLayout
-) -> None:
+def _check_cache(language_model: PreTrainedModel, outputs: Any, prompts: Tensor, layout: ScanLayout) -> None:
     cache = getattr(outputs, "past_key_values", None)
     if cache is None or not hasattr(cache, "batch_repeat_interleave"):
         raise _refusal(
@@ -145,7 +146,7 @@ def _check_cache(
     further = ScanLayout.of(new, None, _BLOCK, cache=cache)
     _attempt(
         language_model,
-        "going on from a repeated cache",
+        "continuing a repeated cache",
         inputs_embeds=new,
         attention_mask=further.backbone_mask(language_model.config, new, cache),
         position_ids=further.position_ids,

@@ -1,6 +1,6 @@
 """Configuration of the language model that reads fMRI tokens."""
 
-# Annotations stay evaluated here: `strict` checks the types of fields only where they are not strings.
+# No `from __future__ import annotations`: `strict` checks the types of fields only if they are not strings.
 from dataclasses import field
 from typing import Any
 
@@ -30,22 +30,22 @@ class FmriLMConfig(PreTrainedConfig):
         Text ids around the tokens of each scan, for callers who build `input_ids` without a processor (which has
         its own). The model itself reads them as the text they are.
     fmri_embedding_source : {"encoder", "codes"}, default="encoder"
-        What the language model reads of a scan: the continuous encoder features (the published form), or only
-        what the discrete codes say (the sum of their code vectors).
+        What the language model reads of a scan: the continuous encoder features (the published form), or the sum of
+        the code vectors.
     projector_layer_norm : bool, default=False
         Normalise the scan features before the projector (Linear, GELU).
     scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
-        What a scan's tokens stand for: its ROIs (in each time patch, the published form), its network pairs, or
+        What the tokens of a scan stand for: its ROIs (in each time patch, the published form), its network pairs, or
         both. Network pairs need no weight that depends on an atlas, and alone they need no fMRI tokenizer: the
         model then has none, and of `fmri_config` only the shape of the scans and `roi_networks` count.
     network_name_ids : list of list of int, optional
-        Text ids of each network's name, in the order of `fmri_config.roi_networks`. Needed with network pairs.
+        Text ids of the name of each network, in the order of `fmri_config.roi_networks`. Needed with network pairs.
     fmri_loss_weight : float
-        Weight of the next-code loss when `fmri_labels` are given.
+        Weight of the next-code loss if `fmri_labels` are given.
     initializer_range : float
     part_dtypes : dict of str to str, optional
-        Precision of parts, such as ``{"language_model": "bfloat16"}``, where it is not that of the whole (`dtype`);
-        written by `save_pretrained`.
+        Precision of parts that differ from the whole (`dtype`), such as ``{"language_model": "bfloat16"}``; written by
+        `save_pretrained`.
     """
 
     model_type = "fmri_lm"
@@ -82,12 +82,12 @@ class FmriLMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Check what holds between the fields; called when a configuration is made."""
+        """Check the fields, and what holds between them; called when a configuration is made."""
         if self.fmri_embedding_source not in ("encoder", "codes"):
             raise ValueError(
                 f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
             )
-        if not set((self.part_dtypes or {}).values()) <= set(DTYPES):
+        if set((self.part_dtypes or {}).values()) - set(DTYPES):
             raise ValueError(f"`part_dtypes` must name some of {list(DTYPES)}, got {self.part_dtypes}.")
         if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
             raise ValueError(
@@ -123,9 +123,9 @@ class FmriLMConfig(PreTrainedConfig):
     def block_sizes(self) -> list[int]:
         """Tokens of each block of a scan: its ROIs in each time patch, then one block of the scan and its pairs."""
         blocks = list(self.fmri_config.block_sizes) if self.reads_rois else []
-        return (
-            [*blocks, n_pair_tokens(len(self.network_name_ids or ()))] if self.reads_network_pairs else blocks
-        )
+        if self.reads_network_pairs:
+            blocks.append(n_pair_tokens(len(self.network_name_ids)))
+        return blocks
 
     @property
     def n_scan_tokens(self) -> int:

@@ -1,7 +1,6 @@
-"""Configuration of the fMRI tokenizer."""
+"""Configuration of the fMRI tokenizer, and the check that a configuration file loads no foreign code."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `strict` checks the types of fields only if they are not strings.
 import math
 from collections.abc import Mapping
 from dataclasses import field
@@ -10,89 +9,18 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# A configuration file holds numbers and names; one that would load foreign code or kernels is refused.
-
-# Attention that is part of transformers and torch. Anything else, such as "org/kernel", is compiled code fetched
-# from the Hub when the model is built; whoever wants it can ask for it with `attn_implementation=` at loading.
-_BUILT_IN_ATTENTION = ("eager", "sdpa", "flex_attention")
-_BUILT_IN_EXPERTS = ("eager", "grouped_mm", "batched_mm")
-# Quantization that an installed library does; other methods fetch kernels from the Hub.
-_LIBRARY_QUANTIZATION = ("bitsandbytes",)
-
-_IMPLEMENTATIONS = {
-    "_attn_implementation": _BUILT_IN_ATTENTION,
-    "_attn_implementation_internal": _BUILT_IN_ATTENTION,
-    "attn_implementation": _BUILT_IN_ATTENTION,
-    "_experts_implementation": _BUILT_IN_EXPERTS,
-    "experts_implementation": _BUILT_IN_EXPERTS,
-}
-_SWITCHES = ("use_kernels", "kernel_config", "trust_remote_code", "custom_generate", "allow_all_kernels")
-
-
-def check_config_is_inert(config: Mapping[str, Any], name: str = "config.json") -> None:
-    """Refuse a configuration that would load foreign kernels or code when a model is built from it.
-
-    Parameters
-    ----------
-    config : mapping
-        A configuration as read from JSON; nested configurations may be dicts or configuration objects.
-    name : str, default="config.json"
-        What to call it in the error.
-
-    Raises
-    ------
-    ValueError
-        For `auto_map` or `custom_pipelines` in a nested configuration, an attention or experts implementation
-        that is not part of transformers, kernels, or a quantization method that fetches kernels. The message
-        names the key, the value and what to do.
-    """
-    _check(config, name, is_top=True)
-
-
-def _check(config: Mapping[str, Any], where: str, is_top: bool) -> None:
-    for key, value in config.items():
-        place = f"{where}: `{key}`"
-        if key in _IMPLEMENTATIONS:
-            for implementation in value.values() if isinstance(value, Mapping) else (value,):
-                if implementation is not None and implementation not in _IMPLEMENTATIONS[key]:
-                    raise _refusal(place, implementation, f"one of {', '.join(_IMPLEMENTATIONS[key])}")
-        elif key in _SWITCHES and value:
-            raise _refusal(place, value, "no such key")
-        elif key in ("auto_map", "custom_pipelines"):
-            # At the top these name the files of the checkpoint itself, which run with `trust_remote_code=True` only.
-            if value and not is_top:
-                raise _refusal(place, value, "none in a nested configuration")
-        elif key == "quantization_config" and value:
-            method = value.get("quant_method") if isinstance(value, Mapping) else value
-            if method not in _LIBRARY_QUANTIZATION:
-                raise _refusal(place, method, f"one of {', '.join(_LIBRARY_QUANTIZATION)}")
-        elif isinstance(value, Mapping) or hasattr(value, "to_dict"):
-            nested = value if isinstance(value, Mapping) else value.to_dict()
-            _check(nested, f"{where}: {key}", is_top=False)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
-                if isinstance(item, Mapping):
-                    _check(item, f"{where}: {key}", is_top=False)
-
-
-def _refusal(place: str, found: Any, expected: str) -> ValueError:
-    return ValueError(
-        f"{place} is {found!r}, which would load foreign code or kernels; expected {expected}. "
-        "Remove it from the file if you trust the rest, or load from another repository."
-    )
-
-
-# Annotations stay evaluated here: `strict` checks the types of fields only where they are not strings.
-
-
 INPUT_FEATURES = ("signal", "connectivity")
-# What a field may be, beside the types that `strict` checks.
+# Values of fields, beyond the types that `strict` checks.
 CHOICES = {
     "quantizer": ("vq", "rvq", "fsq", "titok"),
     "reconstruction_loss": ("mse", "smooth_l1"),
     "contrastive_loss": ("clip", "soft_clip", "siglip", "soft_siglip"),
     "pooling": ("mean", "cls", "attention"),
 }
+AT_LEAST_ONE = (
+    *("n_rois", "n_timepoints", "patch_size", "hidden_size", "num_attention_heads"),
+    *("codebook_size", "codebook_dim", "num_quantizers", "connectivity_rank"),
+)
 
 
 @strict
@@ -104,69 +32,71 @@ class FmriTokenizerConfig(PreTrainedConfig):
     Parameters
     ----------
     n_rois : int
-        Number of regions of interest, in the order of the atlas.
+        Number of regions of interest (ROIs), in the order of the atlas.
     n_timepoints : int
-        Length of `input_values`, a multiple of `patch_size`.
+        Length of `input_values` of shape (batch, n_rois, n_timepoints), a multiple of `patch_size`.
     patch_size : int
-        Time points a token covers; a scan has ``n_rois * n_timepoints / patch_size`` tokens.
+        Time points of a token; a scan has ``n_rois * n_timepoints / patch_size`` tokens.
     input_features : list of {"signal", "connectivity"}, default=["signal"]
         What a token sees of its ROI: the patch of its time series (the published form), its correlation with
         every ROI of the scan, or both. The decoder reconstructs what the encoder sees.
     roi_networks : list of int, optional
-        Number of each ROI's network, counted from 0. With it a connectivity profile also holds the ROI's mean
-        correlation with every network, which carries less noise than single correlations do.
+        Number of the network of each ROI, counted from 0. With it a connectivity profile also holds the mean
+        correlation of the ROI with every network, which carries less noise than single correlations.
     connectivity_rank : int, optional
-        Reconstructed connectivity is that of so many numbers a ROI, as a scan's is that of its series, and each time
-        patch's token sees a projection of its own of the ROI's profile. Without it each profile is reconstructed by
-        itself from tokens that see the same of it, as in checkpoints before 0.2, which keeps far less of it.
+        The decoder gives each ROI a vector of this size, and reconstructs connectivity as their inner products, as
+        that of a scan are those of its series; the token of each time patch sees its own projection of the profile of
+        its ROI. Without it each profile is reconstructed by itself, from tokens that all see the same projection, as
+        in checkpoints before 0.2, which keeps far less of it.
     hidden_size, num_hidden_layers, num_attention_heads : int
         Shape of the encoder, a pre-norm Transformer.
     intermediate_size : int, optional
-        Width of the feed-forward layers, four times `hidden_size` when not given.
+        Width of the feed-forward layers; by default four times `hidden_size`.
     num_decoder_layers : int, optional
-        Layers of the decoder, `num_hidden_layers` when not given.
+        Layers of the decoder; by default `num_hidden_layers`.
     layer_norm_eps : float
     encoder_only : bool, default=False
         Leave out quantizer and decoder, as in checkpoints that keep only what the language model reads.
     quantizer : {"vq", "rvq", "fsq", "titok"}, optional
-        One codebook (the published form); `num_quantizers` codebooks, each of what those before it left over; finite
-        scalar quantization, with no codebook; or `num_latent_tokens` learned tokens in place of those of ROIs and time
-        patches, quantized as by "fsq" where there are `fsq_levels` and else as by "rvq". "vq" or "rvq" by
-        `num_quantizers` when not given.
+        "vq": one codebook (the published form). "rvq": residual quantization in `num_quantizers` stages, each with a
+        codebook for the residual of the stages before it. "fsq": finite scalar quantization (arXiv 2309.15505), without
+        a codebook. "titok": `num_latent_tokens` learned tokens in place of those of ROIs and time patches (arXiv
+        2406.07550), quantized as by "fsq" if there are `fsq_levels`, else as by "rvq". By default "vq", or "rvq" if
+        `num_quantizers` is above 1.
     codebook_size, codebook_dim : int, optional
-        Number of codes of each codebook and their dimension: 8192 and 128 when not given. With `fsq_levels` their
+        Number of codes of each codebook and their dimension; by default 8192 and 128. With `fsq_levels` their
         product, and their number times `num_quantizers`.
     num_quantizers : int, default=1
-        Codes of a token: levels of residual quantization, or with `fsq_levels` codes that each have dimensions of their
-        own. With more than one, `fmri_codes` has a last axis of them.
+        Quantizer stages, the codes of a token; with `fsq_levels` each stage has dimensions of its own. With more than
+        one, `fmri_codes` has a last axis of stages.
     fsq_levels : list of int, optional
         Levels of each dimension of a code of finite scalar quantization, such as ``[8, 5, 5, 5]``.
     num_latent_tokens : int, optional
         Tokens of a scan with "titok".
     codebook_decay : float, default=0.9
-        Decay of the moving averages that train the codebooks; 0.99 as published.
+        Decay of the moving averages that train the codebooks; 0.99 in the published program.
     codebook_warmup_steps : int, default=0
-        Steps of training before codebooks begin, in which the decoder reads what is not yet quantized.
+        Steps of training before codebooks are used, in which the decoder reads latents that are not quantized.
     reconstruction_loss : {"mse", "smooth_l1"}
-        Loss of what was observed of signal and profiles.
+        Loss of the observed part of signal and profiles.
     commitment_loss_weight : float
         Draws the encoder to the codes, except with "fsq".
     connectivity_loss_weight, coskewness_loss_weight : float, default=0
-        The correlations, and the co-skewness, of the reconstructed signal are to be those of the scan.
+        Bring the correlations, and the co-skewness, of the reconstructed signal to those of the scan.
     text_embed_dim : int, optional
-        Dimension of the text embeddings that scans are aligned with in training; no alignment when None.
+        Dimension of the text embeddings that scans are aligned with in training; None: no alignment.
     contrastive_loss : {"clip", "soft_clip", "siglip", "soft_siglip"}, default="siglip"
-        Loss of scans against texts. The soft forms also count on how alike the descriptions of two scans are.
+        Loss of scans against texts. In the soft forms, texts similar to the right one are partly right.
     contrastive_loss_weight : float
     soft_target_temperature : float
-        The smaller, the more alike must descriptions be to count in the soft forms.
+        For the soft forms: the smaller, the more similar descriptions have to be.
     pooling : {"mean", "cls", "attention"}, default="mean"
-        What of a scan is aligned: the mean of its tokens, one more token that sees them and is not seen, or their
-        weighted mean.
+        The vector of a scan that is aligned: the mean of its tokens, one more token that sees them and is not seen, or
+        their weighted mean.
     domain_loss_weight : float
         Weight of the classifier of scans and texts behind a gradient reversal.
     domain_ramp_steps : int, default=0
-        Steps over which the reversed gradient grows to its full size (arXiv 1505.07818); at once when 0.
+        Steps over which the reversed gradient grows to its full size (arXiv 1505.07818); 0: at once.
     initializer_range : float
     """
 
@@ -221,74 +151,55 @@ class FmriTokenizerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Check what holds between the fields; called when a configuration is made."""
-        unknown = set(self.input_features) - set(INPUT_FEATURES)
-        if unknown or not self.input_features or len(set(self.input_features)) != len(self.input_features):
+        """Check the fields, and what holds between them; called when a configuration is made."""
+        features = self.input_features
+        if not features or set(features) - set(INPUT_FEATURES) or len(set(features)) != len(features):
             raise ValueError(
-                f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, "
-                f"got {self.input_features}."
+                f"`input_features` must name at least one of {list(INPUT_FEATURES)}, each once, got {features}."
             )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
-        for name in (
-            "n_rois",
-            "n_timepoints",
-            "patch_size",
-            "hidden_size",
-            "num_attention_heads",
-            "codebook_size",
-            "codebook_dim",
-            "num_quantizers",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.connectivity_rank is not None and self.connectivity_rank < 1:
-            raise ValueError(f"`connectivity_rank` must be at least 1, got {self.connectivity_rank}.")
+        for name in AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
         self._validate_quantizer()
         self._validate_objectives()
-        if self.n_timepoints % self.patch_size:
-            raise ValueError(
-                f"`n_timepoints` must be a multiple of `patch_size`, got {self.n_timepoints} and {self.patch_size}."
-            )
-        if self.roi_networks is not None and (
-            len(self.roi_networks) != self.n_rois
-            or sorted(set(self.roi_networks)) != list(range(max(self.roi_networks) + 1))
+        for whole, part in (("n_timepoints", "patch_size"), ("hidden_size", "num_attention_heads")):
+            found = getattr(self, whole), getattr(self, part)
+            if found[0] % found[1]:
+                raise ValueError(f"`{whole}` must be a multiple of `{part}`, got {found[0]} and {found[1]}.")
+        networks = self.roi_networks
+        if networks is not None and (
+            len(networks) != self.n_rois or sorted(set(networks)) != list(range(max(networks) + 1))
         ):
             raise ValueError(
                 f"`roi_networks` must hold a network number for each of {self.n_rois} ROIs, counted from 0 without "
-                f"gaps, got {len(self.roi_networks)} numbers {sorted(set(self.roi_networks))}."
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                "`hidden_size` must be a multiple of `num_attention_heads`, got "
-                f"{self.hidden_size} and {self.num_attention_heads}."
+                f"gaps, got {len(networks)} numbers {sorted(set(networks))}."
             )
 
     def _validate_quantizer(self):
-        levels = self.fsq_levels or []
-        lacks_levels = self.quantizer == "fsq" and not levels
-        takes_levels = self.quantizer in ("fsq", "titok")
-        if lacks_levels or (levels and not takes_levels) or min(levels, default=2) < 2:
+        levels, kind = self.fsq_levels or [], self.quantizer
+        takes_levels = kind in ("fsq", "titok")
+        if (kind == "fsq" and not levels) or (levels and not takes_levels) or min(levels, default=2) < 2:
             raise ValueError(
                 "`fsq_levels` must hold the levels of each dimension, at least 2, with `quantizer='fsq'`, may with "
-                f"'titok' and must not with the others, got {self.fsq_levels} and {self.quantizer!r}."
+                f"'titok' and must not with the others, got {self.fsq_levels} and {kind!r}."
             )
-        expected = (math.prod(levels), self.num_quantizers * len(levels))
-        if levels and (self.codebook_size, self.codebook_dim) != expected:
+        size, dim = math.prod(levels), self.num_quantizers * len(levels)
+        if levels and (self.codebook_size, self.codebook_dim) != (size, dim):
             raise ValueError(
-                f"`codebook_size` and `codebook_dim` follow from `fsq_levels` and `num_quantizers`, {expected[0]} and "
-                f"{expected[1]}: leave them out, got {self.codebook_size} and {self.codebook_dim}."
+                f"`codebook_size` and `codebook_dim` follow from `fsq_levels` and `num_quantizers`, {size} and {dim}: "
+                f"leave them out, got {self.codebook_size} and {self.codebook_dim}."
             )
         n_latents = self.num_latent_tokens
-        if (self.quantizer == "titok") != (n_latents is not None) or (
-            n_latents is not None and n_latents < 1
-        ):
+        if (kind == "titok") != (n_latents is not None) or (n_latents is not None and n_latents < 1):
             raise ValueError(
                 "`num_latent_tokens` must be at least 1 with `quantizer='titok'` and left out with any other, got "
-                f"{n_latents} and {self.quantizer!r}."
+                f"{n_latents} and {kind!r}."
             )
-        if self.quantizer == "vq" and self.num_quantizers > 1:
+        if kind == "vq" and self.num_quantizers > 1:
             raise ValueError(
                 f"`quantizer='vq'` has one code for a token, got `num_quantizers={self.num_quantizers}`: the others "
                 "may have several."
@@ -297,10 +208,9 @@ class FmriTokenizerConfig(PreTrainedConfig):
     def _validate_objectives(self):
         if not 0 <= self.codebook_decay < 1:
             raise ValueError(f"`codebook_decay` must be from 0 to below 1, got {self.codebook_decay}.")
-        if self.soft_target_temperature <= 0:
-            raise ValueError(
-                f"`soft_target_temperature` must be above 0, got {self.soft_target_temperature}."
-            )
+        temperature = self.soft_target_temperature
+        if temperature <= 0:
+            raise ValueError(f"`soft_target_temperature` must be above 0, got {temperature}.")
         weights = [f"{name}_weight" for name in self.loss_weights if name != "reconstruction_loss"]
         for name in ("codebook_warmup_steps", "domain_ramp_steps", *weights):
             if getattr(self, name) < 0:
@@ -320,7 +230,7 @@ class FmriTokenizerConfig(PreTrainedConfig):
 
     @property
     def profile_size(self) -> int:
-        """Length of a connectivity profile; 0 where tokens do not see connectivity."""
+        """Length of a connectivity profile; 0 if tokens do not see connectivity."""
         if "connectivity" not in self.input_features:
             return 0
         return self.n_rois + (0 if self.roi_networks is None else max(self.roi_networks) + 1)
@@ -344,3 +254,69 @@ class FmriTokenizerConfig(PreTrainedConfig):
     def n_tokens(self) -> int:
         """Tokens of a scan: all ROIs of time patch 0, then all ROIs of patch 1, and so on; or its latent tokens."""
         return sum(self.block_sizes)
+
+
+# Attention that is part of transformers and torch. Anything else, such as "org/kernel", is compiled code fetched
+# from the Hub when the model is built; whoever wants it can ask for it with `attn_implementation=` at loading.
+_BUILT_IN_ATTENTION = ("eager", "sdpa", "flex_attention")
+_BUILT_IN_EXPERTS = ("eager", "grouped_mm", "batched_mm")
+_IMPLEMENTATIONS = {
+    "_attn_implementation": _BUILT_IN_ATTENTION,
+    "_attn_implementation_internal": _BUILT_IN_ATTENTION,
+    "attn_implementation": _BUILT_IN_ATTENTION,
+    "_experts_implementation": _BUILT_IN_EXPERTS,
+    "experts_implementation": _BUILT_IN_EXPERTS,
+}
+# Quantization that an installed library does; other methods fetch kernels from the Hub.
+_LIBRARY_QUANTIZATION = ("bitsandbytes",)
+_SWITCHES = ("use_kernels", "kernel_config", "trust_remote_code", "custom_generate", "allow_all_kernels")
+
+
+def check_config_is_inert(
+    config: Mapping[str, Any], name: str = "config.json", *, is_nested: bool = False
+) -> None:
+    """Refuse a configuration that would load foreign kernels or code when a model is built from it.
+
+    Parameters
+    ----------
+    config : mapping
+        A configuration as read from JSON; nested configurations may be dicts or configuration objects.
+    name : str, default="config.json"
+        What errors call it.
+    is_nested : bool, default=False
+        Whether it is a part of another configuration.
+
+    Raises
+    ------
+    ValueError
+        For `auto_map` or `custom_pipelines` in a nested configuration, an attention or experts implementation
+        that is not part of transformers, kernels, or a quantization method that fetches kernels. The message
+        names the key, the value and what to do.
+    """
+
+    def refuse(found: Any, expected: str) -> None:
+        raise ValueError(
+            f"{name}: `{key}` is {found!r}, which would load foreign code or kernels; expected {expected}. "
+            "Remove it from the file if you trust the rest, or load from another repository."
+        )
+
+    for key, value in config.items():
+        if key in _IMPLEMENTATIONS:
+            for implementation in value.values() if isinstance(value, Mapping) else (value,):
+                if implementation is not None and implementation not in _IMPLEMENTATIONS[key]:
+                    refuse(implementation, f"one of {', '.join(_IMPLEMENTATIONS[key])}")
+        elif key in _SWITCHES and value:
+            refuse(value, "no such key")
+        elif key in ("auto_map", "custom_pipelines"):
+            # At the top these name the files of the checkpoint itself, which run with `trust_remote_code=True` only.
+            if value and is_nested:
+                refuse(value, "none in a nested configuration")
+        elif key == "quantization_config" and value:
+            method = value.get("quant_method") if isinstance(value, Mapping) else value
+            if method not in _LIBRARY_QUANTIZATION:
+                refuse(method, f"one of {', '.join(_LIBRARY_QUANTIZATION)}")
+        else:
+            for nested in value if isinstance(value, (list, tuple)) else (value,):
+                nested = nested.to_dict() if hasattr(nested, "to_dict") else nested
+                if isinstance(nested, Mapping):
+                    check_config_is_inert(nested, f"{name}: {key}", is_nested=True)

@@ -1,6 +1,6 @@
-"""Feature extractor of fMRI-LM models: from scans to normalised `input_values`, the same for training and use.
+"""Feature extractor of fMRI-LM models: scans to normalised `input_values`, the same in training and inference.
 
-It holds everything that this takes (atlas, TR, length, normalisation) and is saved as `preprocessor_config.json`.
+It holds atlas, TR, length and normalisation, and is saved as `preprocessor_config.json`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+
+# from their module, where type checkers find them: `transformers` itself loads names lazily
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from .atlas import Atlas
@@ -22,32 +24,32 @@ from .scan_files import read_scan
 class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
     """Turns scans into the input of fMRI-LM models.
 
-    Each scan is read (`read_scan`), resampled to `t_r`, cut to its first `n_timepoints`, normalised for each ROI, and
-    padded where it is shorter. Time points that were not observed (censored, or without signal) take no part in the
-    normalisation; `padding_mask` marks them as it marks padding, so that the model reads nothing from them.
+    Each scan is read (`read_scan`), resampled to `t_r`, cut to its first `n_timepoints`, normalised per ROI, and padded
+    if it is shorter. Time points that were not observed (censored, or without signal) do not enter the normalisation;
+    `padding_mask` marks them like padding, so that the model does not read them.
 
     Parameters
     ----------
     atlas : Atlas or dict, optional
         The ROIs of the model. Images are extracted with it; tables with ROI names are matched to it by name.
     n_rois : int, optional
-        Number of ROIs, where there is no atlas.
+        Number of ROIs, if there is no atlas.
     n_timepoints : int
-        Length of the model's input.
+        Length of the input of the model.
     t_r : float
-        TR of the model's input, in seconds.
+        TR of the input of the model, in seconds.
     resampling : {"antialiased", "linear"}
         `"linear"` interpolates as the published program does, on its grid (see `resampling_weights`).
-        `"antialiased"`, the default, first removes what the new TR cannot hold (a low-pass below its Nyquist
-        frequency) when a scan is slowed down: at TR 0.7 s breathing and heartbeat would otherwise fold into the band
-        of the BOLD signal. Both agree for scans of the model's own TR.
+        `"antialiased"`, the default, first applies a low-pass at the new Nyquist frequency if the new TR is longer:
+        otherwise breathing and heartbeat, which TR 0.7 s still resolves, would fold into the band of the BOLD signal.
+        Both agree for scans that have the TR of the model.
     short_scans : {"pad", "stretch"}
         `"pad"` appends zeros that `padding_mask` marks; `"stretch"` repeats points (nearest neighbour) until the
         length is reached, as the published model does.
     min_timepoints : int, optional
-        Scans with fewer points after resampling are refused. A quarter of `n_timepoints` unless given.
+        Scans with fewer points after resampling are refused; by default a quarter of `n_timepoints`.
     max_masked : float
-        Scans are refused if a larger part of their ROIs has no usable signal.
+        Scans are refused if a larger share of their ROIs has no usable signal.
     normalization : {"scan", "cohort"}
         Subtract the median and divide by the interquartile range of each ROI: those of the scan, or `roi_median` and
         `roi_iqr` of a cohort (see `fit_normalization`).
@@ -87,9 +89,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             raise ValueError("FmriFeatureExtractor needs an `atlas`, or `n_rois` for tables without one.")
         self.n_rois = int(n_rois if self.atlas is None else self.atlas.n_rois)  # type: ignore[arg-type]
         if n_rois not in (None, self.n_rois):
-            raise ValueError(
-                f"`n_rois` is {n_rois}, but the atlas has {self.n_rois} ROIs: leave `n_rois` out."
-            )
+            raise ValueError(f"`n_rois` is {n_rois}, but the atlas has {self.n_rois} ROIs: leave it out.")
         self.n_timepoints = n_timepoints
         self.t_r = t_r
         self.resampling = resampling
@@ -100,23 +100,20 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         self.roi_median = None if roi_median is None else [float(value) for value in roi_median]
         self.roi_iqr = None if roi_iqr is None else [float(value) for value in roi_iqr]
         self.fitted_to = None if fitted_to is None else dict(fitted_to)
-        self._validate()
 
-    def _validate(self) -> None:
-        for name, allowed in {
-            "resampling": ("antialiased", "linear"),
-            "short_scans": ("pad", "stretch"),
-            "normalization": ("scan", "cohort"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
+        for name, value, allowed in (
+            ("resampling", resampling, ("antialiased", "linear")),
+            ("short_scans", short_scans, ("pad", "stretch")),
+            ("normalization", normalization, ("scan", "cohort")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
         if self.t_r <= 0 or not 2 <= self.min_timepoints <= self.n_timepoints:
             raise ValueError(
                 f"Expected t_r > 0 and 2 <= min_timepoints <= n_timepoints, got t_r={self.t_r}, "
                 f"min_timepoints={self.min_timepoints}, n_timepoints={self.n_timepoints}."
             )
-        for name in ("roi_median", "roi_iqr"):
-            values = getattr(self, name)
+        for name, values in (("roi_median", self.roi_median), ("roi_iqr", self.roi_iqr)):
             if values is not None and len(values) != self.n_rois:
                 raise ValueError(
                     f"`{name}` has {len(values)} values: expected one for each of {self.n_rois} ROIs."
@@ -138,9 +135,9 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         fmri : scan or list of scans
             Everything that `read_scan` takes: paths, nibabel images, arrays (n_timepoints, n_rois), dataset rows.
         t_r : float or sequence of float, optional
-            TR in seconds of all scans, or of each, where they do not say it themselves.
+            TR in seconds of all scans, or of each, if they do not carry it.
         roi_names : sequence of str, optional
-            Names of the columns of the arrays given, to be matched with the atlas by name.
+            Names of the columns of arrays, which are matched with the atlas by name.
         return_tensors : {"pt", "np"}, optional
 
         Returns
@@ -155,15 +152,24 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         t_rs = list(t_r) if isinstance(t_r, (Sequence, np.ndarray)) else [t_r] * len(scans)
         if len(t_rs) != len(scans):
             raise ScanError(
-                f"{len(t_rs)} TRs were given for {len(scans)} scans: give one for all, or one for each."
+                f"{len(t_rs)} TRs were given for {len(scans)} scans: give one for all or for each."
             )
         input_values = np.zeros((len(scans), self.n_rois, self.n_timepoints), dtype=np.float32)
         roi_mask = np.zeros((len(scans), self.n_rois), dtype=bool)
         padding_mask = np.zeros((len(scans), self.n_timepoints), dtype=bool)
         for i, (scan, scan_t_r) in enumerate(zip(scans, t_rs, strict=True)):
             bold, mask, observed = self._prepare(scan, scan_t_r, roi_names)
-            median, iqr = self._statistics(bold[observed])
-            mask &= iqr > 0  # an ROI that hardly ever leaves its median has no scale
+            if self.normalization == "scan":
+                median, iqr = _median_and_iqr(bold[observed])
+            elif self.roi_median is not None and self.roi_iqr is not None:
+                median, iqr = (np.asarray(each, dtype=np.float32) for each in (self.roi_median, self.roi_iqr))
+            else:
+                raise ValueError(
+                    "normalization='cohort' needs `roi_median` and `roi_iqr`: call `fit_normalization` with the "
+                    "training scans, or load an extractor that has them."
+                )
+            mask &= iqr > 0  # an ROI that is at its median most of the time has no scale
+            # Statistics of observed points only; what was filled in or padded is set to zero, the median, afterwards.
             bold -= median
             bold /= np.where(mask, iqr, 1)
             bold *= mask
@@ -175,18 +181,18 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def fit_normalization(self, scans: Iterable[Any], t_r: float | None = None) -> FmriFeatureExtractor:
-        """Learn `roi_median` and `roi_iqr` from training scans, and normalise with them from now on.
+        """Fit `roi_median` and `roi_iqr` on training scans, and normalise with them from now on.
 
-        Each is the median over scans of the scans' own values (after resampling and cutting), so one bad scan hardly
-        matters and only a row for each scan is held in memory. Give training scans only.
+        Each is the median over scans of the scans' own values (after resampling and cutting), so that one bad scan
+        hardly matters and only a row for each scan is held in memory. Give training scans only.
 
         Parameters
         ----------
         scans : iterable of scans
-            As for `__call__`. Of rows of a scan dataset it is kept (`fitted_to`) how many subjects they are of, and
-            the hash of their ids, by which an evaluation knows whether a judged subject was among them.
+            As for `__call__`. For rows of a scan dataset, `fitted_to` keeps the number of subjects and the hash of
+            their ids; an evaluation detects by them whether a test subject was among them.
         t_r : float, optional
-            TR in seconds where the scans do not say it.
+            TR in seconds, if the scans do not carry it.
 
         Returns
         -------
@@ -208,7 +214,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         unseen = np.isnan(medians).all(axis=0)
         if unseen.all():
             raise ScanError("No ROI has usable signal in the training scans.")
-        # An ROI that no training scan has gets the typical scale: it is masked in scans like these anyway.
+        # An ROI without signal in all training scans gets the typical scale: it is masked in scans like these anyway.
         roi_median = np.where(unseen, 0.0, np.nanmedian(np.where(unseen, 0.0, medians), axis=0))
         typical = np.nanmedian(np.asarray(iqrs)[:, ~unseen])
         roi_iqr = np.where(unseen, typical, np.nanmedian(np.where(unseen, typical, iqrs), axis=0))
@@ -231,7 +237,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
                 len(content.bold), content.t_r, self.t_r, self.n_timepoints, self.resampling
             )
             bold = weights @ content.bold[: weights.shape[1]]
-            # A new point counts where most of what it is made of was observed.
+            # A new point counts as observed if most of its weight is on observed points.
             share = np.abs(weights) @ content.sample_mask[: weights.shape[1]]
             observed = share >= 0.5 * np.abs(weights).sum(axis=1)
         if observed.sum() < self.min_timepoints <= len(bold):
@@ -250,16 +256,6 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             bold, observed = bold[repeated], observed[repeated]
         return bold, content.roi_mask.copy(), observed
 
-    def _statistics(self, bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.normalization == "scan":
-            return _median_and_iqr(bold)
-        if self.roi_median is None or self.roi_iqr is None:
-            raise ValueError(
-                "normalization='cohort' needs `roi_median` and `roi_iqr`: call `fit_normalization` with the training "
-                "scans, or load an extractor that has them."
-            )
-        return np.asarray(self.roi_median, dtype=np.float32), np.asarray(self.roi_iqr, dtype=np.float32)
-
     def to_dict(self) -> dict[str, Any]:
         """All parameters, ready for JSON."""
         record = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -274,10 +270,9 @@ def resampling_weights(
 ) -> np.ndarray:
     """Matrix that resamples a series to another TR: `weights @ bold[:weights.shape[1]]`.
 
-    The new points lie at multiples of `new_t_r` as long as the series has points on both sides; those of `"linear"`
-    are spread evenly from the first to the last point of the series, which is the published program's grid and brings
-    the TR only close to `new_t_r`. Only the first `max_timepoints` are made, and only the points of the series that
-    they depend on have a column.
+    The new points are at multiples of `new_t_r` as long as the series has points on both sides; those of `"linear"`
+    are spread evenly from the first to the last point of the series, which is the grid of the published program and
+    brings the TR only close to `new_t_r`. Only points of the series that the result depends on have a column.
 
     Parameters
     ----------
@@ -286,7 +281,7 @@ def resampling_weights(
     t_r, new_t_r : float
         TR of the series and of the result, in seconds.
     max_timepoints : int
-        At most so many points are made.
+        Maximal number of new points.
     resampling : {"antialiased", "linear"}
         Linear interpolation, after a low-pass at the new Nyquist frequency (a windowed sinc) or without it.
 
@@ -294,20 +289,22 @@ def resampling_weights(
     -------
     np.ndarray of shape (n_new, n_used), float32
     """
+    # Linear interpolation is a matrix with two weights a row, and a low-pass is one more matrix behind it. As a product
+    # they are computed once for all scans of a length and a TR.
     n_steps = (n_timepoints - 1) * t_r / new_t_r
-    position: np.ndarray  # where the new points lie, in old points
+    position: np.ndarray  # of the new points, in units of the old ones
     if resampling == "linear":  # as published: the last new point lies on the last old one
         position = np.linspace(0, n_timepoints - 1, round(n_steps) + 1)[:max_timepoints]
     else:
+        # 1e-9: 159 steps of 2 s must not become 158.9999 by rounding, and lose the last point
         position = np.arange(min(max_timepoints, int(n_steps + 1e-9) + 1)) * (new_t_r / t_r)
     n_new = len(position)
     before = np.minimum(position.astype(int), n_timepoints - 2)
     after = position - before
     ratio = t_r / new_t_r
-    reach = (
-        int(np.ceil(4 / ratio)) if resampling == "antialiased" and ratio < 1 else 0
-    )  # four lobes of the sinc
-    n_near = min(n_timepoints, int(before[-1]) + 2 + reach)  # later points take no part
+    # four lobes of the sinc
+    reach = int(np.ceil(4 / ratio)) if resampling == "antialiased" and ratio < 1 else 0
+    n_near = min(n_timepoints, int(before[-1]) + 2 + reach)  # later points have no weight
     weights = np.zeros((n_new, n_near))
     weights[np.arange(n_new), before] = 1 - after
     weights[np.arange(n_new), before + 1] = after
@@ -315,14 +312,14 @@ def resampling_weights(
         lag = np.subtract.outer(np.arange(n_near), np.arange(n_near))
         window = np.where(np.abs(lag) <= reach, 0.54 + 0.46 * np.cos(np.pi * lag / reach), 0.0)  # Hamming
         low_pass = np.sinc(ratio * lag) * window
-        low_pass /= low_pass.sum(axis=1, keepdims=True)  # a constant stays itself, also at the ends
+        low_pass /= low_pass.sum(axis=1, keepdims=True)  # a constant stays constant, also at the ends
         weights = weights @ low_pass
     n_used = int(np.flatnonzero(np.any(weights != 0, axis=0))[-1]) + 1
     return np.ascontiguousarray(weights[:, :n_used], dtype=np.float32)
 
 
 def _median_and_iqr(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and interquartile range of each column, as `np.percentile` with linear interpolation has them."""
+    """Median and interquartile range of each column, as by `np.percentile` with linear interpolation."""
     ordered = np.sort(bold.T, axis=1)  # faster than np.percentile for series of this length
     position = np.array([0.25, 0.5, 0.75]) * (ordered.shape[1] - 1)
     below = position.astype(int)

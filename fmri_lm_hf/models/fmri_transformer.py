@@ -1,4 +1,8 @@
-"""Encoder and decoder of the fMRI tokenizer: Transformers over the (ROI, time patch) grid of a scan, time-major."""
+"""Encoder and decoder of the fMRI tokenizer: Transformers over the (ROI, time patch) grid of a scan.
+
+The grid is time-major: all ROIs of time patch 0, then of patch 1. Anything per ROI is repeated as a whole for each
+patch (`repeat`, not `repeat_interleave`), and `unflatten(1, (n_patches, n_rois))` gives both axes back.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,32 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 
-# How the ROIs of a scan go together: correlations over observed time points, and what is made of them.
-
-# Means over a network differ less between scans than single correlations do; this brings them to a like scale.
+# Means over a network vary less between scans than single correlations; this brings both to a similar scale.
 NETWORK_SCALE = 3.0
+FIRST_SHARE = 0.9  # of the attention of a head of `PositionalAttention`, on its own places at initialisation
 
 
-def unit_series(input_values: torch.Tensor, padding_mask: torch.Tensor) -> torch.Tensor:
+def unit_series(input_values: Tensor, padding_mask: Tensor) -> Tensor:
     """Series with mean 0 and length 1 over the observed time points, zero elsewhere: (batch, n_rois, n_timepoints)."""
     observed = padding_mask[:, None].to(input_values.dtype)  # (batch, 1, n_timepoints)
-    centred = (
-        input_values - (input_values * observed).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True)
-    ) * observed
-    return F.normalize(centred, dim=-1)
+    # Twice by the mask: padded points must count neither in the mean nor, as minus the mean, in the length.
+    mean = (input_values * observed).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True)
+    return F.normalize((input_values - mean) * observed, dim=-1)
 
 
 def connectivity_profiles(
-    input_values: torch.Tensor,
-    roi_mask: torch.Tensor,
-    padding_mask: torch.Tensor,
-    roi_networks: list[int] | None = None,
-) -> torch.Tensor:
+    input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor, roi_networks: list[int] | None = None
+) -> Tensor:
     """Correlation of each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
 
-    Noise that a scanner adds shrinks all correlations of a scan alike; dividing by their root mean square takes
-    that out, so that scans of different sites can be compared.
+    Noise of a scanner shrinks all correlations of a scan alike; dividing by their root mean square removes that, so
+    that scans of different sites can be compared.
 
     Parameters
     ----------
@@ -57,10 +56,10 @@ def connectivity_profiles(
     return profiles_of(unit @ unit.transpose(1, 2), roi_mask, roi_networks)
 
 
-def profiles_of(
-    products: torch.Tensor, roi_mask: torch.Tensor, roi_networks: list[int] | None = None
-) -> torch.Tensor:
+def profiles_of(products: Tensor, roi_mask: Tensor, roi_networks: list[int] | None = None) -> Tensor:
     """Profiles, as of `connectivity_profiles`, of inner products (batch, n_rois, n_rois), zero for missing ROIs."""
+    # The diagonal is no correlation of two ROIs. Missing ROIs have zero rows, so they fall out of sums by themselves;
+    # only counts have to leave them out.
     others = 1 - torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
     products = products * others
     n_observed = roi_mask.sum(-1)
@@ -75,22 +74,17 @@ def profiles_of(
     return torch.cat([profiles, NETWORK_SCALE * (profiles @ members) / n_members.clamp_min(1)], dim=-1)
 
 
-# Learned latent tokens in place of the (ROI, time patch) grid, after TiTok (arXiv 2406.07550).
+class PositionalAttention(nn.Module):
+    """Attention whose weights are learnt for each pair of places, independent of the content (arXiv 2005.00743).
 
-FIRST_SHARE = 0.9  # of a head's attention, at what it looks at first
-
-
-class Glance(nn.Module):
-    """Attention whose weights are learnt for each place, whatever is there (arXiv 2005.00743).
-
-    Each head of a latent begins with a look at places of the grid of its own, as far as there are enough heads. Without
-    that, all latents begin with a look at everything, and learn slowly to tell places apart.
+    At initialisation each head of a latent attends to places of the grid of its own, as far as there are enough heads.
+    Otherwise all latents would attend to everything alike, and learn slowly to distinguish places.
 
     Parameters
     ----------
     config : FmriTokenizerConfig
     of_latents : bool
-        Whether the latents look at the grid, or the grid at the latents.
+        Whether the latents attend to the grid, or the grid to the latents.
     """
 
     def __init__(self, config: FmriTokenizerConfig, of_latents: bool):
@@ -102,35 +96,36 @@ class Glance(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def init_weights(self) -> None:
-        """Deal the places of the grid out to the heads of the latents, in order."""
+        """Assign the places of the grid to the heads of the latents, in order."""
         n_heads, *sizes = self.logits.shape
         n_latents, n_places = sizes if self.of_latents else sizes[::-1]
         n = max(n_heads * n_latents, n_places)
-        of_head, of_place = (torch.arange(n) * size // n for size in (n_heads * n_latents, n_places))
-        dealt = torch.zeros(n_heads * n_latents, n_places)
+        head, place = (torch.arange(n) * size // n for size in (n_heads * n_latents, n_places))
+        logits = torch.zeros(n_heads * n_latents, n_places)
         n_others = max(1, self.logits.shape[-1] - 1)
-        dealt[of_head, of_place] = math.log(n_others * FIRST_SHARE / (1 - FIRST_SHARE))
-        dealt = dealt.view(n_latents, n_heads, n_places).transpose(0, 1)
-        init.copy_(self.logits, dealt if self.of_latents else dealt.transpose(1, 2))
+        logits[head, place] = math.log(n_others * FIRST_SHARE / (1 - FIRST_SHARE))
+        logits = logits.view(n_latents, n_heads, n_places).transpose(0, 1)
+        init.copy_(self.logits, logits if self.of_latents else logits.transpose(1, 2))
 
-    def forward(self, seen: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """What is seen of tokens (batch, n_keys, hidden_size), those of the mask: (batch, n_queries, hidden_size)."""
+    def forward(self, seen: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend to the tokens (batch, n_keys, hidden_size) of the mask: (batch, n_queries, hidden_size)."""
         values = self.value(seen).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return self.proj((self.weights(mask) @ values).transpose(1, 2).flatten(2))
 
-    def weights(self, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Who looks at what: ([batch, ]num_heads, n_queries, n_keys), rows that sum to 1."""
+    def weights(self, mask: Tensor | None = None) -> Tensor:
+        """Attention weights ([batch, ]num_heads, n_queries, n_keys); rows sum to 1."""
         logits = self.logits
         if mask is not None:
+            # not -inf: a row without anything to see would be NaN, and its gradient NaN for all
             logits = logits.masked_fill(~mask[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1)
 
 
 class LatentTokens(nn.Module):
-    """What the latents and the grid begin with, on one side of the quantizer.
+    """Input of the latents and of the grid to the Transformer, on one side of the quantizer (TiTok, arXiv 2406.07550).
 
-    ROIs have their embeddings in the Transformer; time patches, whose order a set of latents would not see
-    otherwise, have theirs here. In the decoder these are the mask tokens. Parameters are those of `Glance`.
+    ROIs have their embeddings in the Transformer; time patches, whose order a set of latents would not see otherwise,
+    have theirs here. In the decoder the grid consists of mask tokens. Parameters are those of `PositionalAttention`.
     """
 
     def __init__(self, config: FmriTokenizerConfig, of_latents: bool):
@@ -138,21 +133,19 @@ class LatentTokens(nn.Module):
         self.n_rois, self.of_latents = config.n_rois, of_latents
         self.latents = nn.Embedding(config.num_latent_tokens, config.hidden_size)
         self.patches = nn.Embedding(config.n_patches, config.hidden_size)
-        self.glance = Glance(config, of_latents)
+        self.glance = PositionalAttention(config, of_latents)  # the name of its weights in checkpoints
 
-    def forward(
-        self, tokens: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The grid (batch, n_patches * n_rois, hidden_size), time-major, and the latents, of either.
 
         Parameters
         ----------
         tokens : torch.Tensor of shape (batch, n_tokens, hidden_size)
-            The grid without its time patches, or the latents without their places.
+            The grid without embeddings of time patches, or the latents without their own embeddings.
         mask : torch.BoolTensor of shape (batch, n_tokens), optional
-            Those that can be looked at.
+            The tokens that can be attended to.
         """
-        # called, not read: a module whose weights are offloaded has them only while it is called
+        # Called, not read: a module whose weights are offloaded has them only while it is called.
         patches = self.patches(torch.arange(self.patches.num_embeddings, device=tokens.device))
         latents = self.latents(torch.arange(self.latents.num_embeddings, device=tokens.device))
         patches = patches.repeat_interleave(self.n_rois, dim=0)
@@ -169,20 +162,20 @@ class FmriAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         query, key, value = self._heads(hidden_states)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         return self.proj(attended.transpose(1, 2).flatten(2))
 
-    def weights(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Who looks at whom: (batch, heads, n_tokens, n_tokens), rows that sum to 1."""
+    def weights(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Attention weights (batch, heads, n_tokens, n_tokens); rows sum to 1."""
         query, key, _ = self._heads(hidden_states)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask, float("-inf"))
         return scores.softmax(-1)
 
-    def _heads(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _heads(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, n_tokens, hidden = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch, n_tokens, 3, self.num_heads, hidden // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, n_tokens, head_dim)
@@ -200,7 +193,7 @@ class FmriLayer(GradientCheckpointingLayer):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         hidden_states = hidden_states + self.attention(self.norm1(hidden_states), attention_mask)
         return hidden_states + self.fc2(F.gelu(self.fc1(self.norm2(hidden_states))))
 
@@ -216,13 +209,9 @@ class FmriTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
-        self,
-        grid: torch.Tensor,
-        grid_mask: torch.Tensor,
-        latents: torch.Tensor | None = None,
-        observer: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Read a grid, and what stands beside it.
+        self, grid: Tensor, grid_mask: Tensor, latents: Tensor | None = None, observer: Tensor | None = None
+    ) -> Tensor:
+        """Encode a grid, with latents and an observer if there are any.
 
         Parameters
         ----------
@@ -232,7 +221,7 @@ class FmriTransformer(nn.Module):
         latents : torch.Tensor of shape ([batch, ]n_latents, hidden_size), optional
             Further tokens, which see and are seen.
         observer : torch.Tensor of shape (1, hidden_size), optional
-            One more, which sees and is not seen: without it, all others are what they are with it.
+            One more, which sees and is not seen: it does not change the others.
 
         Returns
         -------
@@ -244,13 +233,11 @@ class FmriTransformer(nn.Module):
         return self.norm(hidden_states)
 
     @torch.no_grad()
-    def rollout(
-        self, grid: torch.Tensor, grid_mask: torch.Tensor, latents: torch.Tensor, glances: torch.Tensor
-    ) -> torch.Tensor:
-        """How much of the grid reaches each latent, by attention rollout (arXiv 2005.00928).
+    def rollout(self, grid: Tensor, grid_mask: Tensor, latents: Tensor, first: Tensor) -> Tensor:
+        """Share of the grid in each latent, by attention rollout (arXiv 2005.00928).
 
-        Attention is averaged over heads, and half of each layer's output is taken to be the token itself. A latent
-        begins with its glances (batch, n_latents, n_grid).
+        Attention is averaged over heads, and half of the output of each layer is counted as the token itself. A latent
+        starts with `first` (batch, n_latents, n_grid), its weights of `PositionalAttention`.
 
         Returns
         -------
@@ -258,6 +245,7 @@ class FmriTransformer(nn.Module):
             Zero outside of `grid_mask`; rows sum to 1.
         """
         hidden_states, attention_mask = self._sequence(grid, grid_mask, latents)
+        # flow[i, j]: how much of input j is in token i so far. A layer adds attention to the residual, half and half.
         itself = torch.eye(hidden_states.shape[1], device=grid.device)
         flow = itself
         for layer in self.layers:
@@ -266,24 +254,26 @@ class FmriTransformer(nn.Module):
             hidden_states = layer(hidden_states, attention_mask)
         n_grid = grid.shape[1]
         flow = flow.expand(len(grid), -1, -1)[:, n_grid:]
-        of_grid = flow[..., :n_grid] + flow[..., n_grid:] @ glances
+        # what comes from latents came from the grid before, by their first attention
+        of_grid = flow[..., :n_grid] + flow[..., n_grid:] @ first
         return of_grid / of_grid.sum(-1, keepdim=True).clamp_min(1e-9)
 
     def _sequence(self, grid, grid_mask, latents=None, observer=None):
-        """All tokens in a row with their positions, and which of them are seen (None: all)."""
-        # called, not read: a module whose weights are offloaded has them only while it is called
+        """All tokens in a row with their ROI embeddings, and the mask of attention (None: all see all)."""
         rois = torch.arange(self.roi_embeddings.num_embeddings, device=grid.device)
         parts = [grid + self.roi_embeddings(rois).repeat(self.n_patches, 1)]
         for more in (latents, observer):
             if more is not None:
                 parts.append(more.expand(len(grid), -1, -1))
-        hidden_states = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        # a look at values would break the graph of a compiled model
+        hidden_states = torch.cat(parts, dim=1)
+        # Without a mask attention takes a faster kernel. To look at values would break the graph of a compiled model.
         sees_all = not torch.compiler.is_compiling() and bool(grid_mask.all())
         if sees_all and observer is None:
             return hidden_states, None
         seen = F.pad(grid_mask, (0, hidden_states.shape[1] - grid.shape[1]), value=True)[:, None, None, :]
-        if observer is not None:
+        if (
+            observer is not None
+        ):  # the last token: a row of the mask that sees all, a column that only it sees
             token = torch.arange(hidden_states.shape[1], device=grid.device)
             is_observer = token == token[-1]
             seen = seen & (~is_observer[None, :] | is_observer[:, None])
@@ -300,7 +290,7 @@ class FmriEncoder(nn.Module):
         self.signal_projection = (
             nn.Linear(config.patch_size, config.hidden_size) if "signal" in config.input_features else None
         )
-        # a profile is of the whole scan, and can be divided among time patches
+        # a profile is that of the whole scan; each time patch may get a projection of its own
         self.n_projections = config.n_patches if config.connectivity_rank else 1
         self.connectivity_projection = (
             nn.Linear(config.profile_size, self.n_projections * config.hidden_size)
@@ -311,12 +301,8 @@ class FmriEncoder(nn.Module):
         self.transformer = FmriTransformer(config, config.num_hidden_layers)
 
     def forward(
-        self,
-        input_values: torch.Tensor,
-        profiles: torch.Tensor | None,
-        grid_mask: torch.Tensor,
-        observer: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, input_values: Tensor, profiles: Tensor | None, grid_mask: Tensor, observer: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Features of the tokens (batch, n_tokens, hidden_size), and of the observer (batch, hidden_size) if any."""
         grid, latents = self._inputs(input_values, profiles, grid_mask)
         features = self.transformer(grid, grid_mask, latents, observer)
@@ -325,16 +311,16 @@ class FmriEncoder(nn.Module):
             features, observed = features[:, :-1], features[:, -1]
         return features if latents is None else features[:, grid.shape[1] :], observed
 
-    def grid_attention(self, input_values, profiles, grid_mask) -> torch.Tensor:
-        """What each latent looked at: (batch, n_latents, n_patches * n_rois), rows that sum to 1."""
-        assert self.latent_tokens is not None  # the tokenizer asks where there are latents
+    def grid_attention(self, input_values, profiles, grid_mask) -> Tensor:
+        """Attention of each latent to the grid: (batch, n_latents, n_patches * n_rois); rows sum to 1."""
+        assert self.latent_tokens is not None  # the tokenizer asks only if there are latents
         grid, latents = self._inputs(input_values, profiles, grid_mask)
-        glances = self.latent_tokens.glance.weights(grid_mask).float().mean(1)  # over heads
-        return self.transformer.rollout(grid, grid_mask, latents, glances)
+        first = self.latent_tokens.glance.weights(grid_mask).float().mean(1)  # over heads
+        return self.transformer.rollout(grid, grid_mask, latents, first)
 
-    def _inputs(self, input_values, profiles, grid_mask) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _inputs(self, input_values, profiles, grid_mask) -> tuple[Tensor, Tensor | None]:
         dtype = self.transformer.norm.weight.dtype  # scans are float32, whatever the weights are
-        grid: torch.Tensor | int = 0
+        grid: Tensor | int = 0
         if self.signal_projection is not None:
             patches = input_values.to(dtype).unflatten(-1, (self.n_patches, self.patch_size))
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_grid, patch_size), time-major
@@ -351,8 +337,8 @@ class FmriEncoder(nn.Module):
 class FmriDecoder(nn.Module):
     """Code vectors to signal and profiles of every ROI.
 
-    With `connectivity_rank`, profiles are those of the inner products of a vector for each ROI, as correlations are
-    those of its series: pairs of ROIs are not told one by one, but follow from what is told of either.
+    With `connectivity_rank`, profiles are those of the inner products of one vector per ROI, as correlations are
+    those of series: pairs of ROIs are not decoded one by one, but follow from the vectors of both.
     """
 
     def __init__(self, config: FmriTokenizerConfig):
@@ -373,10 +359,8 @@ class FmriDecoder(nn.Module):
             nn.Linear(config.hidden_size, sum(self.sizes)),
         )
 
-    def forward(
-        self, quantized: torch.Tensor, token_mask: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Signal (batch, n_rois, n_timepoints) and profiles (batch, n_rois, profile_size), of tokens that are seen."""
+    def forward(self, quantized: Tensor, token_mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Signal (batch, n_rois, n_timepoints) and profiles (batch, n_rois, profile_size), from tokens of the mask."""
         hidden_states = self.input_projection(quantized)
         if self.latent_tokens is None:
             grid_mask = token_mask

@@ -1,9 +1,10 @@
-"""Generation with scans: what transformers' `generate` must know of placeholders, and of scans in a cache."""
+"""Generation with scans: what the `generate` of transformers has to know of placeholders, and of scans in a cache."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from transformers import (
     GenerationMixin,
     LogitsProcessor,
@@ -12,7 +13,9 @@ from transformers import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-# Inputs with one row per scan (a prompt may hold several scans, or none): scans, and what is known of them.
+from .scan_layout import ScanLayout
+
+# Inputs with one row per scan (a prompt may hold several scans, or none): scans, and their masks and names.
 SCANS = ("input_values", "fmri_features")
 SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
 
@@ -30,7 +33,7 @@ class _WithColumns(LogitsProcessor):
     def __init__(self, processor: LogitsProcessor, n_columns: int):
         self.processor, self.n_columns = processor, n_columns
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         widened = F.pad(scores, (0, self.n_columns), value=-torch.inf)
         return self.processor(input_ids, widened)[:, : scores.shape[1]]
 
@@ -41,8 +44,8 @@ class ScanGenerationMixin(GenerationMixin):
     def generate(self, inputs=None, **kwargs):
         """Generate text as `GenerationMixin.generate` does; scans go in as in `forward`.
 
-        The placeholder is never generated: no scan would stand behind it. A second turn that goes on from the cache
-        of a first one may give all ids and scans again, all ids alone, or only what is new.
+        The placeholder is never generated, since no scan would belong to it. A second turn that continues the cache of
+        a first one may give all ids and scans again, all ids alone, or only the new ones.
         """
         input_ids = inputs if inputs is not None else kwargs.get("input_ids")
         scans = next((kwargs[name] for name in SCANS if kwargs.get(name) is not None), None)
@@ -50,15 +53,13 @@ class ScanGenerationMixin(GenerationMixin):
             self._check_placeholders(input_ids == self.config.fmri_token_id, len(scans))
         self._check_assistant(kwargs)
         prompt = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
-        device = (
-            self.device if prompt is None else prompt.device
-        )  # where weights are offloaded, not the model's
+        device = self.device if prompt is None else prompt.device  # they differ if weights are offloaded
         no_scan = _NoPlaceholder([self.config.fmri_token_id], device=device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or ()), no_scan])
         return super().generate(inputs, **kwargs)
 
     def _check_assistant(self, options: dict) -> None:
-        """Refuse what would draft a text without reading the scans."""
+        """Refuse assistants that would draft a text without reading the scans."""
         config = options.get("generation_config") or self.generation_config
         if options.get("assistant_early_exit", config.assistant_early_exit) is not None:
             raise ValueError(
@@ -71,9 +72,9 @@ class ScanGenerationMixin(GenerationMixin):
         own, its = self.config, assistant.config
         if its.model_type != own.model_type:
             raise ValueError(
-                "`assistant_model` must be a model that reads scans, as this one does, found one of type "
-                f"'{its.model_type}': join it to a tokenizer of scans first, or let candidates be copied from the "
-                "prompt with `prompt_lookup_num_tokens`."
+                f"`assistant_model` must be a model that reads scans, found one of type '{its.model_type}': join it to "
+                "a tokenizer of scans first, or let candidates be copied from the prompt with "
+                "`prompt_lookup_num_tokens`."
             )
         shapes = [(each.fmri_token_id, each.n_scan_tokens) for each in (own, its)]
         if shapes[0] != shapes[1]:
@@ -84,11 +85,12 @@ class ScanGenerationMixin(GenerationMixin):
 
     def _get_logits_processor(self, *args, **kwargs):
         processors = super()._get_logits_processor(*args, **kwargs)
+        # With the placeholder outside the vocabulary, a repetition penalty, for example, would index past the scores.
         n_outside = self.config.fmri_token_id + 1 - self.config.text_config.vocab_size
         if n_outside <= 0:
             return processors
         return LogitsProcessorList(
-            # guidance subtracts the scores of another pass, and looks at no ids
+            # guidance subtracts the scores of another pass, and does not look up ids
             each
             if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor)
             else _WithColumns(each, n_outside)
@@ -103,18 +105,19 @@ class ScanGenerationMixin(GenerationMixin):
             return inputs | scans
         return inputs | self._new_scans(scans, input_ids, new_ids)
 
-    def _new_scans(self, scans, input_ids, new_ids) -> dict[str, torch.Tensor]:
-        """Inputs of the scans in `new_ids`, the end of `input_ids`; those in the cache are left out."""
+    def _new_scans(self, scans, input_ids, new_ids) -> dict[str, Tensor]:
+        """Inputs of the scans in `new_ids`, the end of `input_ids`; scans in the cache are left out."""
         if new_ids.shape[1] == input_ids.shape[1]:
             return scans
         if new_ids.shape[1] < self.config.n_scan_tokens:
             return {}
+        # the scans that are new in a prompt are its last ones, and prompts may have different numbers of them
         n_all, n_new = self._n_scans(input_ids), self._n_scans(new_ids)
         of_prompt = torch.arange(sum(n_all)).split(n_all)
         rows = torch.cat([rows[len(rows) - n :] for rows, n in zip(of_prompt, n_new)])
         return {name: values[rows.to(values.device)] for name, values in scans.items()} if len(rows) else {}
 
-    def _n_scans(self, input_ids: torch.Tensor) -> list[int]:
+    def _n_scans(self, input_ids: Tensor) -> list[int]:
         """Scans of each prompt."""
         is_scan = input_ids == self.config.fmri_token_id
         return (is_scan.sum(1) // self.config.n_scan_tokens).tolist()
@@ -126,16 +129,19 @@ class ScanGenerationMixin(GenerationMixin):
         attention_mask, cache = model_kwargs.get("attention_mask"), model_kwargs.get("past_key_values")
         if attention_mask is None or attention_mask.shape[1] == input_ids.shape[1]:
             return self.get_position_ids(input_ids, attention_mask)
-        # only what is new behind a cache, with the mask of the whole
-        is_scan = input_ids == self.config.fmri_token_id
-        return self._layout(input_ids, is_scan, attention_mask, cache=cache).position_ids
+        # Only the new ids behind a cache, with the mask of the whole. transformers would count the mask to find
+        # positions, which gives each token of a block one of its own.
+        is_scan, sizes = input_ids == self.config.fmri_token_id, self.config.block_sizes
+        layout = ScanLayout.of(input_ids, is_scan, sizes, attention_mask=attention_mask, cache=cache)
+        return layout.position_ids
 
     def _expand_inputs_for_generation(
         self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
     ):
         if expand_size == 1 or input_ids is None:
             return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        # each copy of a prompt needs all of the prompt's scans, in their order
+        # Each copy of a prompt needs all scans of the prompt, in their order: a, b, a, b. What transformers does with
+        # rows of a batch, a, a, b, b, would give every copy the wrong scans.
         n_scans = self._n_scans(input_ids)
         of_prompt = torch.arange(sum(n_scans), device=input_ids.device).split(n_scans)
         rows = torch.cat([rows for rows in of_prompt for _ in range(expand_size)])

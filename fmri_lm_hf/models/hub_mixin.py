@@ -1,9 +1,8 @@
-"""What this package's models and processors do beyond transformers when they are published, saved and loaded.
+"""What models and processors do beyond transformers when they are loaded, saved and published.
 
-`push_to_hub` is complete, in one commit, and safe to repeat. What was recorded about weights (`training_info.json`,
-`results.json`) travels with the model that they were loaded into, as what it is: the record of these weights, or of
-those that it started from. A checkpoint carries this file beside its classes. Where the package is not installed,
-they push as transformers does.
+The record of weights (`training_info.json`, `results.json`) travels with the model that they were loaded into: as the
+record of these weights, or of those that it started from. A checkpoint carries this file beside its classes. Where the
+package is not installed, `push_to_hub` is that of transformers.
 """
 
 from __future__ import annotations
@@ -11,23 +10,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _TRAINING, _RESULTS = "training_info.json", "results.json"
 _NOT_RECORDED = "[not recorded]"
-_WHERE = (
-    "revision",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "subfolder",
-)  # what decides which file is meant
+# Options of `from_pretrained` that decide which file is meant.
+_LOCATION = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
 
 class PublishedOnHub:
-    """First base of what has `save_pretrained`."""
+    """First base of the classes that have `save_pretrained`."""
 
     _recorded_in: Path | None = None  # the folder that the weights came from
 
@@ -37,16 +34,16 @@ class PublishedOnHub:
         Parameters
         ----------
         repo_id : str
-            `"organisation/name"`, or `"name"` for one of your own; created when there is none.
+            `"organisation/name"`, or `"name"` for one of your own; created if it does not exist.
         **options
             As [`fmri_lm_hf.hub.push_to_hub`] takes them: `private`, `revision`, `create_pr`, `token`,
-            `commit_message`, `commit_description`, `tags`, `license`, and for a model `processor`, which then goes
-            into the same commit.
+            `commit_message`, `commit_description`, `tags`, `license`, and for a model `processor`, which is published
+            in the same commit.
 
         Returns
         -------
         result : PushResult
-            With the commit, and what was uploaded.
+            The commit and the files that were uploaded.
         """
         try:
             from fmri_lm_hf.hub import push_to_hub
@@ -55,20 +52,23 @@ class PublishedOnHub:
         return push_to_hub(self, repo_id, **options)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, and remember where the record of the weights lies."""
-        where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Load as transformers does, and remember where the record of the weights is."""
+        location = {name: kwargs[name] for name in _LOCATION if kwargs.get(name) is not None}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
         if hasattr(model, "state_dict") and pretrained_model_name_or_path is not None:
-            model._recorded_in = _folder_of_record(pretrained_model_name_or_path, where)
+            model._recorded_in = _folder_of_record(pretrained_model_name_or_path, location)
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Save as transformers does, with what is recorded about the weights beside them."""
+        """Save as transformers does, with the record of the weights."""
         record: dict[str, Any] = {}
         if hasattr(self, "state_dict") and kwargs.get("is_main_process", True):
-            record = self._records(kwargs.get("state_dict"))  # before the files it compares with are replaced
+            # before saving: it compares with files that are about to be replaced
+            record = self._files_of_record(kwargs.get("state_dict"))
         saved = super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         for name, content in record.items():
             path = Path(save_directory) / name
@@ -81,53 +81,67 @@ class PublishedOnHub:
         return saved
 
     def record_of_weights(self, state_dict: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-        """The training record of a model's weights; None when nothing is recorded about them, nor about a part.
+        """The training record of the weights; None if nothing is recorded about them or a part of them.
 
-        Of weights that have changed since they were loaded, the record is `{"training": "[not recorded]",
-        "started_from": ...}`; of a model that was joined from loaded parts, it names their records under `parts`.
+        If the weights have changed since they were loaded, the record is `{"training": "[not recorded]",
+        "started_from": ...}`; a model that was joined from loaded parts names their records under `parts`.
 
         Parameters
         ----------
         state_dict : mapping, optional
-            The weights, where the model itself does not hold all of them.
+            The weights, if the model itself does not hold all of them.
         """
         training = _read(self._recorded_in, _TRAINING)
         if training is not None:
-            weights = state_dict or self.state_dict()  # type: ignore[attr-defined]
-            # what a checkpoint holds beyond this model, such as the objectives of a tokenizer's training
-            beyond = getattr(self, "_keys_to_ignore_on_load_unexpected", None) or ()
-            if _are_weights_of(self._recorded_in, weights, beyond):
+            if self._has_recorded_weights(state_dict or self.state_dict()):  # type: ignore[attr-defined]
                 return training
             started_from = {name: value for name, value in training.items() if name != "log_history"}
             return {"training": _NOT_RECORDED, "started_from": started_from}
-        parts = {}
-        for name, module in self.named_modules():  # type: ignore[attr-defined]
-            if (
-                module is not self
-                and isinstance(module, PublishedOnHub)
-                and (record := module.record_of_weights())
-            ):
-                parts[name] = record
+        parts = {
+            name: record
+            for name, module in self.named_modules()  # type: ignore[attr-defined]
+            if module is not self
+            and isinstance(module, PublishedOnHub)
+            and (record := module.record_of_weights())
+        }
         return {"training": _NOT_RECORDED, "parts": parts} if parts else None
 
-    def _records(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What to write beside saved weights: file name -> content, None for a file that is about other weights."""
+    def _files_of_record(self, state_dict: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Content of each file to write next to saved weights; None for a file that is about other weights."""
         training = self.record_of_weights(state_dict)
         if training is None:
             return {}
         results = _read(self._recorded_in, _RESULTS)
-        is_theirs = "started_from" not in training and "parts" not in training
-        return {_TRAINING: training, _RESULTS: results if is_theirs else None}
+        is_same = "started_from" not in training and "parts" not in training
+        return {_TRAINING: training, _RESULTS: results if is_same else None}
+
+    def _has_recorded_weights(self, weights: Mapping[str, Any]) -> bool:
+        """Whether these are the weights in the safetensors files that the model was loaded from."""
+        import torch
+        from safetensors import safe_open
+
+        # what a checkpoint holds beyond this model, such as the objectives of a tokenizer's training
+        beyond = getattr(self, "_keys_to_ignore_on_load_unexpected", None) or ()
+        files = sorted(self._recorded_in.glob("model*.safetensors")) if self._recorded_in else []
+        for file in files:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (safe_open is not iterable)
+                    held = weights.get(name)
+                    if held is None and any(re.search(pattern, name) for pattern in beyond):
+                        continue
+                    if held is None or held.is_meta or not torch.equal(tensors.get_tensor(name), held.cpu()):
+                        return False
+        return bool(files)
 
 
-def _folder_of_record(name: Any, where: dict[str, Any]) -> Path | None:
-    """The folder of a checkpoint, here or in the cache of the Hub's client, if a training record lies in it."""
+def _folder_of_record(name: Any, location: dict[str, Any]) -> Path | None:
+    """The folder of a checkpoint, local or in the cache of the Hub's client, if it holds a training record."""
     from transformers.utils import cached_file
 
     file = cached_file(
         name,
         _TRAINING,
-        **where,
+        **location,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
@@ -141,20 +155,3 @@ def _read(folder: Path | None, name: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _are_weights_of(folder: Path | None, weights: Mapping[str, Any], beyond: Iterable[str] = ()) -> bool:
-    """Whether these are the weights in the safetensors files of a folder, names that match `beyond` left out."""
-    import torch
-    from safetensors import safe_open
-
-    files = sorted(folder.glob("model*.safetensors")) if folder else []
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (safe_open is not iterable)
-                held = weights.get(name)
-                if held is None and any(re.search(pattern, name) for pattern in beyond):
-                    continue
-                if held is None or held.is_meta or not torch.equal(tensors.get_tensor(name), held.cpu()):
-                    return False
-    return bool(files)

@@ -1,9 +1,9 @@
-"""A language model that reads fMRI scans, with a head in place of words: classes, several labels, or numbers."""
+"""A language model that reads fMRI scans, with a linear head for classes, several labels, or numbers."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
@@ -13,12 +13,12 @@ from .modeling_fmri_lm import FmriLMForCausalLM
 
 
 class FmriLMForSequenceClassification(FmriLMForCausalLM):
-    """[`FmriLMForCausalLM`] with a linear head on what the last token of a prompt has read.
+    """[`FmriLMForCausalLM`] with a linear head on the hidden state of the last token of a prompt.
 
-    Loads from a checkpoint of [`FmriLMForCausalLM`], whose weights have the same names; the head then starts fresh.
+    Loads from a checkpoint of [`FmriLMForCausalLM`], whose weights have the same names; the head is then initialised.
     Labels are those of transformers: `num_labels`, or `id2label` and `label2id`, and `problem_type`, which decides
-    the loss ("single_label_classification", "multi_label_classification" or "regression"; by the labels' number and
-    type where it is None).
+    the loss ("single_label_classification", "multi_label_classification" or "regression"; None: by the number and
+    type of the labels).
 
     Examples
     --------
@@ -39,7 +39,7 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
 
     @classmethod
     def from_components(cls, fmri_tokenizer, language_model, **config) -> FmriLMForSequenceClassification:
-        """Join tokenizer and language model as [`FmriLMForCausalLM.from_components`] does; the head starts fresh."""
+        """Join tokenizer and language model as [`FmriLMForCausalLM.from_components`] does; the head is initialised."""
         model = super().from_components(fmri_tokenizer, language_model, **config)
         model.score.to_empty(device=language_model.device)
         init.normal_(model.score.weight, std=model.config.initializer_range)
@@ -47,22 +47,22 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
 
     @classmethod
     def can_generate(cls) -> bool:
-        """It answers with numbers, not with text."""
+        """False: it returns numbers, not text."""
         return False
 
     def generate(self, *args, **kwargs):
-        """Refuse, and say what can."""
+        """Refused: only `FmriLMForCausalLM` generates."""
         raise TypeError(
-            "A FmriLMForSequenceClassification answers with `logits`, not with text: load the checkpoint with "
+            "A FmriLMForSequenceClassification returns `logits`, not text: load the checkpoint with "
             "`AutoModelForCausalLM` to generate."
         )
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
@@ -71,7 +71,8 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
         Parameters
         ----------
         input_ids : torch.LongTensor of shape (batch, n_positions)
-            Prompts with the placeholders of their scans; a question comes behind its scan, or it does not see it.
+            Prompts with the placeholders of their scans. Write the question after its scan:
+            text sees only what is before it.
         attention_mask : torch.LongTensor of shape (batch, n_positions), optional
             Zero for padding, on either side.
         labels : torch.Tensor, optional
@@ -79,25 +80,25 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
             to regress.
         output_hidden_states : bool, optional
         **kwargs
-            Scans and all else that [`FmriLMForCausalLM.forward`] takes, but labels.
+            Scans and other arguments of [`FmriLMForCausalLM.forward`], except labels.
 
         Returns
         -------
         SequenceClassifierOutputWithPast
-            `logits` of shape (batch, num_labels), and the `loss` where labels are given.
+            `logits` of shape (batch, num_labels), and the `loss` if labels are given.
         """
-        kwargs.setdefault(
-            "logits_to_keep", 1
-        )  # words are not asked for; one position is the least to compute
+        kwargs.setdefault("logits_to_keep", 1)  # logits of words are not needed; one position is the minimum
         outputs = super().forward(
             input_ids, attention_mask=attention_mask, output_hidden_states=True, return_dict=True, **kwargs
         )
         hidden_states = outputs.hidden_states[-1]
+        # The last token that is no padding, which may be on either side: with padding on the right, -1 would be one.
         last = torch.full((len(hidden_states),), -1, device=hidden_states.device)
         if attention_mask is not None:
             present = attention_mask[:, -hidden_states.shape[1] :].to(hidden_states.device)
             last = (torch.arange(1, present.shape[1] + 1, device=present.device) * (present != 0)).argmax(-1)
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        # the head in its own precision, and logits in float32 for the loss, as the language model does
         logits = self.score(hidden_states[rows, last].to(self.score.weight.dtype)).float()
         loss = None
         if labels is not None:

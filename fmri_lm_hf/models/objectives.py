@@ -1,4 +1,4 @@
-"""What training asks of a tokenizer beside reconstruction: text alignment, connectivity and co-skewness."""
+"""Losses of tokenizer training, in addition to reconstruction: text alignment, connectivity and co-skewness."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
 from .fmri_transformer import unit_series
 
-LEAST_VARIANCE = 0.1  # of texts in any direction, in parts of the mean over directions
+LEAST_VARIANCE = 0.1  # of texts in any direction, relative to the mean over directions
 
 
 def connectivity_loss(
-    reconstruction: torch.Tensor,
-    input_values: torch.Tensor,
-    roi_mask: torch.Tensor,
-    padding_mask: torch.Tensor,
-) -> torch.Tensor:
+    reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor
+) -> Tensor:
     """Mean squared difference of the Pearson correlations of a reconstructed scan and its own.
 
     Parameters
@@ -40,11 +37,8 @@ def connectivity_loss(
 
 
 def coskewness_loss(
-    reconstruction: torch.Tensor,
-    input_values: torch.Tensor,
-    roi_mask: torch.Tensor,
-    padding_mask: torch.Tensor,
-) -> torch.Tensor:
+    reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor
+) -> Tensor:
     """Mean squared difference of the co-skewness of a reconstructed scan and its own.
 
     Reconstruction keeps second moments far better than third ones (arXiv 2606.04010). Of the third moments of
@@ -62,26 +56,25 @@ def coskewness_loss(
     return _mean_over_pairs(difference.square(), roi_mask)
 
 
-def mean_over_scans(values: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-    """Mean over scans of each scan's mean over what was observed; both (batch, ...).
+def mean_over_scans(values: Tensor, observed: Tensor) -> Tensor:
+    """Mean over scans of the mean of each scan over what was observed; both (batch, ...).
 
-    The mean of a step is then that of its micro-batches, each in proportion to its scans.
+    Not a mean over all observed values at once: a scan of many ROIs would count more, and the loss of a step would
+    depend on how it is divided. This way it is the mean of its micro-batches, each weighted by its number of scans.
     """
     of_scans = values.masked_fill(~observed, 0).flatten(1).sum(1) / observed.flatten(1).sum(1).clamp_min(1)
     return of_scans.mean()
 
 
-def _mean_over_pairs(values: torch.Tensor, roi_mask: torch.Tensor) -> torch.Tensor:
+def _mean_over_pairs(values: Tensor, roi_mask: Tensor) -> Tensor:
     """Mean of (batch, n_rois, n_rois) over pairs of different observed ROIs, and over scans."""
     pairs = roi_mask[:, :, None] & roi_mask[:, None, :]
     pairs = pairs & ~torch.eye(roi_mask.shape[1], dtype=torch.bool, device=roi_mask.device)
     return mean_over_scans(values, pairs)
 
 
-def contrastive_loss(
-    logits: torch.Tensor, kind: str, likeness: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Loss of scans against texts, the n-th of which describes the n-th scan; texts beyond these describe none.
+def contrastive_loss(logits: Tensor, kind: str, similarity: Tensor, temperature: float) -> Tensor:
+    """Loss of scans against texts: text n describes scan n, and texts beyond the number of scans describe none.
 
     Parameters
     ----------
@@ -89,17 +82,21 @@ def contrastive_loss(
         Of each scan against each text.
     kind : {"clip", "soft_clip", "siglip", "soft_siglip"}
         Softmax over all texts and over all scans (arXiv 2103.00020), or each pair by itself, summed over texts (arXiv
-        2303.15343). In the soft forms a text that is like the right one is partly right.
-    likeness : torch.Tensor of shape (n, n_texts)
-        Cosines between what describes two scans.
+        2303.15343). In the soft forms a text that is similar to the right one is partly right.
+    similarity : torch.Tensor of shape (n, n_texts)
+        Cosine similarities of the descriptions of two scans.
     temperature : float
-        Targets of the soft forms are ``exp((likeness - 1) / temperature)``, for "soft_clip" as shares.
+        Targets of the soft forms are ``exp((similarity - 1) / temperature)``, for "soft_clip" as shares.
     """
     targets = torch.eye(*logits.shape, device=logits.device, dtype=logits.dtype)
     if kind.startswith("soft_"):
-        targets = ((likeness - 1) / temperature).exp().fill_diagonal_(1).to(logits.dtype)
+        # the right text stays quite right, whatever rounding makes of its similarity to itself
+        targets = ((similarity - 1) / temperature).exp().fill_diagonal_(1).to(logits.dtype)
     if kind.endswith("siglip"):
+        # summed over texts, not a mean: with more texts each scan has more wrong ones, and one right one all the same
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(-1).mean()
+    # Softmax both ways. Texts beyond the scans have no column of their own to be right in, so they only count as wrong
+    # answers of the scans.
     n = len(logits)
     both = ((logits, targets), (logits[:, :n].T, targets[:, :n].T))
     return sum(F.cross_entropy(each, target / target.sum(-1, keepdim=True)) for each, target in both) / 2
@@ -129,22 +126,19 @@ class TokenPooling(nn.Module):
         self.cls_token = nn.Embedding(1, config.hidden_size) if config.pooling == "cls" else None
         self.score = nn.Linear(config.hidden_size, 1) if config.pooling == "attention" else None
 
-    def observer(self, device: torch.device) -> torch.Tensor | None:
+    def observer(self, device: torch.device) -> Tensor | None:
         """The token (1, hidden_size) that the encoder reads along, unseen by the others."""
-        return (
-            None
-            if self.cls_token is None
-            else self.cls_token(torch.zeros(1, dtype=torch.long, device=device))
-        )
+        if self.cls_token is None:
+            return None
+        return self.cls_token(torch.zeros(1, dtype=torch.long, device=device))
 
-    def forward(
-        self, embeddings: torch.Tensor, token_mask: torch.Tensor, observed: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Vectors (batch, hidden_size) of tokens (batch, n_tokens, hidden_size) and of what the observer became."""
+    def forward(self, embeddings: Tensor, token_mask: Tensor, observed: Tensor | None) -> Tensor:
+        """Vectors (batch, hidden_size) of tokens (batch, n_tokens, hidden_size), or the encoded observer."""
         if observed is not None:
             return observed
         weights = token_mask.to(embeddings.dtype)
         if self.score is not None:
+            # -inf is safe here: a scan has at least one observed token
             scores = self.score(embeddings).squeeze(-1).masked_fill(~token_mask, float("-inf"))
             weights = scores.softmax(-1)
         return (embeddings * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)
@@ -154,15 +148,15 @@ class TextAlignment(nn.Module):
     """Losses that bring scan embeddings to the frozen text embeddings of the scans' descriptions.
 
     Contrastive: each scan against every text, those of the batch and others that are given, with a learnt
-    temperature. Domain-adversarial (arXiv 1505.07818): a classifier tells scans from texts, and reversed gradients
-    teach the encoder to leave it at a loss.
+    temperature. Domain-adversarial (arXiv 1505.07818): a classifier separates scans and texts, and reversed gradients
+    train the encoder to make them indistinguishable.
     """
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
         self.kind, self.temperature = config.contrastive_loss, config.soft_target_temperature
         self.pooling = TokenPooling(config)
-        # what a text names, such as the pair that differs most, is no linear function of what a scan has of all pairs
+        # a text names, for example, the pair that differs most: no linear function of all pairs of a scan
         self.refinement = nn.Sequential(
             nn.Linear(config.hidden_size, 2 * config.hidden_size),
             nn.GELU(),
@@ -179,7 +173,7 @@ class TextAlignment(nn.Module):
         self.register_buffer("text_whitening", torch.eye(config.text_embed_dim))
 
     def init_weights(self) -> None:
-        """The initial temperature and bias of SigLIP, or the temperature of CLIP; scans and texts as they are."""
+        """Set the initial temperature and bias of SigLIP, or the temperature of CLIP; no refinement, no whitening."""
         for parameter in self.refinement[-1].parameters():
             init.zeros_(parameter)
         init.zeros_(self.text_mean)
@@ -191,14 +185,13 @@ class TextAlignment(nn.Module):
             init.constant_(self.logit_bias, -10.0)
 
     @torch.no_grad()
-    def fit_texts(self, text_embeds: torch.Tensor) -> None:
+    def fit_texts(self, text_embeds: Tensor) -> None:
         """Whiten all texts from now on by the mean and covariance of training texts (n_texts, text_embed_dim).
 
-        What all descriptions share says nothing about a scan, and is most of a raw embedding: those of different
-        scans have cosines near 1, and a contrastive loss against them learns one vector. Of what is left, most is how
-        a text is worded; in units of how much each direction varies, what it says counts as much. `LEAST_VARIANCE` of
-        the mean variance is added to every direction, so that those in which training texts hardly differ do not
-        drown the others.
+        Most of a raw embedding is shared by all descriptions and says nothing about a scan: embeddings of different
+        scans have cosines near 1, and a contrastive loss against them learns one vector. Most of the rest is wording;
+        scaled by the variance of each direction, the content counts as much. `LEAST_VARIANCE` of the mean variance is
+        added to every direction, so that directions in which training texts hardly differ do not dominate.
         """
         centred = text_embeds.double() - text_embeds.double().mean(0)
         covariance = centred.T @ centred / len(centred)
@@ -208,35 +201,35 @@ class TextAlignment(nn.Module):
         self.text_mean.copy_(text_embeds.mean(0))
         self.text_whitening.copy_(directions * scales @ directions.T)
 
-    def scans(self, features: torch.Tensor) -> torch.Tensor:
+    def scans(self, features: Tensor) -> Tensor:
         """Unit vectors (..., text_embed_dim) of scans' features (..., hidden_size)."""
         return F.normalize(self.projection(features + self.refinement(features)), dim=-1)
 
-    def texts(self, text_embeds: torch.Tensor) -> torch.Tensor:
+    def texts(self, text_embeds: Tensor) -> Tensor:
         """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
         centred = text_embeds.detach().float() - self.text_mean.float()
         whitened = centred @ self.text_whitening.float()
         return F.normalize(whitened.to(self.projection.weight.dtype), dim=-1)
 
-    def logits(self, scans: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """How well unit vectors of scans and of texts go together: (n_scans, n_texts)."""
+    def logits(self, scans: Tensor, texts: Tensor) -> Tensor:
+        """Logits of unit vectors of scans and of texts: (n_scans, n_texts)."""
         logits = scans @ texts.T * self.logit_scale.exp()
         return logits if self.logit_bias is None else logits + self.logit_bias
 
     def contrastive(
         self,
-        pooled: torch.Tensor,
-        text_embeds: torch.Tensor,
-        descriptors: torch.Tensor | None = None,
-        other_text_embeds: torch.Tensor | None = None,
-        other_descriptors: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        pooled: Tensor,
+        text_embeds: Tensor,
+        descriptors: Tensor | None = None,
+        other_text_embeds: Tensor | None = None,
+        other_descriptors: Tensor | None = None,
+    ) -> Tensor:
         """Contrastive loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts, a mean over scans.
 
-        `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. The soft forms compare `descriptors`
-        (batch, n_descriptors), numbers that say what is particular about each scan, where they are given (with those of
-        the other texts), and else the texts. The other texts' scans are not here, so that "clip" and "soft_clip" hold
-        texts against the scans of this batch alone.
+        `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. The soft forms compare the
+        `descriptors` (batch, n_descriptors) of the scans if they are given (with those of the other texts), else the
+        texts. The scans of the other texts are not here: "clip" and "soft_clip" compare texts with the scans of this
+        batch alone.
         """
         own = self.texts(text_embeds)
         texts = own if other_text_embeds is None else torch.cat([own, self.texts(other_text_embeds)])
@@ -244,11 +237,13 @@ class TextAlignment(nn.Module):
         if descriptors is not None:
             all_descriptors = [descriptors] if other_descriptors is None else [descriptors, other_descriptors]
             described_by = F.normalize(torch.cat(all_descriptors).float(), dim=-1)
-        likeness = described_by[: len(own)] @ described_by.T
-        return contrastive_loss(self.logits(self.scans(pooled), texts), self.kind, likeness, self.temperature)
+        similarity = described_by[: len(own)] @ described_by.T
+        return contrastive_loss(
+            self.logits(self.scans(pooled), texts), self.kind, similarity, self.temperature
+        )
 
-    def domain(self, scans: torch.Tensor, texts: torch.Tensor, ramp: float = 1.0) -> torch.Tensor:
-        """Cross-entropy of the classifier of scans and texts, which count the same; the gradient of scans is reversed.
+    def domain(self, scans: Tensor, texts: Tensor, ramp: float = 1.0) -> Tensor:
+        """Cross-entropy of the classifier of scans and texts, equally weighted; the gradient of scans is reversed.
 
         Parameters
         ----------

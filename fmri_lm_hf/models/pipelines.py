@@ -1,18 +1,50 @@
-"""`pipeline("fmri-feature-extraction")`: scans as vectors."""
+"""Pipelines that travel with a checkpoint: a scan in; text, scores, answers or vectors out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import Pipeline
 
 from .answers import answer_log_probabilities, answers_to_questions, encode_question
 
-# Scans on their way through a pipeline: lists of them, and batches.
+
+class GeneratedText(TypedDict):
+    """What `FmriToTextPipeline` returns for a scan, in a list of one."""
+
+    generated_text: str
+
+
+class LabelScore(TypedDict):
+    """What `FmriZeroShotClassificationPipeline` returns for each label of a scan."""
+
+    label: str
+    score: float
+
+
+class ScanFeatures(TypedDict):
+    """What `FmriFeatureExtractionPipeline` returns for a scan."""
+
+    pooled: np.ndarray
+    tokens: np.ndarray
+    token_mask: np.ndarray
+
+
+class ScanPipeline(Pipeline):
+    """Base of the pipelines: they read scans with the processor of their model."""
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_feature_extractor: bool | None = False
+    _load_image_processor = False
+
+    def preprocess(self, scan: Any, t_r: float | None = None) -> dict[str, Any]:
+        return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
 
 
 def as_pipeline_input(scans: Any) -> Any:
@@ -25,18 +57,18 @@ def as_pipeline_input(scans: Any) -> Any:
     return list(scans)
 
 
-def join_inputs(
-    inputs: Mapping[str, torch.Tensor] | list[Mapping[str, torch.Tensor]],
-) -> dict[str, torch.Tensor]:
+def given(**options: Any) -> dict[str, Any]:
+    """Options without those that are None, which leave what the pipeline was made with."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def join_inputs(inputs: Mapping[str, Tensor] | list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The inputs of one scan, or those of the scans of a batch joined along the first axis."""
     batch = inputs if isinstance(inputs, list) else [inputs]
     return {name: torch.cat([each[name] for each in batch]) for name in batch[0]}
 
 
-# `pipeline("fmri-to-text")`: text about a scan.
-
-
-class FmriToTextPipeline(Pipeline):
+class FmriToTextPipeline(ScanPipeline):
     """Generate text about a scan: a description, or the answer to an open question.
 
     Examples
@@ -48,39 +80,37 @@ class FmriToTextPipeline(Pipeline):
     [{'generated_text': 'Connectivity between ...'}]
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
-
-    def __call__(self, scans: Any, **kwargs) -> list:
-        """Generate text about a scan or about each scan of a list.
+    @overload
+    def __call__(self, scans: list[Any] | tuple[Any, ...], **options: Any) -> list[list[GeneratedText]]: ...
+    @overload
+    def __call__(self, scans: Any, **options: Any) -> list[GeneratedText]: ...
+    def __call__(self, scans: Any, **options: Any) -> Any:
+        """Generate text about one scan or each scan of a list.
 
         Parameters
         ----------
         scans : scan or list of scans
-            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+            As [`FmriFeatureExtractor`] takes them: the path of a file, an image, an array (n_timepoints, n_rois).
         text : str, default="Describe this scan."
-            What is asked. A text that holds the placeholder `<fmri>` is used as it stands, without the chat
-            template.
+            The question or instruction. A text that holds the placeholder `<fmri>` is used as it is, without the
+            chat template.
         t_r : float, optional
-            Repetition time in seconds, where the scans do not tell it.
+            Repetition time in seconds, for scans that do not carry it.
         **generate_kwargs
-            Passed on to `generate`, such as `max_new_tokens` (default 128), `num_beams`, `do_sample` (default
-            False, so that the same scan gives the same text).
+            Passed to `generate`, such as `max_new_tokens` (default 128), `num_beams`, `do_sample` (default False: the
+            same scan gives the same text).
 
         Returns
         -------
-        list of dict, or list of these lists
+        list of dict, or a list of these for each scan
             ``[{"generated_text": str}]`` for each scan.
         """
-        return super().__call__(as_pipeline_input(scans), **kwargs)
+        return super().__call__(as_pipeline_input(scans), **options)
 
     def _sanitize_parameters(self, text=None, t_r=None, **generate_kwargs) -> tuple[dict, dict, dict]:
-        preparing = {name: value for name, value in (("text", text), ("t_r", t_r)) if value is not None}
-        return preparing, generate_kwargs, {}
+        return given(text=text, t_r=t_r), generate_kwargs, {}
 
-    def preprocess(self, scan, text="Describe this scan.", t_r=None):
+    def preprocess(self, scan, t_r=None, text="Describe this scan."):
         if self.processor.fmri_token not in text:
             blocks = [{"type": "fmri"}, {"type": "text", "text": text}]
             text = self.processor.render_chat(
@@ -90,26 +120,20 @@ class FmriToTextPipeline(Pipeline):
 
     def _forward(self, model_inputs, **generate_kwargs):
         inputs = join_inputs(model_inputs["inputs"])  # of one length, since all hold the same text
-        generated = self.model.generate(
-            **inputs, **{"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
-        )
-        return generated[:, inputs["input_ids"].shape[1] :]
+        options = {"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
+        return self.model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs) -> list[GeneratedText]:
         return [{"generated_text": self.processor.decode_answer(ids)} for ids in model_outputs.cpu()]
 
 
-# `pipeline("fmri-zero-shot-classification")`: which of some answers fits a scan.
-
-
-class FmriZeroShotClassificationPipeline(Pipeline):
+class FmriZeroShotClassificationPipeline(ScanPipeline):
     """Choose among candidate answers to a question about a scan.
 
-    A label's score is the probability that the model gives the label as its whole answer, up to and including
-    the end of its turn, divided by the sum of these probabilities over all candidates. Being a product over
-    tokens, the probability of a label of many tokens is no different in kind from that of a short one, but a
-    model that is unsure of the wording spreads it over more wordings; ``length_normalization=True`` compares
-    the mean log-probability of a token instead. Nothing is sampled: the same scan gives the same scores.
+    The score of a label is the probability that the model gives it as its whole answer, up to and including the end of
+    its turn, divided by the sum of these probabilities over all candidates. A model that is unsure of the wording
+    spreads the probability of a long label over more wordings; ``length_normalization=True`` compares the mean
+    log-probability per token instead. Nothing is sampled: the same scan gives the same scores.
 
     Examples
     --------
@@ -120,46 +144,41 @@ class FmriZeroShotClassificationPipeline(Pipeline):
     [{'label': 'female', 'score': 0.83}, {'label': 'male', 'score': 0.17}]
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
-
-    def __call__(self, scans: Any, candidate_labels: Sequence[str], **kwargs) -> list:
-        """Score candidate labels for a scan or for each scan of a list.
+    @overload
+    def __call__(
+        self, scans: list[Any] | tuple[Any, ...], candidate_labels: Sequence[str], **options: Any
+    ) -> list[list[LabelScore]]: ...
+    @overload
+    def __call__(self, scans: Any, candidate_labels: Sequence[str], **options: Any) -> list[LabelScore]: ...
+    def __call__(self, scans: Any, candidate_labels: Sequence[str], **options: Any) -> Any:
+        """Score candidate labels for one scan or each scan of a list.
 
         Parameters
         ----------
         scans : scan or list of scans
-            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+            As [`FmriFeatureExtractor`] takes them: the path of a file, an image, an array (n_timepoints, n_rois).
         candidate_labels : sequence of str
-            The answers to choose from, at least two of them and all different.
+            The answers to choose from: at least two, all different.
         question : str, optional
-            What is asked; by default, which of the labels describes the scan.
+            By default: which of the labels describes the scan.
         t_r : float, optional
-            Repetition time in seconds, where the scans do not tell it.
+            Repetition time in seconds, for scans that do not carry it.
         length_normalization : bool, default=False
-            Compare answers by their mean log-probability of a token.
+            Compare answers by their mean log-probability per token.
 
         Returns
         -------
-        list of dict, or list of these lists
-            ``{"label": str, "score": float}`` in order of falling score; the scores sum to one.
+        list of dict, or a list of these for each scan
+            ``{"label": str, "score": float}``, highest score first; the scores sum to one.
         """
-        return super().__call__(as_pipeline_input(scans), candidate_labels=candidate_labels, **kwargs)
+        return super().__call__(as_pipeline_input(scans), candidate_labels=candidate_labels, **options)
 
     def _sanitize_parameters(
         self, candidate_labels=None, question=None, t_r=None, length_normalization=None
     ) -> tuple[dict, dict, dict]:
-        labels: dict[str, Any] = {}
-        if candidate_labels is not None:
-            labels["candidate_labels"] = _check_labels(candidate_labels)
-        asked = {"question": question, "length_normalization": length_normalization}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        return ({} if t_r is None else {"t_r": t_r}), labels | asked, labels
-
-    def preprocess(self, scan, t_r=None):
-        return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
+        labels = {} if candidate_labels is None else {"candidate_labels": _check_labels(candidate_labels)}
+        scoring = given(question=question, length_normalization=length_normalization)
+        return given(t_r=t_r), labels | scoring, labels
 
     def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False):
         if question is None:
@@ -171,7 +190,7 @@ class FmriZeroShotClassificationPipeline(Pipeline):
             scores = scores / torch.tensor([len(ids) for ids in answer_ids], device=scores.device)
         return scores
 
-    def postprocess(self, model_outputs, candidate_labels):
+    def postprocess(self, model_outputs, candidate_labels) -> list[LabelScore]:
         scores = model_outputs[0].double().softmax(-1).tolist()
         ranked = sorted(zip(candidate_labels, scores), key=lambda pair: -pair[1])
         return [{"label": label, "score": score} for label, score in ranked]
@@ -187,19 +206,17 @@ def _check_labels(candidate_labels: Sequence[str]) -> list[str]:
     return list(candidate_labels)
 
 
-# `pipeline("fmri-decision")`: typed questions about a scan, with a probability for every option.
-
-_SCAN = "scan"  # what stands for the scan where questions are asked about scans alone
+_SCAN = "scan"  # the name of a scan in requests that are about it alone
 _YES_OR_NO = {"true": "yes", "false": "no"}
 
 
-class FmriDecisionPipeline(Pipeline):
-    """Answer typed questions about a scan, many of them from one reading of it.
+class FmriDecisionPipeline(ScanPipeline):
+    """Answer many typed questions about a scan, which is read once.
 
-    Requests and answers are those of transformers' ``pipeline("decision")``, with a scan as asset. There the options
-    have letters, which a model is told to answer with. A model that reads scans answers in words, so here an option's
-    probability is that of the option as the whole answer, divided by the sum over all options of the question.
-    Nothing is sampled, and no question sees another.
+    Requests and answers are those of transformers' ``pipeline("decision")``, with a scan as asset. There options have
+    letters, and a model answers with a letter. A model that reads scans answers in words: the probability of an option
+    is that of the option as the whole answer, divided by the sum over all options of the question. Nothing is sampled,
+    and questions do not see each other.
 
     Examples
     --------
@@ -217,13 +234,16 @@ class FmriDecisionPipeline(Pipeline):
     {'sex': {'type': 'choice', 'choice': 'female', ...}, 'patient': {'type': 'noul', 'noul': 0.31}}
     """
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
-
-    def __call__(self, inputs: Any, questions: Mapping[str, Any] | None = None, **kwargs) -> Any:
-        """Answer the questions of one request or of each request of a list.
+    @overload
+    def __call__(
+        self, inputs: list[Any] | tuple[Any, ...], questions: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[dict[str, dict[str, Any]]]: ...
+    @overload
+    def __call__(
+        self, inputs: Any, questions: Mapping[str, Any] | None = None, **options: Any
+    ) -> dict[str, dict[str, Any]]: ...
+    def __call__(self, inputs: Any, questions: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Answer the questions of one request or each request of a list.
 
         Parameters
         ----------
@@ -232,44 +252,43 @@ class FmriDecisionPipeline(Pipeline):
             question}}``. The state, a text or other JSON, names the scan where it belongs. Scans are as
             [`FmriFeatureExtractor`] takes them.
         questions : dict, optional
-            Questions to ask about scans alone. A question has a `type`, `instructions` (what is asked) and `criteria`:
+            Questions about scans alone. A question has a `type`, `instructions` (what is asked) and `criteria`:
 
             - ``choice``: `criteria` maps the options to descriptions, which may be None;
-            - ``score``: `criteria` lists the levels, lowest first;
+            - ``score``: `criteria` lists the grades, lowest first;
             - ``noul`` (yes or no): optional `criteria` describe ``true`` and ``false``.
         t_r : float, optional
-            Repetition time in seconds, where the scans do not tell it.
+            Repetition time in seconds, for scans that do not carry it.
 
         Returns
         -------
         dict, or list of dict
-            For each question by its name: of a choice ``{"type", "choice", "confidence", "probabilities"}``, of a score
-            ``{"type", "score", "legend", "confidence", "probabilities"}``, and of ``noul`` ``{"type", "noul"}``, the
+            By the name of the question: for a choice ``{"type", "choice", "confidence", "probabilities"}``, for a score
+            ``{"type", "score", "legend", "confidence", "probabilities"}``, and for ``noul`` ``{"type", "noul"}``, the
             probability of yes. Probabilities sum to one.
         """
         if questions is not None:
-            scans = as_pipeline_input(inputs)
-            inputs = (
-                [_about(scan, questions) for scan in scans]
-                if isinstance(scans, list)
-                else _about(scans, questions)
-            )
-        return super().__call__(inputs, **kwargs)
+            inputs = as_pipeline_input(inputs)
+            requests = [
+                {"state": _SCAN, "assets": {_SCAN: scan}, "questions": questions}
+                for scan in (inputs if isinstance(inputs, list) else [inputs])
+            ]
+            inputs = requests if isinstance(inputs, list) else requests[0]
+        return super().__call__(inputs, **options)
 
     def _sanitize_parameters(self, t_r=None) -> tuple[dict, dict, dict]:
-        return ({} if t_r is None else {"t_r": t_r}), {}, {}
+        return given(t_r=t_r), {}, {}
 
     def preprocess(self, request, t_r=None):
         before, scan, after, questions = _read_request(request)
         asked = []
         for question in questions:
-            text = "\n\n".join(filter(None, (after, _asks(question))))
+            text = "\n\n".join(filter(None, (after, _question_text(question))))
             blocks = [{"type": "text", "text": before}, {"type": "fmri"}, {"type": "text", "text": text}]
             blocks = [block for block in blocks if block.get("text") != ""]
             asked.append(encode_question(self.processor, blocks, _answers(question)))
-        return {
-            "requests": {"questions": questions, "asked": asked, "scans": self.processor(fmri=scan, t_r=t_r)}
-        }
+        scans = self.processor(fmri=scan, t_r=t_r)
+        return {"requests": {"questions": questions, "asked": asked, "scans": scans}}
 
     def _forward(self, model_inputs):
         requests = model_inputs["requests"]
@@ -282,16 +301,12 @@ class FmriDecisionPipeline(Pipeline):
         ]
         return {"requests": scored if isinstance(requests, list) else scored[0]}
 
-    def postprocess(self, model_outputs):
+    def postprocess(self, model_outputs) -> dict[str, dict[str, Any]]:
         request = model_outputs["requests"]
         return {
             question.name: question.answer(scores[0].double().softmax(-1).tolist())
             for question, scores in zip(request["questions"], request["scores"], strict=True)
         }
-
-
-def _about(scan: Any, questions: Mapping[str, Any]) -> dict[str, Any]:
-    return {"state": _SCAN, "assets": {_SCAN: scan}, "questions": questions}
 
 
 def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
@@ -300,8 +315,8 @@ def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
         from transformers.decision import DecisionConfig, parse_questions
     except ImportError as error:
         raise ImportError(
-            'pipeline("fmri-decision") reads requests as pipeline("decision") does, which this version of '
-            "transformers does not have: pip install -U transformers."
+            'pipeline("fmri-decision") needs a version of transformers with pipeline("decision"): '
+            "pip install -U transformers."
         ) from error
 
     if isinstance(request, str):
@@ -317,18 +332,17 @@ def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
         found = sorted(assets) if isinstance(assets, Mapping) else assets
         raise ValueError(f"The assets of a request must be one scan by its name, found {found!r}.")
     ((name, scan),) = assets.items()
-    parts = _text(request["state"]).split(name)
+    state = _text(request["state"])
+    parts = state.split(name)
     if len(parts) != 2:
         raise ValueError(
             f"The state must name the scan {name!r} once, where it belongs, found it {len(parts) - 1} times in "
-            f"{_text(request['state'])!r}."
+            f"{state!r}."
         )
     questions = parse_questions(dict(request["questions"]), DecisionConfig())
     for question in questions:
         if question.instructions is None:
-            raise ValueError(
-                f"Question {question.name!r} has no `instructions`: write there what is asked about the scan."
-            )
+            raise ValueError(f"Question {question.name!r} has no `instructions`: write what is asked there.")
         answers = _answers(question)
         if len(set(answers)) != len(answers):
             raise ValueError(f"Question {question.name!r}: its options must all be different, got {answers}.")
@@ -336,20 +350,18 @@ def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
 
 
 def _answers(question: Any) -> list[str]:
-    """What a model would say for each option of a question."""
+    """The answer in words for each option of a question."""
     if question.type == "noul":
         return [_YES_OR_NO[option] for option in question.options]
     return [_text(each) for each in (question.descriptions if question.type == "score" else question.options)]
 
 
-def _asks(question: Any) -> str:
+def _question_text(question: Any) -> str:
     """The words of a question, with a line for each option that is described."""
     lines = [_text(question.instructions)]
     if question.type != "score":
-        described: Sequence[tuple[str, Any]] = list(
-            zip(_answers(question), question.descriptions, strict=True)
-        )
-        lines += [f"{answer}: {_text(description)}" for answer, description in described if description]
+        pairs = zip(_answers(question), question.descriptions, strict=True)
+        lines += [f"{answer}: {_text(description)}" for answer, description in pairs if description]
     return "\n".join(lines)
 
 
@@ -357,11 +369,11 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
-class FmriFeatureExtractionPipeline(Pipeline):
-    """Vectors of scans, for a classifier, a search or a picture of one's own.
+class FmriFeatureExtractionPipeline(ScanPipeline):
+    """Turn scans into vectors, for a classifier, a search or a plot.
 
-    Of a tokenizer they are the features that it quantizes; of a language model its last hidden states at the tokens of
-    the scan, which stands alone. Nothing is trained or drawn: the same scan gives the same vectors.
+    A tokenizer gives the features that it quantizes; a language model gives its last hidden states at the tokens of
+    the scan, without text. Nothing is trained or sampled: the same scan gives the same vectors.
 
     Examples
     --------
@@ -375,9 +387,7 @@ class FmriFeatureExtractionPipeline(Pipeline):
 
     feature_extractor: Any
     _load_processor = False
-    _load_tokenizer = False
     _load_feature_extractor = None  # where there is one: a processor holds it, too
-    _load_image_processor = False
 
     def __init__(self, *args, processor: Any = None, **kwargs):
         super().__init__(*args, processor=processor, **kwargs)
@@ -389,39 +399,40 @@ class FmriFeatureExtractionPipeline(Pipeline):
                 "as a folder or Hub id that holds one."
             )
 
-    def __call__(self, scans: Any, **kwargs) -> Any:
-        """Turn a scan, or each scan of a list, into vectors.
+    @overload
+    def __call__(self, scans: list[Any] | tuple[Any, ...], **options: Any) -> list[ScanFeatures]: ...
+    @overload
+    def __call__(self, scans: Any, **options: Any) -> ScanFeatures: ...
+    def __call__(self, scans: Any, **options: Any) -> Any:
+        """Turn one scan, or each scan of a list, into vectors.
 
         Parameters
         ----------
         scans : scan or list of scans
-            As [`FmriFeatureExtractor`] takes them: a file's path, an image, an array (n_timepoints, n_rois).
+            As [`FmriFeatureExtractor`] takes them: the path of a file, an image, an array (n_timepoints, n_rois).
         t_r : float, optional
-            Repetition time in seconds, where the scans do not tell it.
+            Repetition time in seconds, for scans that do not carry it.
 
         Returns
         -------
         dict of ndarray, or list of these dicts
-            ``tokens`` (n_tokens, size), one row for each ROI and time patch (patch by patch), latent token or network
-            pair; ``token_mask`` (n_tokens,), False for those that stand for nothing observed; and ``pooled`` (size,),
-            the mean over the others. float32.
+            ``tokens`` (n_tokens, size) float32, one row for each ROI and time patch (patch by patch), latent token or
+            network pair; ``token_mask`` (n_tokens,), False for tokens without observed data; and ``pooled`` (size,),
+            the mean over the other tokens.
         """
-        return super().__call__(as_pipeline_input(scans), **kwargs)
+        return super().__call__(as_pipeline_input(scans), **options)
 
     def _sanitize_parameters(self, t_r=None) -> tuple[dict, dict, dict]:
-        return ({} if t_r is None else {"t_r": t_r}), {}, {}
+        return given(t_r=t_r), {}, {}
 
     def preprocess(self, scan, t_r=None):
-        return {"inputs": dict(self.feature_extractor(scan, t_r=t_r))}
+        return {"scans": dict(self.feature_extractor(scan, t_r=t_r))}
 
     def _forward(self, model_inputs):
-        tokens, shown = self.model.scan_tokens(**join_inputs(model_inputs["inputs"]))
-        return {"tokens": tokens.float(), "token_mask": shown}
+        tokens, token_mask = self.model.scan_tokens(**join_inputs(model_inputs["scans"]))
+        return {"tokens": tokens.float(), "token_mask": token_mask}
 
-    def postprocess(self, model_outputs) -> dict[str, np.ndarray]:
-        tokens, shown = (model_outputs[name][0].cpu() for name in ("tokens", "token_mask"))
-        return {
-            "pooled": tokens[shown].mean(0).numpy(),
-            "tokens": tokens.numpy(),
-            "token_mask": shown.numpy(),
-        }
+    def postprocess(self, model_outputs) -> ScanFeatures:
+        tokens, token_mask = (model_outputs[name][0].cpu() for name in ("tokens", "token_mask"))
+        pooled = tokens[token_mask].mean(0)
+        return {"pooled": pooled.numpy(), "tokens": tokens.numpy(), "token_mask": token_mask.numpy()}

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import BatchFeature, ProcessorMixin
+from transformers import ProcessorMixin
+from transformers.feature_extraction_utils import BatchFeature
 
 from .configuration_fmri_lm import n_pair_tokens
 from .feature_extraction_fmri import FmriFeatureExtractor
 from .hub_mixin import PublishedOnHub
 
-# For tokenizers that come without a chat template, such as GPT-2's.
+# For tokenizers without a chat template, such as that of GPT-2.
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ 'Answer: ' }}"
@@ -21,33 +22,39 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
 )
-# Keywords of `apply_chat_template` that are about calling the processor; all others are variables of the template.
+# Keywords of `apply_chat_template` for calling the processor; all others are variables of the template.
 _CALL_OPTIONS = ("t_r", "padding", "max_length", "truncation")
 
 
 class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     """Joins a [`FmriFeatureExtractor`] and a text tokenizer.
 
-    Each `<fmri>` in a text stands for one scan and becomes as many placeholder ids as the scan has tokens,
-    between the delimiter ids if there are any.
+    Each `<fmri>` in a text stands for one scan and becomes as many placeholder ids as the scan has tokens, between the
+    delimiter ids if there are any.
 
     Parameters
     ----------
     feature_extractor : FmriFeatureExtractor
     tokenizer : PreTrainedTokenizerBase
-        The placeholder is added to it when it has none. The id need not lie in the language model's vocabulary.
-        A tokenizer without padding token, such as GPT-2's, pads with its end-of-text token from then on.
+        The placeholder is added to it if it has none. Its id may lie outside the vocabulary of the language model.
+        A tokenizer without a padding token, such as that of GPT-2, then pads with its end-of-text token.
     chat_template : str, optional
-        That of the tokenizer when not given; where it has none either, a plain question-and-answer form.
+        By default that of the tokenizer; if it has none, a plain question-and-answer form.
     patch_size : int, optional
-        Time points of a token, as in the tokenizer's configuration; the scan's whole length when not given.
+        Time points of a token, as in the configuration of the fMRI tokenizer; by default the whole length of a scan.
     num_latent_tokens : int, optional
-        Tokens of a scan whose tokenizer has them in place of those of ROIs, as in the tokenizer's configuration.
+        Latent tokens of a scan, as in the configuration of the fMRI tokenizer.
     fmri_token : str, default="<fmri>"
     fmri_start_ids, fmri_end_ids : list of int, optional
-        Token ids written before and after the tokens of each scan (textual scan delimiters).
+        Token ids before and after the tokens of each scan (textual scan delimiters).
     scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
-        What a scan's tokens stand for, as in the model's configuration.
+        What the tokens of a scan stand for, as in the configuration of the model.
+
+    Examples
+    --------
+    >>> inputs = processor(text="<fmri> What is the sex?", fmri="sub-01_bold.nii.gz", t_r=2.0)
+    >>> inputs["input_ids"].shape, inputs["input_values"].shape  # 100 ROIs, 160 time points
+    (torch.Size([1, 106]), torch.Size([1, 100, 160]))
     """
 
     def __init__(
@@ -87,15 +94,16 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     @property
     def n_tokens(self) -> int:
         """Tokens of a scan."""
-        n_rois, n_timepoints = self.feature_extractor.n_rois, self.feature_extractor.n_timepoints
-        of_rois = self.num_latent_tokens or n_rois * (n_timepoints // self.patch_size)
-        tokens = of_rois if "rois" in self.scan_tokens else 0
+        extractor, n_tokens = self.feature_extractor, 0
+        if "rois" in self.scan_tokens:
+            n_patches = extractor.n_timepoints // self.patch_size
+            n_tokens += self.num_latent_tokens or extractor.n_rois * n_patches
         if "network_pairs" in self.scan_tokens:
-            tokens += n_pair_tokens(len(self.feature_extractor.atlas.network_names))
-        return tokens
+            n_tokens += n_pair_tokens(len(extractor.atlas.network_names))
+        return n_tokens
 
     def network_name_ids(self) -> list[list[int]]:
-        """Text ids of the names of the atlas's networks, as they stand inside a sentence."""
+        """Text ids of the names of the networks of the atlas, as inside a sentence."""
         names = self.feature_extractor.atlas.network_names
         return [self.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
 
@@ -123,7 +131,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         fmri : scan or list of scans, optional
             As [`FmriFeatureExtractor`] takes them, in the order of the placeholders.
         t_r : float, optional
-            Repetition time of the scans in seconds, where their files do not tell it.
+            Repetition time of the scans in seconds, if their files do not carry it.
         padding, max_length, add_special_tokens, return_tensors
             As for tokenizers.
         truncation
@@ -145,25 +153,16 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return self._join(ids, fmri, t_r, padding, max_length, return_tensors, truncation)
 
     def _join(
-        self,
-        ids: list[list[int]] | None,
-        fmri: Any = None,
-        t_r: float | None = None,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        return_tensors: str | None = "pt",
-        truncation: bool | str | None = None,
+        self, ids, fmri=None, t_r=None, padding=True, max_length=None, return_tensors="pt", truncation=None
     ) -> BatchFeature:
         """Model inputs from token ids with a single placeholder id for each scan, and from the scans."""
         if truncation:
             raise ValueError(
                 "Prompts with scans are not truncated, which could cut a scan. Shorten the text instead."
             )
-        scans = (
-            BatchFeature()
-            if fmri is None
-            else self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
-        )
+        scans = BatchFeature()
+        if fmri is not None:
+            scans = self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
         if ids is None:
             return scans
         n_scans = 0 if fmri is None else len(scans["input_values"])
@@ -174,16 +173,18 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
                 f"Write one `{self.fmri_token}` where each scan belongs."
             )
         ids = [self._expand(each) for each in ids]
+        masks = [[1] * len(each) for each in ids]
         encoded = self.tokenizer.pad(
-            {"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]},
+            {"input_ids": ids, "attention_mask": masks},
             padding=padding,
             max_length=max_length,
             return_tensors=return_tensors,
         )
+        # `tensor_type=None`: what is in here are tensors, or lists if no tensors were asked for
         return BatchFeature({**encoded, **scans}, tensor_type=None)
 
     def _expand(self, ids: Sequence[int], values: Sequence[int] | None = None) -> list[int]:
-        """Token ids with those of a scan for each placeholder; or other values of each id, repeated alike."""
+        """Token ids with those of a scan for each placeholder; or values of each id, repeated like it."""
         scan = [*self.fmri_start_ids, *[self.fmri_token_id] * self.n_tokens, *self.fmri_end_ids]
         expanded: list[int] = []
         for token_id, value in zip(ids, ids if values is None else values, strict=True):
@@ -226,19 +227,19 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return_dict : bool, default=True
             Whether tokenizing gives all model inputs, or `input_ids` alone.
         return_assistant_tokens_mask : bool, default=False
-            Also return `assistant_masks` of shape (batch, n_positions): 1 on what the assistant says, as far as the
-            template marks it with ``{% generation %}``.
+            Also return `assistant_masks` of shape (batch, n_positions): 1 for tokens of the assistant, as far as the
+            template marks them with ``{% generation %}``.
         sanitize_control_tokens : bool, default=False
             Encode control tokens in the messages as plain text; for chats without scans.
         processor_kwargs : mapping, optional
-            Options of calling the processor: `t_r`, `padding`, `max_length`. They may also be given by themselves.
+            Options of calling the processor: `t_r`, `padding`, `max_length`. They may also be given as keywords.
         **kwargs
             `tools`, `documents`, `continue_final_message`, and variables of the template such as `enable_thinking`.
 
         Returns
         -------
         str, list of str, BatchFeature or torch.Tensor
-            Text, or with `tokenize` what calling the processor gives, always with a batch axis.
+            Text, or with `tokenize` the result of calling the processor, always with a batch axis.
 
         Examples
         --------
@@ -246,9 +247,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         ...     {"type": "fmri", "fmri": "sub-01_bold.nii.gz"}, {"type": "text", "text": "What is the sex?"}]}]
         >>> inputs = processor.apply_chat_template(conversation, tokenize=True, add_generation_prompt=True)
         """
-        batch: Any = (
-            conversation if conversation and not isinstance(conversation[0], dict) else [conversation]
-        )
+        is_batch = bool(conversation) and not isinstance(conversation[0], dict)
+        batch: Any = conversation if is_batch else [conversation]
         calling = dict(processor_kwargs or {})
         calling |= {name: kwargs.pop(name) for name in _CALL_OPTIONS if name in kwargs}
         options = {
@@ -263,7 +263,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             if calling:
                 raise TypeError(f"Options of tokenizing, but `tokenize` is False: {sorted(calling)}.")
             texts = self.tokenizer.apply_chat_template(flat, tokenize=False, **options)
-            return texts if batch is conversation else texts[0]
+            return texts if is_batch else texts[0]
 
         blocks = [block for messages in batch for message in messages for block in _blocks(message)]
         scans = [block.get("fmri") for block in blocks if block["type"] == "fmri"]
@@ -277,21 +277,19 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
                 f"`sanitize_control_tokens` would also make plain text of the `{self.fmri_token}` where scans belong: "
                 "leave it out of chats with scans."
             )
-        read = self.tokenizer.apply_chat_template(flat, tokenize=True, return_dict=True, **options)
-        inputs = self._join(read["input_ids"], scans or None, return_tensors=return_tensors, **calling)
+        encoded = self.tokenizer.apply_chat_template(flat, tokenize=True, return_dict=True, **options)
+        inputs = self._join(encoded["input_ids"], scans or None, return_tensors=return_tensors, **calling)
         if return_assistant_tokens_mask:
-            masks = map(self._expand, read["input_ids"], read["assistant_masks"])
-            inputs["assistant_masks"] = self._padded(list(masks), inputs["input_ids"])
+            rows = []
+            for ids, mask, padded in zip(
+                encoded["input_ids"], encoded["assistant_masks"], inputs["input_ids"], strict=True
+            ):
+                mask = self._expand(ids, mask)
+                zeros = [0] * (len(padded) - len(mask))
+                rows.append(zeros + mask if self.tokenizer.padding_side == "left" else mask + zeros)
+            inputs["assistant_masks"] = rows
             inputs.convert_to_tensors(return_tensors)
         return inputs if return_dict else inputs["input_ids"]
-
-    def _padded(self, rows: list[list[int]], like: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Rows with zeros where those of `like` were padded."""
-        padded = []
-        for row, other in zip(rows, like, strict=True):
-            zeros = [0] * (len(other) - len(row))
-            padded.append(zeros + row if self.tokenizer.padding_side == "left" else row + zeros)
-        return padded
 
     def render_chat(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
         """The text of a conversation in the form of the chat template, with `<fmri>` for each scan."""
@@ -309,12 +307,14 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return {**message, "content": text}
 
     def split_chat(self, messages: list[dict]) -> list[tuple[str, bool]]:
-        """Cut a rendered conversation into pieces: (text, whether the assistant says it).
+        """Split a rendered conversation into pieces: (text, whether it is of the assistant).
 
-        An answer's piece ends with what the template writes behind it, so that a model that learns it also
-        learns to stop. Training and scoring tokenize piece by piece, so both see the same ids.
+        The piece of an answer ends with what the template writes behind it, so that a model that learns it also learns
+        to stop. Training and scoring tokenize piece by piece: both see the same ids.
         """
         pieces: list[tuple[str, bool]] = []
+        # Tokenizing the whole and searching the answer in it would fail where a token spans both: "Answer:" and " yes"
+        # need not be the tokens of "Answer: yes".
         done = ""
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -323,8 +323,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             answered = self.render_chat(messages[: i + 1])
             if not (prompt.startswith(done) and answered.startswith(prompt)):
                 raise ValueError(
-                    "This chat template rewrites earlier turns when a conversation goes on, so its answers cannot "
-                    "be told from its prompts. Use one question and one answer a conversation."
+                    "This chat template rewrites earlier turns when a conversation continues, so its answers cannot be "
+                    "separated from its prompts. Use one question and one answer per conversation."
                 )
             pieces += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
             done = answered
@@ -333,7 +333,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return pieces
 
     def encode_chat(self, messages: list[dict]) -> dict[str, list[int]]:
-        """`input_ids` of a conversation and `labels`, -100 everywhere but on the assistant's words."""
+        """`input_ids` of a conversation and `labels`, -100 everywhere except on words of the assistant."""
         input_ids: list[int] = []
         labels: list[int] = []
         for text, is_answer in self.split_chat(messages):
@@ -351,6 +351,6 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
 
 
 def _blocks(message: dict) -> list[dict]:
-    """The blocks of a message's content; none of a plain string, or of a message that only calls tools."""
+    """The blocks of the content of a message; none for a plain string or a message that only calls tools."""
     content = message.get("content")
     return list(content) if isinstance(content, (list, tuple)) else []

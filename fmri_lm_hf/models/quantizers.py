@@ -1,7 +1,7 @@
-"""What all quantizers share: features to latents, and what can be said of codes.
+"""Quantizers: features of tokens to latents, code vectors and codes, and codes back to code vectors.
 
-A quantizer has `n_levels` and `codebook_size`, maps features to latents, code vectors and codes (`forward`), and codes
-back to code vectors (`from_codes`). Its state changes in training mode only.
+A quantizer has `n_stages`, the number of codes of a token, and `codebook_size`. It maps features to latents, code
+vectors and codes (`forward`), and codes back to code vectors (`from_codes`). Its state changes in training mode only.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .configuration_fmri_tokenizer import FmriTokenizerConfig
+
+# A code whose share has decayed to the first fraction of an even share is out of use, and is started again with the
+# second: a small one, so that the tokens which choose it soon decide where it lies.
+OUT_OF_USE, REVIVED = 0.1, 0.3
+MAX_DISTANCES = 2**22  # held at a time, 16 MB
 
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """How codes are used; a tuple with a value for each level of the quantizer.
+    """Use of codes: tuples with a value for each stage of the quantizer.
 
     Attributes
     ----------
     used : tuple of int
-        Codes that occur.
+        Number of codes that occur.
     dead : tuple of int
-        Codes that do not.
+        Number of codes that do not.
     perplexity : tuple of float
-        ``exp(-sum(p log p))`` over the shares of codes: as many equally frequent codes would say as much.
+        ``exp(-sum(p log p))`` over the shares of codes: the number of equally frequent codes with the same entropy.
     """
 
     used: tuple[int, ...]
@@ -46,7 +51,7 @@ class FmriQuantizer(nn.Module):
     Attributes
     ----------
     has_commitment : bool
-        Whether the encoder is to be drawn to the codes.
+        Whether a loss draws the encoder to the codes.
     step_ends : bool
         Whether an optimizer step ends with the next batch; False while it has more micro-batches to come.
     """
@@ -54,68 +59,66 @@ class FmriQuantizer(nn.Module):
     has_commitment = True
     step_ends = True
 
-    @property
-    def started(self) -> bool:
-        """Whether there are codes that mean something."""
-        return True
-
-    def start(self, latents: torch.Tensor) -> None:
-        """Start from latents of shape (n, codebook_dim); nothing where codes are a grid."""
-
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
-        assert config.codebook_size is not None  # a configuration that is made has one
-        self.n_levels, self.codebook_size = config.num_quantizers, config.codebook_size
+        assert config.codebook_size is not None  # set by the configuration itself
+        self.n_stages, self.codebook_size = config.num_quantizers, config.codebook_size
         self.head = nn.Sequential(
             nn.Linear(config.hidden_size, config.hidden_size),
             nn.Tanh(),
             nn.Linear(config.hidden_size, config.codebook_dim),
         )
 
-    def latents(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """What is quantized, (batch, n_tokens, codebook_dim), of features (batch, n_tokens, hidden_size)."""
+    @property
+    def started(self) -> bool:
+        """Whether the codes were fitted; always for a fixed grid of codes."""
+        return True
+
+    def start(self, latents: Tensor) -> None:
+        """Fit the codes to latents of shape (n, codebook_dim); nothing to do for a fixed grid."""
+
+    def latents(self, embeddings: Tensor) -> Tensor:
+        """Latents (batch, n_tokens, codebook_dim) of features (batch, n_tokens, hidden_size)."""
         raise NotImplementedError
 
-    def forward(
-        self, embeddings: torch.Tensor, token_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, embeddings: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize.
 
         Parameters
         ----------
         embeddings : torch.Tensor of shape (batch, n_tokens, hidden_size)
         token_mask : torch.BoolTensor of shape (batch, n_tokens)
-            Tokens that are nothing observed train no code.
+            Tokens without observed data train no code.
 
         Returns
         -------
         latents, quantized : torch.Tensor of shape (batch, n_tokens, codebook_dim)
-            The latents, and the code vectors nearest to them (their sum over levels), without gradient.
-        codes : torch.LongTensor of shape (batch, n_tokens[, n_levels])
+            The latents, and the nearest code vectors (their sum over stages), without gradient.
+        codes : torch.LongTensor of shape (batch, n_tokens[, n_stages])
         """
         raise NotImplementedError
 
-    def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
-        """Code vectors (batch, n_tokens, codebook_dim) of codes (batch, n_tokens[, n_levels])."""
+    def from_codes(self, fmri_codes: Tensor) -> Tensor:
+        """Code vectors (batch, n_tokens, codebook_dim) of codes (batch, n_tokens[, n_stages])."""
         raise NotImplementedError
 
-    def levels_of(self, fmri_codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The codes of each level, (batch, n_tokens), from (batch, n_tokens[, n_levels])."""
-        levels = fmri_codes.reshape(*fmri_codes.shape[:2], -1).unbind(-1)
-        if len(levels) != self.n_levels:
+    def stages_of(self, fmri_codes: Tensor) -> tuple[Tensor, ...]:
+        """The codes of each stage, (batch, n_tokens), from (batch, n_tokens[, n_stages])."""
+        stages = fmri_codes.reshape(*fmri_codes.shape[:2], -1).unbind(-1)
+        if len(stages) != self.n_stages:
             raise ValueError(
-                f"`fmri_codes` has {len(levels)} level(s), found shape {tuple(fmri_codes.shape)}; expected "
-                f"(batch, n_tokens, {self.n_levels}), as `encode` returns it."
+                f"`fmri_codes` has {len(stages)} stage(s), found shape {tuple(fmri_codes.shape)}; expected "
+                f"(batch, n_tokens, {self.n_stages}), as `encode` returns it."
             )
-        return levels
+        return stages
 
-    def statistics(self, fmri_codes: torch.Tensor, token_mask: torch.Tensor | None = None) -> CodeStatistics:
-        """Which codes occur and how evenly, among (batch, n_tokens[, n_levels]) or those of them in `token_mask`."""
-        levels = self.levels_of(fmri_codes)
+    def statistics(self, fmri_codes: Tensor, token_mask: Tensor | None = None) -> CodeStatistics:
+        """Use of codes among (batch, n_tokens[, n_stages]), or among the tokens in `token_mask`."""
+        stages = self.stages_of(fmri_codes)
         if token_mask is not None:
-            levels = tuple(level[token_mask] for level in levels)
-        # the codes that occur, not a count for each there is: finite scalar quantization may have billions
-        counts = [level.flatten().unique(return_counts=True)[1].double() for level in levels]
+            stages = tuple(codes[token_mask] for codes in stages)
+        # the codes that occur, not a count for each code: finite scalar quantization may have billions
+        counts = [codes.flatten().unique(return_counts=True)[1].double() for codes in stages]
         used = tuple(len(each) for each in counts)
         return CodeStatistics(
             used=used,
@@ -124,18 +127,10 @@ class FmriQuantizer(nn.Module):
         )
 
 
-# Vector quantization with codebooks that moving averages train; several levels quantize what is left over.
-
-# A code whose share has decayed to the first part of an even share is out of use, and begins anew with the second part
-# of one: little, so that the tokens which choose it soon decide where it lies.
-OUT_OF_USE, REVIVED = 0.1, 0.3
-MAX_DISTANCES = 2**22  # held at a time, 16 MB
-
-
 class FmriCodebook(nn.Module):
     """A codebook trained by exponential moving averages, started by k-means on the first batch.
 
-    Its state is in buffers and changes only in training mode, once an optimizer step and the same in all processes.
+    Its state is in buffers. It changes only in training mode, once per optimizer step and alike in all processes.
     Codes that fell out of use are moved onto latents of the step. With `unit_norm`, codes lie on the unit sphere (the
     published form).
 
@@ -153,9 +148,9 @@ class FmriCodebook(nn.Module):
         self.register_buffer("embedding_sum", torch.zeros(config.codebook_size, config.codebook_dim))
         self.register_buffer("cluster_size", torch.zeros(config.codebook_size))
         self.register_buffer("initialized", torch.zeros(1))
-        self._seen: list[torch.Tensor] = []  # latents of the micro-batches of this step
+        self._step_latents: list[Tensor] = []  # of the micro-batches of this step
 
-    def nearest(self, latents: torch.Tensor) -> torch.Tensor:
+    def nearest(self, latents: Tensor) -> Tensor:
         """Index of the code nearest to each of the latents (..., codebook_dim), by Euclidean distance."""
         # |x - e|^2 without |x|^2, which is the same for every code; in parts, so that memory does not grow
         squares, codes = self.embedding.square().sum(-1), self.embedding.T
@@ -164,38 +159,50 @@ class FmriCodebook(nn.Module):
         return nearest.view(latents.shape[:-1])
 
     @torch.no_grad()
-    def update(self, latents: torch.Tensor, step_ends: bool = True) -> None:
-        """Take in latents of shape (n, codebook_dim); the codes move where the optimizer step ends with them."""
-        self._seen.append(latents.to(self.embedding.dtype))  # autocast may have lowered them
+    def update(self, latents: Tensor, step_ends: bool = True) -> None:
+        """Add latents of shape (n, codebook_dim); the codes move if the optimizer step ends with them.
+
+        Micro-batches are collected until then. Moving the codes at each would let a step of four micro-batches forget
+        four times as fast as the same step in one, and the micro-batches would be quantized by different codes.
+        """
+        self._step_latents.append(
+            latents.to(self.embedding.dtype)
+        )  # autocast may have lowered their precision
         if not step_ends:
             return
-        latents, self._seen = torch.cat(self._seen), []
+        latents, self._step_latents = torch.cat(self._step_latents), []
         sums, counts = self._assign(latents)
+        # Averages of sums and of counts, not of means: a code with few latents in a step then hardly moves.
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embedding_sum.lerp_(sums, 1 - self.decay)
         self._revive_unused(latents)
         self.embedding.copy_(self._project(self.embedding_sum / self.cluster_size.clamp_min(1e-6)[:, None]))
 
-    def _project(self, codes: torch.Tensor) -> torch.Tensor:
+    def _project(self, codes: Tensor) -> Tensor:
         return F.normalize(codes, dim=-1) if self.unit_norm else codes
 
-    def _assign(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _assign(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Sum and number of the latents nearest to each code, over all processes."""
         codes = self.nearest(latents)
         counts = torch.bincount(codes, minlength=len(self.embedding)).to(latents.dtype)
         sums = torch.zeros_like(self.embedding).index_add_(0, codes, latents)
-        if _is_distributed():
+        if _n_processes() > 1:
             dist.all_reduce(sums)
             dist.all_reduce(counts)
         return sums, counts
 
-    def _sample(self, latents: torch.Tensor, n: int) -> torch.Tensor:
-        """Draw n of all processes' latents; of fewer, some come again, with noise that keeps them apart."""
+    def _sample(self, latents: Tensor, n: int) -> Tensor:
+        """Draw n of all processes' latents; of fewer, some are repeated, with noise that keeps them apart.
+
+        All processes draw, which keeps their generators in step, and then take the draw of the first one.
+        """
         sizes = [len(latents)]
-        if _is_distributed():
+        if _n_processes() > 1:
             sizes = [0] * dist.get_world_size()
             dist.all_gather_object(sizes, len(latents))
         rank = dist.get_rank() if len(sizes) > 1 else 0
+        # As if the latents of all processes were one table: `rows` are its rows, those of this process begin behind the
+        # sizes of the ranks before. So a codebook does not depend on how many processes share the batch.
         places = torch.arange(n, device=latents.device) % sum(sizes)
         rows = torch.randperm(sum(sizes), device=latents.device)[places]
         noise = latents.new_empty(n if n > sum(sizes) else 0, latents.shape[1]).normal_()
@@ -211,19 +218,20 @@ class FmriCodebook(nn.Module):
         return drawn + 0.01 * drawn.std() * noise if len(noise) else drawn
 
     @torch.no_grad()
-    def start(self, latents: torch.Tensor, n_iterations: int = 10) -> None:
-        """Begin with the k-means of latents of shape (n, codebook_dim), those of all processes."""
+    def start(self, latents: Tensor, n_iterations: int = 10) -> None:
+        """Fit the codes by k-means to latents of shape (n, codebook_dim), those of all processes."""
         latents = latents.to(self.embedding.dtype)
         self.embedding.copy_(self._project(self._sample(latents, len(self.embedding))))
         for _ in range(n_iterations):
             sums, counts = self._assign(latents)
             used = counts > 0
+            # a code without latents stays where it was drawn, and is revived in training if need be
             self.embedding[used] = self._project(sums[used] / counts[used, None])
         self.cluster_size.copy_(counts)
         self.embedding_sum.copy_(sums)
         self.initialized.fill_(1)
 
-    def _revive_unused(self, latents: torch.Tensor) -> None:
+    def _revive_unused(self, latents: Tensor) -> None:
         even_share = self.cluster_size.mean()
         unused = self.cluster_size < OUT_OF_USE * even_share
         n_unused = int(unused.sum())
@@ -233,66 +241,62 @@ class FmriCodebook(nn.Module):
 
 
 class VectorQuantizer(FmriQuantizer):
-    """Nearest codes, on `num_quantizers` levels.
+    """Nearest codes, in `num_quantizers` stages.
 
-    The first level is the published one (latents and codes of unit length); further levels quantize what the
-    levels before them left over.
+    The first stage is the published one (latents and codes of unit length); each further stage quantizes the residual
+    of the stages before it.
     """
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__(config)
         self.codebooks = nn.ModuleList(
-            FmriCodebook(config, unit_norm=level == 0) for level in range(config.num_quantizers)
+            FmriCodebook(config, unit_norm=stage == 0) for stage in range(config.num_quantizers)
         )
 
-    def latents(self, embeddings: torch.Tensor) -> torch.Tensor:
+    def latents(self, embeddings: Tensor) -> Tensor:
         return F.normalize(self.head(embeddings), dim=-1)
 
-    def forward(
-        self, embeddings: torch.Tensor, token_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, embeddings: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.latents(embeddings)
         residual, quantized, codes = latents.detach(), torch.zeros_like(latents), []
         if self.training and not self.started:
             self.start(residual[token_mask])
+        # Detached: codes are fitted by averages, and the encoder gets its gradient straight-through, in the tokenizer.
         for codebook in self.codebooks:
             codes.append(codebook.nearest(residual))
-            level = F.embedding(codes[-1], codebook.embedding)
-            if self.training:  # behind the look-up: all micro-batches of a step read the same codes
+            vectors = F.embedding(codes[-1], codebook.embedding)
+            if self.training:  # after the look-up: all micro-batches of a step read the same codes
                 codebook.update(residual[token_mask], self.step_ends)
-            quantized, residual = quantized + level, residual - level
+            quantized, residual = quantized + vectors, residual - vectors
         return latents, quantized, torch.stack(codes, dim=-1) if len(codes) > 1 else codes[0]
 
     @property
     def started(self) -> bool:
-        """Whether the codebooks were started."""
+        """Whether the codebooks were fitted."""
         return bool(self.codebooks[-1].initialized)
 
     @torch.no_grad()
-    def start(self, latents: torch.Tensor) -> None:
-        """Start the codebooks by k-means on latents of shape (n, codebook_dim)."""
+    def start(self, latents: Tensor) -> None:
+        """Fit the codebooks by k-means, one stage after the other, to latents of shape (n, codebook_dim)."""
         for codebook in self.codebooks:
             codebook.start(latents)
             latents = latents - F.embedding(codebook.nearest(latents), codebook.embedding)
 
-    def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
-        levels = self.levels_of(fmri_codes)
-        return sum(F.embedding(codes, book.embedding) for codes, book in zip(levels, self.codebooks))
+    def from_codes(self, fmri_codes: Tensor) -> Tensor:
+        stages = self.stages_of(fmri_codes)
+        return sum(F.embedding(codes, book.embedding) for codes, book in zip(stages, self.codebooks))
 
 
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-# Finite scalar quantization (arXiv 2309.15505): each dimension is rounded to one of a few levels.
+def _n_processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class FiniteScalarQuantizer(FmriQuantizer):
-    """Rounds each of `len(fsq_levels)` bounded dimensions; a code is the number of a cell of that grid.
+    """Finite scalar quantization (arXiv 2309.15505): each dimension is rounded to one of a few levels.
 
-    Every code is a combination of levels and every combination a code (`levels_from_codes`, `codes_from_levels`), so
-    that there is no codebook to collapse and no commitment loss. Each of `num_quantizers` codes of a token has
-    dimensions of its own.
+    A code is the number of a cell of the grid of `len(fsq_levels)` dimensions. Every code is a combination of levels
+    and every combination a code (`levels_from_codes`, `codes_from_levels`), so that there is no codebook to collapse
+    and no commitment loss. Each stage, one of `num_quantizers` codes of a token, has dimensions of its own.
     """
 
     has_commitment = False
@@ -300,56 +304,53 @@ class FiniteScalarQuantizer(FmriQuantizer):
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__(config)
         self.levels = tuple(config.fsq_levels or ())
+        self.strides = [math.prod(self.levels[:dimension]) for dimension in range(len(self.levels))]
 
-    def latents(self, embeddings: torch.Tensor) -> torch.Tensor:
-        bounded = self._bounded(self._of_codes(self.head(embeddings)))
+    def latents(self, embeddings: Tensor) -> Tensor:
+        bounded = self._bounded(self._by_stage(self.head(embeddings)))
         return (bounded / self._half(bounded)).flatten(-2)
 
-    def forward(
-        self, embeddings: torch.Tensor, token_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, embeddings: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         latents = self.latents(embeddings)
         half = self._half(latents)
-        rounded = (self._of_codes(latents.detach()) * half).round()
+        rounded = (self._by_stage(latents.detach()) * half).round()
         codes = self.codes_from_levels((rounded + half).long())
-        return latents, (rounded / half).flatten(-2), codes if self.n_levels > 1 else codes.squeeze(-1)
+        return latents, (rounded / half).flatten(-2), codes if self.n_stages > 1 else codes.squeeze(-1)
 
-    def from_codes(self, fmri_codes: torch.Tensor) -> torch.Tensor:
-        codes = torch.stack(self.levels_of(fmri_codes), dim=-1)
+    def from_codes(self, fmri_codes: Tensor) -> Tensor:
+        codes = torch.stack(self.stages_of(fmri_codes), dim=-1)
         levels = self.levels_from_codes(codes).to(self.head[-1].weight.dtype)
         half = self._half(levels)
         return ((levels - half) / half).flatten(-2)
 
-    def levels_from_codes(self, codes: torch.Tensor) -> torch.Tensor:
+    def levels_from_codes(self, codes: Tensor) -> Tensor:
         """The level of each dimension, counted from 0: (..., n_dimensions) of codes (...)."""
-        counts = self._of_dimensions(self.levels, codes)
-        return codes[..., None] // self._of_dimensions(self._strides(), codes) % counts
+        return codes[..., None] // _as_tensor(self.strides, codes) % _as_tensor(self.levels, codes)
 
-    def codes_from_levels(self, levels: torch.Tensor) -> torch.Tensor:
+    def codes_from_levels(self, levels: Tensor) -> Tensor:
         """Codes (...) of levels (..., n_dimensions), counted from 0."""
-        return (levels * self._of_dimensions(self._strides(), levels)).sum(-1)
+        return (levels * _as_tensor(self.strides, levels)).sum(-1)
 
-    def _of_codes(self, latents: torch.Tensor) -> torch.Tensor:
-        """Dimensions (..., num_quantizers, n_dimensions) of each code, of latents (..., codebook_dim)."""
-        return latents.unflatten(-1, (self.n_levels, len(self.levels)))
+    def _by_stage(self, latents: Tensor) -> Tensor:
+        """Dimensions (..., n_stages, n_dimensions) of each code, of latents (..., codebook_dim)."""
+        return latents.unflatten(-1, (self.n_stages, len(self.levels)))
 
-    def _bounded(self, values: torch.Tensor) -> torch.Tensor:
-        """Values squeezed so that rounding them gives so many levels in each dimension, as in the paper."""
+    def _bounded(self, values: Tensor) -> Tensor:
+        """Values squeezed so that rounding them gives the levels of each dimension, as in the paper."""
         # an even number of levels has none in the middle, so the range is shifted by half a level
         reach = [(count - 1) * (1 + 1e-3) / 2 for count in self.levels]
         offset = [0.5 * (count % 2 == 0) for count in self.levels]
         shift = [math.atanh(by / half) for by, half in zip(offset, reach)]
-        squeezed = (values.float() + self._of_dimensions(shift, values.float())).tanh()
-        bounded = squeezed * self._of_dimensions(reach, squeezed) - self._of_dimensions(offset, squeezed)
+        # in float32: with the 8 bits of bfloat16 the borders between levels would move
+        squeezed = (values.float() + _as_tensor(shift, values.float())).tanh()
+        bounded = squeezed * _as_tensor(reach, squeezed) - _as_tensor(offset, squeezed)
         return bounded.to(values.dtype)
 
-    def _half(self, like: torch.Tensor) -> torch.Tensor:
-        return self._of_dimensions([count // 2 for count in self.levels], like)
+    def _half(self, like: Tensor) -> Tensor:
+        return _as_tensor([count // 2 for count in self.levels], like)
 
-    def _strides(self) -> list[int]:
-        return [math.prod(self.levels[:dimension]) for dimension in range(len(self.levels))]
 
-    @staticmethod
-    def _of_dimensions(values, like: torch.Tensor) -> torch.Tensor:
-        # made where it is used: a buffer would have to be in the checkpoint, or be empty after loading
-        return torch.tensor(values, device=like.device, dtype=like.dtype)
+def _as_tensor(values, like: Tensor) -> Tensor:
+    # Made at each use. A buffer would have to be in the checkpoint, or be empty after loading: `from_pretrained` builds
+    # models on the meta device, and fills only what the file holds.
+    return torch.tensor(values, device=like.device, dtype=like.dtype)

@@ -1,4 +1,4 @@
-"""What goes wrong with scans: the error that says so, and how whatever libraries raise over a file becomes one."""
+"""The error for scans that cannot be used, and how errors of libraries over damaged files become it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def require(module: str) -> Any:
 
 
 @contextmanager
-def reading(name: Any, message: str = "") -> Iterator[None]:
+def as_scan_error(name: Any, message: str = "") -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into a `ScanError`.
 
-    What a reader of a complicated format trips over in damaged bytes is of any class (IndexError, struct.error,
-    XML errors, ...), so all are caught here; lack of memory, of a package and of disk space are no fault of the file.
+    Over damaged bytes, readers of complicated formats raise errors of any class (IndexError, struct.error, XML errors,
+    ...), so all are caught here. Lack of memory or of a package is no fault of the file.
     """
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .image_files import check_size, image_data, is_cifti, load_image, series_of, volume_data
-from .scan_errors import ScanError, reading
+from .scan_errors import ScanError, as_scan_error
 
 VOXEL_MM = (0.1, 50.0)  # edges of a voxel; others come from a damaged or unset header
 # A volume that lacks more than this share of its voxels' values is censored; fewer are taken out as voxels.
@@ -19,14 +19,14 @@ MISSING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an atlas finds in an image.
+    """Signals of the ROIs of an atlas in an image.
 
     Attributes
     ----------
     signals : np.ndarray of shape (n_timepoints, n_rois), float64
-        Mean of the voxels of each ROI; NaN in volumes that were not observed, and for ROIs without a voxel.
+        Mean over the voxels of each ROI; NaN in volumes that were not observed, and for ROIs without a voxel.
     observed : np.ndarray of shape (n_timepoints,), bool
-        False for volumes that hold no numbers (NaN), or nothing but zeros.
+        False for volumes of NaN or of zeros.
     coverage : np.ndarray of shape (n_rois,), float32
         Share of the voxels of each ROI that the image holds and that vary over time, from 0 to 1.
     """
@@ -68,30 +68,13 @@ def sphere_voxels(
     ranges = map(np.arange, low.astype(int), high.astype(int))
     voxels = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, 3)
     distances = np.linalg.norm((voxels - middle) @ affine[:3, :3].T, axis=1)
+    # a sphere smaller than a voxel still has the voxel of its centre
     inside = (distances <= radius) | np.all(voxels == np.round(middle), axis=1)
     return voxels[inside], distances[inside]
 
 
-def extract_signals(atlas: Any, image: Any, mask_img: Any = None) -> np.ndarray:
-    """Mean signal of every ROI of `atlas` in a 4D NIfTI image or a dense CIFTI series.
-
-    Parameters
-    ----------
-    atlas : Atlas
-    image : path or nibabel image
-    mask_img : path or nibabel image, optional
-        Only voxels of this mask are read (NIfTI).
-
-    Returns
-    -------
-    np.ndarray of shape (n_timepoints, n_rois), float32
-        An ROI without a voxel in the image is a column of NaN, a volume that was not observed a row of NaN.
-    """
-    return extract(atlas, image, mask_img).signals.astype(np.float32)
-
-
 def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
-    """Signals of `atlas` in an image, with what of it was observed.
+    """Mean signals of the ROIs of `atlas` in an image, with observed volumes and coverage.
 
     Each volume is read once and summed by ROI in float64, so that memory does not grow with the length of the scan
     and the means agree with those of nilearn's maskers to rounding. A voxel without a number in some volume is left
@@ -117,11 +100,11 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     image = load_image(image)
     if is_cifti(image):
         check_size(image)
-        where, slots, expected = _cifti_members(atlas, image)
+        where, slots, expected = _grayordinates(atlas, image)
     else:
         _check_image(image)
-        members = _label_members if atlas.labels else _sphere_members
-        where, slots, expected = members(atlas, image, mask_img)
+        voxels_of = _label_voxels if atlas.labels else _sphere_voxels
+        where, slots, expected = voxels_of(atlas, image, mask_img)
     extraction = _means(image, where, slots, expected)
     if not np.any(np.nan_to_num(extraction.signals)):
         raise ScanError(
@@ -154,11 +137,11 @@ def _check_image(image: Any) -> None:
     check_size(image)
 
 
-# Which voxels make an ROI: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them;
-# `expected` counts the voxels of each ROI, also those that the image does not hold
+# The voxels of ROIs: `where` are indices into a volume (Fortran order), `slots` the ROI of each of them. `expected`
+# counts the voxels of each ROI, also those that the image does not hold.
 
 
-def _sphere_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sphere_voxels(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if atlas.coordinates is None:
         raise ScanError(
             f"Atlas {atlas.name!r} has neither coordinates nor labels, so it reads ROI tables but no images: "
@@ -178,7 +161,7 @@ def _sphere_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, 
     return np.concatenate(where), np.concatenate(slots), expected
 
 
-def _label_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _label_voxels(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels_img = _labels_img(atlas)
     if is_cifti(labels_img):
         raise ScanError(
@@ -187,7 +170,7 @@ def _label_members(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, n
         )
     labels = load_image(labels_img)
     slot_of_voxel = _slots_of(atlas, _on_grid(labels, image)).ravel(order="F")
-    # An ROI that the edge of the image cuts is larger than what the image holds of it.
+    # An ROI that the edge of the image cuts is larger than the part that the image holds.
     shown = np.bincount(slot_of_voxel + 1, minlength=atlas.n_rois + 1)[1:]
     expected = shown / np.maximum(_share_in_view(atlas, labels, image), 1e-12)
     if mask_img is not None:
@@ -200,6 +183,7 @@ def _slots_of(atlas: Any, values: np.ndarray) -> np.ndarray:
     """The ROI of each label value, -1 where it is of none."""
     order = np.argsort(atlas.labels)
     ordered = np.asarray(atlas.labels, dtype=float)[order]
+    # rounded: label images come as float32, and resampled ones a little off the integer
     values = np.rint(np.nan_to_num(values, posinf=0, neginf=0))
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return np.where(ordered[place] == values, order[place], -1)
@@ -214,7 +198,7 @@ def _share_in_view(atlas: Any, labels: Any, image: Any) -> np.ndarray:
         return np.all((there >= -0.5) & (there <= np.asarray(image.shape[:3]) - 0.5), axis=1)
 
     if in_view(list(itertools.product(*((0, n - 1) for n in labels.shape[:3])))).all():
-        return np.ones(atlas.n_rois)  # with its corners lies all that is between them
+        return np.ones(atlas.n_rois)  # if its corners lie within them, the whole image does
     slots = _slots_of(atlas, volume_data(labels))
     inside = in_view(np.argwhere(slots >= 0))
     slots = slots[slots >= 0]
@@ -222,19 +206,21 @@ def _share_in_view(atlas: Any, labels: Any, image: Any) -> np.ndarray:
     return np.bincount(slots[inside], minlength=atlas.n_rois) / np.maximum(total, 1)
 
 
-def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _grayordinates(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels_img = _labels_img(atlas) if atlas.labels else None
     if labels_img is None or not is_cifti(labels_img):
         raise ScanError(
             f"The scan lies on surfaces, which needs a CIFTI or GIFTI label atlas, and atlas {atlas.name!r} is none: "
             "make one with Atlas.from_labels_img('....dlabel.nii') or '....label.gii'."
         )
-    with reading(image.get_filename() or "The image"):
+    with as_scan_error(image.get_filename() or "The image"):
         dense = image.header.get_axis(1)
         if not hasattr(dense, "nvertices") or not hasattr(dense, "vertex"):
             raise ScanError(f"The CIFTI file holds a series of {type(dense).__name__}: expected dense data.")
         source = labels_img.header.get_axis(1)
         given = image_data(labels_img).reshape(-1)
+        # Bring the labels to the grayordinates of the scan, structure by structure. A file without the medial wall has
+        # other indices than one with it, so positions in the two files must never be compared directly.
         values = np.zeros(len(dense.name))
         for structure in np.unique(source.name):  # the two files may hold different vertices of a surface
             theirs, ours = source.name == structure, dense.name == structure
@@ -254,7 +240,7 @@ def _cifti_members(atlas: Any, image: Any) -> tuple[np.ndarray, np.ndarray, np.n
                 values[ours] = volume[tuple(dense.voxel[ours].T)]
     slots = _slots_of(atlas, values)
     where = np.flatnonzero(slots >= 0)
-    # Also vertices that the scan does not hold belong to an ROI.
+    # vertices that the scan does not hold count too
     expected = np.bincount(_slots_of(atlas, given) + 1, minlength=atlas.n_rois + 1)[1:].astype(float)
     return where, slots[where], expected
 
@@ -275,13 +261,13 @@ def _on_grid(labels_img: Any, image: Any) -> np.ndarray:
     """
     source = load_image(labels_img)
     values = volume_data(source)
-    with reading(getattr(source, "get_filename", lambda: None)() or "The label or mask image"):
+    with as_scan_error(getattr(source, "get_filename", lambda: None)() or "The label or mask image"):
         to_source = np.linalg.inv(source.affine) @ image.affine
     shape = image.shape[:3]
     if values.shape == shape and np.allclose(to_source, np.eye(4)):
         return values
     found = np.zeros(shape, dtype=values.dtype)
-    for x in range(shape[0]):  # a slice at a time: the places of all voxels at once take 50 bytes a voxel
+    for x in range(shape[0]):  # a slice at a time: the positions of all voxels would take 50 bytes each
         y_z = np.indices(shape[1:]).reshape(2, -1)
         place = to_source[:3, :1] * x + to_source[:3, 1:3] @ y_z + to_source[:3, 3:]
         nearest = np.floor(np.round(place, 9) + 0.5).astype(int)
@@ -292,56 +278,57 @@ def _on_grid(labels_img: Any, image: Any) -> np.ndarray:
     return found
 
 
-# Sums over ROIs, volume by volume
-
-
 def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarray) -> Extraction:
+    """Means over ROIs, volume by volume, so that no more than one is in memory."""
     n_rois, n_times = len(expected), int(image.shape[0] if is_cifti(image) else image.shape[3])
     sums = np.zeros((n_times, n_rois))
-    missing = np.zeros(n_times, dtype=int)  # voxels without a number in each volume
+    n_missing = np.zeros(n_times, dtype=int)  # voxels without a number in each volume
     blank = np.zeros(n_times, dtype=bool)
-    bad = np.zeros(len(where), dtype=bool)
+    incomplete = np.zeros(len(where), dtype=bool)  # voxels without a number in some volume
     still = np.arange(len(where))  # voxels that have not varied so far
     first: np.ndarray | None = None
     for time, values in enumerate(series_of(image, where)):
         sums[time] = np.bincount(slots, values, n_rois)
         if not np.isfinite(sums[time]).all():
             finite = np.isfinite(values)
-            missing[time] = np.sum(~finite)
+            n_missing[time] = np.sum(~finite)
             if not finite.any():
                 continue
-            bad |= ~finite
+            incomplete |= ~finite
             values = np.where(finite, values, 0)
             sums[time] = np.bincount(slots, values, n_rois)
         blank[time] = not sums[time].any() and not values.any()
-        if first is None and not blank[time]:
-            first = values
-        elif first is not None and not blank[time]:
-            still = still[values[still] == first[still]]
+        if not blank[time]:
+            if first is None:
+                first = values
+            else:
+                still = still[values[still] == first[still]]
     varies = np.ones(len(where), dtype=bool)
     varies[still] = False
-    usual = int(np.median(missing)) if n_times else 0
-    observed = missing - usual <= MISSING_SHARE * len(where)
-    observed &= missing < max(len(where), 1)
+
+    # A volume that lacks more voxels than the others do is censored, and says nothing about voxels.
+    usual = int(np.median(n_missing)) if n_times else 0
+    observed = (n_missing - usual <= MISSING_SHARE * len(where)) & (n_missing < max(len(where), 1))
     if not blank[observed].all():
         observed &= ~blank
-    if not missing[observed].any():
-        bad[:] = False
-    elif not np.all(missing[observed] == bad.sum()):
-        # Voxels that lack a number in some volumes only: find them among the volumes that count, and sum without them.
-        bad[:] = False
+    if not n_missing[observed].any():
+        incomplete[:] = False
+    elif not np.all(n_missing[observed] == incomplete.sum()):
+        # Some voxels lack a number in some volumes only. The sums of the other volumes hold them: find these voxels
+        # among the volumes that count, and sum again without them. This is rare, and worth two further passes.
+        incomplete[:] = False
         for time, values in enumerate(series_of(image, where)):
             if observed[time]:
-                bad |= ~np.isfinite(values)
-        for time, values in enumerate(series_of(image, where[~bad])):
+                incomplete |= ~np.isfinite(values)
+        for time, values in enumerate(series_of(image, where[~incomplete])):
             if observed[time]:
-                sums[time] = np.bincount(slots[~bad], values, n_rois)
-    counts = np.bincount(slots[~bad], minlength=n_rois)
+                sums[time] = np.bincount(slots[~incomplete], values, n_rois)
+    counts = np.bincount(slots[~incomplete], minlength=n_rois)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, sums / counts, np.nan)
     proxy = image.dataobj
     if hasattr(proxy, "get_unscaled"):
         means = means * float(proxy.slope) + float(proxy.inter)
     means[~observed] = np.nan
-    covered = np.bincount(slots[varies & ~bad], minlength=n_rois) / np.maximum(expected, 1)
+    covered = np.bincount(slots[varies & ~incomplete], minlength=n_rois) / np.maximum(expected, 1)
     return Extraction(means, observed, np.clip(covered, 0, 1).astype(np.float32))

@@ -1,11 +1,12 @@
-"""Tables of ROI signals in every form they come in: arrays, tensors, data frames, text files and numpy's files.
+"""Tables of ROI signals: arrays, tensors, data frames, text files and numpy's files.
 
-What a table holds beside signals (a header of numbers, an index column) is recognised, or the table is refused: taken
-for a time point or an ROI it would go unnoticed and change every correlation.
+A header of numbers or an index column is recognised, or the table is refused: taken for a time point or an ROI, it
+would go unnoticed and change every correlation.
 """
 
 from __future__ import annotations
 
+import csv
 import numbers
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,60 +15,61 @@ from typing import Any
 
 import numpy as np
 
-from .scan_errors import ScanError, reading
+from .scan_errors import ScanError, as_scan_error
 
+# Keys of dataset rows and .npz files, next to `bold`.
+ROW_KEYS = ("t_r", "roi_names", "roi_mask", "sample_mask", "coverage")
 MISSING = {"": "nan", "n/a": "nan", "N/A": "nan", "NA": "nan", "NaN": "nan"}
-# What writers of tables call the column that counts time points.
+# Usual names of the column that counts time points.
 INDEX_NAMES = {
     *("", "unnamed: 0", "index", "row", "time", "times", "timepoint", "time_point", "timepoints"),
     *("volume", "volumes", "frame", "frames", "scan", "t", "tr", "seconds", "sec"),
 }
 KINDS = {"b": "true or false", "c": "complex numbers", "M": "dates", "m": "durations", "V": "records"}
-FEWEST_TO_COUNT = 5  # time points from which on a column of equal steps is an index and no signal
+MIN_INDEX_LENGTH = 5  # time points; a shorter column of equal steps may be a signal
 
 
 @dataclass
 class Table:
-    """Signals as they were found.
+    """Signals as they were found, unchecked.
 
     Attributes
     ----------
     bold : np.ndarray of shape (n_timepoints, n_rois)
-    names : list of str, optional
-        Of the columns.
     t_r : float, optional
         In seconds.
+    roi_names : list of str, optional
     roi_mask, sample_mask, coverage : array, optional
-        Unchecked, as the file or row holds them.
     notes : list of str
         What was noticed, one sentence each.
     """
 
     bold: Any
-    names: Sequence[str] | None = None
     t_r: Any = None
+    roi_names: Sequence[str] | None = None
     roi_mask: Any = None
     sample_mask: Any = None
     coverage: Any = None
     notes: list[str] = field(default_factory=list)
 
 
-def as_table(bold: Any, label: str, known: Collection[str] = ()) -> Table:
-    """A table of numbers from an array, a tensor, a data frame or nested lists.
+def check_table(table: Table, label: str, known: Collection[str] = ()) -> None:
+    """Turn `table.bold` into an array of numbers (n_timepoints, n_rois), or refuse it.
 
     Parameters
     ----------
-    bold : array, tensor, data frame or nested lists
-        (n_timepoints, n_rois)
+    table : Table
+        Changed in place. `bold` may be an array, a tensor, a data frame or nested lists; the columns of a data frame
+        name ROIs, and its index columns are dropped.
     label : str
         What errors call it.
     known : collection of str
         Names of ROIs, which no index column has.
     """
-    names = None
-    with reading(label, f"{label} is no table of numbers: expected shape (n_timepoints, n_rois)."):
+    bold, columns = table.bold, None
+    with as_scan_error(label, f"{label} is no table of numbers: expected shape (n_timepoints, n_rois)."):
         if hasattr(bold, "columns") and hasattr(bold, "to_numpy"):
-            names, bold = [str(name) for name in bold.columns], bold.to_numpy()
+            columns, bold = [str(name) for name in bold.columns], bold.to_numpy()
         if hasattr(bold, "detach"):
             bold = bold.detach().cpu()
             bold = (bold.double() if bold.is_floating_point() else bold).numpy()
@@ -84,27 +86,28 @@ def as_table(bold: Any, label: str, known: Collection[str] = ()) -> Table:
         raise ScanError(f"{label} is no table of numbers but of {what}: expected (n_timepoints, n_rois).")
     if values.ndim != 2 or values.size == 0:
         raise ScanError(f"{label} has shape {values.shape}: expected (n_timepoints, n_rois).")
-    table = Table(values)
-    if names is not None:
-        table.names = None if _counts([_number(name) for name in names]) else names
-        _drop_index(table, label, known)
-    return table
+    if columns is not None:
+        is_count = _counts([_number(name) for name in columns])
+        values, columns = _drop_index(values, None if is_count else columns, label, known, table.notes)
+        table.roi_names = columns if table.roi_names is None else table.roi_names
+    table.bold = values
 
 
 def _numbers(values: np.ndarray, label: str) -> np.ndarray:
-    flat = [None if value is None else value for value in values.ravel()]
-    wrong = next((v for v in flat if v is not None and not isinstance(v, numbers.Real)), None)
-    if wrong is not None or any(isinstance(value, (bool, np.bool_)) for value in flat):
-        kind = type(wrong).__name__ if wrong is not None else "bool"
-        raise ScanError(f"{label} is no table of numbers: found a value of type {kind} in it.")
-    return np.array([np.nan if v is None else float(v) for v in flat]).reshape(values.shape)
+    flat = list(values.ravel())
+    for value in flat:
+        if value is not None and (not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_))):
+            raise ScanError(
+                f"{label} is no table of numbers: found a value of type {type(value).__name__} in it."
+            )
+    return np.array([np.nan if value is None else float(value) for value in flat]).reshape(values.shape)
 
 
 def read_text(path: Path, known: Collection[str] = ()) -> Table:
     """A `.tsv` or `.csv` table, with or without a header of ROI names.
 
     A first row of whole numbers above rows of fractions, or one that counts its columns, is a header too: data frames
-    without names are written so. A first column that counts time points is left out.
+    without names are written so. A first column that counts time points is dropped.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -113,20 +116,27 @@ def read_text(path: Path, known: Collection[str] = ()) -> Table:
     if not lines:
         raise ScanError(f"{path.name} is empty: expected a row for each time point.")
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    first = [cell.strip().strip('"').strip() for cell in lines[0].split(delimiter)]
-    is_header = any(
+    first = _cells(lines[0], delimiter)
+    has_header = any(
         np.isnan(_number(cell)) and cell.lower() not in ("n/a", "na", "nan", "") for cell in first
     )
-    if is_header and len(lines) == 1:
+    if has_header and len(lines) == 1:
         raise ScanError(f"{path.name} holds a header alone: expected a row for each time point.")
-    values = _parse(lines[is_header:], delimiter, len(first), path)
-    table = Table(values, first if is_header else None)
-    if not is_header and len(values) > 1 and _is_numeric_header(first, values):
-        table.bold = values[1:]
-        table.names = None if _counts(values[0, first[0] == "" :]) else [_plain(cell) for cell in first]
-        table.notes.append(f"{path.name}: the first row numbers the columns and was taken for a header.")
-    _drop_index(table, path.name, known)
-    return table
+    values, names, notes = _parse(lines[has_header:], delimiter, len(first), path), None, []
+    if has_header:
+        names = first
+    elif len(values) > 1 and _is_numeric_header(first, values):
+        notes.append(f"{path.name}: the first row numbers the columns and was read as a header.")
+        if not _counts(values[0, first[0] == "" :]):
+            names = [str(int(_number(cell))) if cell else cell for cell in first]
+        values = values[1:]
+    values, names = _drop_index(values, names, path.name, known, notes)
+    return Table(values, roi_names=names, notes=notes)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    (row,) = csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter == ",")
+    return [cell.strip() for cell in row]
 
 
 def _parse(lines: list[str], delimiter: str, n_columns: int, path: Path) -> np.ndarray:
@@ -135,8 +145,8 @@ def _parse(lines: list[str], delimiter: str, n_columns: int, path: Path) -> np.n
         if values.shape == (len(lines), n_columns):
             return values
     except (ValueError, IndexError):
-        pass  # missing values, or something to be named
-    rows = [[cell.strip().strip('"').strip() for cell in line.split(delimiter)] for line in lines]
+        pass  # slower, for missing values, and for an error that names the row
+    rows = [_cells(line, delimiter) for line in lines]
     ragged = next((i for i, row in enumerate(rows) if len(row) != n_columns), None)
     if ragged is not None:
         raise ScanError(
@@ -156,11 +166,6 @@ def _number(cell: Any) -> float:
         return np.nan
 
 
-def _plain(cell: str) -> str:
-    value = _number(cell)
-    return str(int(value)) if np.isfinite(value) and value == int(value) else cell
-
-
 def _counts(values: Any) -> bool:
     """Whether values are 0, 1, 2, ... or 1, 2, 3, ..."""
     values = np.asarray(values, dtype=float)
@@ -168,7 +173,7 @@ def _counts(values: Any) -> bool:
 
 
 def _is_numeric_header(first: Sequence[str], values: np.ndarray) -> bool:
-    has_corner = first[0] == ""  # pandas writes none above its index
+    has_corner = first[0] == ""  # pandas leaves the cell above its index empty
     cells, rest = values[0, has_corner:], values[1:, has_corner:]
     if len(cells) < 2 or not np.isfinite(cells).all() or np.any(cells != np.rint(cells)):
         return False
@@ -178,30 +183,29 @@ def _is_numeric_header(first: Sequence[str], values: np.ndarray) -> bool:
     return len(set(cells)) == len(cells) and bool(fractions.mean() > 0.5)
 
 
-def _drop_index(table: Table, label: str, known: Collection[str]) -> None:
-    """Leave out leading columns that count time points; refuse one that has no name and does not."""
-    while table.bold.shape[1] > 1:
-        column = np.asarray(table.bold[:, 0], dtype=float)
+def _drop_index(
+    values: np.ndarray, names: list[str] | None, label: str, known: Collection[str], notes: list[str]
+) -> tuple[np.ndarray, list[str] | None]:
+    """Drop leading columns that count time points; refuse one that has no name and does not."""
+    while values.shape[1] > 1:
+        column = np.asarray(values[:, 0], dtype=float)
         steps = np.diff(column)
-        long_enough = len(column) >= (FEWEST_TO_COUNT if table.names is None else 2)
+        long_enough = len(column) >= (MIN_INDEX_LENGTH if names is None else 2)
         counts = long_enough and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3, atol=0)
-        if table.names is None:
-            has_name = False
-        else:
-            name = table.names[0].strip()
-            if name in known or name.lower() not in INDEX_NAMES:
-                return
-            has_name = name != "" and not name.lower().startswith("unnamed")
-            if not counts and not has_name:
+        if names is not None:
+            name = names[0].strip().lower()
+            if names[0].strip() in known or name not in INDEX_NAMES:
+                break
+            if not counts and (not name or name.startswith("unnamed")):
                 raise ScanError(
                     f"{label} has a first column without a name that does not count time points: name it, or leave it "
                     "out (pandas: `to_csv(..., index=False)`)."
                 )
         if not counts:
-            return
-        table.bold = table.bold[:, 1:]
-        table.names = None if table.names is None else table.names[1:]
-        table.notes.append(f"{label}: the first column counts time points and was left out.")
+            break
+        values, names = values[:, 1:], None if names is None else names[1:]
+        notes.append(f"{label}: the first column counts time points and was dropped.")
+    return values, names
 
 
 def read_numpy(path: Path) -> Table:
@@ -210,7 +214,7 @@ def read_numpy(path: Path) -> Table:
         f"{path.name} is not a readable array file: it may be truncated, or hold Python objects, which are never "
         "loaded. Save it again with numpy.save or numpy.savez, with numbers and strings only."
     )
-    with reading(path, message):
+    with as_scan_error(path, message):
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return Table(content)
@@ -219,45 +223,42 @@ def read_numpy(path: Path) -> Table:
     if "bold" not in arrays and len(arrays) != 1:
         raise ScanError(f"{path.name} holds {sorted(arrays)}: expected the key `bold` (or a single array).")
     bold = arrays["bold"] if "bold" in arrays else next(iter(arrays.values()))
-    beside: dict[str, Any] = {key: arrays.get(key) for key in ("t_r", "roi_mask", "sample_mask", "coverage")}
-    return Table(bold, arrays.get("roi_names"), **beside)
-
-
-# What stands beside the signals
+    others: dict[str, Any] = {key: arrays.get(key) for key in ROW_KEYS}
+    return Table(bold, **others)
 
 
 def as_names(names: Any, label: str) -> list[str]:
     """Names of columns, from a list or an array of text."""
-    values = np.asarray(names) if not isinstance(names, (list, tuple)) else names
-    if isinstance(values, np.ndarray):
+    if not isinstance(names, (list, tuple)):
+        values = np.asarray(names)
         if values.ndim != 1 or values.dtype.kind not in "USOiu":
-            raise ScanError(f"{label} has `roi_names` of shape {values.shape}: expected a name a column.")
-        values = values.tolist()
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in values]
+            raise ScanError(
+                f"{label} has `roi_names` of shape {values.shape}: expected a name for each column."
+            )
+        names = values.tolist()
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def as_flags(values: Any, n: int, what: str, label: str) -> np.ndarray | None:
     """A mask of `n` values, true or false."""
     if values is None:
         return None
-    with reading(label, f"{label} has a {what} that holds no flags: expected {n} values true or false."):
+    no_flags = f"{label} has a {what} that holds no flags: expected {n} values true or false."
+    with as_scan_error(label, no_flags):
         flags = np.asarray(values)
-        is_flags = flags.dtype.kind == "b" or (flags.dtype.kind in "iuf" and np.isin(flags, (0, 1)).all())
-    if flags.shape != (n,):
-        raise ScanError(f"{label} has a {what} of shape {flags.shape}: expected ({n},).")
-    if not is_flags:
-        raise ScanError(f"{label} has a {what} that holds no flags: expected {n} values true or false.")
+        if flags.shape != (n,):
+            raise ScanError(f"{label} has a {what} of shape {flags.shape}: expected ({n},).")
+        if flags.dtype.kind != "b" and not (flags.dtype.kind in "iuf" and np.isin(flags, (0, 1)).all()):
+            raise ScanError(no_flags)
     return flags.astype(bool)
 
 
 def as_seconds(value: Any, label: str) -> float | None:
-    """A TR in seconds from whatever holds one number; None where there is none (None or NaN)."""
+    """A TR in seconds from whatever holds one number; None if there is none (None or NaN)."""
     if value is None:
         return None
-    with reading(label, f"{label} has a TR that is no number: expected seconds, such as 2.0."):
-        if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
-        number = np.asarray(value)
+    with as_scan_error(label, f"{label} has a TR that is no number: expected seconds, such as 2.0."):
+        number = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     if number.size != 1 or number.dtype.kind not in "fiu":
         raise ScanError(f"{label} has a TR that is no number ({value!r:.40}): expected seconds, such as 2.0.")
     seconds = float(number.ravel()[0])

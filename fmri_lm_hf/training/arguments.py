@@ -1,6 +1,8 @@
-"""Arguments of the stages: a recipe in YAML, the command line, or a recipe that the command line changes.
+"""Options of the training stages, from a recipe in YAML, the command line, or a recipe that the command line changes.
 
-Each stage owns its options as fields of a `TrainingArguments` subclass, so that one object says all about a run.
+Every stage has one dataclass of options, a subclass of `TrainingArguments`, so that one object holds all about a run.
+`--help` shows the options of this package, grouped by the class that declares them under the first line of its
+docstring; `--help-all` adds those of `TrainingArguments`.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,29 +20,60 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from transformers import HfArgumentParser, TrainingArguments, set_seed
 
+from ..deprecation import warn_renamed
 from ..files import project_folder
 
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
+# Names of the release before -> current names: options and recipe keys; recipes of the package.
+RENAMED_OPTIONS = {
+    "look_up_layers": "supervised_layers",
+    "look_up_loss_weight": "attention_loss_weight",
+    "n_own_texts": "n_sampled_texts",
+    "own_words": "extend_vocabulary",
+    "reader": "reading",
+    "share_own_texts": "share_sampled_texts",
+}
+RENAMED_RECIPES = {"reader": "reading", "tiny/reader": "tiny/reading"}
 
-def argument(help: str, default: Any = None) -> Any:
-    """A field of a dataclass of arguments, with what `--help` says about it."""
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    shown = help if default is None else f"{help} (default: {default})"
-    return dataclasses.field(default=default, metadata={"help": shown})
+
+def argument(help: str, default: Any = None, shown: Any = None) -> Any:
+    """A field of a dataclass of options, whose help ends with its default.
+
+    Parameters
+    ----------
+    help : str
+    default : optional
+        Lists are copied. The help of an option without a default says what happens without it.
+    shown : str, optional
+        The default in words.
+    """
+    if default is None:
+        return dataclasses.field(default=None, metadata={"help": help})
+    if isinstance(default, list):
+        metadata = {"help": f"{help} (default: {shown or ' '.join(map(str, default)) or 'none'})"}
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata={"help": f"{help} (default: {default})"})
 
 
 @dataclass
 class StageArguments(TrainingArguments):
-    """What every stage is told: all of `TrainingArguments`."""
+    """Run."""
 
-    required: ClassVar[tuple[str, ...]] = ("output_dir",)  # what a recipe must have
+    stage: ClassVar[str] = ""
+    required: ClassVar[tuple[str, ...]] = ("output_dir",)  # options without which the stage cannot run
+
+    output_dir: str | None = argument("new or empty folder for checkpoints and the result; required")
+    resume_from_checkpoint: str | None = argument(
+        "true: continue from the last complete checkpoint in `output_dir`; or the folder of one"
+    )
+    seed: int = argument("seed of fresh weights, the order of examples and all draws", 42)
 
     def __post_init__(self):
         super().__post_init__()
-        self.remove_unused_columns = False  # examples are no table, and the collators choose
-        # every weight takes part in each step, and codebooks move alike in all processes
+        self.remove_unused_columns = False  # examples are no table; the collators choose what they need
+        # Every weight takes part in each step, and codebooks move alike in all processes. So DDP has no unused
+        # parameters to search for, and no buffers to broadcast.
         for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):
             if getattr(self, name) is None:
                 setattr(self, name, False)
@@ -47,125 +81,138 @@ class StageArguments(TrainingArguments):
 
 @dataclass
 class ScanArguments(StageArguments):
-    """The scans of a stage, and who of them is trained on."""
+    """Data."""
 
     required: ClassVar[tuple[str, ...]] = ("output_dir", "scans")
 
     scans: str | None = argument(
-        "scan dataset: a folder that `fmri-lm scans` made, Parquet, or a dataset on the Hub"
+        "scan dataset: a folder of `fmri-lm scans`, Parquet, or on the Hub; required"
     )
+    corpus: str | None = argument("texts about the scans: a folder of `fmri-lm corpus build`, or on the Hub")
+    corpus_config: str | None = argument("part of the corpus, such as connectivity (default: all of it)")
     splits: str | None = argument(
-        "splits.json of a corpus: its training subjects are trained on, and its validation subjects are what "
-        "`--eval_strategy epoch` evaluates; without it, and without a corpus, all scans are trained on"
+        "splits.json that says which subjects train and validate (default: that of `corpus`; all scans train without)"
     )
-    feature_store: str | None = argument(
-        "folder where what frozen models say of scans is kept between runs (default: in the cache of Hugging Face)"
-    )
+    feature_store: str | None = argument("cache for outputs of frozen models (default: that of Hugging Face)")
 
 
 @dataclass
-class AdapterArguments(StageArguments):
-    """LoRA, in stages that train a language model."""
+class LoraArguments(StageArguments):
+    """LoRA."""
 
-    lora_rank: int = argument("rank of adapters to train instead of all weights; 0 trains all weights", 0)
+    lora_rank: int = argument("rank of the adapters; 0 trains all weights", 0)
     lora_alpha: int = argument("adapters are scaled by lora_alpha / lora_rank", 32)
     lora_dropout: float = argument("dropout in the adapters", 0.0)
 
 
 @dataclass
-class LanguageModelArguments(AdapterArguments, ScanArguments):
-    """What stages 2 and 3 share: what is said of scans, and how these are varied."""
+class AugmentationArguments(StageArguments):
+    """Augmentation."""
 
-    corpus: str | None = argument(
-        "corpus of the scans, whose descriptions are asked for: a folder of `fmri-lm corpus build`, or on the Hub"
+    n_windows: int = argument("random time windows of each training scan, in addition to the whole scan", 0)
+    shortest_window: float = argument("smallest share of a scan that a window holds", 0.4)
+    roi_dropout: float = argument("probability that a ROI is hidden in a training example", 0.0)
+    share_absent: float = argument("prompts with no scan, or noise, as a share of the scans", 0.0)
+
+
+@dataclass
+class ReadingQuestionArguments(StageArguments):
+    """Questions about network pairs, for models with network-pair tokens."""
+
+    reading_questions: int = argument("questions in each conversation, answered from the scan", 0)
+    languages: list[str] = argument("their languages, one drawn for each conversation: en, fr, de", ["en"])
+    supervised_layers: list[int] = argument(
+        "attention supervision: a layer for names and a later one for pairs; 0 1 for the bundled model", []
     )
-    corpus_config: str | None = argument("all (default), or a family such as connectivity")
-    text_lengths: list[str] = argument(
-        "texts of these lengths are used, one drawn each time", ["sentence", "paragraph"]
-    )
-    n_windows: int = argument(
-        "random windows in time of each training scan that are met beside the whole scan, as other samples of the "
-        "same person's connectivity",
-        0,
-    )
-    shortest_window: float = argument("least share of a scan that a window holds", 0.4)
-    roi_dropout: float = argument("share of ROIs that is hidden while training, others each time", 0.0)
-    reading_questions: int = argument(
-        "questions about network pairs in each conversation, answered from the scan itself; needs network-pair tokens",
-        0,
-    )
-    look_up_layers: list[int] = argument(
-        "two layers of the language model whose heads are told where the names and the pair stand that "
-        "`reading_questions` are about (0 1 for a reader that comes with the package); nothing is told by default",
-        [],
-    )
-    look_up_loss_weight: float = argument("weight of what they are told", 1.0)
-    replayed_scans: int = argument(
-        "random scans that are asked about beside a step as in the training of a reader, so that reading is not "
-        "forgotten; needs network-pair tokens",
-        0,
-    )
-    replay_every: int = argument("steps from one step with `replayed_scans` to the next", 1)
-    languages: list[str] = argument(
-        "of the `reading_questions`, one drawn for each conversation: en, fr, de; descriptions are in English",
-        ["en"],
-    )
+    attention_loss_weight: float = argument("weight of the attention supervision", 1.0)
+    replayed_scans: int = argument("random scans of the stage `reading` in a step, against forgetting", 0)
+    replay_every: int = argument("steps from one with such scans to the next", 1)
+
+
+@dataclass
+class LanguageModelArguments(ReadingQuestionArguments, AugmentationArguments, LoraArguments, ScanArguments):
+    """Conversations."""
+
+    text_lengths: list[str] = argument("lengths of the texts of the corpus", ["sentence", "paragraph"])
     share_described: float = argument(
-        "share of the conversations that ask for a description: of the scan itself where `reading_questions` are "
-        "asked, else a text of the corpus",
-        0.0,
-    )
-    share_absent: float = argument(
-        "prompts without a scan, or with noise in its place, as a share of the scans: the answer is that there is none",
+        "share of conversations with a description: of the scan with `reading_questions`, else of the corpus",
         0.0,
     )
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in (("roi_dropout", 0.0), ("shortest_window", None)):
-            value = getattr(self, name)
-            if not (0 < value <= 1 if least is None else least <= value < 1):
-                allowed = "more than 0 and at most 1" if least is None else "at least 0 and less than 1"
-                raise ValueError(f"`{name}` must be {allowed}, got {value}.")
+        if not 0 <= self.roi_dropout < 1:
+            raise ValueError(f"`roi_dropout` must be at least 0 and less than 1, got {self.roi_dropout}.")
+        if not 0 < self.shortest_window <= 1:
+            raise ValueError(
+                f"`shortest_window` must be more than 0 and at most 1, got {self.shortest_window}."
+            )
 
 
-def parse(kind: type[Arguments], description: str, words: Sequence[str] | None = None) -> Arguments:
-    """Read the arguments of a stage.
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help with one spelling of each option."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=112)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return next(option for option in action.option_strings if option.startswith("--"))
+
+
+def _parser(kind: type[StageArguments], with_all: bool) -> HfArgumentParser:
+    """The parser of a stage; its help shows the options of this package, or all."""
+    parser = HfArgumentParser(
+        kind,  # type: ignore[arg-type]
+        prog=f"fmri-lm train {kind.stage}",
+        usage="%(prog)s [RECIPE] [--option value ...]",
+        description=sys.modules[kind.__module__].__doc__,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--help-all", action="help", help="also show the options of TrainingArguments")
+    declared_in = {
+        name: str(owner.__doc__).rstrip(".")
+        for owner in reversed(kind.__mro__)
+        if issubclass(owner, StageArguments)
+        for name in inspect.get_annotations(owner)
+    }
+    groups: dict[str, Any] = {}
+    for action in [action for action in parser._actions if not action.dest.startswith("help")]:
+        if title := declared_in.get(action.dest):
+            groups[title] = groups.get(title) or parser.add_argument_group(title)
+            groups[title]._group_actions.append(action)
+            parser._optionals._group_actions.remove(action)
+        elif not with_all:
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Arguments:
+    """Read the options of a stage.
 
     Parameters
     ----------
     kind : type
-        Dataclass of the stage's arguments.
-    description : str
-        Of the stage, for `--help`.
+        Dataclass of the stage's options.
     words : sequence of str, optional
-        ``[RECIPE] [--argument value ...]``, those of the command line when None. A recipe is a YAML file, or the
-        name of one that comes with the package, such as ``demo/tokenizer``. ``--tokenizer.hidden_size 64`` changes
-        one entry of a mapping.
+        ``[RECIPE] [--option value ...]``, those of the command line when None. A recipe is a YAML file, or the name
+        of one of the package's, such as ``demo/tokenizer``. ``--tokenizer.hidden_size 64`` changes one entry of a
+        mapping.
 
     Raises
     ------
     ValueError
-        For a recipe that cannot be found, arguments that do not exist or are missing, or an output folder that holds
+        For a recipe that cannot be found, options that do not exist or are missing, or an output folder that holds
         something already.
     """
-    parser = HfArgumentParser(
-        kind,
-        description=description,
-        usage="%(prog)s [RECIPE.yaml] [--argument value ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     words = list(sys.argv[1:] if words is None else words)
-    if words and not words[0].startswith("-"):
-        recipe = _read_recipe(words.pop(0))
-        actions = {action.dest: action for action in parser._actions}
-        if unknown := sorted(set(recipe) - set(actions)):
-            raise ValueError(
-                f"The recipe has unknown arguments: {', '.join(unknown)}. `--help` lists them all."
-            )
-        words = _change_entries(recipe, words)
-        # as defaults they are converted like words of the command line: YAML takes 1e-4 for a string
-        parser.set_defaults(**recipe)
+    parser = _parser(kind, with_all="--help-all" in words)
+    has_recipe = bool(words) and not words[0].startswith("-")
+    recipe = _read_recipe(words.pop(0)) if has_recipe else {}
+    words = _change_entries(recipe, [_current_option(word) for word in words])
+    if unknown := sorted(set(recipe) - {action.dest for action in parser._actions}):
+        raise ValueError(f"The recipe has unknown options: {', '.join(unknown)}. `--help-all` lists all.")
+    # as defaults they are converted like words of the command line: YAML takes 1e-4 for a string
+    parser.set_defaults(**recipe)
     (arguments,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     missing = [name for name in kind.required if getattr(arguments, name) is None]
     if missing:
@@ -177,29 +224,51 @@ def parse(kind: type[Arguments], description: str, words: Sequence[str] | None =
     out = Path(str(arguments.output_dir))
     if not arguments.resume_from_checkpoint and out.is_dir() and any(out.iterdir()):
         raise ValueError(
-            f"The folder {out} is not empty. Give `resume_from_checkpoint: true` to continue the training that is "
-            "there, or another `output_dir`."
+            f"The folder {out} is not empty. Give `resume_from_checkpoint: true` to continue the training in it, or "
+            "another `output_dir`."
         )
     set_seed(arguments.seed)
     return arguments
 
 
 def _read_recipe(name: str) -> dict[str, Any]:
-    path = Path(name)
+    """The options of a recipe, under their current names."""
+    path, folder = Path(name), project_folder("training/recipes")
     if not path.is_file() and not path.suffix:
-        path = project_folder("training/recipes") / f"{name}.yaml"
+        path = folder / f"{_current(name, RENAMED_RECIPES)}.yaml"
     if not path.is_file():
-        folder = project_folder("training/recipes")
         known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
         raise ValueError(
-            f"There is no recipe {name}: give a YAML file, or one of the package's own: {', '.join(known)}."
+            f"There is no recipe {name}: give a YAML file, or one of the package's: {', '.join(known)}."
         )
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, Mapping):
         raise ValueError(
-            f"{path.name} is no recipe: expected `argument: value` lines, found {type(recipe).__name__}."
+            f"{path.name} is not a recipe: expected `option: value` lines, found {type(recipe).__name__}."
         )
-    return dict(recipe)
+    recipe = {_current(key): value for key, value in recipe.items()}
+    if isinstance(recipe.get("reading"), Mapping):
+        recipe["reading"] = {_current(key): value for key, value in recipe["reading"].items()}
+    return recipe
+
+
+def _current(name: str, renamed: Mapping[str, str] = RENAMED_OPTIONS) -> str:
+    """The current name of an option or recipe; an old name gives a warning."""
+    if name in renamed:
+        warn_renamed(name, renamed[name])
+    return renamed.get(name, name)
+
+
+def _current_option(word: str) -> str:
+    """A word of the command line with current names of options, in entries such as ``--reader.n_own_texts``, too."""
+    if not word.startswith("--"):
+        return word
+    option, equals, value = word[2:].partition("=")
+    parts = []
+    for part in option.split("."):
+        underscored = part.replace("-", "_")
+        parts.append(_current(underscored) if underscored in RENAMED_OPTIONS else part)
+    return f"--{'.'.join(parts)}{equals}{value}"
 
 
 def _change_entries(recipe: dict[str, Any], words: list[str]) -> list[str]:

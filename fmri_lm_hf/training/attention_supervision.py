@@ -1,9 +1,9 @@
-"""Showing a language model where to look: which tokens its heads should attend to, where network pairs are spoken of.
+"""Attention supervision: a loss that shows attention heads which tokens a question about network pairs needs.
 
-Before the level of a pair is written, its two names stand in the text and its value in the token of that pair. Left to
-itself, a small model does not come to look that token up (it mixes what it knows of all pairs of either network), even
-after thousands of steps. So while it is trained, some heads are told: those of an early layer to look at the names, and
-those of a later layer to look at the token of their pair. This costs a few products of the queries at hand, and nothing
+The bin of a pair is written after its two names, and its value is in the token of that pair. Without help a small
+model does not learn to attend to that token (it mixes what it knows of all pairs of either network), even after
+thousands of steps. So some heads are supervised while it is trained: those of an early layer to attend to the names,
+those of a later layer to attend to the token of their pair. This costs a few products of queries and keys, and nothing
 once the model is trained.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +23,21 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..corpus.facts import Fact
-from ..corpus.queries import LEVELS, Question
+from ..corpus.queries import BINS, Question
 from .feature_store import IGNORED
 
-# Columns of the tensor `look_ups` of a batch: the prompt; which heads look (1 for the second of two pairs that are
-# compared, or for the pair in the second of two scans); the position that looks; those of the pair's token and of its
-# names, -1 for names that are yet to be written.
-ROW, TURN, POSITION, PAIR, FIRST_NAME, SECOND_NAME = range(N_COLUMNS := 6)
-N_TURNS = 2
-ATTENTION = "sdpa_with_look_ups"
-Span = tuple[str, int, int]  # what is written, its first token, and the one behind its last
+# Columns of the tensor `attention_targets` of a batch: the prompt; the slot, which says which heads attend (1 for the
+# second of two pairs that are compared, or for the pair in the second of two scans); the position that attends; the
+# positions of the pair's token and of its names, -1 for names that are yet to be written.
+ROW, SLOT, POSITION, PAIR, FIRST_NAME, SECOND_NAME = range(N_COLUMNS := 6)
+N_SLOTS = 2
+ATTENTION = "sdpa_supervised"
+Span = tuple[str, int, int]  # what is written, its first token, and the one after its last
 
 
 @dataclass(frozen=True)
-class LookUp:
-    """A position of a question and its answer from which the token of a network pair should be looked up.
+class AttentionTarget:
+    """A position of a question and its answer from which heads should attend to the token of a network pair.
 
     Attributes
     ----------
@@ -45,67 +46,70 @@ class LookUp:
     networks : (int, int)
         Numbers of the two networks.
     names : (int, int)
-        Where the names of the pair stand (their last tokens), in the order in which they are said; -1 where they are
+        Positions of the pair's names (their last tokens), in the order in which they are written; -1 where they are
         what is written.
-    turn : int
+    slot : int
         1 for the second of two pairs that are compared, or for the pair in the second of two scans.
     """
 
     position: int
     networks: tuple[int, int]
     names: tuple[int, int] = (-1, -1)
-    turn: int = 0
+    slot: int = 0
 
     def columns(self, start: int, scan: int, n_networks: int) -> list[int]:
-        """Columns of a batch's `look_ups` behind the first.
+        """Columns of a batch's `attention_targets` after the first.
 
         Parameters
         ----------
         start : int
-            Where the question begins in its prompt.
+            Position of the question in its prompt.
         scan : int
-            Where the network-pair tokens of its scan do, of which the first stands for the scan as a whole.
+            Position of the network-pair tokens of its scan, of which the first stands for the scan as a whole.
         n_networks : int
         """
+        # Pairs are numbered along the upper triangle of a matrix of networks, row by row, the diagonal included.
         low, high = sorted(self.networks)
         pair = low * n_networks - low * (low - 1) // 2 + high - low  # as in `pair_indices`
         names = [name if name < 0 else start + name for name in self.names]
-        return [self.turn, start + self.position, scan + 1 + pair, *names]
+        return [self.slot, start + self.position, scan + 1 + pair, *names]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Token ids of what is looked for in prompts, every name and level in each way of writing it.
+class PairVocabulary:
+    """Token ids of network names and bins, each as it is written inside a text and at its beginning.
 
     Attributes
     ----------
     names : mapping of str to sequence of tuple of int
         By network.
-    levels : sequence of tuple of int
+    bins : sequence of tuple of int
     """
 
     names: Mapping[str, Sequence[tuple[int, ...]]]
-    levels: Sequence[tuple[int, ...]]
+    bins: Sequence[tuple[int, ...]]
 
     @classmethod
-    def of(cls, names: Sequence[str], tokenize: Callable[[str], Sequence[int]]) -> Vocabulary:
-        """Names of networks and the levels, inside a text and at its beginning."""
+    def of(cls, names: Sequence[str], tokenize: Callable[[str], Sequence[int]]) -> PairVocabulary:
+        """The vocabulary of these networks."""
 
-        def ways(words: str) -> list[tuple[int, ...]]:
+        def spellings(words: str) -> list[tuple[int, ...]]:
             return [tuple(tokenize(f" {words}")), tuple(tokenize(words))]
 
-        return cls({name: ways(name) for name in names}, [way for level in LEVELS for way in ways(level)])
+        return cls(
+            {name: spellings(name) for name in names},
+            [spelling for name in BINS for spelling in spellings(name)],
+        )
 
     def numbers(self, fact: Fact) -> tuple[int, int]:
         """Numbers of the networks of a fact's pair."""
-        known = list(self.names)
-        first, second = fact["network"]
-        return known.index(first), known.index(second)
+        first, second = map(list(self.names).index, fact["network"])
+        return first, second
 
 
-def find_look_ups(
-    ids: Sequence[int], labels: Sequence[int], question: Question, vocabulary: Vocabulary
-) -> list[LookUp]:
+def find_targets(
+    ids: Sequence[int], labels: Sequence[int], question: Question, vocabulary: PairVocabulary
+) -> list[AttentionTarget]:
     """Where a question and its answer need the values of pairs.
 
     Parameters
@@ -113,187 +117,203 @@ def find_look_ups(
     ids, labels : sequence of int
         Of the question and its answer; labels as in training, so that the answer is what has any.
     question : Question
-    vocabulary : Vocabulary
+    vocabulary : PairVocabulary
         With the names of the scan's networks.
 
     Returns
     -------
-    list of LookUp
-        Statements whose names or level are written in a way that `vocabulary` does not have are left out.
+    list of AttentionTarget
+        Without statements whose names or bin are spelt in a way that `vocabulary` does not have.
     """
     names = _spans(ids, vocabulary.names)
-    levels = [span for span in _spans(ids, {"": vocabulary.levels}) if labels[span[1]] != IGNORED]
     if question.compares:
         answer = next(place for place, label in enumerate(labels) if label != IGNORED)
         return _compared(question.compares, names, answer - 1, vocabulary)
-    found: list[LookUp] = []
-    cursor = 0
+    bins = [span for span in _spans(ids, {"": vocabulary.bins}) if labels[span[1]] != IGNORED]
+    found: list[AttentionTarget] = []
+    cursor = 0  # statements come in the order of the answer: what one has used is not used again
     for fact in question.states:
         of_pair = [span for span in names if span[1] >= cursor and span[0] in fact["network"]]
-        if fact["feature"].startswith("connectivity/level/"):
-            level = next((span for span in levels if span[1] >= cursor), None)
-            if level is None:
+        if fact["feature"].startswith("connectivity/bin/"):
+            written_bin = next((span for span in bins if span[1] >= cursor), None)
+            if written_bin is None:
                 break
-            cursor = level[2]
-            said = [span for span in of_pair if span[2] <= level[1]][-2:]
-            if {name for name, _, _ in said} == set(fact["network"]):
-                found.append(LookUp(level[1] - 1, vocabulary.numbers(fact), _ends(said)))
+            _, start, cursor = written_bin
+            # the names next to the bin: a question may name other pairs first
+            before = [span for span in of_pair if span[2] <= start][-2:]
+            if {name for name, _, _ in before} == set(fact["network"]):
+                found.append(AttentionTarget(start - 1, vocabulary.numbers(fact), _ends(before)))
         else:
             written = [span for span in of_pair if labels[span[1]] != IGNORED][:2]
-            found += [LookUp(start - 1, vocabulary.numbers(fact)) for _, start, _ in written]
+            found += [AttentionTarget(start - 1, vocabulary.numbers(fact)) for _, start, _ in written]
             cursor = written[-1][2] if written else cursor
     return found
 
 
 def _compared(
-    facts: Sequence[Fact], names: Sequence[Span], position: int, vocabulary: Vocabulary
-) -> list[LookUp]:
+    facts: Sequence[Fact], names: Sequence[Span], position: int, vocabulary: PairVocabulary
+) -> list[AttentionTarget]:
     """Both pairs of a comparison, or one pair in both scans; the answer is written at once."""
     found, cursor = [], 0
     in_two_scans = facts[0]["network"] == facts[1]["network"]
-    for turn, fact in enumerate(facts):
-        n_names = len(set(fact["network"]))
-        said = [span for span in names if span[1] >= cursor][:n_names]
-        if {name for name, _, _ in said} != set(fact["network"]):
+    for slot, fact in enumerate(facts):
+        written = [span for span in names if span[1] >= cursor][: len(set(fact["network"]))]
+        if {name for name, _, _ in written} != set(fact["network"]):
             return []
-        cursor = 0 if in_two_scans else said[-1][2]
-        found.append(LookUp(position, vocabulary.numbers(fact), _ends(said), turn))
+        cursor = 0 if in_two_scans else written[-1][2]
+        found.append(AttentionTarget(position, vocabulary.numbers(fact), _ends(written), slot))
     return found
 
 
-def _ends(said: Sequence[Span]) -> tuple[int, int]:
+def _ends(written: Sequence[Span]) -> tuple[int, int]:
     """Last tokens of two names, or twice that of the only one."""
-    return said[0][2] - 1, said[-1][2] - 1
+    return written[0][2] - 1, written[-1][2] - 1
 
 
 def find_in_conversation(
-    ids: Sequence[int], labels: Sequence[int], questions: Sequence[Question], vocabulary: Vocabulary
-) -> Iterator[tuple[int, LookUp]]:
-    """The look-ups of questions that follow each other in one prompt, and where their question begins.
+    ids: Sequence[int],
+    labels: Sequence[int],
+    questions: Sequence[Question],
+    vocabulary: PairVocabulary,
+    scan: int,
+) -> Iterator[list[int]]:
+    """Columns of a batch's `attention_targets` after the first, for questions that follow each other in one prompt.
 
-    `ids` and `labels` are those of the whole conversation; a question ends where the labels of its answer do.
+    Parameters
+    ----------
+    ids, labels : sequence of int
+        Of the whole row of the batch; a question ends where the labels of its answer do.
+    questions : sequence of Question
+    vocabulary : PairVocabulary
+    scan : int
+        Position of the network-pair tokens of the prompt's scan.
     """
-    known = [*(label != IGNORED for label in labels), False]
-    ends = [place for place in range(1, len(known)) if known[place - 1] and not known[place]]
+    learnt = [*(label != IGNORED for label in labels), False]
+    ends = [place for place in range(1, len(learnt)) if learnt[place - 1] and not learnt[place]]
     for start, end, question in zip([0, *ends], ends, questions, strict=False):
-        for look_up in find_look_ups(ids[start:end], labels[start:end], question, vocabulary):
-            yield start, look_up
+        for target in find_targets(ids[start:end], labels[start:end], question, vocabulary):
+            yield target.columns(start, scan, len(vocabulary.names))
 
 
-def _spans(ids: Sequence[int], written: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Span]:
-    """What occurs in a text, one behind the other; the longest where several begin."""
-    ways = sorted(
-        ((way, what) for what, each in written.items() for way in each), key=lambda way: -len(way[0])
+def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Span]:
+    """Occurrences in a text, one after the other; the longest where several begin."""
+    longest_first = sorted(
+        ((spelling, what) for what, each in spellings.items() for spelling in each),
+        key=lambda entry: -len(entry[0]),
     )
-    starting: dict[int, list[tuple[tuple[int, ...], str]]] = {}
-    for way, what in ways:
-        starting.setdefault(way[0], []).append((way, what))
+    by_first_token: dict[int, list[tuple[tuple[int, ...], str]]] = {}
+    for spelling, what in longest_first:
+        by_first_token.setdefault(spelling[0], []).append((spelling, what))
+    # "default mode" contains "default": the longer one has to be tried first, and its tokens then skipped
     spans, place = [], 0
     while place < len(ids):
-        for way, what in starting.get(ids[place], ()):
-            if tuple(ids[place : place + len(way)]) == way:
-                spans.append((what, place, place + len(way)))
-                place += len(way) - 1
+        for spelling, what in by_first_token.get(ids[place], ()):
+            if tuple(ids[place : place + len(spelling)]) == spelling:
+                spans.append((what, place, place + len(spelling)))
+                place += len(spelling) - 1
                 break
         place += 1
     return spans
 
 
-def among(look_ups: torch.Tensor, rows: torch.Tensor, first: int) -> torch.Tensor:
-    """The look-ups of some prompts of a batch, of whose positions the first `first` are cut off.
+def select_rows(targets: torch.Tensor, rows: torch.Tensor, n_cut: int = 0) -> torch.Tensor:
+    """The targets of some prompts of a batch, whose first `n_cut` positions are cut off.
 
-    `rows` (batch,) says which prompts are kept.
+    `rows` (batch,) says which prompts are kept. They are renumbered; -1 still means no position.
     """
-    look_ups = look_ups[rows[look_ups[:, ROW]]]
-    row = (rows.cumsum(0) - 1)[look_ups[:, :1]]
-    places = look_ups[:, POSITION:]
-    return torch.cat([row, look_ups[:, TURN:POSITION], torch.where(places < 0, -1, places - first)], dim=1)
+    # -1 must stay -1: shifted with the positions it would become the last token of the row, a valid index
+    targets = targets[rows[targets[:, ROW]]]
+    row = (rows.cumsum(0) - 1)[targets[:, :1]]
+    places = targets[:, POSITION:]
+    return torch.cat([row, targets[:, SLOT:POSITION], torch.where(places < 0, -1, places - n_cut)], dim=1)
 
 
-def moved(look_ups: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Look-ups of a batch whose tokens go elsewhere: (batch, n_positions) says where in its row each goes."""
-    row, columns = look_ups[:, :1], look_ups[:, POSITION:]
+def move_positions(targets: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Targets of a batch whose tokens move: `places` (batch, n_positions) says where in its row each one goes."""
+    row, columns = targets[:, :1], targets[:, POSITION:]
     columns = torch.where(columns < 0, -1, places[row, columns.clamp_min(0)])
-    return torch.cat([look_ups[:, :POSITION], columns], dim=1)
+    return torch.cat([targets[:, :POSITION], columns], dim=1)
 
 
-class LookUpGuide:
-    """What some heads of a language model are told to look at.
+class AttentionSupervision:
+    """Supervises heads of a language model while a batch runs through it.
 
     Parameters
     ----------
     language_model : PreTrainedModel
-        Its attention becomes one that can be listened to, and computes what it did.
+        Its attention becomes one whose queries and keys can be seen, and computes what it did.
     layers : sequence of two int
-        The layer whose first heads look at the names (two for each turn), and the one of which one head in two looks at
-        the token of a pair.
+        The layer whose first heads attend to the names (two for each slot), and the later one of which one head in two
+        attends to the token of a pair.
+
+    Attributes
+    ----------
+    heads : dict of int to list of (head, slot, column)
+        By layer: which heads attend, for which slot, to which column of the targets.
+    total : torch.Tensor
+        Cross-entropy of the attention that these heads pay, in nats: a sum over targets and heads of the last run.
 
     Raises
     ------
     ValueError
-        Where the model has no such layers or heads.
+        If the model does not have these layers, or enough heads.
     """
 
     def __init__(self, language_model: PreTrainedModel, layers: Sequence[int] = (0, 1)):
         config = language_model.config
-        gathering, looking = layers
+        of_names, of_pairs = layers
         if (
-            not 0 <= gathering < looking < config.num_hidden_layers
-            or config.num_attention_heads < 2 * N_TURNS
+            not 0 <= of_names < of_pairs < config.num_hidden_layers
+            or config.num_attention_heads < 2 * N_SLOTS
         ):
             raise ValueError(
-                f"Look-ups need four heads of layer {gathering} and of the later layer {looking}, but the language "
-                f"model has {config.num_hidden_layers} layers of {config.num_attention_heads} heads: give other "
-                "`look_up_layers`."
+                f"Attention supervision needs four heads in layer {of_names} and in the later layer {of_pairs}, but "
+                f"the language model has {config.num_hidden_layers} layers of {config.num_attention_heads} heads: "
+                "give other `supervised_layers`."
             )
-        # by layer: head, whose turn it is, and which column of the look-ups it should attend to
-        turns = range(N_TURNS)
-        self.told = {
-            gathering: [
-                (2 * turn + k, turn, column)
-                for turn in turns
-                for k, column in enumerate((FIRST_NAME, SECOND_NAME))
-            ],
-            looking: [(2 * turn, turn, PAIR) for turn in turns],
+        slots = range(N_SLOTS)
+        names = (FIRST_NAME, SECOND_NAME)
+        self.heads = {
+            of_names: [(2 * slot + k, slot, column) for slot in slots for k, column in enumerate(names)],
+            of_pairs: [(2 * slot, slot, PAIR) for slot in slots],
         }
         language_model.set_attn_implementation(ATTENTION)
-        self._look_ups: torch.Tensor | None = None
-        self._total = torch.zeros(())
+        self.targets: torch.Tensor | None = None
+        self.total = torch.zeros(())
 
     @contextmanager
-    def listening(self, look_ups: torch.Tensor) -> Iterator[LookUpGuide]:
-        """While the model runs on prompts with these look-ups (n_look_ups, N_COLUMNS)."""
-        self._look_ups, self._total = look_ups, torch.zeros((), device=look_ups.device)
-        token = _GUIDE.set(self)
+    def over(self, targets: torch.Tensor) -> Iterator[AttentionSupervision]:
+        """While the model runs on prompts with these targets (n_targets, N_COLUMNS)."""
+        self.targets, self.total = targets, torch.zeros((), device=targets.device)
+        token = _ACTIVE.set(self)
         try:
             yield self
         finally:
-            _GUIDE.reset(token)
+            _ACTIVE.reset(token)
 
-    @property
-    def total(self) -> torch.Tensor:
-        """How surprising it is, in nats, that the heads look where they should: a sum over look-ups and heads."""
-        return self._total
-
-    def look(
+    def add_layer(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float
-    ):
-        """Add what the heads of a layer do; queries and keys are (batch, n_heads, n_positions, head_size)."""
-        assert self._look_ups is not None
-        for head, turn, column in self.told.get(layer, ()):
-            chosen = (self._look_ups[:, TURN] == turn) & (self._look_ups[:, column] >= 0)
-            row, position, target = self._look_ups[chosen][:, [ROW, POSITION, column]].T
+    ) -> None:
+        """Add the heads of a layer to `total`; queries and keys are (batch, n_heads, n_positions, head_size)."""
+        assert self.targets is not None
+        for head, slot, column in self.heads.get(layer, ()):
+            chosen = (self.targets[:, SLOT] == slot) & (self.targets[:, column] >= 0)
+            row, position, target = self.targets[chosen][:, [ROW, POSITION, column]].T
+            # with grouped queries several heads share the keys of one
             keys = key[:, head * key.shape[1] // query.shape[1]][row]
+            # in float32, as the softmax of attention itself
             scores = (keys @ query[row, head, position][..., None])[..., 0].float() * scaling
+            # The mask is that of the model itself: boolean, or added to the scores. None means plain causal attention,
+            # for which fused kernels take a flag in place of a mask.
             if mask is None:
                 seen = torch.arange(keys.shape[1], device=row.device) <= position[:, None]
             else:
                 seen = mask[row, 0, position]
             scores = scores.masked_fill(~seen, float("-inf")) if seen.dtype == torch.bool else scores + seen
-            self._total = self._total + F.cross_entropy(scores, target, reduction="sum")
+            self.total = self.total + F.cross_entropy(scores, target, reduction="sum")
 
 
-_GUIDE: ContextVar[LookUpGuide | None] = ContextVar("look_ups", default=None)
+_ACTIVE: ContextVar[AttentionSupervision | None] = ContextVar("attention_supervision", default=None)
 
 
 def _attention(
@@ -302,13 +322,13 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **options,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """PyTorch's attention; a guide that listens is shown its queries and keys."""
-    guide = _GUIDE.get()
-    if guide is not None:
+    """PyTorch's attention, whose queries and keys an active supervision sees."""
+    supervision = _ACTIVE.get()
+    if supervision is not None:
         scaling = options.get("scaling") or query.shape[-1] ** -0.5
-        guide.look(module.layer_idx, query, key, attention_mask, scaling)  # type: ignore[arg-type]
+        supervision.add_layer(module.layer_idx, query, key, attention_mask, scaling)  # type: ignore[arg-type]
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
 

@@ -1,7 +1,7 @@
-"""What a reader is trained on: questions about random scans, from few networks and one wording to many.
+"""Examples of the stage `reading`: questions about random scans, from few networks and one wording to many.
 
-Attention comes to look a pair up by its two names only where there are few pairs to choose from. So training begins
-with few networks and one-word questions and widens from there; see `ReaderRecipe`.
+Attention learns to find the token of a pair by its two names only where there are few pairs to choose from. So training
+begins with few networks and terse questions, and widens from there; see `ReadingRecipe`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ..corpus.facts import Fact, make_facts
 from ..corpus.prose import verbalise
 from ..corpus.queries import (
     ABSENT_ANSWERS,
+    BINS,
     DESCRIBE,
-    LEVELS,
     Question,
     ask_about,
+    ask_bin,
     ask_comparison,
     ask_description,
     ask_extreme,
-    ask_level,
     ask_scans,
-    level_facts,
+    bin_facts,
     scan_facts,
 )
 from ..descriptors import FAMILIES, Feature, feature_table
@@ -44,23 +44,24 @@ from ..models.network_pairs import (
     pair_indices,
 )
 from ..simulation.stream import RandomScans, random_scan
-from .attention_supervision import N_COLUMNS, Vocabulary, among, find_look_ups
-from .chat_form import ChatForm
+from .attention_supervision import N_COLUMNS, PairVocabulary, find_targets, select_rows
 from .feature_store import IGNORED
 from .texts import pair_facts
-from .vocabulary import OwnNames
+from .vocabulary import ChatFormat, NetworkNames
 
 # How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
+_Row = dict[str, list[int]]
 
 _FILLERS = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "text_segments": 0}
+_NOT_READABLE = ("absent", "noise", "shuffled")  # kinds of prompts whose answer is that no scan can be read
 ENDLESS = 10**9  # batches
-MOST = 0.9  # of the scans, from `mostly_described_from` on
+MOST = 0.9  # share of the scans that are described from `mostly_described_from` on
 
 
 @dataclass(frozen=True)
-class ReaderRecipe:
-    """Sizes and curriculum of a reader.
+class ReadingRecipe:
+    """Sizes and curriculum of the stage `reading`.
 
     Attributes
     ----------
@@ -73,33 +74,34 @@ class ReaderRecipe:
         Until this share of the steps the scans have three or four networks; until the second, up to seven. After that
         as many as `n_networks` says.
     terse_until : float
-        Until this share of the steps every question is two names and its answer a level, so that each step asks many.
+        Until this share of the steps every question is terse, which is two names alone, answered by a bin, so that
+        each step asks many.
     share_terse : float
-        Share of such questions after that, so that what was learnt of them carries over to sentences.
+        Share of terse questions after that, so that what was learnt of them carries over to sentences.
     drawn_until : float
         Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
-        connected a scan is overall says nothing about a pair, and only looking it up does.
+        connected a scan is overall says nothing about a pair; only the pair's own token does.
     n_networks : (int, int)
     questions : int
         Questions about each scan.
     share_described, mostly_described_from : float
-        Share of the scans of which a description is asked, from `some_until` on; and from which share of the steps on
-        it is nine in ten, since to write a description is learnt late, of pairs that can be read by then.
+        Share of the scans of which a description is asked, from `some_until` on; and the share of the steps from which
+        on it is nine in ten, since to write a description is learnt late, of pairs that can be read by then.
     share_absent : float
         Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
     share_text : float
-        Share of the prompts that are a sentence of a corpus alone, from `some_until` on: a reader has to know how
-        scans are spoken of in comparison with a cohort, to be trained on.
+        Share of the prompts that are a sentence of a corpus alone, from `some_until` on: the model will be trained on
+        texts that compare scans with a cohort.
     share_two_scans : float
         Share of the prompts that compare two scans, from `some_until` on.
-    share_own_texts : float
-        Share of the prompts, from the first step on, that are texts which the language model wrote before the training
-        (`own_texts`), so that a pretrained one keeps its language.
-    n_own_texts : int
-        How many of them it writes; few are learnt by heart, and the language is lost all the same.
-    look_up_layers : (int, int) or None
-        Layers whose heads are told where to look names and pairs up (see `LookUpGuide`); None tells them nothing, as a
-        pretrained language model where a recipe gives no layers.
+    share_sampled_texts : float
+        Share of the prompts, from the first step on, that are texts sampled from the language model before the
+        training (`sample_texts`), so that a pretrained one keeps its language.
+    n_sampled_texts : int
+        How many there are; few are learnt by heart, and the language is lost all the same.
+    supervised_layers : (int, int) or None
+        Layers with attention supervision (see `AttentionSupervision`); None for none, as for a pretrained language
+        model whose recipe gives no layers.
     seed : int
     """
 
@@ -121,9 +123,9 @@ class ReaderRecipe:
     share_absent: float = 0.08
     share_text: float = 0.08
     share_two_scans: float = 0.08
-    share_own_texts: float = 0.0
-    n_own_texts: int = 512
-    look_up_layers: tuple[int, int] | None = (0, 1)
+    share_sampled_texts: float = 0.0
+    n_sampled_texts: int = 512
+    supervised_layers: tuple[int, int] | None = (0, 1)
     seed: int = 0
 
 
@@ -133,13 +135,13 @@ class ReadingBatches(Dataset):
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        That of the reader, with its chat template and a token `<fmri>`. Where it has words for networks, each scan is
-        given some of them; else its networks have names in the tokenizer's own words.
-    recipe : ReaderRecipe
+        With a chat template and a token `<fmri>`. Where it has words for networks, each scan is given some of them;
+        else its networks have names in the tokenizer's own words.
+    recipe : ReadingRecipe
     atlas : Atlas, optional
         That of all scans; random ones when None.
-    own_texts : sequence of list of int
-        Token ids of the texts that `share_own_texts` of the prompts are.
+    sampled_texts : sequence of list of int
+        Token ids of the texts that `share_sampled_texts` of the prompts are.
     per_step : int, default=1
         Batches that one step of the training takes, in all processes.
 
@@ -147,86 +149,85 @@ class ReadingBatches(Dataset):
     -----
     A batch holds `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
     n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. The questions about a
-    scan do not see each other: each is asked as if it were the only one. `look_ups` (n_look_ups, N_COLUMNS) says where
-    to look up which pair, see `LookUpGuide`.
+    scan do not see each other: each is asked as if it were the only one. `attention_targets` (n_targets, N_COLUMNS)
+    says where heads should attend, see `AttentionSupervision`.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        recipe: ReaderRecipe,
+        recipe: ReadingRecipe,
         atlas: Atlas | None = None,
-        own_texts: Sequence[list[int]] = (),
+        sampled_texts: Sequence[list[int]] = (),
         per_step: int = 1,
     ):
-        if recipe.share_own_texts and not own_texts:
+        if recipe.share_sampled_texts and not sampled_texts:
             raise ValueError(
-                f"{recipe.share_own_texts} of the prompts are to be texts of the language model's own, and there are "
-                "none: give `own_texts`, as the function of that name makes them, or set `share_own_texts` to 0."
+                f"`share_sampled_texts` is {recipe.share_sampled_texts}, but there are no texts: give `sampled_texts`, "
+                "as `sample_texts` makes them, or set the share to 0."
             )
         self.tokenizer, self.recipe, self.atlas = tokenizer, recipe, atlas
-        self.own_texts, self.per_step = own_texts, per_step
-        self.form = ChatForm.of(tokenizer)
+        self.sampled_texts, self.per_step = sampled_texts, per_step
+        self.format = ChatFormat.of(tokenizer)
         self.fmri = tokenizer.convert_tokens_to_ids("<fmri>")
         self.draw_names: _DrawNames = _draw_words
         if NETWORK_WORDS[0] not in tokenizer.get_vocab():
-            self.draw_names = OwnNames(tokenizer, recipe.few_until, recipe.some_until)
+            self.draw_names = NetworkNames(tokenizer, recipe.few_until, recipe.some_until)
         self._ids: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         return self.recipe.steps * self.per_step
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        recipe = self.recipe
+        # Everything is drawn from the number of the batch, so that workers and resumed trainings agree. A string seeds
+        # `Random` through SHA-512, alike in every process.
         done = number / len(self)
-        rng = random.Random(f"{recipe.seed}/{number}")
-        kinds = [self._kind(rng, done) for _ in range(recipe.batch_size)]
-        for place, kind in enumerate(kinds):
-            beside = kinds[_beside(place)] if _beside(place) < len(kinds) else ""
-            if kind == "two scans" and beside not in ("brain", "two scans"):
-                kinds[place] = "brain"
+        rng = random.Random(f"{self.recipe.seed}/{number}")
+        kinds = self._kinds(rng, done)
         features, atlases = self._scans(number, done, kinds)
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
-        rows: list[dict[str, list[int]]] = []
-        look_ups: list[list[int]] = []
-        there: list[tuple[int, Sequence[str]]] = []  # the scans of the batch in the order of their prompts
+        rows: list[_Row] = []
+        targets: list[list[int]] = []
+        scans: list[
+            tuple[int, Sequence[str]]
+        ] = []  # those of the batch in the order of their prompts, with names
         for place, kind in enumerate(kinds):
-            if kind == "own":
-                rows.append(_all_learnt(rng.choice(self.own_texts)))
+            if kind == "sampled text":
+                rows.append(_plain(rng.choice(self.sampled_texts)))
                 continue
             if kind == "text":
                 text = _corpus_text(rng, self.draw_names, done)
-                rows.append(_all_learnt([*self.ids(text), *self.form.behind]))
+                rows.append(_plain([*self.ids(text), *self.format.suffix]))
                 continue
             seen = [] if kind == "absent" else [place]
             facts = pair_facts(features[place], names[place])
             if kind == "two scans":
-                seen.append(_beside(place))
+                seen.append(_partner(place))
                 questions = self._about_both(facts, pair_facts(features[seen[1]], names[place]), rng)
             else:
                 questions = self._questions(facts, rng, done)
-            if kind in ("absent", "noise", "shuffled"):
-                asked = [each for each in questions if not _is_terse(each)]
-                questions = [Question(each.text, rng.choice(ABSENT_ANSWERS)) for each in asked]
+            if kind in _NOT_READABLE:
+                sentences = [question for question in questions if not _is_terse(question)]
+                questions = [Question(question.text, rng.choice(ABSENT_ANSWERS)) for question in sentences]
             row, found = self._row(questions, [features.shape[1]] * len(seen), names[place])
-            look_ups += [[len(rows), *columns] for columns in found]
+            targets += [[len(rows), *columns] for columns in found]
             rows.append(row)
-            there += [(scan, names[place]) for scan in seen]
+            scans += [(scan, names[place]) for scan in seen]
         longest = max(len(row["input_ids"]) for row in rows)
         fillers = _FILLERS | {"input_ids": self.tokenizer.pad_token_id}
         batch = {
             name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in rows])
             for name, filler in fillers.items()
         }
-        batch["look_ups"] = torch.tensor(look_ups, dtype=torch.long).view(-1, N_COLUMNS)
-        if there:
-            batch["fmri_features"] = features[[scan for scan, _ in there]]
-            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for _, of_scan in there for name in of_scan]
-            batch["network_name_ids"] = pad_name_ids(ids).view(len(there), len(there[0][1]), -1)
+        batch["attention_targets"] = torch.tensor(targets, dtype=torch.long).view(-1, N_COLUMNS)
+        if scans:
+            batch["fmri_features"] = features[[scan for scan, _ in scans]]
+            ids = [self.ids(f" {name}")[:MAX_NAME_TOKENS] for _, of_scan in scans for name in of_scan]
+            batch["network_name_ids"] = pad_name_ids(ids).view(len(scans), len(scans[0][1]), -1)
         return batch
 
     def shares(self, number: int, n_shares: int) -> list[dict[str, torch.Tensor]]:
-        """The prompts of a batch, cut into as many shares as there are places to run them."""
+        """The prompts of a batch, cut into shares: one for each micro-batch of a step."""
         batch = self[number % len(self)]
         n_rows = len(batch["input_ids"])
         if n_rows < n_shares:
@@ -239,14 +240,15 @@ class ReadingBatches(Dataset):
 
     def _prompts(self, batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Those prompts of a batch that `rows` (batch,) says."""
-        kept = {"look_ups": among(batch["look_ups"], rows, 0)}
+        kept = {name: batch[name][rows] for name in (*_FILLERS, "input_ids")}
+        kept["attention_targets"] = select_rows(batch["attention_targets"], rows)
         if "fmri_features" in batch:
-            n_tokens = batch["fmri_features"].shape[1]
-            n_scans = (batch["input_ids"] == self.fmri).sum(1) // n_tokens
+            # a prompt has no scan, one or two: as many as its placeholders make up
+            n_scans = (batch["input_ids"] == self.fmri).sum(1) // batch["fmri_features"].shape[1]
             of_rows = rows.repeat_interleave(n_scans)
             if of_rows.any():
                 kept |= {name: batch[name][of_rows] for name in ("fmri_features", "network_name_ids")}
-        return kept | {name: batch[name][rows] for name in (*_FILLERS, "input_ids")}
+        return kept
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text; those of short ones are kept."""
@@ -257,58 +259,60 @@ class ReadingBatches(Dataset):
             self._ids[text] = ids
         return ids
 
+    def _kinds(self, rng: random.Random, done: float) -> list[str]:
+        """What each prompt of a batch is about."""
+        kinds = [self._kind(rng, done) for _ in range(self.recipe.batch_size)]
+        for place, kind in enumerate(kinds):
+            partner = kinds[_partner(place)] if _partner(place) < len(kinds) else ""
+            if kind == "two scans" and partner not in ("brain", "two scans"):
+                kinds[place] = "brain"
+        return kinds
+
     def _kind(self, rng: random.Random, done: float) -> str:
         recipe = self.recipe
-        if rng.random() < recipe.share_own_texts:
-            return "own"
+        if rng.random() < recipe.share_sampled_texts:
+            return "sampled text"
         drawn = rng.random()
-        shares = {
-            "text": recipe.share_text,
-            "absent": recipe.share_absent,
-            "two scans": recipe.share_two_scans,
-        }
         if done < recipe.some_until:
             return "brain"
-        for kind, share in shares.items():
-            if drawn < share:
-                return rng.choice(("absent", "noise", "noise", "shuffled")) if kind == "absent" else kind
-            drawn -= share
-        return "brain"
+        if drawn < recipe.share_text:
+            return "text"
+        drawn -= recipe.share_text
+        if drawn < recipe.share_absent:
+            return rng.choice(("absent", "noise", "noise", "shuffled"))
+        return "two scans" if drawn - recipe.share_absent < recipe.share_two_scans else "brain"
 
     def _scans(self, number: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
         """Features of the scans of a batch, and the atlas of each."""
         recipe = self.recipe
-        limits = (
-            (3, 4) if done < recipe.few_until else (3, 7) if done < recipe.some_until else recipe.n_networks
-        )
+        limits = recipe.n_networks
+        if done < recipe.some_until:
+            limits = (3, 4) if done < recipe.few_until else (3, 7)
         stream = RandomScans(
             self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4)
         )
-        scans, atlases = [], []
-        for place, kind in enumerate(kinds):
-            index = number * 4 * stream.atlases_per_size + place
-            atlas = stream.atlas_of(index)
-            atlases.append(atlas)
-            if done < recipe.drawn_until:
-                continue
-            kind = kind if kind in ("noise", "shuffled") else "brain"
-            scans.append(random_scan(atlas, recipe.seed, index, stream.ranges, kind))  # type: ignore[arg-type]
-        if not scans:
+        # a batch has `atlases_per_size` atlases of four scans each, which all have equally many networks
+        first = number * 4 * stream.atlases_per_size
+        atlases = [stream.atlas_of(first + place) for place in range(len(kinds))]
+        if done < recipe.drawn_until:
             return _drawn_features(len(kinds), len(atlases[0].network_names), recipe.seed, number), atlases
+        scans = []
+        for place, (atlas, kind) in enumerate(zip(atlases, kinds)):
+            drawn: Any = kind if kind in ("noise", "shuffled") else "brain"
+            scans.append(random_scan(atlas, recipe.seed, first + place, stream.ranges, drawn))
         return _features(scans, atlases), atlases
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
-        """What a scan is asked, terse questions first."""
-        recipe, levels = self.recipe, level_facts(facts)
+        """Questions about a scan, terse ones first."""
+        recipe, graded = self.recipe, bin_facts(facts)
         if done < recipe.terse_until:
             n_terse, n_sentences = 2 * recipe.questions, 1
-        else:
-            # two terse questions take the room of a sentence
+        else:  # two terse questions take the room of a sentence
             n_terse = round(2 * recipe.share_terse * recipe.questions)
             n_sentences = recipe.questions - n_terse // 2
         terse = [
-            replace(ask_level(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
-            for fact in rng.sample(levels, min(n_terse, len(levels)))
+            replace(ask_bin(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
+            for fact in rng.sample(graded, min(n_terse, len(graded)))
         ]
         # names are written from the first step on
         questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]
@@ -322,56 +326,52 @@ class ReadingBatches(Dataset):
         self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random
     ) -> list[Question]:
         """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
-        of_second = {fact["feature"]: fact for fact in level_facts(second)}
+        of_second = {fact["feature"]: fact for fact in bin_facts(second)}
         pairs = [
-            (fact, of_second[fact["feature"]]) for fact in level_facts(first) if fact["feature"] in of_second
+            (fact, of_second[fact["feature"]]) for fact in bin_facts(first) if fact["feature"] in of_second
         ]
         return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
 
     def _row(
         self, questions: Sequence[Question], scan_sizes: Sequence[int], names: Sequence[str]
-    ) -> tuple[dict[str, list[int]], list[list[int]]]:
-        """Ids of a prompt with its questions as parallel segments, in the form of the chat template; its look-ups.
+    ) -> tuple[_Row, list[list[int]]]:
+        """A prompt with its questions as parallel segments, written as the chat template does; its attention targets.
 
-        `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared.
-
-        Terse questions, which are names alone, have a single token of it, between question and answer.
+        `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared. Between a terse
+        question and its answer comes only the last token of what the template writes there.
         """
-        form = self.form
-        ids = [*form.before, *[self.fmri] * sum(scan_sizes)]
-        starts = np.cumsum([len(form.before), *scan_sizes])
-        positions = [len(form.before) + scan for scan, size in enumerate(scan_sizes) for _ in range(size)]
-        row = {
-            "input_ids": ids,
-            "labels": [IGNORED] * len(ids),
-            "position_ids": [*range(len(form.before)), *positions],
-            "text_segments": [0] * len(ids),
-        }
-        vocabulary = Vocabulary.of(names, self.ids)
-        look_ups = []
-        first = len(form.before) + len(scan_sizes)
+        before, n_scans = len(self.format.prefix), len(scan_sizes)
+        ids = [*self.format.prefix, *[self.fmri] * sum(scan_sizes)]
+        starts = np.cumsum([before, *scan_sizes]).tolist()
+        # The tokens of a scan share one position. Every question begins after the scans, as if it were the only one:
+        # segments keep questions from seeing each other, so that their positions may overlap.
+        positions = list(range(before))
+        for scan, size in enumerate(scan_sizes):
+            positions += [before + scan] * size
+        labels, segments = [IGNORED] * len(ids), [0] * len(ids)
+        vocabulary = PairVocabulary.of(names, self.ids)
+        targets = []
         for segment, question in enumerate(questions, 1):
             terse = _is_terse(question)
-            asked = [*self.ids(question.text), *(form.between[-1:] if terse else form.between)]
-            answer = [*self.ids(question.answer), *(() if terse else form.behind)]
-            new, labels = asked + answer, [IGNORED] * len(asked) + answer
-            for found in find_look_ups(new, labels, question, vocabulary):
-                scan = found.turn if len(scan_sizes) > 1 else 0
-                look_ups.append(found.columns(len(ids), int(starts[scan]), len(names)))
-            row["input_ids"] += new
-            row["labels"] += labels
-            row["position_ids"] += range(first, first + len(new))
-            row["text_segments"] += [segment] * len(new)
-        row["attention_mask"] = [1] * len(ids)
-        return row, look_ups
+            asked = [*self.ids(question.text), *self.format.separator[-1 if terse else 0 :]]
+            answer = [*self.ids(question.answer), *(() if terse else self.format.suffix)]
+            new, new_labels = asked + answer, [IGNORED] * len(asked) + answer
+            for target in find_targets(new, new_labels, question, vocabulary):
+                scan_start = starts[target.slot if n_scans > 1 else 0]
+                targets.append(target.columns(len(ids), scan_start, len(names)))
+            ids += new
+            labels += new_labels
+            positions += range(before + n_scans, before + n_scans + len(new))
+            segments += [segment] * len(new)
+        return _row_of(ids, labels, positions, segments), targets
 
 
 def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
-    """Batches of `n_scans` random scans, as a reader meets them at the end of its training; there is no end of them.
+    """Batches of `n_scans` random scans, as the stage `reading` ends with; there is no end of them.
 
-    The parameters are those of `ReaderRecipe` and `ReadingBatches`.
+    The parameters are those of `ReadingRecipe` and `ReadingBatches`.
     """
-    recipe = ReaderRecipe(
+    recipe = ReadingRecipe(
         steps=ENDLESS,
         batch_size=n_scans,
         few_until=0,
@@ -385,13 +385,17 @@ def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
     return ReadingBatches(tokenizer, recipe)
 
 
-def _all_learnt(ids: list[int]) -> dict[str, list[int]]:
-    """A text alone, all of which is learnt."""
+def _plain(ids: list[int]) -> _Row:
+    """A text alone, with a loss on every token."""
+    return _row_of(ids, ids, list(range(len(ids))), [0] * len(ids))
+
+
+def _row_of(ids: list[int], labels: list[int], positions: list[int], segments: list[int]) -> _Row:
     return {
         "input_ids": ids,
-        "labels": ids,
-        "position_ids": list(range(len(ids))),
-        "text_segments": [0] * len(ids),
+        "labels": labels,
+        "position_ids": positions,
+        "text_segments": segments,
         "attention_mask": [1] * len(ids),
     }
 
@@ -409,8 +413,7 @@ def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torc
         values[row, : bold.shape[1], : len(bold)] = bold.T
         roi_mask[row, : bold.shape[1]] = torch.from_numpy(scan["roi_mask"])
         padding_mask[row, : len(bold)] = True
-        numbers = {name: number for number, name in enumerate(atlas.network_names)}
-        networks[row, : bold.shape[1]] = torch.tensor([numbers[name] for name in atlas.networks])
+        networks[row, : bold.shape[1]] = torch.tensor(list(map(atlas.network_names.index, atlas.networks)))
     return network_pair_features(values, roi_mask, padding_mask, networks, len(atlases[0].network_names))
 
 
@@ -427,9 +430,9 @@ def _is_terse(question: Question) -> bool:
     return question.text.startswith(" ")
 
 
-def _beside(place: int) -> int:
-    """A scan of the same batch and the same atlas."""
-    return place ^ 1
+def _partner(place: int) -> int:
+    """The scan that one is compared with: of the same batch and the same atlas."""
+    return place ^ 1  # 0 and 1, 2 and 3, ...: four scans in a row share an atlas
 
 
 def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
@@ -445,7 +448,7 @@ def _made_up_features() -> dict[str, Feature]:
 
 
 def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done: float = 0.0) -> str:
-    """What a corpus might say of a scan, in comparison with a cohort."""
+    """A sentence of a corpus about a scan, in comparison with a cohort."""
     table = _made_up_features()
     family = rng.choice(FAMILIES)
     chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
@@ -456,13 +459,13 @@ def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done:
 
 
 def reading_texts(n: int, seed: int = 0) -> list[str]:
-    """Questions, answers and descriptions of made-up facts, without names, to make a subword vocabulary of."""
+    """Questions, answers and descriptions of made-up facts, without names, for a subword vocabulary."""
     rng, values = random.Random(seed), np.random.default_rng(seed)
-    texts = [*LEVELS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
+    texts = [*BINS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
     for _ in range(n):
         facts = scan_facts(values.normal(0.5, 0.5, 10).tolist(), [True] * 10, NETWORK_WORDS[:4])
         texts += [
-            ask_level(facts[1], rng).text,
+            ask_bin(facts[1], rng).text,
             ask_comparison(facts[0], facts[2], rng).text,
             ask_description(facts, rng).answer,
             _corpus_text(rng),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,177 @@ from transformers import Trainer
 
 from ..hub.trainer import PublishesThroughHub
 
-# Which examples a step is made of: the same in one process and in many, in one run and in one that was resumed.
+
+class Part(NamedTuple):
+    """A part of the loss of a batch: a sum, the kind of unit by whose number it is divided, its weight in the loss."""
+
+    total: torch.Tensor
+    unit: str
+    weight: float
 
 
+class StepTrainer(PublishesThroughHub, Trainer):
+    """Trainer whose loss is that of the step: however a step is cut into micro-batches and processes, it is the same.
+
+    A part of the loss is a sum over units (scans, words) divided by the number of such units in all micro-batches of
+    all processes. Every part is logged as its mean over the steps since the last log, and in evaluation as its mean
+    over the units of the whole dataset. Examples come in the order of `StepBatches`.
+
+    Subclasses say in `count_units` what is counted, in `loss_parts` what is summed, and may look at all micro-batches
+    of a step in `prepare_step`.
+
+    Raises
+    ------
+    ValueError
+        If one process has several GPUs, which would split batches unseen.
+
+    Notes
+    -----
+    The Trainer's own `num_items_in_batch` counts one kind of label. A step here has several (words about scans, plain
+    words, codes, scans), each with its own denominator. So `get_batch_samples`, where the Trainer collects all
+    micro-batches of a step before the first of them runs, returns counts by kind, and `compute_loss` divides by them.
+    """
+
+    # `compute_loss` divides by the counts of the whole step, so the Trainer must not divide by micro-batches again
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"One process has {self.args.n_gpu} GPUs, among which its batches would be split unseen. Start one "
+                "process a GPU (`accelerate launch`), or let it see one GPU (`CUDA_VISIBLE_DEVICES=0`)."
+            )
+        self._trained: dict[str, dict[int, torch.Tensor]] = {}  # part -> step -> mean since the last log
+        self._evaluated: dict[str, tuple[torch.Tensor, float, float]] = {}  # part -> sum, number, weight
+        # Without these the Trainer computes no loss in evaluation for batches that lack its label columns, and
+        # collects logits that nobody reads.
+        self.can_return_loss = True
+        self.args.prediction_loss_only = True
+        if self.args.label_names is None:
+            self.label_names: list[str] = []
+
+    def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """How many units of each kind a batch holds (numbers or 0-d tensors); the same kinds for every batch."""
+        raise NotImplementedError
+
+    def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
+        """Run the model on a batch: the parts of its loss, the same ones in all processes, and the model's output."""
+        raise NotImplementedError
+
+    def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Look at all micro-batches of a step of this process, and perhaps add to them."""
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of a step, and how many units they hold in all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        self.prepare_step(batches)
+        counts = [self.count_units(batch) for batch in batches]
+        totals = {unit: float(sum(count[unit] for count in counts)) for unit in counts[0]}
+        return batches, self._over_processes(totals)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The share of a batch in the loss of its step, or the loss of a single batch."""
+        in_step = model.training and num_items_in_batch is not None
+        counts = num_items_in_batch if in_step else self.count_units(inputs)
+        parts, outputs = self.loss_parts(model, inputs)
+        loss = torch.zeros((), device=self.args.device)
+        for name, (total, unit, weight) in parts.items():
+            # A batch may lack a kind of unit that others of its step have; then its sum is zero, too. If the whole step
+            # lacks it, dividing by one keeps the zero from becoming a NaN.
+            n_units = float(counts[unit])
+            mean = total / max(n_units, 1.0)
+            loss = loss + weight * mean
+            if not model.training:
+                before, n_before, _ = self._evaluated.get(name, (0, 0.0, weight))
+                self._evaluated[name] = (total.detach() + before, n_before + n_units, weight)
+            elif n_units:  # a part that no batch of the step has is not logged as zero
+                of_steps, step = self._trained.setdefault(name, {}), self.state.global_step
+                of_steps[step] = of_steps.get(step, 0) + mean.detach()
+        outputs.loss = loss
+        if in_step:
+            # DDP and FSDP average gradients over processes; each process has its share of a sum
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        """Evaluate; the loss and its parts are means over the units of the whole dataset."""
+        self._evaluated.clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        totals = self._over_processes({name: float(total) for name, (total, _, _) in self._evaluated.items()})
+        counts = self._over_processes({name: n for name, (_, n, _) in self._evaluated.items()})
+        means = {name: totals[name] / counts[name] for name in totals if counts[name]}
+        loss = sum(self._evaluated[name][2] * mean for name, mean in means.items())
+        means["loss"] = loss  # the Trainer's is a mean over batches
+        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in means.items()})
+        return output
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Log with the parts of the loss since the last time."""
+        if "loss" in logs and self._trained:
+            means = {name: float(sum(of.values())) / len(of) for name, of in self._trained.items()}
+            self._trained.clear()
+            logs |= {name: mean for name, mean in self._over_processes(means).items() if name != "loss"}
+        super().log(logs, *args, **kwargs)
+
+    def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums over processes, which all have values of the same names."""
+        if self.accelerator.num_processes == 1 or not values:
+            return dict(values)
+        names = sorted(values)
+        stacked = torch.tensor([values[name] for name in names], device=self.args.device)
+        return dict(zip(names, self.accelerator.reduce(stacked, reduction="sum").tolist(), strict=True))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of `StepBatches`; other sampling strategies as the Trainer has them."""
+        strategy = self.args.train_sampling_strategy
+        if not _is_sized(self.train_dataset) or strategy not in ("random", "sequential"):
+            return super().get_train_dataloader()
+        return self._loader(
+            self.train_dataset,
+            self._train_batch_size,
+            per_step=self.args.gradient_accumulation_steps,
+            seed=self.args.seed if strategy == "random" else None,
+            counts_epochs=getattr(self.train_dataset, "draws_each_epoch", False),
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches that share the dataset out among processes without meeting any example twice."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if not _is_sized(dataset):
+            return super().get_eval_dataloader(eval_dataset)
+        return self._loader(dataset, self.args.eval_batch_size)
+
+    def _loader(self, dataset: Any, batch_size: int, **order: Any) -> DataLoader:
+        args = self.args
+        batches = StepBatches(
+            len(dataset), batch_size, rank=args.process_index, world_size=args.world_size, **order
+        )
+        loader: DataLoader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        # Accelerate moves batches to the device and skips those of a resumed epoch, but must not share them out among
+        # processes: `StepBatches` has done it. Hence `num_processes=1`.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        # `trainer_state.json`, which process 0 writes next, says that a checkpoint is complete: so all processes have
+        # written their state of randomness by then
+        self.accelerator.wait_for_everyone()
+
+
+@dataclass(eq=False)
 class StepBatches(Sampler[list[int]]):
     """Micro-batches of one process: its part of the examples of each step.
 
@@ -46,30 +215,27 @@ class StepBatches(Sampler[list[int]]):
     [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [9]]]
     """
 
-    def __init__(
-        self,
-        n_examples: int,
-        batch_size: int,
-        per_step: int = 1,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        counts_epochs: bool = False,
-        drop_last: bool = False,
-    ):
-        self.n_examples, self.batch_size, self.per_step, self.seed = n_examples, batch_size, per_step, seed
-        self.rank, self.world_size, self.counts_epochs = rank, world_size, counts_epochs
-        if drop_last:
-            n_examples -= n_examples % (batch_size * world_size)
-        self.n_used = n_examples
-        self.epoch = 0
+    n_examples: int
+    batch_size: int
+    per_step: int = 1
+    seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    counts_epochs: bool = False
+    drop_last: bool = False
+
+    def __post_init__(self):
+        self.epoch, self.n_used = 0, self.n_examples
+        self.n_together = self.batch_size * self.world_size  # examples of all processes that run side by side
+        if self.drop_last:
+            self.n_used -= self.n_examples % self.n_together
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch; the Trainer does it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.n_used // (self.batch_size * self.world_size))
+        return -(-self.n_used // self.n_together)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.n_examples)
@@ -77,182 +243,15 @@ class StepBatches(Sampler[list[int]]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_examples)
         if self.counts_epochs:
             order = order + self.epoch * self.n_examples
-        together = self.batch_size * self.world_size
-        for start in range(0, self.n_used, together * self.per_step):
-            of_step = order[start : min(start + together * self.per_step, self.n_used)]
-            n_batches = -(-len(of_step) // together)
-            if len(of_step) < n_batches * self.world_size:
-                of_step = np.resize(of_step, n_batches * self.world_size)
-            batches = np.array_split(of_step, n_batches * self.world_size)
-            for batch in batches[self.rank * n_batches : (self.rank + 1) * n_batches]:
+        for start in range(0, self.n_used, self.n_together * self.per_step):
+            of_step = order[start : min(start + self.n_together * self.per_step, self.n_used)]
+            # as many micro-batches for every process, or those with fewer would wait for the others for ever
+            per_process = -(-len(of_step) // self.n_together)
+            n_batches = per_process * self.world_size
+            if len(of_step) < n_batches:
+                of_step = np.resize(of_step, n_batches)
+            for batch in np.array_split(of_step, n_batches)[self.rank * per_process :][:per_process]:
                 yield batch.tolist()
-
-
-class Part(NamedTuple):
-    """A part of the loss of a batch: a sum, the kind of unit by whose number it is divided, its weight in the loss."""
-
-    total: torch.Tensor
-    unit: str
-    weight: float
-
-
-class StepTrainer(PublishesThroughHub, Trainer):
-    """Trainer whose loss is that of the step: however a step is cut into micro-batches and processes, it is the same.
-
-    A part of the loss is a sum over units (scans, words) divided by the number of such units in all micro-batches of
-    all processes. Every part is logged as its mean over the steps since the last log, and in evaluation as its mean
-    over the units of the whole dataset. Examples come in the order of `StepBatches`.
-
-    Subclasses say in `count_units` what is counted, in `loss_parts` what is summed, and may look at all micro-batches
-    of a step in `prepare_step`.
-
-    Raises
-    ------
-    ValueError
-        Where one process has several GPUs, which would split batches unseen.
-    """
-
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"One process has {self.args.n_gpu} GPUs, among which its batches would be split unseen. Start one "
-                "process a GPU (`accelerate launch`), or let it see one GPU (`CUDA_VISIBLE_DEVICES=0`)."
-            )
-        self._of_steps: dict[str, dict[int, torch.Tensor]] = {}
-        self._evaluated: dict[str, Part] = {}
-        self._n_evaluated: dict[str, float] = {}
-        # evaluation, too, has a loss whichever labels a batch holds, and its logits are of no use to anybody
-        self.can_return_loss = True
-        self.args.prediction_loss_only = True
-        if self.args.label_names is None:
-            self.label_names: list[str] = []
-
-    def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """How many units of each kind a batch holds (numbers or 0-d tensors); the same kinds for every batch."""
-        raise NotImplementedError
-
-    def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
-        """Run the model on a batch: the parts of its loss, the same ones in all processes, and the model's output."""
-        raise NotImplementedError
-
-    def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Look at all micro-batches of a step of this process, and perhaps add to them."""
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of a step, and how many units they hold in all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
-            return batches, None
-        self.prepare_step(batches)
-        counts = [self.count_units(batch) for batch in batches]
-        totals = {unit: float(sum(count[unit] for count in counts)) for unit in counts[0]}
-        return batches, self._over_processes(totals)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The share of a batch in the loss of its step, or the loss of a batch that stands alone."""
-        in_step = model.training and num_items_in_batch is not None
-        counts = num_items_in_batch if in_step else self.count_units(inputs)
-        parts, outputs = self.loss_parts(model, inputs)
-        loss = torch.zeros((), device=self.args.device)
-        for name, (total, unit, weight) in parts.items():
-            share = total / max(float(counts[unit]), 1.0)
-            loss = loss + weight * share
-            if model.training and counts[unit]:
-                of_steps, step = self._of_steps.setdefault(name, {}), self.state.global_step
-                of_steps[step] = of_steps.get(step, 0) + share.detach()
-        if not model.training:
-            self._evaluate_parts(parts, counts)
-        outputs.loss = loss
-        if in_step:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return (loss, outputs) if return_outputs else loss
-
-    def _evaluate_parts(self, parts: Mapping[str, Part], counts: Mapping[str, Any]) -> None:
-        for name, part in parts.items():
-            before = self._evaluated.get(name)
-            total = part.total.detach() + (0 if before is None else before.total)
-            self._evaluated[name] = part._replace(total=total)
-            self._n_evaluated[name] = self._n_evaluated.get(name, 0.0) + float(counts[part.unit])
-
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        """Evaluate; the loss and its parts are means over the units of the whole dataset."""
-        self._evaluated.clear()
-        self._n_evaluated.clear()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        totals = self._over_processes({name: float(part.total) for name, part in self._evaluated.items()})
-        counts = self._over_processes(self._n_evaluated)
-        means = {name: totals[name] / counts[name] for name in totals if counts[name]}
-        output.metrics[f"{metric_key_prefix}_loss"] = sum(
-            self._evaluated[name].weight * mean for name, mean in means.items()
-        )
-        output.metrics.update(
-            {f"{metric_key_prefix}_{name}": mean for name, mean in means.items() if name != "loss"}
-        )
-        return output
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Log with the parts of the loss since the last time."""
-        if "loss" in logs and self._of_steps:
-            means = {name: float(sum(of.values())) / len(of) for name, of in self._of_steps.items()}
-            self._of_steps.clear()
-            logs |= {name: mean for name, mean in self._over_processes(means).items() if name != "loss"}
-        super().log(logs, *args, **kwargs)
-
-    def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over processes, which all have values of the same names."""
-        if self.accelerator.num_processes == 1 or not values:
-            return dict(values)
-        names = sorted(values)
-        stacked = torch.tensor([values[name] for name in names], device=self.args.device)
-        return dict(zip(names, self.accelerator.reduce(stacked, reduction="sum").tolist(), strict=True))
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches in the order of `StepBatches`; other sampling strategies as the Trainer has them."""
-        strategy = self.args.train_sampling_strategy
-        if not _is_sized(self.train_dataset) or strategy not in ("random", "sequential"):
-            return super().get_train_dataloader()
-        seed = self.args.seed if strategy == "random" else None
-        return self._loader(
-            self.train_dataset,
-            self._train_batch_size,
-            per_step=self.args.gradient_accumulation_steps,
-            seed=seed,
-            counts_epochs=getattr(self.train_dataset, "draws_each_epoch", False),
-            drop_last=self.args.dataloader_drop_last,
-        )
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Batches that share the dataset out among processes without meeting any example twice."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        if not _is_sized(dataset):
-            return super().get_eval_dataloader(eval_dataset)
-        return self._loader(dataset, self.args.eval_batch_size)
-
-    def _loader(self, dataset: Any, batch_size: int, **order: Any) -> DataLoader:
-        args = self.args
-        batches = StepBatches(
-            len(dataset), batch_size, rank=args.process_index, world_size=args.world_size, **order
-        )
-        loader: DataLoader = DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-        # shared out already
-        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
-
-    def _save_rng_state(self, output_dir):
-        super()._save_rng_state(output_dir)
-        # the state of the training, written next, says that a checkpoint is complete
-        self.accelerator.wait_for_everyone()
 
 
 def _is_sized(dataset: Any) -> bool:

@@ -1,4 +1,8 @@
-"""What is said about scans: descriptions from a corpus, questions about labels, given conversations; plain text."""
+"""Texts of stages 2 and 3: descriptions of a corpus, questions about scans and labels, conversations, plain text.
+
+Every kind of question has a method `turns(scan_id, draw, seen)`, which draws questions about a scan with their answers;
+`joined` mixes them to conversations.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,13 @@ from ..models.configuration_fmri_lm import n_pair_tokens
 from ..models.network_pairs import PRESENT, VALUE, observed_pairs
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments
-from .data import Converse, Messages
+from .data import Converse, Messages, put_scan_first
+
+Seen = Mapping[str, torch.Tensor]  # what the language model will see of a scan
 
 
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
-    """One of them."""
+    """One of the choices."""
     return choices[int(draw.integers(len(choices)))]
 
 
@@ -82,7 +88,7 @@ class CorpusTexts:
         return self.corpus[self._of_scan[scan_id]]["text"]
 
     def descriptors(self, scan_ids: Sequence[str], of_training: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What the facts of texts say of scans in numbers: z of each measure, 0 where nothing is said about it.
+        """The facts of texts as numbers: z of each measure, 0 where no fact states it.
 
         Parameters
         ----------
@@ -101,7 +107,7 @@ class CorpusTexts:
         for scan_id in scan_ids:
             facts = [fact for row in self.corpus[self._of_scan[scan_id]]["facts"] for fact in json.loads(row)]
             stated[scan_id] = {
-                fact["feature"]: float(fact["z"]) for fact in facts if fact.get("z") is not None
+                each["feature"]: float(each["z"]) for each in facts if each.get("z") is not None
             }
         measures = sorted({name for scan_id in of_training for name in stated[scan_id]})
         if not measures:
@@ -111,9 +117,7 @@ class CorpusTexts:
             for scan_id, each in stated.items()
         }
 
-    def turns(
-        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
-    ) -> list[Question]:
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
         """A request and one of the scan's texts."""
         return [Question(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
@@ -121,10 +125,11 @@ class CorpusTexts:
 def pair_facts(
     features: torch.Tensor, network_names: Sequence[str], shown: torch.Tensor | None = None
 ) -> list[Fact]:
-    """What is true of a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
+    """Facts about a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
 
-    Of pairs that are not `shown` (n_pairs), nothing is said.
+    There are none about pairs that are not `shown` (n_pairs).
     """
+    # n_pair_tokens counts the token of the scan as a whole, which comes first and is no pair
     pairs = features[1 - n_pair_tokens(len(network_names)) :]
     present = pairs[:, PRESENT] > 0
     if shown is not None:
@@ -133,11 +138,11 @@ def pair_facts(
 
 
 class ReadingQuestions:
-    """Questions about what a scan shows by itself, and descriptions of it: the level of a network pair, the strongest
-    and the weakest pair, comparisons.
+    """Questions that a scan alone answers, and descriptions of it: the bin of a network pair, the strongest and the
+    weakest pair, comparisons.
 
-    The truth is worked out from what the language model is shown (a scan, or a window of it, without the pairs whose
-    ROIs are hidden), so no answer is ever about something else.
+    The truth is worked out from what the language model sees (a scan, or a window of it, without the pairs whose ROIs
+    are hidden), so no answer is ever about something else.
 
     Parameters
     ----------
@@ -163,14 +168,12 @@ class ReadingQuestions:
         self.languages = [language_of(code) for code in languages]
         self._networks = torch.tensor([self.network_names.index(name) for name in atlas.networks])
 
-    def facts(self, seen: Mapping[str, torch.Tensor]) -> list[Fact]:
-        """What is true of a scan, from its `fmri_features` and `roi_mask`."""
+    def facts(self, seen: Seen) -> list[Fact]:
+        """Facts about a scan, from its `fmri_features` and `roi_mask`."""
         shown = observed_pairs(seen["roi_mask"][None], self._networks, len(self.network_names))[0, 1:]
         return pair_facts(seen["fmri_features"], self.network_names, shown)
 
-    def turns(
-        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
-    ) -> list[Question]:
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
         """Some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
         language = rng.choice(self.languages) if len(self.languages) > 1 else self.languages[0]
@@ -203,56 +206,50 @@ class LabelQuestions:
     def __init__(self, scans: datasets.Dataset, questions: Mapping[str, Any] | str, n_questions: int = 0):
         self.n_questions = n_questions
         self.tasks = load_tasks(questions)
-        self._known: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        self._known: dict[str, list[tuple[Sequence[str], str]]] = {}  # wordings and answer, by scan
         answers = {name: task.answers_of(scans) for name, task in self.tasks.items()}
-        forms = forms_of(self.tasks)
-        fields = {
-            name: {task.form_field: task.name for task in self.tasks.values() if task.form is form}
-            for name, form in forms.items()
-        }
-        for place, scan_id in enumerate(map(str, scans["scan_id"])):
-            known = [
+        forms = [
+            (form, [task for task in self.tasks.values() if task.form is form])
+            for form in forms_of(self.tasks).values()
+        ]
+        for row, scan_id in enumerate(map(str, scans["scan_id"])):
+            known: list[tuple[Sequence[str], str]] = [
                 (task.ask, answer)
                 for name, task in self.tasks.items()
-                if task.form is None and (answer := answers[name][place]) is not None
+                if task.form is None and (answer := answers[name][row]) is not None
             ]
-            for name, form in forms.items():
-                said = {field: answers[task][place] for field, task in fields[name].items()}
-                if None not in said.values():
-                    known.append((form.ask, form.write(said)))  # type: ignore[arg-type]
+            for form, tasks in forms:
+                filled = {task.form_field: answers[task.name][row] for task in tasks}
+                if None not in filled.values():
+                    known.append((form.ask, form.write(filled)))  # type: ignore[arg-type]
             if known:
                 self._known[scan_id] = known
         self.scan_ids = set(self._known)
 
     def texts(self) -> list[str]:
-        """Texts with all words that are asked and answered."""
-        forms = forms_of(self.tasks)
-        return [text for task in self.tasks.values() for text in (*task.ask, *task.classes)] + [
-            text for form in forms.values() for text in form.examples()
-        ]
+        """Texts with all words of questions and answers."""
+        texts = [text for task in self.tasks.values() for text in (*task.ask, *task.classes)]
+        return texts + [text for form in forms_of(self.tasks).values() for text in form.examples()]
 
-    def turns(
-        self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]
-    ) -> list[Question]:
+    def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
         """Some or all questions, in any order, with drawn wording."""
         known = self._known.get(scan_id, [])
         order = draw.permutation(len(known))[: self.n_questions or None]
         return [Question(pick(known[i][0], draw), known[i][1]) for i in order]
 
 
-def joined(
-    *parts: tuple[Any, float],
-) -> Converse:
+def joined(*parts: tuple[Any, float]) -> Converse:
     """Conversations that mix several kinds of questions in any order.
 
     Parameters
     ----------
     *parts : tuple of (questions, share)
-        An object with `turns`, and in which share of the conversations it takes part. The first kind stands alone
-        where chance leaves nothing else.
+        An object with `turns`, and the share of conversations that it is part of. The first kind is asked where
+        chance leaves nothing.
     """
 
-    def converse(scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> list[Question]:
+    def converse(scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
+        # the order of these draws must stay: a resumed training redraws its epoch
         turns = [
             turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw, seen)
         ] or parts[0][0].turns(scan_id, draw, seen)
@@ -261,28 +258,30 @@ def joined(
     return converse
 
 
-def described_by(
+def reading_or_corpus(
     arguments: LanguageModelArguments, texts: CorpusTexts | None, processor: FmriLMProcessor
 ) -> list[tuple[Any, float]]:
-    """What conversations hold beside labels: questions that the scan itself answers, or descriptions of a corpus.
+    """Questions that the scan answers, or texts of a corpus, for `joined`.
 
     Raises
     ------
     ValueError
-        If questions about network pairs are wanted of a model that does not see them.
+        If questions about network pairs are asked of a model that does not see them.
     """
     if arguments.reading_questions:
         check_pairs_are_read(processor, "reading_questions")
-        atlas = processor.feature_extractor.atlas
         questions = ReadingQuestions(
-            atlas, arguments.reading_questions, arguments.share_described, arguments.languages
+            processor.feature_extractor.atlas,
+            arguments.reading_questions,
+            arguments.share_described,
+            arguments.languages,
         )
         return [(questions, 1.0)]
     return [] if texts is None else [(texts, arguments.share_described)]
 
 
 def check_pairs_are_read(processor: FmriLMProcessor, argument: str) -> None:
-    """Refuse an argument that asks about network pairs where the model does not see them."""
+    """Refuse an argument that asks about network pairs if the model does not see them."""
     if "network_pairs" not in processor.scan_tokens:
         raise ValueError(
             f"`{argument}` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
@@ -304,7 +303,7 @@ class GivenConversations:
     Attributes
     ----------
     scan_ids : set of str
-        The scans that are talked about.
+        The scans that have a conversation.
     """
 
     def __init__(self, scans: datasets.Dataset, source: str):
@@ -320,12 +319,10 @@ class GivenConversations:
             self._of_scan.setdefault(str(scan_id), []).append(index)
         self.scan_ids = set(self._of_scan)
 
-    def __call__(self, scan_id: str, draw: np.random.Generator, seen: Mapping[str, torch.Tensor]) -> Messages:
+    def __call__(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> Messages:
         """One of the conversations about a scan."""
         chosen = self.conversations[pick(self._of_scan[scan_id], draw)]
-        messages = [dict(message) for message in chosen["messages"]]
-        messages[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": messages[0]["content"]}]
-        return messages
+        return put_scan_first([dict(message) for message in chosen["messages"]])
 
 
 def load_texts(source: str, columns: Sequence[str]) -> datasets.Dataset:
@@ -333,12 +330,12 @@ def load_texts(source: str, columns: Sequence[str]) -> datasets.Dataset:
     kinds = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
     kind = kinds.get(Path(source).suffix)
     loaded = datasets.load_dataset(kind, data_files=source) if kind else datasets.load_dataset(source)
-    missing = [column for column in columns if column not in loaded["train"].column_names]
-    if missing:
+    rows = loaded["train"]
+    if missing := [column for column in columns if column not in rows.column_names]:
         raise ValueError(
-            f"{Path(source).name} has no column {', '.join(missing)}: found {', '.join(loaded['train'].column_names)}."
+            f"{Path(source).name} has no column {', '.join(missing)}: found {', '.join(rows.column_names)}."
         )
-    return loaded["train"]
+    return rows
 
 
 def plain_text_blocks(source: str, tokenizer: Any, n_tokens: int) -> datasets.Dataset:

@@ -1,7 +1,7 @@
 """The Trainers of the stages.
 
-Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. Stages 2 and 3 train a `FmriLMForCausalLM` with `FmriLMTrainer` on
-examples of one scan and one conversation, or of plain text alone, which `FmriLMCollator` batches.
+Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. The other stages train a `FmriLMForCausalLM` with `FmriLMTrainer`,
+on examples of one scan and one conversation, or of plain text alone, which `FmriLMCollator` batches.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from ..models.generation_fmri_lm import SCAN_INPUTS
 from ..models.scan_layout import ScanLayout
-from .attention_supervision import LookUpGuide, among, moved
+from .attention_supervision import AttentionSupervision, move_positions, select_rows
 from .feature_store import IGNORED
+from .random_questions import ReadingBatches
 from .step_trainer import Part, StepTrainer
 
-OF_SCANS = (
-    *SCAN_INPUTS,
-    "fmri_labels",
-    "look_ups",
-)  # inputs about scans; the others have a row for each prompt
+# inputs about scans; the others have a row for each prompt
+OF_SCANS = (*SCAN_INPUTS, "fmri_labels", "attention_targets")
 
 
 class FmriTrainer(StepTrainer):
     """Trainer of stage 1, whose losses are means over scans.
 
-    Each scan is held against the texts of all scans of its step, in all micro-batches and processes; texts are frozen,
-    so that nothing but the loss of a scan depends on them. The codebooks start from the scans of the first step, and
-    move once a step. Evaluation holds a scan against the texts of its batch in its process.
+    The contrastive loss compares each scan with the texts of all scans of its step, in all micro-batches and
+    processes; texts are frozen, so that nothing but the loss of a scan depends on them. The codebooks start from the
+    scans of the first step, and move once a step. Evaluation compares a scan with the texts of its batch.
     """
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +38,10 @@ class FmriTrainer(StepTrainer):
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         quantizer = getattr(self.accelerator.unwrap_model(self.model), "quantizer", None)
         if quantizer is not None:
+            # codebooks move with the last micro-batch, so that all of a step read the same codes
             quantizer.step_ends = self.accelerator.sync_gradients
         outputs, n_scans = model(**inputs), len(inputs["input_values"])
+        # the output's "loss" is the weighted sum of the others, which are there to be logged
         parts = {
             name: Part(n_scans * value, "scans", float(name == "loss"))
             for name, value in outputs.items()
@@ -50,9 +50,10 @@ class FmriTrainer(StepTrainer):
         return parts, outputs
 
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Start the codebooks, and give each micro-batch the texts of the others."""
         model = self.accelerator.unwrap_model(self.model)
         if hasattr(model, "start_quantizer"):
-            # FSDP2 has whole weights only within a forward pass, or what it is told once to take for one
+            # FSDP2 has whole weights only within a forward pass, or within a method registered (once) as one
             if "start_quantizer" not in vars(model):
                 register_fsdp_forward_method(model, "start_quantizer")
             model.start_quantizer(batches)
@@ -78,10 +79,10 @@ class FmriTrainer(StepTrainer):
 
 
 class FmriLMTrainer(StepTrainer):
-    """Trainer of stages 2 and 3: text about scans, plain text and next codes, each with its weight.
+    """Trainer of language models that read scans: text about scans, plain text and next codes, each with its weight.
 
     The loss is ``F2T + fmri_loss_weight * F2F + text_only_loss_weight * T2T`` (arXiv 2511.21760): cross-entropy
-    on text behind scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
+    on text after scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
     a scan, which keep the language model's language; each a mean over its labels in the whole step. A mixture of
     experts that has `output_router_logits` adds its load balancing loss with its own weight, as a mean over prompts.
 
@@ -91,13 +92,13 @@ class FmriLMTrainer(StepTrainer):
     Parameters
     ----------
     text_only_loss_weight : float, default=0.5
-    guide : LookUpGuide, optional
-        Of the language model: heads are told to look where the `look_ups` of a batch say.
-    look_up_loss_weight : float, default=1.0
-        Weight of what they are told, a mean over look-ups.
+    supervision : AttentionSupervision, optional
+        Of the language model, whose heads attend where the `attention_targets` of a batch say.
+    attention_loss_weight : float, default=1.0
+        Weight of this supervision, a mean over targets.
     replay : ReadingBatches, optional
-        One of its batches is shared out among the micro-batches of a step, so that what was learnt before is not
-        forgotten; its cross-entropy is one more part of the loss.
+        One of its batches is shared out among the micro-batches of a step, against forgetting; its cross-entropy is
+        one more part of the loss.
     replay_every : int, default=1
         Steps from one such step to the next.
     *args, **kwargs
@@ -108,19 +109,24 @@ class FmriLMTrainer(StepTrainer):
         self,
         *args,
         text_only_loss_weight: float = 0.5,
-        guide: LookUpGuide | None = None,
-        look_up_loss_weight: float = 1.0,
-        replay: Any = None,
+        supervision: AttentionSupervision | None = None,
+        attention_loss_weight: float = 1.0,
+        replay: ReadingBatches | None = None,
         replay_every: int = 1,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.replay, self.replay_every = replay, replay_every
         self.text_only_loss_weight = text_only_loss_weight
-        self.guide, self.look_up_loss_weight = guide, look_up_loss_weight
+        self.supervision, self.attention_loss_weight = supervision, attention_loss_weight
 
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Put a share of the step's replayed batch beside each micro-batch."""
+        """Add a share of the step's replayed batch to each micro-batch.
+
+        Which batch that is follows from the number of the step alone, so that a resumed training replays what an
+        uninterrupted one would have. It is cut into as many shares as the step has micro-batches in all processes, so
+        that the step's loss does not depend on how the step is cut.
+        """
         if self.replay is None or self.state.global_step % self.replay_every:
             return
         shares = self.replay.shares(self.state.global_step, len(batches) * self.args.world_size)
@@ -128,65 +134,73 @@ class FmriLMTrainer(StepTrainer):
             batch["replay"] = {name: values.to(self.args.device) for name, values in share.items()}
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        counts = self._counts(inputs)
-        again = self._counts(inputs["replay"]) if "replay" in inputs else None
-        if again is not None:
-            counts["look-ups"] += again["look-ups"]
-        words = 0 if again is None else again["words about scans"] + again["other words"]
-        return counts | {"replayed words": words}
+        counts = self._count(inputs) | {"replayed words": 0}
+        if "replay" in inputs:
+            replayed = self._count(inputs["replay"])
+            counts["replayed words"] = replayed["words about scans"] + replayed["other words"]
+            counts["attention targets"] += replayed["attention targets"]
+        return counts
 
-    def _counts(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _count(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Units of a batch without what is replayed."""
         has_scan = self._has_scan(inputs)
-        n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)
+        n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)  # the first token is predicted by none
         return {
             "words about scans": n_labels[has_scan].sum(),
             "other words": n_labels[~has_scan].sum(),
             "codes": self._n_codes(inputs),
             "prompts": len(has_scan),
-            "look-ups": len(inputs.get("look_ups", ())),
+            "attention targets": len(inputs.get("attention_targets", ())),
         }
 
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         replay = inputs.get("replay")
         parts, outputs = self._parts(model, {name: each for name, each in inputs.items() if name != "replay"})
         if replay is not None:
-            again, _ = self._parts(model, replay)
-            words = again["text_loss"].total + again["text_only_loss"].total
+            replayed, _ = self._parts(model, replay)
+            words = replayed["text_loss"].total + replayed["text_only_loss"].total
             parts["replay_loss"] = Part(words, "replayed words", 1.0)
-            if "look_up_loss" in parts:
-                told = parts["look_up_loss"]
-                parts["look_up_loss"] = told._replace(total=told.total + again["look_up_loss"].total)
+            if "attention_loss" in parts:
+                total = parts["attention_loss"].total + replayed["attention_loss"].total
+                parts["attention_loss"] = parts["attention_loss"]._replace(total=total)
         return parts, outputs
 
     def _parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
+        """Parts of the loss of a batch without what is replayed: its prompts with scans, and the others."""
         unwrapped = self.accelerator.unwrap_model(self.model)
-        names = ("text_loss", "text_only_loss", "fmri_loss", *(["look_up_loss"] if self.guide else []))
+        names = [
+            "text_loss",
+            "text_only_loss",
+            "fmri_loss",
+            *(["attention_loss"] if self.supervision else []),
+        ]
         totals = dict.fromkeys(names, torch.zeros((), device=self.args.device))
         outputs: Any = None
-        for name, batch in zip(("text_loss", "text_only_loss"), self._with_and_without_scans(inputs)):
+        for name, batch in zip(names, self._with_and_without_scans(inputs)):
             if batch is None:
                 continue
-            # what each position predicts
+            # Position i predicts token i + 1. Logits are computed at the columns in which any row predicts a label;
+            # at least at one, since a head that one process leaves out would hang the others, which reduce it.
             labels = F.pad(batch.pop("labels")[:, 1:], (0, 1), value=IGNORED)
             at = (labels != IGNORED).any(0).nonzero().flatten()
             if not len(at):
-                at = at.new_zeros(1)  # the head takes part, too
-            look_ups, skips = batch.pop("look_ups", None), self._scans_stand_first(batch, labels)
-            if self.guide is None or look_ups is None:
+                at = at.new_zeros(1)
+            targets, skips = batch.pop("attention_targets", None), self._scans_come_first(batch, labels)
+            if self.supervision is None or targets is None:
                 outputs = model(**batch, logits_to_keep=at, skip_hidden=skips)
             else:
-                if skips:
+                if skips:  # the model leaves hidden tokens out: targets go where it puts the others
                     masks = {name: batch.get(name) for name in ("attention_mask", "roi_mask", "padding_mask")}
                     seen = unwrapped.get_attention_mask(batch["input_ids"], **masks)
-                    look_ups = moved(look_ups, ScanLayout.places_without_hidden(seen))
-                with self.guide.listening(look_ups):
+                    targets = move_positions(targets, ScanLayout.places_without_hidden(seen))
+                with self.supervision.over(targets):
                     outputs = model(**batch, logits_to_keep=at, skip_hidden=skips)
-                totals["look_up_loss"] = self.guide.total
+                totals["attention_loss"] = self.supervision.total
             labels = labels[:, at]
             chosen = labels != IGNORED
             logits = outputs.logits[chosen].float()
             totals[name] = F.cross_entropy(logits, labels[chosen], reduction="sum")
-            if outputs.fmri_loss is not None:
+            if outputs.fmri_loss is not None:  # a mean, of which the step needs the sum
                 totals["fmri_loss"] = outputs.fmri_loss * self._n_codes(batch)
             if outputs.aux_loss is not None:
                 totals["aux_loss"] = totals.get("aux_loss", 0) + outputs.aux_loss * len(labels)
@@ -195,24 +209,24 @@ class FmriLMTrainer(StepTrainer):
             "text_only_loss": ("other words", self.text_only_loss_weight),
             "fmri_loss": ("codes", unwrapped.config.fmri_loss_weight),
             "aux_loss": ("prompts", unwrapped.aux_loss_weight),
-            "look_up_loss": ("look-ups", self.look_up_loss_weight),
+            "attention_loss": ("attention targets", self.attention_loss_weight),
         }
         return {name: Part(total, *kinds[name]) for name, total in totals.items()}, outputs
 
     def _with_and_without_scans(self, inputs: Mapping[str, Any]) -> list[dict[str, Any] | None]:
         """The prompts of a batch that have a scan, and the others; None where no process has any.
 
-        Processes run their models together. So one that lacks what another one has is given words that it learns
-        nothing from.
+        Processes run their models together: gradients and shards are exchanged in each pass. So a process that lacks
+        what another one has runs a prompt of two words without labels, from which nothing is learnt.
         """
         has_scan = self._has_scan(inputs)
         n_rows = torch.stack([has_scan.sum(), (~has_scan).sum()])
-        somewhere = self.accelerator.reduce(n_rows.clone(), reduction="sum")
+        n_anywhere = self.accelerator.reduce(n_rows.clone(), reduction="sum")
         batches: list[dict[str, Any] | None] = []
-        for with_scans in (True, False):
-            if n_rows[int(not with_scans)]:
+        for kind, with_scans in enumerate((True, False)):
+            if n_rows[kind]:
                 batches.append(self._rows(inputs, has_scan == with_scans, with_scans))
-            elif somewhere[int(not with_scans)]:
+            elif n_anywhere[kind]:
                 word = int(self._fmri_token_id == 0)
                 words = inputs["input_ids"].new_full((1, 2), word)
                 batches.append({"input_ids": words, "labels": torch.full_like(words, IGNORED)})
@@ -220,11 +234,18 @@ class FmriLMTrainer(StepTrainer):
                 batches.append(None)
         return batches
 
-    def _scans_stand_first(self, batch: Mapping[str, Any], labels: torch.Tensor) -> bool:
-        """Whether each row's scans end before its first label, so that what is hidden of them can be left out."""
+    def _scans_come_first(self, batch: Mapping[str, Any], labels: torch.Tensor) -> bool:
+        """Whether each row's scans end before its first label, so that what is hidden of them can be left out.
+
+        Leaving tokens out moves the others, by another number of columns in each row. Counted from the end of a row,
+        though, what follows its scans stays in place, and with it all that `logits_to_keep` names.
+        """
         columns = torch.arange(labels.shape[1], device=labels.device)
         is_scan = batch["input_ids"] == self._fmri_token_id
         if batch.get("text_segments") is not None or not is_scan.any():
+            return False
+        # the model leaves nothing out where next codes are predicted or a graph is compiled: then targets must not move
+        if batch.get("fmri_labels") is not None or self.args.torch_compile:
             return False
         last_of_scans = torch.where(is_scan, columns, -1).amax(1)
         first_label = torch.where(labels != IGNORED, columns, labels.shape[1]).amin(1)
@@ -241,8 +262,9 @@ class FmriLMTrainer(StepTrainer):
             columns = shown.any(0).nonzero().flatten()
             span = slice(int(columns[0]), int(columns[-1]) + 1)
             of_prompts = {name: value[rows, span] for name, value in of_prompts.items() if value is not None}
-            if "look_ups" in of_scans:
-                of_scans["look_ups"] = among(of_scans["look_ups"], rows, int(columns[0]))
+            if "attention_targets" in of_scans:
+                targets = select_rows(of_scans["attention_targets"], rows, int(columns[0]))
+                of_scans["attention_targets"] = targets
         return {**of_prompts, **(of_scans if with_scans else {})}
 
     def _n_codes(self, inputs: Mapping[str, Any]) -> torch.Tensor | int:

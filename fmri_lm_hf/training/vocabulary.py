@@ -1,10 +1,11 @@
-"""A subword vocabulary of texts, with a chat template: that of a small reader; and words that are added to it."""
+"""Text tokenizers: a subword vocabulary with a chat template, words added to one, and the parts of a conversation."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,37 +13,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ..simulation.stream import PUBLISHED_NAMES, draw_network_names
-
-# Names of networks for a language model that has none of a reader's words for them, but words of its own.
-
-N_SHORT = 12  # names that training begins with: so many networks at most, and few tokens
-
-
-class OwnNames:
-    """Draws names: short ones first, then published ones, then also anatomical terms and made-up words.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    short_until, published_until : float
-        Shares of the training.
-    """
-
-    def __init__(self, tokenizer: Any, short_until: float, published_until: float):
-        self.short_until, self.published_until = short_until, published_until
-        self.published = sorted(
-            {
-                name.lower(): name for name in reversed(PUBLISHED_NAMES)
-            }.values(),  # none that differ by case alone
-            key=lambda name: (len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]), name),
-        )
-
-    def __call__(self, n: int, rng: random.Random, done: float) -> list[str]:
-        """`n` names of a scan's networks, when this share of the training is done."""
-        if done < self.published_until:
-            return rng.sample(self.published[: N_SHORT if done < self.short_until else None], n)
-        return draw_network_names(n, np.random.default_rng(rng.getrandbits(32)))
-
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -52,6 +22,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+N_SHORT = 12  # names that training begins with: as many as a scan has networks then, and of few tokens
 
 
 def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -67,13 +38,13 @@ def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<|end|>", "<|user|>", "<|assistant|>", "<fmri>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options: dict[str, Any] = {
-        "special_tokens": special,
-        "initial_alphabet": alphabet,
-        "show_progress": False,
-    }
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **options))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token="<pad>",
@@ -85,7 +56,7 @@ def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
 
 
 def add_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Give the words of texts that a tokenizer cuts into pieces tokens of their own.
+    """Give words of texts that a tokenizer cuts into pieces tokens of their own.
 
     Parameters
     ----------
@@ -96,9 +67,85 @@ def add_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
     Returns
     -------
     list of str
-        The new tokens; a word that comes behind a space holds the space, so that texts are decoded as they were.
+        The new tokens; a word after a space includes the space, so that texts are decoded as they were.
     """
     words = dict.fromkeys(word for text in texts for word in re.findall(r" ?[^\W\d_]+", text))
     new = [word for word in words if len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1]
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in new])
     return new
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """Token ids that a chat template writes around a scan, a question and its answer.
+
+    A conversation can then be put together from the ids of its parts: many questions about one scan, side by side.
+
+    Attributes
+    ----------
+    prefix : tuple of int
+        Before the scan: the beginning of the user's turn, with whatever the template puts in front of it.
+    separator : tuple of int
+        Between question and answer.
+    suffix : tuple of int
+        After the answer.
+    """
+
+    prefix: tuple[int, ...]
+    separator: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any, fmri_token: str = "<fmri>") -> ChatFormat:
+        """That of a tokenizer's chat template.
+
+        Raises
+        ------
+        ValueError
+            If it has none, or one that does not write a question and its answer unchanged, one after the other.
+        """
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                "The language model's tokenizer has no chat template, which says how a question and its answer are "
+                "written: set `tokenizer.chat_template` and save it, or take a model that has one."
+            )
+        question, answer = f"{fmri_token}question", "answer"
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        prefix, found_question, rest = text.partition(question)
+        separator, found_answer, suffix = rest.partition(answer)
+        if not (found_question and found_answer):
+            raise ValueError(
+                "The chat template does not write a question and its answer unchanged, one after the other, but makes "
+                f"of them {text!r}: take a model with another template."
+            )
+        parts = tokenizer([prefix, separator, suffix], add_special_tokens=False)["input_ids"]
+        return cls(*map(tuple, parts))
+
+
+class NetworkNames:
+    """Draws names of networks for a language model without words for them: short ones first, then published ones, then
+    also anatomical terms and made-up words.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    short_until, published_until : float
+        Shares of the training.
+    """
+
+    def __init__(self, tokenizer: Any, short_until: float, published_until: float):
+        self.short_until, self.published_until = short_until, published_until
+        distinct = {
+            name.lower(): name for name in reversed(PUBLISHED_NAMES)
+        }  # none that differ by case alone
+        self.published = sorted(
+            distinct.values(),
+            key=lambda name: (len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]), name),
+        )
+
+    def __call__(self, n: int, rng: random.Random, done: float) -> list[str]:
+        """`n` names of a scan's networks, when this share of the training is done."""
+        if done < self.published_until:
+            return rng.sample(self.published[: N_SHORT if done < self.short_until else None], n)
+        return draw_network_names(n, np.random.default_rng(rng.getrandbits(32)))

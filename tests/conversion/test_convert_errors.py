@@ -10,8 +10,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.conversion import CheckpointError, convert_upstream
-from fmri_lm_hf.conversion import published_inputs as published_atlas
+from fmri_lm_hf.conversion import CheckpointError, convert_upstream, published_atlas
 from fmri_lm_hf.models.atlas import Atlas
 
 
@@ -54,9 +53,9 @@ TENSOR_PROBLEMS = {
     "float8": (
         "gpt2",
         to(torch.float8_e4m3fn),
-        r"1 tensor\(s\) that are no weights of 16, 32 or 64 bits: tokenizer.norm.bias of float8_e4m3fn",
+        r"1 tensor\(s\) that are not floating-point weights of 16, 32 or 64 bits: tokenizer.norm.bias of float8_e4m3fn",
     ),
-    "integers": ("gpt2", to(torch.int64), "no weights of 16, 32 or 64 bits: tokenizer.norm.bias of int64"),
+    "integers": ("gpt2", to(torch.int64), "weights of 16, 32 or 64 bits: tokenizer.norm.bias of int64"),
     "booleans": ("vq_patch10", to(torch.bool, "encoder.norm.bias"), "encoder.norm.bias of bool"),
     "deep settings": (
         "gpt2",
@@ -114,7 +113,7 @@ TENSOR_PROBLEMS = {
         put(tokenizer__norm__bias=torch.zeros(1).expand(48)),
         "repeats values in place of storing",
     ),
-    "text": ("gpt2", put(note="text"), "`note` of the checkpoint's `model` is no tensor but a str"),
+    "text": ("gpt2", put(note="text"), "`note` of the checkpoint's `model` is a str, expected a tensor"),
     "empty": ("gpt2", lambda state, tree: state.clear(), "holds no weights"),
 }
 
@@ -132,7 +131,7 @@ LORA = "llm.base_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.d
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove(LORA), r"LoRA adapter has 1 tensor\(s\) missing"),
+        (remove(LORA), r"LoRA adapter lacks 1 tensor\(s\): language_model"),
         (lambda state, tree: state.update({LORA: torch.ones(4, 32)}), r"expected one rank, found \[4, 8\]"),
         (lambda state, tree: state.update({LORA.replace("default", "second"): torch.ones(8, 32)}), "2 LoRA adapters"),
         (lambda state, tree: state.update({LORA.replace("q_proj", "r_proj"): torch.ones(8, 32)}), r"have: .*r_proj"),
@@ -188,7 +187,7 @@ def test_language_model_that_cannot_be_found(changed, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"'Qwen/Qwen3-tiny' could not be loaded.*--text-config"):
         changed("qwen3_lora", text_config=None)
-    with pytest.raises(ValueError, match="does not tell its language model"):
+    with pytest.raises(ValueError, match="does not name its language model"):
         changed("qwen3_lora", lambda state, tree: tree.pop("model_args"), text_config=None)
 
 
@@ -227,7 +226,7 @@ def test_code_that_a_checkpoint_names_is_not_run(changed, golden, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b/c", "org/na\x1b[2Jme", ["org/name"], {"a": 1}])
 def test_a_language_model_that_is_named_by_no_id(changed, name):
-    message = r"The checkpoint names .* as its language model .*, which is no id on the Hub"
+    message = r"The checkpoint names .* as its language model .*, which is not an id on the Hub"
     with pytest.raises(ValueError, match=message) as error:
         changed("gpt2", lambda state, tree: tree["model_args"].update(base_model=name), text_config=None)
     assert str(error.value).isprintable()
@@ -249,7 +248,7 @@ def test_flipped_bits_are_noticed(golden, tmp_path):
 
 def test_length_that_the_checkpoint_does_not_tell(changed):
     with pytest.raises(
-        ValueError, match=r"num_fmri_tokens=30, which is no multiple of the 12 ROIs.*--n-timepoints"
+        ValueError, match=r"num_fmri_tokens=30, which is not a multiple of the 12 ROIs.*--n-timepoints"
     ):
         changed("gpt2", lambda state, tree: tree["model_args"].update(num_fmri_tokens=30))
     with pytest.raises(ValueError, match=r"num_fmri_tokens=12\d+, .*up to 1000000"):
@@ -302,7 +301,7 @@ def test_command(golden, tmp_path, capsys):
     assert main([*arguments, *options, "--delimiter-ids", "5,6", "7,8,9", "--merge"]) == 0
     said = capsys.readouterr().out
     assert "FmriLMForCausalLM with 84,880 parameters, LoRA merged" in said
-    assert "A scan stands between the token ids [5, 6] and [7, 8, 9]." in said
+    assert "Scan tokens are enclosed by the token ids [5, 6] and [7, 8, 9]." in said
     assert main([*arguments, *options]) == 2
     assert "holds a model already" in capsys.readouterr().err
     with pytest.raises(SystemExit):

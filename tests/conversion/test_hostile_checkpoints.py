@@ -85,7 +85,7 @@ PROGRAMS = {
     ),
     "a stride beyond counting": (tensor((0,), (2**62,)) + b".", "more values than can be counted"),
     "an offset beyond counting": (tensor((0,), (1,), 2**70) + b".", "more values than can be counted"),
-    "many axes": (tensor((1,) * 100, (1,) * 100) + b".", "a shape that is no shape"),
+    "many axes": (tensor((1,) * 100, (1,) * 100) + b".", "an impossible shape"),
     "colliding integers": (b"}(" + COLLIDING + b"u.", "an integer of 61 bits as a key"),
     "many tuples": (b"}(" + TUPLES + b"u.", "many or long tuples as keys"),
     "a long tuple": (b"}(" + b"K\x01" * 50 + b"tNs.", "many or long tuples as keys"),

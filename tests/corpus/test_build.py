@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from fmri_lm_hf import cli
-from fmri_lm_hf.corpus import CohortReference, build, describe_subject, faithfulness
-from fmri_lm_hf.corpus import steps as engine
+from fmri_lm_hf.corpus import CohortReference, build, check_text, describe_subject, steps
 from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.hub.contents import read_folder
@@ -89,8 +88,8 @@ def test_every_config_and_split_loads_as_from_the_hub(corpus):
 def test_every_text_states_its_facts_and_nothing_else(corpus):
     for config in ("all", "connectivity", "gradients", "graph", "ica"):
         for row in datasets.load_dataset(str(corpus), config, split="validation"):
-            report = faithfulness(row["text"], json.loads(row["facts"]))
-            assert report.is_faithful, (config, row["length"], row["text"], report)
+            report = check_text(row["text"], json.loads(row["facts"]))
+            assert report.is_true, (config, row["length"], row["text"], report)
 
 
 def test_rows_point_at_their_scan(corpus, scans):
@@ -165,16 +164,16 @@ def test_interrupted_build_continues_and_repeats_nothing(corpus, scans, tmp_path
         computed.append(task.number)
         return real(task)
 
-    real = build.compute_chunk
-    monkeypatch.setattr(build, "compute_chunk", interrupted)
+    real = build.compute_descriptors
+    monkeypatch.setattr(build, "compute_descriptors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_corpus(scans, out, CONFIG)
     assert not (out / "README.md").exists()
-    monkeypatch.setattr(build, "compute_chunk", counted)
+    monkeypatch.setattr(build, "compute_descriptors", counted)
     build_corpus(scans, out, CONFIG)
     assert sorted(computed) == list(range(7))  # 32 scans in chunks of 5, each computed once
     assert checksums(out) == checksums(corpus)
-    monkeypatch.setattr(build, "compute_chunk", interrupted)
+    monkeypatch.setattr(build, "compute_descriptors", interrupted)
     assert build_corpus(scans, out, CONFIG).n_scans == 32  # nothing left to do
     assert checksums(out) == checksums(corpus)
 
@@ -184,7 +183,7 @@ def test_other_parameters_are_refused_with_both_values(corpus, scans, tmp_path, 
     out = corpus
     if not finished:
         out = tmp_path / "corpus"
-        monkeypatch.setattr(build, "compute_chunk", lambda task: 1 / 0)
+        monkeypatch.setattr(build, "compute_descriptors", lambda task: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_corpus(scans, out, CONFIG)
     with pytest.raises(ValueError, match=r"begun with seed = 0, now it is 7. Give the same parameters"):
@@ -332,6 +331,26 @@ def test_a_rebuilt_corpus_of_the_same_name_is_not_taken_for_the_old_one(corpus, 
     assert datasets.load_dataset(str(out), split="test")["text"][:] != ours
 
 
+def test_the_seed_of_the_command_acts(scans, tmp_path):
+    """Equal seeds give equal bytes, another one other splits and other words."""
+    built = {}
+    for name, seed in (("one", "4"), ("again", "4"), ("other", "5")):
+        out = tmp_path / name / "corpus"
+        command = ["corpus", "build", str(scans), "--out", str(out), "--seed", seed]
+        assert cli.main([*command, "--families", "graph", "--lengths", "sentence", "--quiet"]) == 0
+        built[name] = checksums(out)
+    assert built["one"] == built["again"]
+    texts, splits = {}, {}
+    for name in ("one", "other"):
+        out = tmp_path / name / "corpus"
+        rows = [row for split in datasets.load_dataset(str(out)).values() for row in split]
+        texts[name] = {row["scan_id"]: row["text"] for row in rows}
+        splits[name] = json.loads((out / "splits.json").read_text())["subjects"]
+    assert splits["one"] != splits["other"]
+    changed = [texts["one"][scan_id] != text for scan_id, text in texts["other"].items()]
+    assert np.mean(changed) > 0.8
+
+
 def test_shards_are_bounded(scans, tmp_path, monkeypatch):
     monkeypatch.setattr("fmri_lm_hf.corpus.chunks.ROW_GROUP_BYTES", 10_000)
     monkeypatch.setattr("fmri_lm_hf.corpus.chunks.SHARD_BYTES", 60_000)
@@ -399,7 +418,7 @@ def die(task: int) -> int:
 
 
 def test_a_process_that_dies_is_reported():
-    with engine.open_engine(2) as run, pytest.raises(OSError, match="A worker process ended unexpectedly"):
+    with steps.open_workers(2) as run, pytest.raises(OSError, match="A worker process ended unexpectedly"):
         list(run(die, [1, 2]))
 
 

@@ -181,7 +181,7 @@ def test_scanners_that_no_training_scan_has_are_told_of(rows, tmp_path, capsys):
     assert f"Caution: {said}" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert said in card
-    assert "spectral ratio, temporal autocorrelation, fALFF are left out" in card
+    assert "leaves out what depends most on the scanner: clustering coefficient, spectral ratio" in card
     loaded = datasets.load_dataset(str(out))
     assert set(loaded["train"]["acquisition_in_training"]) == {True}
     for row in loaded["test"]:
@@ -206,11 +206,11 @@ def test_temporary_files_do_not_grow_with_the_scans(n_scans, most, tmp_path):
 
 ORPHANS = """
 import os, time
-from fmri_lm_hf.corpus.steps import open_engine
+from fmri_lm_hf.corpus.steps import open_workers
 def pause(task):
     os.write(1, f"{os.getpid()}\\n".encode())
     time.sleep(60)
-with open_engine(2) as run:
+with open_workers(2) as run:
     list(run(pause, [1, 2]))
 """
 

@@ -12,10 +12,10 @@ from fmri_lm_hf import Atlas
 from fmri_lm_hf.corpus.languages import ENGLISH, LANGUAGES, language_of
 from fmri_lm_hf.corpus.queries import (
     ask_about,
+    ask_bin,
     ask_comparison,
     ask_extreme,
-    ask_level,
-    level_question,
+    bin_question,
     scan_facts,
 )
 from fmri_lm_hf.training.texts import ReadingQuestions
@@ -28,16 +28,16 @@ OTHERS = [code for code in LANGUAGES if code != "en"]
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_levels_and_wordings_are_told_apart(code):
     language = language_of(code)
-    assert len(set(language.levels)) == 5
+    assert len(set(language.bins)) == 5
     asked = [
-        *language.ask_level,
+        *language.ask_bin,
         *language.ask_comparison,
         *(w for each in language.ask_extreme.values() for w in each),
     ]
     assert len(set(asked)) == len(asked)
-    assert len(language.ask_level) == len(ENGLISH.ask_level)
-    assert {language.yes, language.no} & set(language.levels) == set()
-    assert all("{pair}" in form for form in language.ask_level)
+    assert len(language.ask_bin) == len(ENGLISH.ask_bin)
+    assert {language.yes, language.no} & set(language.bins) == set()
+    assert all("{pair}" in form for form in language.ask_bin)
     assert all("{first}" in form and "{second}" in form for form in language.ask_comparison)
 
 
@@ -47,8 +47,8 @@ def test_the_same_draw_asks_the_same_in_every_language(code):
 
     def meaning(answer, of):
         """What an answer says, without its words."""
-        if answer in of.levels:
-            return of.levels.index(answer)
+        if answer in of.bins:
+            return of.bins.index(answer)
         if answer in (of.yes, of.no):
             return answer == of.yes
         return [name for name in NAMES if name in answer]
@@ -64,9 +64,9 @@ def test_the_same_draw_asks_the_same_in_every_language(code):
 
 def test_questions_and_answers_in_french_and_german():
     french, german = LANGUAGES["fr"], LANGUAGES["de"]
-    assert level_question(["default", "visual"], language=french) == "Connectivité entre default et visual ?"
-    assert level_question(["visual", "visual"], language=german) == "Konnektivität innerhalb von visual?"
-    assert ask_level(FACTS[1], language=german).answer == "hoch"
+    assert bin_question(["default", "visual"], language=french) == "Connectivité entre default et visual ?"
+    assert bin_question(["visual", "visual"], language=german) == "Konnektivität innerhalb von visual?"
+    assert ask_bin(FACTS[1], language=german).answer == "hoch"
     assert ask_extreme(FACTS, "strongest", language=french).answer == "entre visual et fronto-parietal"
     assert ask_comparison(FACTS[1], FACTS[2], language=german).answer == "ja"
     assert ask_comparison(FACTS[2], FACTS[1], language=french).answer == "non"
@@ -89,7 +89,7 @@ def test_conversations_of_a_training_are_in_its_languages():
     }
     assert not first["en"] & first["fr"] | first["en"] & first["de"]
     mixed = ReadingQuestions(atlas, 3, languages=list(LANGUAGES))
-    levels = {code: set(language.levels) for code, language in LANGUAGES.items()}
+    levels = {code: set(language.bins) for code, language in LANGUAGES.items()}
     spoken = set()
     for k in range(60):
         answers = {each.answer for each in mixed.turns("s", np.random.default_rng(k), seen)}

@@ -30,7 +30,7 @@ def test_the_recipes_take_what_a_study_changes(name, tmp_path):
     for variant in study.variants:
         for stage, (_, arguments) in STAGES.items():
             words = [f"demo/{stage}", *needed[stage], "--output_dir", str(tmp_path / "out")]
-            parsed = parse(arguments, "", [*words, *variant.words(stage)])
+            parsed = parse(arguments, [*words, *variant.words(stage)])
             for option, value in variant.stages.get(stage, {}).items():
                 name, _, entry = option.partition(".")
                 found = getattr(parsed, name)

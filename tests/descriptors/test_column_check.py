@@ -53,33 +53,33 @@ def test_columns_out_of_place_are_named(check, scans, change, said):
             raise AssertionError(check.problem(*connectivity(change(bold))))
 
 
-def test_likeness_is_the_correlation_with_the_group(check, scans):
+def test_similarity_is_the_correlation_with_the_group(check, scans):
     matrix, usable = connectivity(scans[9])
     group = np.mean([connectivity(bold)[0] for bold in scans[:8]], axis=0)
     upper = np.triu_indices(len(group), 1)
     expected = np.corrcoef(matrix[upper], group[upper])[0, 1]
-    assert check.likeness(matrix, usable)["as given"] == pytest.approx(expected, abs=1e-4)
+    assert check.similarity(matrix, usable)["as given"] == pytest.approx(expected, abs=1e-4)
     kept = np.arange(len(group)) != 4
     smaller, upper = matrix[np.ix_(kept, kept)], np.triu_indices(len(group) - 1, 1)
     expected = np.corrcoef(smaller[upper], group[np.ix_(kept, kept)][upper])[0, 1]
-    assert check.likeness(smaller, kept)["as given"] == pytest.approx(expected, abs=1e-4)
+    assert check.similarity(smaller, kept)["as given"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_likeness_of_sides_is_a_correlation_that_turns_with_them(check, scans):
+def test_side_similarity_is_a_correlation_that_turns_with_them(check, scans):
     matrix, usable = connectivity(scans[9])
     group = np.mean([connectivity(bold)[0] for bold in scans[:8]], axis=0)
     other = np.roll(np.arange(len(group)), len(AREAS))
     upper = np.triu_indices(len(group), 1)
     differences = [(each - each[np.ix_(other, other)])[upper] for each in (matrix, group)]
-    likeness, n_pairs = check.likeness_of_sides(matrix, usable)
-    assert likeness == pytest.approx(np.corrcoef(differences)[0, 1], abs=1e-4)
+    similarity, n_pairs = check.side_similarity(matrix, usable)
+    assert similarity == pytest.approx(np.corrcoef(differences)[0, 1], abs=1e-4)
     assert n_pairs == (len(upper[0]) - len(AREAS)) // 2  # a pair of mirrored ROIs is its own mirror image
-    exchanged, _ = check.likeness_of_sides(matrix[np.ix_(other, other)], usable)
-    assert exchanged == pytest.approx(-likeness, abs=1e-4)
+    exchanged, _ = check.side_similarity(matrix[np.ix_(other, other)], usable)
+    assert exchanged == pytest.approx(-similarity, abs=1e-4)
     kept = np.arange(len(group)) != 4  # neither it nor its mirror image counts
     both = kept & kept[other]
-    smaller, _ = check.likeness_of_sides(matrix[np.ix_(kept, kept)], kept)
-    assert smaller == pytest.approx(check.likeness_of_sides(matrix[np.ix_(both, both)], both)[0], abs=1e-6)
+    smaller, _ = check.side_similarity(matrix[np.ix_(kept, kept)], kept)
+    assert smaller == pytest.approx(check.side_similarity(matrix[np.ix_(both, both)], both)[0], abs=1e-6)
 
 
 def lateralised(bold: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hub import tiny
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import fmri_lm_hf
-from fmri_lm_hf.corpus.queries import LEVELS, level_question
+from fmri_lm_hf.corpus.queries import BINS, bin_question
 from fmri_lm_hf.evaluation import attribution as module
 from fmri_lm_hf.evaluation.attribution import integrated_gradients, log_odds, other_people
 from fmri_lm_hf.evaluation.features import Unavailable
@@ -20,7 +20,7 @@ from fmri_lm_hf.models.network_pairs import VALUE, pair_indices
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
 PAIR = ("default", "sensorimotor")
-QUESTION = level_question(list(PAIR))
+QUESTION = bin_question(list(PAIR))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,10 @@ def test_answers_are_as_probable_as_without_gradients(reader, people):
 
 
 def test_shares_add_up_to_what_sets_the_scan_apart_from_others(reader, people, monkeypatch):
-    found = integrated_gradients(*reader, *people, QUESTION, LEVELS, n_scans=3, n_others=2)
+    found = integrated_gradients(*reader, *people, QUESTION, BINS, n_scans=3, n_others=2)
     assert found.missed < 0.05
     monkeypatch.setattr(module, "N_STEPS", 4)
-    assert (
-        integrated_gradients(*reader, *people, QUESTION, LEVELS, n_scans=3, n_others=2).missed > found.missed
-    )
+    assert integrated_gradients(*reader, *people, QUESTION, BINS, n_scans=3, n_others=2).missed > found.missed
     assert found.summary()["missed"] == found.missed
 
 
@@ -108,12 +106,12 @@ def test_a_model_of_rois_has_networks_and_no_pairs(checkpoint):
 
 def test_what_cannot_be_shared_out_is_said(reader, people, checkpoint):
     with pytest.raises(Unavailable, match="All scans are of one subject"):
-        integrated_gradients(*reader, people[0], ["a"] * 10, QUESTION, LEVELS)
+        integrated_gradients(*reader, people[0], ["a"] * 10, QUESTION, BINS)
     processor = copy.copy(reader[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
     processor.feature_extractor.atlas = None
     with pytest.raises(Unavailable, match="names 0 network"):
-        integrated_gradients(reader[0], processor, *people, QUESTION, LEVELS)
+        integrated_gradients(reader[0], processor, *people, QUESTION, BINS)
     latent = copy.deepcopy(AutoModelForCausalLM.from_pretrained(checkpoint).config)
     latent.fmri_config.num_latent_tokens = 4
     with pytest.raises(Unavailable, match="latent tokens, of which none stands for a network"):

@@ -13,7 +13,7 @@ import torch
 
 import fmri_lm_hf
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.corpus.queries import LEVELS, level_question
+from fmri_lm_hf.corpus.queries import BINS, bin_question
 from fmri_lm_hf.evaluation import attribution as module
 from fmri_lm_hf.evaluation.attribution import (
     EXPLANATIONS,
@@ -128,8 +128,8 @@ def test_a_reader_looks_at_the_pair_that_the_question_names(reader, people):
     pair = max(
         (each for each in numbers if each[0] != each[1]), key=lambda each: values[0, numbers.index(each)]
     )
-    asked = level_question([names[place] for place in pair])
-    found = occlude(*reader, *people, asked, LEVELS, n_scans=1, n_others=2)
+    asked = bin_question([names[place] for place in pair])
+    found = occlude(*reader, *people, asked, BINS, n_scans=1, n_others=2)
     assert set(found.top_pairs(0)[0]) == {names[place] for place in pair}
 
 
@@ -145,7 +145,7 @@ def test_shuffled_weights_know_nothing(reader, people):
 
 @pytest.mark.parametrize("way", EXPLANATIONS)
 def test_what_is_found_depends_on_what_was_learnt(reader, people, way):
-    asked = (*reader, *people, level_question(list(PAIR)), LEVELS)
+    asked = (*reader, *people, bin_question(list(PAIR)), BINS)
     explain = partial(EXPLANATIONS[way], n_others=2)
     found = randomisation_test(explain, *asked, n_scans=2)
     assert found["randomised"] < found["repeated"]
@@ -158,12 +158,12 @@ def test_without_enough_people_or_networks_it_says_what_is_missing(reader, peopl
     with pytest.raises(
         Unavailable, match=r"scans of 2 other people, and each of 6 networks.*at least 7 people"
     ):
-        occlude(*reader, inputs, (subjects[:3] * 4)[:10], "?", LEVELS)
+        occlude(*reader, inputs, (subjects[:3] * 4)[:10], "?", BINS)
     processor = copy.copy(reader[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
     processor.feature_extractor.atlas = None
     with pytest.raises(Unavailable, match="names 0 network"):
-        occlude(reader[0], processor, inputs, subjects, "?", LEVELS)
+        occlude(reader[0], processor, inputs, subjects, "?", BINS)
 
 
 def test_pictures_are_drawn_on_a_brain_where_rois_have_places(reader, people, linear):

@@ -38,7 +38,7 @@ def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clien
     Server and client live as long as the session; each test module has repositories of its own.
     """
     home = tmp_path_factory.mktemp("hf_home")
-    client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub", "tiny", "jinja2"))
+    client = Client(client_environment(hub, home), home, ("fmri_lm_hf.hub.push", "tiny", "jinja2"))
     yield client
     client.close()
 

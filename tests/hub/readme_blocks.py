@@ -1,12 +1,17 @@
-"""The README as a list of steps: its shell commands and Python examples, in an order in which they can run."""
+"""README and guides as a list of steps: their shell commands and Python examples, in an order in which they can run."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+GUIDES = [
+    ROOT / "docs" / "guides" / f"{name}.md"
+    for name in ("scans", "corpus", "training", "models", "evaluation", "hub", "published_weights", "scale")
+]
 PROGRAMS = ("fmri-lm", "python", "make", "pip", "hf", "accelerate", "git", "pytest")
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(rf"`((?:\w+=\S+ )?(?:{'|'.join(PROGRAMS)})\s[^`]+)`")
@@ -14,17 +19,21 @@ _INLINE = re.compile(rf"`((?:\w+=\S+ )?(?:{'|'.join(PROGRAMS)})\s[^`]+)`")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of the README, or a command inside its prose."""
+    """A fenced block of a page, or a command inside its prose."""
 
     line: int  # of its first line of code, counted from 1
     language: str  # "bash", "python", or what is written behind the fence
     code: str
+    page: str = "README.md"
 
     @property
     def commands(self) -> list[str]:
         """The shell commands of the block, one line each, without comments."""
         lines = re.sub(r"\\\n\s*", "", self.code).splitlines()
-        return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+        commands = (
+            line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")
+        )
+        return [command for command in commands if not _PATTERN.search(command)]
 
     @property
     def makes(self) -> set[str]:
@@ -33,8 +42,21 @@ class Block:
         return made | ({"demo_output"} if "make demo" in self.code else set())
 
 
+# Words in capitals, or dots, stand for something else: such a command is a pattern and cannot run.
+_PATTERN = re.compile(r"(?<![\w-])(MODEL|STAGE|RECIPE|NAME|DIR|FILE|N)(?![\w-])|\.\.\.(?!$)|\.\.\.$|://")
+
+
+def read_pages() -> list[Block]:
+    """The blocks of the README, then those of the guides."""
+    return [
+        replace(block, page=str(page.relative_to(ROOT)))
+        for page in (README, *GUIDES)
+        for block in read(page.read_text(encoding="utf-8"))
+    ]
+
+
 def read(text: str) -> list[Block]:
-    """The fenced blocks, and the commands in the prose between them, in the order of the README."""
+    """The fenced blocks, and the commands in the prose between them, in the order of the page."""
     blocks = []
     for match in _FENCED.finditer(text):
         blocks.append(Block(text.count("\n", 0, match.start()) + 2, match[1], match[2]))

@@ -17,7 +17,7 @@ PUSH = """
 import json, tiny
 from fmri_lm_hf.hub import push_to_hub
 from huggingface_hub import hf_hub_download
-pushed = push_to_hub(eval(thing) if thing else folder, repo, **options)
+pushed = push_to_hub(eval(artifact) if artifact else folder, repo, **options)
 def show(name):
     return open(hf_hub_download(repo, name, revision=pushed.commit)).read()
 result = {"card": show("README.md"), "training": json.loads(show("training_info.json"))}
@@ -31,7 +31,7 @@ def base(client, tmp_path_factory):
     """A published model of simulated scans."""
     folder = tmp_path_factory.mktemp("base") / "model"
     client.run("import tiny; tiny.save(folder)", folder=folder)
-    client.run(PUSH, folder=folder, repo="org/base", thing=None, options={})
+    client.run(PUSH, folder=folder, repo="org/base", artifact=None, options={})
     return "org/base"
 
 
@@ -62,7 +62,7 @@ def test_an_adapter_of_a_local_base_is_refused_whatever_the_folder_is_called(hub
     with pytest.raises(
         ClientError, match="trained on 'alignment', which is not a repository on the Hub: push the base"
     ):
-        client.run(PUSH, folder=adapter, repo="org/lora", thing=None, options={})
+        client.run(PUSH, folder=adapter, repo="org/lora", artifact=None, options={})
     assert "models/org/lora" not in hub.control("state")
 
 
@@ -71,11 +71,11 @@ def test_a_base_that_lies_here_is_not_taken_for_the_repository_of_its_name(clien
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     beside = f"import os; os.chdir({str(adapter.parent)!r}); os.makedirs({base!r})\n"
     with pytest.raises(ClientError, match="trained on 'base', which is not a repository on the Hub"):
-        client.run(beside + PUSH, folder=adapter, repo="org/lora", thing=None, options={})
+        client.run(beside + PUSH, folder=adapter, repo="org/lora", artifact=None, options={})
 
 
 def test_an_adapter_is_published_with_its_base_named_linked_and_recorded(hub, client, adapter, base):
-    pushed = client.run(PUSH, folder=adapter, repo="org/lora-1", thing=None, options={"base_model": base})
+    pushed = client.run(PUSH, folder=adapter, repo="org/lora-1", artifact=None, options={"base_model": base})
     assert pushed["adapter"]["base_model_name_or_path"] == base
     commit = hub.state("models/org/base")["branches"]["main"]
     assert pushed["training"]["n_scans"] == 7
@@ -108,7 +108,7 @@ config = LoraConfig(
     r=2, target_modules=r"language_model.*\\.q_proj", modules_to_save=["projector"], task_type="CAUSAL_LM")
 model = get_peft_model(model, config)
 """
-    pushed = client.run(make + PUSH, folder=None, repo="org/lora-2", thing="model", options={}, base=base)
+    pushed = client.run(make + PUSH, folder=None, repo="org/lora-2", artifact="model", options={}, base=base)
     assert pushed["training"]["training"] == "[not recorded]"
     recorded = pushed["training"]["base_model"]
     assert (recorded["repository"], recorded["simulated"], recorded["n_scans"]) == (base, True, 800)
@@ -122,8 +122,10 @@ HfApi().create_repo("org/other", exist_ok=True)
 HfApi().upload_file(path_or_fileobj=b'{"model_type": "llama"}', path_in_repo="config.json", repo_id="org/other")
 """
     client.run(other)
-    with pytest.raises(ClientError, match=r"org/other is no fMRI language model .* the model type 'llama'"):
-        client.run(PUSH, folder=adapter, repo="org/lora", thing=None, options={"base_model": "org/other"})
+    with pytest.raises(
+        ClientError, match=r"org/other is not an fMRI language model .* the model type 'llama'"
+    ):
+        client.run(PUSH, folder=adapter, repo="org/lora", artifact=None, options={"base_model": "org/other"})
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +151,16 @@ PART = {"allow_incomplete": True}  # the golden checkpoint has no text tokenizer
 
 def test_a_converted_checkpoint_is_not_published_without_a_licence(hub, client, converted):
     hub.faults()
-    message = r"converted from 'checkpoint.pt', .*licence is not stated, and nothing was sent.*--license"
+    message = r"converted from 'checkpoint.pt', .*states no licence, and nothing was sent.*--license"
     with pytest.raises(ClientError, match=message):
-        client.run(PUSH, folder=converted["qwen3_lora"], repo="org/converted", thing=None, options=PART)
+        client.run(PUSH, folder=converted["qwen3_lora"], repo="org/converted", artifact=None, options=PART)
     load = f"__import__('transformers').AutoModelForCausalLM.from_pretrained({str(converted['gpt2'])!r})"
     with pytest.raises(ClientError, match=message):
-        client.run(PUSH, folder=None, repo="org/converted", thing=load, options=PART)
+        client.run(PUSH, folder=None, repo="org/converted", artifact=load, options=PART)
     train = "import torch, transformers\nmodel = " + load + "\n"
     train += "with torch.no_grad():\n    next(model.parameters()).add_(0.01)\n"
     with pytest.raises(ClientError, match=message):
-        client.run(train + PUSH, folder=None, repo="org/converted", thing="model", options=PART)
+        client.run(train + PUSH, folder=None, repo="org/converted", artifact="model", options=PART)
     assert hub.log() == []
 
 
@@ -166,7 +168,7 @@ def test_a_converted_checkpoint_keeps_its_provenance_and_its_adapter(hub, client
     folder = tmp_path / "model"
     shutil.copytree(converted["qwen3_lora"], folder)
     options = {**PART, "license": "cc-by-nc-4.0"}
-    pushed = client.run(PUSH, folder=folder, repo="org/converted", thing=None, options=options)
+    pushed = client.run(PUSH, folder=folder, repo="org/converted", artifact=None, options=options)
     recorded = json.loads((folder / "training_info.json").read_text())["conversion"]
     assert pushed["training"]["conversion"] == recorded
     assert f"converted from `checkpoint.pt` (SHA-256 `{recorded['sha256']}`)" in pushed["card"]

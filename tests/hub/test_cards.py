@@ -23,7 +23,7 @@ from fmri_lm_hf.cards.rendering import (
 )
 
 METADATA = {"library_name": "transformers", "tags": ["fmri"], "license": None}
-SCORES = [{"task": "sex", "model": "fmri_lm", "is_ours": True, "accuracy": 0.81234, "auc": None}]
+SCORES = [{"task": "sex", "predictor": "fmri_lm", "is_model": True, "accuracy": 0.81234, "auc": None}]
 INDEX = [
     {
         "name": "model",
@@ -164,7 +164,7 @@ FACTS = {
         "arguments": {"scans": "local"},
     },
 }
-READERS = {
+PREDICTORS = {
     "fmri_lm": {"accuracy": 0.7, "balanced_accuracy": 0.71, "auc": 0.72, "balanced_accuracy_se": 0.02},
     "oracle": {"accuracy": 0.9, "balanced_accuracy": 0.9, "auc": None},
     "majority": {"accuracy": 0.5},
@@ -175,12 +175,12 @@ TASK = {
     "n_test": 5,
     "classes": {"female": 3},
     "note": [],
-    **READERS,
+    **PREDICTORS,
 }
 
 
 @pytest.mark.parametrize("where", ["results", "scores", "scores with tasks"])
-def test_only_readers_are_scores_and_only_the_model_is_indexed(where):
+def test_only_predictors_are_scores_and_only_the_model_is_indexed(where):
     facts = {
         "results": {"results": {"tasks": {"sex": TASK}}},
         "scores": {"training": {"scores": {"sex": TASK}}},
@@ -198,16 +198,16 @@ def test_only_readers_are_scores_and_only_the_model_is_indexed(where):
 
 
 def test_what_was_scored_is_said_only_where_it_was_recorded():
-    def scores(**told):
+    def scores(**record):
         return block(
-            model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK}, **told}), "org/m"), "scores"
+            model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK}, **record}), "org/m"), "scores"
         )
 
     assert f"Which scans were scored, and whether the training saw their subjects: {NOT_RECORDED}" in scores()
     assert "On the scans of site B, which was held out from training, with" in scores(holdout_site="B")
     assert "On the test split of org/scans, with" in scores(split="test", dataset="org/scans")
-    for told in ({}, {"holdout_site": "B"}):
-        assert "no part of the training saw" not in scores(**told)
+    for record in ({}, {"holdout_site": "B"}):
+        assert "no part of the training saw" not in scores(**record)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ PUSH = """
 import tiny
 from fmri_lm_hf.hub import push_to_hub
 from huggingface_hub import HfApi, hf_hub_download
-pushed = push_to_hub(eval(thing) if thing else folder, repo, **options)
+pushed = push_to_hub(eval(artifact) if artifact else folder, repo, **options)
 def show(name):
     return open(hf_hub_download(repo, name, repo_type=pushed.repo_type, revision=pushed.commit)).read()
 result = {"deleted": sorted(pushed.deleted), "uploaded": sorted(pushed.uploaded), "card": show("README.md")}
@@ -23,8 +23,8 @@ result["training"] = show("training_info.json") if "training_info.json" in names
 
 @pytest.fixture
 def push(client, tmp_path):
-    def push(repo, thing=None, folder=None, **options):
-        return client.run(PUSH, repo=repo, thing=thing, folder=folder, options=options)
+    def push(repo, artifact=None, folder=None, **options):
+        return client.run(PUSH, repo=repo, artifact=artifact, folder=folder, options=options)
 
     return push
 
@@ -37,7 +37,7 @@ def folder(client, tmp_path):
 
 def test_a_processor_that_comes_after_the_model_leaves_its_card_and_record(push, folder):
     first = push("org/model-first", folder=folder)
-    second = push("org/model-first", thing="tiny.processor()")
+    second = push("org/model-first", artifact="tiny.processor()")
     assert second["training"] == first["training"]
     assert "Trained on simulated scans" in second["card"]
     assert "| sex | **this model** | 0.800 | 0.790 | 0.850 |" in second["card"]
@@ -46,8 +46,8 @@ def test_a_processor_that_comes_after_the_model_leaves_its_card_and_record(push,
 
 
 def test_a_model_that_comes_after_its_processor_gets_the_card_of_a_model(push):
-    assert push("org/processor-first", thing="tiny.processor()")["training"] is None
-    card = push("org/processor-first", thing="tiny.language_model()")["card"]
+    assert push("org/processor-first", artifact="tiny.processor()")["training"] is None
+    card = push("org/processor-first", artifact="tiny.language_model()")["card"]
     for block in ("about", "use", "training", "scores", "license"):
         assert card.count(f"<!-- generated:{block} ") == 1, block
     assert "fmri-zero-shot-classification" in card
@@ -55,11 +55,11 @@ def test_a_model_that_comes_after_its_processor_gets_the_card_of_a_model(push):
 
 def test_an_unchanged_model_keeps_its_record_and_new_weights_do_not_inherit_scores(push, folder):
     first = push("org/pushed-again", folder=folder)
-    same = push("org/pushed-again", thing="tiny.language_model(seed=0)", processor=None)
+    same = push("org/pushed-again", artifact="tiny.language_model(seed=0)", processor=None)
     assert same["training"] == first["training"]
     assert "model.safetensors" not in same["uploaded"]
     assert "| sex | **this model** | 0.800 |" in same["card"]
-    other = push("org/pushed-again", thing="tiny.language_model(seed=5)")
+    other = push("org/pushed-again", artifact="tiny.language_model(seed=5)")
     assert json.loads(other["training"]) == {"training": "[not recorded]", "simulated": True}
     assert "results.json" in other["deleted"]
     assert "this model** |" not in other["card"]
@@ -101,7 +101,7 @@ def test_what_a_person_wrote_stays_when_somebody_else_pushes(push, folder):
     (folder / "README.md").unlink()
     (folder / "results.json").unlink()
     assert "Made in spring." in push("org/shared", folder=folder)["card"]
-    assert "Made in spring." in push("org/shared", thing="tiny.language_model(seed=3)")["card"]
+    assert "Made in spring." in push("org/shared", artifact="tiny.language_model(seed=3)")["card"]
 
 
 CORPUS = """
@@ -133,7 +133,7 @@ def test_one_config_pushed_as_an_object_leaves_the_others(hub, client, push, tmp
     before = data(hub, "org/pairs-2")
     assert len(before) == 9
     load = "__import__('datasets').load_dataset('org/pairs-2', 'graph')"
-    pushed = push("org/pairs-2", thing=load)
+    pushed = push("org/pairs-2", artifact=load)
     assert pushed["deleted"] == [
         f"data/graph/{split}-00000.parquet" for split in ("test", "train", "validation")
     ]
@@ -160,7 +160,7 @@ push_to_hub(DatasetDict(train=rows, validation=rows, test=rows), "org/splits")
 """
     client.run(make)
     load = "__import__('datasets').load_dataset('org/splits', split='test').select([0, 1])"
-    pushed = push("org/splits", thing=load)
+    pushed = push("org/splits", artifact=load)
     assert pushed["deleted"] == []
     assert pushed["uploaded"] == ["data/test-00000-of-00001.parquet"]
     count = "import datasets; result = datasets.load_dataset('org/splits').num_rows"
@@ -193,7 +193,7 @@ size = len(open(path, "rb").read())
 open(path, "wb").write(b"x" * size)
 """
     client.run(spoil)
-    push("org/cached", thing="tiny.language_model(seed=2)")
+    push("org/cached", artifact="tiny.language_model(seed=2)")
     read = "from huggingface_hub import hf_hub_download as get\n"
     card = client.run(read + "result = open(get('org/cached', 'README.md', force_download=True)).read()")
     assert card.startswith("---\n")
@@ -203,13 +203,13 @@ open(path, "wb").write(b"x" * size)
 def test_a_card_that_arrives_damaged_is_read_again_and_never_published(hub, push, folder):
     push("org/proxied", folder=folder)
     hub.faults({"step": "resolve", "act": "corrupt"})
-    card = push("org/proxied", thing="tiny.language_model(seed=2)")["card"]
+    card = push("org/proxied", artifact="tiny.language_model(seed=2)")["card"]
     assert any(entry["fault"] for entry in hub.log()), "the fault was not met"
     assert "Trained on simulated scans" in card
     before = hub.state("models/org/proxied")["commits"]
     hub.faults({"step": "resolve", "act": "corrupt", "count": 100})
     with pytest.raises(ClientError, match=r"arrives with other bytes than .*nothing was committed"):
-        push("org/proxied", thing="tiny.language_model(seed=3)")
+        push("org/proxied", artifact="tiny.language_model(seed=3)")
     assert hub.state("models/org/proxied")["commits"] == before
 
 
@@ -224,7 +224,7 @@ write_scan_dataset(rows, "declared-later", tiny.atlas())
 pathlib.Path("declared-later/documents").mkdir()
 pathlib.Path("declared-later/documents/terms.json").write_text('{"terms": [{"nested": {"controlled": true}}]}')
 load_scan_dataset("declared-later")[0].save_to_disk("saved")
-things = {
+artifacts = {
     "load_scan_dataset": lambda: load_scan_dataset("declared-later")[0],
     "selected": lambda: load_scan_dataset("declared-later")[0].select([0]).map(lambda row: {"more": 1}),
     "batched": lambda: load_scan_dataset("declared-later")[0].batch(2),
@@ -237,9 +237,9 @@ things = {
     "written again": lambda: write_scan_dataset(load_scan_dataset("declared-later")[0], "written", tiny.atlas()),
 }
 result = {}
-for name, thing in things.items():
+for name, artifact in artifacts.items():
     try:
-        push_to_hub(thing(), "org/leak")
+        push_to_hub(artifact(), "org/leak")
         result[name] = "published"
     except ValueError as error:
         result[name] = "controlled" in str(error) and "nothing was sent" in str(error)

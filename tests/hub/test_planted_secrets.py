@@ -205,7 +205,10 @@ IN_TABLES = {
     "gzip": (lambda: of_column(pa.array([gzip.compress(RAW)])), "holds an archive or compressed data"),
     "zip": (lambda: of_column(pa.array([[zipped(TOKEN)]])), "holds an archive or compressed data"),
     "npz": (lambda: of_column(pa.array([objects()])), "holds an archive or compressed data"),
-    "pickle": (lambda: of_column(pa.array([{"a": PICKLE}])), r"\(column x\) holds a pickle, whose content"),
+    "pickle": (
+        lambda: of_column(pa.array([{"a": PICKLE}])),
+        r"\(column x\) holds a pickle, which cannot be searched",
+    ),
 }
 # case: a file beside the table of a dataset, its content, what is said
 BESIDE_TABLES = {

@@ -260,7 +260,7 @@ def test_nothing_private_is_sent(hub, client, folder, case):
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     token = "import os; os.environ['HF_TOKEN'] = 'w' * 34; os.environ['LOGNAME'] = 'jdoe-lab17'\n"
     with pytest.raises(
-        ClientError, match="Nothing was sent, since this would become public:(.|\n)*" + message
+        ClientError, match="Nothing was sent, because this would become public:(.|\n)*" + message
     ):
         client.run(token + PUSH, folder=folder, repo="org/secret", options={})
     assert hub.log() == []

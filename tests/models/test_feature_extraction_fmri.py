@@ -208,7 +208,7 @@ def test_travels_with_a_checkpoint_as_its_own_code(tmp_path, monkeypatch):
     extractor().save_pretrained(tmp_path / "checkpoint")
     files = {path.name for path in (tmp_path / "checkpoint").glob("*.py")}
     own = {"atlas.py", "atlas_names.py", "feature_extraction_fmri.py", "hub_mixin.py", "image_files.py"}
-    own |= {"scan_errors.py", "scan_images.py", "scan_reading.py", "scan_tables.py", "surface_files.py"}
+    own |= {"scan_errors.py", "scan_files.py", "scan_images.py", "scan_tables.py"}
     assert files == own
     # a fresh process in which neither this package nor what reads images can be imported
     program = f"""

@@ -408,7 +408,7 @@ def test_a_cache_of_other_prompts_is_refused():
     model = language_model()
     two = torch.cat([prompt("scan", 5)] * 2)
     cache = model(input_ids=two, input_values=scans(2), use_cache=True).past_key_values
-    with pytest.raises(ValueError, match=r"filled for 2 prompt\(s\) and cannot go on with 3"):
+    with pytest.raises(ValueError, match=r"filled for 2 prompt\(s\) and cannot continue with 3"):
         model(input_ids=torch.cat([prompt(6)] * 3), past_key_values=cache)
 
 

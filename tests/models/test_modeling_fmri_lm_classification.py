@@ -105,5 +105,5 @@ def test_a_model_of_components_has_a_head_with_weights():
 
 
 def test_it_writes_no_text(model):
-    with pytest.raises(TypeError, match=r"answers with `logits`.*AutoModelForCausalLM"):
+    with pytest.raises(TypeError, match=r"returns `logits`.*AutoModelForCausalLM"):
         model.generate(input_ids=prompt("scan", 5), input_values=scans(1))

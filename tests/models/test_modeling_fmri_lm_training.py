@@ -98,19 +98,19 @@ def test_hidden_tokens_cost_nothing_in_training_and_change_nothing(sdpa_model):
         model(**inputs, text_segments=torch.zeros_like(input_ids), logits_to_keep=at, skip_hidden=True)
 
 
-@pytest.mark.parametrize("n_levels", [1, 2])
+@pytest.mark.parametrize("n_stages", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_code_loss_predicts_the_next_patch_of_each_roi(n_levels, masked):
-    model = language_model(tokenizer={"num_quantizers": n_levels}, fmri_loss_weight=0.5)
+def test_the_code_loss_predicts_the_next_patch_of_each_roi(n_stages, masked):
+    model = language_model(tokenizer={"num_quantizers": n_stages}, fmri_loss_weight=0.5)
     inputs = scans(2)
     codes = model.fmri_tokenizer.encode(inputs).fmri_codes
     mask = {"roi_mask": missing_roi(2)} if masked else {}
-    logits = model.fmri_logits(inputs, **mask).view(2, N_PATCHES, N_ROIS, n_levels, 8)
+    logits = model.fmri_logits(inputs, **mask).view(2, N_PATCHES, N_ROIS, n_stages, 8)
     chosen = [
-        (logits[scan, 0, roi, level], codes.view(2, N_PATCHES, N_ROIS, n_levels)[scan, 1, roi, level])
+        (logits[scan, 0, roi, stage], codes.view(2, N_PATCHES, N_ROIS, n_stages)[scan, 1, roi, stage])
         for scan in range(2)
         for roi in range(N_ROIS)
-        for level in range(n_levels)
+        for stage in range(n_stages)
         if not (masked and (scan, roi) == (1, 2))
     ]
     expected = cross_entropy(

@@ -22,12 +22,12 @@ BOTH = ["signal", "connectivity"]
 
 
 @pytest.mark.parametrize("features", [["signal"], ["connectivity"], BOTH], ids="+".join)
-@pytest.mark.parametrize("n_levels", [1, 3])
+@pytest.mark.parametrize("n_stages", [1, 3])
 @pytest.mark.parametrize("n_patches", [1, 4])
 @torch.no_grad()
-def test_shapes_and_agreement_of_encode_decode_and_forward(features, n_levels, n_patches):
+def test_shapes_and_agreement_of_encode_decode_and_forward(features, n_stages, n_patches):
     tokenizer = fmri_tokenizer(
-        input_features=features, num_quantizers=n_levels, patch_size=N_TIMEPOINTS // n_patches
+        input_features=features, num_quantizers=n_stages, patch_size=N_TIMEPOINTS // n_patches
     )
     n_tokens = N_ROIS * n_patches
     assert tokenizer.config.n_tokens == n_tokens
@@ -35,7 +35,7 @@ def test_shapes_and_agreement_of_encode_decode_and_forward(features, n_levels, n
     encoded, output = tokenizer.encode(inputs), tokenizer(inputs)
     decoded = tokenizer.decode(encoded.fmri_codes)
 
-    assert encoded.fmri_codes.shape == ((2, n_tokens) if n_levels == 1 else (2, n_tokens, n_levels))
+    assert encoded.fmri_codes.shape == ((2, n_tokens) if n_stages == 1 else (2, n_tokens, n_stages))
     assert encoded.fmri_codes.max() < 8
     assert encoded.embeddings.shape == (2, n_tokens, 16)
     assert encoded.quantized.shape == (2, n_tokens, 4)
@@ -330,12 +330,12 @@ def test_encoder_only():
         tokenizer.decode(torch.zeros(2, 12, dtype=torch.long))
 
 
-def test_codes_of_a_wrong_number_of_levels():
+def test_codes_of_a_wrong_number_of_stages():
     with pytest.raises(
-        ValueError, match=r"has 1 level\(s\), found shape \(2, 12\); expected \(batch, n_tokens, 3\)"
+        ValueError, match=r"has 1 stage\(s\), found shape \(2, 12\); expected \(batch, n_tokens, 3\)"
     ):
         fmri_tokenizer(num_quantizers=3).decode(torch.zeros(2, 12, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"has 2 level\(s\)"):
+    with pytest.raises(ValueError, match=r"has 2 stage\(s\)"):
         fmri_tokenizer().decode(torch.zeros(2, 12, 2, dtype=torch.long))
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from fmri_lm_hf import FmriTokenizer, FmriTokenizerConfig
 from fmri_lm_hf.models import quantizers as quantizer_vq
-from fmri_lm_hf.models.fmri_transformer import Glance
+from fmri_lm_hf.models.fmri_transformer import PositionalAttention
 from fmri_lm_hf.models.quantizers import FiniteScalarQuantizer
 
 N_ROIS, N_PATCHES = 6, 2
@@ -57,8 +57,8 @@ def test_codes_are_all_that_the_decoder_needs(kind):
     config, inputs = tokenizer.config, scans(3)
     n_tokens = config.num_latent_tokens or N_ROIS * N_PATCHES
     encoded, output = tokenizer.encode(inputs), tokenizer(inputs)
-    levels = (config.num_quantizers,) if config.num_quantizers > 1 else ()
-    assert encoded.fmri_codes.shape == (3, n_tokens, *levels)
+    stages = (config.num_quantizers,) if config.num_quantizers > 1 else ()
+    assert encoded.fmri_codes.shape == (3, n_tokens, *stages)
     assert encoded.embeddings.shape == (3, n_tokens, 16)
     assert encoded.token_mask.shape == (3, n_tokens)
     assert config.n_tokens == n_tokens == sum(config.block_sizes)
@@ -242,7 +242,7 @@ def test_latents_begin_with_a_look_at_every_place_of_the_grid(n_latents, n_heads
     config = fmri_tokenizer(
         quantizer="titok", num_latent_tokens=n_latents, num_attention_heads=n_heads, hidden_size=16
     ).config
-    glance = Glance(config, of_latents)
+    glance = PositionalAttention(config, of_latents)
     glance.init_weights()
     weights, looked_at = glance.weights(), glance.logits > 0
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
@@ -411,10 +411,10 @@ def test_a_batch_smaller_than_the_codebook_still_starts_it():
 
 
 @torch.no_grad()
-def test_more_levels_come_closer_to_the_latents():
+def test_more_stages_come_closer_to_the_latents():
     errors = []
-    for n_levels in (1, 2, 4):
-        tokenizer = fmri_tokenizer(num_quantizers=n_levels).train()
+    for n_stages in (1, 2, 4):
+        tokenizer = fmri_tokenizer(num_quantizers=n_stages).train()
         errors.append([tokenizer(scans(16)).commitment_loss.item() for _ in range(3)][-1])
     assert errors[1] < 0.7 * errors[0]
     assert errors[2] < 0.7 * errors[1]

@@ -72,7 +72,7 @@ def test_retrieval_ranks_by_cosine():
     assert (cosines[:, 1:] <= cosines[:, :-1]).all()
     assert indices.sort(-1).values.tolist() == [list(range(5))] * 3
     torch.testing.assert_close(cosines, (found[0] @ found[1].T).gather(1, indices))
-    with pytest.raises(ValueError, match="`k` must be from 1 to the 5 there are to choose from, got 6"):
+    with pytest.raises(ValueError, match="`k` must be from 1 to the number of candidates, 5, got 6"):
         tokenizer.retrieve_texts(*found, k=6)
 
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from scripts import TRAINING, run
-from small_readers import ATLAS, RECIPE
+from small_reading import ATLAS, RECIPE
 
+from fmri_lm_hf.training import reading
 from fmri_lm_hf.training.random_questions import ReadingBatches
-from fmri_lm_hf.training.reading import new_reader
+from fmri_lm_hf.training.reading import new_model
 
 
 @pytest.fixture(scope="session", autouse=True)
 def importable():
-    """`make_tiny_inputs` is a script beside the recipes."""
+    """`make_tiny_inputs` is a script in the folder of the recipes."""
     sys.path.insert(0, str(TRAINING))
     yield
     sys.path.remove(str(TRAINING))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def texts_made_once():
+    """Texts for a vocabulary are the same in every run of the stage `reading`, and take seconds to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "reading_texts", lru_cache(reading.reading_texts))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +57,7 @@ def trained(made) -> Path:
     before = Path.cwd()
     os.chdir(made)
     try:
-        for stage in ("reader", "tokenizer", "alignment", "instruction"):
+        for stage in ("reading", "tokenizer", "alignment", "instruction"):
             run(stage, f"tiny/{stage}")
     finally:
         os.chdir(before)
@@ -55,10 +65,10 @@ def trained(made) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader():
-    return new_reader(RECIPE, ATLAS, n_timepoints=80)
+def small_model():
+    return new_model(RECIPE, ATLAS, n_timepoints=80)
 
 
 @pytest.fixture(scope="module")
-def batches(reader):
-    return ReadingBatches(reader[1].tokenizer, RECIPE)
+def batches(small_model):
+    return ReadingBatches(small_model[1].tokenizer, RECIPE)

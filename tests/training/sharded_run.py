@@ -1,6 +1,6 @@
 """A small training of a stage with weights that are sharded over processes (FSDP2), as far as a CPU takes it.
 
-    torchrun --standalone --nproc_per_node 2 tests/training/sharded_run.py STAGE FOLDER
+    torchrun --standalone --nproc_per_node 2 tests/training/sharded_run.py FOLDER STAGE ...
 
 Accelerate shards on GPUs only. So layers are sharded here as it would do it, and the Trainer is told that they are.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import FullyShardedDataParallelPlugin
+from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
 from small_runs import make
 from torch.distributed.device_mesh import init_device_mesh
@@ -35,8 +35,8 @@ def train(trainer) -> None:
         optimizer.zero_grad()
 
 
-if __name__ == "__main__":
-    stage, folder = sys.argv[1], Path(sys.argv[2])
+def run(stage: str, folder: Path) -> None:
+    """Train a stage with sharded weights, and save it."""
     trainer = make(stage, folder, per_device_train_batch_size=2)
     mesh = init_device_mesh("cpu", (2,))
     for module in trainer.model.modules():
@@ -45,12 +45,19 @@ if __name__ == "__main__":
     fully_shard(trainer.model, mesh=mesh)
     assert all(isinstance(each, DTensor) for each in trainer.model.parameters())
     train(trainer)
-    if stage == "tokenizer":  # told once that it is a forward pass, not once a step
+    if stage == "tokenizer":  # registered once as a forward pass, not once a step
         start = trainer.model.start_quantizer
         assert start.__wrapped__.__func__ is type(trainer.model).start_quantizer
     state = trainer.accelerator.state
+    before = state.distributed_type
     state.distributed_type, trainer.is_fsdp_enabled = DistributedType.FSDP, True
     state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="FULL_STATE_DICT")
     trainer.save_model(str(folder))
+    state.distributed_type = before
     trainer.accelerator.wait_for_everyone()  # none leaves while another still writes
-    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    for stage in sys.argv[2:]:
+        run(stage, Path(sys.argv[1]) / stage)
+    PartialState().destroy_process_group()

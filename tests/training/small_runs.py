@@ -1,8 +1,6 @@
 """Small trainings of the three stages, and a program that runs them, in one process or in several.
 
-torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER BATCH_SIZE ACCUMULATED
-
-with the words checkpointing and resumed behind it, for a training with either.
+torchrun --standalone --nproc_per_node 2 tests/training/small_runs.py FOLDER WAY ...
 """
 
 from __future__ import annotations
@@ -143,11 +141,16 @@ def train_all(folder: Path, batch_size: int, accumulated: int, resumed: bool = F
             torch.save(result, folder / f"{stage}.pt")
 
 
+# ways in two processes: batch size, micro-batches of a step, and options of `train_all`
+WAYS = {
+    "processes": (2, 1, {}),
+    "both": (1, 2, {"activation_checkpointing": True}),
+    "resumed": (2, 1, {"resumed": True}),
+}
+
 if __name__ == "__main__":
-    out, size, n = sys.argv[1:4]
-    more = sys.argv[4:]
-    train_all(
-        Path(out), int(size), int(n), "resumed" in more, activation_checkpointing="checkpointing" in more
-    )
+    for way in sys.argv[2:]:
+        size, n, options = WAYS[way]
+        train_all(Path(sys.argv[1]) / way, size, n, **options)
     PartialState().wait_for_everyone()  # none leaves while another still writes
     PartialState().destroy_process_group()

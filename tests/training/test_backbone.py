@@ -1,4 +1,4 @@
-"""Language models that training starts from: GGUF files, SmolLM2 of its package, and readers made of them."""
+"""Language models that training starts from: GGUF files, SmolLM2 of its package, and models made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub import tiny
 from scripts import run
-from small_readers import ATLAS
+from small_reading import ATLAS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,17 +23,16 @@ from transformers import (
 
 import fmri_lm_hf
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus.queries import LEVELS, Question, level_of
+from fmri_lm_hf.corpus.queries import BINS, Question, bin_of
 from fmri_lm_hf.models.network_pairs import N_FEATURES, VALUE
 from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training import backbone as gguf_files
 from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone, load_text_backbone
-from fmri_lm_hf.training.chat_form import ChatForm
 from fmri_lm_hf.training.data import about_scan
-from fmri_lm_hf.training.random_questions import ReaderRecipe, ReadingBatches, reading_texts
-from fmri_lm_hf.training.reading import ReaderStageArguments, pretrained_reader
-from fmri_lm_hf.training.vocabulary import train_text_tokenizer
+from fmri_lm_hf.training.random_questions import ReadingBatches, ReadingRecipe, reading_texts
+from fmri_lm_hf.training.reading import ReadingArguments, pretrained_model
+from fmri_lm_hf.training.vocabulary import ChatFormat, train_text_tokenizer
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
@@ -144,10 +143,10 @@ def test_a_gguf_file_gives_its_model_ready_to_be_trained_and_saved(text_model, g
 
     backbone.language_model.save_pretrained(tmp_path)
     backbone.text_tokenizer.save_pretrained(tmp_path)
-    reader, processor = pretrained_reader(str(gguf_file), ATLAS)
-    reader.save_pretrained(tmp_path / "reader")
-    processor.save_pretrained(tmp_path / "reader")
-    for file in [*tmp_path.glob("*.json"), *(tmp_path / "reader").glob("*.json")]:
+    model, processor = pretrained_model(str(gguf_file), ATLAS)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for file in [*tmp_path.glob("*.json"), *(tmp_path / "model").glob("*.json")]:
         assert str(gguf_file.parent) not in file.read_text(encoding="utf-8"), file.name
     ids = torch.tensor([own(messages[0]["content"])["input_ids"]])
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -198,12 +197,12 @@ def test_without_the_package_gguf_its_name_is_given(monkeypatch):
         load_text_backbone("smollm2")
 
 
-# --- readers of a pretrained language model -------------------------------------------------------------------
+# --- network pairs read by a pretrained language model --------------------------------------------------------
 
 
 def test_a_question_is_written_as_the_processor_writes_it(text_model):
-    model, processor = pretrained_reader(str(text_model), ATLAS)
-    batches = ReadingBatches(processor.tokenizer, ReaderRecipe(steps=10))
+    model, processor = pretrained_model(str(text_model), ATLAS)
+    batches = ReadingBatches(processor.tokenizer, ReadingRecipe(steps=10))
     question = Question("Connectivity between default and visual?", "markedly high")
     encoded = processor.encode_chat(about_scan([question]))
     row, _ = batches._row([question], [processor.n_tokens], ATLAS.network_names)
@@ -214,10 +213,10 @@ def test_a_question_is_written_as_the_processor_writes_it(text_model):
 
 
 def test_questions_side_by_side_are_answered_as_each_alone(text_model):
-    model, processor = pretrained_reader(str(text_model), ATLAS)
-    batches = ReadingBatches(processor.tokenizer, ReaderRecipe(steps=10))
+    model, processor = pretrained_model(str(text_model), ATLAS)
+    batches = ReadingBatches(processor.tokenizer, ReadingRecipe(steps=10))
     features = model.get_fmri_features(**processor(fmri=[RandomScans(ATLAS, 0)[0]]))
-    questions = [Question(f" {name}", level) for name, level in zip(("default", "visual", "control"), LEVELS)]
+    questions = [Question(f" {name}", level) for name, level in zip(("default", "visual", "control"), BINS)]
 
     def logits(asked):
         row, _ = batches._row(asked, [processor.n_tokens], ATLAS.network_names)
@@ -234,7 +233,7 @@ def test_questions_side_by_side_are_answered_as_each_alone(text_model):
 
 
 def test_the_connectivity_of_a_pair_begins_as_the_words_for_its_level(text_model):
-    model, processor = pretrained_reader(str(text_model), ATLAS)
+    model, processor = pretrained_model(str(text_model), ATLAS)
     scale = float(model.get_input_embeddings().weight.detach().square().mean().sqrt())
     assert model.config.initializer_range == pytest.approx(scale, rel=1e-3)
     values = torch.linspace(-0.6, 1.4, 41)[:, None]
@@ -245,15 +244,15 @@ def test_the_connectivity_of_a_pair_begins_as_the_words_for_its_level(text_model
     words = torch.stack(
         [
             model.get_input_embeddings().weight[processor.tokenizer(level)["input_ids"]].mean(0)
-            for level in LEVELS
+            for level in BINS
         ]
     )
     nearest = torch.cosine_similarity(written[:, None], words[None], dim=-1).argmax(1)
-    assert (nearest.numpy() == level_of(values[:, 0].numpy())).mean() > 0.8
+    assert (nearest.numpy() == bin_of(values[:, 0].numpy())).mean() > 0.8
 
 
-def test_a_reader_goes_on_with_the_names_of_another_atlas():
-    _, processor = pretrained_reader("reader", ATLAS)
+def test_the_bundled_model_takes_the_names_of_another_atlas():
+    _, processor = pretrained_model("bundled", ATLAS)
     ids = processor.network_name_ids()
     assert [len(each) for each in ids] == [1] * len(ATLAS.network_names)
     assert (
@@ -264,41 +263,41 @@ def test_a_reader_goes_on_with_the_names_of_another_atlas():
 def test_a_template_that_cannot_be_taken_apart_is_refused(text_model):
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
-    with pytest.raises(ValueError, match="does not write a question and its answer as they are"):
-        ChatForm.of(tokenizer)
+    with pytest.raises(ValueError, match="does not write a question and its answer unchanged"):
+        ChatFormat.of(tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has no chat template"):
-        ChatForm.of(tokenizer)
+        ChatFormat.of(tokenizer)
 
 
 def test_sizes_that_the_language_model_decides_are_refused(text_model, tmp_path):
     words = ["--output_dir", str(tmp_path / "out"), "--language_model", str(text_model)]
     with pytest.raises(
-        ValueError, match=r"`reader` gives hidden_size, num_layers, vocab_size, which the language"
+        ValueError, match=r"`reading` gives hidden_size, num_layers, vocab_size, which the language"
     ):
-        run("reader", "tiny/reader", *words)
+        run("reading", "tiny/reading", *words)
 
 
 @pytest.mark.parametrize("recipe", ["smollm2_135m", "cpu/smollm2_135m"])
 def test_the_recipe_names_only_arguments_that_exist(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
-    arguments = parse(ReaderStageArguments, "", [recipe, "--output_dir", str(tmp_path / "out")])
+    arguments = parse(ReadingArguments, [recipe, "--output_dir", str(tmp_path / "out")])
     assert arguments.language_model == "smollm2"
-    assert set(arguments.reader) <= {field.name for field in dataclasses.fields(ReaderRecipe)}
+    assert set(arguments.reading) <= {field.name for field in dataclasses.fields(ReadingRecipe)}
 
 
 @pytest.mark.slow
-def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(text_model, tmp_path):
+def test_a_language_model_is_trained_through_adapters_and_goes_on(text_model, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"language_model: {text_model}\nlora_rank: 4\nreader: {{batch_size: 3, questions: 3, n_networks: [4, 5], "
-        "share_own_texts: 0.2, n_own_texts: 6}\n"
+        f"language_model: {text_model}\nlora_rank: 4\nreading: {{batch_size: 3, questions: 3, n_networks: [4, 5], "
+        "share_sampled_texts: 0.2, n_sampled_texts: 6}\n"
         "max_steps: 6\nsave_steps: 3\nlearning_rate: 0.002\nlogging_steps: 1\nuse_cpu: true\nbf16: true\n"
     )
-    run("reader", str(recipe), "--output_dir", str(tmp_path / "whole"))
+    run("reading", str(recipe), "--output_dir", str(tmp_path / "whole"))
     (tmp_path / "half").mkdir()
     (tmp_path / "whole" / "checkpoint-3").rename(tmp_path / "half" / "checkpoint-3")
-    run("reader", str(recipe), "--output_dir", str(tmp_path / "half"), "--resume_from_checkpoint", "true")
+    run("reading", str(recipe), "--output_dir", str(tmp_path / "half"), "--resume_from_checkpoint", "true")
     whole, resumed = (FmriLMForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "half"))
     for left, right in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
@@ -319,7 +318,7 @@ def test_a_reader_of_a_language_model_is_trained_through_adapters_and_goes_on(te
 @needs_smollm2
 @pytest.mark.slow
 def test_smollm2_answers_saves_and_reads_scans(tmp_path):
-    model, processor = pretrained_reader("smollm2", ATLAS)
+    model, processor = pretrained_model("smollm2", ATLAS)
     tokenizer = processor.tokenizer
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],

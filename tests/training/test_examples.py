@@ -12,12 +12,12 @@ from datasets import Dataset, load_dataset
 from scripts import run
 
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
-from fmri_lm_hf.corpus import faithfulness
-from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, DESCRIBE, LEVELS, Question, level_of, scan_facts
+from fmri_lm_hf.corpus import check_text
+from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, BINS, DESCRIBE, Question, bin_of, scan_facts
 from fmri_lm_hf.models.network_pairs import VALUE
 from fmri_lm_hf.scans.dataset import load_scan_dataset
 from fmri_lm_hf.training.arguments import StageArguments
-from fmri_lm_hf.training.attention_supervision import LookUpGuide
+from fmri_lm_hf.training.attention_supervision import AttentionSupervision
 from fmri_lm_hf.training.backbone import load_backbone
 from fmri_lm_hf.training.data import FmriLMCollator, ScanConversations, ScanInputs, about_scan
 from fmri_lm_hf.training.feature_store import FeatureStore
@@ -105,9 +105,9 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
 
         for question, answer in answers.items():
             asked = sorted((name for name in names if name in question), key=question.index)
-            if answer in LEVELS:
+            if answer in BINS:
                 first, second = (asked * 2)[:2]
-                assert answer == LEVELS[int(level_of(value(first, second), first == second))]
+                assert answer == BINS[int(bin_of(value(first, second), first == second))]
                 n_levels += 1
             elif question in DESCRIBE:
                 facts = scan_facts(
@@ -115,7 +115,7 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
                     [True] * 10,
                     names,
                 )
-                assert faithfulness(answer, facts).precision == 1
+                assert check_text(answer, facts).precision == 1
         labelled = processor.encode_chat(example["conversation"])["labels"]
         assert collated["labels"][i, -len(labelled) :].tolist() == labelled
     assert n_levels > 20
@@ -125,29 +125,31 @@ def text_of(content) -> str:
     return content if isinstance(content, str) else content[1]["text"]
 
 
-def reading_batch(scans, processor, model, store, roi_dropout=0.0) -> dict[str, torch.Tensor]:
-    """A batch with look-ups of conversations about network pairs, and texts without a scan between them."""
+def reading_batch(
+    scans, processor, model, store, roi_dropout=0.0, with_codes=False
+) -> dict[str, torch.Tensor]:
+    """A batch with attention targets of conversations about network pairs, and texts without a scan between them."""
     inputs = store.extract(scans, processor.feature_extractor, range(6))
     reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
     examples = ScanConversations(
-        [store.encode(inputs, model)],
+        [store.encode(inputs, model, with_codes=with_codes)],
         inputs.scan_ids,
         joined((reading, 1.0)),
         plain_texts=[{"input_ids": [7, 8, 9]}],
         n_plain=2,
         roi_dropout=roi_dropout,
     )
-    return FmriLMCollator(processor, with_look_ups=True)([examples[i] for i in (0, 1, 6, 2, 3, 7, 4, 5)])
+    return FmriLMCollator(processor, with_targets=True)([examples[i] for i in (0, 1, 6, 2, 3, 7, 4, 5)])
 
 
-def test_look_ups_of_conversations_point_at_the_pair_that_is_spoken_of(scans, processor, model, store):
+def test_targets_of_conversations_point_at_the_pair_that_is_spoken_of(scans, processor, model, store):
     """In prompts of different lengths: the pair's token decides the level that is written next."""
     batch = reading_batch(scans, processor, model, store)
     names = processor.feature_extractor.atlas.network_names
     first, second = np.triu_indices(len(names))
     words, n_levels = [processor.tokenize(f" {name}")[-1] for name in names], 0
     scan_of = (batch["input_ids"] == processor.fmri_token_id).any(1).cumsum(0) - 1
-    for row, turn, position, column, *named in batch["look_ups"].tolist():
+    for row, slot, position, column, *named in batch["attention_targets"].tolist():
         ids = batch["input_ids"][row]
         token = column - int((ids == processor.fmri_token_id).nonzero()[0])
         pair = token - (processor.n_tokens - len(first))
@@ -156,41 +158,44 @@ def test_look_ups_of_conversations_point_at_the_pair_that_is_spoken_of(scans, pr
             continue
         assert {int(ids[place]) for place in named} == {words[first[pair]], words[second[pair]]}
         said = processor.tokenizer.decode(ids[position + 1 :][:4]).strip()
-        if turn == 0 and not said.startswith(("yes", "no")):
+        if slot == 0 and not said.startswith(("yes", "no")):
             value = float(batch["fmri_features"][scan_of[row], token, VALUE])
-            assert said.startswith(LEVELS[int(level_of(value, first[pair] == second[pair]))])
+            assert said.startswith(BINS[int(bin_of(value, first[pair] == second[pair]))])
             n_levels += 1
     assert n_levels > 15
 
 
-@pytest.mark.parametrize("roi_dropout", [0.0, 0.6])
-def test_what_is_told_does_not_depend_on_whether_hidden_tokens_are_left_out(
-    scans, processor, model, store, tmp_path, roi_dropout, monkeypatch
+@pytest.mark.parametrize("roi_dropout, with_codes", [(0.0, False), (0.6, False), (0.6, True)])
+def test_the_supervision_does_not_depend_on_whether_hidden_tokens_are_left_out(
+    scans, processor, model, store, tmp_path, roi_dropout, with_codes, monkeypatch
 ):
-    batch = reading_batch(scans, processor, model, store, roi_dropout)
+    batch = reading_batch(scans, processor, model, store, roi_dropout, with_codes)
     arguments = StageArguments(str(tmp_path), use_cpu=True, report_to="none")
-    trainer = FmriLMTrainer(model, arguments, guide=LookUpGuide(model.language_model, (0, 1)))
+    trainer = FmriLMTrainer(model, arguments, supervision=AttentionSupervision(model.language_model, (0, 1)))
     model.train()
-    told = []
+    totals = []
     for skips in (True, False):
         if not skips:
-            monkeypatch.setattr(trainer, "_scans_stand_first", lambda batch, labels: False)
+            monkeypatch.setattr(trainer, "_scans_come_first", lambda batch, labels: False)
         parts, _ = trainer.loss_parts(model, dict(batch))
-        told.append([parts[name].total for name in ("look_up_loss", "text_loss")])
-    torch.testing.assert_close(told[0], told[1], rtol=1e-5, atol=1e-4)
-    assert trainer.count_units(batch)["look-ups"] == len(batch["look_ups"]) > 30
+        totals.append([parts[name].total for name in ("attention_loss", "text_loss")])
+        assert totals[-1][0].isfinite()  # every token that heads should attend to is seen
+    torch.testing.assert_close(totals[0], totals[1], rtol=1e-5, atol=1e-4)
+    assert trainer.count_units(batch)["attention targets"] == len(batch["attention_targets"]) > 30
 
 
 @torch.no_grad()
-def test_a_model_that_sees_rois_too_reads_replayed_scans_as_a_reader_would(processor, model):
+def test_a_model_that_sees_rois_too_reads_replayed_scans_as_one_of_pairs_alone_would(processor, model):
     replay = replayed(processor.tokenizer, 4, seed=7)
-    batch = {name: values for name, values in replay[0].items() if name not in ("look_ups", "labels")}
+    batch = {
+        name: values for name, values in replay[0].items() if name not in ("attention_targets", "labels")
+    }
     config = copy.deepcopy(model.config)
     config.scan_tokens = ["network_pairs"]
-    reader = FmriLMForCausalLM(config).eval()
-    reader.language_model.load_state_dict(model.language_model.state_dict())
-    reader.network_pairs.load_state_dict(model.network_pairs.state_dict())
-    torch.testing.assert_close(model.eval()(**batch).logits, reader(**batch).logits)
+    of_pairs = FmriLMForCausalLM(config).eval()
+    of_pairs.language_model.load_state_dict(model.language_model.state_dict())
+    of_pairs.network_pairs.load_state_dict(model.network_pairs.state_dict())
+    torch.testing.assert_close(model.eval()(**batch).logits, of_pairs(**batch).logits)
 
 
 def test_where_no_scan_is_the_answer_says_so(scans, processor, model, store):
@@ -218,7 +223,7 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
     ids = [scan["scan_id"] for scan in scans]
     inputs = store.extract(scans, processor.feature_extractor, range(len(scans)))
     embeds = {scan_id: torch.full((2,), float(i)) for i, scan_id in enumerate(ids)}
-    examples = ScanInputs(inputs, ids[::-1], embeds)
+    examples = ScanInputs(inputs, ids[::-1], text_embeds=embeds)
     whole = processor.feature_extractor([scans[i] for i in range(len(scans))][::-1])
     for i in range(len(examples)):
         item = examples[i]
@@ -227,16 +232,18 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
         )
         assert item["text_embeds"].tolist() == [len(ids) - 1 - i] * 2
     more = {scan_id: torch.full((3, 2), -float(i)) for i, scan_id in enumerate(ids)}
-    item = ScanInputs(inputs, ids, embeds, text_token_embeds=more)[1]
+    item = ScanInputs(inputs, ids, text_embeds=embeds, text_token_embeds=more)[1]
     assert torch.equal(item["text_token_embeds"], torch.full((3, 2), -1.0))
     with pytest.raises(ValueError, match=f"`text_embeds` has none for scan '{ids[0]}'"):
-        ScanInputs(inputs, ids, {})
+        ScanInputs(inputs, ids, text_embeds={})
     with pytest.raises(ValueError, match=f"`descriptors` has none for scan '{ids[0]}'"):
-        ScanInputs(inputs, ids, embeds, descriptors={})
+        ScanInputs(inputs, ids, text_embeds=embeds, descriptors={})
 
 
 def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
-    examples = conversations(scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}])
+    examples = conversations(
+        scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}], n_plain=2
+    )
     batch = FmriLMCollator(processor)([examples[i] for i in range(len(examples))])
     assert len(examples) == 4
     assert batch["fmri_features"].shape[0] == 2
@@ -266,7 +273,7 @@ def test_nothing_is_said_about_what_is_hidden(scans, processor, model, store):
     assert hidden in spoken
     one_left = of_network & (of_network.cumsum(0) > 1)  # of one ROI nothing lies within its network
     facts = reading.facts({**seen, "roi_mask": ~one_left})
-    assert f"connectivity/level/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
+    assert f"connectivity/bin/{hidden}-{hidden}" not in {fact["feature"] for fact in facts}
     for _ in range(3):
         for said in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
             assert hidden not in said.answer
@@ -317,7 +324,7 @@ def test_texts_without_facts_have_no_descriptors(tmp_path):
 
 
 def test_tokens_of_a_text_are_spread_over_it(trained):
-    backbone = load_backbone(str(trained / "reader"))
+    backbone = load_backbone(str(trained / "reading"))
     model, tokenizer = backbone.language_model, backbone.text_tokenizer
     texts = ["female", "a longer text about networks"]
     found = embed_tokens(model, tokenizer, texts, 3)
@@ -328,7 +335,7 @@ def test_tokens_of_a_text_are_spread_over_it(trained):
 
 
 def test_embedding_of_a_text_does_not_depend_on_its_batch(trained):
-    backbone = load_backbone(str(trained / "reader"))
+    backbone = load_backbone(str(trained / "reading"))
     model, tokenizer = backbone.language_model.base_model.eval(), backbone.text_tokenizer
     texts = ["What is the sex?", "female", "a much longer text about networks " * 4]
     together = embed_texts(model, tokenizer, texts)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sharded_run import train
-from small_runs import N_EXAMPLES, STAGES, make, train_all
+from small_runs import N_EXAMPLES, STAGES, WAYS, make, train_all
 
 from fmri_lm_hf.training.step_trainer import StepBatches
 
@@ -24,7 +24,7 @@ def launched(script: Path, *words) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "--max-restarts", "1", str(script), *map(str, words)]
     environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     of_the_script, _, _ = done.stderr.partition("torch/distributed/elastic")  # what follows is the launcher's
     assert done.returncode == 0, of_the_script[-6000:]
 
@@ -35,9 +35,7 @@ def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     train_all(root / "one", 4, 1)
     train_all(root / "accumulated", 2, 2)
-    in_two = (("processes", 2, 1), ("both", 1, 2, "checkpointing"), ("resumed", 2, 1, "resumed"))
-    for way, batch_size, accumulated, *more in in_two:
-        launched(Path(__file__).parent / "small_runs.py", root / way, batch_size, accumulated, *more)
+    launched(Path(__file__).parent / "small_runs.py", root, *WAYS)
     return {
         folder.name: {stage: torch.load(folder / f"{stage}.pt") for stage in STAGES}
         for folder in root.iterdir()
@@ -76,7 +74,7 @@ def _is_loss(name: str) -> bool:
     return name not in OF_BATCHES and (name.endswith("loss") or name == "grad_norm")
 
 
-def test_a_scan_is_held_against_the_texts_of_all_micro_batches(tmp_path):
+def test_a_scan_is_compared_with_the_texts_of_all_micro_batches(tmp_path):
     parts = []
     for batch_size, accumulated in ((6, 1), (2, 3)):
         run = make(
@@ -166,13 +164,20 @@ def test_epochs_have_orders_of_their_own_and_may_be_counted():
 # --- sharded weights ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """A folder with what sharded trainings of both models have saved."""
+    folder = tmp_path_factory.mktemp("sharded")
+    launched(Path(__file__).parent / "sharded_run.py", folder, "tokenizer", "alignment")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tokenizer", "alignment"])
-def test_sharded_weights_train_and_are_saved_whole(tmp_path, stage):
-    launched(Path(__file__).parent / "sharded_run.py", stage, tmp_path)
+def test_sharded_weights_train_and_are_saved_whole(tmp_path, sharded, stage):
     expected = make(stage, tmp_path, per_device_train_batch_size=4)
     train(expected)
-    saved = load_file(tmp_path / "model.safetensors")
+    saved = load_file(sharded / stage / "model.safetensors")
     whole = expected.model.state_dict()
     assert saved.keys() <= whole.keys()
     assert len(saved) > 0.9 * len(whole)  # tied weights are saved once

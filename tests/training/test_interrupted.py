@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from scripts import run
 
-from fmri_lm_hf.training.record import last_complete_checkpoint
+from fmri_lm_hf.training.run import last_complete_checkpoint
 
-STAGES = ("reader", "tokenizer", "alignment", "instruction")
+STAGES = ("reading", "tokenizer", "alignment", "instruction")
 # four steps an epoch: every save is in the middle of one
 WORDS = ("--num_train_epochs", "3", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "1")
 
 
 def words(stage: str, folder: Path) -> list[str]:
-    own = ["--max_steps", "12"] if stage == "reader" else ["--eval_strategy", "no"]
+    own = ["--max_steps", "12"] if stage == "reading" else ["--eval_strategy", "no"]
     return [f"tiny/{stage}", *WORDS, *own, "--output_dir", str(folder)]
 
 
@@ -43,13 +44,25 @@ def assert_same(left: Path, right: Path) -> None:
     assert losses(left) == losses(right)
 
 
+@pytest.fixture(scope="module")
+def killed(trained, made, tmp_path_factory):
+    """A folder with stages that were killed while they saved, and one before its first save."""
+    folder, before = tmp_path_factory.mktemp("killed"), Path.cwd()
+    os.chdir(made)
+    try:
+        early = ["step", 2, "tokenizer", *words("tokenizer", folder / "early")]
+        kill(*[["save", 9, stage, *words(stage, folder / stage)] for stage in STAGES], early)
+    finally:
+        os.chdir(before)
+    return folder
+
+
 @pytest.mark.slow
 def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint(
-    trained, tiny, tmp_path, caplog
+    killed, tiny, tmp_path, caplog
 ):
-    kill(*[["save", 9, stage, *words(stage, tmp_path / stage)] for stage in STAGES])
     for stage in STAGES:
-        folder = tmp_path / stage
+        folder = killed / stage
         names = {path.name for path in folder.glob("checkpoint-*")}
         assert names == {"checkpoint-3", "checkpoint-6", "checkpoint-9"}
         assert (
@@ -63,12 +76,11 @@ def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_save_a_training_starts_anew(trained, tiny, tmp_path, caplog):
-    kill(["step", 2, "tokenizer", *words("tokenizer", tmp_path / "killed")])
-    run("tokenizer", *words("tokenizer", tmp_path / "killed"), "--resume_from_checkpoint", "true")
-    assert "There is no complete checkpoint to go on from: the training starts anew." in caplog.text
+def test_killed_before_the_first_save_a_training_starts_anew(killed, tiny, tmp_path, caplog):
+    run("tokenizer", *words("tokenizer", killed / "early"), "--resume_from_checkpoint", "true")
+    assert "There is no complete checkpoint to resume from: the training starts anew." in caplog.text
     run("tokenizer", *words("tokenizer", tmp_path / "whole"))
-    assert_same(tmp_path / "killed", tmp_path / "whole")
+    assert_same(killed / "early", tmp_path / "whole")
 
 
 def checkpoint(folder: Path, step: int, state: str | None = "{}", ranks: int = 1) -> str:

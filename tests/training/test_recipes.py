@@ -77,7 +77,7 @@ def test_sharding_does_not_load_weights_in_a_way_that_takes_no_buffers():
     assert fsdp["fsdp_cpu_ram_efficient_loading"] is False
 
 
-@pytest.mark.parametrize("backbone", ["llama", "gpt2", "reader"])
+@pytest.mark.parametrize("backbone", ["llama", "gpt2", "bundled"])
 def test_layers_to_shard_are_found(backbone):
     fsdp = load_config_from_file(str(TRAINING / "accelerate" / "fsdp.yaml")).fsdp_config
     plugin = FullyShardedDataParallelPlugin(
@@ -86,9 +86,9 @@ def test_layers_to_shard_are_found(backbone):
         reshard_after_forward=fsdp["fsdp_reshard_after_forward"],
         state_dict_type=fsdp["fsdp_state_dict_type"],
     )
-    model = load_bundled_model()[0] if backbone == "reader" else language_model(backbone)
+    model = load_bundled_model()[0] if backbone == "bundled" else language_model(backbone)
     plugin.set_auto_wrap_policy(model)
     wrapped = plugin.auto_wrap_policy.keywords["transformer_layer_cls"]
-    names = {"llama": "LlamaDecoderLayer", "gpt2": "GPT2Block", "reader": "LlamaDecoderLayer"}
-    of_scans = set() if backbone == "reader" else {"FmriLayer"}  # a reader has no encoder
+    names = {"llama": "LlamaDecoderLayer", "gpt2": "GPT2Block", "bundled": "LlamaDecoderLayer"}
+    of_scans = set() if backbone == "bundled" else {"FmriLayer"}  # it has no encoder
     assert {layer.__name__ for layer in wrapped} == {names[backbone], *of_scans}

@@ -136,7 +136,7 @@ def test_texts_are_whitened_by_what_is_said_of_training_subjects(trained, tiny):
     corpus = CorpusTexts(str(tiny / "corpus"), None, ["sentence"])
     dataset, atlas = load_scan_dataset(tiny / "scans")
     train = set(SplitManifest.from_json(tiny / "corpus" / "splits.json").subjects["train"])
-    backbone = load_backbone(str(tiny / "reader"))
+    backbone = load_backbone(str(tiny / "reading"))
     model, tokenizer = backbone.language_model.eval(), backbone.tokenizer_of(atlas)
     ids = [scan_id for scan_id, of in zip(dataset["scan_id"], dataset["subject_id"]) if of in train]
     embeds = embed_descriptions(corpus, ids, model, tokenizer)
@@ -183,8 +183,8 @@ def test_a_resumed_training_ends_like_one_that_was_never_interrupted(options, tr
 def test_low_rank_alignment_is_merged(trained, tiny, tmp_path):
     run("alignment", "tiny/alignment", "--lora_rank", "2", "--output_dir", str(tmp_path / "out"))
     merged = weights(tmp_path / "out")
-    of_reader = weights(tiny / "reader")
-    base = {name: tensor for name, tensor in of_reader.items() if name.startswith("language_model.")}
+    of_reading = weights(tiny / "reading")
+    base = {name: tensor for name, tensor in of_reading.items() if name.startswith("language_model.")}
     differing = {name for name in base if not torch.equal(base[name], merged[name])}
     assert differing == {name for name in base if "_proj." in name}
     assert merged.keys() == weights(trained / "alignment").keys()
@@ -213,7 +213,7 @@ def test_words_of_the_questions_become_tokens(trained, tiny, tmp_path):
 
     questions = {"sex": {"ask": ["What is the handedness?"], "answers": {"female": "female", "male": "male"}}}
     path = recipe(
-        tmp_path, "instruction", questions=questions, own_words=True, output_dir=str(tmp_path / "out")
+        tmp_path, "instruction", questions=questions, extend_vocabulary=True, output_dir=str(tmp_path / "out")
     )
     run("instruction", path)
     (before, _), (after, tokenizer) = pieces(trained / "alignment"), pieces(tmp_path / "out")
@@ -222,7 +222,7 @@ def test_words_of_the_questions_become_tokens(trained, tiny, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
     with pytest.raises(
-        ValueError, match="their embeddings are trained: give `questions`, and set `lora_rank: 0`"
+        ValueError, match="whose embeddings are trained: give `questions`, and set `lora_rank: 0`"
     ):
         run("instruction", path, "--lora_rank", "2")
 
@@ -256,12 +256,12 @@ def test_conversations_are_learnt_from_a_file(trained, tiny, tmp_path):
         ("tokenizer", {"text_model": None}, "Alignment needs both `corpus` and `text_model`"),
         ("tokenizer", {"corpus": None, "text_model": None}, "Evaluation needs held-out subjects: give `splits`"),
         ("tokenizer", {"text_length": "novel"}, "no text of length novel: found sentence"),
-        ("tokenizer", {"learnig_rate": 1}, "unknown arguments: learnig_rate"),
+        ("tokenizer", {"learnig_rate": 1}, "unknown options: learnig_rate"),
         ("tokenizer", {"text_tokens": -1}, "`text_tokens` must not be negative, got -1"),
         (
             "tokenizer",
             {"tokenizer": {**SMALL, "codebook_warmup_steps": 8}},
-            "`codebook_warmup_steps` are 8, but the training has 8: its codebooks would never begin",
+            "`codebook_warmup_steps` is 8, but the training has 8 steps: its codebooks would never start",
         ),
         ("tokenizer", {"tokenizer": {"hidden": 1}}, "`tokenizer` has unknown fields: hidden"),
         ("alignment", {"roi_dropout": 1.0}, "`roi_dropout` must be at least 0 and less than 1, got 1.0"),
@@ -311,22 +311,6 @@ def test_bad_scans_are_left_out_with_their_reason(trained, tiny, tmp_path, caplo
     assert f"Scan {rows[0]['scan_id']} is left out: The scan is too short" in caplog.text
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction", "reader"])
-def test_help_teaches(stage, capsys):
-    with pytest.raises(SystemExit):
-        main(["train", stage, "--help"])
-    text = capsys.readouterr().out
-    assert f"fmri-lm train {stage} " in text
-    assert ("scan dataset: a folder that `fmri-lm scans` made" in text) == (stage != "reader")
-
-
-@pytest.mark.parametrize("stage", ["tokenizer", "alignment", "instruction"])
-def test_full_size_recipes_name_only_arguments_that_exist(stage, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="The scan dataset scans does not exist"):  # all arguments were read
-        run(stage, str(TRAINING / "recipes" / f"{stage}.yaml"))
-
-
 def test_script_and_command_give_the_same_weights_again(trained, tiny, tmp_path):
     command = [str(TRAINING / "train_tokenizer.py"), str(TRAINING / "recipes" / "tiny" / "tokenizer.yaml")]
     done = subprocess.run(
@@ -353,17 +337,3 @@ def test_entries_of_a_recipe_are_changed_one_by_one(trained, tiny, tmp_path):
     assert (config.codebook_size, config.codebook_dim, config.input_features) == (8, 8, ["connectivity"])
     atlas = load_scan_dataset(tiny / "scans")[1]
     assert [atlas.network_names[i] for i in config.roi_networks] == list(atlas.networks)
-
-
-def test_an_unknown_recipe_and_a_missing_argument_are_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no recipe tiny/nothing: give a YAML file, or one .* tiny/tokenizer"
-    ):
-        run("tokenizer", "tiny/nothing")
-    with pytest.raises(ValueError, match="Give `scans`, in the recipe or as `--scans`"):
-        run("tokenizer", "--output_dir", str(tmp_path / "out"))
-    (tmp_path / "list.yaml").write_text("- scans")
-    with pytest.raises(
-        ValueError, match=r"list\.yaml is no recipe: expected `argument: value` lines, found list"
-    ):
-        run("tokenizer", str(tmp_path / "list.yaml"))

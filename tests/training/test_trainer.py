@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
 from fmri_lm_hf.training.data import FmriLMCollator
-from fmri_lm_hf.training.record import write_training_info
+from fmri_lm_hf.training.run import write_training_info
 from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
 PAD = 3
@@ -214,7 +214,7 @@ def test_hidden_tokens_of_scans_cost_nothing(tmp_path, monkeypatch):
         return loss.detach(), model.projector.linear.weight.grad.clone()
 
     without = step()
-    monkeypatch.setattr(run, "_scans_stand_first", lambda *args: False)
+    monkeypatch.setattr(run, "_scans_come_first", lambda *args: False)
     whole = step()
     monkeypatch.undo()
     assert lengths == [lengths[1] - 3 * N_TOKENS // 6, lengths[1]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hub_processes import READER, Client, ClientError, client_environment
 
@@ -260,3 +263,23 @@ finally:
     os.removedirs("org/open")
 """
     assert client.run(make) == [False, None]
+
+
+def test_downloads_do_not_import_what_a_push_needs():
+    program = """
+import sys, fmri_lm_hf.hub.download
+heavy = {"torch", "datasets", "pyarrow"}
+room = {f"fmri_lm_hf.hub.{name}" for name in ("push", "merge", "privacy", "contents", "trainer")}
+print(sorted((heavy | room) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_of_the_hub_exist():
+    import fmri_lm_hf.hub
+
+    for name in fmri_lm_hf.hub.__all__:
+        assert getattr(fmri_lm_hf.hub, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'pull'"):
+        fmri_lm_hf.hub.pull  # noqa: B018

@@ -1,4 +1,4 @@
-"""Batches of questions about random scans, and the reader that learns from them."""
+"""Batches of questions about random scans, and the model that learns from them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import random
 
 import pytest
 import torch
-from small_readers import ATLAS, RECIPE
+from small_reading import ATLAS, RECIPE
 
 from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.bundled import NETWORK_WORDS, with_atlas
 from fmri_lm_hf.corpus.queries import scan_facts
 from fmri_lm_hf.evaluation.truth import parse_hypothesis, relative_to, scan_pairs, truth
 from fmri_lm_hf.simulation.stream import RandomScans
-from fmri_lm_hf.training.chat_form import ChatForm, own_texts
 from fmri_lm_hf.training.data import about_scan
 from fmri_lm_hf.training.random_questions import ReadingBatches
-from fmri_lm_hf.training.reading import main
+from fmri_lm_hf.training.reading import main, sample_texts
+from fmri_lm_hf.training.vocabulary import ChatFormat
 
 
 def scans(n, seed=3):
@@ -25,15 +25,15 @@ def scans(n, seed=3):
     return [stream[k] for k in range(n)]
 
 
-def test_a_batch_depends_on_its_step_alone(reader, batches):
+def test_a_batch_depends_on_its_step_alone(small_model, batches):
     first = batches[7]
-    again = ReadingBatches(reader[1].tokenizer, RECIPE)[7]
+    again = ReadingBatches(small_model[1].tokenizer, RECIPE)[7]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_training_widens_from_few_networks_to_many(batches):
     assert batches[0]["network_name_ids"].shape[1] in (3, 4)
-    sentences = (batches[0]["labels"] == batches.form.behind[0]).sum(1)
+    sentences = (batches[0]["labels"] == batches.format.suffix[0]).sum(1)
     assert sentences.tolist() == [1] * RECIPE.batch_size  # beside levels alone
     assert batches[19]["network_name_ids"].shape[1] in (4, 5)
 
@@ -47,8 +47,8 @@ def test_pairs_that_are_drawn_say_nothing_about_each_other(batches):
     assert values.std() > 0.3
 
 
-def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
-    _, processor = reader
+def test_a_question_is_written_as_the_processor_writes_it(small_model, batches):
+    _, processor = small_model
     facts = scan_facts([0.1] * 6, [True] * 6, ATLAS.network_names)
     question = batches._questions(facts, random.Random(0), 0.5)[-1]
     row, _ = batches._row([question], [processor.n_tokens], ATLAS.network_names)
@@ -57,51 +57,53 @@ def test_a_question_is_written_as_the_processor_writes_it(reader, batches):
     assert row["labels"] == encoded["labels"]
 
 
-def test_what_is_no_scan_is_answered_as_such(batches, reader):
+def test_what_is_no_scan_is_answered_as_such(batches, small_model):
     recipe = dataclasses.replace(RECIPE, share_absent=1.0, share_text=0.0)
-    always = ReadingBatches(reader[1].tokenizer, recipe)
+    always = ReadingBatches(small_model[1].tokenizer, recipe)
     batch = always[19]
     answers = [
-        reader[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
+        small_model[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
         for row in batch["labels"]
     ]
     assert all("scan" in answer and "high" not in answer for answer in answers)
-    n_scans = int((batch["input_ids"] == reader[1].fmri_token_id).any(1).sum())
+    n_scans = int((batch["input_ids"] == small_model[1].fmri_token_id).any(1).sum())
     assert n_scans == len(batch["fmri_features"])
 
 
-def test_texts_alone_are_learnt_from_their_first_word(reader):
+def test_texts_alone_are_learnt_from_their_first_word(small_model):
     texts_alone = dataclasses.replace(RECIPE, share_text=1.0, share_absent=0.0)
-    batch = ReadingBatches(reader[1].tokenizer, texts_alone)[19]
+    batch = ReadingBatches(small_model[1].tokenizer, texts_alone)[19]
     assert "fmri_features" not in batch
     shown = batch["attention_mask"] == 1
     assert torch.equal(batch["labels"][shown], batch["input_ids"][shown])
-    reader[0](**batch).loss.backward()
+    small_model[0](**batch).loss.backward()
 
 
-def test_a_reader_changes_its_atlas_and_keeps_its_weights(reader, tmp_path):
-    model, processor = with_atlas(*reader, Atlas.load("dosenbach_2010"))
+def test_a_model_changes_its_atlas_and_keeps_its_weights(small_model, tmp_path):
+    model, processor = with_atlas(*small_model, Atlas.load("dosenbach_2010"))
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = FmriLMForCausalLM.from_pretrained(tmp_path)
     assert FmriLMProcessor.from_pretrained(tmp_path).n_tokens == again.config.n_scan_tokens == 22
-    assert again.generation_config.repetition_penalty == reader[0].generation_config.repetition_penalty > 1
-    for name, values in reader[0].state_dict().items():
+    assert (
+        again.generation_config.repetition_penalty == small_model[0].generation_config.repetition_penalty > 1
+    )
+    for name, values in small_model[0].state_dict().items():
         assert torch.equal(values, again.state_dict()[name])
 
 
 @pytest.mark.parametrize("atlas", [ATLAS, Atlas.load("dosenbach_2010")], ids=lambda atlas: atlas.name)
-def test_words_that_an_atlas_gives_no_name_are_not_written(reader, atlas):
-    model, processor = with_atlas(*reader, atlas)
+def test_words_that_an_atlas_gives_no_name_are_not_written(small_model, atlas):
+    model, processor = with_atlas(*small_model, atlas)
     n_names = len(atlas.network_names)
     ids = processor.tokenizer.convert_tokens_to_ids(list(NETWORK_WORDS))
     assert model.generation_config.suppress_tokens == ids[n_names:]
-    assert reader[0].generation_config.suppress_tokens == ids[3:]  # it has an atlas of its own
+    assert small_model[0].generation_config.suppress_tokens == ids[3:]  # it has an atlas of its own
 
 
 @pytest.mark.slow
 def test_training_goes_on_where_it_stopped(tmp_path):
-    words = ["tiny/reader", "--save_steps", "4", "--save_strategy", "steps"]
+    words = ["tiny/reading", "--save_steps", "4", "--save_strategy", "steps"]
     main([*words, "--output_dir", str(tmp_path / "whole")])
     (tmp_path / "half").mkdir()
     (tmp_path / "whole" / "checkpoint-4").rename(tmp_path / "half" / "checkpoint-4")
@@ -116,35 +118,35 @@ def test_training_goes_on_where_it_stopped(tmp_path):
     "words, message",
     [
         (["--max_steps", "0"], "give `max_steps`"),
-        (["--reader.n_heads", "2"], "`reader` has unknown fields: n_heads"),
+        (["--reading.n_heads", "2"], "`reading` has unknown fields: n_heads"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(words, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        main(["tiny/reader", "--output_dir", str(tmp_path / "out"), *words])
+        main(["tiny/reading", "--output_dir", str(tmp_path / "out"), *words])
 
 
 @pytest.mark.slow
-def test_truth_has_every_score_of_the_results(reader):
-    results = truth(*reader, scans(4), n_absent=5, languages=["fr", "de"])
+def test_truth_has_every_score_of_the_results(small_model):
+    results = truth(*small_model, scans(4), n_absent=5, languages=["fr", "de"])
     assert set(results["languages"]) == {"fr", "de"}
     assert set(results["languages"]["fr"]) == set(results["pair_level"])
-    assert "languages" not in truth(*reader, scans(4), n_absent=5)
+    assert "languages" not in truth(*small_model, scans(4), n_absent=5)
     assert set(results["pair_level"]) >= {"exact", "other_scan", "within_one", "rank_correlation"}
     assert set(results["descriptions"]) >= {"precision", "recall", "other_scan_precision"}
     assert set(results["mirage"]) >= {"absent_described", "real_answered"}
 
 
-def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
+def test_a_perfect_model_is_scored_as_one(small_model, monkeypatch):
     from fmri_lm_hf.corpus.languages import language_of
-    from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, ask_description, level_of
+    from fmri_lm_hf.corpus.queries import ABSENT_ANSWERS, ask_description, bin_of
     from fmri_lm_hf.evaluation import truth as module
 
-    model, processor = reader
+    model, processor = small_model
     inputs = dict(processor(fmri=scans(6)))
     values, present, names = scan_pairs(processor, inputs)
     first, second = torch.triu_indices(3, 3)
-    levels = torch.from_numpy(level_of(values.numpy(), (first == second).numpy()))
+    levels = torch.from_numpy(bin_of(values.numpy(), (first == second).numpy()))
     exact = torch.nn.functional.one_hot(levels.long(), 5).float()
     original = module.level_probabilities
     monkeypatch.setattr(module, "level_probabilities", lambda *args, **more: exact)
@@ -162,7 +164,7 @@ def test_a_perfect_reader_is_scored_as_one(reader, monkeypatch):
     )
     original(model, processor, inputs, language=language_of("de"))
     assert all(question.startswith("Konnektivität") for question in asked)
-    assert set(asked.values()) == {language_of("de").levels}
+    assert set(asked.values()) == {language_of("de").bins}
 
     facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
     texts = [ask_description(each, random.Random(0)).answer for each in facts]
@@ -210,11 +212,11 @@ def test_relative_to_reference_scans():
     assert relative_to(reference, np.array([[0.25], [0.4], [0.9]]))[:, 0].tolist() == [0.5, 0.875, 1.0]
 
 
-def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(reader, tmp_path):
+def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(small_model, tmp_path):
     from transformers import pipeline
 
-    reader[0].save_pretrained(tmp_path)
-    reader[1].save_pretrained(tmp_path)
+    small_model[0].save_pretrained(tmp_path)
+    small_model[1].save_pretrained(tmp_path)
     test = pipeline("fmri-hypothesis", model=str(tmp_path))
     hypothesis = "weaker connectivity between default and visual; stronger connectivity within control"
     one = test(scans(1)[0], hypothesis=hypothesis)
@@ -234,41 +236,41 @@ def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(reader, tmp_pat
         test(scans(1)[0], hypothesis="they differ")
 
 
-def test_a_language_model_writes_texts_of_its_own(reader):
-    model, tokenizer = reader[0].language_model, reader[1].tokenizer
-    texts = own_texts(model, tokenizer, 5, n_tokens=6, seed=1)
-    assert texts == own_texts(model, tokenizer, 5, n_tokens=6, seed=1)
-    assert texts != own_texts(model, tokenizer, 5, n_tokens=6, seed=2)
-    turn = list(ChatForm.of(tokenizer).before)
+def test_texts_are_sampled_from_a_language_model(small_model):
+    model, tokenizer = small_model[0].language_model, small_model[1].tokenizer
+    texts = sample_texts(model, tokenizer, 5, n_tokens=6, seed=1)
+    assert texts == sample_texts(model, tokenizer, 5, n_tokens=6, seed=1)
+    assert texts != sample_texts(model, tokenizer, 5, n_tokens=6, seed=2)
+    turn = list(ChatFormat.of(tokenizer).prefix)
     assert [text[: len(turn)] == turn for text in texts] == [True] * 2 + [False] * 3
     assert len(texts[0]) == len(turn) + 6
-    assert not any(reader[1].fmri_token_id in text for text in texts)
+    assert not any(small_model[1].fmri_token_id in text for text in texts)
 
 
-def test_texts_of_its_own_are_learnt_beside_scans(reader):
+def test_sampled_texts_are_learnt_beside_scans(small_model):
     texts = [[5, 6, 7, 8], [9, 10, 11]]
-    all_own = dataclasses.replace(RECIPE, share_own_texts=1.0)
-    batches = ReadingBatches(reader[1].tokenizer, all_own, own_texts=texts)
+    all_own = dataclasses.replace(RECIPE, share_sampled_texts=1.0)
+    batches = ReadingBatches(small_model[1].tokenizer, all_own, sampled_texts=texts)
     learnt = []
     for batch in map(batches.__getitem__, range(4)):
         assert "fmri_features" not in batch
         learnt += [row[row >= 0].tolist() for row in batch["labels"]]
     assert all(text in learnt for text in texts)
     assert all(text in texts for text in learnt)
-    some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
-    batch = ReadingBatches(reader[1].tokenizer, some_own, own_texts=texts)[0]
+    some_own = dataclasses.replace(RECIPE, share_sampled_texts=0.5)
+    batch = ReadingBatches(small_model[1].tokenizer, some_own, sampled_texts=texts)[0]
     assert 0 < len(batch["fmri_features"]) < RECIPE.batch_size
-    reader[0](**batch).loss.backward()
+    small_model[0](**batch).loss.backward()
 
 
-def test_texts_of_its_own_have_to_be_there(reader):
-    some_own = dataclasses.replace(RECIPE, share_own_texts=0.5)
-    with pytest.raises(ValueError, match=r"0\.5 of the prompts are to be texts .* and there are none"):
-        ReadingBatches(reader[1].tokenizer, some_own)
+def test_sampled_texts_have_to_be_given(small_model):
+    some_own = dataclasses.replace(RECIPE, share_sampled_texts=0.5)
+    with pytest.raises(ValueError, match=r"`share_sampled_texts` is 0\.5, but there are no texts"):
+        ReadingBatches(small_model[1].tokenizer, some_own)
 
 
-def test_the_first_name_of_a_pair_and_the_second_can_be_told_apart(reader):
-    pairs = reader[0].network_pairs
+def test_the_first_name_of_a_pair_and_the_second_can_be_told_apart(small_model):
+    pairs = small_model[0].network_pairs
     features = torch.zeros(1, 4, 4)  # the scan, A within, A and B, B within
     names = torch.randn(1, 2, 1, RECIPE.hidden_size)
     there = torch.ones(1, 2, 1, dtype=torch.bool)

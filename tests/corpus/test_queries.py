@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from fmri_lm_hf.corpus.faithfulness import faithfulness
+from fmri_lm_hf.corpus.check import check_text
 from fmri_lm_hf.corpus.queries import (
     ABSENT_ANSWERS,
+    BINS,
     BOUNDS_BETWEEN,
-    LEVELS,
+    ask_bin,
     ask_comparison,
     ask_description,
     ask_extreme,
-    ask_level,
+    bin_of,
     check_statements,
     display_text,
-    level_of,
     pair_truth,
     says_no_scan,
     scan_facts,
@@ -34,12 +36,10 @@ def facts(values=VALUES, names=NAMES, present=None):
 
 
 def test_levels_of_pairs_and_the_extremes():
-    said = {fact["feature"]: LEVELS[round(fact["z"]) + 2] for fact in facts()[:6]}
-    assert said["connectivity/level/default-visual"] == "high"
-    assert said["connectivity/level/default-fronto-parietal"] == "markedly low"
-    assert (
-        said["connectivity/level/default-default"] == "markedly low"
-    )  # little for what lies within a network
+    said = {fact["feature"]: BINS[round(fact["z"]) + 2] for fact in facts()[:6]}
+    assert said["connectivity/bin/default-visual"] == "high"
+    assert said["connectivity/bin/default-fronto-parietal"] == "markedly low"
+    assert said["connectivity/bin/default-default"] == "markedly low"  # little for what lies within a network
     assert [fact["network"] for fact in facts()[6:]] == [
         ["visual", "fronto-parietal"],
         ["default", "fronto-parietal"],
@@ -58,8 +58,8 @@ def test_a_pair_without_rois_has_no_fact():
 
 
 def test_levels_are_cut_at_the_bounds():
-    assert level_of(np.array(BOUNDS_BETWEEN)).tolist() == [1, 2, 3, 4]
-    assert level_of(np.array(BOUNDS_BETWEEN) - 1e-9).tolist() == [0, 1, 2, 3]
+    assert bin_of(np.array(BOUNDS_BETWEEN)).tolist() == [1, 2, 3, 4]
+    assert bin_of(np.array(BOUNDS_BETWEEN) - 1e-9).tolist() == [0, 1, 2, 3]
 
 
 def test_every_description_is_read_back_as_true():
@@ -69,19 +69,19 @@ def test_every_description_is_read_back_as_true():
         n_pairs = len(names) * (len(names) + 1) // 2
         about = facts(names_rng.normal(0.5, 0.5, n_pairs).tolist(), names)
         text = ask_description(about, rng).answer
-        result = faithfulness(text, about, names)
+        result = check_text(text, about, names)
         assert result.precision == 1.0, (text, result.contradicted, result.invented)
         assert len(result.matched) >= 4
 
 
 def test_a_description_of_another_scan_is_seen_to_be_wrong():
     other = facts(VALUES[::-1])
-    assert faithfulness(ask_description(facts(), random.Random(1)).answer, other, NAMES).precision < 0.5
+    assert check_text(ask_description(facts(), random.Random(1)).answer, other, NAMES).precision < 0.5
 
 
 def test_answers_follow_the_facts():
     about = facts()
-    assert ask_level(about[1]).answer == "high"
+    assert ask_bin(about[1]).answer == "high"
     assert ask_extreme(about, "strongest").answer == "between visual and fronto-parietal"
     assert ask_extreme(about, "weakest").answer == "between default and fronto-parietal"
     assert ask_comparison(about[1], about[2]).answer == "yes"
@@ -100,9 +100,9 @@ def test_a_models_description_is_displayed_in_plain_english_and_still_true():
     for _ in range(50):
         text = ask_description(about, rng).answer
         shown = display_text(text, NAMES)
-        found = faithfulness(shown, about, NAMES)
+        found = check_text(shown, about, NAMES)
         assert found.precision == 1.0, (text, shown)
-        assert found.matched == faithfulness(text, about, NAMES).matched
+        assert found.matched == check_text(text, about, NAMES).matched
         for sentence in shown.removesuffix(".").split(". "):
             assert sentence.startswith(
                 ("The strongest connection is ", "The weakest connection is ", "In this scan, ")
@@ -127,6 +127,11 @@ def test_a_models_description_is_displayed_in_plain_english_and_still_true():
         ("between default and visual", "Between the default and the visual network."),
         ("No scan can be read here.", "No scan can be read here."),
         ("Modularity is raised.", "Modularity is raised."),
+        (
+            "Connectivity within the visual network is high.",
+            "In this scan, connectivity within the visual network is high.",
+        ),
+        ("markedly low", "markedly low"),
         ("yes", "yes"),
         ("", ""),
     ],
@@ -145,6 +150,12 @@ def test_a_statement_is_checked_beside_its_numbers():
     assert (true.is_true, true.truth.value, true.truth.rank, true.truth.n_pairs) == (True, 0.9, 1, 3)
     assert (wrong.is_true, wrong.truth.value, wrong.truth.bin) == (False, 0.6, "high")
     assert (nothing.is_true, nothing.truth) == (None, None)
+    (alone,) = check_statements("markedly low", facts())
+    assert alone.is_true is None
+    (absent,) = check_statements(
+        "Coupling within this scan between visual and limbic is low.", facts(), ["limbic"]
+    )
+    assert (absent.is_true, absent.truth) == (False, None)
     assert "(0.60 times the scan's RMS correlation)." in display_text(wrong.text, NAMES, facts())
 
 
@@ -154,3 +165,10 @@ def test_truth_of_a_pair():
     assert (within.bin, within.rank, within.n_pairs) == ("high", 2, 3)
     with pytest.raises(ValueError, match="Name two networks"):
         pair_truth(facts(), ["default", "limbic"])
+
+
+def test_questions_about_a_scan_load_no_cohort_and_no_builder():
+    code = "import sys, fmri_lm_hf.corpus.queries; print([m for m in sys.modules if m.startswith('fmri_lm_hf.corpus')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "queries" in loaded
+    assert not any(name in loaded for name in ("build", "chunks", "steps", "reference"))

@@ -1,4 +1,4 @@
-"""Does a text say what the facts say? Measures, networks, directions and numbers are parsed back out of it."""
+"""Check texts against facts: measures, networks, directions and numbers are parsed back out of what was written."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from .facts import ALIASES, COHORT_MEAN, DEGREES, DIRECTION_WORDS, MARKED_Z, NOUNS, fact_measure
-
-_PAIR_MEASURES = (
-    "connectivity/mean",
-    "connectivity/level",
-    "connectivity/strongest",
-    "connectivity/weakest",
-    "ica/fnc",
+from ..deprecation import warn_renamed
+from .facts import (
+    ALIASES,
+    COHORT_MEAN,
+    DEGREES,
+    DIRECTION_WORDS,
+    EXTREME_MEASURES,
+    MARKED_Z,
+    NOUNS,
+    PAIR_BIN,
+    fact_key,
 )
-_EXTREMES = ("connectivity/strongest", "connectivity/weakest")  # naming the pair is a claim by itself
 
+_PAIR_MEASURES = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES, "ica/fnc")
+
+# Not the digits of a word or of a longer number: there is no 2 in "gradient-2", and no 95 in "4.95".
 _NUMBER = r"(?<![\w.+\-])[+\-]?\d+(?:\.\d+)?(?:e[+\-]?\d+)?"
+# Up to two words may come in between: "is not at all clearly raised" is beyond it, and read as raised.
 _NEGATION = r"\b(?:not|never|neither|nor|without)\b(?: \w+){0,2}$|n't(?: \w+){0,2}$"
+_THIS_SCAN = re.compile(r"\b(with)?in this scan\b", re.IGNORECASE)
 # Words before "network" that name none.
 _NO_NETWORK = (
     r"the|this|that|these|each|every|any|all|one|a|brain|whole-brain|resting-state|functional|of|in|and|other"
+    r"|while|whereas|but|although|though"
 )
 
 
@@ -70,12 +78,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Faithfulness:
-    """The result of `faithfulness`.
+class TextCheck:
+    """How far a text states given facts, and nothing else; see `check_text`.
 
-    `matched` facts are stated, and stated right. `missing` ones are not stated. `contradicted` pairs a fact with what
-    the text says otherwise. `invented` lists pieces of text about features that no fact is about, and numbers and
-    directions about nothing known.
+    Attributes
+    ----------
+    matched : tuple of fact
+        Stated, and stated right.
+    missing : tuple of fact
+        Not stated.
+    contradicted : tuple of (fact, str)
+        Each fact that the text states otherwise, with what is wrong.
+    invented : tuple of str
+        Pieces of text about features that no fact is about, and numbers and directions about nothing known.
     """
 
     matched: tuple[Mapping[str, Any], ...]
@@ -85,16 +100,15 @@ class Faithfulness:
 
     @property
     def precision(self) -> float:
-        """Share of what the text says that is right; 1 for a text that says nothing."""
-        n_said = len(self.matched) + len(self.contradicted) + len(self.invented)
-        return len(self.matched) / n_said if n_said else 1.0
+        """Share of the statements that are true; 1 for a text that states nothing."""
+        n_stated = len(self.matched) + len(self.contradicted) + len(self.invented)
+        return len(self.matched) / n_stated if n_stated else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of the facts that the text states right; 1 if there are no facts."""
-        n_facts = (
-            len(self.matched) + len(self.missing) + len({fact["feature"] for fact, _ in self.contradicted})
-        )
+        """Share of the facts that are stated right; 1 if there are no facts."""
+        wrong = {fact["feature"] for fact, _ in self.contradicted}
+        n_facts = len(self.matched) + len(self.missing) + len(wrong)
         return len(self.matched) / n_facts if n_facts else 1.0
 
     @property
@@ -104,12 +118,18 @@ class Faithfulness:
         return 2 * self.precision * self.recall / total if total else 0.0
 
     @property
-    def is_faithful(self) -> bool:
-        """All facts are stated, and nothing else."""
+    def is_true(self) -> bool:
+        """Whether all facts are stated right, and nothing else is stated."""
         return not (self.missing or self.contradicted or self.invented)
 
+    @property
+    def is_faithful(self) -> bool:
+        """The name of `is_true` in the release before."""
+        warn_renamed("TextCheck.is_faithful", "TextCheck.is_true")
+        return self.is_true
 
-def faithfulness(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable[str] = ()) -> Faithfulness:
+
+def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable[str] = ()) -> TextCheck:
     """Compare a text with the facts that it should state.
 
     Parameters
@@ -122,10 +142,6 @@ def faithfulness(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterab
     networks : iterable of str
         More names of networks to look for than those in the facts, such as all of the atlas.
 
-    Returns
-    -------
-    Faithfulness
-
     Notes
     -----
     A feature that is stated twice, once wrong, is contradicted. A number is right if it equals the fact's value (or
@@ -135,25 +151,28 @@ def faithfulness(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterab
     --------
     >>> fact = {"family": "graph", "feature": "graph/modularity", "network": [], "value": 0.52, "z": 2.13,
     ...         "direction": "raised", "units": "Q"}
-    >>> faithfulness("Modularity is high (z = +2.1).", [fact]).score
+    >>> check_text("Modularity is high (z = +2.1).", [fact]).score
     1.0
-    >>> faithfulness("Modularity is reduced.", [fact]).contradicted[0][1]
+    >>> check_text("Modularity is reduced.", [fact]).contradicted[0][1]
     "direction is lowered, not raised: 'Modularity is reduced.'"
     """
-    known = {_key(fact): fact for fact in facts}
+    known = {fact_key(fact): fact for fact in facts}
     names = sorted({name for fact in facts for name in fact["network"]} | set(networks))
     matched, contradicted, invented = set(), [], []
     for claim in parse_claims(text, names):
         fact = known.get(claim.key)
+        if fact is None and claim.measure == "connectivity/mean" and _THIS_SCAN.search(claim.text):
+            # "In this scan, connectivity ... is high": relative to a cohort, or else to the scan itself
+            fact = known.get((PAIR_BIN, claim.key[1]))
         if fact is None:
             invented.append(claim.text)
             continue
         disagreements = claim.disagreements(fact)
-        matched.add(claim.key)
+        matched.add(fact_key(fact))
         if disagreements:
             contradicted.append((fact, f"{'; '.join(disagreements)}: {claim.text!r}"))
-    wrong = {_key(fact) for fact, _ in contradicted}
-    return Faithfulness(
+    wrong = {fact_key(fact) for fact, _ in contradicted}
+    return TextCheck(
         matched=tuple(fact for key, fact in known.items() if key in matched - wrong),
         missing=tuple(fact for key, fact in known.items() if key not in matched),
         contradicted=tuple(contradicted),
@@ -170,19 +189,15 @@ def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
     networks : iterable of str
         Names of networks to look for. Another name in front of "network" counts as an unknown network.
     """
-    vocabulary = _vocabulary(tuple(sorted(networks)))
+    names = tuple(sorted(networks))
     claims = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n", text.replace("\N{MINUS SIGN}", "-")):
-        clauses = _clauses(sentence, vocabulary)
-        within_scan = re.search(r"\b(?:with)?in this scan\b", sentence, re.IGNORECASE) is not None
+        clauses = _clauses(sentence, names)
         for k, clause in enumerate(clauses):
             if k and clause.measure is None:
                 clause.measure = clauses[k - 1].measure  # "fALFF is raised in A and lowered in B"
-            if k and clause.direction is None and clause.measure not in _EXTREMES:
+            if k and clause.direction is None and clause.measure not in EXTREME_MEASURES:
                 clause.direction = clauses[k - 1].direction  # "raised fALFF in A and amplitude in B"
-            if within_scan and clause.measure == "connectivity/mean":
-                # relative to the scan itself: not to be confused with the same words relative to a cohort
-                clause.measure = "connectivity/level"
             claims += clause.claims(sentence.strip())
     return claims
 
@@ -214,7 +229,7 @@ class _Clause:
             items = [((name,), numbers) for name, _, numbers in self.networks]
         if items:
             items[0] = (items[0][0], self.numbers + items[0][1])
-        elif self.numbers or self.direction or self.measure in _EXTREMES:
+        elif self.numbers or self.direction or self.measure in EXTREME_MEASURES:
             items = [((), self.numbers)]
         return [
             Claim(
@@ -227,12 +242,13 @@ class _Clause:
                 text,
             )
             for names, numbers in items
-            if self.direction or numbers or self.measure in _EXTREMES
+            if self.direction or numbers or self.measure in EXTREME_MEASURES
         ]
 
 
-def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
+def _clauses(sentence: str, networks: tuple[str, ...]) -> list[_Clause]:
     """Cut a sentence into clauses: at conjunctions, and where a second measure or another direction begins."""
+    spelling = {name.lower(): name for name in networks}
     clauses = [_Clause()]
 
     def begin() -> _Clause:
@@ -240,18 +256,17 @@ def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
             clauses.append(_Clause())
         return clauses[-1]
 
-    for match in vocabulary.pattern.finditer(sentence):
+    for match in _pattern(networks).finditer(sentence):
         kind, word, clause = match.lastgroup or "", match[0], clauses[-1]
         before = sentence[: match.start()].rstrip()
         if kind == "break":
             begin()
         elif kind in ("network", "unknown"):
             if clause.fronted and clause.direction is not None:
-                clause = (
-                    begin()
-                )  # "in A, fALFF is high and in B, ...": B is not part of the list that A began
+                # "in A, fALFF is high and in B, ...": B is not part of the list that A began
+                clause = begin()
             within = re.search(r"\bwithin(?: the)?$", before, re.IGNORECASE) is not None
-            clause.networks.append((vocabulary.names.get(word.lower(), word), within, []))
+            clause.networks.append((spelling.get(word.lower(), word), within, []))
         elif kind in ("sd", "z", "value"):
             number = match[f"{kind}_number"]
             if kind == "sd" and match["sd_side"]:  # "-2.1 SD below" is a way to write 2.1 SD below
@@ -276,19 +291,16 @@ def _clauses(sentence: str, vocabulary: _Vocabulary) -> list[_Clause]:
     return [clause for clause in clauses if clause != _Clause()]
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    """One pattern for everything that carries meaning, and the spelling of the networks' names."""
-
-    pattern: re.Pattern
-    names: dict[str, str]
-
-
 @lru_cache(maxsize=256)
-def _vocabulary(networks: tuple[str, ...]) -> _Vocabulary:
+def _pattern(networks: tuple[str, ...]) -> re.Pattern:
+    """One pattern for everything that carries meaning; the name of the group that matches says what it is."""
+
     def longest_first(words: Iterable[str]) -> str:
         return "|".join(sorted(words, key=len, reverse=True))
 
+    # Alternatives are tried in this order at each place, so it matters: "average clustering" is a measure before
+    # "average" is a direction, a network named "high" would be one before it is a direction, and a number is the z or
+    # the SD that it belongs to before it is a bare value.
     parts = {
         "measure": longest_first(re.escape(phrase).replace(r"\ ", r"[\s\-]+") for phrase in _MEASURE_OF),
         "network": longest_first(map(re.escape, networks)) or r"(?!)",
@@ -302,9 +314,9 @@ def _vocabulary(networks: tuple[str, ...]) -> _Vocabulary:
         "value": rf"(?P<value_number>{_NUMBER})",
     }
     words = "|".join(f"(?P<{kind}>{part})" for kind, part in parts.items())
+    # The semicolon of "(0.52 Q; z = +2.1)" ends no clause. "and" alone ends none either: it joins networks.
     clause_break = r"(?P<break>;(?!\s*z\b)|\b(?:while|whereas|but|although|though)\b|, and\b)"
-    pattern = re.compile(rf"(?<!\w)(?:{words})(?!\w)|{clause_break}", re.IGNORECASE)
-    return _Vocabulary(pattern, {name.lower(): name for name in networks})
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)|{clause_break}", re.IGNORECASE)
 
 
 def _spaced(phrase: str) -> str:
@@ -317,10 +329,6 @@ _MEASURE_OF = {
     for measure, phrases in table.items()
     for phrase in phrases
 }
-
-
-def _key(fact: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    return fact_measure(fact), tuple(sorted(fact["network"]))
 
 
 def _equal(number: str, value: float) -> bool:
@@ -349,7 +357,7 @@ class Rewrite:
 
     text: str
     accepted: bool
-    report: Faithfulness
+    report: TextCheck
 
 
 def rewrite(
@@ -388,7 +396,7 @@ def rewrite(
     import torch
 
     networks = {name for fact in facts for name in fact["network"]}
-    original = faithfulness(text, facts)
+    original = check_text(text, facts)
     if original.contradicted or original.invented or not original.matched:
         wrong = (
             [what for _, what in original.contradicted]
@@ -425,7 +433,7 @@ def rewrite(
                 else tokenizer.eos_token_id,
             )
             proposal = tokenizer.decode(output[0, n_prompt:], skip_special_tokens=True).strip()
-            report = faithfulness(proposal, original.matched, networks)
-            if report.is_faithful:
+            report = check_text(proposal, original.matched, networks)
+            if report.is_true:
                 return Rewrite(proposal, True, report)
     return Rewrite(text, False, report)
