@@ -26,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-from ..bundled import add_network_words, name_networks, suppress_unnamed_words, network_pair_scan_config
+from ..bundled import add_network_words, name_networks, network_pair_scan_config, suppress_unnamed_words
 from ..corpus.queries import BINS, BOUNDS_BETWEEN
 from ..models.atlas import Atlas
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
