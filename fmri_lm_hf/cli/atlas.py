@@ -1,11 +1,26 @@
-"""Make an atlas file from a label image and the table that names its values, and check that they belong together.
+"""Make an atlas from a label image and the table that names its labels, and check that they belong together.
 
-The table is a CSV or TSV with the columns index, name and (optional) network, a colour lookup table
-(`index name R G B A`), or a Workbench label list; a .dlabel.nii file and the .label.gii files of two hemispheres (give
-either) carry their own. What is written names the ROIs and holds the checksum of the image, which stays where it is:
-`fmri-lm scans --atlas FILE --labels-img IMAGE` reads both.
+The atlas file (.json) names the ROIs and their networks, and holds the checksum of the image, which stays where it is.
+Afterwards, `fmri-lm scans SOURCE INPUT --atlas FILE --labels-img IMAGE` extracts these ROIs from scans, and models take
+scans of this atlas.
+
+IMAGE and the names of its ROIs:
+  .nii, .nii.gz     in MNI space, with --table
+  .dlabel.nii       holds its own names
+  .label.gii        of either hemisphere, with the other beside it; holds its own names
+TABLE is a CSV or TSV with the columns index (the value in the image), name and, if known, network; a colour lookup
+table (`index name R G B A`); or a Workbench label list. Name the networks, so that texts can speak of them:
+
+  index  name        network
+  1      LH_Vis_1    visual
+  2      LH_Vis_2    visual
+  3      LH_Def_1    default
+
+The command reports ROIs without voxels or with fewer than five, ROIs without a network, left and right exchanged, and
+ROIs outside of MNI space, and then returns 1. Without --out it only checks.
 
 examples:
+  fmri-lm atlas aal.nii.gz --table aal.tsv
   fmri-lm atlas aal.nii.gz --table aal.tsv --out aal.json
   fmri-lm atlas 4S456Parcels.dlabel.nii --out 4s456.json
 """
@@ -17,17 +32,15 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm atlas`."""
-    parser.add_argument(
-        "image", metavar="IMAGE", type=Path, help="label image: .nii, .nii.gz, .dlabel.nii or .label.gii"
-    )
-    parser.add_argument("--table", type=Path, help="names of its values")
-    parser.add_argument("--name", help="name of the atlas (default: from the image's)")
-    parser.add_argument("--out", type=Path, help="atlas file to write (.json); only checked without it")
+    """Add the options of `fmri-lm atlas`."""
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="label image, see above")
+    parser.add_argument("--table", type=Path, help="names of its labels")
+    parser.add_argument("--name", help="name of the atlas (the image's)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="atlas file to write (.json)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fmri-lm atlas`; 1 if something does not fit."""
+    """Run `fmri-lm atlas`; return 1 if the image and its table do not fit."""
     from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
     from ..models.scan_errors import ScanError
@@ -37,14 +50,12 @@ def run(args: argparse.Namespace) -> int:
         raise ScanError(f"--out {args.out}: expected a name that ends in .json.")
     is_surface = args.image.name.endswith(".gii")
     file_name = both_hemispheres(args.image)[0] if is_surface else args.image.name
-    name = args.name or file_name.partition(".")[0]
-    atlas = Atlas.from_labels_img(args.image, args.table, name)
+    atlas = Atlas.from_labels_img(args.image, args.table, args.name or file_name.partition(".")[0])
     check = check_atlas(atlas)
-    sizes = sorted(check.n_voxels)
+    networks = ", ".join(atlas.network_names[:10]) + (", ..." if len(atlas.network_names) > 10 else "")
     print(
-        f"{atlas.name}: {atlas.n_rois} ROIs of {len(atlas.network_names)} networks "
-        f"({', '.join(atlas.network_names[:10])}{', ...' if len(atlas.network_names) > 10 else ''}), "
-        f"{sizes[0]} to {sizes[-1]} voxels each."
+        f"{atlas.name}: {atlas.n_rois} ROIs of {len(atlas.network_names)} networks ({networks}), "
+        f"{check.n_voxels.min()} to {check.n_voxels.max()} voxels each."
     )
     for problem in check.problems:
         print(f"problem: {problem}")

@@ -1,25 +1,23 @@
 """Turn derivative folders, ROI tables or public cohorts into a scan dataset.
 
-The result is a folder of Parquet shards that `datasets.load_dataset` reads, with one row for each scan (scan_id,
-subject_id, session, site, t_r, n_timepoints, bold, roi_mask, mean_fd, phenotypes), the atlas, and a record of how it
-was made. Scans that cannot be used are listed in failures.json with the reason; exclusions.tsv lists all that is not in
-the dataset, and quality.html shows how good the scans are. Running the same command again continues where it stopped
-and brings in new scans and phenotypes. `--dry-run` tells what would be read.
+A scan dataset is a folder of Parquet files that `datasets.load_dataset` reads, with a row for each scan, its atlas, and
+a record of how it was made. failures.json lists scans that cannot be used, exclusions.tsv all that is not in the
+dataset and why, quality.html the quality of the scans. The same command again continues where it stopped, and adds new
+scans and phenotypes.
 
-SOURCE is one of
-  fmriprep          sub-*/[ses-*/]func/*_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy); with an
-                    atlas of surfaces *_bold.dtseries.nii, or *_bold.func.gii of --space fsaverage5 and the like
-  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD read with --atlas, in volumes or
-                    (.dtseries.nii) on surfaces
+SOURCE and the files that it reads below INPUT:
+  fmriprep          *_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy none, simple, simple_gsr,
+                    scrubbing, scrubbing_gsr, compcor); surfaces: *_bold.dtseries.nii, *_bold.func.gii
+  xcpd              XCP-D's atlas time series (--segmentation), or its denoised BOLD (--atlas)
   hcp               <subject>/MNINonLinear/Results/<run>/*.dtseries.nii (with a .dlabel.nii atlas) or *.ptseries.nii
-  files             ROI tables (.npy .npz .tsv .csv .mat), with shape (n_timepoints, n_rois), or ready images (.nii
-                    .nii.gz .func.gii)
+  files             ROI tables (.npy .npz .tsv .csv .mat), of shape (n_timepoints, n_rois), or images that need no
+                    further cleaning (.nii .nii.gz .func.gii)
   abide_pcp, adhd, development_fmri
                     public cohorts that nilearn downloads into INPUT
 
---atlas is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), an atlas JSON file (with --labels-img if it
-was made from a label image), a .dlabel.nii file, or the .label.gii file of one hemisphere (with the other one beside
-it). Tables need none: their own ROI names are taken, or numbers.
+ATLAS is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), a file of `fmri-lm atlas` (.json), a
+.dlabel.nii file, or the .label.gii file of one hemisphere with the other beside it. Tables need none: they name their
+ROIs, or these are numbered.
 
 examples:
   fmri-lm scans fmriprep derivatives/fmriprep --atlas dosenbach_2010 --strategy scrubbing --out scans
@@ -37,128 +35,89 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.atlas import Atlas
-    from ..scans import Source
-    from ..scans.sources import ScanFile
+    from ..scans.sources import ScanFile, Source
 
-
-# The library's own names (`scans.SOURCES`, `scans.denoising.STRATEGIES`), which `--help` tells without loading it.
+# The keys of `scans.SOURCES`, which `--help` lists without loading the sources.
 SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
-STRATEGY_NAMES = ("none", "simple", "simple_gsr", "scrubbing", "scrubbing_gsr", "compcor")
-
-# The library's own thresholds (`scans.sources.selection.Thresholds`), likewise: name, type, default, explanation.
-THRESHOLDS: tuple[tuple[str, type, float | None, str], ...] = (
-    ("max_masked", float, 0.5, "refuse scans with a larger share of unusable ROIs"),
-    ("min_coverage", float, 0.5, "mask ROIs with signal in a smaller share of their voxels"),
-    (
-        "min_minutes",
-        float,
-        1.0,
-        "refuse scans with less left after censoring; 4 to 5 are common for connectivity",
-    ),
-    ("max_censored", float, 0.8, "refuse scans with a larger share of censored time points"),
-    ("max_mean_fd", float, None, "refuse scans with a larger mean framewise displacement, in mm"),
-    ("min_dof", int, 20, "refuse scans with fewer residual degrees of freedom after confound regression"),
-)
+# Options that only some sources have.
+SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
+    "space": {"help": "fmriprep: MNI152NLin2009cAsym, fsLR, fsaverage5, ..."},
+    "strategy": {"metavar": "NAME", "help": "fmriprep: confounds to regress out (simple)"},
+    "segmentation": {"metavar": "NAME", "help": "xcpd: which of its atlases"},
+    "pattern": {"help": "files: path with {subject}, {session} and {site}"},
+    "mat_key": {"metavar": "NAME", "help": "files: variable of shape (n_rois, n_timepoints) (tc)"},
+    "pipeline": {"metavar": "NAME", "help": "abide_pcp: preprocessing pipeline (cpac)"},
+    "rois": {"metavar": "NAME", "help": "abide_pcp: ROI series (rois_aal)"},
+    "n_subjects": {"type": int, "metavar": "N", "help": "public cohorts: only the first N"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm scans`."""
-    parser.add_argument("source", metavar="SOURCE", choices=SOURCE_NAMES, help="kind of scans, see above")
-    parser.add_argument("input", metavar="INPUT", type=Path, help="folder with the scans")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the dataset, new or to be continued"
-    )
-    parser.add_argument("--atlas", help="name, atlas JSON file, .dlabel.nii or .label.gii file")
-    parser.add_argument(
-        "--labels-img", type=Path, help="label image of an atlas JSON file that was made from one"
-    )
-    parser.add_argument(
-        "--participants",
-        type=Path,
-        help="table of phenotypes by participant_id (default: INPUT/participants.tsv)",
-    )
-    parser.add_argument("--site", help="site of all scans (default: from the source, or the column `site`)")
-    parser.add_argument(
-        "--t-r",
-        nargs="+",
-        default=[],
-        metavar="SECONDS",
-        help="TR where the scans do not say it: seconds, or SITE=SECONDS for each site",
-    )
-    parser.add_argument("--match", default="*", help="only files whose path matches, such as '*task-rest*'")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="tell what would be read, and what left out and why; write nothing",
-    )
-    parser.add_argument(
-        "--controlled",
-        action="store_true",
-        help="a data-use agreement binds the cohort: its scans are not published without --confirm-controlled",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that read scans (%(default)s)")
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="Dask scheduler to read on, such as tcp://node01:8786"
-    )
-    parser.add_argument(
-        "--shard-mb", type=float, default=300, help="largest BOLD size of a shard in MB (%(default)s)"
-    )
-    chosen = parser.add_argument_group("which scans")
-    for option, entity in {
-        "participant-label": "sub",
-        "session": "ses",
-        "task": "task",
-        "run": "run",
-    }.items():
-        destination = (
-            "run_label" if option == "run" else option.replace("-", "_")
-        )  # `run` is the command's function
-        chosen.add_argument(
-            f"--{option}",
-            nargs="+",
-            metavar="LABEL",
-            dest=destination,
-            help=f"only scans with these {entity}-",
+    """Add the options of `fmri-lm scans`."""
+    from ..scans.denoising import STRATEGIES, Thresholds
+
+    parser.usage = "fmri-lm scans SOURCE INPUT --out FOLDER [options]"
+    add = parser.add_argument
+    add("source", metavar="SOURCE", choices=SOURCE_NAMES, help="kind of scans, see above")
+    add("input", metavar="INPUT", type=Path, help="folder with the scans")
+    add("--out", type=Path, metavar="FOLDER", required=True, help="dataset, new or to be continued")
+    add("--dry-run", action="store_true", help="list what would be read and left out, and stop")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--atlas", help="ROIs, see above")
+    add("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas file (.json)")
+    add("--participants", type=Path, metavar="TSV", help="phenotypes (INPUT/participants.tsv)")
+    add("--site", help="site of all scans (from source or participants)")
+    add("--t-r", nargs="+", default=[], metavar="TR", help="seconds or SITE=seconds, where scans do not say")
+    add("--controlled", action="store_true", help="a data-use agreement binds the cohort")
+
+    add = parser.add_argument_group("selection of scans").add_argument
+    add("--match", default="*", metavar="PATTERN", help="only paths that match, such as '*task-rest*'")
+    add("--participant-label", nargs="+", metavar="L", help="only scans with these sub-")
+    add("--session", nargs="+", metavar="L", help="only scans with these ses-")
+    add("--task", nargs="+", metavar="L", help="only scans with these task-")
+    add("--run", nargs="+", metavar="L", dest="run_label", help="only scans with these run-")
+    add("--bids-filter-file", type=Path, metavar="JSON", help='as of fMRIPrep: {"bold": {"task": "rest"}}')
+
+    add = parser.add_argument_group("limits of quality, beyond which scans are refused").add_argument
+    for field in dataclasses.fields(Thresholds):
+        default = "no limit" if field.default is None else field.default
+        add(
+            f"--{field.name.replace('_', '-')}",
+            type=int if field.type == "int" else float,
+            default=field.default,
+            metavar="X",
+            help=f"{field.metadata['help']} ({default})",
         )
-    chosen.add_argument(
-        "--bids-filter-file", type=Path, help='JSON as of fMRIPrep, such as {"bold": {"task": "rest"}}'
-    )
-    enough = parser.add_argument_group("which scans are good enough")
-    for name, kind, default, explanation in THRESHOLDS:
-        shown = "no limit" if default is None else default
-        enough.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{explanation} ({shown})"
-        )
-    only = parser.add_argument_group("options of one source")
-    only.add_argument(
-        "--space", help="fmriprep: standard space, or surface such as fsaverage5 (MNI152NLin2009cAsym; fsLR)"
-    )
-    only.add_argument(
-        "--strategy", choices=STRATEGY_NAMES, help="fmriprep: how confounds are regressed out (simple)"
-    )
-    only.add_argument("--segmentation", help="xcpd: which of its atlases")
-    only.add_argument("--pattern", help="files: where {subject}, {session} and {site} stand in the path")
-    only.add_argument("--mat-key", help="files: variable of .mat files, of shape (n_rois, n_timepoints) (tc)")
-    only.add_argument("--pipeline", help="abide_pcp: preprocessing pipeline (cpac)")
-    only.add_argument("--rois", help="abide_pcp: which ROI series (rois_aal)")
-    only.add_argument("--n-subjects", type=int, help="public cohorts: only the first so many")
+
+    add = parser.add_argument_group("options of single sources").add_argument
+    for name, options in SOURCE_OPTIONS.items():
+        choices = tuple(STRATEGIES) if name == "strategy" else None
+        add(f"--{name.replace('_', '-')}", choices=choices, **options)
+
+    add = parser.add_argument_group("work").add_argument
+    add("--workers", type=int, default=1, metavar="N", help="processes that read scans (%(default)s)")
+    add("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://node01:8786")
+    add("--shard-mb", type=float, default=300, metavar="MB", help="largest BOLD of a shard (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fmri-lm scans`; 1 if no scan could be used."""
-    from ..scans import SOURCES, build_scan_dataset, find_scans, read_participants
-    from ..scans.sources.bids import Selection, Thresholds
+    """Run `fmri-lm scans`; return 1 if no scan could be used."""
+    from ..scans.build import build_scan_dataset, find_scans
+    from ..scans.denoising import Thresholds
+    from ..scans.sources import SOURCES
+    from ..scans.sources.bids import Selection, read_participants
 
-    participants_file = args.participants
-    if participants_file is None and (args.input / "participants.tsv").exists():
-        participants_file = args.input / "participants.tsv"
-    participants = None if participants_file is None else read_participants(participants_file)
-    kind = SOURCES[args.source]
-    source = kind(
+    table = args.participants
+    if table is None and (args.input / "participants.tsv").exists():
+        table = args.input / "participants.tsv"
+    participants = None if table is None else read_participants(table)
+    source_class = SOURCES[args.source]
+    source = source_class(
         root=args.input,
-        atlas=_atlas(args.atlas, args.labels_img),
+        atlas=_load_atlas(args.atlas, args.labels_img),
         site=args.site,
-        t_r=_t_r(args.t_r),
+        t_r=_parse_t_r(args.t_r),
         match=args.match,
         selection=Selection.of(
             args.bids_filter_file,
@@ -167,11 +126,14 @@ def run(args: argparse.Namespace) -> int:
             task=args.task,
             run=args.run_label,
         ),
-        thresholds=Thresholds(**{name: getattr(args, name) for name, *_ in THRESHOLDS}),
-        **_own_options(args, kind),
+        thresholds=Thresholds(
+            **{item.name: getattr(args, item.name) for item in dataclasses.fields(Thresholds)}
+        ),
+        **_source_options(args, source_class),
     )
     if args.dry_run:
-        return _dry_run(source, find_scans(source, participants))
+        _print_scans(source, find_scans(source, participants))
+        return 0
     summary = build_scan_dataset(
         source,
         args.out,
@@ -196,8 +158,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if summary.n_new + summary.n_before else 1
 
 
-def _dry_run(source: Source, files: list[ScanFile]) -> int:
-    """Print what would be read, with what, and what left out."""
+def _print_scans(source: Source, files: list[ScanFile]) -> None:
+    """List the scans that would be read, and the files that are left out."""
     for file in files:
         names = " ".join(source.relative(path) for path in file.inputs) or "(from the cohort's table)"
         t_r = source.t_r_of(file)
@@ -205,27 +167,25 @@ def _dry_run(source: Source, files: list[ScanFile]) -> int:
         print(f"read: {file.scan_id} ({file.subject_id}, site {file.site}{given}): {names}")
     for each in source.left_out:
         print(f"left out: {each.name}: {each.reason}")
-    subjects = len({file.subject_id for file in files})
+    n_subjects = len({file.subject_id for file in files})
     print(
-        f"{len(files)} scans of {subjects} participants would be read, {len(source.left_out)} files left out."
+        f"{len(files)} scans of {n_subjects} participants would be read, {len(source.left_out)} files left out."
     )
-    return 0
 
 
-def _own_options(args: argparse.Namespace, kind: type[Source]) -> dict[str, Any]:
-    """Options that only some sources have; refuses those that this one has not."""
+def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dict[str, Any]:
+    """The given options of single sources; refuse those that this one does not have."""
     from ..models.scan_errors import ScanError
 
-    names = ("space", "strategy", "segmentation", "pattern", "mat_key", "pipeline", "rois", "n_subjects")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    unfit = set(given) - {item.name for item in dataclasses.fields(kind)}
-    if unfit:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unfit))
+    given = {name: getattr(args, name) for name in SOURCE_OPTIONS if getattr(args, name) is not None}
+    unknown = set(given) - {item.name for item in dataclasses.fields(source_class)}
+    if unknown:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
         raise ScanError(f"The source {args.source} has no option {options}: leave it out.")
     return given
 
 
-def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
+def _load_atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
     from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
     from ..models.scan_errors import ScanError
@@ -244,7 +204,7 @@ def _atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
     return atlas if labels_img is None else atlas.with_labels_img(labels_img)
 
 
-def _t_r(words: list[str]) -> dict[str, float]:
+def _parse_t_r(words: list[str]) -> dict[str, float]:
     """`["2.0"]` is the TR of all sites, `["a=0.72", "b=2.0"]` that of each."""
     from ..models.scan_errors import ScanError
 

@@ -29,9 +29,9 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from ..models.scan_errors import ScanError
 from ..scans.dataset import load_scan_dataset, write_scan_dataset
 from ..scans.splits import SplitManifest
-from ..scans.synthetic_image import write_nifti
 from ..simulation import SimulatedCohort, simulate_cohort
 from ..simulation.cohort import DEFAULT_SITES
+from ..simulation.images import write_nifti
 from ..training import alignment, instruction, tokenizer
 from ..training.arguments import StageArguments, parse
 from .report import describe_real_scans, write_report

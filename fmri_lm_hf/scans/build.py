@@ -1,23 +1,22 @@
-"""From a source of scans to a scan dataset: resumable, with every failure listed.
+"""From a source of scans to a scan dataset: `build_scan_dataset` is resumable and lists every failure.
 
-What a run leaves in its folder is described in `folder`.
+The files that a run leaves in its folder are described in `folder`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 from tqdm.auto import tqdm
 
 from ..models.scan_errors import ScanError
 from .dataset import SHARD_BYTES, in_groups, scan_features
-from .folder import DatasetFolder
+from .folder import DatasetFolder, Entry
 from .quality import write_quality
 from .sources.bids import subject_key
 from .sources.source import LeftOut, ScanFile, Source
@@ -33,13 +32,13 @@ class BuildSummary:
     Attributes
     ----------
     n_new, n_before : int
-        Scans added by this run, and those that were done before it.
+        Scans that this run added, and those that were there before.
     n_shards : int
         Shards in the folder.
     failures : list of dict
         `scan_id`, `input` and `reason` of the scans that could not be used.
     notes : list of str
-        What was noticed about the scans as a whole.
+        Mismatches between scans and participants.
     seconds : float
     left_out : list of LeftOut
         Files that no scan was taken from.
@@ -67,9 +66,9 @@ def build_scan_dataset(
 ) -> BuildSummary:
     """Read all scans of a source into a scan dataset folder.
 
-    Calling it again continues where it stopped: scans that are done are not read again, failed ones are tried anew,
-    new ones are added, changed phenotypes are brought in. Other parameters than those of the scans that are there are
-    refused, and so is a folder in which another process is at work.
+    Calling it again continues where it stopped: scans that are done are not read again, failed ones are tried again,
+    new ones are added, changed phenotypes are updated. It refuses parameters that differ from those of the scans that
+    are there, and a folder in which another process is at work.
 
     Parameters
     ----------
@@ -79,8 +78,8 @@ def build_scan_dataset(
     participants : mapping, optional
         Phenotypes of each subject, as `read_participants` gives them.
     controlled : bool
-        Declare the cohort as controlled: a data-use agreement binds it. What files in `out` declare, also by hand,
-        counts too; a declaration stays, in the record and in the rows, so that objects made of them carry it.
+        Declare the cohort as controlled: a data-use agreement binds it. A declaration in a file of `out`, also one
+        made by hand, counts too. It stays in the record and in the rows, so that objects made of them carry it.
     workers : int
         Processes that read scans; the result does not depend on it.
     scheduler : str, optional
@@ -102,28 +101,32 @@ def build_scan_dataset(
             source.atlas = folder.atlas or source.table_atlas(files)
         if participants is None and folder.provenance.get("with_participants"):
             raise ScanError(f"{out} was made with a table of participants: give it again (--participants).")
-        folder.start(source, _features(files, source, participants), {"controlled"} if controlled else ())
+        # Columns depend on the tables alone, not on which scans can be read: a run that is continued has the same.
+        columns = [file.phenotypes for file in files]
+        columns += [_without_site(row) for row in (participants or {}).values()]
+        features = scan_features(columns, source.atlas.n_rois, with_coverage=True)
+        folder.start(source, features, {"controlled"} if controlled else ())
         done = folder.done(files)
-        phenotypes = _phenotypes_of(files, folder, participants)
+        phenotypes = _phenotypes_by_scan(files, folder, participants)
         folder.update_phenotypes(phenotypes)
         todo = [file for file in files if file.scan_id not in done]
-        failures: list[dict[str, str]] = []
         if todo:
             folder.begin_changes()
         folder.provenance["with_participants"] = participants is not None
+        failures: list[dict[str, str]] = []
         read = partial(read_all, source, workers=workers, scheduler=scheduler)
-        entries = _entries(source, folder, todo, len(done), failures, read, progress)
+        n_all = len(done) + len(todo)
+        show = partial(tqdm, initial=len(done), total=n_all, unit="scan", disable=not progress)
+        entries = _read_entries(source, folder, todo, failures, read, show)
         for shard in in_groups(entries, lambda entry: entry["bold_bytes"], shard_bytes):
             folder.add_shard(shard, phenotypes)
-        subjects = {subject_key(file.subject_id) for file in files}
-        without_scans = sorted(set(participants or ()) - subjects)
+        without_scans = sorted(set(participants or ()) - {subject_key(file.subject_id) for file in files})
         write_quality(out, folder.provenance["scans"], failures, source.left_out, without_scans)
         folder.finish(phenotypes, failures)
-        n_shards = folder.n_shards
     return BuildSummary(
         n_new=len(todo) - len(failures),
         n_before=len(done),
-        n_shards=n_shards,
+        n_shards=folder.n_shards,
         failures=failures,
         notes=_notes(files, participants, without_scans),
         seconds=time.monotonic() - started,
@@ -133,79 +136,73 @@ def build_scan_dataset(
 
 def find_scans(source: Source, participants: Phenotypes | None = None) -> list[ScanFile]:
     """The scans that a build would read, with their sites and phenotypes."""
-    files = source.wanted()
+    files = source.select()
     if not files:
-        rest = (
-            f" {len(source.left_out)} files were left out: {source.left_out[0].name} "
-            if source.left_out
-            else ""
-        )
-        raise ScanError(
-            f"No scans of the kind {source.name!r} in {source.root}: check the folder and the options."
-            + (f"{rest}{source.left_out[0].reason}." if source.left_out else "")
-        )
-    _refuse_repeated_ids(files, source)
-    return [_with_phenotypes(file, source, participants) for file in files]
-
-
-def _entries(
-    source: Source,
-    folder: DatasetFolder,
-    todo: list[ScanFile],
-    n_done: int,
-    failures: list[dict[str, str]],
-    read: Callable[[list[ScanFile]], Iterator[Result]],
-    progress: bool,
-) -> Iterator[dict[str, Any]]:
-    """What goes into the shards, in order: scans that an earlier run has read, and those read now."""
-    known = {
-        scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]
-    }
-    read_before = {file.scan_id: entry for file in todo if (entry := folder.entry(file)) is not None}
-    results = read([file for file in todo if file.scan_id not in read_before])
-
-    def fail(file: ScanFile, reason: str) -> None:
-        name = source.relative(file.inputs[0]) if file.inputs else file.scan_id
-        failures.append({"scan_id": file.scan_id, "input": name, "reason": reason})
-
-    for file in tqdm(todo, initial=n_done, total=n_done + len(todo), unit="scan", disable=not progress):
-        entry = read_before.get(file.scan_id)
-        if entry is None:
-            row, reason = next(results)
-            if row is None:
-                fail(file, reason)
-                continue
-            entry = folder.keep(file, row)
-        content = entry["inputs"][0]["sha256"]
-        twin = known.setdefault(content, file.scan_id)
-        if twin != file.scan_id:
-            folder.drop(file)
-            fail(file, f"{file.scan_id} has the same content as {twin}: one of the two is a copy.")
-            continue
-        yield entry
-
-
-def _refuse_repeated_ids(files: list[ScanFile], source: Source) -> None:
+        message = f"No scans of the kind {source.name!r} in {source.root}: check the folder and the options."
+        if source.left_out:
+            first = source.left_out[0]
+            message += f" {len(source.left_out)} files were left out: {first.name} {first.reason}."
+        raise ScanError(message)
     seen: dict[str, ScanFile] = {}
     for file in files:
         other = seen.setdefault(file.scan_id, file)
         if other is not file:
-            names = [source.relative(f.inputs[0]) if f.inputs else f.scan_id for f in (other, file)]
             raise ScanError(
-                f"Two files are taken for the same scan {file.scan_id!r}: {names[0]} and {names[1]}. "
-                "Choose between them with a pattern (--match)."
+                f"Two files are taken for the same scan {file.scan_id!r}: {_input_name(source, other)} and "
+                f"{_input_name(source, file)}. Choose between them with a pattern (--match)."
             )
+    return [_with_phenotypes(file, source, participants) for file in files]
+
+
+def _read_entries(
+    source: Source,
+    folder: DatasetFolder,
+    files: list[ScanFile],
+    failures: list[dict[str, str]],
+    read: Callable[[list[ScanFile]], Iterator[Result]],
+    show: Callable[[list[ScanFile]], Iterable[ScanFile]],
+) -> Iterator[Entry]:
+    """Records for the shards, in order: of scans that a run before has read, and of those read now.
+
+    Scans that cannot be used are added to `failures`.
+    """
+    scan_of = {
+        scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]
+    }
+    read_before = {file.scan_id: entry for file in files if (entry := folder.entry(file)) is not None}
+    results = read([file for file in files if file.scan_id not in read_before])
+    for file in show(files):
+        entry, reason = read_before.get(file.scan_id), ""
+        if entry is None:
+            row, reason = next(results)
+            entry = None if row is None else folder.keep(file, row)
+        if entry is not None:
+            twin = scan_of.setdefault(entry["inputs"][0]["sha256"], file.scan_id)
+            if twin == file.scan_id:
+                yield entry
+                continue
+            folder.drop(file.scan_id)
+            reason = f"{file.scan_id} has the same content as {twin}: one of the two is a copy."
+        failures.append({"scan_id": file.scan_id, "input": _input_name(source, file), "reason": reason})
+
+
+def _input_name(source: Source, file: ScanFile) -> str:
+    return source.relative(file.inputs[0]) if file.inputs else file.scan_id
+
+
+def _without_site(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "site"}
 
 
 def _with_phenotypes(file: ScanFile, source: Source, participants: Phenotypes | None) -> ScanFile:
     """A scan with its site and its subject's phenotypes."""
-    row = dict((participants or {}).get(subject_key(file.subject_id), {}))
-    site = row.pop("site", None)
-    site = source.site or file.site or (None if site is None else str(site)) or "unknown"
-    return replace(file, site=site, phenotypes=file.phenotypes | row)
+    row = (participants or {}).get(subject_key(file.subject_id), {})
+    in_table = row.get("site")
+    site = source.site or file.site or (None if in_table is None else str(in_table)) or "unknown"
+    return replace(file, site=site, phenotypes=file.phenotypes | _without_site(row))
 
 
-def _phenotypes_of(
+def _phenotypes_by_scan(
     files: list[ScanFile], folder: DatasetFolder, participants: Phenotypes | None
 ) -> dict[str, dict[str, Any]]:
     """Site and phenotypes by scan_id: of the scans found now, and of those that only the dataset still has."""
@@ -217,26 +214,14 @@ def _phenotypes_of(
     return {scan_id: {"site": file.site, **file.phenotypes} for scan_id, file in found.items()}
 
 
-def _features(files: list[ScanFile], source: Source, participants: Phenotypes | None) -> datasets.Features:
-    """Columns of the dataset: they depend on the tables, not on which scans can be read."""
-    assert source.atlas is not None
-    known = [
-        {name: value for name, value in row.items() if name != "site"}
-        for row in (participants or {}).values()
-    ]
-    return scan_features([file.phenotypes for file in files] + known, source.atlas.n_rois, with_coverage=True)
-
-
 def _notes(files: list[ScanFile], participants: Phenotypes | None, without_scans: list[str]) -> list[str]:
     notes = []
-    unknown = sorted(
-        {file.subject_id for file in files if subject_key(file.subject_id) not in (participants or {})}
-    )
-    if participants and unknown:
-        notes.append(f"Not in the participants table, so without phenotypes: {', '.join(unknown)}.")
+    if participants:
+        unknown = {file.subject_id for file in files if subject_key(file.subject_id) not in participants}
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            notes.append(f"Not in the participants table, so without phenotypes: {names}.")
     if without_scans:
-        shown = ", ".join(without_scans[:10]) + (
-            f" and {len(without_scans) - 10} more" if len(without_scans) > 10 else ""
-        )
-        notes.append(f"In the participants table, but without scans: {shown}.")
+        more = f" and {len(without_scans) - 10} more" if len(without_scans) > 10 else ""
+        notes.append(f"In the participants table, but without scans: {', '.join(without_scans[:10])}{more}.")
     return notes

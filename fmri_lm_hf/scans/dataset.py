@@ -40,8 +40,10 @@ from ..models.atlas import Atlas
 from ..models.scan_errors import ScanError
 from ..models.scan_files import read_scan
 
-# Rows of a scan dataset as Arrow and Parquet: their columns, and files that are there whole or not at all.
-
+REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
+SHARD_BYTES = 300_000_000
+WORK_FOLDER = ".work"  # of a dataset that is not complete
+ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
 # Signals hardly repeat a value: trying a dictionary of them takes nine times as long, and splitting their bytes into
 # streams makes files a third smaller.
 PARQUET_OPTIONS: dict[str, Any] = {
@@ -50,7 +52,260 @@ PARQUET_OPTIONS: dict[str, Any] = {
     "column_encoding": {"bold.list.element.list.element": "BYTE_STREAM_SPLIT"},
 }
 Item = TypeVar("Item")
-ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
+
+
+def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas | None]:
+    """Load a scan dataset.
+
+    Parameters
+    ----------
+    path : path
+        A folder written by `write_scan_dataset` or `fmri-lm scans`, another folder of Parquet files, a folder of
+        `Dataset.save_to_disk`, or a single Parquet file. The columns `scan_id`, `subject_id`, `site`, `t_r` and `bold`
+        are required, others are kept as they are.
+
+    Raises
+    ------
+    ScanError
+        If it is damaged, lacks a required column, or is not complete.
+
+    Returns
+    -------
+    dataset : datasets.Dataset
+        `bold` comes as float32 numpy arrays (n_timepoints, n_rois), other columns as plain Python values.
+    atlas : Atlas or None
+        From `atlas.json` in the folder (or beside the file), if there is one.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    check_complete(folder)
+    dataset = _open(path)
+    missing = [column for column in REQUIRED_COLUMNS if column not in dataset.column_names]
+    if missing:
+        raise ScanError(
+            f"The scan dataset {path.name} has no column {', '.join(missing)}: "
+            f"found {', '.join(dataset.column_names)}; expected at least {', '.join(REQUIRED_COLUMNS)}."
+        )
+    if not len(dataset):
+        raise ScanError(f"The scan dataset {path.name} has no scans.")
+    dataset = _with_bold_arrays(dataset, path)
+    # A published object says of its cohort what the folder said.
+    declare_in_features(dataset.info.features, declared_in_folder(folder, recursive=path.is_dir()))
+    atlas = Atlas.from_json(folder / "atlas.json") if (folder / "atlas.json").exists() else None
+    n_rois = dataset.features["bold"].shape[1]
+    if atlas is not None and atlas.n_rois != n_rois:
+        raise ScanError(
+            f"The scans of {path.name} have {n_rois} ROIs, but atlas.json beside them has {atlas.n_rois} "
+            f"({atlas.name!r}): put the atlas of these scans there."
+        )
+    return dataset, atlas
+
+
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """The record of a scan dataset; None if it has none."""
+    path = folder / "provenance.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ScanError(
+            f"provenance.json of {folder} is empty or truncated ({error}): put it back, or make a new dataset."
+        ) from error
+    if not isinstance(record, dict):
+        raise ScanError(f"provenance.json of {folder} holds no record: put it back, or make a new dataset.")
+    return record
+
+
+def check_complete(folder: Path) -> None:
+    """Refuse the folder of a scan dataset that is still being made, or that lacks a shard.
+
+    Raises
+    ------
+    ScanError
+    """
+    record = read_provenance(folder) or {}
+    is_built = "scans" in record  # by `fmri-lm scans`
+    if (folder / WORK_FOLDER).exists() or (is_built and record.get("complete") is not True):
+        raise ScanError(
+            f"The scan dataset {folder.name} is unfinished: run the `fmri-lm scans` command that makes it again, which "
+            "continues where it stopped."
+        )
+    for number in range(record.get("n_shards", 0) if is_built else 0):
+        if not (folder / shard_name(number)).exists():
+            raise ScanError(
+                f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again."
+            )
+
+
+def write_scan_dataset(
+    rows: Iterable[Mapping[str, Any]] | datasets.Dataset,
+    out: str | os.PathLike,
+    atlas: Atlas,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write scans as a scan dataset folder.
+
+    Parameters
+    ----------
+    rows : datasets.Dataset, or iterable of mappings
+        `scan_id`, `subject_id`, `site`, `t_r`, `bold` (n_timepoints, n_rois), optional `session`, `roi_mask`,
+        `mean_fd`, and phenotypes. Only one shard is held in memory at a time.
+    out : path
+        A new folder (or an empty one).
+    atlas : Atlas
+    parameters : mapping, optional
+        How the scans were made, for `provenance.json`.
+    shard_bytes : int
+        Largest size of the BOLD of one shard.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ScanError(f"The folder {out} is not empty: give a new one, or remove it first.")
+    extra_features = None
+    declared = {name for name in DECLARATIONS if is_declared(parameters, name)}
+    if isinstance(rows, datasets.Dataset):
+        extra_features = dict(rows.features)
+        declared |= declared_in_features(rows.features)
+        rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
+    features: datasets.Features | None = None
+    seen: set[str] = set()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        checked = (_scan_row(row, atlas) for row in rows)
+        for number, shard in enumerate(in_groups(checked, _bold_bytes, shard_bytes)):
+            for row in shard:
+                if row["scan_id"] in seen:
+                    raise ScanError(
+                        f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own."
+                    )
+                seen.add(row["scan_id"])
+            if features is None:
+                features = scan_features(shard, atlas.n_rois, extra_features)
+                declare_in_features(features, declared)
+            groups = in_groups(shard, _bold_bytes, ROW_GROUP_BYTES)
+            tables = (rows_table(group, features) for group in groups)
+            write_parquet(tables, partial / shard_name(number), features.arrow_schema)
+        if features is None:
+            raise ScanError("There are no scans to write.")
+        atlas.to_json(partial / "atlas.json")
+        provenance = {
+            "parameters": dict(parameters or {}),
+            "versions": package_versions(),
+            "n_scans": len(seen),
+            "complete": True,
+        }
+        write_json(provenance, partial / "provenance.json")
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _scan_row(row: Mapping[str, Any], atlas: Atlas) -> dict[str, Any]:
+    """A checked row of a scan dataset, with all its columns and `bold` as float32."""
+    missing = [column for column in REQUIRED_COLUMNS if column not in row]
+    if missing:
+        raise ScanError(f"A scan has no {', '.join(missing)}: expected {', '.join(REQUIRED_COLUMNS)}.")
+    scan = read_scan(row, atlas, max_masked=1.0)
+    standard = {
+        "scan_id": str(row["scan_id"]),
+        "subject_id": str(row["subject_id"]),
+        "session": None if row.get("session") is None else str(row["session"]),
+        "site": None if row["site"] is None else str(row["site"]),
+        "t_r": scan.t_r,
+        "n_timepoints": len(scan.bold),
+        "bold": scan.bold,
+        "roi_mask": scan.roi_mask,
+        "mean_fd": row.get("mean_fd"),
+        "sample_mask": scan.sample_mask,
+    }
+    return standard | {key: value for key, value in row.items() if key not in standard}
+
+
+def shard_name(number: int) -> str:
+    """Path of a shard in the folder of its dataset."""
+    return f"data/train-{number:05d}.parquet"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a scan dataset depends on."""
+    packages = ("nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "fmri-lm-hf": __version__} | versions
+
+
+def _bold_bytes(row: Mapping[str, Any]) -> int:
+    return row["bold"].nbytes
+
+
+def _open(path: Path) -> datasets.Dataset:
+    if not path.exists():
+        raise ScanError(f"The scan dataset {path} does not exist: expected a folder or a .parquet file.")
+    if path.is_dir():
+        files = sorted(path.rglob("*.parquet"))
+    else:
+        files = [path] if path.suffix == ".parquet" else []
+    try:
+        if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(path))
+            if not isinstance(loaded, datasets.DatasetDict):
+                return loaded
+            if len(loaded) != 1:
+                raise ScanError(
+                    f"{path.name} holds the splits {', '.join(loaded)}: give the folder of one of them."
+                )
+            return next(iter(loaded.values()))
+        # Hidden folders hold unfinished work.
+        shards = [file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts)]
+        if not shards:
+            raise ScanError(
+                f"{path.name} holds no scan dataset: expected Parquet files or a folder of Dataset.save_to_disk. "
+                "`fmri-lm scans` makes one from folders of scans."
+            )
+        return datasets.Dataset.from_parquet([str(file) for file in shards])
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
+        damaged = ", ".join(file.name for file in files if _is_damaged(file)) or "which one is not known"
+        raise ScanError(
+            f"The scan dataset {path.name} is not readable: a file of it may be truncated ({damaged})."
+        ) from error
+
+
+def _is_damaged(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (pa.ArrowException, OSError):
+        return True
+    return False
+
+
+def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
+    feature = dataset.features["bold"]
+    if not isinstance(feature, datasets.Array2D):
+        first = dataset[0]["bold"]
+        if np.ndim(first) != 2:
+            raise ScanError(
+                f"`bold` of {path.name} has {np.ndim(first)} axes in its first row: expected (n_timepoints, n_rois)."
+            )
+        try:
+            dataset = dataset.cast_column("bold", datasets.Array2D((None, len(first[0])), "float32"))
+        except (TypeError, pa.ArrowException) as error:
+            raise ScanError(
+                f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row."
+            ) from error
+    return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
+
+
+# Rows as Arrow tables and Parquet files.
 
 
 def scan_features(
@@ -60,15 +315,16 @@ def scan_features(
     with_coverage: bool = False,
 ) -> datasets.Features:
     """Features of a scan dataset; phenotypes have their `known` feature, or one that fits all their values."""
-    features: dict[str, Any] = dict.fromkeys(
-        ("scan_id", "subject_id", "session", "site"), datasets.Value("string")
-    )
-    features["t_r"] = datasets.Value("float64")
-    features["n_timepoints"] = datasets.Value("int32")
-    features["bold"] = datasets.Array2D((None, n_rois), "float32")
-    features["roi_mask"] = datasets.List(datasets.Value("bool"))
-    features["mean_fd"] = datasets.Value("float32")
-    features["sample_mask"] = datasets.List(datasets.Value("bool"))
+    string, flags = datasets.Value("string"), datasets.List(datasets.Value("bool"))
+    features: dict[str, Any] = {
+        **dict.fromkeys(("scan_id", "subject_id", "session", "site"), string),
+        "t_r": datasets.Value("float64"),
+        "n_timepoints": datasets.Value("int32"),
+        "bold": datasets.Array2D((None, n_rois), "float32"),
+        "roi_mask": flags,
+        "mean_fd": datasets.Value("float32"),
+        "sample_mask": flags,
+    }
     if with_coverage:
         features["coverage"] = datasets.List(datasets.Value("float32"))
     for column in dict.fromkeys(itertools.chain.from_iterable(rows)):
@@ -159,265 +415,3 @@ def arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Feat
     rows = pa.ListArray.from_arrays(pa.array(np.arange(lengths.sum() + 1, dtype=np.int32) * n_rois), numbers)
     scans = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)), rows)
     return pa.ExtensionArray.from_storage(field.type, scans)
-
-
-REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
-SHARD_BYTES = 300_000_000
-WORK_FOLDER = ".work"  # of a dataset that is not complete
-
-
-def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas | None]:
-    """Load a scan dataset.
-
-    Parameters
-    ----------
-    path : path
-        A folder written by `write_scan_dataset` or `fmri-lm scans`, another folder of Parquet files, a folder of
-        `Dataset.save_to_disk`, or a single Parquet file. The columns `scan_id`, `subject_id`, `site`, `t_r` and `bold`
-        are required, others are kept as they are.
-
-    Raises
-    ------
-    ScanError
-        Also for a dataset that is still being made, or whose making was stopped.
-
-    Returns
-    -------
-    dataset : datasets.Dataset
-        `bold` comes as float32 numpy arrays (n_timepoints, n_rois), other columns as plain Python values.
-    atlas : Atlas or None
-        From `atlas.json` in the folder (or beside the file), if there is one.
-    """
-    path = Path(path)
-    check_complete(path if path.is_dir() else path.parent)
-    dataset = _open(path)
-    missing = [column for column in REQUIRED_COLUMNS if column not in dataset.column_names]
-    if missing:
-        raise ScanError(
-            f"The scan dataset {path.name} has no column {', '.join(missing)}: "
-            f"found {', '.join(dataset.column_names)}; expected at least {', '.join(REQUIRED_COLUMNS)}."
-        )
-    if not len(dataset):
-        raise ScanError(f"The scan dataset {path.name} has no scans.")
-    dataset = _with_bold_arrays(dataset, path)
-    # a published object says of its cohort what the folder said
-    beside = declared_in_folder(path) if path.is_dir() else declared_in_folder(path.parent, recursive=False)
-    declare_in_features(dataset.info.features, beside)
-    atlas_file = (path if path.is_dir() else path.parent) / "atlas.json"
-    atlas = Atlas.from_json(atlas_file) if atlas_file.exists() else None
-    n_rois = dataset.features["bold"].shape[1]
-    if atlas is not None and atlas.n_rois != n_rois:
-        raise ScanError(
-            f"The scans of {path.name} have {n_rois} ROIs, but atlas.json beside them has {atlas.n_rois} "
-            f"({atlas.name!r}): put the atlas of these scans there."
-        )
-    return dataset, atlas
-
-
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """The record of a scan dataset; None if it has none."""
-    path = folder / "provenance.json"
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ScanError(
-            f"provenance.json of {folder} is empty or truncated ({error}): put it back, or make a new dataset."
-        ) from error
-    if not isinstance(record, dict):
-        raise ScanError(f"provenance.json of {folder} holds no record: put it back, or make a new dataset.")
-    return record
-
-
-def check_complete(folder: Path) -> None:
-    """Refuse the folder of a scan dataset whose making has not ended, or that lacks a shard.
-
-    Raises
-    ------
-    ScanError
-    """
-    record = read_provenance(folder)
-    is_built = record is not None and "scans" in record  # by `fmri-lm scans`
-    if (folder / WORK_FOLDER).exists() or (is_built and record.get("complete") is not True):  # type: ignore[union-attr]
-        raise ScanError(
-            f"The scan dataset {folder.name} is unfinished: run the `fmri-lm scans` command that makes it again, which "
-            "continues where it stopped."
-        )
-    if is_built:
-        for number in range(record.get("n_shards", 0)):  # type: ignore[union-attr]
-            if not (folder / shard_name(number)).exists():
-                raise ScanError(
-                    f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again."
-                )
-
-
-def write_scan_dataset(
-    rows: Iterable[Mapping[str, Any]] | datasets.Dataset,
-    out: str | os.PathLike,
-    atlas: Atlas,
-    *,
-    parameters: Mapping[str, Any] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> Path:
-    """Write scans as a scan dataset folder.
-
-    Parameters
-    ----------
-    rows : datasets.Dataset, or iterable of mappings
-        `scan_id`, `subject_id`, `site`, `t_r`, `bold` (n_timepoints, n_rois), optional `session`, `roi_mask`,
-        `mean_fd`, and phenotypes. Only one shard is held in memory at a time.
-    out : path
-        A new folder (or an empty one).
-    atlas : Atlas
-    parameters : mapping, optional
-        How the scans were made, for `provenance.json`.
-    shard_bytes : int
-        Largest size of the BOLD of one shard.
-
-    Returns
-    -------
-    Path
-        The folder.
-    """
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise ScanError(f"The folder {out} is not empty: give a new one, or remove it first.")
-    extra_features = None
-    declared = {name for name in DECLARATIONS if is_declared(parameters, name)}
-    if isinstance(rows, datasets.Dataset):
-        extra_features = dict(rows.features)
-        declared |= declared_in_features(rows.features)
-        rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
-    features: datasets.Features | None = None
-    seen: set[str] = set()
-    partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        checked = (scan_row(row, atlas) for row in rows)
-        for number, shard in enumerate(in_groups(checked, _bold_bytes, shard_bytes)):
-            for row in shard:
-                if row["scan_id"] in seen:
-                    raise ScanError(
-                        f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own."
-                    )
-                seen.add(row["scan_id"])
-            if features is None:
-                features = scan_features(shard, atlas.n_rois, extra_features)
-                declare_in_features(features, declared)
-            groups = in_groups(shard, _bold_bytes, ROW_GROUP_BYTES)
-            tables = (rows_table(group, features) for group in groups)
-            write_parquet(tables, partial / shard_name(number), features.arrow_schema)
-        if features is None:
-            raise ScanError("There are no scans to write.")
-        atlas.to_json(partial / "atlas.json")
-        provenance = {
-            "parameters": dict(parameters or {}),
-            "versions": package_versions(),
-            "n_scans": len(seen),
-            "complete": True,
-        }
-        write_json(provenance, partial / "provenance.json")
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return out
-
-
-def scan_row(row: Mapping[str, Any], atlas: Atlas | None, n_rois: int | None = None) -> dict[str, Any]:
-    """A checked row of a scan dataset, with all its columns and `bold` as float32."""
-    missing = [column for column in REQUIRED_COLUMNS if column not in row]
-    if missing:
-        raise ScanError(f"A scan has no {', '.join(missing)}: expected {', '.join(REQUIRED_COLUMNS)}.")
-    scan = read_scan(row, atlas, n_rois=n_rois, max_masked=1.0)
-    standard = {
-        "scan_id": str(row["scan_id"]),
-        "subject_id": str(row["subject_id"]),
-        "session": None if row.get("session") is None else str(row["session"]),
-        "site": None if row["site"] is None else str(row["site"]),
-        "t_r": scan.t_r,
-        "n_timepoints": len(scan.bold),
-        "bold": scan.bold,
-        "roi_mask": scan.roi_mask,
-        "mean_fd": row.get("mean_fd"),
-        "sample_mask": scan.sample_mask,
-    }
-    return standard | {key: value for key, value in row.items() if key not in standard}
-
-
-def shard_name(number: int) -> str:
-    """Where a shard lies in the folder of its dataset."""
-    return f"data/train-{number:05d}.parquet"
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what a scan dataset depends on."""
-    packages = ("nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), "fmri-lm-hf": __version__} | versions
-
-
-def _bold_bytes(row: Mapping[str, Any]) -> int:
-    return row["bold"].nbytes
-
-
-def _open(path: Path) -> datasets.Dataset:
-    if not path.exists():
-        raise ScanError(f"The scan dataset {path} does not exist: expected a folder or a .parquet file.")
-    try:
-        if path.is_dir() and any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-            loaded = datasets.load_from_disk(str(path))
-            if isinstance(loaded, datasets.DatasetDict):
-                if len(loaded) != 1:
-                    raise ScanError(
-                        f"{path.name} holds the splits {', '.join(loaded)}: give the folder of one of them."
-                    )
-                loaded = next(iter(loaded.values()))
-            return loaded
-        if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*.parquet")
-                if not any(part.startswith(".") for part in file.relative_to(path).parts)  # unfinished work
-            )
-        else:
-            files = [path] if path.suffix == ".parquet" else []
-        if not files:
-            raise ScanError(
-                f"{path.name} holds no scan dataset: expected Parquet files or a folder of Dataset.save_to_disk. "
-                "`fmri-lm scans` makes one from folders of scans."
-            )
-        return datasets.Dataset.from_parquet([str(file) for file in files])
-    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
-        named = ", ".join(file.name for file in _damaged(path)) or "which one is not known"
-        raise ScanError(
-            f"The scan dataset {path.name} is not readable: a file of it may be truncated ({named})."
-        ) from error
-
-
-def _damaged(path: Path) -> list[Path]:
-    damaged = []
-    for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
-        try:
-            pq.read_metadata(file)
-        except (pa.ArrowException, OSError):
-            damaged.append(file)
-    return damaged
-
-
-def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
-    feature = dataset.features["bold"]
-    if not isinstance(feature, datasets.Array2D):
-        first = dataset[0]["bold"]
-        if np.ndim(first) != 2:
-            raise ScanError(
-                f"`bold` of {path.name} has {np.ndim(first)} axes in its first row: expected (n_timepoints, n_rois)."
-            )
-        try:
-            dataset = dataset.cast_column("bold", datasets.Array2D((None, len(first[0])), "float32"))
-        except (TypeError, pa.ArrowException) as error:
-            raise ScanError(
-                f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row."
-            ) from error
-    return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)

@@ -1,15 +1,19 @@
 """The folder of a scan dataset in the making: one process at a time, resumable, complete or marked as unfinished.
 
-What a run leaves in its folder::
+A run leaves in its folder::
 
     data/train-00000.parquet, ...   shards, each complete
     atlas.json                      the ROIs
     provenance.json                 parameters, versions, whether the dataset is complete, and for each scan its shard
                                     and the checksums of its inputs
     failures.json                   scans that could not be used, with the reason
-    exclusions.tsv, quality.html    what was not kept and why; how good the scans are
+    exclusions.tsv, quality.html    scans and files that were not kept and why; the quality of the scans
     .work/                          scans that are read but not yet in a shard (gone when the run is complete)
     .lock                           held by the process that works here (gone when it has ended)
+
+A run may be killed at any moment. Each file is therefore complete or absent, and the order of writing says what is
+valid: a scan's table before its record, a shard before the record that lists it, that record before the tables that
+went into the shard are removed. Whatever no record lists is removed, or made again, by the next run.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import numpy as np
@@ -44,26 +48,37 @@ from .dataset import (
     shard_name,
     write_parquet,
 )
-from .sources.source import ScanFile, Source
-from .workers import identities, sha256
+from .sources.source import InputFingerprint, ScanFile, Source, file_sha256
 
 # Columns that come from the files of a scan; the others, its site and phenotypes, may change without it.
 READ_COLUMNS = (
     *("scan_id", "subject_id", "session", "t_r", "n_timepoints", "bold", "roi_mask", "mean_fd"),
     *("sample_mask", "coverage"),
 )
-# What the record holds, in this order: a run that was stopped and continued leaves the same bytes as another.
-RECORDED = (
-    "complete",
-    "parameters",
-    "versions",
-    "with_participants",
-    "phenotypes_sha256",
-    "n_shards",
-    "scans",
+# Keys of the record, in this order: a run that was stopped and continued leaves the same bytes as another.
+RECORD_KEYS = (
+    *("complete", "parameters", "versions", "with_participants", "phenotypes_sha256", "n_shards", "scans"),
 )
-UNRECORDED = {LOCK_FILE, WORK_FOLDER, "atlas.json", "data"}  # what a run may leave before its first record
+UNRECORDED = {
+    LOCK_FILE,
+    WORK_FOLDER,
+    "atlas.json",
+    "data",
+}  # files that a run may leave before its first record
 TEMPORARY = re.compile(r"\.?.+\.\d+\.tmp")
+Phenotypes = Mapping[str, Mapping[str, Any]]  # site and phenotypes by scan_id
+
+
+class Entry(TypedDict):
+    """The record of a scan that was read."""
+
+    scan_id: str
+    subject_id: str
+    t_r: float
+    tsnr: float | None
+    inputs: list[InputFingerprint]
+    report: list[str]
+    bold_bytes: int
 
 
 class DatasetFolder:
@@ -77,27 +92,22 @@ class DatasetFolder:
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / WORK_FOLDER
-        self.record = out / "provenance.json"
-        if not self.record.exists():
-            found = sorted(path.name for path in out.iterdir() if not TEMPORARY.fullmatch(path.name))
+        if not (out / "provenance.json").exists():
+            found = {path.name for path in out.iterdir() if not TEMPORARY.fullmatch(path.name)}
             shards = list((out / "data").glob("*")) if "data" in found else []
-            if set(found) - UNRECORDED or any(not TEMPORARY.fullmatch(path.name) for path in shards):
+            if found - UNRECORDED or any(not TEMPORARY.fullmatch(path.name) for path in shards):
                 raise ScanError(f"The folder {out} holds something else: give a new folder.")
         for folder in (out, out / "data", self.work):
-            for path in folder.glob("*") if folder.is_dir() else ():
-                if TEMPORARY.fullmatch(
-                    path.name
-                ):  # of a process that was killed: nobody else is at work here
+            for path in folder.glob("*"):
+                if TEMPORARY.fullmatch(path.name):  # of a process that was killed: nobody else works here
                     path.unlink(missing_ok=True)
-        self.provenance: dict[str, Any] = read_provenance(out) or {}
-        self.provenance.setdefault("scans", [])
-        self.provenance.setdefault("n_shards", 0)
+        self.provenance: dict[str, Any] = {"scans": [], "n_shards": 0} | (read_provenance(out) or {})
         self._check_shards()
 
     @classmethod
     @contextlib.contextmanager
     def hold(cls, out: Path) -> Iterator[DatasetFolder]:
-        """Hold a folder for this process alone; it is made if need be, and removed if nothing came into it."""
+        """Hold a folder for this process alone; it is made if need be, and removed if nothing was written into it."""
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(exclusive(out))
@@ -112,9 +122,8 @@ class DatasetFolder:
     @property
     def atlas(self) -> Atlas | None:
         """The atlas of the scans that are there."""
-        if not self.provenance["scans"] or not (self.out / "atlas.json").exists():
-            return None
-        return Atlas.from_json(self.out / "atlas.json")
+        path = self.out / "atlas.json"
+        return Atlas.from_json(path) if self.provenance["scans"] and path.exists() else None
 
     def _check_shards(self) -> None:
         names = [shard_name(number) for number in range(self.n_shards)]
@@ -131,18 +140,17 @@ class DatasetFolder:
                 path.unlink()  # written by a run that was killed before it could record it
 
     def start(self, source: Source, features: datasets.Features, declared: Iterable[str] = ()) -> None:
-        """Begin or continue a run; refuses other parameters than those of the scans that are there.
+        """Begin or continue a run; refuse parameters that differ from those of the scans that are there.
 
         The rows carry what is `declared` about the cohort now, and what files of the folder declare already.
         """
         assert source.atlas is not None
         declare_in_features(features, {*declared, *declared_in_folder(self.out)})
         self.features, self.source = features, source
-        parameters = source.parameters() | {
-            "atlas": source.atlas.name,
-            "atlas_sha256": _sha256_of_json(source.atlas.to_dict()),
-        }
-        parameters = json.loads(json.dumps(parameters))
+        atlas = {"atlas": source.atlas.name, "atlas_sha256": _sha256_of_json(source.atlas.to_dict())}
+        parameters = json.loads(
+            json.dumps(source.parameters() | atlas)
+        )  # as they are when they are read back
         before = self.provenance.get("parameters", {})
         names = [name for name in before | parameters if before.get(name) != parameters.get(name)]
         if self.provenance["scans"] and names:
@@ -167,13 +175,13 @@ class DatasetFolder:
             self._save()
 
     def done(self, files: Sequence[ScanFile]) -> set[str]:
-        """Ids of the scans that are in shards; refuses inputs that were changed since, and another TR."""
+        """Ids of the scans that are in shards; refuse inputs that have changed since, and another TR."""
         recorded = {scan["scan_id"]: scan for scan in self.provenance["scans"]}
         for file in files:
             scan = recorded.get(file.scan_id)
             if scan is None:
                 continue
-            if not self._same_inputs(file, scan, self.out / scan["shard"]):
+            if not self._same_inputs(file, scan["inputs"], self.out / scan["shard"]):
                 raise ScanError(
                     f"An input of {file.scan_id} was changed after it was read into {self.out}: make a new dataset."
                 )
@@ -185,19 +193,21 @@ class DatasetFolder:
                 )
         return set(recorded)
 
-    def entry(self, file: ScanFile) -> dict[str, Any] | None:
-        """The record of a scan that is read but in no shard yet; None if there is none, or a damaged one."""
-        path = self.work / (_file_name(file.scan_id) + ".json")
+    # Scans that are read but in no shard yet.
+
+    def entry(self, file: ScanFile) -> Entry | None:
+        """The record of a scan in the work folder; None if there is none, or a damaged one."""
+        record, table = self._work_files(file.scan_id)
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            pq.read_metadata(_beside(path))
-            return entry if self._same_inputs(file, entry, path) else None
+            entry = json.loads(record.read_text(encoding="utf-8"))
+            pq.read_metadata(table)
+            return entry if self._same_inputs(file, entry["inputs"], record) else None
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
 
-    def keep(self, file: ScanFile, row: dict[str, Any]) -> dict[str, Any]:
+    def keep(self, file: ScanFile, row: dict[str, Any]) -> Entry:
         """Keep a scan that was read until its shard is full."""
-        entry = {
+        entry: Entry = {
             "scan_id": file.scan_id,
             "subject_id": file.subject_id,
             "t_r": row["t_r"],
@@ -206,56 +216,48 @@ class DatasetFolder:
             "report": row.pop("report"),
             "bold_bytes": row["bold"].nbytes,
         }
+        record, path = self._work_files(file.scan_id)
         table = rows_table([row], datasets.Features({name: self.features[name] for name in READ_COLUMNS}))
-        path = self.work / f"{_file_name(file.scan_id)}.json"
-        write_parquet([table], _beside(path), table.schema)
-        write_json(entry, path)  # last: it says that the scan is there
+        write_parquet([table], path, table.schema)
+        write_json(entry, record)  # last: it says that the scan is there
         return entry
 
-    def drop(self, file: ScanFile) -> None:
-        """Forget a scan that was read."""
-        path = self.work / f"{_file_name(file.scan_id)}.json"
-        path.unlink(missing_ok=True)
-        _beside(path).unlink(missing_ok=True)
+    def drop(self, scan_id: str) -> None:
+        """Remove a scan from the work folder."""
+        for path in self._work_files(scan_id):
+            path.unlink(missing_ok=True)
 
-    def add_shard(
-        self, entries: Sequence[dict[str, Any]], phenotypes: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def _work_files(self, scan_id: str) -> tuple[Path, Path]:
+        """Record and table of a scan in the work folder, however long its id is."""
+        name = scan_id
+        if len(name.encode()) > 180:
+            name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return self.work / f"{name}.json", self.work / f"{name}.parquet"
+
+    # Shards.
+
+    def add_shard(self, entries: Sequence[Entry], phenotypes: Phenotypes) -> None:
         """Move scans from the work folder into a new shard, with their phenotypes."""
         name = shard_name(self.n_shards)
-        paths = [self.work / f"{_file_name(entry['scan_id'])}.json" for entry in entries]
-        sizes = [entry["bold_bytes"] for entry in entries]
-        groups = in_groups(zip(paths, sizes, strict=True), lambda item: item[1], ROW_GROUP_BYTES)
-        schema = self.features.arrow_schema
-        tables = (pa.concat_tables(pq.read_table(_beside(path)) for path, _ in group) for group in groups)
-        write_parquet((self._with_phenotypes(table, phenotypes) for table in tables), self.out / name, schema)
+        tables = (
+            pa.concat_tables(pq.read_table(self._work_files(entry["scan_id"])[1]) for entry in group)
+            for group in in_groups(entries, lambda entry: entry["bold_bytes"], ROW_GROUP_BYTES)
+        )
+        row_groups = (self._with_phenotypes(table, phenotypes) for table in tables)
+        write_parquet(row_groups, self.out / name, self.features.arrow_schema)
         for entry in entries:
             record = {key: value for key, value in entry.items() if key != "bold_bytes"}
             self.provenance["scans"].append(record | {"shard": name})
         self.provenance["n_shards"] += 1
         self._save()
-        for path in paths:
-            path.unlink()
-            _beside(path).unlink()
+        for entry in entries:
+            self.drop(entry["scan_id"])
 
-    def update_phenotypes(self, phenotypes: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Bring sites and phenotypes of the scans in shards up to date, without reading their files again.
-
-        Parameters
-        ----------
-        phenotypes : mapping
-            `site` and phenotypes by scan_id, of every scan that is there.
-
-        Returns
-        -------
-        bool
-            Whether anything had changed.
-        """
-        if (
-            self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes)
-            or not self.provenance["scans"]
-        ):
-            return False
+    def update_phenotypes(self, phenotypes: Phenotypes) -> None:
+        """Bring sites and phenotypes of the scans in shards up to date, without reading their files again."""
+        is_current = self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes)
+        if is_current or not self.provenance["scans"]:
+            return
         self.begin_changes()
         # A run that is killed here leaves shards of both kinds: the next one does all of them again.
         self.provenance["phenotypes_sha256"] = None
@@ -264,16 +266,13 @@ class DatasetFolder:
             path = self.out / shard_name(number)
             state = path.stat()
             with pq.ParquetFile(path) as shard:
-                groups = (
-                    self._with_phenotypes(shard.read_row_group(group), phenotypes)
-                    for group in range(shard.num_row_groups)
-                )
-                write_parquet(
-                    groups, path, self.features.arrow_schema, times=(state.st_atime_ns, state.st_mtime_ns)
-                )
-        return True
+                tables = (shard.read_row_group(group) for group in range(shard.num_row_groups))
+                row_groups = (self._with_phenotypes(table, phenotypes) for table in tables)
+                # The times stay: they say whether the inputs of the scans have changed since.
+                times = (state.st_atime_ns, state.st_mtime_ns)
+                write_parquet(row_groups, path, self.features.arrow_schema, times)
 
-    def finish(self, phenotypes: Mapping[str, Mapping[str, Any]], failures: list[dict[str, str]]) -> None:
+    def finish(self, phenotypes: Phenotypes, failures: list[dict[str, str]]) -> None:
         """Mark the dataset as complete."""
         write_json(failures, self.out / "failures.json")
         now = self.provenance | {"phenotypes_sha256": self._sha256(phenotypes), "complete": True}
@@ -283,7 +282,7 @@ class DatasetFolder:
             self.provenance = now
             self._save()
 
-    def _sha256(self, phenotypes: Mapping[str, Mapping[str, Any]]) -> str:
+    def _sha256(self, phenotypes: Phenotypes) -> str:
         """Of the columns, of what is declared in them, and of the sites and phenotypes of the scans in shards."""
         columns = {name: str(feature) for name, feature in self.features.items()}
         declared = sorted(declared_in_features(self.features))
@@ -291,12 +290,12 @@ class DatasetFolder:
         return _sha256_of_json([columns, rows, *([declared] if declared else [])])
 
     def _save(self) -> None:
-        record = {key: self.provenance.get(key) for key in RECORDED}
-        # a declaration never gets lost, whoever wrote it here
+        record = {key: self.provenance.get(key) for key in RECORD_KEYS}
+        # A declaration never gets lost, whoever wrote it here.
         record |= {name: self.provenance[name] for name in DECLARATIONS if self.provenance.get(name)}
-        write_json(record, self.record)
+        write_json(record, self.out / "provenance.json")
 
-    def _with_phenotypes(self, table: pa.Table, phenotypes: Mapping[str, Mapping[str, Any]]) -> pa.Table:
+    def _with_phenotypes(self, table: pa.Table, phenotypes: Phenotypes) -> pa.Table:
         values = [phenotypes[scan_id] for scan_id in table["scan_id"].to_pylist()]
         table = table.combine_chunks()
         columns = [
@@ -307,36 +306,23 @@ class DatasetFolder:
         ]
         return pa.Table.from_arrays(columns, schema=self.features.arrow_schema)
 
-    def _same_inputs(self, file: ScanFile, entry: Mapping[str, Any], made: Path) -> bool:
+    def _same_inputs(self, file: ScanFile, recorded: Sequence[InputFingerprint], made: Path) -> bool:
         """Whether the inputs of a scan are those it was read from; files older than the result are not hashed."""
         if file.table is not None:
-            return entry["inputs"] == identities(file, self.source)
-        if len(file.inputs) != len(entry["inputs"]):
+            return recorded == self.source.fingerprints(file)
+        if len(file.inputs) != len(recorded):
             return False
-        for path, before in zip(file.inputs, entry["inputs"], strict=True):
+        for path, before in zip(file.inputs, recorded, strict=True):
             state = path.stat()
             if self.source.relative(path) != before["name"] or state.st_size != before["bytes"]:
                 return False
-            if state.st_mtime >= made.stat().st_mtime and sha256(path) != before["sha256"]:
+            if state.st_mtime >= made.stat().st_mtime and file_sha256(path) != before["sha256"]:
                 return False
         return True
 
 
-def _file_name(scan_id: str) -> str:
-    """A file name for a scan, however long its id is."""
-    if len(scan_id.encode()) <= 180:
-        return scan_id
-    return f"{scan_id[:80]}-{hashlib.sha256(scan_id.encode()).hexdigest()[:16]}"
-
-
-def _beside(record: Path) -> Path:
-    """The table of a scan whose record this is."""
-    return record.with_name(record.name.removesuffix(".json") + ".parquet")
-
-
 def _sha256_of_json(record: Any) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, default=_plain).encode()).hexdigest()
+    def plain(value: Any) -> Any:
+        return value.item() if isinstance(value, np.generic) else os.fspath(value)
 
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else os.fspath(value)
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=plain).encode()).hexdigest()

@@ -1,4 +1,8 @@
-"""Do two scans come from one person? Connectivity tells people apart, whatever they are called [1]_.
+"""Leakage that no identifier shows: copies of a scan, and scans of one person under two ids.
+
+- `content_sketch` and `shared_content` find the same measurement, also scaled, rounded, shifted or cut.
+- `ScanRecord` keeps with a model which scans it was trained on, readable for those who hold the scans alone.
+- `connectivity_profile` and `like_pairs` find two scans of one person: connectivity identifies people [1]_.
 
 References
 ----------
@@ -9,7 +13,7 @@ References
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,19 +23,27 @@ import numpy as np
 
 from ..descriptors.connectivity import fisher_z_connectivity
 
-# Which scans hold the same measurement? Sketches of content that survive scaling, rounding, shifting and cutting.
-
 N_WORDS = 32  # of a sketch
-N_SKETCHED_ROIS = 16  # that a word looks at, spread evenly
+N_SKETCHED_ROIS = 16  # spread evenly, from which a word is made
 WORD_BITS = 192  # rises and falls in a word: 12 steps in time of 16 regions, more of fewer
-FEWEST_SHARED = 3  # words in common that chance does not explain
-N_RECORDED = 6  # words of each scan that a record keeps
+MIN_SHARED_WORDS = 3  # that chance does not explain
+N_RECORDED_WORDS = 6  # of each scan that a record keeps
 RECORDED_BYTES = 4  # of each of them
-FEWEST_RECORDED = 2  # recorded words that make a scan a recorded one
+MIN_RECORDED_WORDS = 2  # by which a scan is found in a record
+
+N_PROFILED_ROIS = 64  # of a profile, spread evenly
+MIN_SCANS = 20  # from which the usual likeness is estimated
+N_COMMON_COMPONENTS = (
+    3  # directions in which most scans differ (motion, the global signal), no mark of a person
+)
+MIN_Z = 8.0  # robust z; of the pairs of different people of a simulated cohort none exceeds 5
+
+
+# Copies of a scan.
 
 
 def content_sketch(bold: Any) -> np.ndarray:
-    """The content of a scan as the smallest hashes of its words.
+    """The content of a scan as the smallest hashes of its windows ("words"), a MinHash.
 
     Parameters
     ----------
@@ -41,7 +53,7 @@ def content_sketch(bold: Any) -> np.ndarray:
     -------
     numpy.ndarray of uint64
         Sorted; at most `N_WORDS`. Fewer for a scan of less than 44 points (or of more points and few regions), and
-        where regions move alike; none for a scan of less than 4 points, or of which no two regions differ.
+        where regions move alike; none for a scan of less than 4 points, or in which no two regions differ.
 
     Examples
     --------
@@ -59,14 +71,16 @@ def content_sketch(bold: Any) -> np.ndarray:
     rises = (np.diff(bold[:, chosen], axis=0) > 0).astype("<u8")  # (n_timepoints - 1, n_chosen)
     length = min(-(-WORD_BITS // len(chosen)), 64, len(rises))
     n_windows = len(rises) - length + 1
-    # each region's rises and falls through a window as the bits of a number: (n_windows, n_chosen)
+    # Each region's rises and falls through a window are the bits of a number: (n_windows, n_chosen). They survive any
+    # scaling, and a window knows nothing of the time points before and after it.
     windows = np.zeros((n_windows, len(chosen)), dtype="<u8")
     for step in range(length):
         windows |= rises[step : step + n_windows] << np.uint64(step)
-    # where most regions move alike, one wave of the whole brain could be that of another scan
+    # Where most regions move alike, one wave of the whole brain could be that of another scan.
     n_different = 1 + (np.diff(np.sort(windows, axis=1), axis=1) != 0).sum(1)
-    telling = windows[2 * n_different > max(len(chosen), 2)]
-    words = {hashlib.blake2b(window.tobytes(), digest_size=8).digest() for window in telling}
+    distinct = windows[2 * n_different > max(len(chosen), 2)]
+    words = {hashlib.blake2b(window.tobytes(), digest_size=8).digest() for window in distinct}
+    # The smallest hashes are a random sample of the words, and the same one of each copy.
     return np.sort(np.frombuffer(b"".join(words), dtype="<u8").astype(np.uint64))[:N_WORDS]
 
 
@@ -77,9 +91,9 @@ class SharedContent:
     Attributes
     ----------
     first, second : int
-        Their places, in order.
+        Their indices, in order.
     share : float
-        Estimate of how much of all that is in either is in both; 1 for copies.
+        Estimate of the Jaccard index, the share of what is in either that is in both; 1 for copies.
     """
 
     first: int
@@ -101,36 +115,35 @@ def shared_content(sketches: Sequence[np.ndarray]) -> list[SharedContent]:
         In order of `first` and `second`.
     """
     holders: dict[int, list[int]] = defaultdict(list)
-    for place, sketch in enumerate(sketches):
+    for index, sketch in enumerate(sketches):
         for word in sketch.tolist():
-            holders[word].append(place)
-    pairs = {pair for places in holders.values() if len(places) > 1 for pair in combinations(places, 2)}
+            holders[word].append(index)
+    pairs = {pair for indices in holders.values() for pair in combinations(indices, 2)}
     found = []
     for first, second in sorted(pairs):
         union = np.union1d(sketches[first], sketches[second])[:N_WORDS]
         common = np.intersect1d(sketches[first], sketches[second])
-        # a scan of a few points has few words: then all of them have to be the other's
-        needed = min(FEWEST_SHARED, len(sketches[first]), len(sketches[second]))
-        if len(common) >= needed:
+        # A scan of a few points has few words: all of them have to be the other's.
+        if len(common) >= min(MIN_SHARED_WORDS, len(sketches[first]), len(sketches[second])):
             found.append(SharedContent(first, second, float(np.isin(union, common).mean())))
     return found
 
 
 @dataclass(frozen=True)
 class ScanRecord:
-    """Which scans something was made from, for those who hold the scans, and for nobody else.
+    """The scans that something was made from, for those who hold the scans, and for nobody else.
 
-    A record keeps salted hashes of a few words of each scan. Who holds a scan can find it in the record; who does
-    not learns how many scans there are. No name is in it, not even as a hash: identifiers are short, and every hash
-    of one can be undone by trying all. The salt comes from the scans themselves, so that the same scans make the
-    same record, and the records of two models that share some of their scans have nothing in common.
+    A record keeps salted hashes of a few words of each scan. Whoever holds a scan can find it in the record; others
+    learn the number of scans. No name is in it, not even as a hash: identifiers are short, and every hash of one can
+    be undone by trying all. The salt comes from the scans themselves, so that the same scans make the same record,
+    and the records of two models that share some of their scans have nothing in common.
 
     Attributes
     ----------
     salt : str
         Hexadecimal.
     digests : tuple of str
-        For each scan, sorted, the hashes of up to `N_RECORDED` words.
+        For each scan, sorted, the hashes of up to `N_RECORDED_WORDS` words.
     """
 
     salt: str
@@ -138,10 +151,10 @@ class ScanRecord:
 
     @classmethod
     def of(cls, sketches: Iterable[np.ndarray]) -> ScanRecord:
-        """The record of scans, from their sketches; a scan without content leaves no trace."""
-        told = sorted(sketch[:N_RECORDED].astype("<u8").tobytes() for sketch in sketches if len(sketch))
-        salt = hashlib.blake2b(b"".join(told), digest_size=8).hexdigest()
-        words = (np.frombuffer(each, dtype="<u8") for each in told)
+        """The record of scans, from their sketches; a scan without content is not in it."""
+        kept = sorted(sketch[:N_RECORDED_WORDS].astype("<u8").tobytes() for sketch in sketches if len(sketch))
+        salt = hashlib.blake2b(b"".join(kept), digest_size=8).hexdigest()
+        words = (np.frombuffer(each, dtype="<u8") for each in kept)
         return cls(salt, tuple(sorted("".join(_salted(each, salt)) for each in words)))
 
     @classmethod
@@ -158,22 +171,21 @@ class ScanRecord:
 
         Two of a scan's recorded words have to be found: of copies that are half as long, nine in ten are.
         """
-        length = 2 * RECORDED_BYTES
-        recorded: dict[str, list[int]] = defaultdict(list)
-        n_words = []
-        for number, digest in enumerate(self.digests):
-            words = [digest[start : start + length] for start in range(0, len(digest), length)]
-            n_words.append(len(words))
+        length = 2 * RECORDED_BYTES  # hexadecimal digits of a word
+        recorded = [
+            {digest[start : start + length] for start in range(0, len(digest), length)}
+            for digest in self.digests
+        ]
+        scans_of = defaultdict(list)
+        for number, words in enumerate(recorded):
             for word in words:
-                recorded[word].append(number)
-        held = []
+                scans_of[word].append(number)
+        found = []
         for sketch in sketches:
-            hits: dict[int, int] = defaultdict(int)
-            for word in _salted(sketch, self.salt):
-                for number in recorded.get(word, ()):
-                    hits[number] += 1
-            held.append(any(count >= min(FEWEST_RECORDED, n_words[number]) for number, count in hits.items()))
-        return held
+            hits = Counter(number for word in _salted(sketch, self.salt) for number in scans_of.get(word, ()))
+            needed = {number: min(MIN_RECORDED_WORDS, len(recorded[number])) for number in hits}
+            found.append(any(count >= needed[number] for number, count in hits.items()))
+        return found
 
 
 def _salted(words: np.ndarray, salt: str) -> list[str]:
@@ -185,16 +197,11 @@ def _salted(words: np.ndarray, salt: str) -> list[str]:
     ]
 
 
-N_PROFILED_ROIS = 64  # of a profile, spread evenly
-FEWEST_SCANS = 20  # that tell what is usual
-N_COMPONENTS = 3  # directions in which most scans differ (motion, the global signal), no mark of a person
-SURE = 8.0  # robust z; of the pairs of different people of a simulated cohort none exceeds 5
-
-LikePair = tuple[int, int, float]
+# Scans of one person.
 
 
 def connectivity_profile(bold: Any, roi_mask: Any = None, sample_mask: Any = None) -> np.ndarray:
-    """Fisher z of every pair of up to 64 regions of a scan (n_timepoints, n_rois); NaN where it is not known."""
+    """Fisher z of each pair of up to 64 regions of a scan (n_timepoints, n_rois); NaN where it is not known."""
     bold = np.asarray(bold)
     n_rois = bold.shape[1]
     chosen = np.linspace(0, n_rois - 1, min(N_PROFILED_ROIS, n_rois)).astype(int)
@@ -208,14 +215,14 @@ def connectivity_profile(bold: Any, roi_mask: Any = None, sample_mask: Any = Non
 
 def like_pairs(
     profiles: np.ndarray, sites: Sequence[Any], subjects: Sequence[Any], places: Sequence[int]
-) -> list[LikePair]:
-    """Scans of different subject ids that are as alike as only scans of one person are.
+) -> list[tuple[int, int, float]]:
+    """Scans under different subject ids that are as alike as only two scans of one person are.
 
-    What a site's scans have in common is taken off, and the directions in which most scans differ; two scans are
-    alike as what remains correlates. A pair is listed if each of the two is most like the other of all scans under
-    another id, and they are alike beyond 8 robust standard deviations of all such pairs. Of 150 simulated people with
-    two sessions of 160 points 143 are listed, of 90 with sessions of 100 points 61, and never two people. A pair that
-    is not listed may be one person's all the same: of 20 people, who are too few to tell what is usual, none is.
+    The mean of each site is removed, and so are the directions in which most scans differ; likeness is the correlation
+    of what remains. A pair is listed if each is the other's best match among all scans under another id, and their
+    likeness exceeds that of all such pairs by 8 robust standard deviations. Of 150 simulated people with two sessions
+    of 160 points 143 are found, of 90 with sessions of 100 points 61, and never two different people. A pair that is
+    not listed may still be one person's: of 20 people, too few to estimate the usual likeness, none is found.
 
     Parameters
     ----------
@@ -223,33 +230,37 @@ def like_pairs(
         As `connectivity_profile` gives them.
     sites, subjects : sequences of length n_scans
     places : sequence of int
-        The scans to compare with all others.
+        Indices of the scans to compare with all others.
 
     Returns
     -------
     list of (int, int, float)
-        Two places, the first one of `places`, and the robust z. None where there are fewer than 20 scans.
+        Two indices, the first from `places`, and the robust z. Empty for fewer than 20 scans.
     """
     names = np.asarray(subjects, str)
-    if len(profiles) < FEWEST_SCANS or len(np.unique(names)) < 3 or not np.isfinite(profiles).any():
+    if len(profiles) < MIN_SCANS or len(np.unique(names)) < 3 or not np.isfinite(profiles).any():
         return []
     own = _individual(profiles, np.asarray([str(site) for site in sites]))
-    centre, scale = _usual(own, names)
-    best, likeness = _most_like(own, names, np.arange(len(own)))
-    z = (likeness - centre) / scale
+    # Median and robust SD of the likeness of different subjects, from up to 512 of the scans.
+    usual = _likeness(own, names, np.unique(np.linspace(0, len(own) - 1, 512).astype(int)))
+    centre = float(np.nanmedian(usual))
+    scale = 1.4826 * float(np.nanmedian(np.abs(usual - centre))) + 1e-12
+    best, z = np.empty(len(own), dtype=int), np.empty(len(own))
+    for start in range(0, len(own), 512):  # all pairs of a large cohort do not fit into memory
+        rows = np.arange(start, min(start + 512, len(own)))
+        likeness = np.nan_to_num(_likeness(own, names, rows), nan=-np.inf)
+        best[rows], z[rows] = likeness.argmax(1), (likeness.max(1) - centre) / scale
     chosen = set(places)
     return [
-        (place, int(best[place]), float(z[place]))
-        for place in sorted(chosen)
-        if z[place] > SURE
-        and best[best[place]] == place
-        and not (best[place] in chosen and best[place] < place)
+        (i, int(best[i]), float(z[i]))
+        for i in sorted(chosen)
+        if z[i] > MIN_Z and best[best[i]] == i and not (best[i] in chosen and best[i] < i)
     ]
 
 
 def _individual(profiles: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """What tells the people of a site apart, each row of length 1 (or 0)."""
-    from sklearn.utils.extmath import randomized_svd
+    """Profiles without what the scans of a site, or most scans, have in common; each row of length 1 (or 0)."""
+    from sklearn.utils.extmath import randomized_svd  # slow to load
 
     known = np.isfinite(profiles)
     rest = np.where(known, profiles, 0).astype(np.float32)
@@ -257,30 +268,13 @@ def _individual(profiles: np.ndarray, sites: np.ndarray) -> np.ndarray:
         here = sites == site
         rest[here] -= rest[here].sum(0) / np.maximum(known[here].sum(0), 1)
     rest[~known] = 0
-    directions = randomized_svd(rest, min(N_COMPONENTS, *rest.shape), random_state=0)[2]
+    directions = randomized_svd(rest, min(N_COMMON_COMPONENTS, *rest.shape), random_state=0)[2]
     rest -= (rest @ directions.T) @ directions
     return rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)
 
 
-def _alike(own: np.ndarray, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _likeness(own: np.ndarray, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Fisher z of the correlation of some scans with all; NaN with those of the same subject."""
-    alike = np.arctanh(np.clip(own[rows] @ own.T, -0.9999, 0.9999))
-    alike[names[rows][:, None] == names[None]] = np.nan
-    return alike
-
-
-def _usual(own: np.ndarray, names: np.ndarray) -> tuple[float, float]:
-    """Median and robust SD of how alike scans of different subjects are, from up to 512 of them."""
-    some = np.unique(np.linspace(0, len(own) - 1, 512).astype(int))
-    alike = _alike(own, names, some)
-    centre = float(np.nanmedian(alike))
-    return centre, 1.4826 * float(np.nanmedian(np.abs(alike - centre))) + 1e-12
-
-
-def _most_like(own: np.ndarray, names: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    best, likeness = [], []
-    for start in range(0, len(rows), 512):  # all pairs of a large cohort do not fit into memory
-        alike = np.nan_to_num(_alike(own, names, rows[start : start + 512]), nan=-np.inf)
-        best.append(alike.argmax(1))
-        likeness.append(alike.max(1))
-    return np.concatenate(best), np.concatenate(likeness)
+    likeness = np.arctanh(np.clip(own[rows] @ own.T, -0.9999, 0.9999))
+    likeness[names[rows][:, None] == names[None]] = np.nan
+    return likeness

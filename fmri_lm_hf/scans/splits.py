@@ -1,14 +1,18 @@
-"""Splits by subject: nobody, and no family or site where asked, stands on two sides."""
+"""Splits by subject: no subject, and no family or site where asked, is in two of them."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy import sparse
 
 SPLITS = ("train", "validation", "test")
 
@@ -20,14 +24,14 @@ def subjects_sha256(subjects: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """Which subject is in which split, and how that was decided.
+    """The split of each subject, and how it was decided.
 
     Attributes
     ----------
     subjects : dict of str to list of str
         Sorted subject ids of each split that has any.
     parameters : dict
-        What :func:`make_splits` was asked for.
+        Arguments of :func:`make_splits`.
     """
 
     subjects: dict[str, list[str]]
@@ -35,7 +39,7 @@ class SplitManifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the assignment alone: equal for two datasets that are split alike."""
+        """Hash of the assignment alone: equal for two datasets with the same splits."""
         return hashlib.sha256(json.dumps(self.subjects, sort_keys=True).encode()).hexdigest()
 
     def split_of(self) -> dict[str, str]:
@@ -47,7 +51,7 @@ class SplitManifest:
 
     @classmethod
     def from_json(cls, path: str | Path) -> SplitManifest:
-        """Read a manifest, check its hash and that no subject is in two splits."""
+        """Read a manifest; check its hash, and that no subject is in two splits."""
         path = Path(path)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +60,7 @@ class SplitManifest:
             )
         except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
-                f"{path} is no split manifest: expected the `splits.json` of a corpus, a JSON object with "
+                f"{path} is not a split manifest: expected the `splits.json` of a corpus, a JSON object with "
                 '"subjects": {"train": [...], ...}.'
             ) from error
         unknown = set(manifest.subjects) - set(SPLITS)
@@ -97,10 +101,10 @@ def make_splits(
     group_by : str, optional
         Keep subjects together that share a value of this column, such as `family_id` or `site`.
     holdout_sites : sequence of str
-        Subjects with a scan from these sites are all test; no scan of theirs is elsewhere. `fractions` then shares
-        out the others between train and validation (its third number is 0, or not used).
+        All subjects with a scan from these sites are test. `fractions` then divides the others between train and
+        validation; its third number is not used.
     seed : int, default=0
-        Of the order in which groups are dealt.
+        Of the order in which groups are assigned.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
         raise ValueError(
@@ -117,20 +121,22 @@ def make_splits(
     held_out = {str(scan["subject_id"]) for scan in scans if str(scan["site"]) in holdout_sites}
     test_groups = [group for group in groups if held_out & set(group)]
     others = [group for group in groups if not held_out & set(group)]
+    # Ordered by a hash, not a generator: the order depends on the seed and the subjects, not on the order of the scans.
     others.sort(key=lambda group: hashlib.sha256(f"{seed}/{group[0]}".encode()).digest())
     shares = [fractions[0], fractions[1], 0.0 if holdout_sites else fractions[2]]
-    counts = _deal([len(group) for group in others], shares, group_by)
-    dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for split, start, stop in zip(SPLITS, [0, *counts], counts, strict=False):
-        dealt[split] += [subject for group in others[start:stop] for subject in group]
-    dealt["test"] += [subject for group in test_groups for subject in group]
+    stops = _stops([len(group) for group in others], shares, group_by)
+    members = {split: others[a:b] for split, a, b in zip(SPLITS, [0, *stops], stops, strict=False)}
+    members["test"] = members["test"] + test_groups
     parameters = {
         "fractions": [float(fraction) for fraction in fractions],
         "group_by": group_by,
         "holdout_sites": list(holdout_sites),
         "seed": seed,
     }
-    return SplitManifest({split: sorted(members) for split, members in dealt.items() if members}, parameters)
+    subjects = {
+        split: sorted(itertools.chain.from_iterable(found)) for split, found in members.items() if found
+    }
+    return SplitManifest(subjects, parameters)
 
 
 def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[list[str]]:
@@ -139,27 +145,25 @@ def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[li
         raise ValueError(
             f"The scans have no column {group_by!r} to keep subjects together by; they have {', '.join(scans[0])}."
         )
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
+    nodes: dict[tuple[str, str], int] = {}  # subjects and the groups that they belong to, numbered
+    edges = []
     for scan in scans:
-        subject = ("subject", str(scan["subject_id"]))
-        value = None if group_by is None else scan[group_by]
-        # A missing family is no family: such subjects are not each other's relatives.
-        parent[root(subject)] = root(subject if value is None else ("group", str(value)))
-    members: dict[tuple[str, str], set[str]] = {}
-    for scan in scans:
-        subject_id = str(scan["subject_id"])
-        members.setdefault(root(("subject", subject_id)), set()).add(subject_id)
+        subject = group = nodes.setdefault(("subject", str(scan["subject_id"])), len(nodes))
+        if group_by is not None and scan[group_by] is not None:
+            # Subjects without a family, say, are not each other's relatives.
+            group = nodes.setdefault(("group", str(scan[group_by])), len(nodes))
+        edges.append((subject, group))
+    rows, columns = np.array(edges, dtype=int).reshape(-1, 2).T
+    graph = sparse.coo_matrix((np.ones(len(edges)), (rows, columns)), (len(nodes), len(nodes)))
+    _, components = sparse.csgraph.connected_components(graph, directed=False)
+    members: dict[int, list[str]] = {}
+    for (kind, name), component in zip(nodes, components.tolist(), strict=True):
+        if kind == "subject":
+            members.setdefault(component, []).append(name)
     return [sorted(group) for group in members.values()]
 
 
-def _deal(sizes: Sequence[int], shares: Sequence[float], group_by: str | None) -> list[int]:
+def _stops(sizes: Sequence[int], shares: Sequence[float], group_by: str | None) -> list[int]:
     """Where, in the list of groups, each split ends: as near to the shares as whole groups allow."""
     wanted = [share > 0 for share in shares]
     if len(sizes) < sum(wanted):

@@ -1,4 +1,4 @@
-"""Reading scans in this process, in several, which end with it, or on a cluster."""
+"""Reading scans in this process, in several processes of this machine, or on a Dask cluster: `read_all`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import collections
 import concurrent.futures
 import concurrent.futures.process
 import errno
-import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,17 +13,120 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..models.scan_errors import ScanError
-from .sources.source import ScanFile, Source
+
+if TYPE_CHECKING:  # the corpus needs the cluster alone, without the sources of scans
+    from .sources.source import ScanFile, Source
+
+# The row of a scan, or None and the reason why it has none.
+Result = tuple[dict[str, Any] | None, str]
+RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
+# Errors of the machine rather than of a scan: the run stops.
+MACHINE_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+
+
+def read_all(
+    source: Source, files: Sequence[ScanFile], workers: int = 1, scheduler: str | None = None
+) -> Iterator[Result]:
+    """Results in the order of `files`.
+
+    Parameters
+    ----------
+    source : Source
+    files : sequence of ScanFile
+    workers : int
+        Processes of this machine.
+    scheduler : str, optional
+        Address of a Dask scheduler; `workers` is then not used.
+    """
+    if scheduler is not None:
+        yield from _read_on_cluster(source, files, scheduler)
+    elif workers > 1 and len(files) > 1:
+        yield from _read_in_processes(source, files, workers)
+    else:
+        for file in files:
+            yield _read_scan(source, file)
+
+
+def _read_scan(source: Source, file: ScanFile) -> Result:
+    """Read one scan. Any error of a library becomes the reason why it fails, and the other scans go on."""
+    name = file.inputs[0].name if file.inputs else file.scan_id
+    try:
+        return source.read_row(file), ""
+    except ScanError as error:
+        reason = str(error)
+    except (MemoryError, ImportError):
+        raise
+    except OSError as error:
+        if error.errno in MACHINE_ERRORS:
+            raise
+        reason = f"cannot be read: {error.strerror or error}"
+    except Exception as error:
+        reason = f"cannot be read: {type(error).__name__}: {error}"
+    reason = " ".join(reason.split())  # one line of a table; messages of libraries may have several
+    return None, reason if name in reason or file.scan_id in reason else f"{name}: {reason}"
+
+
+def _in_order(submit: Callable[[ScanFile], Any], files: Sequence[ScanFile], at_once: int) -> Iterator[Result]:
+    """Results of futures in order; only so many in flight, lest results pile up faster than they are written."""
+    in_flight: collections.deque[Any] = collections.deque()
+    for file in files:
+        in_flight.append(submit(file))
+        if len(in_flight) >= at_once:
+            yield in_flight.popleft().result()
+    while in_flight:
+        yield in_flight.popleft().result()
+
+
+# Processes of this machine, which end with this one.
+
+
+def _read_in_processes(source: Source, files: Sequence[ScanFile], workers: int) -> Iterator[Result]:
+    # A plain fork would copy threads of numpy and Arrow in mid-air; a fork server imports this once for all workers.
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload([__name__, f"{__package__}.sources"])
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
+        try:
+            yield from _in_order(lambda file: pool.submit(_read_in_worker, file), files, 4 * workers)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise ChildProcessError(
+                "A worker process was killed, most likely for lack of memory: run the same command again to continue, "
+                "with fewer workers."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker_source: Source | None = None  # of a worker process: sent once, as its atlas may hold a large image
+
+
+def _start_worker(source: Source) -> None:
+    global _worker_source
+    _worker_source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that asked for this one is gone, even if it was killed, and exit too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _read_in_worker(file: ScanFile) -> Result:
+    assert _worker_source is not None
+    return _read_scan(_worker_source, file)
+
 
 # A Dask cluster, for work that several machines share.
-
-RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
 
 
 @contextmanager
@@ -52,128 +154,18 @@ def open_cluster(scheduler: str) -> Iterator[Any]:
             ) from error
 
 
-# The row of a scan with its `inputs`, or None and the reason why it has none.
-Result = tuple[dict[str, Any] | None, str]
-# What is wrong with the machine rather than with a scan: the run stops.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
-
-def read_all(
-    source: Source, files: Sequence[ScanFile], workers: int = 1, scheduler: str | None = None
-) -> Iterator[Result]:
-    """Results in the order of `files`: from this process, from several, or from the workers of a Dask scheduler."""
-    if scheduler is not None:
-        yield from _read_on_cluster(source, files, scheduler)
-        return
-    if workers <= 1 or len(files) < 2:
-        for file in files:
-            yield _read_one(source, file)
-        return
-    # A plain fork would copy threads of numpy and Arrow in mid-air; a fork server imports this once for all workers.
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source,)) as pool:
-        try:
-            yield from _in_order(lambda file: pool.submit(_read_in_worker, file), files, 4 * workers)
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise ChildProcessError(
-                "A worker process was killed, most likely for lack of memory: run the same command again to continue, "
-                "with fewer workers."
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_order(submit: Callable[[ScanFile], Any], files: Sequence[ScanFile], at_once: int) -> Iterator[Result]:
-    """What the futures of files give, in order; only so many in flight, lest results pile up faster than written."""
-    in_flight: collections.deque[Any] = collections.deque()
-    for file in files:
-        in_flight.append(submit(file))
-        if len(in_flight) >= at_once:
-            yield in_flight.popleft().result()
-    while in_flight:
-        yield in_flight.popleft().result()
-
-
 def _read_on_cluster(source: Source, files: Sequence[ScanFile], scheduler: str) -> Iterator[Result]:
     with open_cluster(scheduler) as client:
         # Made by a task, so that it goes to each worker once, as its atlas may hold a large image, and is made again
         # where the workers that had it are lost.
-        sent = client.submit(_same, source, pure=False, retries=RETRIES)
+        sent = client.submit(_identity, source, pure=False, retries=RETRIES)
         at_once = 4 * max(1, sum(client.nthreads().values()))
-        yield from _in_order(
-            lambda file: client.submit(_read_one, sent, file, pure=False, retries=RETRIES), files, at_once
-        )
+
+        def submit(file: ScanFile) -> Any:
+            return client.submit(_read_scan, sent, file, pure=False, retries=RETRIES)
+
+        yield from _in_order(submit, files, at_once)
 
 
-def _same(source: Source) -> Source:
+def _identity(source: Source) -> Source:
     return source
-
-
-_worker_source: Source | None = None  # of a worker process: sent once, as its atlas may hold a large image
-
-
-def _start_worker(source: Source) -> None:
-    global _worker_source
-    _worker_source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait until the process that asked for this one is gone, however it ended, and go too."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _read_in_worker(file: ScanFile) -> Result:
-    assert _worker_source is not None
-    return _read_one(_worker_source, file)
-
-
-def _read_one(source: Source, file: ScanFile) -> Result:
-    """Read one scan. Whatever a library raises over it is the reason why it fails; the others go on."""
-    name = file.inputs[0].name if file.inputs else file.scan_id
-    try:
-        row = source.read(file)
-        inputs = identities(file, source)
-    except ScanError as error:
-        reason = str(error)
-    except (MemoryError, ImportError):
-        raise
-    except OSError as error:
-        if error.errno in MACHINE:
-            raise
-        reason = f"cannot be read: {error.strerror or error}"
-    except Exception as error:
-        reason = f"cannot be read: {type(error).__name__}: {error}"
-    else:
-        known = {"scan_id": file.scan_id, "subject_id": file.subject_id, "session": file.session}
-        return known | row | {"inputs": inputs}, ""
-    reason = " ".join(reason.split())  # a line of its own in a table; what libraries say may have several
-    return None, reason if name in reason or file.scan_id in reason else f"{name}: {reason}"
-
-
-def identities(file: ScanFile, source: Source) -> list[dict[str, Any]]:
-    """Name, size and checksum of each input of a scan."""
-    if file.table is not None:
-        content = np.ascontiguousarray(file.table)
-        digest = hashlib.sha256(content.tobytes()).hexdigest()
-        return [{"name": file.scan_id, "bytes": content.nbytes, "sha256": digest}]
-    return [
-        {"name": source.relative(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in file.inputs
-    ]
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

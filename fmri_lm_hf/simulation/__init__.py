@@ -1,16 +1,29 @@
-"""Cohorts with known ground truth: simulated scans in which sex, diagnosis and age leave planted marks."""
+"""Simulated scans with known ground truth: cohorts with planted effects, streams of random scans, and images."""
 
 from __future__ import annotations
 
-from .cohort import (
-    DEFAULT_SITES,
-    SimulatedCohort,
-    cohort_features,
-    iter_cohort,
-    oracle_scores,
-    simulate_cohort,
-)
-from .population import Effect, Population, Site, Variability, default_effects
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cohort import (
+        DEFAULT_SITES,
+        SimulatedCohort,
+        cohort_features,
+        iter_cohort,
+        oracle_scores,
+        simulate_cohort,
+    )
+    from .images import write_nifti
+    from .population import Effect, Population, Site, Variability, default_effects
+
+# Names are loaded when they are first used: the stream of random scans needs no cohort, nor the metrics of its oracle.
+_MODULES = {
+    **dict.fromkeys(("DEFAULT_SITES", "SimulatedCohort", "cohort_features", "iter_cohort"), "cohort"),
+    **dict.fromkeys(("oracle_scores", "simulate_cohort"), "cohort"),
+    **dict.fromkeys(("Effect", "Population", "Site", "Variability", "default_effects"), "population"),
+    "write_nifti": "images",
+}
 
 __all__ = [
     "DEFAULT_SITES",
@@ -24,4 +37,11 @@ __all__ = [
     "iter_cohort",
     "oracle_scores",
     "simulate_cohort",
+    "write_nifti",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

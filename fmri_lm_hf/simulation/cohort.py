@@ -14,7 +14,7 @@ from ..evaluation.metrics import score_classification
 from ..models.atlas import Atlas
 from .population import (
     AGE_RANGE,
-    PHENOTYPE_LEVELS,
+    PHENOTYPES,
     Effect,
     Population,
     Site,
@@ -29,67 +29,13 @@ if TYPE_CHECKING:
     import datasets
 
 
-# The oracle: what a reader that knows the planted effects gets out of measured scans.
-
-
-def oracle_scores(
-    dataset: datasets.Dataset, atlas: Atlas, effects: Sequence[Effect]
-) -> dict[str, dict[str, float | None]]:
-    """How well each phenotype can be read by a reader that knows which network pairs it changes, and by how much.
-
-    The oracle measures what any other reader measures, the connectivity of the scan as it is, with noise, motion
-    and all, over the time points that were observed. It knows the rest: a scan's score is the mean Fisher z of each
-    planted pair's block of ROIs, weighted with the planted strength and summed. Labels are balanced within a site, so
-    the threshold is the median score of the site's scans: neither gain nor noise of a site can shift it. What is left
-    is the variability of people and the shortness of scans, which no reader that looks at average connectivity can
-    remove.
-
-    Returns
-    -------
-    dict
-        For each binary phenotype with an effect `{"accuracy", "balanced_accuracy", "auc"}`; for age `{"pearson"}`,
-        the correlation of the score with age within sites.
-    """
-    tasks = [effect.phenotype for effect in effects]
-    columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in dataset.column_names]
-    rows = dataset.with_format("numpy", columns=columns)
-    scores = np.array([_scan_scores(row, atlas, effects) for row in rows])
-    sites = np.array(dataset["site"])
-    for site in np.unique(sites):
-        scores[sites == site] -= np.median(scores[sites == site], axis=0)
-    results: dict[str, dict[str, float | None]] = {}
-    for task in dict.fromkeys(tasks):
-        score = scores[:, [name == task for name in tasks]].sum(1)
-        if task == "age":
-            ages = np.array(dataset["age"], dtype=float)
-            defined = score.std() > 0 and ages.std() > 0
-            results[task] = {"pearson": float(np.corrcoef(score, ages)[0, 1]) if defined else None}
-        else:
-            levels = PHENOTYPE_LEVELS[task]
-            predictions = [levels[int(value > 0)] for value in score]
-            results[task] = score_classification(list(dataset[task]), predictions, score, classes=levels)
-    return results
-
-
-def _scan_scores(scan: Mapping[str, Any], atlas: Atlas, effects: Sequence[Effect]) -> list[float]:
-    """The weighted sum over each effect's pairs; a pair without a usable ROI adds nothing."""
-    z = fisher_z_connectivity(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask"))
-    networks = np.array(atlas.networks)
-    scores = []
-    for effect in effects:
-        blocks = [z[np.ix_(networks == first, networks == second)] for first, second in effect.pairs]
-        means = [np.nanmean(block) if np.isfinite(block).any() else 0.0 for block in blocks]
-        scores.append(float(np.dot(effect.strengths, means)))
-    return scores
-
-
 DEFAULT_SITES = (Site("A", 800), Site("B", 300, gain=1.8, noise=0.8))
-SITE, LABELS, SUBJECT, SCAN = range(4)  # what a random stream is for
+SITE, LABELS, SUBJECT, SCAN = range(4)  # purposes of random streams, which do not depend on each other
 
 
 @dataclass(frozen=True)
 class SimulatedCohort:
-    """A simulated cohort and what was planted in it.
+    """A simulated cohort and its planted effects.
 
     Attributes
     ----------
@@ -109,7 +55,7 @@ class SimulatedCohort:
     sites: tuple[Site, ...]
 
     def oracle_scores(self, dataset: datasets.Dataset | None = None) -> dict[str, dict[str, float | None]]:
-        """The scores of a reader that knows the planted effects; see :func:`oracle_scores`.
+        """Scores of a predictor that knows the planted effects; see :func:`oracle_scores`.
 
         Parameters
         ----------
@@ -130,9 +76,9 @@ def simulate_cohort(
     """Simulate a cohort in memory.
 
     Sex and diagnosis are balanced within every four subjects of a site, and independent of each other, of age, of
-    the site and of motion. The defaults are a problem of known difficulty: logistic regression on connectivity,
-    fitted on the 800 scans of site A, reaches a balanced accuracy of about 0.80 on the 300 scans of site B; the
-    oracle that knows the network pairs, about 0.85.
+    the site and of motion. The difficulty of the defaults is known: logistic regression on connectivity, fitted to
+    the 800 scans of site A, reaches a balanced accuracy of about 0.80 on the 300 scans of site B, and the oracle that
+    knows the network pairs about 0.85.
 
     Parameters
     ----------
@@ -141,11 +87,11 @@ def simulate_cohort(
     sites : sequence of Site
         Where the scans come from, with the number of subjects, gain, noise and TR of each.
     effects : sequence of Effect, optional
-        What sex, diagnosis and age change; :func:`default_effects` of the atlas when None.
+        Of sex, diagnosis and age; :func:`default_effects` of the atlas when None.
     scans_per_subject : int, default=1
         Sessions of each subject.
     variability : Variability, optional
-        How much subjects and scans differ.
+        Of subjects and scans.
     seed : int, default=0
         Same seed, same bytes. A subject's scans depend on the seed, the site's settings and the subject's number
         alone: a larger cohort begins with the smaller one, site by site.
@@ -209,7 +155,7 @@ def cohort_features(n_rois: int) -> datasets.Features:
         "bold": Array2D((None, n_rois), "float32"),
         "roi_mask": List(Value("bool")),
         "mean_fd": Value("float64"),
-        **dict.fromkeys(PHENOTYPE_LEVELS, Value("string")),
+        **dict.fromkeys(PHENOTYPES, Value("string")),
         "age": Value("float64"),
     }
     return Features(types)
@@ -223,7 +169,7 @@ def _generator(seed: int, purpose: int, site: Site, *numbers: int) -> np.random.
 def _subject_labels(site: Site, subject: int, seed: int) -> tuple[str, str]:
     """Sex and diagnosis: each of the four combinations once in every four subjects, in random order."""
     order = _generator(seed, LABELS, site, subject // 4).permutation(4)[subject % 4]
-    return PHENOTYPE_LEVELS["sex"][order // 2], PHENOTYPE_LEVELS["diagnosis"][order % 2]
+    return PHENOTYPES["sex"][order // 2], PHENOTYPES["diagnosis"][order % 2]
 
 
 def _subject_scans(
@@ -271,3 +217,56 @@ def _subject_scans(
 def _symmetric_normal(n: int, rng: np.random.Generator) -> np.ndarray:
     upper = np.triu(rng.standard_normal((n, n)), 1)
     return upper + upper.T
+
+
+# The oracle: the score of a predictor that knows the planted effects.
+
+
+def oracle_scores(
+    dataset: datasets.Dataset, atlas: Atlas, effects: Sequence[Effect]
+) -> dict[str, dict[str, float | None]]:
+    """Scores of the oracle: it knows which network pairs each phenotype changes, and by how much.
+
+    Like any other predictor, it sees the connectivity of a scan with its noise and motion, over the observed time
+    points. A scan's score is the mean Fisher z of the block of ROIs of each planted pair, weighted by the planted
+    strength and summed. Labels are balanced within a site, so the threshold is the median score of the site's scans,
+    which neither the gain nor the noise of a site can shift. The errors that remain come from the variability of
+    people and the shortness of scans, and no predictor from average connectivity can avoid them.
+
+    Returns
+    -------
+    dict
+        For each binary phenotype with an effect `{"accuracy", "balanced_accuracy", "auc"}`; for age `{"pearson"}`,
+        the correlation of the score with age within sites.
+    """
+    tasks = [effect.phenotype for effect in effects]
+    columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in dataset.column_names]
+    rows = dataset.with_format("numpy", columns=columns)
+    scores = np.array([_scan_scores(row, atlas, effects) for row in rows])
+    sites = np.array(dataset["site"])
+    for site in np.unique(sites):
+        scores[sites == site] -= np.median(scores[sites == site], axis=0)
+    results: dict[str, Any] = {}
+    for task in dict.fromkeys(tasks):
+        score = scores[:, [name == task for name in tasks]].sum(1)
+        if task == "age":
+            ages = np.array(dataset["age"], dtype=float)
+            defined = score.std() > 0 and ages.std() > 0
+            results[task] = {"pearson": float(np.corrcoef(score, ages)[0, 1]) if defined else None}
+        else:
+            classes = PHENOTYPES[task]
+            predictions = [classes[int(value > 0)] for value in score]
+            results[task] = score_classification(list(dataset[task]), predictions, score, classes=classes)
+    return results
+
+
+def _scan_scores(scan: Mapping[str, Any], atlas: Atlas, effects: Sequence[Effect]) -> list[float]:
+    """The weighted sum over the pairs of each effect; a pair without a usable ROI adds nothing."""
+    z = fisher_z_connectivity(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask"))
+    networks = np.array(atlas.networks)
+    scores = []
+    for effect in effects:
+        blocks = [z[np.ix_(networks == first, networks == second)] for first, second in effect.pairs]
+        means = [np.nanmean(block) if np.isfinite(block).any() else 0.0 for block in blocks]
+        scores.append(float(np.dot(effect.strengths, means)))
+    return scores

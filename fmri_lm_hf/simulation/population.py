@@ -1,4 +1,4 @@
-"""What a simulated cohort is made of: sites, planted effects, and the population that scans are drawn from."""
+"""Sites, planted effects and the population of a simulated cohort, and the simulation of one scan."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from scipy import fft
 from ..models.atlas import Atlas
 
 BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
-PHENOTYPE_LEVELS = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
+PHENOTYPES = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
 AGE_RANGE = (20.0, 80.0)  # years, uniform
 AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # the strength of an age effect is the change over AGE_UNIT years
 POPULATION_SEED = (
-    20_101  # the population depends on the atlas alone: other seeds are other people, not another species
+    20_101  # the population depends on the atlas alone: other seeds are other people of the same one
 )
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place where scans are acquired.
+    """A site where scans are acquired.
 
     Parameters
     ----------
     name : str
-        Goes into the column `site` and into scan ids.
+        Of the column `site`, and in scan ids.
     n_subjects : int
-        How many people are scanned there.
+        People who are scanned there.
     t_r : float, default=2.0
         Repetition time in seconds.
     n_timepoints : int, default=160
@@ -71,20 +71,18 @@ class Site:
         if not self.gain > 0:
             raise ValueError(f"Site {self.name!r}: gain={self.gain} found, expected a number above 0.")
         for field in ("noise", "motion"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(
-                    f"Site {self.name!r}: {field}={getattr(self, field)} found, expected 0 or more."
-                )
+            value = getattr(self, field)
+            if not value >= 0:  # also refuses NaN
+                raise ValueError(f"Site {self.name!r}: {field}={value} found, expected 0 or more.")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A phenotype's mark on the connectivity of some network pairs.
+    """The effect of a phenotype on the connectivity of some network pairs.
 
     Parameters
     ----------
     phenotype : {"sex", "diagnosis", "age"}
-        What causes it.
     pairs : tuple of (str, str)
         Pairs of different networks, named as in the atlas.
     strengths : tuple of float
@@ -97,7 +95,7 @@ class Effect:
     strengths: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.phenotype not in (*PHENOTYPE_LEVELS, "age"):
+        if self.phenotype not in (*PHENOTYPES, "age"):
             raise ValueError(
                 f"Effect(phenotype={self.phenotype!r}) found, expected one of 'sex', 'diagnosis', 'age'."
             )
@@ -116,7 +114,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Variability:
-    """How much people, and the days of one person, differ.
+    """Variability between people, and between the scans of one person.
 
     Parameters
     ----------
@@ -134,15 +132,16 @@ class Variability:
 
     def __post_init__(self) -> None:
         for field in ("trait", "state", "topography"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"Variability({field}={getattr(self, field)}) found, expected 0 or more.")
+            value = getattr(self, field)
+            if not value >= 0:
+                raise ValueError(f"Variability({field}={value}) found, expected 0 or more.")
 
 
 def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
     """Effects of sex, diagnosis and age on network pairs of their own, raised and lowered in turn.
 
-    The pairs are dealt from the (at most eight) largest networks, up to four to each phenotype, so that no pair
-    carries two effects.
+    The pairs come from the (at most eight) largest networks, up to four for each phenotype, and no pair carries two
+    effects.
     """
     sizes = {name: atlas.networks.count(name) for name in atlas.named_networks}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
@@ -152,13 +151,12 @@ def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
             f"Atlas {atlas.name!r} has {len(largest)} named networks ({', '.join(largest)}), expected at least 3 "
             "to choose effects on; pass `effects` of your own."
         )
-    dealt = {
-        phenotype: tuple(pairs[start::3][:4]) for start, phenotype in enumerate(("sex", "diagnosis", "age"))
-    }
-    return tuple(
-        Effect(phenotype, chosen, tuple(strength * (-1) ** i for i in range(len(chosen))))
-        for phenotype, chosen in dealt.items()
-    )
+    strengths = [strength * (-1) ** i for i in range(4)]
+    effects = []
+    for start, phenotype in enumerate(("sex", "diagnosis", "age")):
+        chosen = tuple(pairs[start::3][:4])
+        effects.append(Effect(phenotype, chosen, tuple(strengths[: len(chosen)])))
+    return tuple(effects)
 
 
 class Population:
@@ -183,14 +181,13 @@ class Population:
                 f"expected some of: {', '.join(names)}."
             )
         rng = np.random.default_rng([POPULATION_SEED, len(names), atlas.n_rois])
-        n_networks = len(names)
-        upper = rng.normal(0.1, 0.12, (n_networks, n_networks))
-        self.base_z = np.triu(upper, 1) + np.triu(upper, 1).T  # (n_networks, n_networks), Fisher z
+        upper = np.triu(rng.normal(0.1, 0.12, (len(names), len(names))), 1)
+        self.base_z = upper + upper.T  # (n_networks, n_networks), Fisher z
         own = np.array([names.index(network) for network in atlas.networks])
-        self.loadings = np.zeros((atlas.n_rois, n_networks))
+        self.loadings = np.zeros((atlas.n_rois, len(names)))
         self.loadings[np.arange(atlas.n_rois), own] = rng.uniform(0.5, 0.8, atlas.n_rois)
-        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of what a ROI shares with no other
-        self._effect_z = {phenotype: np.zeros_like(self.base_z) for phenotype in (*PHENOTYPE_LEVELS, "age")}
+        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of the signal of an ROI alone
+        self._effect_z = {phenotype: np.zeros_like(self.base_z) for phenotype in (*PHENOTYPES, "age")}
         for effect in effects:
             for (first, second), strength in zip(effect.pairs, effect.strengths, strict=True):
                 i, j = names.index(first), names.index(second)
@@ -198,15 +195,14 @@ class Population:
                 self._effect_z[effect.phenotype][j, i] += strength
 
     def expected_z(self, sex: str, diagnosis: str, age: float) -> np.ndarray:
-        """Fisher z of every network pair that people of this sex, diagnosis and age have on average."""
-        values = {"sex": sex, "diagnosis": diagnosis}
+        """Mean Fisher z of each network pair over people of this sex, diagnosis and age."""
         z = self.base_z + self._effect_z["age"] * (age - AGE_CENTRE) / AGE_UNIT
-        for phenotype, value in values.items():
-            z = z + self._effect_z[phenotype] * (PHENOTYPE_LEVELS[phenotype].index(value) - 0.5)
+        for phenotype, value in (("sex", sex), ("diagnosis", diagnosis)):
+            z = z + self._effect_z[phenotype] * (PHENOTYPES[phenotype].index(value) - 0.5)
         return z
 
 
-# One simulated scan: from a subject's network connectivity to a BOLD series with noise and motion.
+# One scan: from a subject's network connectivity to a BOLD series with motion.
 
 SPIKES_PER_VOLUME = 0.01
 ARTEFACT_PER_MM = 1.5  # BOLD SDs that a displacement of one mm adds
@@ -215,7 +211,8 @@ ARTEFACT_PER_MM = 1.5  # BOLD SDs that a displacement of one mm adds
 def network_cholesky(z: np.ndarray) -> np.ndarray:
     """Cholesky factor of the nearest correlation matrix to `tanh(z)`.
 
-    Independent deviations of many pairs can leave the cone of covariances; eigenvalues below 0.02 are lifted.
+    Independent deviations of many pairs need not make a correlation matrix: it may have negative eigenvalues. Those
+    below 0.02 are raised to it.
     """
     correlation = np.tanh(z)
     np.fill_diagonal(correlation, 1.0)
@@ -264,12 +261,12 @@ def simulate_displacement(typical: float, n_timepoints: int, rng: np.random.Gene
     displacement = typical * rng.gamma(2.0, 0.5, n_timepoints)
     spikes = rng.random(n_timepoints) < SPIKES_PER_VOLUME
     displacement += spikes * typical * rng.exponential(5.0, n_timepoints)
-    displacement[0] = 0.0  # the first volume has nothing to move from
+    displacement[0] = 0.0  # the first volume has none before it
     return displacement
 
 
 def motion_artefact(displacement: np.ndarray, n_rois: int, rng: np.random.Generator) -> np.ndarray:
-    """What movement adds to the series, of shape (n_timepoints, n_rois): mostly global, gone after two volumes."""
+    """The effect of movement on the series (n_timepoints, n_rois): mostly global, gone after two volumes."""
     excess = np.maximum(displacement - 0.2, 0.0)
     course = excess + 0.5 * np.concatenate([[0.0], excess[:-1]])
     weights = rng.choice([-1.0, 1.0]) * (1 + 0.3 * rng.standard_normal(n_rois))

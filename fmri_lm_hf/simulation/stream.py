@@ -1,7 +1,7 @@
-"""An endless stream of random scans: every scan has a covariance, noise, motion, length and atlas of its own.
+"""Random scans without end: each has a network covariance, noise, motion and length of its own, and its atlas may too.
 
-A reader that is trained on such scans, each met once, can rely on nothing but what it reads: all that real scans may
-differ in is drawn anew (domain randomisation).
+A model that meets each scan once can rely on nothing but the scan: all that varies between real scans is drawn anew
+(domain randomisation).
 """
 
 from __future__ import annotations
@@ -19,106 +19,14 @@ from .population import motion_artefact, simulate_displacement
 if TYPE_CHECKING:
     import datasets
 
-
-# Names of networks for random atlases: published ones, anatomical terms joined at random, and made-up words.
-
-# As atlases spell them (Yeo 2011 in Schaefer's short form and in words, Dosenbach 2010, Power 2011, Gordon 2016, Tian
-# 2020, cerebral lobes). The list is a start, not the limit of what a reader can read.
-PUBLISHED_NAMES = (
-    "default",
-    "Default",
-    "default mode",
-    "visual",
-    "Vis",
-    "SomMot",
-    "somatomotor",
-    "sensorimotor",
-    "DorsAttn",
-    "dorsal attention",
-    "ventral attention",
-    "SalVentAttn",
-    "salience",
-    "Limbic",
-    "limbic",
-    "Cont",
-    "control",
-    "fronto-parietal",
-    "frontoparietal",
-    "cingulo-opercular",
-    "cerebellum",
-    "occipital",
-    "auditory",
-    "subcortical",
-    "frontal",
-    "temporal",
-    "parietal",
-    "thalamus",
-    "striatum",
-    "hippocampus",
-    "amygdala",
-    "brainstem",
-    "language",
-    "memory",
-    "VisCent",
-    "VisPeri",
-    "SomMotA",
-    "SomMotB",
-    "DorsAttnA",
-    "DorsAttnB",
-    "SalVentAttnA",
-    "SalVentAttnB",
-    "LimbicA",
-    "LimbicB",
-    "ContA",
-    "ContB",
-    "ContC",
-    "DefaultA",
-    "DefaultB",
-    "DefaultC",
-    "TempPar",
-)
-_TERMS = (
-    "anterior posterior dorsal ventral lateral medial left right superior inferior primary secondary "
-    "central frontal temporal parietal occipital cingulate insular motor sensory visual auditory "
-    "attention control memory language executive emotion reward cortex nucleus gyrus pole area lobe hub "
-    "core system cluster"
-)
-_MARKS = "A B C 1 2 3 4 5 6 7 8"
-_ONSETS = ["b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t", "v", "br", "cr", "st", "tr"]
-_VOWELS = ["a", "e", "i", "o", "u", "ea", "ai"]
-
-
-def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
-    """`n` different names: on average half published ones, the rest joined terms and made-up words.
-
-    Two names never differ by case alone.
-    """
-    names: dict[str, str] = {}
-    share_published = rng.choice([0.0, 0.5, 1.0])
-    while len(names) < n:
-        kind = rng.random()
-        if kind < share_published:
-            name = str(rng.choice(PUBLISHED_NAMES))
-        elif kind < share_published + 0.6 * (1 - share_published):
-            name = " ".join(rng.choice(_TERMS.split(), int(rng.integers(1, 3)), replace=False))
-            if rng.random() < 0.3:
-                name += f" {rng.choice(_MARKS.split())}"
-        else:
-            name = "".join(
-                f"{rng.choice(_ONSETS)}{rng.choice(_VOWELS)}" for _ in range(int(rng.integers(2, 4)))
-            )
-        names.setdefault(name.lower(), name)
-    return list(names.values())
-
-
-ATLAS, SIZE, SCAN = range(3)  # what a random stream is for
+ATLAS, SIZE, SCAN = range(3)  # purposes of random streams, which do not depend on each other
 Range = tuple[float, float]
 ScanKind = Literal["brain", "noise", "shuffled"]
 
 
 @dataclass(frozen=True)
 class ScanRanges:
-    """Between which bounds the properties of random scans are drawn.
+    """Bounds of the properties of random scans, which are drawn uniformly between them.
 
     Attributes
     ----------
@@ -134,19 +42,19 @@ class ScanRanges:
     source_scale : (float, float)
         SD of the weights of that mixture.
     network_signal : (float, float)
-        SD of what a network shares with no other.
+        SD of the signal of a network alone.
     network_strength : (float, float)
-        Scale of all that a network does, so that some networks are heard less than others.
+        Scale of all signals of a network: some networks are weaker than others.
     common_signal : (float, float)
         SD of a signal that all networks share, such as arousal.
     loading : (float, float)
-        How much of its network's signal a ROI carries.
+        Weight of its network's signal in an ROI.
     overlap : (float, float)
-        SD of the weights with which a ROI carries other networks' signals.
+        SD of the weights of other networks' signals in an ROI.
     roi_signal : (float, float)
-        SD of what a ROI shares with no other, inside the band.
+        SD of the signal of an ROI alone, inside the band.
     global_signal : (float, float)
-        SD of a signal in all ROIs, such as breathing; it is regressed out in a fifth of the scans.
+        SD of a signal in all ROIs, such as breathing; in a fifth of the scans it is regressed out.
     white_noise : (float, float)
         SD of the measurement noise.
     motion : (float, float)
@@ -186,117 +94,6 @@ class ScanRanges:
                 f"ScanRanges with n_timepoints={self.n_timepoints}, t_r={self.t_r}, missing={self.missing} found, "
                 "expected at least 20 time points, a t_r above 0 and fewer than all ROIs missing."
             )
-
-
-def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), same_size: int = 1) -> Atlas:
-    """An atlas of 40 to 140 ROIs in networks of random sizes (2 ROIs or more) with random names.
-
-    Names are those of published atlases, anatomical terms joined at random, and made-up words, so that a reader
-    has to read them.
-
-    Parameters
-    ----------
-    seed, index : int
-        The same two give the same atlas.
-    n_networks : (int, int)
-        Fewest and most networks.
-    same_size : int, default=1
-        So many consecutive atlases have the same number of networks.
-    """
-    size = int(_generator(seed, SIZE, index // same_size).integers(n_networks[0], n_networks[1] + 1))
-    rng = _generator(seed, ATLAS, index)
-    names = draw_network_names(size, rng)
-    n_rois = int(rng.integers(max(40, 2 * len(names)), 141))
-    shares = rng.dirichlet(np.full(len(names), 3.0))
-    sizes = 2 + rng.multinomial(n_rois - 2 * len(names), shares)
-    networks = np.repeat(names, sizes)
-    return Atlas(f"random_{seed}_{index}", tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), tuple(networks))
-
-
-def random_scan(
-    atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
-) -> dict[str, Any]:
-    """A scan as a row of a scan dataset; the same arguments give the same bytes.
-
-    Parameters
-    ----------
-    atlas : Atlas
-    seed, index : int
-    ranges : ScanRanges, optional
-    kind : {"brain", "noise", "shuffled"}
-        ``"noise"`` leaves out all that ROIs share, and ``"shuffled"`` gives the ROIs of a scan to the wrong networks:
-        what a reader should not describe.
-
-    Returns
-    -------
-    dict
-        `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with zeros for
-        missing ROIs, and `roi_mask` (n_rois,) bool.
-    """
-    ranges = ScanRanges() if ranges is None else ranges
-    rng = _generator(seed, SCAN, index)
-
-    def draw(name: str, size: Any = None) -> Any:
-        low, high = getattr(ranges, name)
-        return rng.uniform(low, high, size)
-
-    names = list(atlas.network_names)
-    own = np.array([names.index(network) for network in atlas.networks])
-    n_rois, n_networks = atlas.n_rois, len(names)
-    n_timepoints = int(rng.integers(ranges.n_timepoints[0], ranges.n_timepoints[1] + 1))
-    t_r = round(float(draw("t_r")), 3)
-
-    # network signals: shared sources, one of their own, and one in common
-    n_sources = int(rng.integers(ranges.shared_factors[0], ranges.shared_factors[1] + 1))
-    mixing = np.concatenate(
-        [
-            draw("source_scale") * rng.standard_normal((n_networks, n_sources)),
-            np.diag(draw("network_signal", n_networks)),
-            np.full((n_networks, 1), draw("common_signal")),
-        ],
-        axis=1,
-    )
-    mixing *= draw("network_strength", n_networks)[:, None]
-    # ROIs: their network, some of the others, one signal of their own, and the global one
-    loadings = draw("overlap") * rng.standard_normal((n_rois, n_networks))
-    loadings[np.arange(n_rois), own] += draw("loading", n_rois)
-    roi_signal = draw("roi_signal", n_rois)
-    global_weights = draw("global_signal") * (1 + 0.2 * rng.standard_normal(n_rois))
-
-    if kind == "noise":
-        loadings[:], global_weights[:] = 0, 0
-
-    spectrum, n_long, inside = _band(ranges, draw, n_timepoints, t_r)
-    waves = rng.standard_normal((2, len(inside), mixing.shape[1] + 1 + n_rois), dtype=np.float32)
-    waves = (waves[0] + 1j * waves[1]) * spectrum[:, None]
-    n_shared = mixing.shape[1]
-    shared = waves[:, :n_shared] @ (loadings @ mixing).T.astype(np.float32)
-    shared += waves[:, n_shared : n_shared + 1] * global_weights.astype(np.float32)
-    shared += waves[:, n_shared + 1 :] * roi_signal.astype(np.float32)
-    padded = np.zeros((n_long // 2 + 1, n_rois), dtype=np.complex64)
-    padded[inside] = shared
-    bold = fft.irfft(padded, n_long, axis=0)[:n_timepoints]
-
-    bold += draw("white_noise") * rng.standard_normal(bold.shape, dtype=np.float32)
-    if kind != "noise" and rng.random() < 0.5:
-        displacement = simulate_displacement(draw("motion"), n_timepoints, rng)
-        bold += motion_artefact(displacement, n_rois, rng)
-    if rng.random() < 0.2:
-        bold = _without_global_signal(bold)
-    bold = bold * np.exp(draw("gain") + 0.15 * rng.standard_normal(n_rois))
-    if kind == "shuffled":
-        bold = bold[:, rng.permutation(n_rois)]
-    roi_mask = rng.random(n_rois) >= draw("missing") * (rng.random() < 0.5)
-    if not roi_mask.any():
-        roi_mask[:] = True
-    return {
-        "scan_id": f"random-{seed}-{index}",
-        "subject_id": f"random-{seed}-{index}",
-        "t_r": t_r,
-        "n_timepoints": n_timepoints,
-        "bold": np.where(roi_mask, bold, 0).astype(np.float32),
-        "roi_mask": roi_mask,
-    }
 
 
 class RandomScans:
@@ -385,6 +182,93 @@ def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> It
             yield each[index]
 
 
+def random_scan(
+    atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
+) -> dict[str, Any]:
+    """A scan as a row of a scan dataset; the same arguments give the same bytes.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    seed, index : int
+    ranges : ScanRanges, optional
+    kind : {"brain", "noise", "shuffled"}
+        ``"noise"`` leaves out all signals that ROIs share, and ``"shuffled"`` assigns ROIs to the wrong networks: a
+        model should describe neither.
+
+    Returns
+    -------
+    dict
+        `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with zeros for
+        missing ROIs, and `roi_mask` (n_rois,) bool.
+    """
+    ranges = ScanRanges() if ranges is None else ranges
+    rng = _generator(seed, SCAN, index)
+
+    def draw(name: str, size: Any = None) -> Any:
+        low, high = getattr(ranges, name)
+        return rng.uniform(low, high, size)
+
+    names = list(atlas.network_names)
+    own = np.array([names.index(network) for network in atlas.networks])
+    n_rois, n_networks = atlas.n_rois, len(names)
+    n_timepoints = int(rng.integers(ranges.n_timepoints[0], ranges.n_timepoints[1] + 1))
+    t_r = round(float(draw("t_r")), 3)
+
+    # The order of draws is part of the format: models were trained on scans of a seed.
+    # Network signals: shared sources, one of their own, and one in common.
+    n_sources = int(rng.integers(ranges.shared_factors[0], ranges.shared_factors[1] + 1))
+    mixing = np.concatenate(
+        [
+            draw("source_scale") * rng.standard_normal((n_networks, n_sources)),
+            np.diag(draw("network_signal", n_networks)),
+            np.full((n_networks, 1), draw("common_signal")),
+        ],
+        axis=1,
+    )
+    mixing *= draw("network_strength", n_networks)[:, None]
+    # ROIs: their network, some of the others, one signal of their own, and the global one.
+    loadings = draw("overlap") * rng.standard_normal((n_rois, n_networks))
+    loadings[np.arange(n_rois), own] += draw("loading", n_rois)
+    roi_signal = draw("roi_signal", n_rois)
+    global_weights = draw("global_signal") * (1 + 0.2 * rng.standard_normal(n_rois))
+
+    if kind == "noise":
+        loadings[:], global_weights[:] = 0, 0
+
+    spectrum, n_long, inside = _band(ranges, draw, n_timepoints, t_r)
+    waves = rng.standard_normal((2, len(inside), mixing.shape[1] + 1 + n_rois), dtype=np.float32)
+    waves = (waves[0] + 1j * waves[1]) * spectrum[:, None]
+    n_shared = mixing.shape[1]
+    shared = waves[:, :n_shared] @ (loadings @ mixing).T.astype(np.float32)
+    shared += waves[:, n_shared : n_shared + 1] * global_weights.astype(np.float32)
+    shared += waves[:, n_shared + 1 :] * roi_signal.astype(np.float32)
+    padded = np.zeros((n_long // 2 + 1, n_rois), dtype=np.complex64)
+    padded[inside] = shared
+    bold = fft.irfft(padded, n_long, axis=0)[:n_timepoints]
+
+    bold += draw("white_noise") * rng.standard_normal(bold.shape, dtype=np.float32)
+    if kind != "noise" and rng.random() < 0.5:
+        displacement = simulate_displacement(draw("motion"), n_timepoints, rng)
+        bold += motion_artefact(displacement, n_rois, rng)
+    if rng.random() < 0.2:
+        bold = _without_global_signal(bold)
+    bold = bold * np.exp(draw("gain") + 0.15 * rng.standard_normal(n_rois))
+    if kind == "shuffled":
+        bold = bold[:, rng.permutation(n_rois)]
+    roi_mask = rng.random(n_rois) >= draw("missing") * (rng.random() < 0.5)
+    if not roi_mask.any():
+        roi_mask[:] = True
+    return {
+        "scan_id": f"random-{seed}-{index}",
+        "subject_id": f"random-{seed}-{index}",
+        "t_r": t_r,
+        "n_timepoints": n_timepoints,
+        "bold": np.where(roi_mask, bold, 0).astype(np.float32),
+        "roi_mask": roi_mask,
+    }
+
+
 def _band(ranges: ScanRanges, draw: Any, n_timepoints: int, t_r: float) -> tuple[np.ndarray, int, np.ndarray]:
     """Amplitudes of the band's frequencies, scaled to SD 1 in time; the length of the inverse FFT; their indices."""
     # An inverse FFT is periodic: a longer series is made and its end cut off, so that a scan does not close on itself.
@@ -407,3 +291,75 @@ def _without_global_signal(bold: np.ndarray) -> np.ndarray:
 
 def _generator(seed: int, purpose: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, index)))
+
+
+# Atlases and the names of their networks.
+
+# As atlases spell them: Yeo 2011 in Schaefer's short form and in words, Dosenbach 2010, Power 2011, Gordon 2016, Tian
+# 2020, cerebral lobes.
+PUBLISHED_NAMES = (
+    *("default", "Default", "default mode", "visual", "Vis", "SomMot", "somatomotor", "sensorimotor"),
+    *("DorsAttn", "dorsal attention", "ventral attention", "SalVentAttn", "salience", "Limbic"),
+    *("limbic", "Cont", "control", "fronto-parietal", "frontoparietal", "cingulo-opercular"),
+    *("cerebellum", "occipital", "auditory", "subcortical", "frontal", "temporal", "parietal"),
+    *("thalamus", "striatum", "hippocampus", "amygdala", "brainstem", "language", "memory", "VisCent"),
+    *("VisPeri", "SomMotA", "SomMotB", "DorsAttnA", "DorsAttnB", "SalVentAttnA", "SalVentAttnB"),
+    *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
+)
+_TERMS = (
+    "anterior posterior dorsal ventral lateral medial left right superior inferior primary secondary "
+    "central frontal temporal parietal occipital cingulate insular motor sensory visual auditory "
+    "attention control memory language executive emotion reward cortex nucleus gyrus pole area lobe hub "
+    "core system cluster"
+)
+_MARKS = "A B C 1 2 3 4 5 6 7 8"
+_ONSETS = ["b", "c", "d", "f", "g", "l", "m", "n", "p", "r", "s", "t", "v", "br", "cr", "st", "tr"]
+_VOWELS = ["a", "e", "i", "o", "u", "ea", "ai"]
+
+
+def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), same_size: int = 1) -> Atlas:
+    """An atlas of 40 to 140 ROIs in networks of random sizes (2 ROIs or more) with random names.
+
+    Names are those of published atlases, anatomical terms joined at random, and made-up words, so that a model has to
+    read them.
+
+    Parameters
+    ----------
+    seed, index : int
+        The same two give the same atlas.
+    n_networks : (int, int)
+        Fewest and most networks.
+    same_size : int, default=1
+        So many consecutive atlases have the same number of networks.
+    """
+    size = int(_generator(seed, SIZE, index // same_size).integers(n_networks[0], n_networks[1] + 1))
+    rng = _generator(seed, ATLAS, index)
+    names = draw_network_names(size, rng)
+    n_rois = int(rng.integers(max(40, 2 * len(names)), 141))
+    shares = rng.dirichlet(np.full(len(names), 3.0))
+    sizes = 2 + rng.multinomial(n_rois - 2 * len(names), shares)
+    networks = np.repeat(names, sizes)
+    return Atlas(f"random_{seed}_{index}", tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), tuple(networks))
+
+
+def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
+    """`n` different names: on average half published ones, the rest joined terms and made-up words.
+
+    Two names never differ by case alone.
+    """
+    names: dict[str, str] = {}
+    share_published = rng.choice([0.0, 0.5, 1.0])
+    while len(names) < n:
+        kind = rng.random()
+        if kind < share_published:
+            name = str(rng.choice(PUBLISHED_NAMES))
+        elif kind < share_published + 0.6 * (1 - share_published):
+            name = " ".join(rng.choice(_TERMS.split(), int(rng.integers(1, 3)), replace=False))
+            if rng.random() < 0.3:
+                name += f" {rng.choice(_MARKS.split())}"
+        else:
+            name = "".join(
+                f"{rng.choice(_ONSETS)}{rng.choice(_VOWELS)}" for _ in range(int(rng.integers(2, 4)))
+            )
+        names.setdefault(name.lower(), name)
+    return list(names.values())

@@ -23,8 +23,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fmri_lm_hf import Atlas
-from fmri_lm_hf.scans import write_nifti
-from fmri_lm_hf.simulation import Site, simulate_cohort
+from fmri_lm_hf.simulation import Site, simulate_cohort, write_nifti
 
 RECIPES = README.parent / "training" / "recipes"
 MNI = "space-MNI152NLin2009cAsym"

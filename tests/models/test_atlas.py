@@ -13,7 +13,7 @@ import pytest
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_images import extract, sphere_voxels
-from fmri_lm_hf.scans.synthetic_image import write_nifti
+from fmri_lm_hf.simulation import write_nifti
 
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])
 

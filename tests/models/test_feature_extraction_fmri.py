@@ -13,7 +13,7 @@ import torch
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor, resampling_weights
 from fmri_lm_hf.models.scan_errors import ScanError
-from fmri_lm_hf.scans.synthetic_image import write_nifti
+from fmri_lm_hf.simulation import write_nifti
 
 N_ROIS = 6
 

@@ -15,7 +15,7 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import read_scan, table_names
 from fmri_lm_hf.models.scan_images import sphere_voxels
-from fmri_lm_hf.scans.synthetic_image import write_nifti
+from fmri_lm_hf.simulation import write_nifti
 
 ATLAS = Atlas("abcd", ("a", "b", "c", "d"), ("x", "x", "y", "y"))
 SPHERES = Atlas("two", ("left", "right"), ("x", "x"), coordinates=((-30, 0, 0), (30, 0, 0)), radius_mm=8)

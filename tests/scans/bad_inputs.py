@@ -33,7 +33,8 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.image_files import image_data
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import Scan, read_scan
-from fmri_lm_hf.scans import read_mat, read_participants, write_nifti
+from fmri_lm_hf.scans import read_mat, read_participants
+from fmri_lm_hf.simulation import write_nifti
 
 N_ROIS, N_TIMES = 4, 24
 NAMES = tuple("abcd")

@@ -66,7 +66,7 @@ def test_an_atlas_of_two_hemispheres_reads_surfaces(tmp_path, capsys, rng):
         ),
         ({"far": 300}, TABLE, "4 ROIs lie outside of MNI space"),
         ({}, TABLE + "11\tlost\tVisual\n", "1 of 5 ROIs have no voxel in the label image: lost"),
-        ({}, TABLE.replace("Motor\n", "unassigned\n"), "2 of 4 ROIs are of no network"),
+        ({}, TABLE.replace("Motor\n", "unassigned\n"), "2 of 4 ROIs belong to no network"),
     ],
 )
 def test_what_does_not_fit_is_told(tmp_path, capsys, image, table, message):

@@ -23,8 +23,8 @@ from fmri_lm_hf.declarations import declared_in_features
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans import build_scan_dataset, load_scan_dataset, read_participants
+from fmri_lm_hf.scans.denoising import Thresholds
 from fmri_lm_hf.scans.folder import DatasetFolder
-from fmri_lm_hf.scans.sources.bids import Thresholds
 from fmri_lm_hf.scans.sources.files import FilesSource
 
 N_SCANS = 9

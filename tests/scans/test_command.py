@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import re
@@ -15,10 +14,10 @@ import pandas
 import pytest
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.cli.scans import SOURCE_NAMES, STRATEGY_NAMES, THRESHOLDS
+from fmri_lm_hf.cli.scans import SOURCE_NAMES
 from fmri_lm_hf.models.atlas import Atlas
-from fmri_lm_hf.scans import SOURCES, load_scan_dataset, write_nifti
-from fmri_lm_hf.scans.denoising import STRATEGIES
+from fmri_lm_hf.scans import SOURCES, BuildSummary, load_scan_dataset
+from fmri_lm_hf.simulation import write_nifti
 
 
 @pytest.fixture
@@ -98,7 +97,6 @@ def test_no_usable_scan_is_a_failure(tmp_path, capsys):
 
 def test_the_command_offers_what_the_library_has():
     assert set(SOURCE_NAMES) == set(SOURCES)
-    assert set(STRATEGY_NAMES) == set(STRATEGIES)
 
 
 def test_a_dry_run_tells_what_would_be_read_and_writes_nothing(tables, tmp_path, capsys):
@@ -107,7 +105,7 @@ def test_a_dry_run_tells_what_would_be_read_and_writes_nothing(tables, tmp_path,
     assert main([*command, "--participant-label", "1", "sub-9", "--match", "*_bold.npy"]) == 0
     printed = capsys.readouterr().out
     assert "read: sub-1_bold (sub-1, site west TR 2 s): sub-1_bold.npy" in printed
-    assert "left out: sub-0_bold.npy: not selected: has sub-0, wanted 1, 9" in printed
+    assert "left out: sub-0_bold.npy: not selected: has sub-0, expected 1, 9" in printed
     assert "3 scans of 2 participants would be read, 2 files left out." in printed
     assert main([*command, "--task", "nback", "--run", "2"]) == 0
     assert "1 scans of 1 participants would be read" in capsys.readouterr().out
@@ -115,7 +113,7 @@ def test_a_dry_run_tells_what_would_be_read_and_writes_nothing(tables, tmp_path,
     assert main([*command, "--bids-filter-file", str(tmp_path / "filter.json")]) == 0
     assert "1 scans of 1 participants would be read" in capsys.readouterr().out
     assert main([*command, "--session", "a"]) == 2
-    assert "sub-0_bold.npy not selected: has no ses-, wanted a" in capsys.readouterr().err
+    assert "sub-0_bold.npy not selected: has no ses-, expected a" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -123,7 +121,7 @@ def test_a_dry_run_tells_what_would_be_read_and_writes_nothing(tables, tmp_path,
     "text, message",
     [
         ("{", "filter.json cannot be read"),
-        ("[]", "filter.json is no BIDS filter file"),
+        ("[]", "filter.json is not a BIDS filter file"),
         ('{"bold": {"sex": "f"}}', "filters by 'sex'"),
         ('{"bold": {"task": {"regex": "r"}}}', "expected a value or a list of values"),
     ],
@@ -151,10 +149,13 @@ def test_exclusions_and_the_quality_page(tables, tmp_path):
     assert "3 scans found: 2 kept (of 2 participants), 1 dropped." in page
     assert "1 files left out. 1 participants without scans." in page
     assert "east" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count('alt="carpet plot"') == 2
     assert not re.search(r"<script|https?://|<link", page)  # nothing from elsewhere
-    picture = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])
-    assert matplotlib.image.imread(io.BytesIO(picture)).shape[:2] == (4, 50)
+    pixels = base64.b64decode(re.search(r'alt="carpet plot" src="data:image/png;base64,([^"]+)', page)[1])
+    assert matplotlib.image.imread(io.BytesIO(pixels)).shape[:2] == (
+        4 * 50,
+        50 * 10,
+    )  # of 4 ROIs and 50 points
     assert main([*command, "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "quality.html").read_text() == page
 
@@ -188,8 +189,110 @@ def test_the_hubs_viewer_sees_the_scans_and_nothing_else(tables, tmp_path):
     assert loaded["train"][0]["sample_mask"] == [True] * 50
 
 
-def test_the_thresholds_are_those_of_the_library():
-    from fmri_lm_hf.scans.sources.bids import Thresholds
+# Each option with two values, and where they arrive: an attribute of the source, or an argument of the build.
+OPTIONS = [
+    ("--atlas", ["dosenbach_2010"], "atlas", lambda atlas: atlas.name == "dosenbach_2010"),
+    ("--atlas", ["seitzman_2018"], "atlas", lambda atlas: atlas.name == "seitzman_2018"),
+    ("--site", ["north"], "site", "north"),
+    ("--site", ["south"], "site", "south"),
+    ("--t-r", ["2"], "t_r", {"": 2.0}),
+    ("--t-r", ["a=0.8", "b=2"], "t_r", {"a": 0.8, "b": 2.0}),
+    ("--match", ["*rest*"], "match", "*rest*"),
+    ("--match", ["*nback*"], "match", "*nback*"),
+    ("--participant-label", ["1", "sub-2"], "selection", lambda s: s.wanted == {"sub": ("1", "2")}),
+    ("--participant-label", ["3"], "selection", lambda s: s.wanted == {"sub": ("3",)}),
+    ("--session", ["a"], "selection", lambda s: s.wanted == {"ses": ("a",)}),
+    ("--session", ["b"], "selection", lambda s: s.wanted == {"ses": ("b",)}),
+    ("--task", ["rest"], "selection", lambda s: s.wanted == {"task": ("rest",)}),
+    ("--task", ["nback"], "selection", lambda s: s.wanted == {"task": ("nback",)}),
+    ("--run", ["1"], "selection", lambda s: s.wanted == {"run": ("1",)}),
+    ("--run", ["2", "3"], "selection", lambda s: s.wanted == {"run": ("2", "3")}),
+    *(
+        (
+            f"--{name.replace('_', '-')}",
+            [str(value)],
+            "thresholds",
+            lambda t, n=name, v=value: getattr(t, n) == v,
+        )
+        for name, values in {
+            "max_masked": (0.1, 0.2),
+            "min_coverage": (0.1, 0.2),
+            "min_minutes": (2.0, 3.0),
+            "max_censored": (0.1, 0.2),
+            "max_mean_fd": (0.1, 0.2),
+            "min_dof": (5, 6),
+        }.items()
+        for value in values
+    ),
+    ("--pattern", ["{subject}.npy"], "pattern", "{subject}.npy"),
+    ("--pattern", ["{site}.npy"], "pattern", "{site}.npy"),
+    ("--mat-key", ["a"], "mat_key", "a"),
+    ("--mat-key", ["b"], "mat_key", "b"),
+    ("--controlled", [], "build.controlled", True),
+    ("--workers", ["2"], "build.workers", 2),
+    ("--workers", ["3"], "build.workers", 3),
+    ("--scheduler", ["tcp://a:1"], "build.scheduler", "tcp://a:1"),
+    ("--scheduler", ["tcp://b:2"], "build.scheduler", "tcp://b:2"),
+    ("--shard-mb", ["1"], "build.shard_bytes", 1_000_000),
+    ("--shard-mb", ["0.5"], "build.shard_bytes", 500_000),
+    ("--space", ["fsLR"], "fmriprep.space", "fsLR"),
+    ("--space", ["MNI152NLin6Asym"], "fmriprep.space", "MNI152NLin6Asym"),
+    ("--strategy", ["compcor"], "fmriprep.strategy", "compcor"),
+    ("--strategy", ["none"], "fmriprep.strategy", "none"),
+    ("--segmentation", ["Tian"], "xcpd.segmentation", "Tian"),
+    ("--segmentation", ["Glasser"], "xcpd.segmentation", "Glasser"),
+    ("--pipeline", ["css"], "abide_pcp.pipeline", "css"),
+    ("--pipeline", ["niak"], "abide_pcp.pipeline", "niak"),
+    ("--rois", ["rois_cc200"], "abide_pcp.rois", "rois_cc200"),
+    ("--rois", ["rois_ez"], "abide_pcp.rois", "rois_ez"),
+    ("--n-subjects", ["3"], "adhd.n_subjects", 3),
+    ("--n-subjects", ["4"], "development_fmri.n_subjects", 4),
+]
 
-    fields = {field.name: field.default for field in dataclasses.fields(Thresholds)}
-    assert {name: default for name, _, default, _ in THRESHOLDS} == fields
+
+@pytest.mark.parametrize("option, values, place, expected", OPTIONS)
+def test_every_option_arrives(tmp_path, monkeypatch, option, values, place, expected):
+    calls = []
+
+    def build(source, out, **options):
+        calls.append((source, out, options))
+        return BuildSummary(1, 0, 1, [], [], 0.0)
+
+    monkeypatch.setattr("fmri_lm_hf.scans.build.build_scan_dataset", build)
+    kind, _, name = place.rpartition(".")
+    source_name = kind if kind in SOURCES else "files"
+    assert main(["scans", source_name, str(tmp_path), "--out", str(tmp_path / "out"), option, *values]) == 0
+    [(source, out, options)] = calls
+    assert (type(source), source.root, out) == (SOURCES[source_name], tmp_path, tmp_path / "out")
+    found = options[name] if kind == "build" else getattr(source, name)
+    assert expected(found) if callable(expected) else found == expected
+
+
+def test_files_given_as_options_arrive(tmp_path, monkeypatch, rng):
+    calls = []
+    monkeypatch.setattr(
+        "fmri_lm_hf.scans.build.build_scan_dataset",
+        lambda source, out, **options: calls.append((source, options)) or BuildSummary(1, 0, 1, [], [], 0.0),
+    )
+    command = ["scans", "files", str(tmp_path), "--out", str(tmp_path / "out")]
+    (tmp_path / "filter.json").write_text('{"bold": {"task": "rest"}}')
+    for age in (20, 30):
+        (tmp_path / f"{age}.tsv").write_text(f"participant_id\tage\n1\t{age}\n")
+        table = str(tmp_path / f"{age}.tsv")
+        assert (
+            main([*command, "--participants", table, "--bids-filter-file", str(tmp_path / "filter.json")])
+            == 0
+        )
+        source, options = calls.pop()
+        assert options["participants"] == {"1": {"age": age}}
+        assert source.selection.wanted == {"task": ("rest",)}
+
+
+def test_the_table_of_options_has_all_of_them_and_help_is_short(capsys):
+    with pytest.raises(SystemExit):
+        main(["scans", "--help"])
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 80
+    options = set(re.findall(r"^  (--[a-z-]+)", printed, flags=re.M))
+    elsewhere = {"--out", "--dry-run", "--labels-img", "--participants", "--bids-filter-file"}
+    assert options - elsewhere == {option for option, *_ in OPTIONS}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 
 import datasets
@@ -11,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmri_lm_hf import scans
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.simulation import write_nifti
 
 ATLAS = Atlas("five", tuple("abcde"), ("x",) * 5)
 
@@ -179,3 +183,19 @@ def test_bad_rows_leave_nothing_behind(tmp_path):
     write_scan_dataset(rows, tmp_path / "scans", ATLAS)
     with pytest.raises(ScanError, match="is not empty"):
         write_scan_dataset(rows, tmp_path / "scans", ATLAS)
+
+
+def test_loading_a_dataset_does_not_load_the_sources_of_scans():
+    code = (
+        "import sys, fmri_lm_hf.scans.dataset as _; print(*(m for m in sys.modules if 'scans.sources' in m))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_public_names_are_found_where_they_are_needed():
+    assert all(getattr(scans, name) is not None for name in scans.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        scans.nothing  # noqa: B018
+    with pytest.warns(FutureWarning, match=r"write_nifti` is now `fmri_lm_hf.simulation.write_nifti`"):
+        assert scans.write_nifti is write_nifti

@@ -17,9 +17,10 @@ from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import Scan
 from fmri_lm_hf.models.scan_images import sphere_voxels
-from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat, write_nifti
-from fmri_lm_hf.scans.denoising import STRATEGIES, denoise
-from fmri_lm_hf.scans.sources.bids import Selection, Thresholds
+from fmri_lm_hf.scans import SOURCES, build_scan_dataset, load_scan_dataset, read_mat
+from fmri_lm_hf.scans.denoising import STRATEGIES, Thresholds, denoise
+from fmri_lm_hf.scans.sources.bids import Selection
+from fmri_lm_hf.simulation import write_nifti
 
 SPHERES = Atlas(
     "four",
@@ -427,7 +428,10 @@ def test_mat_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.mat").write_bytes(b"MATLAB 7.3 MAT-file, which is HDF5" + bytes(100))
     savemat(tmp_path / "whole.mat", {"tc": np.random.default_rng(0).normal(size=(20, 50))})
     (tmp_path / "cut.mat").write_bytes((tmp_path / "whole.mat").read_bytes()[:1000])
-    for name in ("bad.mat", "cut.mat"):
+    odd = bytearray((tmp_path / "whole.mat").read_bytes())
+    odd[176] = 186  # a type that does not exist, which crashes scipy's reader
+    (tmp_path / "odd.mat").write_bytes(odd)
+    for name in ("bad.mat", "cut.mat", "odd.mat"):
         with pytest.raises(ScanError, match=f"{name} is not a readable MATLAB file"):
             read_mat(tmp_path / name)
     with pytest.raises(ScanError, match=r"gone.mat does not exist"):

@@ -23,7 +23,7 @@ def test_a_scan_depends_on_its_seed_and_index_alone():
     assert not np.array_equal(first[7]["bold"][:80], RandomScans(ATLAS, seed=2)[7]["bold"][:80])
 
 
-def test_scans_are_what_a_reader_takes():
+def test_scans_have_the_form_that_models_take():
     for index in range(30):
         row = random_scan(ATLAS, 0, index)
         assert row["bold"].dtype == np.float32

@@ -10,13 +10,8 @@ from .xcpd import XcpdSource
 SOURCES: dict[str, type[Source]] = {
     source.name: source
     for source in (
-        FmriprepSource,
-        XcpdSource,
-        HcpSource,
-        FilesSource,
-        AbideSource,
-        AdhdSource,
-        DevelopmentSource,
+        *(FmriprepSource, XcpdSource, HcpSource, FilesSource),
+        *(AbideSource, AdhdSource, DevelopmentSource),
     )
 }
 

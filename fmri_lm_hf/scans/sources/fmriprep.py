@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 
 from ...models.image_files import both_hemispheres
-from ...models.scan_errors import ScanError, require
-from ...models.scan_files import read_scan
-from ..denoising import STRATEGIES, denoise, median_tsnr
-from .bids import bids_entities, companion, identity, scan_name
-from .source import LeftOut, ScanFile, Source
+from ...models.scan_errors import ScanError
+from ..denoising import STRATEGIES, check_length, denoise, median_tsnr
+from .bids import bids_entities, confounds_of, mean_displacement, read_tsv, scan_name
+from .source import ScanFile, Source, SourceScan
 
 
 @dataclass
 class FmriprepSource(Source):
     """`sub-*/[ses-*/]func/*_space-*_desc-preproc_bold.nii.gz`, or surfaces for an atlas of surfaces.
 
-    These are `*_space-fsLR_*_bold.dtseries.nii`, or `*_hemi-[LR]_space-*_bold.func.gii` where `space` is another one.
-
-    Volumes before the steady state are dropped. What has no image in the space is listed.
+    Surfaces are `*_space-fsLR_*_bold.dtseries.nii`, or `*_hemi-[LR]_space-*_bold.func.gii` where `space` is another
+    one. Volumes before the steady state are dropped. Scans without an image in the space are listed.
 
     Parameters
     ----------
@@ -47,64 +46,57 @@ class FmriprepSource(Source):
         if not self.reads_images:
             raise ScanError("fMRIPrep derivatives are images: give an atlas that reads images (--atlas).")
         suffixes: tuple[str, ...] = ("_desc-preproc_bold.nii.gz",)
-        wanted = self.space
+        space = self.space
         if self.reads_surfaces:
             suffixes = ("_bold.dtseries.nii", "_bold.func.gii")
-            wanted = self.space if self.space.startswith("fs") else "fsLR"
-        files = {inputs[0]: inputs for inputs in self.scans(*suffixes)}
-        paths = list(files)
-        in_space = [path for path in paths if _space(path) == wanted]
-        if paths and not in_space:
-            spaces = sorted({_space(path) for path in paths})
+            space = space if space.startswith("fs") else "fsLR"
+        in_space: dict[tuple[Path, ...], str] = {}  # inputs of scans and their spaces
+        elsewhere: dict[tuple[Path, ...], str] = {}
+        for inputs in self.find_inputs(*suffixes):
+            found_space = bids_entities(inputs[0]).get("space", "none (the scan's own)")
+            (in_space if found_space == space else elsewhere)[inputs] = found_space
+        if elsewhere and not in_space:
             raise ScanError(
-                f"No scan is in space {wanted}: found {', '.join(spaces)}. Give one of them with --space."
+                f"No scan is in space {space}: found {', '.join(sorted(set(elsewhere.values())))}. Give one of them "
+                "with --space."
             )
-        found = []
-        for path in in_space:
-            entities = bids_entities(path)
-            if "sub" not in entities:
-                self.leave(path, "has no sub- in its name")
-                continue
-            mask, confounds = _mask_of(path), _confounds_of(path)
-            inputs = (*files[path], *(other for other in (mask, confounds) if other is not None))
-            found.append(ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses")))
-        self._list_lost(paths, in_space, wanted)
+        found = [file for inputs in in_space if (file := self._scan_file(inputs)) is not None]
+        lost: dict[str, set[str]] = {}  # scans that have images, but none in this space
+        for (path, *_), other_space in elsewhere.items():
+            lost.setdefault(scan_name(path), set()).add(other_space)
+        taken = {scan_name(path) for path, *_ in in_space}
+        for name, spaces in lost.items():
+            if name not in taken:
+                self.leave_out(
+                    name, f"has no image in space {space}, only in {', '.join(sorted(spaces))} (--space)"
+                )
         return found
 
-    def _list_lost(self, paths: list[Path], in_space: list[Path], wanted: str) -> None:
-        """List the scans that have images, but none in the space that is read."""
-        taken = {tuple(identity(path).items()) for path in in_space}
-        lost: dict[tuple[tuple[str, str], ...], list[Path]] = {}
-        for path in paths:
-            scan = tuple(identity(path).items())
-            if scan not in taken:
-                lost.setdefault(scan, []).append(path)
-        for scan, others in lost.items():
-            spaces = ", ".join(sorted({_space(path) for path in others}))
-            name = "_".join(f"{key}-{value}" for key, value in scan)
-            self.left_out.append(LeftOut(name, f"has no image in space {wanted}, only in {spaces} (--space)"))
+    def _scan_file(self, inputs: tuple[Path, ...]) -> ScanFile | None:
+        path = inputs[0]
+        entities = bids_entities(path)
+        if "sub" not in entities:
+            self.leave_out(path, "has no sub- in its name")
+            return None
+        inputs += tuple(other for other in (_mask_of(path), confounds_of(path)) if other is not None)
+        return ScanFile(scan_name(path), f"sub-{entities['sub']}", inputs, entities.get("ses"))
 
-    def read(self, file: ScanFile) -> dict[str, Any]:
+    def read(self, file: ScanFile) -> SourceScan:
         path = file.inputs[0]
-        scan = read_scan(
-            path,
-            self.atlas,
-            self.t_r_of(file),
-            max_masked=self.thresholds.max_masked,
-            mask_img=_mask_of(path),
-            dtype=np.float64,
-        )
-        table = _table(_confounds_of(path))
-        if table is not None and len(table) != len(scan.bold):
-            raise ScanError(
-                f"{path.name} has {len(scan.bold)} time points, but its confounds have {len(table)} rows."
-            )
-        n_dummies = 0 if table is None else _n_before_steady_state(table)
+        # float64: beside the large mean of an image, float32 would round what is left after the regression
+        scan = self.extract(path, self.t_r_of(file), mask_img=_mask_of(path), dtype=np.float64)
+        table, n_dummies = None, 0
+        confounds_file = confounds_of(path)
+        if confounds_file is not None:
+            table = read_tsv(confounds_file)
+            check_length(table, scan, path.name)
+            n_dummies = _n_before_steady_state(table)
         confounds = None
         if self.strategy != "none":
-            confounds, kept = _load_confounds(path, self.strategy, len(scan.bold))
-            confounds = confounds.iloc[n_dummies:]
+            confounds, kept = _load_confounds(path, self.strategy)
+            check_length(confounds, scan, path.name)
             scan = replace(scan, sample_mask=scan.sample_mask & kept)
+            confounds = confounds.iloc[n_dummies:]
         if n_dummies:
             note = f"{path.name}: {n_dummies} volumes before the steady state were dropped."
             bold, sample_mask = scan.bold[n_dummies:], scan.sample_mask[n_dummies:]
@@ -112,70 +104,36 @@ class FmriprepSource(Source):
         tsnr = median_tsnr(scan)
         if confounds is not None:
             scan = denoise(scan, confounds, label=path.name, min_dof=self.thresholds.min_dof)
-        return self.row(scan, path.name, _mean_fd(table, n_dummies), tsnr)
-
-
-def _load_confounds(path: Path, strategy: str, n_timepoints: int) -> tuple[Any, np.ndarray]:
-    image = list(map(str, both_hemispheres(path)[1:])) if path.name.endswith(".gii") else str(path)
-    try:
-        confounds, indices = require("nilearn.interfaces.fmriprep").load_confounds(
-            image, **STRATEGIES[strategy]
-        )
-    except Exception as error:  # nilearn trips over odd tables in many ways
-        if isinstance(error, (MemoryError, ImportError)):
-            raise
-        what = f"{error}" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} {error}"
-        raise ScanError(
-            f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {what}"
-        ) from error
-    if len(confounds) != n_timepoints:
-        raise ScanError(
-            f"{path.name} has {n_timepoints} time points, but its confounds have {len(confounds)} rows."
-        )
-    kept = np.ones(n_timepoints, dtype=bool)
-    if indices is not None:
-        kept[:] = False
-        kept[np.asarray(indices, dtype=int)] = True
-    return confounds, kept
-
-
-def _space(path: Path) -> str:
-    return bids_entities(path).get("space", "none (the scan's own)")
+        # Also of time points that are censored later: a measure of the person, not of the cleaning.
+        return SourceScan(scan, mean_displacement(table, n_dummies), tsnr)
 
 
 def _mask_of(path: Path) -> Path | None:
-    if not path.name.endswith("_desc-preproc_bold.nii.gz"):
-        return None
     mask = path.with_name(path.name.replace("_desc-preproc_bold", "_desc-brain_mask"))
-    return mask if mask.exists() else None
+    return mask if mask != path and mask.exists() else None
 
 
-def _confounds_of(path: Path) -> Path | None:
-    """The table of confounds; fMRIPrep before 20.2 called it `regressors`."""
-    return companion(path, "timeseries", desc="confounds") or companion(path, "regressors", desc="confounds")
+def _load_confounds(path: Path, strategy: str) -> tuple[pandas.DataFrame, np.ndarray]:
+    """Confounds of a strategy (n_timepoints, n_confounds), and which time points it keeps."""
+    from nilearn.interfaces.fmriprep import load_confounds  # slow to load
 
-
-def _table(confounds: Path | None) -> Any:
-    if confounds is None:
-        return None
+    image = [str(half) for half in both_hemispheres(path)[1:]] if path.suffix == ".gii" else str(path)
     try:
-        return require("pandas").read_csv(confounds, sep="\t")
-    except (OSError, ValueError) as error:
-        raise ScanError(f"The confounds {confounds.name} cannot be read: {error}") from error
+        confounds, indices = load_confounds(image, **STRATEGIES[strategy])
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # nilearn trips over odd tables in many ways
+        reason = f"{error}" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} {error}"
+        raise ScanError(
+            f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {reason}"
+        ) from error
+    if indices is None:
+        return confounds, np.ones(len(confounds), dtype=bool)
+    return confounds, np.isin(np.arange(len(confounds)), indices)
 
 
-def _n_before_steady_state(table: Any) -> int:
+def _n_before_steady_state(table: pandas.DataFrame) -> int:
     """Leading volumes that fMRIPrep marks as `non_steady_state_outlier*`."""
     columns = [name for name in table if str(name).startswith("non_steady_state_outlier")]
-    if not columns:
-        return 0
     marked = table[columns].fillna(0).to_numpy().any(axis=1)
-    return int(np.argmin(marked)) if not marked.all() else len(marked)
-
-
-def _mean_fd(table: Any, n_dummies: int) -> float | None:
-    """Mean framewise displacement in mm, of all time points that are not dropped (also those scrubbed later)."""
-    if table is None or "framewise_displacement" not in table:
-        return None
-    values = require("pandas").to_numeric(table["framewise_displacement"], errors="coerce")[n_dummies:]
-    return float(values.mean())
+    return len(marked) if marked.all() else int(np.argmin(marked))

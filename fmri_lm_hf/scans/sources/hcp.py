@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...models.scan_errors import ScanError
-from ...models.scan_files import read_scan, stem
-from .source import ScanFile, Source
+from ...models.scan_files import stem
+from .source import ScanFile, Source, SourceScan
 
 
 @dataclass
@@ -24,8 +23,8 @@ class HcpSource(Source):
 
     def find(self) -> list[ScanFile]:
         runs: dict[Path, list[Path]] = {}
-        for path in self.files(".dtseries.nii" if self.reads_surfaces else ".ptseries.nii"):
-            if len(path.relative_to(self.root).parts) < 2:
+        for path in self.find_files(".dtseries.nii" if self.reads_surfaces else ".ptseries.nii"):
+            if path.parent == self.root:
                 raise ScanError(
                     f"{path.name} lies in no subject's folder: expected <subject>/.../<run>/*.nii below "
                     f"{self.root.name}. For other layouts use the source `files`."
@@ -33,34 +32,33 @@ class HcpSource(Source):
             runs.setdefault(path.parent, []).append(path)
         found = []
         for folder, paths in runs.items():
-            parts = paths[0].relative_to(self.root).parts
-            chosen = max(paths, key=_processing)
-            taken = [chosen] if len(parts) > 2 else paths
+            subject, *below = folder.relative_to(self.root).parts
+            taken = [max(paths, key=_processing)] if below else paths
             for path in paths:
                 if path not in taken:
-                    self.leave(path, f"another file of the run is taken: {chosen.name}")
+                    self.leave_out(path, f"another file of the run is taken: {taken[0].name}")
             movement = folder / "Movement_RelativeRMS_mean.txt"
             for path in taken:
-                run = folder.name if len(parts) > 2 else stem(path)
+                run = folder.name if below else stem(path)
                 inputs = (path, movement) if movement.exists() else (path,)
-                found.append(ScanFile(f"{parts[0]}_{run}", parts[0], inputs, session=run))
+                found.append(ScanFile(f"{subject}_{run}", subject, inputs, session=run))
         return found
 
     def entities(self, file: ScanFile) -> dict[str, str]:
-        """A run is called `rfMRI_REST1_LR`: its task is that, REST1 or REST; the subject's folder is its label."""
+        """Of a run such as `rfMRI_REST1_LR`: task `rest`, run `1`; the session is the whole name."""
         session = file.session or ""
-        match = re.fullmatch(r"[rt]fMRI_([A-Za-z]+)(\d*)_.+", session)
         known = {"sub": file.subject_id, "ses": session}
+        match = re.fullmatch(r"[rt]fMRI_([A-Za-z]+)(\d*)_.+", session)
         return known if match is None else known | {"task": match[1].lower(), "run": match[2] or "1"}
 
-    def read(self, file: ScanFile) -> dict[str, Any]:
-        path = file.inputs[0]
-        scan = read_scan(path, self.atlas, self.t_r_of(file), max_masked=self.thresholds.max_masked)
-        return self.row(scan, path.name, _mean_movement(file.inputs[1]) if len(file.inputs) > 1 else None)
+    def read(self, file: ScanFile) -> SourceScan:
+        path, *movement = file.inputs
+        scan = self.extract(path, self.t_r_of(file))
+        return SourceScan(scan, _mean_movement(movement[0]) if movement else None)
 
 
 def _processing(path: Path) -> tuple[bool, ...]:
-    """Sorts files of a run: the largest is the most processed one."""
+    """How far a file of a run is processed: the largest is taken."""
     name = path.name
     return ("clean" in name, "MSMAll" in name, "_hp2000" in name, "rclean" in name, "vn" not in name)
 

@@ -1,4 +1,4 @@
-"""Writing ROI signals as a 4D NIfTI image, for demonstrations and tests: `write_nifti`."""
+"""ROI signals painted into a 4D NIfTI image, for demonstrations and tests: `write_nifti`."""
 
 from __future__ import annotations
 

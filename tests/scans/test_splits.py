@@ -116,5 +116,5 @@ def test_manifest_is_read_back_and_checked(tmp_path):
     with pytest.raises(ValueError, match=r"names the splits \['dev'\]"):
         SplitManifest.from_json(file)
     file.write_text("[]")
-    with pytest.raises(ValueError, match="is no split manifest"):
+    with pytest.raises(ValueError, match="is not a split manifest"):
         SplitManifest.from_json(file)
