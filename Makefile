@@ -49,7 +49,7 @@ lower-bounds:
 brainmarks:
 	$(PYTHON) -m venv .venv-brainmarks
 	.venv-brainmarks/bin/pip install --quiet $$(grep -o '^torch==[0-9.]*' constraints.txt)
-	.venv-brainmarks/bin/pip install --quiet --editable '.[brainmarks]' pytest
+	.venv-brainmarks/bin/pip install --quiet --editable . --editable plugins/brainmarks pytest
 	.venv-brainmarks/bin/python -m brainmarks.models.test_models fmri_lm
 	.venv-brainmarks/bin/python -m pytest tests/plugins
 

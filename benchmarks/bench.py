@@ -5,8 +5,8 @@
 
 Each row is measured in a process of its own, on one thread: operations as torch counts them, the median time as a share
 of what this machine's matrix products reach in the same minute (so that it can be compared between machines, quiet or
-not), the peak of memory, and a ratio to what the row stands beside. A row that fails is named, and the rest goes on.
-Results go to benchmarks/results/bench.json. About ten minutes.
+not), the peak of memory, and a ratio to another row. A row that fails is named, and the others go on. Results go to
+benchmarks/results/bench.json. About ten minutes.
 
 `--check` repeats only what does not depend on the machine, operations and the bytes that a step keeps for its backward
 pass, and fails where one of them has grown by more than 5 % over benchmarks/results/bench.json: a minute.
@@ -206,7 +206,7 @@ def step_row(name: str, timed: bool = True) -> dict[str, Any]:
 
 
 def pipeline_row() -> dict[str, Any]:
-    """Scans a second that a pipeline answers about, from 300 tables on disk, with the reader of the package."""
+    """Scans a second that a pipeline answers about, from 300 tables on disk, with the bundled model."""
     from transformers import pipeline
 
     from fmri_lm_hf.bundled import load_bundled_model
@@ -232,11 +232,11 @@ def pipeline_row() -> dict[str, Any]:
                 lambda files=files, given=given: ask(files, batch_size=32, **given), repeats=1, warm_up=False
             )
             rates[f"{extension}_per_second"] = round(len(files) / seconds)
-    return {"what": "300 tables through fmri-zero-shot-classification, the package's reader", **rates}
+    return {"what": "300 tables through fmri-zero-shot-classification, the bundled model", **rates}
 
 
 def start_row() -> dict[str, Any]:
-    """Time of `fmri-lm --help`, beside Python's own start."""
+    """Time of `fmri-lm --help`, and of the start of Python alone."""
 
     def run(*words: str) -> float:
         command = [sys.executable, *words]
@@ -286,12 +286,12 @@ def line(name: str, rows: dict[str, dict[str, Any]]) -> str:
     if name not in STEPS:
         numbers = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.items() if key != "what")
         return f"{name:24s} {numbers}   {row['what']}"
-    told = f"{name:24s} {row['gflop']:8.1f} GFLOP {row['seconds']:7.2f} s  {row['share_of_rate']:.2f} of the rate"
-    told += f" {row['peak_mb']:6d} MB"
+    line = f"{name:24s} {row['gflop']:8.1f} GFLOP {row['seconds']:7.2f} s  {row['share_of_rate']:.2f} of the rate"
+    line += f" {row['peak_mb']:6d} MB"
     other = rows.get(BESIDE.get(name, ""), {})
     if "seconds" in other:
-        told += f"   {row['seconds'] / other['seconds']:.2f} times {BESIDE[name]}"
-    return f"{told}   {row['what']}"
+        line += f"   {row['seconds'] / other['seconds']:.2f} times {BESIDE[name]}"
+    return f"{line}   {row['what']}"
 
 
 def grown(rows: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> list[str]:
@@ -312,22 +312,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything = [*STEPS, *OTHERS]
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(everything)}; all of them")
+    names = [*STEPS, *OTHERS]
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(names)}; all of them")
     parser.add_argument("--check", action="store_true", help="fail where operations or bytes have grown")
     options = parser.parse_args()
-    if unknown := set(options.rows) - set(everything):
-        parser.error(f"no row is called {sorted(unknown)}; there are {everything}")
+    if unknown := set(options.rows) - set(names):
+        parser.error(f"no row is called {sorted(unknown)}; there are {names}")
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     if options.check:
         rows = {
             name: in_process_of_its_own(name, timed=False) for name, (_, _, cheap) in STEPS.items() if cheap
         }
-        told = grown(rows, results["rows"])
-        print("\n".join(told) or "Operations and bytes are what they were.")
-        return bool(told)
+        problems = grown(rows, results["rows"])
+        print("\n".join(problems) or "Operations and bytes are what they were.")
+        return bool(problems)
     failed = False
-    for name in options.rows or everything:
+    for name in options.rows or names:
         row = in_process_of_its_own(name)
         failed |= "failed" in row
         if "failed" not in row:

@@ -1,4 +1,4 @@
-"""Time and memory of taking ROI signals from an image of 91 x 109 x 91 voxels and 200 volumes, beside nilearn's.
+"""Time and memory of extracting ROI signals from an image of 91 x 109 x 91 voxels and 200 volumes, next to nilearn.
 
     python benchmarks/extraction.py
 

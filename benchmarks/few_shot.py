@@ -1,10 +1,11 @@
-"""How much do a few labelled scans teach? The reader that comes with the package, on a simulated site that no fit saw.
+"""Few-shot learning of the bundled model, on a simulated site that no fit saw.
 
     python benchmarks/few_shot.py [--cohorts 2] [--draws 6]
 
-Labelled scans are of site A (200 people), judged are those of site B (200 people, other gain and noise), in cohorts
-whose seeds were not looked at when the adapter was chosen. Beside what `fmri_lm_hf.evaluation.few_shot` compares stand
-the adapter's own head on network connectivity in place of the model's reading, and LoRA on the answers.
+Labelled scans are of site A (200 people), evaluated scans of site B (200 people, other gain and noise), in cohorts
+whose seeds were not looked at when the adapter was chosen. Two predictors join those of
+`fmri_lm_hf.evaluation.few_shot`: the adapter's head on network connectivity in place of the model's values, and LoRA on
+the answers.
 Results go to benchmarks/results/few_shot.json.
 """
 
@@ -21,7 +22,7 @@ import torch
 
 import fmri_lm_hf
 from fmri_lm_hf.evaluation import few_shot as few
-from fmri_lm_hf.evaluation.model_answers import Answer, Question, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, EncodedScans, Evaluation, TaskSplit
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.models.answers import encode_question
@@ -40,21 +41,21 @@ TASKS = {
 LORA_STEPS, LORA_RATE = 30, 3e-3
 
 
-def network_head(question: Question, read: ReadScans) -> Answer:
-    """The adapter's head, on mean Fisher z of network pairs: what the model's reading adds is the difference."""
+def network_head(question: TaskSplit, read: EncodedScans) -> Answer:
+    """The adapter's head on mean Fisher z of network pairs; the difference to it is what the model adds."""
     from sklearn.linear_model import LogisticRegression
 
-    features = question.study.features.network_connectivity
+    features = question.evaluation.features.network_connectivity
     train, test = few.scaled(features(question.train), features(question.test))
     head = LogisticRegression(C=few.ADAPTER_C, class_weight="balanced", max_iter=1000)
     return Answer(head.fit(train, question.labels(question.train)).predict_proba(test))
 
 
-def lora(question: Question, read: ReadScans) -> Answer:
+def lora(question: TaskSplit, read: EncodedScans) -> Answer:
     """LoRA (rank 4, attention) trained on the answers to the question about the labelled scans."""
     from peft import LoraConfig, get_peft_model
 
-    study = question.study
+    study = question.evaluation
     torch.manual_seed(0)
     targets = r".*language_model.*\.(q|k|v|o)_proj"
     adapted = get_peft_model(
@@ -67,7 +68,7 @@ def lora(question: Question, read: ReadScans) -> Answer:
     targets_of = [
         [*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right
     ]  # the answer alone
-    inputs = few.inputs_at(read, question.train)
+    inputs = few.inputs_of(read, question.train)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], LORA_RATE)
     with torch.enable_grad():
         for _ in range(LORA_STEPS):
@@ -76,26 +77,26 @@ def lora(question: Question, read: ReadScans) -> Answer:
             optimizer.step()
             optimizer.zero_grad()
     model = adapted.merge_and_unload().eval()
-    found = study.read.log_probabilities(model, study.processor, {question.name: question.task})
-    places = {row: place for place, row in enumerate(study.read.rows)}
+    found = study.encoded.log_probabilities(model, study.processor, {question.name: question.task})
+    places = {row: place for place, row in enumerate(study.encoded.rows)}
     return Answer(question.among_classes(found[question.name][[places[row] for row in question.test]]))
 
 
-few.SHOT_READERS |= {
-    "network_head": few.ShotReader("the adapter's head on network connectivity", network_head),
-    "lora": few.ShotReader("LoRA on the answers", lora),
+few.FEW_SHOT_PREDICTORS |= {
+    "network_head": few.FewShotPredictor("the adapter's head on network connectivity", network_head),
+    "lora": few.FewShotPredictor("LoRA on the answers", lora),
 }
-COSTLY = {"in_context": 2, "lora": 1}  # and how many draws of these
+COSTLY = {"in_context": 2, "lora": 1}  # slow predictors, and their number of draws
 
 
-def judged(seed: int, n_draws: int) -> dict[str, Any]:
-    """All readers on one cohort."""
+def scores_of_cohort(seed: int, n_draws: int) -> dict[str, Any]:
+    """Scores of all predictors on one cohort."""
     cohort = simulate_cohort(sites=SITES, seed=seed)
     sites = np.array(cohort.dataset["site"])
     rows = {"train": np.flatnonzero(sites == "A").tolist(), "test": np.flatnonzero(sites == "B").tolist()}
     model, processor = fmri_lm_hf.load_bundled_model()
-    study = Study(model, processor, cohort.dataset, TASKS, rows["test"])
-    quick = [name for name in few.SHOT_READERS if name not in COSTLY]
+    study = Evaluation(model, processor, cohort.dataset, TASKS, rows["test"])
+    quick = [name for name in few.FEW_SHOT_PREDICTORS if name not in COSTLY]
     found = few.few_shot(study, rows, SHOTS, n_draws, quick)
     for name, n in COSTLY.items():
         for task, curve in few.few_shot(study, rows, SHOTS[1:], min(n, n_draws), [name]).items():
@@ -113,7 +114,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     start = time.process_time()
-    curves = {f"seed {FIRST_SEED + i}": judged(FIRST_SEED + i, args.draws) for i in range(args.cohorts)}
+    curves = {
+        f"seed {FIRST_SEED + i}": scores_of_cohort(FIRST_SEED + i, args.draws) for i in range(args.cohorts)
+    }
     means: dict[str, dict[str, Any]] = {}
     tasks = [curve for cohort in curves.values() for curve in cohort.values()]
     for k in map(str, SHOTS):

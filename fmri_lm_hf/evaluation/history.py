@@ -1,10 +1,10 @@
-"""A test split is read once: who judged what on which scans is written down, and said to whoever judges again.
+"""The history of a test split: every evaluation on its scans is recorded, and reported to whoever evaluates next.
 
-A score on test scans is an estimate for new people only as long as nothing was chosen by it: every look at the test
-split that leads to another model makes the next score better than it should be [1]_. Choose on validation subjects
-(`fmri-lm evaluate --split validation`), which is not written down.
+A score on test scans estimates the score for new people only as long as nothing was chosen by it: every look at the
+test split that leads to another model makes the next score too good [1]_. Choose on validation subjects
+(`fmri-lm evaluate --split validation`), which is not recorded.
 
-The ledger is `.judged.jsonl`, one line a judgement, in the folder of the scan dataset (hidden, so that it is neither
+The history is `.judged.jsonl`, one line an evaluation, in the folder of the scan dataset (hidden, so that it is neither
 published nor taken for data); where the dataset is on the Hub or cannot be written to, in the folder of the results.
 
 References
@@ -18,26 +18,37 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from ..__about__ import __version__
+from ..files import weights_hash
 
-LEDGER_FILE = ".judged.jsonl"
+if TYPE_CHECKING:
+    import torch
+
+    from .results import EvaluationReport
+
+HISTORY_FILE = ".judged.jsonl"
 LONGEST_WAIT = 60  # seconds, for another process that writes
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """That a model was judged on test scans.
+    """One evaluation on test scans.
 
     Attributes
     ----------
     scans_sha256 : str
-        Hash of the content of the judged scans (`Design.judged_sha256`).
+        Hash of the content of the test scans (`Design.evaluated_sha256`).
     splits_sha256 : str
     model : str
         The last part of its name.
@@ -45,7 +56,7 @@ class Entry:
         Hash of its weights.
     tasks : tuple of str
     date : str
-        ISO 8601, UTC; now, where it is not given.
+        ISO 8601, UTC.
     version : str
         Of this package.
     """
@@ -55,17 +66,15 @@ class Entry:
     model: str
     model_sha256: str
     tasks: tuple[str, ...]
-    date: str = ""
+    date: str = field(default_factory=_now)
     version: str = __version__
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        if not self.date:
-            object.__setattr__(self, "date", datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        object.__setattr__(self, "tasks", tuple(self.tasks))  # a list, where it comes from JSON
 
 
-class Ledger:
-    """The judgements that are written down in a folder.
+class History:
+    """The evaluations that are recorded in a folder.
 
     Parameters
     ----------
@@ -73,29 +82,43 @@ class Ledger:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.path = Path(folder) / LEDGER_FILE
+        self.path = Path(folder) / HISTORY_FILE
 
     @classmethod
-    def beside(cls, scans: str | os.PathLike, out: str | os.PathLike) -> Ledger:
-        """The ledger of a scan dataset, or of a folder of results where the dataset's folder cannot be written to.
+    def of_scans(cls, scans: str | os.PathLike, out: str | os.PathLike) -> History:
+        """The history in the folder of a scan dataset, or in a folder of results where that cannot be written to.
 
         Parameters
         ----------
         scans : path or str
-            A folder, a file, or a name on the Hub.
+            A folder, a file, or an id on the Hub.
         out : path
         """
         path = Path(scans)
         folder = path if path.is_dir() else path.parent
         return cls(folder if path.exists() and os.access(folder, os.W_OK) else out)
 
+    def record(self, report: EvaluationReport, model: torch.nn.Module, name: str) -> None:
+        """Record an evaluation, and note in its report how often these test scans were used before.
+
+        An evaluation of validation subjects, or without splits, is not recorded.
+        """
+        if report.split != "test" or report.scans_sha256 is None or report.splits_sha256 is None:
+            return
+        entry = Entry(
+            report.scans_sha256, report.splits_sha256, name, weights_hash(model), tuple(report.tasks)
+        )
+        earlier = self.earlier(entry)
+        self.add(entry)
+        report.history = {"n_earlier": len(earlier), "statement": statement(earlier, entry)}
+
     def read(self) -> list[Entry]:
-        """All judgements, in the order in which they were made.
+        """All evaluations, in order.
 
         Raises
         ------
         ValueError
-            When a line is no judgement.
+            When a line is damaged.
         """
         if not self.path.exists():
             return []
@@ -105,37 +128,38 @@ class Ledger:
                 found.append(Entry(**json.loads(line)))
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"Line {number} of {self.path} is no judgement of a model ({error}): put the ledger back, or "
+                    f"Line {number} of {self.path} is not the record of an evaluation ({error}): restore the file, or "
                     "remove this line."
                 ) from error
         return found
 
     def earlier(self, entry: Entry) -> list[Entry]:
-        """The judgements on the same scans that are written down."""
+        """The recorded evaluations on the same scans."""
         return [each for each in self.read() if each.scans_sha256 == entry.scans_sha256]
 
     def add(self, entry: Entry) -> None:
-        """Write a judgement down: a whole line, whoever else writes at the same time."""
+        """Append an evaluation: a whole line, also when other processes write at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+        # A whole line in one write, under a lock: lines of two processes must not run into each other.
         with FileLock(self.path.with_suffix(".lock"), timeout=LONGEST_WAIT), self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
 
-def told(earlier: Sequence[Entry], now: Entry) -> str:
-    """What earlier judgements on the same scans mean, in a sentence or two."""
+def statement(earlier: Sequence[Entry], now: Entry) -> str:
+    """What earlier evaluations on the same scans mean for this one, in a sentence or two."""
     if not earlier:
-        return "This test split had not been judged before."
+        return "This test split had not been evaluated before."
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     others = {each.model_sha256 for each in earlier} - {now.model_sha256}
     last = earlier[-1]
-    sentence = f"This test split was judged {times} before, last on {last.date[:10]} by {last.model}."
+    found = f"This test split was evaluated {times} before, last on {last.date[:10]} with {last.model}."
     if not others:
-        return f"{sentence} It was the same model each time."
+        return f"{found} It was the same model each time."
     models = "another model" if len(others) == 1 else f"{len(others)} other models"
     return (
-        f"{sentence} It has seen {models}: if a choice was made by their scores, these are too good. Choose with "
+        f"{found} It was used for {models}: if a model was chosen by these scores, they are too good. Choose with "
         "`--split validation`."
     )

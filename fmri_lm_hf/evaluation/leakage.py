@@ -1,11 +1,8 @@
-"""Leaks between what a model or a baseline was made from and what it is judged on: found, named, and refused.
+"""Leaks from evaluated scans into what a model or a baseline was made from: found, named, and refused.
 
-Twelve kinds are looked for, each by a check of its own: subjects, families and copies of scans in two splits; people
-under two names; judged scans that the model was trained on; prompts that tell the answer; statistics and
-harmonisation fitted to judged scans; confounds that are the label; splits of another dataset; and judged scans among
-the examples that are shown. What is written down nowhere (a selection of features made elsewhere on all scans) cannot
-be found: declare it as `FittedStatistics`. Leakage of this kind is what inflated most of the published scores that
-could not be repeated [1]_ [2]_.
+:func:`find_leaks` runs one check for each kind of leak in `KINDS`. What no file records (a selection of features made
+elsewhere on all scans) cannot be found: declare it as `FittedStatistics`. Leaks of these kinds explain many published
+scores that did not replicate [1]_ [2]_.
 
 References
 ----------
@@ -27,351 +24,15 @@ import numpy as np
 
 from ..scans.likeness import like_pairs
 from ..scans.splits import subjects_sha256
-from .design import Design
+from .design import Design, training_records
 from .tasks import Task, class_name, is_missing
 
-# How leaks are put into sentences, and how prompts are compared word by word.
-
-MOST_NAMED = 5  # of what was found, in a sentence
-
-
-def words(text: Any) -> str:
-    """A text as small words with single spaces between."""
-    return " ".join(re.findall(r"[^\W_]+(?:\.\d+)?", str(text).casefold()))
-
-
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def count(found: Collection[Any], one: str, many: str | None = None) -> str:
-    return f"{len(found)} {one if len(found) == 1 else many or one + 's'}"
-
-
-def some(found: Collection[str]) -> str:
-    """The first of what was found, and how many more there are."""
-    listed = list(found)
-    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
-    return ", ".join(listed[:MOST_NAMED]) + more
-
-
-# Leaks between scans: the same people, families, measurements or examples on both sides of a split.
-
 COPY = 0.9  # share of content in common from which two scans are called copies; those of less overlap
-KNOWN_PART = 0.5  # of the subjects that splits name, and of those that the scans are of, that the other has
-
-
-def subjects(design: Design) -> Iterator[str]:
-    """Subjects in two splits, however their ids are written."""
-    where = defaultdict(set)
-    for split, members in design.splits.subjects.items():
-        for subject in members:
-            where[_canonical(subject)].add((split, subject))
-    twice = sorted(
-        " and ".join(f"{subject!r} ({split})" for split, subject in sorted(found))
-        for found in where.values()
-        if len({split for split, _ in found}) > 1
-    )
-    train = {design.subjects[row] for row in design.rows["train"]}
-    twice = twice or sorted(map(repr, {design.subjects[row] for row in design.judged} & train))
-    if twice:
-        yield (
-            f"{count(twice, 'subject')} in two splits: {some(twice)}. Make the splits anew with `make_splits`, which "
-            "keeps a subject in one."
-        )
-
-
-def families(design: Design) -> Iterator[str]:
-    """Families in two splits."""
-    columns = {design.families, str(design.splits.parameters.get("group_by"))}
-    for column in sorted(columns & set(design.scans.column_names)):
-        where = defaultdict(set)
-        for row, family in enumerate(design.values(column)):
-            if design.split_of_row[row] is not None and not is_missing(family) and class_name(family) != "":
-                where[class_name(family)].add(design.split_of_row[row])
-        torn = sorted(family for family, splits in where.items() if len(splits) > 1)
-        if torn:
-            yield (
-                f"{count(torn, 'family', 'families')} of the column {column!r} in two splits: {some(torn)}. Relatives "
-                f"have similar brains; make the splits anew with `group_by={column!r}`."
-            )
-
-
-def splits_of_others(design: Design) -> Iterator[str]:
-    """Splits that were made for other scans."""
-    named = {subject for members in design.splits.subjects.values() for subject in members}
-    here, sites = set(design.subjects), set(design.sites)
-    for of, other, whose, lacks in (
-        (named, here, "subjects that the splits name", "are in the scan dataset"),
-        (here, named, "subjects of the scan dataset", "are named by the splits"),
-    ):
-        n_known = len(of & other)
-        if n_known < KNOWN_PART * len(of):
-            yield f"Of {len(of)} {whose}, {n_known} {lacks}. Give the splits of these scans."
-            return
-    held_out = {str(site) for site in design.splits.parameters.get("holdout_sites") or ()}
-    if absent := sorted(held_out - sites):
-        yield (
-            f"The splits hold out {some(absent)}, and the scans are from {some(sorted(sites))}. Give the splits of "
-            "these scans."
-        )
-    wrong = sorted({design.subjects[row] for row in design.rows["train"] if design.sites[row] in held_out})
-    if wrong:
-        yield (
-            f"{count(wrong, 'training subject')} with scans of a site that the splits hold out: {some(wrong)}. The "
-            "splits were made for other scans whose subjects have the same ids; give those of these scans."
-        )
-
-
-def examples(design: Design) -> Iterator[str]:
-    """Examples, shown with their answer, of subjects who are judged."""
-    judged = {design.subjects[row] for row in design.judged}
-    shown = set(map(str, design.examples))
-    wrong = sorted(
-        scan_id
-        for scan_id, subject in zip(design.scan_ids, design.subjects)
-        if scan_id in shown and subject in judged
-    )
-    if wrong:
-        yield (
-            f"{count(wrong, 'scan')} shown as an example with the answer, of subjects who are judged: {some(wrong)}. "
-            "Draw examples from the training subjects."
-        )
-
-
-# --------------------------------------------------------------------------------------------------- content of scans
-
-
-def trained_on(design: Design) -> Iterator[str]:
-    """Judged scans that the model was trained on."""
-    sketches = [design.contents.sketches[place] for place in design.judged_places]
-    seen = set()
-    for record in design.training_records:
-        seen |= {
-            design.scan_ids[design.contents.rows[place]]
-            for place, held in zip(design.judged_places, record.holds(sketches))
-            if held
-        }
-    if seen:
-        yield (
-            f"{len(seen)} of {len(sketches)} judged scans are among those that the model was trained on: "
-            f"{some(sorted(seen))}. Judge it by the splits of its training."
-        )
-
-
-def copies(design: Design) -> Iterator[str]:
-    """Scans in two splits that are one measurement."""
-    return _same_content(design, whole=True)
-
-
-def overlaps(design: Design) -> Iterator[str]:
-    """Scans in two splits that share a part of one measurement."""
-    return _same_content(design, whole=False)
-
-
-def _same_content(design: Design, whole: bool) -> Iterator[str]:
-    found = [
-        f"{design.scan_ids[a]} ({design.split_of_row[a]}) and {design.scan_ids[b]} ({design.split_of_row[b]})"
-        for a, b, share in design.shared
-        if design.split_of_row[a] != design.split_of_row[b] and (share >= COPY) == whole
-    ]
-    if found:
-        what = (
-            "with the same content"
-            if whole
-            else "that are cut from, or overlap with, one and the same series"
-        )
-        yield (
-            f"{count(found, 'pair')} of scans in two splits {what}: {some(found)}. Keep one scan of each, or give "
-            "both to one split."
-        )
-
-
-def identities(design: Design) -> Iterator[str]:
-    """People under two names, from content or connectivity."""
-    copies = {(a, b) for a, b, _ in design.shared}
-    shared = {  # those in two splits have a name of their own
-        (a, b)
-        for a, b in copies
-        if design.split_of_row[a] == design.split_of_row[b] and design.subjects[a] != design.subjects[b]
-    }
-    contents = design.contents
-    like = like_pairs(
-        contents.profiles,
-        [design.sites[row] for row in contents.rows],
-        [design.subjects[row] for row in contents.rows],
-        design.judged_places,
-    )
-    alike = {tuple(sorted((contents.rows[a], contents.rows[b]))) for a, b, _ in like} - copies
-    found = sorted(
-        f"{design.scan_ids[a]} of {design.subjects[a]} and {design.scan_ids[b]} of {design.subjects[b]}"
-        for a, b in shared | alike
-    )
-    if found:
-        yield (
-            f"{count(found, 'pair')} of scans under two subject ids that seem to be of one person, from their content "
-            f"or connectivity: {some(found)}. Give them one subject id, or report the leak if you know better."
-        )
-
-
-def _canonical(subject: str) -> str:
-    """A subject id without what may be written or not: `sub-`, leading zeros, capitals."""
-    return re.sub(r"^(?:sub-)?0*(?=.)", "", subject.casefold())
-
-
-# Leaks of answers: in prompts, among confounds, and in what was fitted to judged scans.
-
+KNOWN_PART = (
+    0.5  # of the subjects that splits name, and of those that the scans are of, that the other must have
+)
 FEWEST_VALUES = 10  # from which a relation of two columns is no accident
-
-
-def answers_in_prompts(design: Design) -> Iterator[str]:
-    """Prompts that name their scan's answer, or a declared neighbour of it."""
-    for name, prompts in design.prompts.items():
-        task = design.tasks[name]
-        asked = {
-            row: f" {words(prompts[scan_id])} "
-            for row in design.judged
-            if (scan_id := design.scan_ids[row]) in prompts
-        }
-        answers = design.answers(task)
-        own = _told(asked, {row: answers[row] for row in asked}, task.classes)
-        if own:
-            told = [design.scan_ids[row] for row in own]
-            yield (
-                f"Task {name!r}: {count(told, 'prompt')} that names the right answer and none of the others: "
-                f"{some(told)}. Ask without it."
-            )
-        for column in task.forbidden:
-            values = {row: design.values(column)[row] for row in asked}
-            known = {row: words(class_name(v)) for row, v in values.items() if not is_missing(v)}
-            named = {row: f" {words(column)} {value} " for row, value in known.items()}
-            # a number may stand in a prompt by chance; behind the name of its column it does not
-            own = _told(asked, known, set(known.values())) or [
-                row for row, phrase in named.items() if phrase in asked[row]
-            ]
-            if own:
-                told = [design.scan_ids[row] for row in own]
-                yield (
-                    f"Task {name!r}: {count(told, 'prompt')} that gives the scan's {column!r}, which is declared as a "
-                    f"neighbour of the answer: {some(told)}. Ask without it."
-                )
-
-
-def _told(asked: dict[int, str], own: Mapping[int, Any], values: Collection[str]) -> list[int]:
-    """Prompts that name their scan's own value and no other, if no prompt names another's alone.
-
-    A wording that is the same for all tells nothing about any of them, and a list of options names each.
-    """
-    if len(set(asked.values())) < 2:
-        return []
-    named = {
-        row: {value for value in values if f" {words(value)} " in prompt} for row, prompt in asked.items()
-    }
-    single = {row: next(iter(found)) for row, found in named.items() if len(found) == 1}
-    right = [
-        row for row, value in single.items() if own.get(row) is not None and words(own[row]) == words(value)
-    ]
-    return right if len(right) == len([row for row in single if own.get(row) is not None]) else []
-
-
-def labels_among_confounds(design: Design) -> Iterator[str]:
-    """Confounds that are the label in other words."""
-    for name, task in design.tasks.items():
-        for column in design.confounds.get(name, ()):
-            reason = _tells(design, task, column)
-            if reason:
-                yield (
-                    f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this "
-                    "task."
-                )
-
-
-def _tells(design: Design, task: Task, column: str) -> str | None:
-    """Why a column tells the label of a task; None if it does not."""
-    if column == task.column:
-        return "is the column that is asked about"
-    if column in task.forbidden:
-        return "is declared as a neighbour of the answer"
-    values, answers, asked = design.values(column), design.answers(task), design.values(task.column)
-    known = [row for row, answer in enumerate(answers) if answer is not None and not is_missing(values[row])]
-    if len(known) < FEWEST_VALUES:
-        return None
-    pairs = {(class_name(values[row]), answers[row]) for row in known}
-    if len(pairs) > 1 and len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
-        return f"has one value for each answer ({some(sorted(f'{a}: {b}' for a, b in pairs))})"
-    both = [(values[row], asked[row]) for row in known]
-    if all(isinstance(each, (int, float)) and not isinstance(each, bool) for pair in both for each in pair):
-        first, second = np.array(both, dtype=float).T
-        n_different = len(set(both))
-        if n_different >= FEWEST_VALUES and n_different == len(np.unique(first)) == len(np.unique(second)):
-            order = np.argsort(first, kind="stable")
-            steps = np.diff(second[order])
-            if (steps >= 0).all() or (steps <= 0).all():
-                return f"orders the scans as {task.column!r} does"
-    return None
-
-
-# ------------------------------------------------------------------------------------------------- what was fitted
-
-
-def statistics_of_judged(design: Design) -> Iterator[str]:
-    """Statistics, selections of features and harmonisations that were fitted to judged subjects."""
-    members = {split: set(found) for split, found in design.splits.subjects.items()}
-    judged = {design.subjects[row] for row in design.judged}
-    here = set(design.subjects)
-    train = members.get("train", set())
-    unions = {"all subjects of the scan dataset": here, f"the {design.split} subjects": judged}
-    for parts in (("train",), ("validation",), ("train", "validation"), ("train", "validation", "test")):
-        together = set().union(*(members.get(part, set()) for part in parts))
-        unions[f"the {' and '.join(parts)} subjects together with those judged"] = together | judged
-    hashes: dict[str, str] = {}
-    for title, subjects in unions.items():
-        if subjects & judged:
-            hashes.setdefault(subjects_sha256(subjects), title)
-            hashes.setdefault(subjects_sha256(subjects & here), title)
-    for fitted in design.fitted:
-        found = None
-        if fitted.subjects is not None:
-            if both := sorted(fitted.subjects & judged):
-                found = f"was fitted to {count(both, 'judged subject')}: {some(both)}"
-        elif fitted.subjects_sha256 in hashes:
-            found = f"was fitted to {hashes[fitted.subjects_sha256]}"
-        elif fitted.of_these_splits and fitted.n_subjects > len(train):
-            found = (
-                f"was fitted to {fitted.n_subjects} subjects, and the splits have {len(train)} to train on"
-            )
-        if found:
-            yield f"{capital(fitted.name)} {found}. Fit it again, to the training subjects only."
-
-
-def harmonised_sites(design: Design) -> Iterator[str]:
-    """Sites with parameters of their own, from where no training scan is."""
-    trained = {design.sites[row] for row in design.rows["train"]}
-    judged = {design.sites[row] for row in design.judged}
-    for fitted in design.fitted:
-        if unseen := sorted((fitted.sites & judged) - trained):
-            yield (
-                f"{capital(fitted.name)} has parameters of {some(unseen)}, from where no training scan is, so that "
-                "they come from judged scans. A site that training did not see cannot be harmonised: fit without it, "
-                "and judge its scans as they are."
-            )
-
-
-_CHECKS: dict[str, Callable[[Design], Iterator[str]]] = {
-    "subjects in two splits": subjects,
-    "families in two splits": families,
-    "judged scans in training": trained_on,
-    "copies in two splits": copies,
-    "overlapping scans in two splits": overlaps,
-    "answers in prompts": answers_in_prompts,
-    "statistics of judged scans": statistics_of_judged,
-    "harmonised without training": harmonised_sites,
-    "labels among confounds": labels_among_confounds,
-    "splits of other scans": splits_of_others,
-    "one person under two names": identities,
-    "judged scans as examples": examples,
-}
-KINDS = tuple(_CHECKS)
+MOST_NAMED = 5  # subjects or scans that a message names
 
 
 @dataclass(frozen=True)
@@ -394,15 +55,18 @@ class Leak:
 
 
 class LeakError(ValueError):
-    """Scores would not be worth what they say: `leaks` lists why."""
+    """An evaluation with leaks; they are in `leaks`."""
 
     def __init__(self, leaks: Iterable[Leak]):
         self.leaks = list(leaks)
         found = "\n".join(f"- {leak.kind}: {leak.message}" for leak in self.leaks)
-        super().__init__(
-            f"Nothing was judged, since what is judged leaked into what was made before ({len(self.leaks)} found):\n"
-            f"{found}"
-        )
+        problems = _count(self.leaks, "problem")
+        super().__init__(f"Evaluation refused: data leakage ({problems}):\n{found}")
+
+
+def find_leaks(design: Design) -> list[Leak]:
+    """All leaks of a design, in the order of `KINDS`."""
+    return [Leak(kind, message) for kind, check in _CHECKS.items() for message in check(design)]
 
 
 def check_leaks(design: Design) -> None:
@@ -411,12 +75,334 @@ def check_leaks(design: Design) -> None:
     Raises
     ------
     LeakError
-        With all that were found.
+        With all leaks that were found.
     """
     if leaks := find_leaks(design):
         raise LeakError(leaks)
 
 
-def find_leaks(design: Design) -> list[Leak]:
-    """All leaks of a design, in the order of `KINDS`."""
-    return [Leak(kind, message) for kind, check in _CHECKS.items() for message in check(design)]
+# ---------------------------------------------------------------- the checks: a design in, a message for each leak out
+
+_Check = Callable[[Design], Iterator[str]]
+_CHECKS: dict[str, _Check] = {}
+
+
+def _finds(kind: str) -> Callable[[_Check], _Check]:
+    """Register a check under the kind of leak that it finds."""
+
+    def register(check: _Check) -> _Check:
+        _CHECKS[kind] = check
+        return check
+
+    return register
+
+
+@_finds("subjects in two splits")
+def _subjects_in_two_splits(design: Design) -> Iterator[str]:
+    places = defaultdict(set)
+    for split, members in design.splits.subjects.items():
+        for subject in members:
+            # people write one id in several ways: with `sub-` or without, with leading zeros or capitals
+            canonical = re.sub(r"^(?:sub-)?0*(?=.)", "", subject.casefold())
+            places[canonical].add((split, subject))
+    twice = sorted(
+        " and ".join(f"{subject!r} ({split})" for split, subject in sorted(found))
+        for found in places.values()
+        if len({split for split, _ in found}) > 1
+    )
+    both = design.subjects_of(design.evaluated) & design.subjects_of(design.rows["train"])
+    twice = twice or sorted(map(repr, both))
+    if twice:
+        yield (
+            f"{_count(twice, 'subject')} in two splits: {_some(twice)}. Make the splits again with `make_splits`, "
+            "which keeps each subject in one split."
+        )
+
+
+@_finds("families in two splits")
+def _families_in_two_splits(design: Design) -> Iterator[str]:
+    columns = {design.families, str(design.splits.parameters.get("group_by"))}
+    for column in sorted(columns & set(design.scans.column_names)):
+        splits_of = defaultdict(set)
+        for split, family in zip(design.split_of_row, design.values(column)):
+            if split is not None and not is_missing(family) and class_name(family) != "":
+                splits_of[class_name(family)].add(split)
+        torn = sorted(family for family, splits in splits_of.items() if len(splits) > 1)
+        if torn:
+            yield (
+                f"{_count(torn, 'family', 'families')} of the column {column!r} in two splits: {_some(torn)}. "
+                f"Relatives have similar brains: make the splits again with `group_by={column!r}`."
+            )
+
+
+@_finds("evaluated scans in training")
+def _evaluated_scans_in_training(design: Design) -> Iterator[str]:
+    scan_ids = [design.scan_ids[design.contents.rows[place]] for place in design.evaluated_places]
+    sketches = [design.contents.sketches[place] for place in design.evaluated_places]
+    seen = {
+        scan_id
+        for record in training_records(design.training)
+        for scan_id, held in zip(scan_ids, record.holds(sketches))
+        if held
+    }
+    if seen:
+        yield (
+            f"The model was trained on {len(seen)} of {len(sketches)} evaluated scans: {_some(sorted(seen))}. Evaluate "
+            "it with the splits of its training."
+        )
+
+
+@_finds("copies in two splits")
+def _copies_in_two_splits(design: Design) -> Iterator[str]:
+    return _same_content(design, "with the same content", lambda share: share >= COPY)
+
+
+@_finds("overlapping scans in two splits")
+def _overlapping_scans_in_two_splits(design: Design) -> Iterator[str]:
+    return _same_content(design, "that overlap, as parts of one series do", lambda share: share < COPY)
+
+
+def _same_content(design: Design, how: str, counts: Callable[[float], bool]) -> Iterator[str]:
+    """Pairs of scans in two splits with a share of their content in common that counts."""
+    names = [f"{scan_id} ({split})" for scan_id, split in zip(design.scan_ids, design.split_of_row)]
+    found = [
+        f"{names[a]} and {names[b]}"
+        for a, b, share in design.shared
+        if design.split_of_row[a] != design.split_of_row[b] and counts(share)
+    ]
+    if found:
+        yield (
+            f"{_count(found, 'pair')} of scans in two splits {how}: {_some(found)}. Keep one scan of each pair, or put "
+            "both into one split."
+        )
+
+
+@_finds("answers in prompts")
+def _answers_in_prompts(design: Design) -> Iterator[str]:
+    """Prompts that name their scan's answer, or the value of a column that is declared as `forbidden`."""
+    for name, prompts in design.prompts.items():
+        task = design.tasks[name]
+        asked = {
+            row: f" {_words(prompts[scan_id])} "
+            for row in design.evaluated
+            if (scan_id := design.scan_ids[row]) in prompts
+        }
+        answers = design.answers(task)
+        revealing = _revealing(asked, {row: answers[row] for row in asked}, task.classes)
+        if revealing:
+            scans = [design.scan_ids[row] for row in revealing]
+            yield (
+                f"Task {name!r}: {_count(scans, 'prompt')} with the right answer and no other: {_some(scans)}. "
+                "Leave the answer out of the question."
+            )
+        for column in task.forbidden:
+            values = {row: design.values(column)[row] for row in asked}
+            known = {row: _words(class_name(v)) for row, v in values.items() if not is_missing(v)}
+            # a number may be in a prompt by chance; behind the name of its column it is not
+            revealing = _revealing(asked, known, set(known.values())) or [
+                row for row, value in known.items() if f" {_words(column)} {value} " in asked[row]
+            ]
+            if revealing:
+                scans = [design.scan_ids[row] for row in revealing]
+                yield (
+                    f"Task {name!r}: {_count(scans, 'prompt')} with the scan's {column!r}, which is declared as "
+                    f"`forbidden`: {_some(scans)}. Leave it out of the question."
+                )
+
+
+def _revealing(prompts: Mapping[int, str], own: Mapping[int, Any], values: Collection[str]) -> list[int]:
+    """Prompts that name their scan's own value and no other, if no prompt names another scan's value alone.
+
+    A question that is the same for all scans reveals nothing, and neither does a list of all options.
+    """
+    if len(set(prompts.values())) < 2:
+        return []
+    phrases = {value: f" {_words(value)} " for value in values}
+    alone = {}
+    for row, prompt in prompts.items():
+        named = [value for value, phrase in phrases.items() if phrase in prompt]
+        if len(named) == 1 and own.get(row) is not None:
+            alone[row] = named[0]
+    right = [row for row, value in alone.items() if _words(own[row]) == _words(value)]
+    return right if len(right) == len(alone) else []
+
+
+@_finds("statistics of evaluated scans")
+def _statistics_of_evaluated_scans(design: Design) -> Iterator[str]:
+    """Statistics, selections of features and harmonisations that were fitted to evaluated subjects."""
+    evaluated = design.subjects_of(design.evaluated)
+    hashes = _hashes_with(evaluated, design)
+    n_train = len(set(design.splits.subjects.get("train", ())))
+    for fitted in design.fitted:
+        found = None
+        if fitted.subjects is not None:
+            if both := sorted(fitted.subjects & evaluated):
+                found = f"{_count(both, 'evaluated subject')}: {_some(both)}"
+        elif fitted.subjects_sha256 in hashes:
+            found = hashes[fitted.subjects_sha256]
+        elif fitted.of_these_splits and fitted.n_subjects > n_train:
+            found = f"{fitted.n_subjects} subjects, and the splits have {n_train} to train on"
+        if found:
+            yield (
+                f"{_capital(fitted.name)} was fitted to {found}. Fit it again, to the training subjects only."
+            )
+
+
+def _hashes_with(evaluated: set[str], design: Design) -> dict[str, str]:
+    """Hashes of all sets with evaluated subjects to which somebody may have fitted statistics, and what each set is.
+
+    Where subjects are not named, their hash is all that is known: a set is recognised only if it is tried.
+    """
+    everybody = set(design.subjects)
+    groups = {"all subjects of the scan dataset": everybody, f"the {design.split} subjects": evaluated}
+    for parts in (("train",), ("validation",), ("train", "validation"), ("train", "validation", "test")):
+        members = set().union(*(design.splits.subjects.get(part, ()) for part in parts))
+        groups[f"the {' and '.join(parts)} subjects together with the evaluated ones"] = members | evaluated
+    hashes: dict[str, str] = {}
+    for title, members in groups.items():
+        if members & evaluated:
+            hashes.setdefault(subjects_sha256(members), title)
+            hashes.setdefault(subjects_sha256(members & everybody), title)  # splits may name absent subjects
+    return hashes
+
+
+@_finds("harmonised without training")
+def _harmonised_without_training(design: Design) -> Iterator[str]:
+    trained = {design.sites[row] for row in design.rows["train"]}
+    evaluated = {design.sites[row] for row in design.evaluated}
+    for fitted in design.fitted:
+        if unseen := sorted((fitted.sites & evaluated) - trained):
+            yield (
+                f"{_capital(fitted.name)} has parameters of {_some(unseen)}, which has no training scan: they come "
+                "from evaluated scans. A site that training did not see cannot be harmonised: fit without it, and "
+                "evaluate its scans as they are."
+            )
+
+
+@_finds("labels among confounds")
+def _labels_among_confounds(design: Design) -> Iterator[str]:
+    for name, task in design.tasks.items():
+        for column in design.confounds.get(name, ()):
+            if reason := _why_label(design, task, column):
+                yield (
+                    f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this "
+                    "task."
+                )
+
+
+def _why_label(design: Design, task: Task, column: str) -> str | None:
+    """Why a column is the label of a task in other words; None if it is not."""
+    if column == task.column:
+        return "is the column that is asked about"
+    if column in task.forbidden:
+        return "is declared as `forbidden`"
+    values, answers, labels = design.values(column), design.answers(task), design.values(task.column)
+    known = [row for row, answer in enumerate(answers) if answer is not None and not is_missing(values[row])]
+    if len(known) < FEWEST_VALUES:
+        return None
+    pairs = {(class_name(values[row]), str(answers[row])) for row in known}
+    if len(pairs) > 1 and len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+        return f"has one value for each answer ({_some(sorted(f'{a}: {b}' for a, b in pairs))})"
+    both = [(values[row], labels[row]) for row in known]
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for pair in both for x in pair):
+        return None
+    first, second = np.array(both, dtype=float).T
+    n_pairs = len(set(both))
+    if n_pairs >= FEWEST_VALUES and n_pairs == len(np.unique(first)) == len(np.unique(second)):
+        steps = np.diff(second[np.argsort(first, kind="stable")])
+        if (steps >= 0).all() or (steps <= 0).all():
+            return f"orders the scans as {task.column!r} does"
+    return None
+
+
+@_finds("splits of other scans")
+def _splits_of_other_scans(design: Design) -> Iterator[str]:
+    named = {subject for members in design.splits.subjects.values() for subject in members}
+    here, sites = set(design.subjects), set(design.sites)
+    for these, others, which, where in (
+        (named, here, "subjects that the splits name", "are in the scan dataset"),
+        (here, named, "subjects of the scan dataset", "are named by the splits"),
+    ):
+        n_known = len(these & others)
+        if n_known < KNOWN_PART * len(these):
+            yield f"Of {len(these)} {which}, {n_known} {where}. Give the splits of these scans."
+            return
+    held_out = {str(site) for site in design.splits.parameters.get("holdout_sites") or ()}
+    if absent := sorted(held_out - sites):
+        yield (
+            f"The splits hold out {_some(absent)}, and the scans are from {_some(sorted(sites))}. Give the splits of "
+            "these scans."
+        )
+    wrong = sorted(design.subjects_of(row for row in design.rows["train"] if design.sites[row] in held_out))
+    if wrong:
+        yield (
+            f"{_count(wrong, 'training subject')} with scans of a site that the splits hold out: {_some(wrong)}. The "
+            "splits were made for other scans with the same subject ids: give the splits of these scans."
+        )
+
+
+@_finds("one person under two names")
+def _one_person_under_two_names(design: Design) -> Iterator[str]:
+    contents = design.contents
+    copies = {(a, b) for a, b, _ in design.shared}
+    same_split = {  # copies in two splits are a leak of their own
+        (a, b)
+        for a, b in copies
+        if design.split_of_row[a] == design.split_of_row[b] and design.subjects[a] != design.subjects[b]
+    }
+    like = like_pairs(
+        contents.profiles,
+        [design.sites[row] for row in contents.rows],
+        [design.subjects[row] for row in contents.rows],
+        design.evaluated_places,
+    )
+    alike = {tuple(sorted((contents.rows[a], contents.rows[b]))) for a, b, _ in like} - copies
+    names = [f"{scan_id} of {subject}" for scan_id, subject in zip(design.scan_ids, design.subjects)]
+    found = sorted(f"{names[a]} and {names[b]}" for a, b in same_split | alike)
+    if found:
+        yield (
+            f"{_count(found, 'pair')} of scans under two subject ids that seem to be of one person, by their content "
+            f"or connectivity: {_some(found)}. Give them one subject id, or report the leak if you know better."
+        )
+
+
+@_finds("evaluated scans as examples")
+def _evaluated_scans_as_examples(design: Design) -> Iterator[str]:
+    evaluated = design.subjects_of(design.evaluated)
+    shown = set(map(str, design.examples))
+    wrong = sorted(
+        scan_id
+        for scan_id, subject in zip(design.scan_ids, design.subjects)
+        if scan_id in shown and subject in evaluated
+    )
+    if wrong:
+        yield (
+            f"{_count(wrong, 'scan')} of evaluated subjects shown as examples with their answers: {_some(wrong)}. "
+            "Draw examples from the training subjects."
+        )
+
+
+KINDS = tuple(_CHECKS)
+
+
+# ------------------------------------------------------------------------------------------------ words of the messages
+
+
+def _words(text: Any) -> str:
+    """A text as lower-case words with single spaces between, so that prompts can be compared word by word."""
+    return " ".join(re.findall(r"[^\W_]+(?:\.\d+)?", str(text).casefold()))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _count(found: Collection[Any], one: str, many: str | None = None) -> str:
+    return f"{len(found)} {one if len(found) == 1 else many or one + 's'}"
+
+
+def _some(found: Collection[str]) -> str:
+    """The first of what was found, and how many more there are."""
+    listed = list(found)
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more

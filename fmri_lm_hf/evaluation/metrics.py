@@ -1,34 +1,71 @@
-"""Scores of classifiers, as plain functions and as `evaluate` metrics that need no network.
+"""Scores of classifiers: of one set of answers, of many weightings of the scans at once, and as `evaluate` metrics.
 
-A score that is not defined (an AUC over one class) is None, never 0.
+A score that is not defined, such as an AUC over one class, is None (NaN in arrays), never 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import evaluate
 import numpy as np
+from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+
+
+class ClassificationScores(TypedDict):
+    """Scores of one set of answers; None where a score is not defined."""
+
+    accuracy: float
+    balanced_accuracy: float | None
+    auc: float | None
+
+
+def score_classification(
+    labels: Sequence[Any],
+    predictions: Sequence[Any],
+    scores: Sequence[Any] | np.ndarray | None = None,
+    classes: Sequence[Any] | None = None,
+) -> ClassificationScores:
+    """Accuracy, balanced accuracy and AUC of a classifier.
+
+    Parameters
+    ----------
+    labels, predictions : sequences of length n_scans
+        Class names or numbers; compared as strings.
+    scores : array of shape (n_scans, n_classes), or (n_scans,) for two classes, optional
+        See :func:`roc_auc`. Without scores the AUC is None.
+    classes : sequence, optional
+        The order of the columns of `scores`; the sorted labels when None.
+    """
+    auc = None
+    if scores is not None:
+        names = sorted({str(label) for label in labels}) if classes is None else classes
+        auc = roc_auc(labels, scores, names) if len(names) > 1 else None
+    return {
+        "accuracy": accuracy(labels, predictions),
+        "balanced_accuracy": balanced_accuracy(labels, predictions),
+        "auc": auc,
+    }
 
 
 def accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float:
     """Fraction of predictions that equal their label."""
-    found, expected = _pair(labels, predictions)
-    return float(np.mean(found == expected))
+    return float(accuracy_score(*_as_strings(labels, predictions)))
 
 
 def balanced_accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float | None:
     """Mean recall over the classes that occur among the labels; None when there is only one.
 
-    A prediction that is no class at all, as a language model may give, is a wrong one.
+    A prediction that is not one of the classes, as a language model may give, is wrong.
     """
-    truth, answers = _pair(labels, predictions)
+    truth, answers = _as_strings(labels, predictions)
     classes = np.unique(truth)
     if len(classes) < 2:
         return None
-    return float(np.mean([np.mean(answers[truth == name] == name) for name in classes]))
+    # not balanced_accuracy_score, which warns of every answer that is not one of the labels
+    return float(recall_score(truth, answers, labels=classes, average="macro"))
 
 
 def roc_auc(
@@ -40,7 +77,7 @@ def roc_auc(
     ----------
     labels : sequence of length n_scans
     scores : array of shape (n_scans, n_classes), or (n_scans,) for two classes
-        Higher is more likely. Columns stand in the order of `classes`; a single column is of `classes[1]`.
+        Higher is more likely. Columns are in the order of `classes`; a single column is of `classes[1]`.
     classes : sequence of length n_classes
 
     Returns
@@ -48,8 +85,6 @@ def roc_auc(
     float or None
         None when the labels hold only one class, or none. Classes that no label names are left out of the mean.
     """
-    from scipy.stats import rankdata
-
     truth = np.asarray([str(label) for label in labels])
     names = [str(name) for name in classes]
     values = np.asarray(scores, dtype=np.float64)
@@ -64,54 +99,19 @@ def roc_auc(
             f"Scores of shape {values.shape} found, expected ({len(truth)}, {len(names)}): one row a label and one "
             f"column for each of {names}" + (", or one value a label." if len(names) == 2 else ".")
         )
-    strangers = sorted(set(truth.tolist()) - set(names))
-    if strangers:
-        raise ValueError(f"Labels {strangers} found, expected some of the classes {names}.")
-    areas = []
-    for column, name in enumerate(names[1:] if len(names) == 2 else names, start=int(len(names) == 2)):
-        positive = truth == name
-        n_positive, n_negative = positive.sum(), (~positive).sum()
-        if n_positive and n_negative:
-            ranks = rankdata(values[:, column])
-            wins = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-            areas.append(wins / (n_positive * n_negative))
+    if unknown := sorted(set(truth.tolist()) - set(names)):
+        raise ValueError(f"Labels {unknown} found, expected some of the classes {names}.")
+    # not roc_auc_score(multi_class="ovr"), which refuses scores that do not sum to one and absent classes
+    columns = range(1, 2) if len(names) == 2 else range(len(names))
+    areas = [
+        roc_auc_score(truth == names[column], values[:, column])
+        for column in columns
+        if len(np.unique(truth == names[column])) == 2
+    ]
     return float(np.mean(areas)) if areas else None
 
 
-def score_classification(
-    labels: Sequence[Any],
-    predictions: Sequence[Any],
-    scores: Sequence[Any] | np.ndarray | None = None,
-    classes: Sequence[Any] | None = None,
-) -> dict[str, float | None]:
-    """Accuracy, balanced accuracy and AUC of a classifier.
-
-    Parameters
-    ----------
-    labels, predictions : sequences of length n_scans
-        Class names or numbers; compared as strings.
-    scores : array of shape (n_scans, n_classes), or (n_scans,) for two classes, optional
-        See :func:`roc_auc`. Without scores the AUC is None.
-    classes : sequence, optional
-        The order of the columns of `scores`; the sorted labels when None.
-
-    Returns
-    -------
-    dict
-        `{"accuracy", "balanced_accuracy", "auc"}`; a score that is not defined is None.
-    """
-    auc = None
-    if scores is not None:
-        names = sorted({str(label) for label in labels}) if classes is None else classes
-        auc = roc_auc(labels, scores, names) if len(names) > 1 else None
-    return {
-        "accuracy": accuracy(labels, predictions),
-        "balanced_accuracy": balanced_accuracy(labels, predictions),
-        "auc": auc,
-    }
-
-
-def _pair(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _as_strings(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays of strings, so that 1 and "1" are one class."""
     if len(labels) != len(predictions) or len(labels) == 0:
         raise ValueError(
@@ -120,8 +120,83 @@ def _pair(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.ndarray
     return np.asarray([str(v) for v in labels]), np.asarray([str(v) for v in predictions])
 
 
+# ---------------------------------------------- many weightings (a bootstrap) or labellings (permutations) in one pass
+
+
+def weighted_balanced_accuracy(
+    labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Mean recall over the classes that have weight.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n_scans,) or (n_weightings, n_scans)
+        Class numbers.
+    predictions : ndarray of int of shape (n_scans,)
+    weights : ndarray of shape (n_weightings, n_scans), or (1, n_scans) for the same one under all labellings
+
+    Returns
+    -------
+    ndarray of shape (n_weightings,)
+        NaN where fewer than two classes have weight.
+    """
+    recalls = []
+    for name in np.unique(labels):
+        of_class = weights * (labels == name)
+        total = of_class.sum(1)
+        correct = (of_class * (predictions == name)).sum(1)
+        recalls.append(np.where(total > 0, correct / np.maximum(total, 1e-12), np.nan))
+    return _mean_of_defined(np.array(recalls), at_least=2)
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n_scans,)
+        The column of `scores` that is right.
+    scores : ndarray of shape (n_scans, n_classes)
+    weights : ndarray of shape (n_weightings, n_scans)
+
+    Returns
+    -------
+    ndarray of shape (n_weightings,)
+        Classes without weight are left out of the mean; NaN where there is no other.
+    """
+    n_classes = scores.shape[1]
+    areas = []
+    for column in range(1 if n_classes == 2 else 0, n_classes):
+        order = np.argsort(scores[:, column], kind="stable")
+        # equal scores are summed in one bin, or their order would decide ties
+        starts = np.flatnonzero(np.diff(scores[order, column], prepend=-np.inf))
+        positive = np.add.reduceat(weights[:, order] * (labels[order] == column), starts, axis=1)
+        negative = np.add.reduceat(weights[:, order] * (labels[order] != column), starts, axis=1)
+        # each positive beats the negatives of lower scores, and half of those of an equal one
+        wins = positive * (negative.cumsum(1) - negative / 2)
+        pairs = positive.sum(1) * negative.sum(1)
+        areas.append(np.where(pairs > 0, wins.sum(1) / np.maximum(pairs, 1e-12), np.nan))
+    return _mean_of_defined(np.array(areas), at_least=1)
+
+
+def _mean_of_defined(values: np.ndarray, at_least: int) -> np.ndarray:
+    """Means over rows without their NaN; NaN where fewer than `at_least` are left."""
+    n_defined = np.isfinite(values).sum(0)
+    return np.where(n_defined >= at_least, np.nansum(values, axis=0) / np.maximum(n_defined, 1), np.nan)
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Means of one value a scan, or of one a scan and labelling: (n_weightings,)."""
+    return (weights * values).sum(1) / weights.sum(1)
+
+
+# --------------------------------------------------------------------------------- as `evaluate` metrics, offline
+
+
 class _ClassMetric(evaluate.Metric):
-    """A metric over class names. `keep_in_memory` by default: a few labels need no cache file."""
+    """A metric over class names, kept in memory: a few labels need no cache file."""
+
+    inputs = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
 
     def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
@@ -130,17 +205,15 @@ class _ClassMetric(evaluate.Metric):
         return evaluate.MetricInfo(
             description=(self.__doc__ or "").strip(),
             citation="",
-            inputs_description="predictions and references: class names or numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
+            inputs_description="Class names or numbers; for the AUC also scores.",
+            features=datasets.Features(self.inputs),
         )
 
 
 class Accuracy(_ClassMetric):
     """Fraction of predictions that equal their reference."""
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float | None]:
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
         return {"accuracy": accuracy(references, predictions)}
 
 
@@ -158,85 +231,12 @@ class RocAuc(_ClassMetric):
     for each of `classes`.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        info = super()._info()
-        info.features = datasets.Features(
-            {
-                "prediction_scores": datasets.List(datasets.Value("float64")),
-                "references": datasets.Value("string"),
-            }
-        )
-        return info
+    inputs = {
+        "prediction_scores": datasets.List(datasets.Value("float64")),
+        "references": datasets.Value("string"),
+    }
 
     def _compute(
         self, prediction_scores: list[list[float]], references: list[str], classes: Sequence[Any]
     ) -> dict[str, float | None]:
         return {"auc": roc_auc(references, prediction_scores, classes)}
-
-
-# Scores of the same answers under many weightings of the scans, or against many labellings of them, at once.
-
-
-def weighted_balanced_accuracy(
-    labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Mean recall over the classes that have weight.
-
-    Parameters
-    ----------
-    labels : ndarray of int of shape (n_scans,) or (n_weightings, n_scans)
-        Numbers of classes.
-    predictions : ndarray of int of shape (n_scans,)
-    weights : ndarray of shape (n_weightings, n_scans), or (1, n_scans) for one that serves all labellings
-
-    Returns
-    -------
-    ndarray of shape (n_weightings,)
-        NaN where fewer than two classes have weight.
-    """
-    recalls = []
-    for name in np.unique(labels):
-        of_class = weights * (labels == name)
-        total = of_class.sum(1)
-        right = (of_class * (predictions == name)).sum(1)
-        recalls.append(np.where(total > 0, right / np.maximum(total, 1e-12), np.nan))
-    found = np.array(recalls)
-    n_classes = np.isfinite(found).sum(0)
-    return np.where(n_classes > 1, np.nansum(found, axis=0) / np.maximum(n_classes, 1), np.nan)
-
-
-def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
-
-    Parameters
-    ----------
-    labels : ndarray of int of shape (n_scans,)
-        Numbers of the columns of `scores`.
-    scores : ndarray of shape (n_scans, n_classes)
-    weights : ndarray of shape (n_weightings, n_scans)
-
-    Returns
-    -------
-    ndarray of shape (n_weightings,)
-        Classes without weight are left out of the mean; NaN where there is no other.
-    """
-    n_classes = scores.shape[1]
-    areas = []
-    for column in range(1 if n_classes == 2 else 0, n_classes):
-        order = np.argsort(scores[:, column], kind="stable")
-        starts = np.flatnonzero(np.diff(scores[order, column], prepend=-np.inf))  # of runs of equal scores
-        positive = np.add.reduceat(weights[:, order] * (labels[order] == column), starts, axis=1)
-        negative = np.add.reduceat(weights[:, order] * (labels[order] != column), starts, axis=1)
-        wins = positive * (
-            negative.cumsum(1) - negative / 2
-        )  # against lower scores, and half of the equal ones
-        pairs = positive.sum(1) * negative.sum(1)
-        areas.append(np.where(pairs > 0, wins.sum(1) / np.maximum(pairs, 1e-12), np.nan))
-    found = np.array(areas)
-    n_defined = np.isfinite(found).sum(0)
-    return np.where(n_defined > 0, np.nansum(found, axis=0) / np.maximum(n_defined, 1), np.nan)
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means of one value a scan, or of one a scan and labelling: (n_weightings,)."""
-    return (weights * values).sum(1) / weights.sum(1)

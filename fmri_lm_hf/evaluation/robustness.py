@@ -1,7 +1,7 @@
-"""How far do answers hold when the same scans are measured worse? Curves over TR, length, noise, motion, ROIs, atlas.
+"""Robustness of answers: the same scans measured worse, and the same questions in other words.
 
-What happens to a scan is worked on its series alone. So the label of each scan stays what it was, and a curve falls for
-no other reason than the change. Nothing is trained again.
+A perturbation changes the series of a scan and nothing else: its label stays true, and a score that falls falls
+because of the perturbation. Nothing is trained again.
 """
 
 from __future__ import annotations
@@ -16,28 +16,122 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ..models.feature_extraction_fmri import resampling_weights
 from ..models.scan_errors import ScanError
-from .judgement import Judgement
 from .metrics import score_classification
-from .model_answers import ReadScans, Study, among_classes
-from .predictors import OURS, series_of
+from .model_answers import EncodedScans, Evaluation, among_classes
+from .predictors import MODEL, series_of
+from .scoring import TaskScores
 
-SPIKE = 3.0  # SDs of a ROI's series that a movement adds to it
+SPIKE = 3.0  # SDs of an ROI's series that a movement adds to it
 PERFUSION_T_R = 4.0  # seconds
-MANY = 2**31  # points; resampling is not to cut a scan
+NO_LIMIT = 2**31  # time points: resampling must not cut a scan
+
+
+def robustness(
+    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int
+) -> dict[str, Any]:
+    """Scores of the model on scans as they are, and under each perturbation at each level.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    scores_of_tasks : mapping of str to TaskScores
+        Of each task, of the scans as they are.
+    n_scans : int
+        The first so many evaluated scans are perturbed.
+
+    Returns
+    -------
+    dict
+        ``n_scans``; ``as_they_are`` -> task -> ``balanced_accuracy`` and ``auc``; ``changes`` -> perturbation ->
+        ``title`` and ``levels``, a list of ``level``, ``unread`` (share of scans that the model cannot read then),
+        ``reason`` (of one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, the
+        share of scans whose answer is that to the scan as it is; of the scans that can be read.
+    """
+    rows = evaluation.encoded.rows[:n_scans]
+    atlas = evaluation.processor.feature_extractor.atlas
+    networks = None if atlas is None else atlas.networks
+    return {
+        "n_scans": len(rows),
+        "as_they_are": {
+            name: _scores(task_scores, places, task_scores.answers[MODEL].probabilities[places])
+            for name, task_scores in scores_of_tasks.items()
+            if (places := _places(task_scores, rows))
+        },
+        "changes": {
+            name: {
+                "title": perturbation.title,
+                "levels": [
+                    _scores_at(evaluation, scores_of_tasks, rows, name, level, networks)
+                    for level in perturbation.levels
+                ],
+            }
+            for name, perturbation in PERTURBATIONS.items()
+            if networks is not None or not perturbation.needs_networks
+        },
+    }
+
+
+def _scores_at(
+    evaluation: Evaluation,
+    scores_of_tasks: Mapping[str, TaskScores],
+    rows: Sequence[int],
+    name: str,
+    level: float,
+    networks: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Scores under one perturbation at one level."""
+    change = partial(perturb, name, level, evaluation.seed, networks=networks)
+    try:
+        encoded = EncodedScans.encode(
+            evaluation.model, evaluation.processor, evaluation.scans, rows, change=change
+        )
+    except ScanError as error:  # none of them can be read
+        return {"level": level, "unread": 1.0, "reason": str(error), "tasks": {}}
+    log_probabilities = encoded.log_probabilities(evaluation.model, evaluation.processor, evaluation.tasks)
+    tasks = {}
+    for task, task_scores in scores_of_tasks.items():
+        if places := _places(task_scores, encoded.rows):
+            of_scans = log_probabilities[task][encoded.places([task_scores.rows[place] for place in places])]
+            probabilities = among_classes(of_scans, task_scores.task, task_scores.classes)
+            unperturbed = task_scores.answers[MODEL].probabilities[places].argmax(1)
+            same = float(np.mean(probabilities.argmax(1) == unperturbed))
+            tasks[task] = {**_scores(task_scores, places, probabilities), "same_answer": same}
+    return {
+        "level": level,
+        "unread": len(encoded.failures) / len(rows),
+        "reason": next(iter(encoded.failures.values()), None),
+        "tasks": tasks,
+    }
+
+
+def _places(task_scores: TaskScores, rows: Sequence[int]) -> list[int]:
+    """Positions of some rows among the evaluated scans of a task."""
+    wanted = set(rows)
+    return [place for place, row in enumerate(task_scores.rows) if row in wanted]
+
+
+def _scores(task_scores: TaskScores, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
+    truth = [task_scores.truth[place] for place in places]
+    answers = [task_scores.classes[best] for best in probabilities.argmax(1)]
+    scores = score_classification(truth, answers, probabilities, task_scores.classes)
+    return {"balanced_accuracy": scores["balanced_accuracy"], "auc": scores["auc"]}
+
+
+# ----------------------------------------------------------------------------------------------------- perturbations
 
 
 @dataclass(frozen=True)
-class Change:
-    """One way to measure a scan worse.
+class Perturbation:
+    """One way in which a scan can be measured worse.
 
     Attributes
     ----------
     title : str
-        With the unit of its levels.
+        With the unit of the levels.
     levels : tuple of float
     apply : callable
-        Takes a row of a scan dataset, a level and a `numpy.random.Generator`, and the networks of its ROIs where
-        `needs_networks`; returns the row changed.
+        Takes a row of a scan dataset, a level and a `numpy.random.Generator` (and the networks of its ROIs, if
+        `needs_networks`); returns the perturbed row.
     needs_networks : bool
     """
 
@@ -47,241 +141,154 @@ class Change:
     needs_networks: bool = False
 
 
-def _slower(scan: Mapping[str, Any], t_r: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = series_of(scan)
-    weights = resampling_weights(len(bold), float(scan["t_r"]), t_r, MANY)
-    share = np.abs(weights) @ mask[: weights.shape[1]]
-    return {
-        **scan,
-        "bold": (weights @ bold[: weights.shape[1]]).astype(np.float32),
-        "t_r": t_r,
-        "sample_mask": share >= 0.5 * np.abs(weights).sum(1),
-    }
-
-
-def _shorter(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = series_of(scan)
-    n_kept = max(2, round(share * len(bold)))
-    return {**scan, "bold": bold[:n_kept], "sample_mask": mask[:n_kept]}
-
-
-def _noisier(scan: Mapping[str, Any], sds: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = series_of(scan)
-    noise = sds * np.nan_to_num(bold[mask].std(0)) * draw.standard_normal(bold.shape)
-    return {**scan, "bold": (bold + noise).astype(np.float32)}
-
-
-def _moved(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, mask = series_of(scan)
-    moves = (draw.random(len(bold)) < share).astype(float)
-    course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
-    weights = draw.choice([-1.0, 1.0]) * (1 + 0.3 * draw.standard_normal(bold.shape[1]))
-    artefact = SPIKE * np.nan_to_num(bold[mask].std(0)) * course[:, None] * weights
-    return {**scan, "bold": (bold + artefact).astype(np.float32)}
-
-
-def _without_rois(scan: Mapping[str, Any], share: float, draw: np.random.Generator) -> dict[str, Any]:
-    bold, _ = series_of(scan)
-    known = _known(scan, bold)
-    lost = draw.permutation(np.flatnonzero(known))[: round(share * known.sum())]
-    known[lost] = False
-    return {**scan, "bold": np.where(known, bold, np.float32(np.nan)), "roi_mask": known}
-
-
-def _coarser(
-    scan: Mapping[str, Any], n_merged: float, draw: np.random.Generator, networks: Sequence[str]
-) -> dict[str, Any]:
-    """As an atlas of larger parcels gives it: neighbours in a network become one, in the place of the first of them."""
-    bold, _ = series_of(scan)
-    known = _known(scan, bold)
-    merged = np.full_like(bold, np.nan)
-    for network in dict.fromkeys(networks):
-        rois = [roi for roi, of in enumerate(networks) if of == network and known[roi]]
-        for first in range(0, len(rois), int(n_merged)):
-            merged[:, rois[first]] = bold[:, rois[first : first + int(n_merged)]].mean(1)
-    return {**scan, "bold": merged, "roi_mask": ~np.isnan(merged).all(0)}
-
-
-def _perfusion(scan: Mapping[str, Any], sds: float, draw: np.random.Generator) -> dict[str, Any]:
-    """As arterial spin labelling gives it: a pair of volumes takes 4 s, and there is more noise than with BOLD."""
-    return _noisier(_slower(scan, PERFUSION_T_R, draw), sds, draw)
-
-
-def _known(scan: Mapping[str, Any], bold: np.ndarray) -> np.ndarray:
-    if scan.get("roi_mask") is not None:
-        return np.array(scan["roi_mask"], dtype=bool)
-    return np.ones(bold.shape[1], dtype=bool)
-
-
-CHANGES = {
-    "t_r": Change("repetition time (s)", (0.5, 1.0, 2.0, 3.0), _slower),
-    "length": Change("share of the scan's length", (0.75, 0.5, 0.25), _shorter),
-    "noise": Change("noise added (SD of the ROI)", (0.5, 1.0, 2.0), _noisier),
-    "motion": Change("share of volumes with a movement", (0.02, 0.05, 0.1), _moved),
-    "missing_rois": Change("share of ROIs missing", (0.1, 0.3, 0.5), _without_rois),
-    "modality": Change("as a perfusion scan, noise (SD of the ROI)", (0.5, 1.0, 2.0), _perfusion),
-    "atlas": Change("ROIs that become one parcel", (2, 4, 8), _coarser, needs_networks=True),
-}
-
-
-def changed(
-    kind: str,
+def perturb(
+    name: str,
     level: float,
     seed: int,
     scan: Mapping[str, Any],
     row: int,
     networks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A row of a scan dataset, measured worse; same seed and row, same change.
+    """A perturbed row of a scan dataset; the same seed and row give the same draws.
 
     Parameters
     ----------
-    kind : str
-        One of `CHANGES`.
+    name : str
+        One of `PERTURBATIONS`.
     level : float
     seed : int
     scan : mapping
     row : int
-        Its number.
+        The number of the row.
     networks : sequence of str, optional
-        Of its ROIs, for changes that need them.
+        The network of each ROI, for perturbations that need them.
     """
-    more = (networks,) if CHANGES[kind].needs_networks else ()
-    return CHANGES[kind].apply(scan, level, np.random.default_rng([seed, row]), *more)
+    perturbation, rng = PERTURBATIONS[name], np.random.default_rng([seed, row])
+    if perturbation.needs_networks:
+        return perturbation.apply(scan, level, rng, networks)
+    return perturbation.apply(scan, level, rng)
 
 
-def robustness(study: Study, judgements: Mapping[str, Judgement], n_scans: int) -> dict[str, Any]:
-    """Scores of the model on scans as they are, and measured worse in each way and degree.
-
-    Parameters
-    ----------
-    study : Study
-    judgements : mapping of str to Judgement
-        Of each task, of the scans as they are.
-    n_scans : int
-        The first so many judged scans are asked about.
-
-    Returns
-    -------
-    dict
-        ``n_scans``; ``as_they_are`` -> task -> ``balanced_accuracy`` and ``auc``; ``changes`` -> kind -> ``title`` and
-        ``levels``, a list of ``level``, ``unread`` (share of scans that the model cannot read then), ``reason`` (of
-        one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, how often the answer
-        is that to the scan as it is; of the scans that can be read.
-    """
-    rows = study.read.rows[:n_scans]
-    found: dict[str, Any] = {
-        "n_scans": len(rows),
-        "as_they_are": {
-            name: _scores(judgement, places, judgement.answers[OURS].probabilities[places])
-            for name, judgement in judgements.items()
-            if (places := _of(judgement, rows))
-        },
-        "changes": {},
-    }
-    atlas = study.processor.feature_extractor.atlas
-    networks = None if atlas is None else atlas.networks
-    for kind, worse in CHANGES.items():
-        if worse.needs_networks and networks is None:
-            continue
-        levels = []
-        for level in worse.levels:
-            change = partial(changed, kind, level, study.seed, networks=networks)
-            try:
-                read = ReadScans.read(study.model, study.processor, study.scans, rows, change=change)
-            except ScanError as error:
-                levels.append({"level": level, "unread": 1.0, "reason": str(error), "tasks": {}})
-                continue
-            said = read.log_probabilities(study.model, study.processor, study.tasks)
-            levels.append(
-                {
-                    "level": level,
-                    "unread": len(read.failures) / len(rows),
-                    "reason": next(iter(read.failures.values()), None),
-                    "tasks": {
-                        name: _changed_scores(judgement, read, said[name])
-                        for name, judgement in judgements.items()
-                        if _of(judgement, read.rows)
-                    },
-                }
-            )
-        found["changes"][kind] = {"title": worse.title, "levels": levels}
-    return found
+def _resample(scan: Mapping[str, Any], t_r: float, rng: np.random.Generator) -> dict[str, Any]:
+    bold, mask = series_of(scan)
+    weights = resampling_weights(len(bold), float(scan["t_r"]), t_r, NO_LIMIT)
+    n_used = weights.shape[1]  # resampling may leave out the last time points
+    # a new point counts as observed if at least half of what it is made of was
+    observed = np.abs(weights) @ mask[:n_used] >= 0.5 * np.abs(weights).sum(1)
+    resampled = (weights @ bold[:n_used]).astype(np.float32)
+    return {**scan, "bold": resampled, "t_r": t_r, "sample_mask": observed}
 
 
-def _of(judgement: Judgement, rows: Sequence[int]) -> list[int]:
-    """Places of some rows among those that were judged."""
-    wanted = set(rows)
-    return [place for place, row in enumerate(judgement.rows) if row in wanted]
+def _shorten(scan: Mapping[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
+    bold, mask = series_of(scan)
+    n_kept = max(2, round(share * len(bold)))
+    return {**scan, "bold": bold[:n_kept], "sample_mask": mask[:n_kept]}
 
 
-def _changed_scores(judgement: Judgement, read: ReadScans, said: np.ndarray) -> dict[str, float | None]:
-    places = _of(judgement, read.rows)
-    answers = said[read.places([judgement.rows[place] for place in places])]
-    probabilities = among_classes(answers, judgement.task, judgement.classes)
-    before = judgement.answers[OURS].probabilities[places].argmax(1)
-    same = float(np.mean(probabilities.argmax(1) == before))
-    return {**_scores(judgement, places, probabilities), "same_answer": same}
+def _add_noise(scan: Mapping[str, Any], sds: float, rng: np.random.Generator) -> dict[str, Any]:
+    bold, mask = series_of(scan)
+    noise = sds * np.nan_to_num(bold[mask].std(0)) * rng.standard_normal(bold.shape)
+    return {**scan, "bold": (bold + noise).astype(np.float32)}
 
 
-def _scores(judgement: Judgement, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
-    truth = [judgement.truth[place] for place in places]
-    names = [judgement.classes[best] for best in probabilities.argmax(1)]
-    scores = score_classification(truth, names, probabilities, judgement.classes)
-    return {name: scores[name] for name in ("balanced_accuracy", "auc")}
+def _add_motion(scan: Mapping[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
+    bold, mask = series_of(scan)
+    moves = (rng.random(len(bold)) < share).astype(float)
+    course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
+    weights = rng.choice([-1.0, 1.0]) * (1 + 0.3 * rng.standard_normal(bold.shape[1]))
+    artefact = SPIKE * np.nan_to_num(bold[mask].std(0)) * course[:, None] * weights
+    return {**scan, "bold": (bold + artefact).astype(np.float32)}
 
 
-# Does an answer hang on how it is asked for? The same scans, asked in other words.
+def _lose_rois(scan: Mapping[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
+    bold, _ = series_of(scan)
+    usable = _usable_rois(scan, bold)
+    usable[rng.permutation(np.flatnonzero(usable))[: round(share * usable.sum())]] = False
+    return {**scan, "bold": np.where(usable, bold, np.float32(np.nan)), "roi_mask": usable}
+
+
+def _merge_rois(
+    scan: Mapping[str, Any], n_merged: float, rng: np.random.Generator, networks: Sequence[str]
+) -> dict[str, Any]:
+    """As an atlas of larger parcels gives it: neighbours in a network become one, in the place of the first of them."""
+    bold, _ = series_of(scan)
+    usable = _usable_rois(scan, bold)
+    merged = np.full_like(bold, np.nan)
+    for name in dict.fromkeys(networks):
+        rois = [roi for roi, network in enumerate(networks) if network == name and usable[roi]]
+        for first in range(0, len(rois), int(n_merged)):
+            merged[:, rois[first]] = bold[:, rois[first : first + int(n_merged)]].mean(1)
+    return {**scan, "bold": merged, "roi_mask": ~np.isnan(merged).all(0)}
+
+
+def _as_perfusion(scan: Mapping[str, Any], sds: float, rng: np.random.Generator) -> dict[str, Any]:
+    """As arterial spin labelling gives it: a pair of volumes takes 4 s, and there is more noise than in BOLD."""
+    return _add_noise(_resample(scan, PERFUSION_T_R, rng), sds, rng)
+
+
+def _usable_rois(scan: Mapping[str, Any], bold: np.ndarray) -> np.ndarray:
+    if scan.get("roi_mask") is not None:
+        return np.array(scan["roi_mask"], dtype=bool)
+    return np.ones(bold.shape[1], dtype=bool)
+
+
+PERTURBATIONS = {
+    "t_r": Perturbation("repetition time (s)", (0.5, 1.0, 2.0, 3.0), _resample),
+    "length": Perturbation("share of the scan's length", (0.75, 0.5, 0.25), _shorten),
+    "noise": Perturbation("noise added (SD of the ROI)", (0.5, 1.0, 2.0), _add_noise),
+    "motion": Perturbation("share of volumes with a movement", (0.02, 0.05, 0.1), _add_motion),
+    "missing_rois": Perturbation("share of ROIs missing", (0.1, 0.3, 0.5), _lose_rois),
+    "modality": Perturbation("as a perfusion scan, noise (SD of the ROI)", (0.5, 1.0, 2.0), _as_perfusion),
+    "atlas": Perturbation("ROIs merged into one parcel", (2, 4, 8), _merge_rois, needs_networks=True),
+}
+
+
+# ---------------------------------------------------------------------------------------- other wordings of a question
 
 
 def wording_invariance(
-    study: Study, judgements: Mapping[str, Judgement], n_wordings: int = 10
+    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_wordings: int = 10
 ) -> dict[str, dict[str, Any]]:
-    """The scores of other wordings of each task, and how often they get the answer of the first one.
+    """Scores of other wordings of each task, and how often they get the answer of the first wording.
 
-    The order in which answers are offered cannot matter: each is scored for itself, behind a question that does not
-    list them.
+    The order of the answers cannot matter: each is scored by itself, after a question that does not list them.
 
     Parameters
     ----------
-    study : Study
-    judgements : mapping of str to Judgement
+    evaluation : Evaluation
+    scores_of_tasks : mapping of str to TaskScores
         Of each task, by its first wording.
     n_wordings : int
-        How many of a task's other wordings are asked, the first ones.
+        The first so many other wordings of a task are asked.
 
     Returns
     -------
     dict
         Task -> ``wordings`` (question -> ``balanced_accuracy`` and ``agreement``, the share of scans whose answer is
         that to the first wording), and over these ``agreement`` (mean) and the ``lowest`` and ``highest`` balanced
-        accuracy. Tasks of one wording are left out.
+        accuracy. Tasks with one wording are left out.
     """
     others = {
-        (name, question): replace(judgement.task, ask=(question,))
-        for name, judgement in judgements.items()
-        for question in judgement.task.ask[1 : 1 + n_wordings]
+        f"{name}\n{question}": (name, question)
+        for name, task_scores in scores_of_tasks.items()
+        for question in task_scores.task.ask[1 : 1 + n_wordings]
     }
     if not others:
         return {}
-    asked = {f"{name}\n{question}": task for (name, question), task in others.items()}
-    found = study.read.log_probabilities(study.model, study.processor, asked)
+    asked = {key: replace(scores_of_tasks[name].task, ask=(text,)) for key, (name, text) in others.items()}
+    log_probabilities = evaluation.encoded.log_probabilities(evaluation.model, evaluation.processor, asked)
     results: dict[str, dict[str, Any]] = {}
-    for name, question in others:
-        judgement = judgements[name]
-        said = found[f"{name}\n{question}"][study.read.places(judgement.rows)]
-        answers = among_classes(said, judgement.task, judgement.classes).argmax(1)
-        first = judgement.answers[OURS].probabilities.argmax(1)
+    for key, (name, question) in others.items():
+        task_scores = scores_of_tasks[name]
+        of_scans = log_probabilities[key][evaluation.encoded.places(task_scores.rows)]
+        answers = among_classes(of_scans, task_scores.task, task_scores.classes).argmax(1)
+        first = task_scores.answers[MODEL].probabilities.argmax(1)
         results.setdefault(name, {"wordings": {}})["wordings"][question] = {
-            "balanced_accuracy": float(balanced_accuracy_score(judgement.labels, answers)),
+            "balanced_accuracy": float(balanced_accuracy_score(task_scores.labels, answers)),
             "agreement": float(np.mean(answers == first)),
         }
     for of_task in results.values():
         scores = [each["balanced_accuracy"] for each in of_task["wordings"].values()]
         agreements = [each["agreement"] for each in of_task["wordings"].values()]
-        of_task |= {
-            "agreement": float(np.mean(agreements)),
-            "lowest": min(scores),
-            "highest": max(scores),
-        }
+        of_task |= {"agreement": float(np.mean(agreements)), "lowest": min(scores), "highest": max(scores)}
     return results

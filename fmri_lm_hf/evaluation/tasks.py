@@ -1,12 +1,16 @@
-"""Questions about the labels of scans, as data: what is asked, and which answer each value of a column has."""
+"""Tasks: questions about label columns, as data. What is asked, and which answer each value of a column has.
+
+A task is declared in YAML (`load_tasks`), by the package for a public cohort (`tasks_of_cohort`), or follows from the
+classes of a column (`tasks_of_columns`). A `Form` joins several tasks into one text that the model writes. Wordings by
+a seeded grammar (`wordings_of`) are shared by training and evaluation.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -16,190 +20,17 @@ from typing import Any
 import datasets
 import yaml
 
-# Many ways to ask for the same thing, from a seeded grammar that trainings and evaluations share.
-
-MAX_WORDINGS = 200
-
-_SCANS = ("scan", "brain scan", "fMRI scan", "recording")
-_WHOSE = (
-    "",
-    " of this person",
-    " of this participant",
-    " of the person in the scan",
-    " of the scanned person",
-)
-_REQUESTS = ("state", "name", "give", "tell me", "report", "determine", "estimate", "predict")
-_QUESTIONS = (
-    "What is the {about}{whose}?",
-    "What {about} does this {scan} show?",
-    "Which {about} does this {scan} show?",
-    "Which {about} do you read from this {scan}?",
-    "Going by this {scan}, what is the {about}{whose}?",
-    "Judging from this {scan}, which {about} fits best?",
-    "Can you tell the {about}{whose} from this {scan}?",
-    "What does this {scan} say about the {about}{whose}?",
-    "{Request} the {about}{whose}.",
-    "{Request} the {about}{whose} from this {scan}.",
-    "Please {request} the {about}{whose}.",
-    "From this {scan}, {request} the {about}.",
-)
-
-
-def wordings_of(about: str, n_wordings: int = MAX_WORDINGS, seed: int = 0) -> tuple[str, ...]:
-    """Different wordings of the question for something.
-
-    Parameters
-    ----------
-    about : str
-        What is asked for, without an article, such as ``age group``.
-    n_wordings : int
-        At most `MAX_WORDINGS`. Fewer are the first of more.
-    seed : int
-        Which ones, and in which order.
-
-    Examples
-    --------
-    >>> wordings_of("diagnosis", 2)
-    ('What does this fMRI scan say about the diagnosis of this person?', 'Please state the diagnosis of this person.')
-    """
-    if not 0 <= n_wordings <= MAX_WORDINGS:
-        raise ValueError(f"{n_wordings} wordings found, expected 0 to {MAX_WORDINGS}.")
-    words = [
-        {"about": about, "whose": whose, "scan": scan, "request": request, "Request": request.capitalize()}
-        for whose, scan, request in product(_WHOSE, _SCANS, _REQUESTS)
-    ]
-    # one form after the other, so that a form with many combinations is not most of what is asked
-    rng = random.Random(f"{seed}/{about}")
-    of_forms = [rng.sample(each, len(each)) for form in _QUESTIONS if (each := _filled(form, words))]
-    rng.shuffle(of_forms)
-    longest = max(map(len, of_forms))
-    mixed = [each[place] for place in range(longest) for each in of_forms if place < len(each)]
-    return tuple(mixed[:n_wordings])
-
-
-def _filled(form: str, words: list[dict[str, str]]) -> list[str]:
-    return list(dict.fromkeys(form.format(**each) for each in words))
-
-
-# Several questions in one answer: what the model writes is read field by field, or counts as no answer.
-
-
-@dataclass(frozen=True)
-class Form:
-    """An answer in free text that answers several questions at once.
-
-    Parameters
-    ----------
-    name : str
-    ask : tuple of str
-        Wordings of the request; the first one is used where scans are judged, all of them in training.
-    template : str
-        The answer, with each field in braces once: ``"Sex: {sex}. Diagnosis: {diagnosis}."``
-    answers : mapping of str to tuple of str
-        What can stand in each field.
-
-    Raises
-    ------
-    ValueError
-        If the template does not hold each field once, two of them touch, or two answers of a field read alike.
-    """
-
-    name: str
-    ask: tuple[str, ...]
-    template: str
-    answers: Mapping[str, tuple[str, ...]]
-
-    def __post_init__(self) -> None:
-        try:
-            parts = list(Formatter().parse(self.template))
-        except ValueError as error:
-            raise ValueError(
-                f"`answer` of {self.name!r} is no template: {error} in {self.template!r}."
-            ) from error
-        found = [field for _, field, _, _ in parts if field is not None]
-        if sorted(found) != sorted(self.answers) or any(form or kind for _, _, form, kind in parts):
-            raise ValueError(
-                f"`answer` of {self.name!r} is {self.template!r}: expected each field once, in braces and as it is: "
-                f"{', '.join(f'{{{field}}}' for field in self.answers)}."
-            )
-        if any(not literal.strip() for literal, field, _, _ in parts[1:] if field is not None):
-            raise ValueError(
-                f"`answer` of {self.name!r} is {self.template!r}: expected words or signs between two fields, so that "
-                "it is clear where one ends."
-            )
-
-        for field, answers in self.answers.items():
-            if not field.isidentifier():
-                raise ValueError(
-                    f"Field {field!r} of {self.name!r}: expected letters, digits and _, so that it can stand in the "
-                    "template; the name of its column goes into `column`."
-                )
-            if len({_plain(each) for each in answers}) < len(answers):
-                raise ValueError(
-                    f"Answers of field {field!r} of {self.name!r} differ by capitals alone: {', '.join(answers)}."
-                )
-
-    def write(self, answers: Mapping[str, str]) -> str:
-        """The text that gives these answers to the fields."""
-        return self.template.format(**answers)
-
-    def examples(self) -> list[str]:
-        """Texts in which each answer of each field stands at least once."""
-        n_texts = max(len(answers) for answers in self.answers.values())
-        return [
-            self.write({field: answers[place % len(answers)] for field, answers in self.answers.items()})
-            for place in range(n_texts)
-        ]
-
-    def n_tokens(self, count: Callable[[str], int]) -> int:
-        """Tokens of the longest text that this form can have, where `count` says how many a text has."""
-        return count(self.write({field: max(answers, key=count) for field, answers in self.answers.items()}))
-
-    def read(self, text: str) -> dict[str, str] | None:
-        """The answers that a text gives to the fields; None unless the whole of it has the form of the template.
-
-        Spaces, line breaks and capitals do not matter. All else does: a field that is missing, an answer that is none
-        of those that can be given, or a word before or after.
-        """
-        found = self._pattern.fullmatch(_plain(text))
-        if found is None:
-            return None
-        return {
-            field: next(each for each in self.answers[field] if _plain(each) == found[f"field_{place}"])
-            for place, field in enumerate(self.answers)
-        }
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        places = {field: place for place, field in enumerate(self.answers)}
-        pattern = ""
-        for literal, field, _, _ in Formatter().parse(" ".join(self.template.split())):
-            pattern += re.escape(literal.casefold())
-            if field is not None:
-                choices = "|".join(re.escape(_plain(each)) for each in self.answers[field])
-                pattern += f"(?P<field_{places[field]}>{choices})"
-        return re.compile(pattern)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
 _COHORT_FILES = Path(__file__).with_name("cohorts")
 COHORTS = tuple(
     sorted(path.stem for path in _COHORT_FILES.glob("*.yaml"))
 )  # whose tasks the package declares
 
 MAX_CLASSES = 10
-_WORDINGS = (
-    "What is the {label}?",
-    "Which {label} does this scan show?",
-    "State the {label} of this person.",
-)
+MAX_WORDINGS = 200
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is not known: None or NaN."""
+    """Whether a label is missing: None or NaN."""
     return value is None or value != value
 
 
@@ -215,38 +46,38 @@ class Task:
     Attributes
     ----------
     name : str
-        What the scores are listed under.
+        In tables and `results.json`.
     column : str
         Of the scan dataset.
     ask : tuple of str
-        Wordings; the first one is used where scans are judged, all of them in training.
+        Wordings; evaluation uses the first one, training all of them.
     answers : dict of str to str
         The answer to each value (as `class_name` writes it).
     below : dict of float to str
-        For numbers, in place of `answers`: the answer below each bound. More than two are also scored as an order.
+        For numbers, in place of `answers`: the answer below each bound. More than two are also scored as ordinal.
     regression : bool
-        Whether the number itself is scored too. It is estimated by the mean over the answers of `below`, weighted with
-        their probabilities; an answer stands for the mean of the training scans that have it.
+        Whether the number itself is scored, too. Its estimate is the mean over the answers of `below`, weighted by
+        their probabilities; an answer counts as the mean of the training scans that have it.
     hypothesis : dict of str to str
-        What is thought to mark the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
-        answered without one label (`fmri_lm_hf.evaluation.predictors`).
+        What is expected of the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
+        answered without labels (the predictors `hypothesis` and `hypothesis_direct`).
     forbidden : tuple of str
-        Columns that are neighbours of the label, such as a clinical score beside a diagnosis: nothing is predicted
+        Columns that would give the label away, such as the clinical score behind a diagnosis: nothing is predicted
         from them.
     form : Form, optional
-        Where the answer is a field of a text that the model writes, and not the most probable of the answers.
+        Where the answer is a field of a text that the model writes, in place of the most probable of the answers.
     form_field : str
-        Which of its fields.
+        The field.
     """
 
     name: str
     column: str
     ask: tuple[str, ...]
-    answers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    below: Mapping[float, str] = dataclasses.field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+    below: Mapping[float, str] = field(default_factory=dict)
     regression: bool = False
     forbidden: tuple[str, ...] = ()
-    hypothesis: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hypothesis: Mapping[str, str] = field(default_factory=dict)
     form: Form | None = None
     form_field: str = ""
 
@@ -255,14 +86,12 @@ class Task:
         """A task from its declaration: `ask` or `about`, `answers` or `below`; `column` where it is not the name.
 
         `about` is what is asked for, such as ``age group``: its wordings by :func:`wordings_of` follow those of `ask`,
-        200 of them or as many as `wordings` says. `forbidden`, `hypothesis` (answer: what marks its scans) and, with
-        `below`, `regression: true` may be there too.
+        200 of them or as many as `wordings` says. Optional: `forbidden`, `hypothesis` (answer: what is expected of its
+        scans) and, with `below`, `regression: true`.
         """
         kinds = set(declared) - {"column", "forbidden", "ask", "about", "hypothesis"}
-        if "below" in kinds:
-            kinds -= {"regression"}
-        if "about" in declared:
-            kinds -= {"wordings"}
+        kinds -= {"regression"} if "below" in kinds else set()
+        kinds -= {"wordings"} if "about" in declared else set()
         ask = _names(declared.get("ask", ()))
         if about := declared.get("about"):
             ask = ask or (f"What is the {about}?",)
@@ -271,25 +100,22 @@ class Task:
             raise ValueError(
                 f"The question about {name!r} has {', '.join(declared) or 'nothing'}: expected `ask` (a list of "
                 "wordings) or `about` (what is asked for, with `wordings`, a number), and either `answers` (value: "
-                "answer) or `below` (upper bound: answer); besides these `column`, `forbidden` (columns), `hypothesis` "
-                "(answer: what marks its scans), and with `below` also `regression`."
+                "answer) or `below` (upper bound: answer); optionally `column`, `forbidden` (columns), `hypothesis` "
+                "(answer: what is expected of its scans), and with `below` also `regression`."
             )
-        if not isinstance(declared.get("regression", False), bool):
+        regression = declared.get("regression", False)
+        if not isinstance(regression, bool):
             raise ValueError(
-                f"`regression` of the question about {name!r} is {declared['regression']!r}: expected true or false."
+                f"`regression` of the question about {name!r} is {regression!r}: expected true or false."
             )
+        below = {float(bound): str(answer) for bound, answer in declared.get("below", {}).items()}
         task = cls(
             name=name,
             column=declared.get("column", name),
             ask=tuple(dict.fromkeys(ask)),
             answers={class_name(value): str(answer) for value, answer in declared.get("answers", {}).items()},
-            below={
-                bound: str(answer)
-                for bound, answer in sorted(
-                    (float(b), answer) for b, answer in declared.get("below", {}).items()
-                )
-            },
-            regression=declared.get("regression", False),
+            below=dict(sorted(below.items())),
+            regression=regression,
             forbidden=_names(declared.get("forbidden", ())),
             hypothesis={str(answer): str(text) for answer, text in declared.get("hypothesis", {}).items()},
         )
@@ -303,23 +129,22 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """The declaration that `from_dict` reads."""
         kind = {"below": dict(self.below)} if self.below else {"answers": dict(self.answers)}
-        declared: dict[str, Any] = {"column": self.column, "ask": list(self.ask), **kind}
-        if self.regression:
-            declared["regression"] = True
-        if self.forbidden:
-            declared["forbidden"] = list(self.forbidden)
-        if self.hypothesis:
-            declared["hypothesis"] = dict(self.hypothesis)
-        return declared
+        optional = {
+            "regression": self.regression,
+            "forbidden": list(self.forbidden),
+            "hypothesis": dict(self.hypothesis),
+        }
+        declared = {"column": self.column, "ask": list(self.ask), **kind}
+        return declared | {key: value for key, value in optional.items() if value}
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """Columns that say the answer or nearly say it: the task's own and the forbidden ones."""
+        """Columns that give the answer away: the task's own and the forbidden ones."""
         return (self.column, *self.forbidden)
 
     @property
     def kind(self) -> str:
-        """How answers are scored: "classification", "ordinal" (as an order, too) or "regression" (as a number, too)."""
+        """How answers are scored: "classification", or also as an order ("ordinal") or as a number ("regression")."""
         if self.regression:
             return "regression"
         return "ordinal" if len(self.classes) > 2 and self.below else "classification"
@@ -370,11 +195,11 @@ def _names(declared: str | Sequence[str]) -> tuple[str, ...]:
 def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
     """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``.
 
-    One with `fields` in place of `answers` asks for several in one text: it becomes a task for each field, named
-    ``name.field``, which share a `Form`. Each field is declared as a task is, without `ask`; `answer` is the template
-    of the text, ``"sex: {sex}; diagnosis: {diagnosis}"`` if it is not given.
+    A declaration with `fields` in place of `answers` asks for several labels in one text. It becomes a task for each
+    field, named ``name.field``, and these share a `Form`. Each field is declared like a task, without `ask`; `answer`
+    is the template of the text, by default ``"sex: {sex}; diagnosis: {diagnosis}"``.
     """
-    declared = source if isinstance(source, Mapping) else _read(Path(source))
+    declared = source if isinstance(source, Mapping) else _read_yaml(Path(source))
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError("Tasks are a mapping from a name to `ask` and `answers` or `below`; found none.")
     tasks: dict[str, Task] = {}
@@ -424,23 +249,23 @@ def _fields(name: str, declared: Mapping[str, Any]) -> dict[str, Task]:
     return {task.name: replace(task, form=form, form_field=each) for each, task in tasks.items()}
 
 
-def _read(path: Path) -> Any:
+def _read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(
-            f"There is no file of tasks {path}: give a YAML file with `name: {{ask, answers}}`, or where scans are "
-            f"judged the name of a cohort: {', '.join(COHORTS)}."
+            f"The task file {path} does not exist: give a YAML file with `name: {{ask, answers}}`, or for an "
+            f"evaluation the name of a cohort: {', '.join(COHORTS)}."
         )
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{path} is no YAML: {' '.join(str(error).split())}. (Questions in brackets need quotes: "
+            f"{path} is not valid YAML: {' '.join(str(error).split())}. (Questions in brackets need quotes: "
             '["What is the sex?"].)'
         ) from error
 
 
 def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task], list[str]]:
-    """What the package declares about a public cohort: its tasks, by the names of columns that its releases have.
+    """The tasks that the package declares for a public cohort, by the column names of its releases.
 
     Parameters
     ----------
@@ -452,9 +277,9 @@ def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task],
     Returns
     -------
     tasks : dict of str to Task
-        Those of which the dataset has the column.
+        The tasks whose column the dataset has.
     missing : list of str
-        For each of the others, a sentence that names the column.
+        For each other task, a sentence that names the column.
 
     Raises
     ------
@@ -463,10 +288,10 @@ def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task],
     """
     if name not in COHORTS:
         raise ValueError(
-            f"No tasks are declared for {name!r}: there are {', '.join(COHORTS)}, or a YAML file of yours."
+            f"No tasks are declared for {name!r}: expected one of {', '.join(COHORTS)}, or a YAML file."
         )
     tasks, missing = {}, []
-    for task, declared in _read(_COHORT_FILES / f"{name}.yaml").items():
+    for task, declared in _read_yaml(_COHORT_FILES / f"{name}.yaml").items():
         names = _names(declared["column"])
         column = next((each for each in names if each in columns), None)
         if column is None:
@@ -477,8 +302,8 @@ def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task],
             tasks[task] = Task.from_dict(task, {**declared, "column": column})
     if not tasks:
         raise ValueError(
-            f"The scans have none of the columns that tasks of {name} ask about: {' '.join(missing)} Bring the table "
-            "of the release in with `fmri-lm scans ... --participants`."
+            f"The scans have none of the columns that tasks of {name} ask about: {' '.join(missing)} Add the table of "
+            "the release with `fmri-lm scans ... --participants`."
         )
     return tasks, missing
 
@@ -493,19 +318,19 @@ def tasks_of_columns(
     scans : datasets.Dataset
     columns : sequence of str
     train, test : sequence of int
-        Rows.
+        Rows of the scans.
 
     Raises
     ------
     ValueError
-        If there is no such column, it is no column of 2 to 10 classes, or no test scan has one of them.
+        If a column does not exist, does not have 2 to 10 classes, or has none of them among the test scans.
     """
     tasks = {}
     for column in columns:
         if column not in scans.column_names:
             raise ValueError(
                 f"The scan dataset has no column {column!r}: found {', '.join(scans.column_names)}. "
-                "Give `--labels` the columns to ask about."
+                "Give `--labels` columns of the dataset."
             )
         values = list(scans[column])
         classes = sorted({class_name(values[row]) for row in train if not is_missing(values[row])})
@@ -520,10 +345,176 @@ def tasks_of_columns(
                 "nothing to test. Hold out another site, or leave the column out of `--labels`."
             )
         label = column.replace("_", " ")
-        tasks[column] = Task(
-            column,
-            column,
-            tuple(form.format(label=label) for form in _WORDINGS),
-            {name: name for name in classes},
+        ask = (
+            f"What is the {label}?",
+            f"Which {label} does this scan show?",
+            f"State the {label} of this person.",
         )
+        tasks[column] = Task(column, column, ask, {name: name for name in classes})
     return tasks
+
+
+# Forms: several labels in one text. What the model writes is read field by field, or counts as no answer.
+
+
+@dataclass(frozen=True)
+class Form:
+    """A template of a text that answers several questions at once.
+
+    Parameters
+    ----------
+    name : str
+    ask : tuple of str
+        Wordings of the request; evaluation uses the first one, training all of them.
+    template : str
+        The answer, with each field in braces once: ``"Sex: {sex}. Diagnosis: {diagnosis}."``
+    answers : mapping of str to tuple of str
+        The answers of each field.
+
+    Raises
+    ------
+    ValueError
+        If the template does not hold each field once, two fields touch, or two answers of a field differ by case only.
+    """
+
+    name: str
+    ask: tuple[str, ...]
+    template: str
+    answers: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        try:
+            parts = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise ValueError(
+                f"`answer` of {self.name!r} is not a valid template: {error} in {self.template!r}."
+            ) from error
+        found = [field for _, field, _, _ in parts if field is not None]
+        if sorted(found) != sorted(self.answers) or any(form or kind for _, _, form, kind in parts):
+            raise ValueError(
+                f"`answer` of {self.name!r} is {self.template!r}: expected each field once, in braces and as it is: "
+                f"{', '.join(f'{{{field}}}' for field in self.answers)}."
+            )
+        if any(not literal.strip() for literal, field, _, _ in parts[1:] if field is not None):
+            raise ValueError(
+                f"`answer` of {self.name!r} is {self.template!r}: expected text between two fields, so that it is "
+                "clear where one ends."
+            )
+        for name, answers in self.answers.items():
+            if not name.isidentifier():
+                raise ValueError(
+                    f"Field {name!r} of {self.name!r}: expected letters, digits and _, so that it can stand in the "
+                    "template; the name of its column goes into `column`."
+                )
+            if len({_plain(each) for each in answers}) < len(answers):
+                raise ValueError(
+                    f"Answers of field {name!r} of {self.name!r} differ by case alone: {', '.join(answers)}."
+                )
+
+    def write(self, answers: Mapping[str, str]) -> str:
+        """The text with these answers in its fields."""
+        return self.template.format(**answers)
+
+    def examples(self) -> list[str]:
+        """Texts that hold each answer of each field at least once."""
+        n_texts = max(len(answers) for answers in self.answers.values())
+        return [
+            self.write({field: answers[place % len(answers)] for field, answers in self.answers.items()})
+            for place in range(n_texts)
+        ]
+
+    def n_tokens(self, count: Callable[[str], int]) -> int:
+        """Number of tokens of the longest text of this form, where `count` counts those of a text."""
+        return count(self.write({field: max(answers, key=count) for field, answers in self.answers.items()}))
+
+    def read(self, text: str) -> dict[str, str] | None:
+        """The answers in the fields of a text; None unless the whole text has the form of the template.
+
+        Spaces, line breaks and case do not matter. All else does: a missing field, an unknown answer, or a word before
+        or after.
+        """
+        found = self._pattern.fullmatch(_plain(text))
+        if found is None:
+            return None
+        return {
+            field: next(each for each in self.answers[field] if _plain(each) == found[f"field_{place}"])
+            for place, field in enumerate(self.answers)
+        }
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        places = {name: place for place, name in enumerate(self.answers)}
+        pattern = ""
+        for literal, name, _, _ in Formatter().parse(" ".join(self.template.split())):
+            pattern += re.escape(literal.casefold())
+            if name is not None:
+                choices = "|".join(re.escape(_plain(each)) for each in self.answers[name])
+                pattern += f"(?P<field_{places[name]}>{choices})"
+        return re.compile(pattern)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+# Wordings: many ways to ask for the same thing, from a seeded grammar.
+
+_SCANS = ("scan", "brain scan", "fMRI scan", "recording")
+_WHOSE = (
+    "",
+    " of this person",
+    " of this participant",
+    " of the person in the scan",
+    " of the scanned person",
+)
+_REQUESTS = ("state", "name", "give", "tell me", "report", "determine", "estimate", "predict")
+_QUESTIONS = (
+    "What is the {about}{whose}?",
+    "What {about} does this {scan} show?",
+    "Which {about} does this {scan} show?",
+    "Which {about} do you read from this {scan}?",
+    "Going by this {scan}, what is the {about}{whose}?",
+    "Judging from this {scan}, which {about} fits best?",
+    "Can you tell the {about}{whose} from this {scan}?",
+    "What does this {scan} say about the {about}{whose}?",
+    "{Request} the {about}{whose}.",
+    "{Request} the {about}{whose} from this {scan}.",
+    "Please {request} the {about}{whose}.",
+    "From this {scan}, {request} the {about}.",
+)
+
+
+def wordings_of(about: str, n_wordings: int = MAX_WORDINGS, seed: int = 0) -> tuple[str, ...]:
+    """Different wordings of a question.
+
+    Parameters
+    ----------
+    about : str
+        What is asked for, without an article, such as ``age group``.
+    n_wordings : int
+        At most `MAX_WORDINGS`. Fewer are the first of more.
+    seed : int
+        Of the selection and its order.
+
+    Examples
+    --------
+    >>> wordings_of("diagnosis", 2)
+    ('What does this fMRI scan say about the diagnosis of this person?', 'Please state the diagnosis of this person.')
+    """
+    if not 0 <= n_wordings <= MAX_WORDINGS:
+        raise ValueError(f"{n_wordings} wordings found, expected 0 to {MAX_WORDINGS}.")
+    words = [
+        {"about": about, "whose": whose, "scan": scan, "request": request, "Request": request.capitalize()}
+        for whose, scan, request in product(_WHOSE, _SCANS, _REQUESTS)
+    ]
+    # one form after the other, so that a form with many combinations is not most of what is asked
+    rng = random.Random(f"{seed}/{about}")
+    of_forms = [rng.sample(each, len(each)) for form in _QUESTIONS if (each := _filled(form, words))]
+    rng.shuffle(of_forms)
+    longest = max(map(len, of_forms))
+    mixed = [each[place] for place in range(longest) for each in of_forms if place < len(each)]
+    return tuple(mixed[:n_wordings])
+
+
+def _filled(form: str, words: list[dict[str, str]]) -> list[str]:
+    return list(dict.fromkeys(form.format(**each) for each in words))

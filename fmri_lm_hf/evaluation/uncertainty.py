@@ -1,10 +1,10 @@
-"""How sure a score is: bootstrap over subjects, permutation of labels, and how much sites differ."""
+"""Uncertainty of scores: bootstrap over subjects, permutations of labels, and differences between sites."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -20,32 +20,42 @@ class Interval:
     high: float
 
 
-def between_sites(scores: Sequence[float | None]) -> dict[str, Any] | None:
-    """How a score varies from site to site: what the subjects of a site cannot tell.
+class SiteSpread(TypedDict):
+    """How a score varies between sites; `sd` and `interval` are None with one site."""
+
+    n_sites: int
+    mean: float
+    sd: float | None
+    interval: list[float] | None
+    lowest: float
+    highest: float
+
+
+def between_sites(scores: Sequence[float | None]) -> SiteSpread | None:
+    """How a score varies from site to site, which no resampling of the subjects of one site shows.
 
     Parameters
     ----------
     scores : sequence of float
-        One of each site; None where it is not defined there, which is left out.
+        One for each site; None where it is not defined. Such sites are left out.
 
     Returns
     -------
-    dict or None
-        ``n_sites``, ``mean``, ``sd``, ``lowest``, ``highest``, and ``interval``, the 95 % interval of the mean over
-        sites such as these (Student's t), None with one site. None where no site has the score.
+    SiteSpread or None
+        With the 95 % `interval` of the mean over sites such as these (Student's t). None where no site has the score.
     """
     known = np.array([score for score in scores if score is not None])
     if not len(known):
         return None
-    spread = interval = None
+    deviation = interval = None
     if len(known) > 1:
-        spread = float(known.std(ddof=1))
-        reach = float(student_t.ppf(0.975, len(known) - 1)) * spread / np.sqrt(len(known))
-        interval = [float(known.mean() - reach), float(known.mean() + reach)]
+        deviation = float(known.std(ddof=1))
+        margin = float(student_t.ppf(0.975, len(known) - 1)) * deviation / np.sqrt(len(known))
+        interval = [float(known.mean() - margin), float(known.mean() + margin)]
     return {
         "n_sites": len(known),
         "mean": float(known.mean()),
-        "sd": spread,
+        "sd": deviation,
         "interval": interval,
         "lowest": float(known.min()),
         "highest": float(known.max()),
@@ -59,24 +69,22 @@ def bootstrap_by_subject(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Standard error and interval of a score when other subjects had been drawn.
+    """Bootstrap standard error and percentile interval of a score over subjects.
 
-    Scans of one subject are drawn together: they are not independent, and drawing scans would make every score
-    look surer than it is.
+    Scans of one subject are drawn together. They are not independent: drawing scans would make every interval too
+    narrow.
 
     Parameters
     ----------
     statistic : callable
-        Takes indices of scans (with repetitions), returns the score, or None where it is not defined; such
-        resamples are left out.
+        Takes indices of scans (with repetitions), returns the score, or None where it is not defined. Such resamples
+        are left out.
     subjects : sequence of length n_scans
-        Whose scan each is.
+        The subject of each scan.
     n_resamples : int, default=1000
-        How often to draw.
     level : float, default=0.95
         Coverage of the interval.
     seed : int, default=0
-        Of the draws.
 
     Examples
     --------
@@ -94,7 +102,8 @@ def bootstrap_by_subject(
 
 
 def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95) -> Interval:
-    """Standard error and percentile interval of a score from its values on resamples, NaN where it is not defined."""
+    """Standard error and percentile interval of a score from its values on resamples (NaN where not defined)."""
+    # a resample without one of the classes has no score: it says nothing, and must not count as 0
     defined = values[np.isfinite(values)]
     if len(defined) < 2:
         raise ValueError("The score is not defined on any resample, expected scans of at least two classes.")
@@ -104,19 +113,20 @@ def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95)
 
 
 def weights_by_subject(subjects: Sequence[Any], n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each scan is there when subjects are drawn with replacement: (n_resamples, n_scans), int.
+    """How often each scan occurs when subjects are drawn with replacement: (n_resamples, n_scans), int.
 
     Parameters
     ----------
     subjects : sequence of length n_scans
-        Whose scan each is; scans of one subject are drawn together.
+        The subject of each scan; scans of one subject are drawn together.
     n_resamples : int, default=1000
     seed : int, default=0
-        Same seed and subjects, same draws: scores of several readers on them are paired.
+        The same seed and subjects give the same draws, so that differences between predictors are paired.
     """
     owner, n_subjects = _owners(subjects)
     if n_subjects < 2:
         raise ValueError(f"Scans of {n_subjects} subjects found, expected at least 2 to resample.")
+    # weights in place of indices: a score on all resamples is then one matrix product
     drawn = np.random.default_rng(seed).integers(n_subjects, size=(n_resamples, n_subjects))
     counts = np.stack([np.bincount(each, minlength=n_subjects) for each in drawn])
     return counts[:, owner]
@@ -125,16 +135,17 @@ def weights_by_subject(subjects: Sequence[Any], n_resamples: int = 1000, seed: i
 def permutations_by_subject(
     subjects: Sequence[Any], labels: Sequence[Any], n_permutations: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Other labellings that were as likely if labels had nothing to do with scans: (n_permutations, n_scans), int.
+    """Permutations of labels that are equally likely if labels do not depend on scans: (n_permutations, n_scans), int.
 
     Row `i` says which scan's label each scan gets. Where all scans of a subject have one label, as with a diagnosis,
-    whole subjects exchange their labels; where a label changes within subjects, as with a state, the scans of a subject
-    exchange theirs. Scans that a subject shares out among labels are never taken for independent.
+    whole subjects exchange their labels. Where the label changes within subjects, as with a state, the scans of a
+    subject exchange theirs: the scans of one subject are never treated as independent.
     """
     owner, n_subjects = _owners(subjects)
     names = np.asarray([str(label) for label in labels])
     first = np.array([np.flatnonzero(owner == subject)[0] for subject in range(n_subjects)], dtype=int)
     generator = np.random.default_rng(seed)
+    # permuting scans where a label belongs to the subject would make every p value far too small
     if (names == names[first[owner]]).all():
         orders = np.stack([generator.permutation(n_subjects) for _ in range(n_permutations)])
         return first[orders][:, owner]
@@ -146,6 +157,6 @@ def permutations_by_subject(
 
 
 def _owners(subjects: Sequence[Any]) -> tuple[np.ndarray, int]:
-    """The number of each scan's subject, and how many there are."""
+    """Number of each scan's subject, and how many subjects there are."""
     _, owner = np.unique(np.asarray(subjects), return_inverse=True)
     return owner, int(owner.max()) + 1 if len(owner) else 0

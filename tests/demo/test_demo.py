@@ -15,6 +15,7 @@ from fmri_lm_hf import ScanError
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.demo import run_demo
 from fmri_lm_hf.demo.report import aal2_atlas
+from fmri_lm_hf.demo.run import DemoReport
 from fmri_lm_hf.scans import write_scan_dataset
 
 
@@ -27,20 +28,25 @@ def finished(scans, tmp_path_factory):
 @pytest.mark.slow
 def test_the_demo_writes_scores_with_their_baselines(finished):
     out, results = finished
-    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert set(results["tasks"]) == {"sex", "group"}
-    for name, readers in results["tasks"].items():
-        for reader in ("fmri_lm", "connectivity_logistic", "majority", "without_scan", "other_scan"):
-            assert {"accuracy", "balanced_accuracy", "auc"} <= set(readers[reader])
-        assert readers["majority"]["balanced_accuracy"] == readers["without_scan"]["balanced_accuracy"] == 0.5
-        assert results["asked"][name]["n_test"] == 8
+    assert DemoReport.from_json(out / "results.json") == results
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results.to_dict()))
+    assert set(results.tasks) == {"sex", "group"}
+    for name, predictors in results.tasks.items():
+        for predictor in ("fmri_lm", "connectivity_logistic", "majority", "without_scan", "other_scan"):
+            assert {"accuracy", "balanced_accuracy", "auc"} <= set(predictors[predictor])
+        assert (
+            predictors["majority"]["balanced_accuracy"]
+            == predictors["without_scan"]["balanced_accuracy"]
+            == 0.5
+        )
+        assert results.questions[name]["n_test"] == 8
     assert (
-        results["asked"]["sex"]["n_train"] == 16
+        results.questions["sex"]["n_train"] == 16
     )  # the baselines have the scan that is too short to describe
-    assert results["asked"]["group"]["n_train"] == 15
-    assert [failure["scan_id"] for failure in results["failures"]] == ["sub-A0006_ses-1"]
-    assert results["seconds"] > 0
-    assert results["peak_rss_mb"] > 0
+    assert results.questions["group"]["n_train"] == 15
+    assert [failure["scan_id"] for failure in results.failures] == ["sub-A0006_ses-1"]
+    assert results.seconds > 0
+    assert results.peak_rss_mb > 0
     assert sorted(path.name for path in out.iterdir()) == [
         "corpus",
         "model",

@@ -72,10 +72,12 @@ def test_tasks_without_their_column_are_named():
     assert "Task 'age' of hcp is left out: the scans have no column Age_in_Yrs." in missing
     with pytest.raises(ValueError, match="The scans have none of the columns that tasks of hcp ask about"):
         tasks_of_cohort("hcp", ["sex"])
-    with pytest.raises(ValueError, match="No tasks are declared for 'oasis': there are abcd, abide2"):
+    with pytest.raises(ValueError, match="No tasks are declared for 'oasis': expected one of abcd, abide2"):
         tasks_of_cohort("oasis", ["sex"])
 
 
 def test_an_unknown_file_names_the_cohorts():
-    with pytest.raises(ValueError, match=r"There is no file of tasks oasis: .*the name of a cohort: abcd, "):
+    with pytest.raises(
+        ValueError, match=r"The task file oasis does not exist: .*the name of a cohort: abcd, "
+    ):
         load_tasks("oasis")

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,16 +23,16 @@ from fmri_lm_hf.evaluation.baselines import fit_ridge
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites, split_rows
 from fmri_lm_hf.evaluation.model_answers import Answer
 from fmri_lm_hf.evaluation.predictors import (
-    READERS,
-    Reader,
+    PREDICTORS,
+    Predictor,
     changed_scan,
     other_subjects,
     phase_randomised,
     white_noise,
 )
-from fmri_lm_hf.evaluation.tables import over_models, score_table
+from fmri_lm_hf.evaluation.results import EvaluationConfig, EvaluationReport, compare
 from fmri_lm_hf.evaluation.tasks import Task, load_tasks, tasks_of_columns
-from fmri_lm_hf.evaluation.tripod import TO_BE_SAID, tripod_table
+from fmri_lm_hf.evaluation.tripod import TO_BE_STATED, reporting_checklist
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import SplitManifest, make_splits
@@ -99,17 +100,17 @@ def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(judged, checkp
             answers = classify(scan, candidate_labels=["male", "female"], question=QUESTION)
             truth.append(scan["sex"])
             male.append({answer["label"]: answer["score"] for answer in answers}["male"])
-    ours = judged["tasks"]["sex"]["fmri_lm"]
+    ours = judged.tasks["sex"]["fmri_lm"]
     assert np.std(male) / np.mean(male) > 0.2  # the scans are told apart, so that a mix-up would show
     assert ours["auc"] == pytest.approx(roc_auc_score(truth, male))
     predicted = ["male" if score > 0.5 else "female" for score in male]
     assert ours["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     subjects = [scan["subject_id"] for scan in scans if scan["site"] == "B" and scan["sex"] is not None]
     of_others = [male[i] for i in other_subjects(subjects, 0)]
-    assert judged["tasks"]["sex"]["other_scan"]["auc"] == pytest.approx(roc_auc_score(truth, of_others))
+    assert judged.tasks["sex"]["other_scan"]["auc"] == pytest.approx(roc_auc_score(truth, of_others))
     low, high = ours["balanced_accuracy_interval"]
     assert low <= ours["balanced_accuracy"] <= high
-    assert judged["asked"]["sex"] == {
+    assert judged.questions["sex"] == {
         "question": QUESTION, "classes": ["female", "male"], "kind": "classification",
         "scored_by": "balanced_accuracy", "n_train": 23, "n_test": len(truth),
     }  # fmt: skip
@@ -125,10 +126,10 @@ def test_baselines_are_fitted_to_training_scans_and_asked_about_test_scans(judge
         [scan["subject_id"] for scan in train],
     )
     expected = by_hand.score([scan["sex"] for scan in test])
-    assert judged["tasks"]["sex"]["connectivity_logistic"].items() >= expected.items()
-    assert judged["tasks"]["sex"]["connectivity_logistic"]["balanced_accuracy"] > 0.85
-    assert judged["tasks"]["sex"]["majority"]["balanced_accuracy"] == 0.5
-    assert judged["tasks"]["sex"]["without_scan"]["auc"] == 0.5
+    assert judged.tasks["sex"]["connectivity_logistic"].items() >= expected.items()
+    assert judged.tasks["sex"]["connectivity_logistic"]["balanced_accuracy"] > 0.85
+    assert judged.tasks["sex"]["majority"]["balanced_accuracy"] == 0.5
+    assert judged.tasks["sex"]["without_scan"]["auc"] == 0.5
 
 
 def test_another_scan_is_one_of_another_subject():
@@ -153,7 +154,7 @@ def test_noise_in_test_scans_changes_no_baseline_fit_and_their_labels_nothing(
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     again = evaluate(model, AutoProcessor.from_pretrained(checkpoint), flipped, {"sex": task}, splits)
     for reader in ("fmri_lm", "connectivity_logistic"):
-        before, after = (result["tasks"]["sex"][reader]["auc"] for result in (judged, again))
+        before, after = (result.tasks["sex"][reader]["auc"] for result in (judged, again))
         assert after == pytest.approx(1 - before)
 
 
@@ -218,9 +219,9 @@ def _file(path, text):
         ),
         (
             lambda s, p: load_tasks(_file(p / "tasks.yaml", "a:\n  ask: [What?]\n")),
-            r"tasks.yaml is no YAML: .* need quotes: \[\"What",
+            r"tasks.yaml is not valid YAML: .* need quotes: \[\"What",
         ),
-        (lambda s, p: load_tasks(p / "none.yaml"), "There is no file of tasks"),
+        (lambda s, p: load_tasks(p / "none.yaml"), "The task file .* does not exist"),
         (lambda s, p: load_tasks({}), "Tasks are a mapping from a name"),
         (lambda s, p: load_tasks({"a": {"ask": []}}), "expected `ask` .* and either `answers`"),
         (lambda s, p: tasks_of_columns(s, ["iq"], [0], [1]), "no column 'iq': found scan_id, .*--labels"),
@@ -247,17 +248,13 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
         AutoProcessor.from_pretrained(checkpoint),
     )
     broken, _ = load_scan_dataset(write_scan_dataset(rows, tmp_path / "scans", atlas))
-    found = evaluate(model, processor, broken, {"sex": task}, splits, readers=["majority"])
-    assert [failure["scan_id"] for failure in found["failures"]] == [rows[bad]["scan_id"]]
+    found = evaluate(model, processor, broken, {"sex": task}, splits, EvaluationConfig(["majority"]))
+    assert [failure["scan_id"] for failure in found.failures] == [rows[bad]["scan_id"]]
     for i in others:
         rows[i] |= {"bold": rows[i]["bold"][:2], "sample_mask": None}
     broken, _ = load_scan_dataset(write_scan_dataset(rows, tmp_path / "all", atlas))
     with pytest.raises(ScanError, match="None of 16 test scans can be used: The scan is too short"):
         evaluate(model, processor, broken, {"sex": task}, splits)
-    with pytest.raises(
-        ValueError, match="Unknown readers guess; expected some of fmri_lm, connectivity_logistic"
-    ):
-        evaluate(model, processor, broken, {"sex": task}, splits, readers=["guess"])
 
 
 def test_several_models_are_judged_and_what_varies_between_them_is_said(checkpoint, folder, tmp_path, capsys):
@@ -268,7 +265,7 @@ def test_several_models_are_judged_and_what_varies_between_them_is_said(checkpoi
         model.get_input_embeddings().weight.mul_(torch.linspace(0.2, 3, model.config.text_config.hidden_size))
     model.save_pretrained(other)
     shutil.copytree(checkpoint, tmp_path / "model")
-    words = ["--scans", str(folder), "--labels", "sex", "--holdout-site", "B", "--readers", "majority"]
+    words = ["--scans", str(folder), "--labels", "sex", "--holdout-site", "B", "--predictors", "majority"]
     out = tmp_path / "out"
     both = ["evaluate", str(tmp_path / "model"), str(other)]
     assert main([*both, *words, "--no-confounding", "--out", str(out)]) == 0
@@ -284,11 +281,11 @@ def test_several_models_are_judged_and_what_varies_between_them_is_said(checkpoi
     assert ours["sd"] == pytest.approx(abs(aucs[0] - aucs[1]) / 2**0.5)
     assert found["tasks"]["sex"]["majority"]["balanced_accuracy"]["sd"] == 0
     assert "above all controls: 0 of 2 models" in capsys.readouterr().out
-    results = json.loads((out / "model-1" / "results.json").read_text())
-    with pytest.raises(ValueError, match="judged on different scans"):
-        over_models({"a": results, "b": {**results, "scans_sha256": "0"}})
+    report = EvaluationReport.from_json(out / "model-1" / "results.json")
+    with pytest.raises(ValueError, match="evaluated on different scans"):
+        compare({"a": report, "b": replace(report, scans_sha256="0")})
     with pytest.raises(ValueError, match="asked different tasks"):
-        over_models({"a": results, "b": {**results, "tasks": {"age": {}}}})
+        compare({"a": report, "b": replace(report, tasks={"age": {}})})
 
 
 def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, folder, tmp_path, capsys):
@@ -298,15 +295,17 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     not_there = ("confounds", "connectivity_regressed", "hypothesis", "hypothesis_direct")
-    assert list(results["tasks"]["sex"]) == [name for name in READERS if name not in not_there]
+    assert list(results["tasks"]["sex"]) == [name for name in PREDICTORS if name not in not_there]
     assert "none of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
+    report = EvaluationReport.from_json(tmp_path / "out" / "results.json")
+    assert report.to_dict() == results
     checklist = (tmp_path / "out" / "tripod.md").read_text()
-    assert checklist == tripod_table(results)
-    asked = results["asked"]["sex"]
-    sizes = f"sex: {asked['n_test']} judged scans, {asked['n_train']} that linear readers were fitted to"
+    assert checklist == reporting_checklist(report)
+    asked = results["questions"]["sex"]
+    sizes = f"sex: {asked['n_test']} test scans, {asked['n_train']} training scans of the linear baselines"
     assert f"| 10 | sample size | {sizes} |" in checklist
-    assert f"| 19 | patient and public involvement | {TO_BE_SAID} |" in checklist
+    assert f"| 19 | patient and public involvement | {TO_BE_STATED} |" in checklist
     score = results["tasks"]["sex"]["fmri_lm"]["balanced_accuracy"]
     assert f"sex: balanced accuracy {score:.3f} (" in checklist
     assert "What is the sex?" in checklist
@@ -314,8 +313,8 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     unknown = json.loads(json.dumps(results))
     unknown["tasks"]["sex"]["fmri_lm"] |= {"balanced_accuracy": None, "balanced_accuracy_interval": None}
     unknown["truth"] = {"mirage": {"absent_described": None}}
-    assert "sex: balanced accuracy - (-)" in tripod_table(unknown)
-    simulated = tripod_table({**results, "simulated": True, "holdout_site": "B|C"})
+    assert "sex: balanced accuracy - (-)" in reporting_checklist(EvaluationReport.from_json(unknown))
+    simulated = reporting_checklist(replace(report, simulated=True, holdout_site="B|C"))
     assert "simulated scans: the results mean nothing clinically" in simulated
     assert "unseen site B\\|C" in simulated
     printed = capsys.readouterr().out
@@ -327,22 +326,24 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     card = model_card(ModelFacts("fmri_lm", results=results), "org/model")
     assert "**sex: not shown to be above its controls** (majority, without_scan" in card
     above = results | {"verdict": {"sex": verdict | {"beats_controls": True}}}
-    assert "not shown to be above" not in model_card(
-        ModelFacts("fmri_lm", results=above), "org/model"
-    ) + score_table(above)
+    assert (
+        "not shown to be above"
+        not in model_card(ModelFacts("fmri_lm", results=above), "org/model")
+        + EvaluationReport.from_json(above).summary()
+    )
     with (tmp_path / "out" / "results.csv").open() as file:
-        rows = {row["reader"]: row for row in csv.DictReader(file)}
+        rows = {row["predictor"]: row for row in csv.DictReader(file)}
     assert list(rows) == list(results["tasks"]["sex"])
     for name, row in rows.items():
         scores = results["tasks"]["sex"][name]
         assert float(row["balanced_accuracy"]) == scores["balanced_accuracy"]
         assert [float(row["auc_low"]), float(row["auc_high"])] == scores["auc_interval"]
     assert float(rows["noise"]["difference_p"]) == verdict["differences"]["noise"]["p"]
-    report = (tmp_path / "out" / "report.html").read_text()
-    assert "fMRI-LM shown noise" in report
-    assert "not shown to be above" in report
-    assert report.count("data:image/png;base64,") == 2
-    assert 'src="http' not in report
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "fMRI-LM shown noise" in page
+    assert "not shown to be above" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert 'src="http' not in page
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +376,7 @@ def test_a_control_is_the_pipeline_on_the_changed_scan(judged, checkpoint, scans
             answers = classify(shown, candidate_labels=["male", "female"], question=QUESTION)
             truth.append(scan["sex"])
             male.append({answer["label"]: answer["score"] for answer in answers}["male"])
-    assert judged["tasks"]["sex"][reader]["auc"] == pytest.approx(roc_auc_score(truth, male))
+    assert judged.tasks["sex"][reader]["auc"] == pytest.approx(roc_auc_score(truth, male))
 
 
 def test_each_scan_is_read_once_for_all_questions(loaded, scans, splits, task, monkeypatch):
@@ -389,13 +390,14 @@ def test_each_scan_is_read_once_for_all_questions(loaded, scans, splits, task, m
 
     monkeypatch.setattr(type(processor.feature_extractor), "__call__", counted)
     other = Task.from_dict("other", task.to_dict() | {"ask": ["male ?"]})
-    beside = ["other_scan", "without_scan", "noise"]
-    both = evaluate(model, processor, scans, {"sex": task, "other": other}, splits, beside, n_resamples=9)
+    config = EvaluationConfig(["other_scan", "without_scan", "noise"], n_resamples=9)
+    both = evaluate(model, processor, scans, {"sex": task, "other": other}, splits, config)
     assert sorted(Counter(read).values()) == [2] * 16  # once as it is, once as noise
-    alone = evaluate(model, processor, scans, {"other": other}, splits, ["other_scan"], n_resamples=9)
+    config = EvaluationConfig(["other_scan"], n_resamples=9)
+    alone = evaluate(model, processor, scans, {"other": other}, splits, config)
     for reader in ("fmri_lm", "other_scan"):
-        assert both["tasks"]["other"][reader]["auc"] == alone["tasks"]["other"][reader]["auc"]
-        assert both["tasks"]["other"][reader]["auc"] != both["tasks"]["sex"][reader]["auc"]
+        assert both.tasks["other"][reader]["auc"] == alone.tasks["other"][reader]["auc"]
+        assert both.tasks["other"][reader]["auc"] != both.tasks["sex"][reader]["auc"]
 
 
 def test_a_reader_is_one_function(loaded, scans, splits, task, monkeypatch):
@@ -403,11 +405,11 @@ def test_a_reader_is_one_function(loaded, scans, splits, task, monkeypatch):
         right = np.array(question.labels(question.test))[:, None] == np.array(question.classes)
         return Answer(right.astype(float))
 
-    monkeypatch.setitem(READERS, "knows", Reader("knows", "one who knows", "baseline", knows))
-    results = evaluate(*loaded, scans, {"sex": task}, splits, ["knows"])
-    assert results["tasks"]["sex"]["knows"]["auc"] == 1.0
-    assert results["verdict"]["sex"]["beats_baselines"] is False
-    assert "one who knows" in score_table(results)
+    monkeypatch.setitem(PREDICTORS, "knows", Predictor("knows", "one who knows", "baseline", knows))
+    results = evaluate(*loaded, scans, {"sex": task}, splits, EvaluationConfig(["knows"]))
+    assert results.tasks["sex"]["knows"]["auc"] == 1.0
+    assert results.verdict["sex"]["beats_baselines"] is False
+    assert "one who knows" in results.summary()
 
 
 def test_confounds_are_no_neighbours_of_the_label(loaded, with_phenotypes, splits):
@@ -419,7 +421,7 @@ def test_confounds_are_no_neighbours_of_the_label(loaded, with_phenotypes, split
         "sex": Task.from_dict("sex", declared),
         "alone": Task.from_dict("alone", declared | {"forbidden": ["age"]}),
     }
-    found = evaluate(*loaded, scans, tasks, splits, ["confounds"], n_resamples=20)["tasks"]
+    found = evaluate(*loaded, scans, tasks, splits, EvaluationConfig(["confounds"], n_resamples=20)).tasks
     assert found["sex"]["confounds"]["auc"] > 0.95  # the age gives it away
     assert found["alone"]["confounds"]["auc"] < 0.8  # a site does not
 
@@ -432,11 +434,13 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
         "age",
         {"ask": [QUESTION], "below": {42: "female", 58: "male", float("inf"): "sex"}, "regression": True},
     )
-    results = evaluate(*loaded, scans, {"age": age}, splits, ["connectivity_logistic", "majority"])
+    results = evaluate(
+        *loaded, scans, {"age": age}, splits, EvaluationConfig(["connectivity_logistic", "majority"])
+    )
     rows = split_rows(scans, splits)
     ages = np.array(scans["age"])
     train, test = ages[rows["train"]], ages[rows["test"]]
-    found = results["tasks"]["age"]
+    found = results.tasks["age"]
     assert found["majority"]["mean_absolute_error"] == pytest.approx(np.abs(test - train.mean()).mean())
     bold = list(scans["bold"])
     features = {name: connectivity_features([np.array(bold[i]) for i in rows[name]]) for name in rows}
@@ -453,32 +457,33 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
         scores = {each["label"]: each["score"] for each in given}
         expected.append(np.dot([scores[name] for name in age.classes], bins))
     assert found["fmri_lm"]["mean_absolute_error"] == pytest.approx(np.abs(test - expected).mean(), abs=1e-4)
-    assert results["asked"]["age"]["scored_by"] == results["verdict"]["age"]["score"] == "mean_absolute_error"
-    assert "R2" in score_table(results)
+    assert results.questions["age"]["scored_by"] == results.verdict["age"]["score"] == "mean_absolute_error"
+    assert "R2" in results.summary()
 
 
 def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes, task):
     scans = with_phenotypes
-    found = evaluate_sites(*loaded, scans, {"sex": task}, ["connectivity_logistic"], n_resamples=50)
-    about = found["leave_one_site_out"]
+    config = EvaluationConfig(["connectivity_logistic"], n_resamples=50)
+    found = evaluate_sites(*loaded, scans, {"sex": task}, config)
+    about = found.leave_one_site_out
     assert about == {"sites": ["A", "B", "C"], "not_judged": {}, "model_retrained": False}
-    assert found["asked"]["sex"]["n_test"] == len(scans)
+    assert found.questions["sex"]["n_test"] == len(scans)
     columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
     for site in "AB":
         splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site])
-        alone = evaluate(*loaded, scans, {"sex": task}, splits, ["connectivity_logistic"], n_resamples=50)
-        assert found["sites"][site] == alone["tasks"]
-    assert "The model was not trained again" in score_table(found)
-    of_sites = [found["sites"][site]["sex"]["fmri_lm"]["balanced_accuracy"] for site in "ABC"]
+        alone = evaluate(*loaded, scans, {"sex": task}, splits, config)
+        assert found.sites[site] == alone.tasks
+    assert "The model was not trained again" in found.summary()
+    of_sites = [found.sites[site]["sex"]["fmri_lm"]["balanced_accuracy"] for site in "ABC"]
     ours = [score for score in of_sites if score is not None]  # site C has one class, and no such score
     assert len(ours) == 2
-    between = found["between_sites"]["sex"]["fmri_lm"]
+    between = found.between_sites["sex"]["fmri_lm"]
     assert between["mean"] == pytest.approx(np.mean(ours))
     assert (between["lowest"], between["highest"], between["n_sites"]) == (min(ours), max(ours), 2)
     by_scipy = stats.t.interval(0.95, 1, np.mean(ours), stats.sem(ours))
     assert between["interval"] == pytest.approx(list(by_scipy))
-    assert f"sex, over 2 sites: balanced accuracy {np.mean(ours):.3f}" in score_table(found)
-    pooled = found["tasks"]["sex"]["connectivity_logistic"]
+    assert f"sex, over 2 sites: balanced accuracy {np.mean(ours):.3f}" in found.summary()
+    pooled = found.tasks["sex"]["connectivity_logistic"]
     assert pooled["balanced_accuracy"] > 0.8
     one_site = scans.filter(lambda site: site == "B", input_columns="site")
     with pytest.raises(
@@ -489,10 +494,10 @@ def test_every_site_is_judged_by_baselines_of_the_others(loaded, with_phenotypes
 
 def test_a_site_that_cannot_be_judged_is_named(loaded, with_phenotypes, task):
     unlabelled = with_phenotypes.map(lambda row: {"sex": None} if row["site"] == "C" else {})
-    found = evaluate_sites(*loaded, unlabelled, {"sex": task}, ["majority"], n_resamples=50)
-    assert found["leave_one_site_out"]["sites"] == ["A", "B"]
-    assert "0 test scans that have one of them" in found["leave_one_site_out"]["not_judged"]["C"]
-    assert "Site C was not judged" in score_table(found)
+    found = evaluate_sites(*loaded, unlabelled, {"sex": task}, EvaluationConfig(["majority"], n_resamples=50))
+    assert found.leave_one_site_out["sites"] == ["A", "B"]
+    assert "0 test scans that have one of them" in found.leave_one_site_out["not_judged"]["C"]
+    assert "Site C was not evaluated" in found.summary()
     nothing = with_phenotypes.map(lambda row: {"sex": row["sex"] if row["site"] == "B" else None})
-    with pytest.raises(ValueError, match=r"No site can be judged\. Task 'sex'"):
-        evaluate_sites(*loaded, nothing, {"sex": task}, ["majority"])
+    with pytest.raises(ValueError, match=r"No site can be evaluated\. Task 'sex'"):
+        evaluate_sites(*loaded, nothing, {"sex": task}, EvaluationConfig(["majority"]))

@@ -1,9 +1,10 @@
-"""Few-shot: who is drawn, what the adapter and the prompt see, and what cannot be had."""
+"""Few-shot: who is drawn, what the adapter and the prompt see, and what cannot be computed."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from copy import copy
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import fmri_lm_hf
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import few_shot as few
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.model_answers import Answer, ReadScans, Study
+from fmri_lm_hf.evaluation.model_answers import Answer, EncodedScans, Evaluation
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.evaluation.truth import scan_pairs
 from fmri_lm_hf.models.answers import encode_question
@@ -29,7 +30,7 @@ ROWS = {"train": list(range(24)), "test": list(range(24, 32))}
 
 @pytest.fixture(scope="module")
 def rows():
-    """Twelve training people with two scans each, of whom one changes class; eight to be judged."""
+    """Twelve training people with two scans each, of whom one changes class; eight to be evaluated."""
     draw = np.random.default_rng(0)
     found = []
     for i in range(32):
@@ -60,18 +61,18 @@ def study(checkpoint, folder, rows):
     assert scans["scan_id"] == [row["scan_id"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
-    return Study(model, processor, scans, {"sex": TASK}, ROWS["test"])
+    return Evaluation(model, processor, scans, {"sex": TASK}, ROWS["test"])
 
 
 def taught(study, k, draw=0):
-    question = study.question("sex", ROWS)
+    question = study.split("sex", ROWS)
     shots = few.draw_shots(question, k, draw)
-    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
     return dataclasses.replace(question, pool=shots, train=shots), read
 
 
-def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_judged(study):
-    question = study.question("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
+def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_evaluated(study):
+    question = study.split("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
     drawn = [few.draw_shots(question, 4, draw) for draw in range(20)]
     for shots in drawn:
         assert [study.labels["sex"][row] for row in shots] == ["female"] * 4 + ["male"] * 4
@@ -89,15 +90,25 @@ def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_judged(s
         few.draw_shots(question, 6, 0)
 
 
+def test_the_seed_of_the_study_decides_who_is_drawn(study):
+    def drawn(seed):
+        seeded = copy(study)
+        seeded.seed = seed
+        return tuple(few.draw_shots(seeded.split("sex", ROWS), 2, draw) for draw in range(3))
+
+    assert drawn(0) == drawn(0)
+    assert len({drawn(seed) for seed in range(5)}) == 5
+
+
 def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pairs(monkeypatch):
     cohort = simulate_cohort(sites=[Site("A", 16), Site("B", 12, gain=1.8)], seed=5)
     rows = {"train": list(range(16)), "test": list(range(16, 28))}
-    study = Study(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
-    question = study.question("sex", rows)
+    study = Evaluation(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
+    question = study.split("sex", rows)
     shots = few.draw_shots(question, 4, 0)
-    read = ReadScans.read(study.model, study.processor, study.scans, shots)
+    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
     monkeypatch.setattr(few, "_answers", lambda question, read: np.full((len(question.train), 2), 0.5))
-    monkeypatch.setattr(study, "says", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
     found = few.adapter(dataclasses.replace(question, pool=shots, train=shots), read).probabilities
     scans = cohort.dataset.with_format("numpy")
     inputs = dict(study.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
@@ -120,7 +131,7 @@ def test_the_adapter_follows_answers_that_are_sure_and_right(study, monkeypatch)
 
     unsure = few.adapter(question, read).probabilities
     monkeypatch.setattr(few, "_answers", lambda question, read: sure(question.train))
-    monkeypatch.setattr(study, "says", lambda question: Answer(sure(question.test)))
+    monkeypatch.setattr(study, "answer", lambda question: Answer(sure(question.test)))
     found = few.adapter(question, read).probabilities
     truth = np.array(question.labels(question.test)) == question.classes[1]
     assert ((found[:, 1] > 0.5) == truth).all()
@@ -163,13 +174,13 @@ def test_in_context_is_the_whole_conversation_read_at_once(study):
     assert not np.allclose(few.in_context(swapped, read).probabilities, found)  # which labels, matters
 
 
-def test_scores_of_all_readers_by_number_of_scans(study, rows, checkpoint, tmp_path):
+def test_scores_of_all_predictors_by_number_of_scans(study, rows, checkpoint, tmp_path):
     found = few.few_shot(study, ROWS, (0, 1, 5, 6), n_draws=2)["sex"]
     assert list(found) == ["0", "1", "5", "6"]
     assert list(found["0"]) == ["fmri_lm"]
-    assert set(found["1"]) == set(few.SHOT_READERS)
-    for reader in ("adapter", "in_context", "connectivity_logistic", "network_logistic"):
-        scores = found["1"][reader]
+    assert set(found["1"]) == set(few.FEW_SHOT_PREDICTORS)
+    for predictor in ("adapter", "in_context", "connectivity_logistic", "network_logistic"):
+        scores = found["1"][predictor]
         assert scores["balanced_accuracy"] == pytest.approx(np.mean(scores["draws"]))
         assert len(scores["draws"]) == 2
     assert "make prompts of" in found["5"]["in_context"]["left_out"]  # ten scans of twelve tokens, 128 places
@@ -178,19 +189,19 @@ def test_scores_of_all_readers_by_number_of_scans(study, rows, checkpoint, tmp_p
 
 
 def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, tmp_path, monkeypatch):
-    drawn = few.draw_shots(study.question("sex", ROWS), 1, 0)
+    drawn = few.draw_shots(study.split("sex", ROWS), 1, 0)
     broken = [dict(row) for row in rows]
     broken[drawn[0]]["bold"] = broken[drawn[0]]["bold"][:2]
     scans, _ = load_scan_dataset(write_scan_dataset(broken, tmp_path / "scans", tiny.atlas()))
-    other = Study(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
+    other = Evaluation(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
     seen = []
 
     def recording(question, read):
         seen.append(question.train)
         return few.adapter(question, read)
 
-    monkeypatch.setitem(few.SHOT_READERS, "adapter", few.ShotReader("", recording))
-    scores = few.few_shot(other, ROWS, (1,), n_draws=1, readers=["adapter"])["sex"]["1"]["adapter"]
+    monkeypatch.setitem(few.FEW_SHOT_PREDICTORS, "adapter", few.FewShotPredictor("", recording))
+    scores = few.few_shot(other, ROWS, (1,), n_draws=1, predictors=["adapter"])["sex"]["1"]["adapter"]
     assert seen[0][0] != drawn[0]
     assert seen[0][1] == drawn[1]
     assert [other.labels["sex"][row] for row in seen[0]] == ["female", "male"]
@@ -200,8 +211,11 @@ def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"readers": ["guess"]}, "Unknown readers guess; expected some of adapter, in_context"),
-        ({"shots": (2, -1)}, "-1 labelled scans a class found, expected 0 or more"),
+        (
+            {"predictors": ["guess"]},
+            "Unknown few-shot predictors guess; expected some of adapter, in_context",
+        ),
+        ({"shots": (2, -1)}, "-1 labelled scans of each class found, expected 0 or more"),
     ],
 )
 def test_what_makes_no_sense_is_refused(study, options, message):
@@ -221,7 +235,7 @@ def test_the_command_writes_curves_and_what_moved_the_answers(checkpoint, folder
     assert set(moved["randomisation_test"]) == {"repeated", "randomised"}
     report = (tmp_path / "report.html").read_text()
     assert "Few labelled scans" in report
-    assert few.SHOT_READERS["adapter"].title in report
+    assert few.FEW_SHOT_PREDICTORS["adapter"].title in report
     assert "What moved the answers" in report
     assert 'src="http' not in report
 

@@ -17,6 +17,7 @@ from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import model_answers as module
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites
 from fmri_lm_hf.evaluation.predictors import other_subjects
+from fmri_lm_hf.evaluation.results import EvaluationConfig
 from fmri_lm_hf.evaluation.tasks import Form, load_tasks
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.scans.splits import make_splits
@@ -74,13 +75,13 @@ def test_answers_that_begin_alike_are_told_apart():
     [
         ({"answer": "Sex: {sex}."}, "expected each field once, in braces and as it is: {sex}, {group}"),
         ({"answer": "{sex} {group} {sex}"}, "expected each field once"),
-        ({"answer": "{sex} {group}"}, "expected words or signs between two fields"),
+        ({"answer": "{sex} {group}"}, "expected text between two fields"),
         ({"answer": "{sex:>10}, {group}"}, "expected each field once"),
-        ({"answer": "{sex, {group}"}, "is no template"),
+        ({"answer": "{sex, {group}"}, "is not a valid template"),
         ({"fields": {"a b": FIELDS["sex"]}, "answer": None}, "the name of its column goes into `column`"),
         (
             {"fields": {"sex": {"answers": {"F": "A", "M": "a"}}}, "answer": None},
-            "differ by capitals alone: A, a",
+            "differ by case alone: A, a",
         ),
         ({"fields": {"sex": {"ask": ["?"], **FIELDS["sex"]}}}, "Field 'sex' of the form 'person' has ask"),
         ({"fields": ["sex"]}, "The form 'person' has ask, fields, answer: expected `ask`"),
@@ -161,27 +162,27 @@ def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(loaded, folde
     model, processor = loaded
     splits = make_splits(scans.remove_columns("bold").to_list(), (1, 0, 0), holdout_sites=["B"])
     tasks = load_tasks(DECLARED | {"sex": {"ask": ["sex ?"], **FIELDS["sex"]}})
-    found = evaluate(model, processor, scans, tasks, splits, n_wordings=2, n_robustness=5)
+    found = evaluate(model, processor, scans, tasks, splits, EvaluationConfig(n_wordings=2, n_robustness=5))
     judged = [scan for scan in scans if scan["site"] == "B"]
     truth = [{"F": "female", "M": "male"}[scan["sex"]] for scan in judged]
     said = [["female", "male", "female", None][i % 4] for i in range(len(judged))]
 
-    ours = found["tasks"]["person.sex"]["fmri_lm"]
+    ours = found.tasks["person.sex"]["fmri_lm"]
     assert ours["no_answer"] == 0.25
     assert ours["balanced_accuracy"] == pytest.approx(by_hand(truth, said))
     low, high = ours["interval"]
     assert low < ours["balanced_accuracy"] < high
     assert ours["p"] < 0.05
     others = [said[i] for i in other_subjects([scan["subject_id"] for scan in judged], 0)]
-    assert found["tasks"]["person.sex"]["other_scan"]["balanced_accuracy"] == pytest.approx(
+    assert found.tasks["person.sex"]["other_scan"]["balanced_accuracy"] == pytest.approx(
         by_hand(truth, others)
     )
-    assert found["tasks"]["person.sex"]["without_scan"]["balanced_accuracy"] == 0.5  # the first text for all
-    assert found["confusion"]["person.sex"] == [
+    assert found.tasks["person.sex"]["without_scan"]["balanced_accuracy"] == 0.5  # the first text for all
+    assert found.confusion["person.sex"] == [
         [sum(t == row and s == column for t, s in zip(truth, said)) for column in ("female", "male", None)]
         for row in ("female", "male")
     ]
-    order = found["tasks"]["person.group"]["fmri_lm"]
+    order = found.tasks["person.group"]["fmri_lm"]
     levels = {20.0: 0, 50.0: 1, 70.0: 2}
     errors = [
         2 if s is None else abs(levels[scan["age"]] - [0, 0, 2][i % 4])
@@ -191,11 +192,11 @@ def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(loaded, folde
     near = [s is not None and error <= 1 for s, error in zip(said, errors)]
     assert order["within_one"] == pytest.approx(np.mean(near))
     # what has no probability is not calibrated, and what cannot be asked for by itself is not asked for
-    assert "fmri_lm" not in found["calibration"]["person.sex"]
-    assert "fmri_lm" in found["calibration"]["sex"]
-    assert "connectivity_logistic" in found["tasks"]["person.sex"]
-    assert set(found["robustness"]["as_they_are"]) == {"sex"}
-    assert "no_answer" not in found["tasks"]["sex"]["fmri_lm"]
+    assert "fmri_lm" not in found.calibration["person.sex"]
+    assert "fmri_lm" in found.calibration["sex"]
+    assert "connectivity_logistic" in found.tasks["person.sex"]
+    assert set(found.robustness["as_they_are"]) == {"sex"}
+    assert "no_answer" not in found.tasks["sex"]["fmri_lm"]
 
 
 def test_forms_alone_are_judged_without_what_is_about_choices(loaded, folder, written):
@@ -203,20 +204,21 @@ def test_forms_alone_are_judged_without_what_is_about_choices(loaded, folder, wr
     model, processor = loaded
     splits = make_splits(scans.remove_columns("bold").to_list(), (1, 0, 0), holdout_sites=["B"])
     found = evaluate(
-        model, processor, scans, load_tasks(DECLARED), splits, ["majority"],
-        shots=[0, 2], n_occluded=2, n_wordings=2, n_robustness=2, confounding=False,
+        model, processor, scans, load_tasks(DECLARED), splits, EvaluationConfig(
+            ["majority"], shots=[0, 2], n_occluded=2, n_wordings=2, n_robustness=2, confounding=False
+        ),
     )  # fmt: skip
-    assert set(found["tasks"]) == {"person.sex", "person.group"}
-    assert found["wordings"] == {}
-    assert not {"few_shot", "robustness", "occlusion"} & set(found)
+    assert set(found.tasks) == {"person.sex", "person.group"}
+    assert found.wordings == {}
+    assert found.few_shot is found.robustness is found.occlusion is None
 
 
 def test_sites_are_joined_with_what_was_no_answer(loaded, folder, written):
     scans, _ = load_scan_dataset(folder)
     model, processor = loaded
-    found = evaluate_sites(model, processor, scans, load_tasks(DECLARED), ["majority"])
+    found = evaluate_sites(model, processor, scans, load_tasks(DECLARED), EvaluationConfig(["majority"]))
     # rows of both sites come in one reading, in the order of the dataset
-    assert found["tasks"]["person.sex"]["fmri_lm"]["no_answer"] == 0.25
+    assert found.tasks["person.sex"]["fmri_lm"]["no_answer"] == 0.25
     truth = {
         site: [("female", "male")[s == "M"] for s, of in zip(scans["sex"], scans["site"]) if of == site]
         for site in "AB"
@@ -225,7 +227,7 @@ def test_sites_are_joined_with_what_was_no_answer(loaded, folder, written):
     both = by_hand(
         truth["A"] + truth["B"], [s for site in "AB" for s, of in zip(said, scans["site"]) if of == site]
     )
-    assert found["tasks"]["person.sex"]["fmri_lm"]["balanced_accuracy"] == pytest.approx(both)
+    assert found.tasks["person.sex"]["fmri_lm"]["balanced_accuracy"] == pytest.approx(both)
 
 
 def by_hand(truth, said):
@@ -249,7 +251,7 @@ def test_a_model_that_cannot_write_has_no_score_and_a_report(checkpoint, folder,
     assert "no answer in 100.0%" in (tmp_path / "out" / "tripod.md").read_text()
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert {
-        row["no_answer"] for row in rows if (row["task"], row["reader"]) == ("person.sex", "fmri_lm")
+        row["no_answer"] for row in rows if (row["task"], row["predictor"]) == ("person.sex", "fmri_lm")
     } == {"1.0"}
     assert "person.sex" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000

@@ -10,7 +10,7 @@ import pytest
 from hub import tiny
 
 from fmri_lm_hf.cli import main
-from fmri_lm_hf.evaluation.history import LEDGER_FILE, Ledger
+from fmri_lm_hf.evaluation.history import HISTORY_FILE, History
 from fmri_lm_hf.files import write_json
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.scans.likeness import ScanRecord, content_sketch
@@ -53,7 +53,7 @@ def study(tmp_path, checkpoint):
         words = ["evaluate", str(model), "--scans", str(folder), "--labels", "sex"]
         words += ["--splits", str(folder / "splits.json"), "--out", str(tmp_path / "out")]
         words += [] if confounding else ["--no-confounding"]
-        assert main([*words, "--readers", "majority", *options]) == 0
+        assert main([*words, "--predictors", "majority", *options]) == 0
         return json.loads((tmp_path / "out" / "results.json").read_text())
 
     judge.folder = tmp_path
@@ -69,24 +69,24 @@ def refused(judge, capsys, *given, **named) -> str:
 
 def test_a_test_split_is_counted_and_a_validation_split_is_not(study, capsys):
     first = study()
-    assert (first["split"], first["judged_before"], first["leaks"]) == ("test", 0, [])
-    assert "This test split had not been judged before." in capsys.readouterr().out
-    assert study(None, "--split", "validation")["asked"]["sex"]["n_test"] == 0.2 * N
+    assert (first["split"], first["history"]["n_earlier"], first["leaks"]) == ("test", 0, [])
+    assert "This test split had not been evaluated before." in capsys.readouterr().out
+    assert study(None, "--split", "validation")["questions"]["sex"]["n_test"] == 0.2 * N
     second = study()
-    assert second["judged_before"] == 1
+    assert second["history"]["n_earlier"] == 1
     assert second["scans_sha256"] == first["scans_sha256"]
     assert "It was the same model each time." in capsys.readouterr().out
-    assert len(Ledger(study.folder / "scans").read()) == 2
-    assert "judged once before" in (study.folder / "out" / "report.html").read_text()
+    assert len(History(study.folder / "scans").read()) == 2
+    assert "evaluated once before" in (study.folder / "out" / "report.html").read_text()
 
 
 def test_the_count_is_of_scans_and_not_of_their_order_or_names(study):
     study()
     shuffled = [people()[i] for i in np.random.default_rng(1).permutation(N)]
     again = study(shuffled, name="copy")
-    assert again["judged_before"] == 0  # another folder has a ledger of its own
-    shutil.copy(study.folder / "scans" / LEDGER_FILE, study.folder / "copy" / LEDGER_FILE)
-    assert study(shuffled, name="copy")["judged_before"] == 1
+    assert again["history"]["n_earlier"] == 0  # another folder has a ledger of its own
+    shutil.copy(study.folder / "scans" / HISTORY_FILE, study.folder / "copy" / HISTORY_FILE)
+    assert study(shuffled, name="copy")["history"]["n_earlier"] == 1
 
 
 def test_leaks_are_refused_before_anything_is_judged_or_written_down(study, capsys):
@@ -95,15 +95,15 @@ def test_leaks_are_refused_before_anything_is_judged_or_written_down(study, caps
     train, test = (next(r for r in rows if split_of[r["subject_id"]] == s) for s in ("train", "test"))
     test["bold"] = 2 * train["bold"]
     said = refused(study, capsys, rows)
-    assert "Nothing was judged" in said
+    assert "Evaluation refused: data leakage (1 problem)" in said
     assert "copies in two splits: 1 pair of scans" in said
     assert not (study.folder / "out").exists()
-    assert Ledger(study.folder / "scans").read() == []
+    assert History(study.folder / "scans").read() == []
     reported = study(rows, "--report-leaks")
     assert [leak["kind"] for leak in reported["leaks"]] == ["copies in two splits"]
     assert train["scan_id"] in reported["leaks"][0]["message"]
-    assert "Leak, copies in two splits" in capsys.readouterr().out
-    assert "class='warning'>Leak, copies" in (study.folder / "out" / "report.html").read_text()
+    assert "Leakage, copies in two splits" in capsys.readouterr().out
+    assert "class='warning'>Leakage, copies" in (study.folder / "out" / "report.html").read_text()
 
 
 def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
@@ -113,7 +113,7 @@ def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
     assert study(rows, training={"training_scans": record.to_dict()})["leaks"] == []
     everything = ScanRecord.of(content_sketch(row["bold"]) for row in rows)
     earlier = {"stage": 3, "alignment": {"training_scans": everything.to_dict()}}
-    assert "18 of 18 judged scans are among those that the model was trained on" in refused(
+    assert "The model was trained on 18 of 18 evaluated scans" in refused(
         study, capsys, rows, training=earlier
     )
 
@@ -121,7 +121,7 @@ def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
 def test_declared_statistics_are_looked_at(study, capsys):
     write_json([{"name": "ComBat", "subjects": [f"sub-{i}" for i in range(N)]}], study.folder / "fitted.json")
     said = refused(study, capsys, None, "--fitted", str(study.folder / "fitted.json"))
-    assert "ComBat was fitted to 18 judged subjects" in said
+    assert "ComBat was fitted to 18 evaluated subjects" in said
 
 
 def test_confounds_are_in_results_and_report(study):
@@ -133,7 +133,11 @@ def test_confounds_are_in_results_and_report(study):
             assert 0 <= found[read]["interval"][0] <= found[read]["interval"][1] <= 1
     levels = results["subgroups"]["sex"]["within_levels"]
     assert set(levels) == {"site", "motion", "age"}
-    assert sum(score["n"] for score in levels["motion"].values()) == results["asked"]["sex"]["n_test"]
+    assert sum(score["n"] for score in levels["motion"].values()) == results["questions"]["sex"]["n_test"]
     report = (study.folder / "out" / "report.html").read_text()
-    for title in ("What the scan tokens tell of confounds", "Who it works for", "With a confound isolated"):
+    for title in (
+        "Confounds that scan tokens reveal",
+        "Scores by subgroup",
+        "Scores on scans balanced for a confound",
+    ):
         assert title in report

@@ -9,7 +9,7 @@ from hub import tiny
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
-from fmri_lm_hf.evaluation.tables import score_table
+from fmri_lm_hf.evaluation.results import EvaluationConfig, EvaluationReport
 from fmri_lm_hf.evaluation.tasks import MAX_WORDINGS, Task, wordings_of
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Effect, Site, iter_cohort
@@ -52,18 +52,17 @@ def test_other_wordings_are_scored_as_if_each_were_the_first(checkpoint, tmp_pat
     )
     splits = hold_site_out(scans, "B")
 
-    def judged(task: Task, **more) -> dict:
-        return evaluate(
-            model, processor, scans, {"sex": task}, splits, ["majority"], confounding=False, **more
-        )
+    def evaluated(task: Task, **more) -> EvaluationReport:
+        config = EvaluationConfig(["majority"], confounding=False, **more)
+        return evaluate(model, processor, scans, {"sex": task}, splits, config)
 
-    results = judged(task, n_wordings=5)
-    found = results["wordings"]["sex"]
+    results = evaluated(task, n_wordings=5)
+    found = results.wordings["sex"]
     assert list(found["wordings"]) == list(task.ask[1:])
     for question, scores in found["wordings"].items():
-        alone = judged(replace(task, ask=(question,)))["tasks"]["sex"]["fmri_lm"]
+        alone = evaluated(replace(task, ask=(question,))).tasks["sex"]["fmri_lm"]
         assert scores["balanced_accuracy"] == pytest.approx(alone["balanced_accuracy"])
     agreements = [each["agreement"] for each in found["wordings"].values()]
     assert found["agreement"] == pytest.approx(sum(agreements) / 2)
-    assert "sex, asked in 2 other wordings: balanced accuracy" in score_table(results)
-    assert judged(replace(task, ask=task.ask[:1]), n_wordings=5)["wordings"] == {}
+    assert "sex, asked in 2 other wordings: balanced accuracy" in results.summary()
+    assert evaluated(replace(task, ask=task.ask[:1]), n_wordings=5).wordings == {}

@@ -12,6 +12,7 @@ from fmri_lm_hf import Atlas
 from fmri_lm_hf.evaluation.evaluate import evaluate, hold_site_out
 from fmri_lm_hf.evaluation.features import Unavailable
 from fmri_lm_hf.evaluation.predictors import agreement_of_classes
+from fmri_lm_hf.evaluation.results import EvaluationConfig
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
 from fmri_lm_hf.simulation import Effect, Site, iter_cohort
@@ -26,7 +27,7 @@ TASK = Task(
     {"patient": "patient", "control": "control"},
     hypothesis={"patient": STRONGER},
 )
-READERS = ["hypothesis", "hypothesis_direct"]
+ZERO_LABEL = ["hypothesis", "hypothesis_direct"]
 
 
 @pytest.fixture(scope="module")
@@ -38,45 +39,46 @@ def scans(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reader():
+def bundled():
     return fmri_lm_hf.load_bundled_model(ATLAS)
 
 
-def judged(reader, scans, task):
+def evaluated(bundled, scans, task):
     splits = hold_site_out(scans, "B")
-    results = evaluate(*reader, scans, {"diagnosis": task}, splits, READERS, confounding=False)
-    return results["tasks"]["diagnosis"], results
+    config = EvaluationConfig(ZERO_LABEL, confounding=False)
+    results = evaluate(*bundled, scans, {"diagnosis": task}, splits, config)
+    return results.tasks["diagnosis"], results
 
 
-def test_a_hypothesis_separates_groups_without_labels_in_its_direction(reader, scans):
-    scores, results = judged(reader, scans, TASK)
+def test_a_hypothesis_separates_groups_without_labels_in_its_direction(bundled, scans):
+    scores, results = evaluated(bundled, scans, TASK)
     assert scores["hypothesis_direct"]["auc"] > 0.85
     assert scores["hypothesis"]["auc"] > 0.7
-    opposite, _ = judged(reader, scans, replace(TASK, hypothesis={"control": STRONGER}))
-    for name in READERS:
+    opposite, _ = evaluated(bundled, scans, replace(TASK, hypothesis={"control": STRONGER}))
+    for name in ZERO_LABEL:
         assert opposite[name]["auc"] == pytest.approx(1 - scores[name]["auc"], abs=0.01)  # ties
     weaker = replace(TASK, hypothesis={"patient": STRONGER.replace("stronger", "weaker")})
-    assert judged(reader, scans, weaker)[0]["hypothesis_direct"]["auc"] < 0.15
+    assert evaluated(bundled, scans, weaker)[0]["hypothesis_direct"]["auc"] < 0.15
     # a baseline that needs no label is one that the model has to beat
-    assert results["verdict"]["diagnosis"]["differences"]["hypothesis_direct"]["kind"] == "baseline"
+    assert results.verdict["diagnosis"]["differences"]["hypothesis_direct"]["kind"] == "baseline"
 
 
-def test_no_label_of_a_training_scan_takes_part(reader, scans):
+def test_no_label_of_a_training_scan_takes_part(bundled, scans):
     draw = np.random.default_rng(0)
     groups, sites = list(scans["diagnosis"]), list(scans["site"])
     shuffled = [
         draw.choice(["control", "patient"]) if site == "A" else group for group, site in zip(groups, sites)
     ]
     other = scans.remove_columns("diagnosis").add_column("diagnosis", list(map(str, shuffled)))
-    before, after = judged(reader, scans, TASK)[0], judged(reader, other, TASK)[0]
-    for name in READERS:
+    before, after = evaluated(bundled, scans, TASK)[0], evaluated(bundled, other, TASK)[0]
+    for name in ZERO_LABEL:
         assert after[name]["auc"] == before[name]["auc"]
 
 
-def test_a_task_without_hypothesis_is_none_of_their_business(reader, scans):
-    scores, results = judged(reader, scans, replace(TASK, hypothesis={}))
+def test_a_task_without_hypothesis_is_none_of_their_business(bundled, scans):
+    scores, results = evaluated(bundled, scans, replace(TASK, hypothesis={}))
     assert set(scores) == {"fmri_lm"}
-    assert results["left_out"] == {"diagnosis": {}}
+    assert results.left_out == {"diagnosis": {}}
 
 
 def test_a_task_declares_its_hypothesis():

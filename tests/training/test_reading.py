@@ -148,9 +148,9 @@ def test_a_perfect_model_is_scored_as_one(small_model, monkeypatch):
     first, second = torch.triu_indices(3, 3)
     levels = torch.from_numpy(bin_of(values.numpy(), (first == second).numpy()))
     exact = torch.nn.functional.one_hot(levels.long(), 5).float()
-    original = module.level_probabilities
-    monkeypatch.setattr(module, "level_probabilities", lambda *args, **more: exact)
-    scores = module.pair_level_truth(model, processor, inputs)
+    original = module.bin_probabilities
+    monkeypatch.setattr(module, "bin_probabilities", lambda *args, **more: exact)
+    scores = module.bin_truth(model, processor, inputs)
     assert scores["exact"] == scores["within_one"] == 1
     assert scores["other_scan"] < 0.7
     assert scores["rank_correlation"] > 0.8

@@ -17,9 +17,9 @@ from fmri_lm_hf.evaluation.calibration import (
     reliability,
     risk_coverage,
 )
-from fmri_lm_hf.evaluation.judgement import Judgement, joined
 from fmri_lm_hf.evaluation.metrics import weighted_auc, weighted_balanced_accuracy
 from fmri_lm_hf.evaluation.model_answers import Answer
+from fmri_lm_hf.evaluation.scoring import TaskScores, pool
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.evaluation.uncertainty import permutations_by_subject, weights_by_subject
 
@@ -28,7 +28,7 @@ SEX = Task.from_dict("sex", {"ask": "?", "answers": {"a": "a", "b": "b"}})
 AGE = Task.from_dict("age", {"ask": "?", "below": {30: "young", 60: "middle", 99: "old"}, "regression": True})
 
 
-def judgement(answers: dict, truth: list[str], task: Task = SEX, subjects=None, **changes) -> Judgement:
+def task_scores(answers: dict, truth: list[str], task: Task = SEX, subjects=None, **changes) -> TaskScores:
     n = len(truth)
     given = {
         "task": task,
@@ -41,7 +41,7 @@ def judgement(answers: dict, truth: list[str], task: Task = SEX, subjects=None, 
         "answers": answers,
         "n_resamples": 400,
     }
-    return Judgement(**(given | changes))
+    return TaskScores(**(given | changes))
 
 
 def answer(truth: list[str], accuracy: float, seed: int, ties: bool = False) -> Answer:
@@ -63,7 +63,7 @@ def test_intervals_are_those_of_a_bootstrap_that_counts_each_drawn_scan(ties):
     truth = labels(60)
     given = answer(truth, 0.7, 1, ties)
     subjects = np.repeat(np.arange(20), 3)
-    scores = judgement({"fmri_lm": given}, truth, subjects=subjects).scores()["fmri_lm"]
+    scores = task_scores({"fmri_lm": given}, truth, subjects=subjects).scores()["fmri_lm"]
     for metric in ("balanced_accuracy", "auc"):
 
         def of(rows, metric=metric):
@@ -100,22 +100,22 @@ def test_weighted_scores_of_many_classes_are_those_of_the_scans_drawn():
 
 def test_where_nothing_is_sure_nothing_is_said():
     truth = labels(10)
-    scores = judgement({"fmri_lm": answer(truth, 0.7, 1)}, truth, subjects=["one"] * 10)
+    scores = task_scores({"fmri_lm": answer(truth, 0.7, 1)}, truth, subjects=["one"] * 10)
     assert not {"interval", "p"} & set(scores.scores()["fmri_lm"])
     assert scores.verdict()["beats_controls"] is None
-    assert judgement({"fmri_lm": answer(["a"] * 9, 0.7, 1)}, ["a"] * 9).scores()["fmri_lm"]["auc"] is None
+    assert task_scores({"fmri_lm": answer(["a"] * 9, 0.7, 1)}, ["a"] * 9).scores()["fmri_lm"]["auc"] is None
 
 
 def test_permutation_p_holds_its_level_and_finds_what_is_there():
     p_values = []
     for seed in range(200):
         truth = labels(40, seed)
-        given = judgement({"fmri_lm": answer(truth, 0.5, seed + 1000)}, truth, n_resamples=99)
+        given = task_scores({"fmri_lm": answer(truth, 0.5, seed + 1000)}, truth, n_resamples=99)
         p_values.append(given.scores()["fmri_lm"]["p"])
     assert np.mean(np.array(p_values) <= 0.05) <= 0.09  # 0.05, and what 200 draws of it allow
     assert np.mean(np.array(p_values) <= 0.5) > 0.35  # and it is no p that is never small
     truth = labels(40)
-    assert judgement({"fmri_lm": answer(truth, 0.9, 1)}, truth).scores()["fmri_lm"]["p"] < 0.01
+    assert task_scores({"fmri_lm": answer(truth, 0.9, 1)}, truth).scores()["fmri_lm"]["p"] < 0.01
 
 
 def test_subjects_with_many_scans_make_no_chance_result_sure():
@@ -125,7 +125,7 @@ def test_subjects_with_many_scans_make_no_chance_result_sure():
         whose = np.repeat(np.arange(12), 20)
         truth = np.random.default_rng(seed).permutation(["a", "b"] * 6)
         given = answer(truth.tolist(), 0.5, seed + 1000)
-        each = judgement(
+        each = task_scores(
             {"fmri_lm": Answer(given.probabilities[whose])},
             truth[whose].tolist(),
             subjects=whose,
@@ -152,7 +152,9 @@ def test_labels_are_exchanged_between_subjects_or_within_them():
 def test_a_model_beats_its_controls_only_if_it_beats_all_of_them():
     truth = labels(200)
     good, bad, as_good = answer(truth, 0.8, 1), answer(truth, 0.5, 2), answer(truth, 0.8, 3)
-    clear = judgement({"fmri_lm": good, "other_scan": bad, "connectivity_logistic": as_good}, truth).verdict()
+    clear = task_scores(
+        {"fmri_lm": good, "other_scan": bad, "connectivity_logistic": as_good}, truth
+    ).verdict()
     assert (clear["beats_controls"], clear["beats_baselines"]) == (True, False)
     assert clear["not_beaten"] == ["connectivity_logistic"]
     difference = clear["differences"]["other_scan"]
@@ -163,9 +165,9 @@ def test_a_model_beats_its_controls_only_if_it_beats_all_of_them():
     assert difference["difference"] == pytest.approx(right["good"] - right["bad"])
     assert 0 < difference["interval"][0] < difference["difference"] < difference["interval"][1]
     assert difference["p"] == pytest.approx(1 / 401)
-    leaky = judgement({"fmri_lm": good, "other_scan": bad, "confounds": as_good}, truth).verdict()
+    leaky = task_scores({"fmri_lm": good, "other_scan": bad, "confounds": as_good}, truth).verdict()
     assert (leaky["beats_controls"], leaky["beats_baselines"]) == (False, None)
-    same = judgement({"fmri_lm": good, "noise": good}, truth).verdict()
+    same = task_scores({"fmri_lm": good, "noise": good}, truth).verdict()
     assert same["differences"]["noise"] == {"kind": "control", "difference": 0, "interval": [0, 0], "p": 1}
     assert same["not_beaten"] == ["noise"]
 
@@ -175,7 +177,7 @@ def test_a_verdict_by_chance_is_rare():
     for seed in range(200):
         truth = labels(60, seed)
         readers = {"fmri_lm": answer(truth, 0.5, seed + 1000), "other_scan": answer(truth, 0.5, seed + 2000)}
-        beaten.append(judgement(readers, truth).verdict()["beats_controls"])
+        beaten.append(task_scores(readers, truth).verdict()["beats_controls"])
     assert 0 < np.mean(beaten) <= 0.06  # 0.025, and what 200 draws of it allow
 
 
@@ -186,7 +188,7 @@ def test_the_difference_is_paired():
     theirs = Answer(ours.probabilities.copy())
     wrong = np.flatnonzero(ours.probabilities.argmax(1) == (np.array(truth) == "b"))[:12]
     theirs.probabilities[wrong] = theirs.probabilities[wrong, ::-1]
-    given = judgement({"fmri_lm": ours, "other_scan": theirs}, truth)
+    given = task_scores({"fmri_lm": ours, "other_scan": theirs}, truth)
     low, high = given.verdict()["differences"]["other_scan"]["interval"]
     assert low > 0
     assert high - low < np.ptp(given.scores()["fmri_lm"]["interval"]) / 2
@@ -195,11 +197,12 @@ def test_the_difference_is_paired():
 def test_scores_of_sites_are_taken_within_them():
     truth, sites = ["a"] * 8 + ["b"] * 2 + ["a"] * 2 + ["b"] * 8 + ["a"], ["x"] * 10 + ["y"] * 10 + ["z"]
     site_reader = Answer(np.eye(2)[[0] * 10 + [1] * 10 + [0]])  # right where it knows the site
-    scores = judgement({"fmri_lm": site_reader}, truth, sites=sites).scores()["fmri_lm"]
+    scores = task_scores({"fmri_lm": site_reader}, truth, sites=sites).scores()["fmri_lm"]
     assert scores["balanced_accuracy"] > 0.75
     assert scores["balanced_accuracy_within_sites"] == 0.5
     assert (
-        "balanced_accuracy_within_sites" not in judgement({"fmri_lm": site_reader}, truth).scores()["fmri_lm"]
+        "balanced_accuracy_within_sites"
+        not in task_scores({"fmri_lm": site_reader}, truth).scores()["fmri_lm"]
     )
 
 
@@ -211,7 +214,7 @@ def test_orders_and_numbers_are_scored_as_such():
         draw.normal(size=(80, 3)) + 2 * np.eye(3)[[AGE.classes.index(t) for t in truth]], axis=1
     )
     estimate = ages + draw.normal(size=80) * 10
-    given = judgement(
+    given = task_scores(
         {"fmri_lm": Answer(probabilities, estimate), "majority": Answer(np.full((80, 3), 1 / 3), np.full(80, 50.0))},
         truth, AGE, numbers=ages,
     )  # fmt: skip
@@ -271,21 +274,21 @@ def test_calibration_of_four_scans_by_hand():
     assert [each["risk"] for each in risks] == pytest.approx([1, 0.5, 2 / 3, 0.5])
 
 
-def test_joined_judgements_are_one_over_all_their_scans():
+def test_pooled_scores_are_of_all_scans():
     task = Task.from_dict("sex", {"ask": "?", "answers": {name: name for name in "abc"}})
     first, second = labels(10, 1), ["b", "c", "c"]
-    one = judgement(
+    one = task_scores(
         {"fmri_lm": answer(first, 0.7, 1), "noise": answer(first, 0.5, 1)},
         first,
         task,
         classes=("a", "b"),
         sites=["x"] * 10,
     )
-    two = judgement(
+    two = task_scores(
         {"fmri_lm": Answer(np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]))}, second, task, rows=(20, 21, 22), n_train=5,
         classes=("b", "c"), sites=["y"] * 3, left_out={"noise": "too quiet"},
     )  # fmt: skip
-    both = joined({"Site x": one, "Site y": two})
+    both = pool({"Site x": one, "Site y": two})
     assert (both.classes, both.rows, both.truth) == (
         ("a", "b", "c"),
         (*range(10), 20, 21, 22),

@@ -1,4 +1,4 @@
-"""Studies: every option they change exists, what they change is changed, and what is done is not done again."""
+"""Ablation studies: options exist, what a study changes is changed, and what is done is not done again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import json
 import pytest
 from datasets import get_dataset_config_names
 
-from experiments import ablation as studies
+from experiments import ablation
 from experiments.ablation import STUDIES, load_study, run_study, study_table
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.demo.run import STAGES
-from fmri_lm_hf.evaluation.robustness import CHANGES
+from fmri_lm_hf.evaluation.robustness import PERTURBATIONS
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from fmri_lm_hf.training.arguments import parse
 
@@ -52,7 +52,7 @@ def test_what_is_no_study_is_refused(tmp_path):
         load_study("horoscope")
     file = tmp_path / "mine.yaml"
     file.write_text("about: nothing\n")
-    with pytest.raises(ValueError, match=r"mine.yaml is no study: expected .* found about"):
+    with pytest.raises(ValueError, match=r"mine.yaml is not a study: expected .* found about"):
         load_study(str(file))
     file.write_text("variants: {a: {tokeniser: {seed: 1}}}\n")
     with pytest.raises(ValueError, match="changes tokeniser in 'a'; it can change the stages tokenizer,"):
@@ -78,26 +78,26 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
         kept[folder.name] = get_dataset_config_names(str(folder / "corpus"))
         return results
 
-    demo = studies.run_demo
-    monkeypatch.setattr(studies, "run_demo", keep)
+    demo = ablation.run_demo
+    monkeypatch.setattr(ablation, "run_demo", keep)
     found = run_study(study, out, scans, labels=["sex"], options=small_demo)
     assert list(found["variants"]) == ["as it is", "graphs too"]
     record = json.loads((out / "study.json").read_text())
     assert record == json.loads(json.dumps(found))
     for name, variant in found["variants"].items():
         run = variant["runs"]["0"]
-        assert set(run["robustness"]["changes"]) == set(CHANGES)
+        assert set(run["robustness"]["changes"]) == set(PERTURBATIONS)
         results = json.loads((out / f"{name.replace(' ', '_')}-0" / "results.json").read_text())
         assert run["tasks"] == results["tasks"]
         assert run["truth"]["languages"]["fr"] == results["truth"]["languages"]["fr"]
         assert name in study_table(found)
-    assert "levels, asked in fr" in study_table(found).splitlines()[0]
+    assert "bins, asked in fr" in study_table(found).splitlines()[0]
     page = (out / "report.html").read_text()
     assert "Does it matter?" in page
     assert "measured worse" in page
     assert "graph" not in kept["as_it_is-0"]
     assert {"connectivity", "graph"} <= set(kept["graphs_too-0"])
-    monkeypatch.setattr(studies, "run_demo", lambda *args, **more: pytest.fail("run again"))
+    monkeypatch.setattr(ablation, "run_demo", lambda *args, **more: pytest.fail("run again"))
     assert run_study(study, out, scans, labels=["sex"], options=small_demo) == found
     changed = dataclasses.replace(study, variants=study.variants[:1], n_robustness=5)
     with pytest.raises(pytest.fail.Exception, match="run again"):
@@ -107,16 +107,17 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
 def test_the_command_takes_a_study(monkeypatch, tmp_path, capsys):
     asked = {}
 
-    def told(study, out, *args):
+    def fake(study, out, *args):
         asked.update(study=study, out=out, args=args)
-        scores = {name: {"balanced_accuracy": 0.7, "auc": 0.8} for name in ("fmri_lm", *studies.BESIDE)}
+        scores = {name: {"balanced_accuracy": 0.7, "auc": 0.8} for name in ("fmri_lm", *ablation.BASELINES)}
         runs = {str(seed): {"tasks": {"sex": scores}, "simulated": True} for seed in args[-1]}
         return {"variants": {"100 scans": {"runs": runs}}, "simulated": True}
 
-    monkeypatch.setattr(studies, "run_study", told)
+    monkeypatch.setattr(ablation, "run_study", fake)
     assert main(["study", "data", "--seeds", "0", "1", "--out", str(tmp_path)]) == 0
     assert asked["study"] == load_study("data")
     assert asked["args"] == (None, None, ["sex", "diagnosis"], "B", [0, 1])
     printed = capsys.readouterr().out
     assert "100 scans  sex   0.700 ± 0.000" in printed
+    assert printed.count("0.700 ± 0.000") == 3  # of the model and of both baselines
     assert "not of brains" in printed

@@ -11,26 +11,27 @@ from sklearn.metrics import balanced_accuracy_score
 from fmri_lm_hf.evaluation.confounds import (
     independent_subset,
     isolated_scores,
-    levels_of_confounds,
     predictability,
+    strata_of,
     subgroup_scores,
 )
 from fmri_lm_hf.evaluation.features import Unavailable
-from fmri_lm_hf.evaluation.judgement import Judgement
 from fmri_lm_hf.evaluation.model_answers import Answer
 from fmri_lm_hf.evaluation.predictors import regressed_out
+from fmri_lm_hf.evaluation.results import EvaluationReport
+from fmri_lm_hf.evaluation.scoring import TaskScores
 from fmri_lm_hf.evaluation.tables import confounding_tables
 from fmri_lm_hf.evaluation.tasks import Task
 
 DIAGNOSIS = Task.from_dict("dx", {"ask": "Ill?", "answers": {"ill": "ill", "well": "well"}})
 
 
-def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> Judgement:
+def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> TaskScores:
     """What a model that is sure of itself said."""
     classes = tuple(sorted(set(truth)))
     probabilities = np.array([[0.9 if name == each else 0.1 for name in classes] for each in said])
     subjects = [f"s{i}" for i in range(len(truth))] if subjects is None else subjects
-    return Judgement(
+    return TaskScores(
         task=task,
         classes=classes,
         rows=tuple(range(len(truth))),
@@ -43,7 +44,7 @@ def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> Judgement:
 
 
 def confounded(n: int = 400, seed: int = 0):
-    """A model that sees motion alone, where the ill move more: truth, level of motion, and what it says."""
+    """A model that sees motion alone, where the ill move more: truth, stratum of motion, and what it says."""
     draw = np.random.default_rng(seed)
     truth = draw.choice(["ill", "well"], n)
     moves = draw.random(n) < np.where(truth == "ill", 0.85, 0.15)
@@ -53,39 +54,39 @@ def confounded(n: int = 400, seed: int = 0):
 def test_a_planted_confound_is_predicted_and_noise_is_not():
     draw = np.random.default_rng(0)
     subjects = [f"s{i // 2}" for i in range(120)]
-    levels = ["AB"[i // 2 % 2] for i in range(120)]
+    strata = ["AB"[i // 2 % 2] for i in range(120)]
     noise = draw.normal(size=(120, 30))
-    planted = noise + np.array([[4.0 if level == "A" else 0.0] + [0.0] * 29 for level in levels])
-    found = predictability(planted, levels, subjects)
+    planted = noise + np.array([[4.0 if stratum == "A" else 0.0] + [0.0] * 29 for stratum in strata])
+    found = predictability(planted, strata, subjects)
     assert found["balanced_accuracy"] > 0.75
     assert found["interval"][0] > found["chance"] == 0.5
     assert found["n"] == 120
-    nothing = predictability(noise, levels, subjects)
+    nothing = predictability(noise, strata, subjects)
     assert nothing["interval"][0] < 0.5 < nothing["interval"][1] + 0.1
-    assert predictability(noise, levels, subjects) == nothing
+    assert predictability(noise, strata, subjects) == nothing
 
 
 def test_a_subject_is_never_on_both_sides_of_a_fold():
     """Features that name the subject tell everything of its other scan, and nothing of other subjects."""
     draw = np.random.default_rng(1)
     of_subject = np.repeat(draw.normal(size=(60, 40)), 2, axis=0)
-    levels = np.repeat(draw.choice(["A", "B"], 60), 2).tolist()
-    found = predictability(of_subject, levels, [f"s{i // 2}" for i in range(120)])
+    strata = np.repeat(draw.choice(["A", "B"], 60), 2).tolist()
+    found = predictability(of_subject, strata, [f"s{i // 2}" for i in range(120)])
     assert found["balanced_accuracy"] < 0.65
 
 
-def test_levels_that_few_have_are_left_out():
+def test_strata_of_few_subjects_are_left_out():
     features = np.random.default_rng(0).normal(size=(40, 5))
-    levels = ["A"] * 20 + ["B"] * 17 + ["C"] * 2 + [None]
+    strata = ["A"] * 20 + ["B"] * 17 + ["C"] * 2 + [None]
     subjects = [f"s{i}" for i in range(40)]
-    assert predictability(features, levels, subjects)["n"] == 37
-    with pytest.raises(Unavailable, match="1 of its levels have scans of 5 subjects or more"):
+    assert predictability(features, strata, subjects)["n"] == 37
+    with pytest.raises(Unavailable, match="1 of its strata have scans of 5 subjects or more"):
         predictability(features, ["A"] * 37 + ["C"] * 3, subjects)
-    with pytest.raises(Unavailable, match="is the same for all of them"):
-        predictability(np.ones((40, 5)), levels, subjects)
+    with pytest.raises(Unavailable, match="the same for all scans"):
+        predictability(np.ones((40, 5)), strata, subjects)
 
 
-def test_levels_are_columns_and_thirds_of_numbers():
+def test_strata_are_classes_and_thirds_of_numbers():
     scans = datasets.Dataset.from_dict(
         {
             "site": ["A", "B", "A", "B", "A", "B", "A"],
@@ -94,7 +95,7 @@ def test_levels_are_columns_and_thirds_of_numbers():
             "age": [20, 30, 40, 50, 60, 70, 80],
         }
     )
-    found = levels_of_confounds(scans, [0, 1, 2, 3, 4, 6])
+    found = strata_of(scans, [0, 1, 2, 3, 4, 6])
     assert set(found) == {"site", "motion", "age"}  # one sex is no confound
     assert found["site"] == ["A", "B", "A", "B", "A", "A"]
     assert [None if each is None else each.split()[0] for each in found["motion"]] == [
@@ -107,18 +108,18 @@ def test_levels_are_columns_and_thirds_of_numbers():
 def test_in_the_subset_answer_and_confound_are_independent_and_no_more_is_lost_than_needed(seed):
     draw = np.random.default_rng(seed)
     truth = draw.choice(list("abc")[: 2 + seed % 2], 200, p=[0.7, 0.3] if seed % 2 == 0 else [0.5, 0.3, 0.2])
-    levels = [None if draw.random() < 0.1 else str(level) for level in draw.integers(4, size=200)]
-    kept = independent_subset(truth.tolist(), levels, seed)
+    strata = [None if draw.random() < 0.1 else str(stratum) for stratum in draw.integers(4, size=200)]
+    kept = independent_subset(truth.tolist(), strata, seed)
     assert kept == sorted(set(kept))
-    assert all(levels[i] is not None for i in kept)
-    for level in {levels[i] for i in kept}:
-        counts = [sum(levels[i] == level and truth[i] == name for i in kept) for name in np.unique(truth)]
+    assert all(strata[i] is not None for i in kept)
+    for stratum in {strata[i] for i in kept}:
+        counts = [sum(strata[i] == stratum and truth[i] == name for i in kept) for name in np.unique(truth)]
         there = [
-            sum(each == level and t == name for each, t in zip(levels, truth)) for name in np.unique(truth)
+            sum(each == stratum and t == name for each, t in zip(strata, truth)) for name in np.unique(truth)
         ]
         assert set(counts) == {min(there)}
-    assert independent_subset(truth.tolist(), levels, seed) == kept
-    assert any(independent_subset(truth.tolist(), levels, other) != kept for other in range(100, 105))
+    assert independent_subset(truth.tolist(), strata, seed) == kept
+    assert any(independent_subset(truth.tolist(), strata, other) != kept for other in range(100, 105))
 
 
 def test_a_model_that_sees_the_confound_alone_is_at_chance_where_it_is_isolated():
@@ -127,7 +128,7 @@ def test_a_model_that_sees_the_confound_alone_is_at_chance_where_it_is_isolated(
     everyone = balanced_accuracy_score(truth, said)
     isolated = isolated_scores(judged, {"motion": motion})["motion"]
     assert everyone > 0.8
-    assert isolated["balanced_accuracy"] == pytest.approx(0.5)  # exactly: each level is balanced
+    assert isolated["balanced_accuracy"] == pytest.approx(0.5)  # exactly: each stratum is balanced
     assert isolated["association"] > 0.6
     # one that sees the illness is as good there as everywhere
     knows = isolated_scores(judgement(truth, truth), {"motion": motion})["motion"]
@@ -140,10 +141,10 @@ def test_subgroups_are_scored_by_themselves_and_the_column_asked_about_is_none()
     sex = ["F" if i % 2 else "M" for i in range(len(truth))]
     judged = judgement(truth, said)
     found = subgroup_scores(judged, {"motion": motion, "sex": sex})
-    for level in ("F", "M"):
-        places = [i for i, each in enumerate(sex) if each == level]
+    for stratum in ("F", "M"):
+        places = [i for i, each in enumerate(sex) if each == stratum]
         expected = balanced_accuracy_score([truth[i] for i in places], [said[i] for i in places])
-        score = found["sex"][level]
+        score = found["sex"][stratum]
         assert score["balanced_accuracy"] == pytest.approx(expected)
         assert score["n"] == score["n_subjects"] == len(places)
         assert score["interval"][0] < expected < score["interval"][1]
@@ -155,14 +156,14 @@ def test_subgroups_are_scored_by_themselves_and_the_column_asked_about_is_none()
     }
 
 
-def test_levels_of_few_subjects_or_one_answer_have_no_score():
+def test_strata_of_few_subjects_or_one_answer_have_no_score():
     truth = ["ill", "well"] * 10 + ["ill"] * 10
-    levels = ["A"] * 20 + ["B"] * 10
-    found = subgroup_scores(judgement(truth, truth), {"site": levels})["site"]
+    strata = ["A"] * 20 + ["B"] * 10
+    found = subgroup_scores(judgement(truth, truth), {"site": strata})["site"]
     assert found["A"]["balanced_accuracy"] == 1
     assert found["B"] == {"n": 10, "n_subjects": 10, "balanced_accuracy": None, "interval": None}
     few = judgement(truth, truth, subjects=[f"s{i // 10}" for i in range(30)])
-    assert subgroup_scores(few, {"site": levels})["site"]["A"]["interval"] is None
+    assert subgroup_scores(few, {"site": strata})["site"]["A"]["interval"] is None
 
 
 def test_confounds_are_regressed_out_as_a_linear_regression_on_training_scans_does():
@@ -192,7 +193,7 @@ def test_unknown_confounds_count_as_the_training_mean_and_unknown_features_stay_
 
 
 def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at():
-    assert confounding_tables({"tasks": {}}) == []
+    assert confounding_tables(EvaluationReport({})) == []
     truth, motion, said = confounded(seed=1)
     judged = judgement(truth, said)
     score = {"balanced_accuracy": 0.7, "interval": [0.6, 0.8], "chance": 0.5, "n": 400}
@@ -208,7 +209,7 @@ def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at(
             }
         },
     }
-    predicted, within, isolated = confounding_tables(results)
+    predicted, within, isolated = confounding_tables(EvaluationReport({}, **results))
     assert predicted.rows[0] == ["motion", "400", "0.500", "0.700", "0.700", ""]
     assert predicted.rows[1][-1] == "All are of one."
     assert [row[1] for row in within.rows] == ["motion: little", "motion: much"]

@@ -96,11 +96,11 @@ def family_in_two_splits(rows):
     return design_of(rows, design.splits), "the-planted-family"
 
 
-def trained_on_judged(rows):
+def trained_on_evaluated(rows):
     design = design_of(rows)
-    seen = [content_sketch(rows[row]["bold"]) for row in (*design.rows["train"], design.judged[1])]
+    seen = [content_sketch(rows[row]["bold"]) for row in (*design.rows["train"], design.evaluated[1])]
     stages = {"stage": "instruction", "alignment": {"training_scans": ScanRecord.of(seen).to_dict()}}
-    return replace(design, training=json.loads(json.dumps(stages))), rows[design.judged[1]]["scan_id"]
+    return replace(design, training=json.loads(json.dumps(stages))), rows[design.evaluated[1]]["scan_id"]
 
 
 def copy_in_two_splits(rows):
@@ -123,10 +123,10 @@ def answer_in_a_prompt(rows):
     design = design_of(rows)
     words = {"F": "female", "M": "male"}
     prompts = {row["scan_id"]: f"A scan of a {words[row['sex']]} patient. What is the sex?" for row in rows}
-    return replace(design, prompts={"sex": prompts}), rows[design.judged[0]]["scan_id"]
+    return replace(design, prompts={"sex": prompts}), rows[design.evaluated[0]]["scan_id"]
 
 
-def normalised_with_judged(rows):
+def normalised_with_evaluated(rows):
     design = design_of(rows)
     everybody = sorted({row["subject_id"] for row in rows})
     fitted = FittedStatistics(
@@ -156,14 +156,16 @@ def splits_of_other_scans(rows):
 def one_person_under_two_names(rows):
     design = design_of(rows)
     first = rows[of_split(design, "test")]
-    second = next(r for r in map(rows.__getitem__, design.judged) if r["subject_id"] != first["subject_id"])
+    second = next(
+        r for r in map(rows.__getitem__, design.evaluated) if r["subject_id"] != first["subject_id"]
+    )
     second["bold"] = first["bold"][5:].copy()
     return design_of(rows, design.splits), second["subject_id"]
 
 
-def judged_as_example(rows):
+def evaluated_as_example(rows):
     design = design_of(rows)
-    scan_id = rows[design.judged[0]]["scan_id"]
+    scan_id = rows[design.evaluated[0]]["scan_id"]
     return replace(design, examples=[scan_id]), scan_id
 
 
@@ -173,16 +175,16 @@ PLANTED = dict(
         (
             subject_in_two_splits,
             family_in_two_splits,
-            trained_on_judged,
+            trained_on_evaluated,
             copy_in_two_splits,
             later_part_in_two_splits,
             answer_in_a_prompt,
-            normalised_with_judged,
+            normalised_with_evaluated,
             harmonised_unseen_site,
             label_as_confound,
             splits_of_other_scans,
             one_person_under_two_names,
-            judged_as_example,
+            evaluated_as_example,
         ),
         strict=True,
     )
@@ -197,7 +199,7 @@ def test_a_leak_is_found_and_named_and_nothing_else_is(kind, seed):
     assert leak.kind == kind
     assert named in leak.message
     assert leak.message.endswith(".")  # what to do
-    with pytest.raises(LeakError, match=f"Nothing was judged.*\n- {kind}: "):
+    with pytest.raises(LeakError, match=rf"Evaluation refused: data leakage \(1 problem\).*\n- {kind}: "):
         check_leaks(design)
 
 
@@ -226,7 +228,7 @@ def test_a_hundred_clean_designs_are_clean():
         assert find_leaks(clean) == [], seed
 
 
-# ------------------------------------------------------------------------------ other faces of the twelve
+# ------------------------------------------------------------------------------ other forms of the twelve
 
 
 def found(design: Design) -> str:
@@ -237,15 +239,15 @@ def found(design: Design) -> str:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (lambda train, test: {"subjects": [*train, test[0]]}, "was fitted to 1 judged subject: sub-"),
+        (lambda train, test: {"subjects": [*train, test[0]]}, "was fitted to 1 evaluated subject: sub-"),
         (
             lambda train, test: {"subjects_sha256": subjects_sha256([*train, *test]), "n_subjects": 9},
-            "was fitted to the train subjects together with those judged. Fit it again",
+            "was fitted to the train subjects together with the evaluated ones. Fit it again",
         ),
         (lambda train, test: {"subjects_sha256": subjects_sha256(test)}, "was fitted to the test subjects"),
     ],
 )
-def test_statistics_of_judged_scans_are_known_by_names_and_by_hashes(record, message):
+def test_statistics_of_evaluated_scans_are_recognised_by_names_and_by_hashes(record, message):
     design = design_of(cohort())
     members = design.splits.subjects
     declared = {"name": "the selection of features", **record(members["train"], members["test"])}
@@ -287,14 +289,14 @@ def test_a_corpus_and_an_extractor_say_whom_they_were_fitted_to(tmp_path):
     assert find_leaks(replace(design, fitted=clean)) == []
 
 
-def test_neighbours_of_the_answer_are_kept_out_of_prompts():
+def test_forbidden_columns_are_kept_out_of_prompts():
     rows = cohort()
     design = design_of(rows)
     prompts = {row["scan_id"]: f"A person with score {row['score']}. What is the sex?" for row in rows}
     asked = replace(design, prompts={"sex": prompts})
     assert find_leaks(asked) == []
     forbidden = replace(asked, tasks={"sex": replace(SEX, forbidden=("score",))}, confounds={})
-    assert "gives the scan's 'score', which is declared as a neighbour" in found(forbidden)
+    assert "with the scan's 'score', which is declared as `forbidden`" in found(forbidden)
 
 
 @pytest.mark.parametrize(

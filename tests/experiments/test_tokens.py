@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.tokens import (
-    MAX_SIZE,
-    first_two,
-    identification,
-    intraclass_correlation,
-    part_of,
-    read_tokens,
-    tokens_report,
-)
+from experiments.tokens.measures import first_two, identification, intraclass_correlation
+from experiments.tokens.readings import MAX_SIZE, Part, read_tokens
+from experiments.tokens.report import tokens_report
 from fmri_lm_hf import FmriFeatureExtractor, FmriTokenizerConfig, FmriTokenizerForPreTraining
 from fmri_lm_hf.cli import main
+from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.scans.dataset import write_scan_dataset
 from fmri_lm_hf.simulation import Site, simulate_cohort
 
@@ -69,18 +64,19 @@ def report(cohort, extractor):
 
 def test_parts_of_a_scan_share_no_time_point():
     scan = {"bold": np.arange(101)[:, None] * np.ones(3), "t_r": 2.0, "sample_mask": np.arange(101) % 10 > 0}
-    first, second = part_of(0, 0.5)(scan), part_of(0.5, 1.0, every=2)(scan)
+    first, second = Part(0, 0.5).of(scan), Part(0.5, 1.0, every=2).of(scan)
     assert not set(first["bold"][:, 0]) & set(second["bold"][:, 0])
     assert second["t_r"] == 4.0
     assert first["t_r"] == 2.0
     np.testing.assert_array_equal(second["sample_mask"], second["bold"][:, 0] % 10 > 0)
-    assert part_of(0, 0.1)(scan) is None  # too few points
+    with pytest.raises(ScanError, match="fewer than 20 observed time points"):
+        Part(0, 0.1).of(scan)
 
 
 def test_a_sketch_keeps_who_is_near_whom(cohort, extractor, monkeypatch):
     model, rows = tokenizer(cohort), list(range(12))
     whole = read_tokens(model, extractor, cohort.dataset, rows).values["tokens"]
-    monkeypatch.setattr("experiments.tokens.MAX_SIZE", 2048)
+    monkeypatch.setattr("experiments.tokens.readings.MAX_SIZE", 2048)
     sketch = read_tokens(model, extractor, cohort.dataset, rows).values["tokens"]
     assert sketch.shape[1] == 2048 < whole.shape[1] <= MAX_SIZE
     torch.testing.assert_close(torch.pdist(sketch), torch.pdist(whole), rtol=0.1, atol=0)
@@ -106,7 +102,7 @@ def test_people_are_found_where_their_measurements_are_alike():
     found = identification(people, again, names, sites)
     assert found["anywhere"] == pytest.approx({"rate": 1.0, "chance": 0.1, "n": 20})
     assert found["same_site"] == pytest.approx({"rate": 1.0, "chance": 0.2, "n": 20})
-    assert "other_sites" not in found  # nobody was measured at two
+    assert "other_sites" not in found  # no subject was measured at two
     other = identification(people, again.roll(1, 0), names, sites)
     assert other["anywhere"]["rate"] == 0.0
 
@@ -148,7 +144,7 @@ def test_the_report_has_every_part(report):
     assert report["n_seen_in_training"] is None
     levels = report["codes"]["levels"]
     assert all(level["used"] + level["dead"] == report["codes"]["n_codes"] == 4**6 for level in levels)
-    assert report["identification"]["other_scan"] == {"left_out": "Nobody has a second scan."}
+    assert report["identification"]["other_scan"] == {"left_out": "No subject has a second scan."}
     assert set(report["phenotypes"]) == {"diagnosis", "sex", "age"}
     assert report["retrieval"] == {"left_out": "No texts were given."}
     halves = report["identification"]["halves"]
@@ -226,7 +222,7 @@ def test_the_command_writes_report_table_and_page(cohort, extractor, tmp_path, c
     assert main([*words, "--out", str(tmp_path / "out"), "--labels", "diagnosis"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
-    assert "person found by other half of the scan" in printed
+    assert "subject identification, split halves" in printed
     assert "Codes in use, of 4096" in printed
     assert page.count("data:image/png") == 3
     assert "it means nothing clinically" in page
