@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint bench bench-check brainmarks clean
+.PHONY: setup demo test lint counts bench bench-check lower-bounds brainmarks clean
 
 setup: $(VENV)/.installed
 
@@ -27,11 +27,23 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# How large the package is.
+counts:
+	@$(PYTHON) tools/counts.py
+
 bench: setup
 	$(BIN)/python benchmarks/bench.py
 
 bench-check: setup
 	$(BIN)/python benchmarks/bench.py --check
+
+# The lowest versions that pyproject.toml declares, and a part of the tests.
+lower-bounds:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	.venv-lowest/bin/python -m pytest tests/test_cli.py tests/test_cli_scan.py tests/test_bundled.py tests/test_pipelines.py \
+		tests/models tests/descriptors tests/corpus/test_build.py tests/evaluation/test_evaluation.py
 
 # An environment of its own: the suite wants other versions of some libraries than constraints.txt has.
 brainmarks:
@@ -42,4 +54,4 @@ brainmarks:
 	.venv-brainmarks/bin/python -m pytest tests/plugins
 
 clean:
-	rm -rf $(VENV) .venv-brainmarks build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-brainmarks .venv-lowest build dist demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 
@@ -33,10 +35,47 @@ def test_help_of_a_command_shows_examples_that_parse(capsys, command):
     code, out, _ = run(command, "--help", capsys=capsys)
     assert code == 0
     lines = out.replace("\\\n", " ").splitlines()
-    examples = [line.split("#")[0].split() for line in lines if line.startswith(f"  fmri-lm {command} ")]
+    examples = [
+        shlex.split(line, comments=True) for line in lines if line.startswith(f"  fmri-lm {command} ")
+    ]
     assert examples, "no line that starts with the command"
     for example in examples:
         cli.build_parser(command).parse_args(example[1:])
+
+
+def test_help_teaches_in_order_and_loads_no_library():
+    """`fmri-lm --help` takes well under a second: it imports this package's small modules alone."""
+    command = [sys.executable, "-m", "fmri_lm_hf.cli", "--help"]
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "transformers", "numpy"} & imported
+    places = [
+        done.stdout.index(f"    {name} ") for name in ("ask", "describe", "demo", "scans", "train", "push")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "command, successor", [("tokens", "experiments.tokens"), ("study", "experiments.ablation")]
+)
+def test_a_command_that_has_moved_works_or_says_where_it_is(capsys, monkeypatch, command, successor):
+    with pytest.warns(FutureWarning, match=f"`fmri-lm {command}` is now `python -m {successor}`"):
+        code, out, _ = run(command, "--help", capsys=capsys)
+    assert code == 0
+    assert f"usage: fmri-lm {command}" in out
+    monkeypatch.setitem(sys.modules, cli.MOVED[command][0], None)  # as where only the package is installed
+    code, _, err = run(command, "anything", capsys=capsys)
+    assert code == 2
+    assert err.startswith(f"fmri-lm {command}: This command is now `python -m {successor}`, in a checkout")
+    assert command not in run("--help", capsys=capsys)[1].split("COMMAND\n")[1].split()
+
+
+def test_warnings_of_a_process_are_one_line():
+    code = "import sys, fmri_lm_hf.cli; sys.argv[1:] = ['study', '--help']; fmri_lm_hf.cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("fmri-lm: `fmri-lm study` is now `python -m experiments.ablation`;")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_unknown_command(capsys):

@@ -1,6 +1,6 @@
 """The `fmri-lm` command. Each sub-command is a thin module of `fmri_lm_hf.cli` over the library.
 
-A sub-command's module is imported only when it is called, so that no command waits for another's libraries.
+This module imports no library, and a sub-command's module only when it is called: `fmri-lm --help` is instant.
 """
 
 from __future__ import annotations
@@ -9,57 +9,51 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from ..__about__ import __version__
 from ..registration import register
 
 COMMANDS = {
-    "demo": "the three training stages and a prediction, on a simulated cohort or on your scan dataset",
+    "ask": "ask a question about a scan",
+    "describe": "describe a scan, each statement next to the numbers of the scan",
+    "demo": "run the three training stages and an evaluation, on a simulated cohort or on your scan dataset",
     "scans": "turn derivative folders, ROI tables or public cohorts into a scan dataset",
     "atlas": "make an atlas from a label image and its table, and check that they fit",
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
-    "train": "train one of the stages from a recipe",
-    "tokens": "report on the tokens of a tokenizer: what they keep of scans, and what can be read from them",
-    "evaluate": "judge a model on test subjects, with baselines and controls beside every score",
-    "study": "ask what a part of the method is worth: the demo's stages with one thing changed at a time",
-    "convert-upstream": "turn a checkpoint of the published fMRI-LM program into one of this package, safely",
+    "train": "train a stage from a recipe",
+    "evaluate": "score a model on test subjects, next to baselines and controls",
     "push": "publish a model, processor, adapter or dataset folder on the Hub",
     "verify": "check a downloaded repository against the checksums that the Hub lists",
+    "convert-upstream": "convert a checkpoint of the published fMRI-LM program, safely",
 }
 
-MODULES = {"tokens": "experiments.tokens.__main__", "study": "experiments.ablation"}
-
-
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The argument parser, with the options of `command` filled in (of every command when None)."""
-    parser = argparse.ArgumentParser(
-        prog="fmri-lm",
-        description="Language models that read fMRI scans: prepare data, train, predict, publish.",
-        epilog="`fmri-lm COMMAND --help` explains a command and shows examples.",
-    )
-    parser.add_argument("--version", action="version", version=f"fmri-lm {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if command in (None, name):
-            module = importlib.import_module(MODULES.get(name, f".{name.replace('-', '_')}"), __package__)
-            subparser.description = (module.__doc__ or summary).strip()
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    return parser
+# Commands of the release before, which now lie outside the package: module with the command -> how it is run today.
+MOVED = {
+    "tokens": ("experiments.tokens.__main__", "python -m experiments.tokens"),
+    "study": ("experiments.ablation", "python -m experiments.ablation"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fmri-lm`; return its exit code (2: bad input, with one sentence that says what to do)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    command = next((word for word in argv if word in COMMANDS), "")
-    args = build_parser(command).parse_args(argv)
-    register()
+    if argv is None:
+        argv = sys.argv[1:]
+        warnings.formatwarning = _as_one_line
+        for stream in (sys.stdout, sys.stderr):  # a console without our check marks or a name's accents
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+    command = next((word for word in argv if word in COMMANDS or word in MOVED), "")
     try:
+        args = build_parser(command).parse_args(argv)
+    except ImportError as error:
+        if "--debug" in argv:
+            raise
+        return _fail(command, error)
+    try:
+        register()
         return int(args.run(args) or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,5 +66,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             raise
-        print(f"fmri-lm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(args.command, error)
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser, with the options of `command` filled in (of every command when None)."""
+    parser = argparse.ArgumentParser(
+        prog="fmri-lm",
+        description="Language models that read fMRI scans: ask, describe, train, evaluate, publish.",
+        epilog="`fmri-lm COMMAND --help` explains a command and shows examples. Start with: "
+        'fmri-lm ask example "Which network pair is the weakest?"',
+    )
+    parser.add_argument("--version", action="version", version=f"fmri-lm {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if command in (None, name):
+            _fill_in(subparser, importlib.import_module(f".{name.replace('-', '_')}", __package__))
+    if command in MOVED:
+        subparser = subparsers.add_parser(command, formatter_class=argparse.RawDescriptionHelpFormatter)
+        _fill_in(subparser, _moved(command))
+    return parser
+
+
+def _fill_in(parser: argparse.ArgumentParser, module: Any) -> None:
+    parser.description = (module.__doc__ or parser.description or "").strip()
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
+def _moved(command: str) -> Any:
+    from ..deprecation import warn_renamed
+
+    module, successor = MOVED[command]
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"This command is now `{successor}`, in a checkout of the repository: it is no part of the package."
+        ) from error
+    warn_renamed(f"fmri-lm {command}", successor)
+    return found
+
+
+def _fail(command: str, error: Exception) -> int:
+    print(f"fmri-lm {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _as_one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"fmri-lm: {message}\n"

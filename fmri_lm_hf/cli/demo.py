@@ -1,15 +1,16 @@
-"""Train a small fMRI language model and judge it on a site that it never saw.
+"""Train a small fMRI language model in three stages, and evaluate it on a site that training never saw.
 
-Without --scans, a cohort of two sites is simulated; its weights mean nothing clinically.
-Needs no network, no GPU, a few minutes on two cores and less than 4 GB.
+Without --scans, a cohort of two sites is simulated; its model has no clinical meaning. Needs no network, no GPU, a few
+minutes on two cores and less than 4 GB of memory.
 
+--scans is a scan dataset (`fmri-lm scans`, `Dataset.save_to_disk` or Parquet files) with the columns scan_id,
+subject_id, site, t_r, bold (n_timepoints, n_rois) and the labels. Written into --out: results.json (scores next to
+baselines and controls), report.html, and model/ (load it with AutoModelForCausalLM and AutoProcessor, or ask it with
+`fmri-lm ask SCAN QUESTION --model OUT/model`).
+
+examples:
   fmri-lm demo --out demo_output
-  fmri-lm demo --scans my_scans --atlas atlas.json --labels sex diagnosis --holdout-site B --out OUT
-
---scans is a scan dataset: a folder of `fmri-lm scans`, of `Dataset.save_to_disk` or of Parquet files, or
-one Parquet file, with the columns scan_id, subject_id, site, t_r, bold (n_timepoints, n_rois) and the
-labels. Written into --out: results.json (scores and their baselines), report.html (pictures), and
-model/ (load it with AutoModelForCausalLM and AutoProcessor).
+  fmri-lm demo --scans my_scans --atlas atlas.json --labels sex diagnosis --holdout-site B --out my_demo
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `fmri-lm demo`."""
     parser.add_argument(
         "--out", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)"
     )
@@ -28,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=["signal", "connectivity"],
         default=["connectivity"],
-        help="what a scan token sees: its patch of the signal (as published), its connectivity profile, or both "
+        help="input of a scan token: its patch of the signal (as published), its ROI's connectivity profile, or both "
         "(default: connectivity)",
     )
     parser.add_argument(
         "--read-codes",
         action="store_true",
-        help="let the language model read only what the discrete codes say",
+        help="embed scans by their discrete codes alone",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the cohort and of the training (default: 0)"
@@ -42,24 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that say on which scans the stages are trained and judged."""
-    parser.add_argument("--scans", type=Path, help="a scan dataset; a cohort is simulated when not given")
-    parser.add_argument(
-        "--atlas", type=Path, help="atlas JSON of the scans, where the dataset has no atlas.json"
-    )
+    """The arguments that choose scans, labels and the test site."""
+    parser.add_argument("--scans", type=Path, help="scan dataset (default: a simulated cohort)")
+    parser.add_argument("--atlas", type=Path, help="atlas JSON, for a dataset without atlas.json")
     parser.add_argument(
         "--labels",
         nargs="+",
         default=["sex", "diagnosis"],
         metavar="COLUMN",
-        help="columns of classes to ask about (default: sex diagnosis)",
+        help="label columns to ask about (default: sex diagnosis)",
     )
     parser.add_argument(
-        "--holdout-site", default="B", metavar="SITE", help="the site to test on (default: B)"
+        "--holdout-site", default="B", metavar="SITE", help="site whose scans are the test set (default: B)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run `fmri-lm demo`."""
     from ..demo import run_demo
 
     options = {
