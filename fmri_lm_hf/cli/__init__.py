@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..__about__ import __version__
-from ..registration import register
+from ..registration import register_models
 
 COMMANDS = {
     "ask": "ask a question about a scan",
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(command, error)
     try:
-        register()
+        register_models()
         return int(args.run(args) or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

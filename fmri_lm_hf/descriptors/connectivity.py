@@ -6,14 +6,13 @@ This is the package's one definition of a correlation; everything that needs one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations_with_replacement, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..models.scan_files import constant_rois
-from .catalogue import feature_name
 
 if TYPE_CHECKING:
     from .prepared import PreparedScan
@@ -203,13 +202,3 @@ def network_connectivity(scan: PreparedScan) -> np.ndarray:
     sizes = scan.membership.sum(axis=0)
     n_pairs = np.outer(sizes, sizes) - np.diag(sizes)  # no ROI is paired with itself
     return sums / np.where(n_pairs > 0, n_pairs, np.nan)
-
-
-def network_connectivity_features(scan: PreparedScan) -> dict[str, float]:
-    """``connectivity/mean`` of every pair of networks, within-network pairs included (Fisher z).
-
-    The strongest and weakest pair of a scan are derived from these values as facts.
-    """
-    pairs = combinations_with_replacement(scan.network_names, 2)
-    means = network_connectivity(scan)[np.triu_indices(len(scan.network_names))]
-    return {feature_name("connectivity/mean", *pair): float(mean) for pair, mean in zip(pairs, means, strict=True)}

@@ -22,6 +22,9 @@ from ..scans.splits import SplitManifest
 from .features import confound_columns
 from .tasks import Task
 
+# Of a corpus, as `CohortReference.save` writes it: its module would load the corpus and every family of descriptors.
+REFERENCE_FILE = Path("reference", "reference.json")
+
 
 @dataclass(frozen=True)
 class FittedStatistics:
@@ -71,9 +74,7 @@ class FittedStatistics:
     @classmethod
     def of_corpus(cls, folder: Path) -> list[FittedStatistics]:
         """The cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
-        from ..corpus.reference import JSON_FILE
-
-        file = folder / "reference" / JSON_FILE
+        file = folder / REFERENCE_FILE
         if not file.is_file():
             return []
         record = json.loads(file.read_text(encoding="utf-8"))
