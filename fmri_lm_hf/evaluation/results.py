@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..models.atlas import Atlas
+    from .robustness import RobustnessResults
+    from .truth import TruthResults
 
 SCHEMA_VERSION = 1
 SPLITS = ("test", "validation")
@@ -217,11 +219,11 @@ class EvaluationReport:
     wordings: dict[str, Any] | None = None
     confounding: dict[str, Any] | None = None
     subgroups: dict[str, Any] | None = None
-    truth: dict[str, Any] | None = None
+    truth: TruthResults | None = None
     few_shot: dict[str, Any] | None = None
     occlusion: dict[str, Any] | None = None
     integrated_gradients: dict[str, Any] | None = None
-    robustness: dict[str, Any] | None = None
+    robustness: RobustnessResults | None = None
     leave_one_site_out: SitesLeftOut | None = None
     sites: dict[str, dict[str, dict[str, Scores]]] | None = None
     between_sites: dict[str, dict[str, Any]] | None = None
