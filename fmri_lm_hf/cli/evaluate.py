@@ -4,7 +4,7 @@
   fmri-lm evaluate model --scans my_scans --tasks tasks.yaml --splits my_corpus/splits.json --out evaluation
   fmri-lm evaluate seed_0 seed_1 seed_2 --scans my_scans --labels sex --holdout-site B --out evaluation
 
-A task file has a question for each label column, like a recipe's `questions` (docs/evaluation.md):
+A task file has a question for each label column, like a recipe's `questions` (docs/guides/evaluation.md):
 
   diagnosis:
     ask: ["What is the diagnosis?"]
@@ -15,9 +15,9 @@ A task file has a question for each label column, like a recipe's `questions` (d
     below: {40: young, 60: in between, .inf: old}
     regression: true               # score the number, too
 
-Written to --out: results.json, results.csv, report.html, and tripod.md, a reporting checklist. A local MODEL gets a
-copy of results.json for its card. A score that is not above all of its controls is marked (!). Leakage is looked for
-first and refused. Evaluations of test subjects are recorded next to the scans: choose models by `--split validation`.
+--out gets results.json, results.csv, report.html, and tripod.md, a reporting checklist; a local MODEL gets a copy of
+results.json for its card. A score that is not above all controls is marked (!). Leakage is checked first and refused.
+Evaluations of test subjects are recorded next to the scans: choose between models by `--split validation`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--scans", required=True, help="scan dataset with labels: a folder, Parquet, or Hub id")
     data.add_argument("--out", type=Path, required=True, help="folder of the results")
-    asked = data.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes")
+    tasks = data.add_mutually_exclusive_group(required=True)
+    tasks.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes")
     cohorts = "ukb, abcd, hcp, hcp_aging, adni, adhd200 or abide2"
-    asked.add_argument("--tasks", metavar="FILE", help=f"task file, or the tasks of {cohorts}")
+    tasks.add_argument("--tasks", metavar="FILE", help=f"task file, or the tasks of {cohorts}")
     tested = data.add_mutually_exclusive_group(required=True)
     tested.add_argument("--splits", type=Path, metavar="FILE", help="splits.json of a corpus")
     tested.add_argument("--holdout-site", metavar="SITE", help="test one site, train baselines on all others")
@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
     for number, model_name in enumerate(args.models, start=1):
         name, out = Path(model_name).name, args.out
         if len(args.models) > 1:
+            # seed_0/model and seed_1/model have the same name: without a number one would overwrite the other's results
             is_unique = [Path(other).name for other in args.models].count(name) == 1
             label = name if is_unique else f"{name}-{number}"
             out = args.out / label
@@ -168,6 +169,7 @@ def _tasks(args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManif
         return tasks
     if args.tasks is not None:
         return load_tasks(args.tasks)
+    # Where each site is left out in turn, every scan is once a training and once a test scan.
     every = list(range(len(scans)))
     rows = {"train": every, "test": every} if splits is None else split_rows(scans, splits, args.split)
     return tasks_of_columns(scans, args.labels, rows["train"], rows["test"])

@@ -65,7 +65,7 @@ def test_an_atlas_without_networks_and_another_atlas_give_none():
     for networks in (None, ("one",) * N_ROIS):
         with pytest.raises(Unavailable, match="fewer than two networks"):
             features(networks=networks).network_connectivity([0])
-    with pytest.raises(Unavailable, match="has 3 ROIs and the scans have others"):
+    with pytest.raises(Unavailable, match="expected the 3 of the 3 ROIs of the model's atlas"):
         features(networks=("a", "b", "c")).network_connectivity([0])
 
 
@@ -134,9 +134,9 @@ def test_confounds_are_one_hot_and_numbers_and_know_training_scans_only():
 
 
 def test_without_confounds_it_is_said_which_were_looked_for():
-    with pytest.raises(Unavailable, match="have no columns age, sex, site, mean_fd"):
+    with pytest.raises(Unavailable, match="have none of the columns age, sex, site, mean_fd"):
         features().confounds([0], range(8))
-    with pytest.raises(Unavailable, match="none of site varies"):
+    with pytest.raises(Unavailable, match="None of site varies"):
         features(site=["x"] * 8 + ["y"] * 4).confounds([0], range(8))
 
 

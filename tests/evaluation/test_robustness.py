@@ -174,6 +174,6 @@ def test_curves_are_the_scores_of_the_perturbed_scans(checkpoint, tmp_path, monk
     assert short["unread"] == 1.0
     assert "too short" in short["reason"]
     page = "".join(robustness_parts(again))
-    assert "The same scans, measured worse" in page
+    assert "Degraded scans" in page
     assert "too short" in page
     assert robustness_parts(None) == []

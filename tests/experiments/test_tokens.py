@@ -1,4 +1,4 @@
-"""The report on tokens: what it says of tokenizers whose qualities are known."""
+"""The report on tokens, for tokenizers whose qualities are known."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_parts_of_a_scan_share_no_time_point():
     assert second["t_r"] == 4.0
     assert first["t_r"] == 2.0
     np.testing.assert_array_equal(second["sample_mask"], second["bold"][:, 0] % 10 > 0)
-    with pytest.raises(ScanError, match="fewer than 20 observed time points"):
+    with pytest.raises(ScanError, match="has 9 observed time points, expected at least 20"):
         Part(0, 0.1).of(scan)
 
 
@@ -144,7 +144,7 @@ def test_the_report_has_every_part(report):
     assert all(level["used"] + level["dead"] == report["codes"]["n_codes"] == 4**6 for level in levels)
     assert report["identification"]["other_scan"] == {"left_out": "No subject has a second scan."}
     assert set(report["phenotypes"]) == {"diagnosis", "sex", "age"}
-    assert report["retrieval"] == {"left_out": "No texts were given."}
+    assert report["retrieval"] == {"left_out": "There are no texts: give a corpus and the text model of the training."}
     halves = report["identification"]["halves"]
     assert halves["connectivity"]["anywhere"]["rate"] > 10 * halves["connectivity"]["anywhere"]["chance"]
 
@@ -219,9 +219,9 @@ def test_the_command_writes_report_table_and_page(cohort, extractor, tmp_path, c
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
     assert "subject identification, split halves" in printed
-    assert "Codes in use, of 4096" in printed
+    assert "Codes in use, of 4096, by stage: " in printed
     assert page.count("data:image/png") == 3
-    assert "it means nothing clinically" in page
+    assert "it has no clinical meaning" in page
     assert report["simulated"] is True
     assert str(tmp_path) not in page + json.dumps(report)
 
@@ -229,9 +229,9 @@ def test_the_command_writes_report_table_and_page(cohort, extractor, tmp_path, c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--corpus", "c"], "Retrieval needs both --corpus and --text-model"),
+        (["--corpus", "c"], "--text-model is missing: give both --corpus and --text-model"),
         (["--labels", "height"], "The scan dataset has no column height: it has "),
-        (["--holdout-site", "C"], "No scan is from site 'C': the scans come from A, B."),
+        (["--holdout-site", "C"], "No scan is from site 'C': give one of the sites of the scans, A, B."),
     ],
 )
 def test_what_cannot_be_reported_is_refused(cohort, extractor, tmp_path, capsys, words, said):

@@ -29,7 +29,6 @@ NOT_RUN = {
     "hf auth login": "it asks for a token, in place of which HF_TOKEN is set",
     "accelerate launch": "it names a program; its commands are in training/README.md",
     "python benchmarks/robustness.py": "a measurement of many minutes",
-    "python benchmarks/mixed_batches.py": "a measurement",
     "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
     "make brainmarks": "it needs a package index; a job of its own in CI",
 }
