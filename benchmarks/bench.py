@@ -54,9 +54,7 @@ def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] = SMA
 
     config = FmriTokenizerConfig(n_rois=n_rois, n_timepoints=160, patch_size=patch_size, **tokenizer)
     text = GPT2Config(attn_pdrop=0.0, n_positions=4096, activation_function="gelu_pytorch_tanh")
-    return FmriLMForCausalLM.from_components(
-        FmriTokenizer(config), GPT2LMHeadModel(text), fmri_token_id=SCAN_TOKEN
-    )
+    return FmriLMForCausalLM.from_components(FmriTokenizer(config), GPT2LMHeadModel(text), fmri_token_id=SCAN_TOKEN)
 
 
 def stage_1(batch_size: int) -> Step:
@@ -78,9 +76,7 @@ def stage_1(batch_size: int) -> Step:
     return step
 
 
-def stage_2(
-    patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] = SMALL
-) -> Step:
+def stage_2(patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] = SMALL) -> Step:
     """A step of stage 2 with features from the store: a scan and 64 words, and texts of 64 words without a scan."""
     from fmri_lm_hf.training.arguments import StageArguments
     from fmri_lm_hf.training.trainer import FmriLMTrainer
@@ -309,9 +305,7 @@ def grown(rows: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*STEPS, *OTHERS]
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(names)}; all of them")
     parser.add_argument("--check", action="store_true", help="fail where operations or bytes have grown")
@@ -320,9 +314,7 @@ def main() -> int:
         parser.error(f"no row is called {sorted(unknown)}; there are {names}")
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     if options.check:
-        rows = {
-            name: in_process_of_its_own(name, timed=False) for name, (_, _, cheap) in STEPS.items() if cheap
-        }
+        rows = {name: in_process_of_its_own(name, timed=False) for name, (_, _, cheap) in STEPS.items() if cheap}
         problems = grown(rows, results["rows"])
         print("\n".join(problems) or "Operations and bytes are what they were.")
         return bool(problems)

@@ -50,9 +50,7 @@ def write_scans(folder: Path, n_scans: int, n_rois: int, n_timepoints: int) -> N
     names = [f"{side}_{NETWORKS[k % len(NETWORKS)]}_{k}" for k in range(n_rois // 2) for side in ("LH", "RH")]
     atlas = Atlas.from_names(names, "benchmark")
     sites = [Site("A", n_scans // 2, n_timepoints=n_timepoints)]
-    write_scan_dataset(
-        iter_cohort(atlas, sites, scans_per_subject=2), folder, atlas, parameters={"simulated": True}
-    )
+    write_scan_dataset(iter_cohort(atlas, sites, scans_per_subject=2), folder, atlas, parameters={"simulated": True})
 
 
 def measure(scans: Path, out: Path, workers: int) -> dict[str, Any]:
@@ -70,9 +68,7 @@ def measure(scans: Path, out: Path, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print ratios, and write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000], help="numbers of scans")
     parser.add_argument("--rois", type=int, default=100)
     parser.add_argument("--timepoints", type=int, default=160)
@@ -101,9 +97,7 @@ def main() -> None:
             print(runs[-1])
 
     def median(key: str, n_scans: int, workers: int) -> float:
-        return statistics.median(
-            run[key] for run in runs if (run["n_scans"], run["workers"]) == (n_scans, workers)
-        )
+        return statistics.median(run[key] for run in runs if (run["n_scans"], run["workers"]) == (n_scans, workers))
 
     small, large = sizes[0], sizes[-1]
     seconds, memory = median("seconds", small, 1), median("peak_rss_mb", small, 1)

@@ -96,9 +96,7 @@ def plain_ica(bold: np.ndarray, atlas: Atlas, maps: np.ndarray) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "descriptors.json")
     args = parser.parse_args()

@@ -115,9 +115,7 @@ def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "extraction.json")
     args = parser.parse_args()
@@ -128,9 +126,7 @@ def main() -> int:
         with context.Pool(1) as pool:  # what this process holds would count in the peaks of the others
             pool.apply(write_image, (folder,))
         for kind, extension in CASES:
-            job = functools.partial(
-                measure, kind=kind, folder=folder, extension=extension, repeats=args.repeats
-            )
+            job = functools.partial(measure, kind=kind, folder=folder, extension=extension, repeats=args.repeats)
             results = []
             for whose in (ours, nilearns):
                 with context.Pool(1) as pool:

@@ -58,16 +58,12 @@ def lora(question: TaskSplit, read: EncodedScans) -> Answer:
     study = question.evaluation
     torch.manual_seed(0)
     targets = r".*language_model.*\.(q|k|v|o)_proj"
-    adapted = get_peft_model(
-        copy.deepcopy(study.model), LoraConfig(r=4, lora_alpha=8, target_modules=targets)
-    )
+    adapted = get_peft_model(copy.deepcopy(study.model), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     prompt, answers = encode_question(study.processor, question.task.ask[0], question.classes)
     right = [answers[question.classes.index(label)] for label in question.labels(question.train)]
     longest = max(map(len, answers))
     rows = [[*prompt, *ids, *[0] * (longest - len(ids))] for ids in right]
-    targets_of = [
-        [*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right
-    ]  # the answer alone
+    targets_of = [[*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right]  # the answer alone
     inputs = few.inputs_of(read, question.train)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], LORA_RATE)
     with torch.enable_grad():
@@ -106,17 +102,13 @@ def scores_of_cohort(seed: int, n_draws: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", type=int, default=2)
     parser.add_argument("--draws", type=int, default=6)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     start = time.process_time()
-    curves = {
-        f"seed {FIRST_SEED + i}": scores_of_cohort(FIRST_SEED + i, args.draws) for i in range(args.cohorts)
-    }
+    curves = {f"seed {FIRST_SEED + i}": scores_of_cohort(FIRST_SEED + i, args.draws) for i in range(args.cohorts)}
     means: dict[str, dict[str, Any]] = {}
     tasks = [curve for cohort in curves.values() for curve in cohort.values()]
     for k in map(str, SHOTS):

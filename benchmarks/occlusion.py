@@ -43,25 +43,19 @@ def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) 
     right = [answers[CLASSES.index(label)] for label in labels]
     longest = max(map(len, answers))
     ids = torch.tensor([[*prompt, *each, *[0] * (longest - len(each))] for each in right])
-    targets = torch.tensor(
-        [[*[-100] * len(prompt), *each, *[-100] * (longest - len(each))] for each in right]
-    )
+    targets = torch.tensor([[*[-100] * len(prompt), *each, *[-100] * (longest - len(each))] for each in right])
     with torch.no_grad():
         features = model.get_fmri_features(**inputs)
     masks = {name: inputs[name] for name in ("roi_mask", "padding_mask")}
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=N_STEPS)
     generator = torch.Generator().manual_seed(SEED)
-    order = torch.cat(
-        [torch.randperm(len(ids), generator=generator) for _ in range(N_STEPS * BATCH // len(ids) + 1)]
-    )
+    order = torch.cat([torch.randperm(len(ids), generator=generator) for _ in range(N_STEPS * BATCH // len(ids) + 1)])
     model.train()
     for step in tqdm(range(N_STEPS), desc="Teaching", unit="step"):
         rows = order[step * BATCH : (step + 1) * BATCH]
         batch = {name: mask[rows] for name, mask in masks.items()}
-        model(
-            input_ids=ids[rows], labels=targets[rows], fmri_features=features[rows], **batch
-        ).loss.backward()
+        model(input_ids=ids[rows], labels=targets[rows], fmri_features=features[rows], **batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -71,10 +65,7 @@ def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) 
 
 def hits(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
     """How often the planted pair is among the first ones, of right answers."""
-    tops = [
-        [set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))]
-        for scan in np.flatnonzero(right)
-    ]
+    tops = [[set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))] for scan in np.flatnonzero(right)]
     place = np.array([top.index(set(planted)) for top in tops])
     return {
         "n_right": int(right.sum()),
@@ -114,23 +105,17 @@ def hits_of_bin_questions(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=40)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     effects = [Effect("sex", (PLANTED,), (STRENGTH,))]
     bundled = fmri_lm_hf.load_bundled_model()
     taught = simulate_cohort(sites=[Site("A", N_TAUGHT)], effects=effects, seed=SEED).dataset
-    seen = simulate_cohort(
-        sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1
-    ).dataset
+    seen = simulate_cohort(sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1).dataset
     inputs = dict(bundled[1](fmri=list(seen.with_format("numpy"))))
     subjects = list(seen["subject_id"])
-    results: dict[str, Any] = {
-        "level questions": hits_of_bin_questions(bundled, inputs, subjects, args.scans // 2)
-    }
+    results: dict[str, Any] = {"level questions": hits_of_bin_questions(bundled, inputs, subjects, args.scans // 2)}
     teach(bundled, dict(bundled[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
     asked = (*bundled, inputs, subjects, QUESTION, CLASSES)
     truth = np.array([CLASSES.index(label) for label in seen["sex"]])

@@ -43,9 +43,7 @@ def perplexity(backbone: Backbone, text: str, max_tokens: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--tokens", type=int, default=8192, help="of the text that are read")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -144,13 +144,9 @@ def cost() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
-    parser.add_argument(
-        "--cost", action="store_true", help="measure the share of a step in place of training"
-    )
+    parser.add_argument("--cost", action="store_true", help="measure the share of a step in place of training")
     parser.add_argument("--steps", type=int, default=N_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -102,9 +102,7 @@ def hypotheses(model: Model, n_scans: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model",
         nargs="?",
@@ -113,9 +111,7 @@ def main() -> None:
     )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
     parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
-    parser.add_argument(
-        "--levels-alone", action="store_true", help="no texts, which a large model writes slowly"
-    )
+    parser.add_argument("--levels-alone", action="store_true", help="no texts, which a large model writes slowly")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

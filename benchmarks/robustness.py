@@ -43,9 +43,7 @@ BURSTS = {"single points": 1, "bursts": 5}
 
 
 def facts_of(reference: CohortReference, row: dict[str, Any]) -> dict[str, Any]:
-    features = reference.compute(
-        row["bold"], row["t_r"], row["roi_mask"], row.get("sample_mask"), row["site"]
-    )
+    features = reference.compute(row["bold"], row["t_r"], row["roi_mask"], row.get("sample_mask"), row["site"])
     return {
         fact["feature"]: fact
         for fact in reference.facts(features)
@@ -85,9 +83,7 @@ def measure_censoring(reference: CohortReference, rows: list[dict[str, Any]]) ->
                 measure: {
                     "sd_of_change": round(float(np.std(changes[measure])), 2),
                     "turned": round(float(np.mean(turned[measure])), 3),
-                    "turned_of_stated": round(float(np.mean(stated[measure])), 3)
-                    if stated[measure]
-                    else None,
+                    "turned_of_stated": round(float(np.mean(stated[measure])), 3) if stated[measure] else None,
                 }
                 for measure in sorted(changes)
             },
@@ -100,9 +96,7 @@ def measure_scanners(reference: CohortReference, atlas: Atlas) -> dict[str, dict
     for name, site in SITES.items():
         scans = [facts_of(reference, row).values() for row in iter_cohort(atlas, [site], seed=1)]
         results[name] = {
-            family: round(
-                float(np.mean([abs(f["z"]) for facts in scans for f in facts if f["family"] == family])), 2
-            )
+            family: round(float(np.mean([abs(f["z"]) for facts in scans for f in facts if f["family"] == family])), 2)
             for family in FAMILIES
         }
     return results
@@ -130,9 +124,7 @@ def measure_exchanged_sides() -> dict[str, int] | None:
 
 def main() -> None:
     """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rois", type=int, default=100)
     parser.add_argument("--training-scans", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "robustness.json")

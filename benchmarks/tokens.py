@@ -129,9 +129,7 @@ def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
     parser.add_argument("--scans", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()

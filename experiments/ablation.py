@@ -258,13 +258,10 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
-            ours = [
-                _mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")
-            ]
+            ours = [_mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
             # a baseline that could not be computed is absent
             baselines = [
-                _mean([each.get(baseline, {}).get("balanced_accuracy") for each in scores])
-                for baseline in BASELINES
+                _mean([each.get(baseline, {}).get("balanced_accuracy") for each in scores]) for baseline in BASELINES
             ]
             rows.append([name, task, *ours, *baselines, *truth])
     return rows

@@ -97,8 +97,4 @@ def declared_in_parquet(paths: Iterable[Path]) -> set[str]:
     import pyarrow.parquet as pq
     from datasets import Features
 
-    return {
-        name
-        for path in paths
-        for name in declared_in_features(Features.from_arrow_schema(pq.read_schema(path)))
-    }
+    return {name for path in paths for name in declared_in_features(Features.from_arrow_schema(pq.read_schema(path)))}

@@ -11,9 +11,7 @@ from typing import Any
 
 def warn_renamed(old: str, new: str) -> None:
     """Say in one sentence that a name has changed."""
-    warnings.warn(
-        f"`{old}` is now `{new}`; the old name works until the next release.", FutureWarning, stacklevel=3
-    )
+    warnings.warn(f"`{old}` is now `{new}`; the old name works until the next release.", FutureWarning, stacklevel=3)
 
 
 def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:

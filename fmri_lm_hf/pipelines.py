@@ -87,14 +87,9 @@ class FmriHypothesisPipeline(ScanPipeline):
         if reference_scans is not None:
             found = super().__call__(list(reference_scans), statements=statements, **options)
             reference = np.array(
-                [
-                    [(each["probability"], each["direct_probability"]) for each in scan["evidence"]]
-                    for scan in found
-                ]
+                [[(each["probability"], each["direct_probability"]) for each in scan["evidence"]] for scan in found]
             )  # (n_reference, n_statements, 2)
-        return super().__call__(
-            as_pipeline_input(scans), statements=statements, reference=reference, **options
-        )
+        return super().__call__(as_pipeline_input(scans), statements=statements, reference=reference, **options)
 
     def _sanitize_parameters(self, statements=None, reference=None, t_r=None) -> tuple[dict, dict, dict]:
         asked = given(statements=statements)

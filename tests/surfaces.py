@@ -11,9 +11,7 @@ def write_series(path, values, meta=(), intent="NIFTI_INTENT_TIME_SERIES", as_ta
     """`values` (n_timepoints, n_vertices): an array a time point, or one table."""
     rows = [values.T] if as_table else values
     arrays = [
-        GiftiDataArray(
-            np.float32(row), intent=intent, datatype="NIFTI_TYPE_FLOAT32", meta=GiftiMetaData(meta)
-        )
+        GiftiDataArray(np.float32(row), intent=intent, datatype="NIFTI_TYPE_FLOAT32", meta=GiftiMetaData(meta))
         for row in rows
     ]
     nibabel.save(GiftiImage(darrays=arrays), path)

@@ -35,9 +35,7 @@ def test_help_of_a_command_shows_examples_that_parse(capsys, command):
     code, out, _ = run(command, "--help", capsys=capsys)
     assert code == 0
     lines = out.replace("\\\n", " ").splitlines()
-    examples = [
-        shlex.split(line, comments=True) for line in lines if line.startswith(f"  fmri-lm {command} ")
-    ]
+    examples = [shlex.split(line, comments=True) for line in lines if line.startswith(f"  fmri-lm {command} ")]
     assert examples, "no line that starts with the command"
     for example in examples:
         cli.build_parser(command).parse_args(example[1:])
@@ -50,15 +48,11 @@ def test_help_teaches_in_order_and_loads_no_library():
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not {"torch", "transformers", "numpy"} & imported
-    places = [
-        done.stdout.index(f"    {name} ") for name in ("ask", "describe", "demo", "scans", "train", "push")
-    ]
+    places = [done.stdout.index(f"    {name} ") for name in ("ask", "describe", "demo", "scans", "train", "push")]
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize(
-    "command, successor", [("tokens", "experiments.tokens"), ("study", "experiments.ablation")]
-)
+@pytest.mark.parametrize("command, successor", [("tokens", "experiments.tokens"), ("study", "experiments.ablation")])
 def test_a_command_that_has_moved_works_or_says_where_it_is(capsys, monkeypatch, command, successor):
     with pytest.warns(FutureWarning, match=f"`fmri-lm {command}` is now `python -m {successor}`"):
         code, out, _ = run(command, "--help", capsys=capsys)

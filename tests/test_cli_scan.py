@@ -194,9 +194,7 @@ def test_the_example_scan_is_what_its_script_makes(monkeypatch):
 
     atlas, bold = example_signals()
     scan = read_scan(example_scan(), atlas)
-    np.testing.assert_allclose(
-        scan.bold, bold, atol=0.011
-    )  # two digits, and another machine may round otherwise
+    np.testing.assert_allclose(scan.bold, bold, atol=0.011)  # two digits, and another machine may round otherwise
     assert scan.t_r == 2.0
     assert scan.roi_mask.all()
     files = [example_scan(), example_scan().with_suffix(".json")]

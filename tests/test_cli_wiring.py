@@ -636,8 +636,7 @@ def test_two_values_of_an_option_arrive_as_two():
 def test_every_option_has_its_row(name):
     for words, parser in parsers_of(name):
         declared = {
-            max(action.option_strings, key=len) if action.option_strings else action.dest
-            for action in parser._actions
+            max(action.option_strings, key=len) if action.option_strings else action.dest for action in parser._actions
         } - {"--help"}
         rows = {option.name for command in COMMANDS if command.name == words for option in command.options}
         assert declared - rows == set(), f"fmri-lm {words}: options without a row in this table"
@@ -645,9 +644,7 @@ def test_every_option_has_its_row(name):
 
 
 def test_every_source_has_its_rows():
-    assert {command.required["source"] for command in COMMANDS if command.name == "scans"} == set(
-        SOURCE_NAMES
-    )
+    assert {command.required["source"] for command in COMMANDS if command.name == "scans"} == set(SOURCE_NAMES)
 
 
 @functools.cache

@@ -87,9 +87,7 @@ def test_modules_and_files_exist(page):
         if re.fullmatch(r"[\w.*/-]+\.(py|yaml|toml|md)", code) and "/" in code:
             places = (ROOT, ROOT / "fmri_lm_hf", ROOT / "training", page.parent)
             assert any(list(place.glob(code)) for place in places), f"{name_of(page)} names the file {code}"
-        elif re.fullmatch(
-            r"(fmri_lm_hf|training|tests|docs|benchmarks|experiments|model_cards)/[\w/-]*", code
-        ):
+        elif re.fullmatch(r"(fmri_lm_hf|training|tests|docs|benchmarks|experiments|model_cards)/[\w/-]*", code):
             assert (ROOT / code).exists(), f"{name_of(page)} names the folder {code}"
 
 
@@ -97,9 +95,7 @@ def test_modules_and_files_exist(page):
 def test_classes_constants_and_options_exist(page):
     words = words_of_sources()
     for code in inline_code(page):
-        for name in re.findall(
-            r"\b(?:[A-Z][a-z0-9]+(?:[A-Z][A-Za-z0-9]*)+|[A-Z]{2,}(?:_[A-Z0-9]+)+)\b", code
-        ):
+        for name in re.findall(r"\b(?:[A-Z][a-z0-9]+(?:[A-Z][A-Za-z0-9]*)+|[A-Z]{2,}(?:_[A-Z0-9]+)+)\b", code):
             assert name in words, f"{name_of(page)} names {name}"
         for option in re.findall(r"(?<!\S)--[a-z][\w-]*", code):
             known = option in words or option.split(".")[0] in words

@@ -51,9 +51,7 @@ def imports_of(text: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             found.add((node.module or "").partition(".")[0])
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require" and node.args:
-            found |= (
-                {node.args[0].value.partition(".")[0]} if isinstance(node.args[0], ast.Constant) else set()
-            )
+            found |= {node.args[0].value.partition(".")[0]} if isinstance(node.args[0], ast.Constant) else set()
     return eager, lazy
 
 
@@ -82,9 +80,7 @@ def imported() -> tuple[set[str], set[str]]:
 
 def test_what_is_imported_is_declared_and_the_other_way_round():
     declared = names_of(PROJECT["project"]["dependencies"])
-    extras = names_of(
-        [each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra]
-    )
+    extras = names_of([each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra])
     eager, ever = imported()
     assert eager - declared == set(), "a module imports what no dependency brings"
     assert ever - declared - extras == set(), "a function imports what no dependency and no extra brings"

@@ -133,9 +133,7 @@ def test_requests_that_cannot_be_read(decide, changes, message):
 
 
 def test_what_is_no_request_says_what_one_is(decide):
-    with pytest.raises(
-        ValueError, match=r"A request is .* found \['state'\]. To ask about scans alone, give"
-    ):
+    with pytest.raises(ValueError, match=r"A request is .* found \['state'\]. To ask about scans alone, give"):
         decide({"state": "scan-1"})
 
 
@@ -180,9 +178,6 @@ def test_questions_without_a_scan_may_have_nothing_in_common():
 def test_prompts_that_differ_before_their_scan_are_refused(checkpoint):
     model, processor = AutoModelForCausalLM.from_pretrained(checkpoint), tiny.processor()
     scan = [{"type": "fmri"}]
-    asked = [
-        encode_question(processor, [{"type": "text", "text": word}, *scan], ["male"])
-        for word in ("What", "is")
-    ]
+    asked = [encode_question(processor, [{"type": "text", "text": word}, *scan], ["male"]) for word in ("What", "is")]
     with pytest.raises(ValueError, match="differ before the end of their scan"):
         answers_to_questions(model, asked, **processor(fmri=tiny.scan(), t_r=2.0))

@@ -135,9 +135,7 @@ def test_missing_rois_are_masked(checkpoint, classify):
     scan[:, 2] = np.nan
     found = whole_answer_log_probabilities(checkpoint, scan)
     values = np.exp([total for total, _ in found])
-    assert scores(classify(scan, **ask())) == pytest.approx(
-        dict(zip(LABELS, values / values.sum())), abs=1e-6
-    )
+    assert scores(classify(scan, **ask())) == pytest.approx(dict(zip(LABELS, values / values.sum())), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +178,7 @@ def test_scans_scored_together_equal_each_alone(backbone):
     assert together.shape == (N_SCANS, len(LABELS))
     for i in range(N_SCANS):
         own = {name: value[i : i + 1] for name, value in inputs.items()}
-        torch.testing.assert_close(
-            together[i : i + 1], answer_log_probabilities(model, prompt, answers, **own)
-        )
+        torch.testing.assert_close(together[i : i + 1], answer_log_probabilities(model, prompt, answers, **own))
     masks = {name: inputs[name] for name in ("roi_mask", "padding_mask")}
     features = model.get_fmri_features(**inputs)
     kept = answer_log_probabilities(model, prompt, answers, fmri_features=features, **masks)
@@ -215,9 +211,7 @@ def test_text_is_what_the_model_generates(checkpoint, describe, options):
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, t_r=2.0
     )
-    ids = model.generate(**inputs, max_new_tokens=7, do_sample=False, **options)[
-        0, inputs["input_ids"].shape[1] :
-    ]
+    ids = model.generate(**inputs, max_new_tokens=7, do_sample=False, **options)[0, inputs["input_ids"].shape[1] :]
     expected = processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert expected
     answer = describe(tiny.scan(), text=QUESTION, t_r=2.0, max_new_tokens=7, **options)

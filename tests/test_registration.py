@@ -39,9 +39,7 @@ for thread in threads: thread.join()
 
 
 def run(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", *arguments], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error::ImportWarning", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -34,9 +34,7 @@ def make(out: Path) -> None:
     """Write all inputs into the new folder `out`."""
     cohort = simulate_cohort(ATLAS, [Site("A", 16, n_timepoints=60), Site("B", 4, n_timepoints=60)])
     scans = write_scan_dataset(cohort.dataset, out / "scans", ATLAS, parameters={"simulated": True})
-    config = CorpusConfig(
-        families=["connectivity"], lengths=["sentence"], wordings=2, fractions=(0.7, 0.15, 0.15)
-    )
+    config = CorpusConfig(families=["connectivity"], lengths=["sentence"], wordings=2, fractions=(0.7, 0.15, 0.15))
     build_corpus(scans, out / "corpus", config)
     texts = datasets.load_dataset(str(out / "corpus"), "connectivity", split="train")["text"]
     (out / "plain.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")

@@ -91,9 +91,7 @@ def correlations_of_rows(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Correlations of the rows of two matrices, over the values that both have."""
     known = np.isfinite(left) & np.isfinite(right)
     n = np.maximum(known.sum(1, keepdims=True), 1)
-    left, right = (
-        np.where(known, x - np.where(known, x, 0).sum(1, keepdims=True) / n, 0) for x in (left, right)
-    )
+    left, right = (np.where(known, x - np.where(known, x, 0).sum(1, keepdims=True) / n, 0) for x in (left, right))
     norms = np.sqrt((left**2).sum(1) * (right**2).sum(1))
     return (left * right).sum(1) / np.maximum(norms, 1e-12)
 
@@ -107,9 +105,7 @@ def n_seen_in_training(model: FmriTokenizer, scans: datasets.Dataset, rows: Sequ
     records = training_records(model.record_of_weights() or {})
     if not records:
         return None
-    sketches = [
-        content_sketch(np.asarray(scans[row]["bold"])) for row in tqdm(rows, "Recognising scans", unit="scan")
-    ]
+    sketches = [content_sketch(np.asarray(scans[row]["bold"])) for row in tqdm(rows, "Recognising scans", unit="scan")]
     held = [record.holds(sketches) for record in records]
     return int(np.any(held, axis=0).sum())
 
@@ -144,14 +140,11 @@ def read_parts(
     return found
 
 
-def identification_rates(
-    scans: datasets.Dataset, first: TokenReadings, second: TokenReadings
-) -> dict[str, Any]:
+def identification_rates(scans: datasets.Dataset, first: TokenReadings, second: TokenReadings) -> dict[str, Any]:
     """:func:`identification` by each vector."""
     subjects, sites = _strings(scans, "subject_id", first.rows), _strings(scans, "site", first.rows)
     found = {
-        name: identification(first.values[name], second.values[name], subjects, sites)
-        for name in _vectors(first)
+        name: identification(first.values[name], second.values[name], subjects, sites) for name in _vectors(first)
     }
     if not any(found.values()):
         raise Unavailable("No subject has a second scan.")
@@ -270,9 +263,7 @@ def intraclass_correlation(first: torch.Tensor, second: torch.Tensor) -> dict[st
 # --------------------------------------------------------------------------------------- what tokens let one predict
 
 
-def confound_probe(
-    scans: datasets.Dataset, readings: TokenReadings, confound: str, seed: int
-) -> dict[str, Any]:
+def confound_probe(scans: datasets.Dataset, readings: TokenReadings, confound: str, seed: int) -> dict[str, Any]:
     """How well site or motion, which tokens should not carry, can be predicted from each vector."""
     strata = strata_of(scans, readings.rows)
     if confound not in strata:

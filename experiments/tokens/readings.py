@@ -126,9 +126,7 @@ def read_tokens(
     if not batches:
         reason = next(iter(failures.values()), "there are none")
         raise ScanError(f"None of {len(rows)} scans can be used: {reason}")
-    return TokenReadings(
-        usable, failures, {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
-    )
+    return TokenReadings(usable, failures, {name: torch.cat([b[name] for b in batches]) for name in batches[0]})
 
 
 def batch_inputs(
@@ -136,8 +134,7 @@ def batch_inputs(
 ) -> dict[str, torch.Tensor]:
     """One batch of what the extractor made of several scans, on the device of the model."""
     return {
-        name: torch.cat([each[name] for each in extracted]).to(model.device)
-        for name in extractor.model_input_names
+        name: torch.cat([each[name] for each in extracted]).to(model.device) for name in extractor.model_input_names
     }
 
 
@@ -160,9 +157,7 @@ def _reconstructed(
 ) -> dict[str, torch.Tensor]:
     """Scans next to their reconstructions from codes."""
     signal = inputs["input_values"].float()  # (batch, n_rois, n_timepoints)
-    masks = model.complete_masks(
-        len(signal), inputs.get("roi_mask"), inputs.get("padding_mask"), signal.device
-    )
+    masks = model.complete_masks(len(signal), inputs.get("roi_mask"), inputs.get("padding_mask"), signal.device)
     roi_mask, padding_mask = masks
     first, second = torch.triu_indices(signal.shape[1], signal.shape[1], 1)
 

@@ -93,23 +93,14 @@ def tokens_report(
         "n_seen_in_training": measures.n_seen_in_training(model, scans, readings.rows),
         "codes": _or_reason(measures.codes_in_use, model, readings),
         "reconstruction": _or_reason(measures.unexplained, readings),
-        "connectivity_r": _or_reason(
-            measures.survival, readings, "edges", "The tokenizer reconstructs nothing."
-        ),
-        "coskewness_r": _or_reason(
-            measures.survival, readings, "coskewness", "The tokenizer reconstructs no signal."
-        ),
-        "identification": {
-            name: _of_pair(measures.identification_rates, scans, pair) for name, pair in pairs.items()
-        },
-        "icc": {
-            name: _of_pair(measures.reliability, scans, pairs[name]) for name in ("other_scan", "halves")
-        },
+        "connectivity_r": _or_reason(measures.survival, readings, "edges", "The tokenizer reconstructs nothing."),
+        "coskewness_r": _or_reason(measures.survival, readings, "coskewness", "The tokenizer reconstructs no signal."),
+        "identification": {name: _of_pair(measures.identification_rates, scans, pair) for name, pair in pairs.items()},
+        "icc": {name: _of_pair(measures.reliability, scans, pairs[name]) for name in ("other_scan", "halves")},
         "site": _or_reason(measures.confound_probe, scans, everybody, "site", seed),
         "motion": _or_reason(measures.confound_probe, scans, readings, "motion", seed),
         "phenotypes": {
-            column: _or_reason(measures.phenotype_probe, scans, readings, training, column, seed)
-            for column in columns
+            column: _or_reason(measures.phenotype_probe, scans, readings, training, column, seed) for column in columns
         }
         or {"left_out": "No label columns were named, and the scans have no sex and no age that differs."},
         "retrieval": _or_reason(measures.retrieval, model, extractor, scans, readings.rows, texts),
@@ -140,14 +131,14 @@ def write_tokens_page(path: Path, report: Mapping[str, Any]) -> None:
     """Write `report.html`."""
     parts = []
     if report.get("simulated"):
-        warning = "Measured on simulated scans, or with weights that were trained on them: it means nothing clinically."
+        warning = (
+            "Measured on simulated scans, or with weights that were trained on them: it means nothing clinically."
+        )
         parts.append(paragraph(warning, "warning"))
     rows = list(_rows(report))
     parts += [*map(paragraph, _sentences(report)), html_table(HEAD, rows)]
     if "levels" in report["codes"]:
-        parts.append(
-            picture(_draw_codes(report["codes"]), "Codes in use and their perplexity, by quantizer stage")
-        )
+        parts.append(picture(_draw_codes(report["codes"]), "Codes in use and their perplexity, by quantizer stage"))
     kept = {
         f"{title}, {part}": value
         for name, title in (("connectivity_r", "connectivity"), ("coskewness_r", "co-skewness"))
@@ -185,12 +176,8 @@ def _sentences(report: Mapping[str, Any]) -> list[str]:
         ("coskewness_r", "Co-skewness of scan and reconstruction, correlation"),
     ):
         found = report[name]
-        numbers = [
-            f"{part} {v['mean']:.2f} ± {v['sd']:.2f}" for part, v in found.items() if part != "left_out"
-        ]
-        sentences.append(
-            f"{title}: {'; '.join(numbers)}." if numbers else f"{title}: none. {found['left_out']}"
-        )
+        numbers = [f"{part} {v['mean']:.2f} ± {v['sd']:.2f}" for part, v in found.items() if part != "left_out"]
+        sentences.append(f"{title}: {'; '.join(numbers)}." if numbers else f"{title}: none. {found['left_out']}")
     found = report["retrieval"]
     if "n" in found:
         rates = "; ".join(
@@ -243,9 +230,7 @@ def _draw_codes(codes: Mapping[str, Any]) -> Any:
         figure.subplots(1, 2), ("share_used", "perplexity"), ("share of codes in use", "perplexity")
     ):
         axes.bar(stages, [stage[name] for stage in codes["levels"]], color=COLOURS["model"])
-        axes.set(
-            title=title, xlabel="quantizer stage", ylim=(0, 1 if name == "share_used" else codes["n_codes"])
-        )
+        axes.set(title=title, xlabel="quantizer stage", ylim=(0, 1 if name == "share_used" else codes["n_codes"]))
     return figure
 
 

@@ -174,10 +174,7 @@ def name_networks(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> P
     # Longest first: "default" would otherwise be replaced inside "default mode".
     longest_first = sorted(named, key=len, reverse=True)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(Regex(rf"(?i)(?<!\w){re.escape(name)}(?!\w)"), named[name])
-            for name in longest_first
-        ]
+        [normalizers.Replace(Regex(rf"(?i)(?<!\w){re.escape(name)}(?!\w)"), named[name]) for name in longest_first]
     )
     tokenizer.backend_tokenizer.decoder = decoders.Sequence(
         [

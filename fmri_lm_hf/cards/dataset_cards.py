@@ -76,9 +76,7 @@ def write_corpus_card(
             "config_name": name,
             **({"default": True} if name == "all" else {}),
             "data_files": [
-                {"split": split, "path": f"data/{name}/{split}-*.parquet"}
-                for split in _SPLITS
-                if split in rows[name]
+                {"split": split, "path": f"data/{name}/{split}-*.parquet"} for split in _SPLITS if split in rows[name]
             ],
         }
         for name in filled

@@ -173,9 +173,7 @@ def _table(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             rows += _table(value, f"{name}.")
-        elif (
-            not isinstance(value, list) or len(json.dumps(value)) < 80
-        ):  # no loss histories, no lists of subjects
+        elif not isinstance(value, list) or len(json.dumps(value)) < 80:  # no loss histories, no lists of subjects
             text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
             rows.append((name, text.replace("|", "\\|").replace("\n", " ")))
     return rows

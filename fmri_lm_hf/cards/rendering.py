@@ -117,18 +117,14 @@ def _format_number(shape: str, value: Any) -> str:
 
 
 def _yaml(metadata: dict[str, Any]) -> str:
-    filled = {
-        key: value for key, value in metadata.items() if value is not None and value not in ([], {}, "")
-    }
+    filled = {key: value for key, value in metadata.items() if value is not None and value not in ([], {}, "")}
     return yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=1000) if filled else ""
 
 
 # ---- cards that exist
 
 
-def update_card(
-    existing: str | None, rendered: str, always: Iterable[str] = (), add_blocks: bool = False
-) -> str:
+def update_card(existing: str | None, rendered: str, always: Iterable[str] = (), add_blocks: bool = False) -> str:
     """Update an existing card with a newly rendered one.
 
     Parameters
@@ -291,11 +287,7 @@ def _merged_results(old: Any, new: Any) -> list[dict[str, Any]]:
 
     name, measured = entries(new)
     old_name, earlier = entries(old)
-    kept = [
-        result
-        for result in earlier
-        if not _RECORD_URL.search(str((result.get("source") or {}).get("url", "")))
-    ]
+    kept = [result for result in earlier if not _RECORD_URL.search(str((result.get("source") or {}).get("url", "")))]
     return [{"name": name or old_name, "results": [*measured, *kept]}] if measured or kept else []
 
 
@@ -324,9 +316,7 @@ def not_above_controls(results: Mapping[str, Any]) -> dict[str, list[str]]:
         if _mapping(verdict).get("beats_controls") is False:
             compared = _mapping(verdict.get("differences"))
             names = [str(name) for name in verdict.get("not_beaten") or ()]
-            found[str(task)] = [
-                name for name in names if _mapping(compared.get(name)).get("kind") == "control"
-            ]
+            found[str(task)] = [name for name in names if _mapping(compared.get(name)).get("kind") == "control"]
     return found
 
 
@@ -384,9 +374,7 @@ def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
     entries = []
     for task, predictors in _tasks(results):
         scores = predictors.get(MODEL, {})
-        metric = (
-            "mean_absolute_error" if is_number(scores.get("mean_absolute_error")) else "balanced_accuracy"
-        )
+        metric = "mean_absolute_error" if is_number(scores.get("mean_absolute_error")) else "balanced_accuracy"
         if not is_number(scores.get(metric)):
             continue
         notes = [METRICS[metric].lower(), *([split] if (split := _scans(results)) else [])]
@@ -417,13 +405,9 @@ def _scans(results: Mapping[str, Any]) -> str | None:
         return f"the scans of the sites {sites}, which were held out from training"
     if isinstance(left_out := results.get("leave_one_site_out"), Mapping):
         named = ", ".join(map(str, left_out.get("sites") or ()))
-        return (
-            f"the scans of the sites {named}, each held out in turn from the baselines, not from this model"
-        )
+        return f"the scans of the sites {named}, each held out in turn from the baselines, not from this model"
     if results.get("split"):
-        return f"the {results['split']} split" + (
-            f" of {results['dataset']}" if results.get("dataset") else ""
-        )
+        return f"the {results['split']} split" + (f" of {results['dataset']}" if results.get("dataset") else "")
     return str(results["dataset"]) if results.get("dataset") else None
 
 

@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of commands about one scan."""
     parser.add_argument("scan", metavar="SCAN", help="table or image of one scan, or `example`")
-    parser.add_argument(
-        "--model", metavar="MODEL", help="model folder or Hub id (default: the bundled model)"
-    )
+    parser.add_argument("--model", metavar="MODEL", help="model folder or Hub id (default: the bundled model)")
     parser.add_argument(
         "--atlas",
         metavar="ATLAS",
@@ -74,9 +72,7 @@ def run(args: argparse.Namespace) -> None:
         named = named_pairs(f"{args.question} {answer}", scan.network_names)
         pairs = [pair_truth(scan.facts, pair) for pair in named if frozenset(pair) in present]
     if args.json:
-        print_json(
-            scan, question=args.question, answer=answer, text=text, pairs=[asdict(pair) for pair in pairs]
-        )
+        print_json(scan, question=args.question, answer=answer, text=text, pairs=[asdict(pair) for pair in pairs])
         return
     print(text)
     if pairs:
@@ -190,9 +186,7 @@ def open_scan(
     source = f"Scan: {path.name}{' (simulated)' if scan == EXAMPLE else ''}."
     if used is not None:
         n_networks = len(used.network_names)
-        origin = (
-            "given" if atlas_name else "from the ROI names" if atlas else "assumed; --atlas names another"
-        )
+        origin = "given" if atlas_name else "from the ROI names" if atlas else "assumed; --atlas names another"
         source += f" Atlas: {used.name}, {used.n_rois} ROIs in {n_networks} networks ({origin})."
     return OpenScan(model, processor, inputs, _facts(used, inputs), path.name, scan == EXAMPLE, source)
 
@@ -273,9 +267,7 @@ def rank_label(pair: PairTruth) -> str:
     """``strongest of 15``, ``2nd of 15`` by magnitude."""
     if pair.rank in (1, pair.n_pairs) and pair.n_pairs > 1:
         return f"{'strongest' if pair.rank == 1 else 'weakest'} of {pair.n_pairs}"
-    ending = (
-        "th" if pair.rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(pair.rank % 10, "th")
-    )
+    ending = "th" if pair.rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(pair.rank % 10, "th")
     return f"{pair.rank}{ending} strongest of {pair.n_pairs}"
 
 

@@ -21,9 +21,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm demo`."""
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)")
     add_cohort_arguments(parser)
     parser.add_argument(
         "--input-features",
@@ -38,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="embed scans by their discrete codes alone",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the cohort and of the training (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cohort and of the training (default: 0)")
 
 
 def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,9 +35,7 @@ UNITS = "mean correlation of the pair's ROIs, in units of the scan's RMS correla
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm describe`."""
     add_scan_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="also write an HTML page with pictures of the scan"
-    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write an HTML page with pictures of the scan")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,14 +62,8 @@ def print_statements(statements: Sequence[CheckedStatement]) -> None:
     """One line a statement: a mark, the sentence, the pair's value, bin and rank."""
     width = max((len(each.text) for each in statements), default=0)
     for each in statements:
-        facts = (
-            ""
-            if each.truth is None
-            else f"{each.truth.value:>6.2f}  {each.truth.bin}, {rank_label(each.truth)}"
-        )
-        print(
-            f"{mark(each)} {each.text:<{width}} {facts}".rstrip() if each.is_true is not None else each.text
-        )
+        facts = "" if each.truth is None else f"{each.truth.value:>6.2f}  {each.truth.bin}, {rank_label(each.truth)}"
+        print(f"{mark(each)} {each.text:<{width}} {facts}".rstrip() if each.is_true is not None else each.text)
     if summary := agreement(statements):
         print(f"\n{summary} Values: {UNITS}.")
 

@@ -158,9 +158,7 @@ def _config(args: argparse.Namespace) -> EvaluationConfig:
     )
 
 
-def _tasks(
-    args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManifest | None
-) -> Mapping[str, Task]:
+def _tasks(args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManifest | None) -> Mapping[str, Task]:
     from ..evaluation.evaluate import split_rows
     from ..evaluation.tasks import COHORTS, load_tasks, tasks_of_cohort, tasks_of_columns
 

@@ -126,9 +126,7 @@ def run(args: argparse.Namespace) -> int:
             task=args.task,
             run=args.run_label,
         ),
-        thresholds=Thresholds(
-            **{item.name: getattr(args, item.name) for item in dataclasses.fields(Thresholds)}
-        ),
+        thresholds=Thresholds(**{item.name: getattr(args, item.name) for item in dataclasses.fields(Thresholds)}),
         **_source_options(args, source_class),
     )
     if args.dry_run:
@@ -168,9 +166,7 @@ def _print_scans(source: Source, files: list[ScanFile]) -> None:
     for each in source.left_out:
         print(f"left out: {each.name}: {each.reason}")
     n_subjects = len({file.subject_id for file in files})
-    print(
-        f"{len(files)} scans of {n_subjects} participants would be read, {len(source.left_out)} files left out."
-    )
+    print(f"{len(files)} scans of {n_subjects} participants would be read, {len(source.left_out)} files left out.")
 
 
 def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dict[str, Any]:
@@ -214,7 +210,5 @@ def _parse_t_r(words: list[str]) -> dict[str, float]:
         try:
             t_r[site] = float(seconds)
         except ValueError as error:
-            raise ScanError(
-                f"--t-r {word}: expected seconds or SITE=SECONDS, such as 0.72 or site_a=0.72."
-            ) from error
+            raise ScanError(f"--t-r {word}: expected seconds or SITE=SECONDS, such as 0.72 or site_a=0.72.") from error
     return t_r

@@ -29,12 +29,8 @@ RENAMED = {"reader": "reading"}  # stages of the release before
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `fmri-lm train`."""
-    parser.add_argument(
-        "stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES)
-    )
-    parser.add_argument(
-        "words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above"
-    )
+    parser.add_argument("stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES))
+    parser.add_argument("words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above")
 
 
 def run(args: argparse.Namespace) -> int:

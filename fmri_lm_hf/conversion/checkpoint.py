@@ -100,9 +100,7 @@ def read_checkpoint(path: str | Path) -> Any:
         names = printable(str(sorted(interpreter.inert_classes)))
         logger.warning(f"Objects of these classes in '{path.name}' were read as inert data: {names}")
     if not archived.has_checksums:
-        logger.warning(
-            f"'{path.name}' was written without checksums, so damage to its weights cannot be noticed."
-        )
+        logger.warning(f"'{path.name}' was written without checksums, so damage to its weights cannot be noticed.")
     return tree
 
 
@@ -145,13 +143,8 @@ class _Archive:
 
     def check_byte_order(self) -> None:
         name = self._root + "byteorder"
-        if (
-            name in self._entries
-            and (order := self.read(name, MAX_BYTEORDER_BYTES)) != sys.byteorder.encode()
-        ):
-            raise CheckpointError(
-                f"'{self._path}' was written on a machine of the other byte order ({order!r})."
-            )
+        if name in self._entries and (order := self.read(name, MAX_BYTEORDER_BYTES)) != sys.byteorder.encode():
+            raise CheckpointError(f"'{self._path}' was written on a machine of the other byte order ({order!r}).")
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the content of a small entry."""
@@ -192,18 +185,14 @@ class _Archive:
     def _find(self, name: str) -> tuple[int, int]:
         """Return where an entry begins in the file and how long it is, after comparing it with its checksum."""
         if name not in self._entries:
-            raise CheckpointError(
-                f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold."
-            )
+            raise CheckpointError(f"'{self._path}' is damaged: it refers to `{name}`, which it does not hold.")
         entry = self._entries[name]
         if entry.flag_bits & 0x1:
             raise CheckpointError(
                 f"'{self._path}' is encrypted. Decrypt it first, with the program that encrypted it."
             )
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise CheckpointError(
-                f"'{self._path}' was repacked with compression. Take the file as it was saved."
-            )
+            raise CheckpointError(f"'{self._path}' was repacked with compression. Take the file as it was saved.")
         # The data begin after the entry's own header, whose length may differ from that in the table of contents:
         # torch pads it so that storages are aligned.
         self._file.seek(entry.header_offset)
@@ -254,9 +243,7 @@ def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) 
     # A stride of 0 repeats one value, so that any shape fits into any storage; and the sizes of an empty tensor
     # overflow torch's counters as those of any other.
     if math.prod(length or 1 for length in size) > MAX_NUMEL or max((offset, *stride)) > MAX_NUMEL:
-        raise CheckpointError(
-            f"The file is damaged: a tensor of shape {size} has more values than can be counted."
-        )
+        raise CheckpointError(f"The file is damaged: a tensor of shape {size} has more values than can be counted.")
     return storage.as_strided(size, stride, offset)
 
 

@@ -330,9 +330,7 @@ class PickleInterpreter:
             len(each) for each in copied if isinstance(each, (str, bytes, tuple, list, dict, set))
         )
         if self._copies_left < 0:
-            raise CheckpointError(
-                "The pickle copies its own data again and again, which no checkpoint needs."
-            )
+            raise CheckpointError("The pickle copies its own data again and again, which no checkpoint needs.")
 
 
 def to_plain(value: Any) -> Any:
@@ -363,9 +361,7 @@ def to_plain(value: Any) -> Any:
                 if not all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
                     return convert_container(value.items)
                 return convert_container({checked_key(key): item for key, item in value.items})
-            content = next(
-                (state[name] for name in ("_content", "_val") if name in state), state or repr(value)
-            )
+            content = next((state[name] for name in ("_content", "_val") if name in state), state or repr(value))
             return convert(content)
         if isinstance(value, dict):
             return {key: convert(item) for key, item in value.items()}

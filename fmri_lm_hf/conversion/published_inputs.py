@@ -147,9 +147,7 @@ def load_text_model_files(
     else:
         fields = text_config if isinstance(text_config, dict) else _read_json(Path(text_config))
         if "model_type" not in fields:
-            raise ValueError(
-                "The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'."
-            )
+            raise ValueError("The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'.")
         # private fields say where the configuration once lay
         public = {key: value for key, value in fields.items() if not key.startswith("_")}
         config = AutoConfig.for_model(**public)
@@ -200,9 +198,7 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
         ) from error
     commit = downloaded_commit(name)  # none for a local folder
     if commit:
-        notes.append(
-            f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}."
-        )
+        notes.append(f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=commit or "main", padding_side="left", trust_remote_code=False

@@ -220,9 +220,7 @@ def _encoder_config(
             "package computes what its paper describes, so the outputs of the language model differ from the program's."
         )
     codebook_size = tensor_shape(state, "llm.fmri_lm_head.weight", 2)[0]
-    return FmriTokenizerConfig(
-        **fields, n_timepoints=n_timepoints, codebook_size=codebook_size, encoder_only=True
-    )
+    return FmriTokenizerConfig(**fields, n_timepoints=n_timepoints, codebook_size=codebook_size, encoder_only=True)
 
 
 def _language_model(

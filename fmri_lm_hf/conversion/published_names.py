@@ -61,9 +61,7 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
             )
         # An expanded tensor of a few bytes may claim terabytes, which the first copy of it would allocate.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"The tensor `{name}` of the checkpoint repeats values in place of storing them."
-            )
+            raise CheckpointError(f"The tensor `{name}` of the checkpoint repeats values in place of storing them.")
         name = name.replace("_orig_mod.", "")
         while name.startswith("module."):
             name = name.removeprefix("module.")
@@ -248,9 +246,7 @@ def match_tensors(
     return found
 
 
-def shape_problems(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> list[str]:
+def shape_problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Compare the shapes of tensors by name, and describe what is missing, wrong and left over."""
     wrong = [
         f"{name} {found[name]} instead of {shape}"

@@ -255,9 +255,7 @@ class _Build:
         if config.splits is not None:
             subjects = {split: sorted(ids) for split, ids in config.splits.items()}
             return SplitManifest(subjects, {"given": True})
-        return make_splits(
-            self.source.index, config.fractions, config.group_by, config.holdout_sites, config.seed
-        )
+        return make_splits(self.source.index, config.fractions, config.group_by, config.holdout_sites, config.seed)
 
     def chunk_tasks(self) -> list[ChunkTask]:
         """The scans in chunks, each with what has to be known about it."""
@@ -402,9 +400,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
     if out.exists() and not is_corpus:
         found = sorted(path.name for path in out.iterdir() if path != work)
         if found:
-            raise ValueError(
-                f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder."
-            )
+            raise ValueError(f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder.")
     with exclusive(work):
         try:
             yield work

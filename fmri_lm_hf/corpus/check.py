@@ -62,13 +62,9 @@ class Claim:
         if self.direction and self.direction != fact["direction"]:
             found.append(f"direction is {self.direction}, not {fact['direction']}")
         size = abs(fact["z"])
-        if (self.degree == "marked" and size < MARKED_Z - 0.05) or (
-            self.degree == "mild" and size >= MARKED_Z
-        ):
+        if (self.degree == "marked" and size < MARKED_Z - 0.05) or (self.degree == "mild" and size >= MARKED_Z):
             found.append(f"degree is {self.degree}, with z = {fact['z']:+.1f}")
-        found += [
-            f"z is {number}, not {fact['z']:+.2f}" for number in self.z if not _equal(number, fact["z"])
-        ]
+        found += [f"z is {number}, not {fact['z']:+.2f}" for number in self.z if not _equal(number, fact["z"])]
         found += [
             f"value is {number}, not {fact['value']:.4g}"
             for number in self.values
@@ -324,10 +320,7 @@ def _spaced(phrase: str) -> str:
 
 
 _MEASURE_OF = {
-    _spaced(phrase): measure
-    for table in (NOUNS, ALIASES)
-    for measure, phrases in table.items()
-    for phrase in phrases
+    _spaced(phrase): measure for table in (NOUNS, ALIASES) for measure, phrases in table.items() for phrase in phrases
 }
 
 
@@ -398,14 +391,8 @@ def rewrite(
     networks = {name for fact in facts for name in fact["network"]}
     original = check_text(text, facts)
     if original.contradicted or original.invented or not original.matched:
-        wrong = (
-            [what for _, what in original.contradicted]
-            or original.invented
-            or ["it states none of the facts"]
-        )
-        raise ValueError(
-            f"The text to rewrite does not fit the facts: {wrong[0]}. Pass the facts it was made from."
-        )
+        wrong = [what for _, what in original.contradicted] or original.invented or ["it states none of the facts"]
+        raise ValueError(f"The text to rewrite does not fit the facts: {wrong[0]}. Pass the facts it was made from.")
     if attempts < 1:
         raise ValueError(f"attempts is {attempts}; expected at least 1.")
 
@@ -428,9 +415,7 @@ def rewrite(
                 do_sample=True,
                 temperature=temperature,
                 max_new_tokens=2 * n_text + 32,
-                pad_token_id=tokenizer.pad_token_id
-                if tokenizer.pad_token_id is not None
-                else tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             )
             proposal = tokenizer.decode(output[0, n_prompt:], skip_special_tokens=True).strip()
             report = check_text(proposal, original.matched, networks)

@@ -208,9 +208,7 @@ class ScanSource:
         if not len(index):
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
         if twice := index.named_twice():
-            raise ScanError(
-                f"scan_id {twice!r} occurs twice in {self.path.name}: every scan needs an id of its own."
-            )
+            raise ScanError(f"scan_id {twice!r} occurs twice in {self.path.name}: every scan needs an id of its own.")
         return index
 
     @cached_property

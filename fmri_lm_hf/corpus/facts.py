@@ -100,9 +100,7 @@ def make_facts(
         for name, feature in table.items()
         if math.isfinite(z_scores.get(name, math.nan))
     ]
-    pairs = [
-        fact for fact in facts if fact_measure(fact) == "connectivity/mean" and len(set(fact["network"])) == 2
-    ]
+    pairs = [fact for fact in facts if fact_measure(fact) == "connectivity/mean" and len(set(fact["network"])) == 2]
     if len(pairs) > 1:
         ranked = sorted(pairs, key=lambda fact: abs(fact["value"]))
         for extreme, fact in (("strongest", ranked[-1]), ("weakest", ranked[0])):

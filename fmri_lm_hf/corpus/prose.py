@@ -45,9 +45,7 @@ NUMBER_STYLES = (
     " ({size:.1f} SD {side} the mean)",
     " ({value:.3g} {units}; z = {z:+.1f})",
 )
-_EXTREME_STYLES = NUMBER_STYLES[
-    :2
-]  # an extreme is one of its scan: a z here would seem to be that of its rank
+_EXTREME_STYLES = NUMBER_STYLES[:2]  # an extreme is one of its scan: a z here would seem to be that of its rank
 
 _OPENERS = ("Relative to the cohort, ", "Compared with the cohort, ", "Compared with the reference cohort, ")
 # How a text begins whose scan was not acquired as any scan of the cohort: what it says may be the scanner's doing.
@@ -97,9 +95,7 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
         raise ValueError("There are no facts to describe: none of the scan's features could be compared.")
     unknown = {fact_measure(fact) for fact in facts} - NOUNS.keys()
     if unknown:
-        raise ValueError(
-            f"There are no words for {', '.join(sorted(unknown))}. Pass facts of CohortReference.facts."
-        )
+        raise ValueError(f"There are no words for {', '.join(sorted(unknown))}. Pass facts of CohortReference.facts.")
     return write_text(select_facts(facts, length), length, seed)
 
 
@@ -229,9 +225,7 @@ def direction_phrases(facts: Sequence[Mapping[str, Any]], form: str) -> list[str
     return phrases
 
 
-def render_statement(
-    facts: Sequence[Mapping[str, Any]], noun: str, form: str, phrase: str, number_style: str
-) -> str:
+def render_statement(facts: Sequence[Mapping[str, Any]], noun: str, form: str, phrase: str, number_style: str) -> str:
     """One statement, without capital and full stop.
 
     Parameters

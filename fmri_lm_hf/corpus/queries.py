@@ -139,9 +139,7 @@ def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
             f"of {', '.join(sorted({name for pair in by_pair for name in pair}))}."
         )
     first, second = fact["network"]
-    sizes = [
-        abs(other["value"]) for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)
-    ]
+    sizes = [abs(other["value"]) for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)]
     rank = 1 + sum(size > abs(fact["value"]) for size in sizes)
     return PairTruth((first, second), fact["value"], BINS[_bin_number(fact)], rank, len(sizes))
 
@@ -169,9 +167,7 @@ class Question:
     compares: tuple[Fact, ...] = ()
 
 
-def pair_words(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
+def pair_words(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
     """A pair as questions name it: ``between A and B`` (with `rng` in either order), or ``within A``."""
     first, second = networks
     if first == second:
@@ -185,16 +181,12 @@ def _wording(forms: Sequence[str], rng: random.Random | None) -> str:
     return forms[0] if rng is None else rng.choice(forms)
 
 
-def bin_question(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
+def bin_question(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
     """How strong is a pair? Without a generator in the first wording."""
     return _wording(language.ask_bin, rng).format(pair=pair_words(networks, rng, language))
 
 
-def scans_question(
-    networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH
-) -> str:
+def scans_question(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
     """In which of two scans is a pair stronger? Without a generator in the first wording."""
     return _wording(language.ask_scans, rng).format(pair=pair_words(networks, rng, language))
 
@@ -226,17 +218,13 @@ def ask_comparison(
     return Question(form.format(first=pairs[0], second=pairs[1]), answer, compares=(first, second))
 
 
-def ask_scans(
-    first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
-) -> Question:
+def ask_scans(first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
     """In which of two scans is a pair stronger, in units of each scan's RMS correlation?"""
     answer = language.first_scan if first["value"] > second["value"] else language.second_scan
     return Question(scans_question(first["network"], rng, language), answer, compares=(first, second))
 
 
-def ask_about(
-    facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH
-) -> list[Question]:
+def ask_about(facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH) -> list[Question]:
     """Up to `n` questions about different pairs: mostly their bins, some for extremes, some comparisons."""
     pairs = bin_facts(facts)
     has_extremes = len(facts) > len(pairs)
@@ -318,9 +306,7 @@ class CheckedStatement:
     truth: PairTruth | None = None
 
 
-def check_statements(
-    text: str, facts: Sequence[Fact], network_names: Sequence[str] = ()
-) -> list[CheckedStatement]:
+def check_statements(text: str, facts: Sequence[Fact], network_names: Sequence[str] = ()) -> list[CheckedStatement]:
     """Each statement of a text about one scan, in plain English, with the numbers that it is about.
 
     Parameters

@@ -347,9 +347,7 @@ class CohortReference:
         """Read a reference that `save` wrote."""
         directory = Path(directory)
         if not (directory / JSON_FILE).is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no {JSON_FILE}; expected a folder of CohortReference.save."
-            )
+            raise FileNotFoundError(f"{directory} holds no {JSON_FILE}; expected a folder of CohortReference.save.")
         description = json.loads((directory / JSON_FILE).read_text())
         if description.get("format_version") not in (1, FORMAT_VERSION):
             raise ValueError(
@@ -366,9 +364,7 @@ class CohortReference:
         ]
         acquisitions = [Acquisition(**each) for each in description["acquisitions"]]
         reference = cls(
-            maps=ReferenceMaps(
-                Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")
-            ),
+            maps=ReferenceMaps(Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")),
             families=tuple(description["families"]),
             statistics=known[0] if known else None,
             by_acquisition=dict(zip(acquisitions, known[1:], strict=True)),
@@ -406,9 +402,7 @@ def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
     return features.acquisition if isinstance(features, FeatureDict) else None
 
 
-def _usable(
-    scans: Iterable[Mapping[str, Any]], atlas: Atlas
-) -> Iterator[tuple[Mapping[str, Any], PreparedScan]]:
+def _usable(scans: Iterable[Mapping[str, Any]], atlas: Atlas) -> Iterator[tuple[Mapping[str, Any], PreparedScan]]:
     """The rows of scans that can be used, with what descriptors start from; a warning about each other one."""
     for row in scans:
         try:

@@ -151,9 +151,7 @@ def read_features(
     """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
     for task in tasks:
         table = read_columns(task.file("features"))
-        for row, values, failure in zip(
-            task.scans.to_pylist(), table["features"], table["failure"], strict=True
-        ):
+        for row, values, failure in zip(task.scans.to_pylist(), table["features"], table["failure"], strict=True):
             features = values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
             yield row, features, failure.as_py()
 

@@ -21,8 +21,7 @@ def main(model_dir: str, question: str, labels: list[str], scans: list[str]) -> 
     answers = [
         {
             "scores": {
-                each["label"]: each["score"]
-                for each in classify(scan, candidate_labels=labels, question=question)
+                each["label"]: each["score"] for each in classify(scan, candidate_labels=labels, question=question)
             },
             "text": describe(scan, max_new_tokens=60)[0]["generated_text"],
         }

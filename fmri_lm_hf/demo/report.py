@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from .run import DemoReport
 
 
-def demo_page(
-    report: DemoReport, atlas: Atlas, pictures: Sequence[str], sections: Sequence[tuple[str, str]]
-) -> str:
+def demo_page(report: DemoReport, atlas: Atlas, pictures: Sequence[str], sections: Sequence[tuple[str, str]]) -> str:
     """The report as a page.
 
     Parameters
@@ -128,9 +126,7 @@ _AAL2 = {
 
 def aal2_atlas() -> Atlas:
     """The 94 cerebral regions of AAL2 in their order, with lobes as networks."""
-    regions = [
-        (f"{name}_{side}", lobe) for lobe, names in _AAL2.items() for name in names.split() for side in "LR"
-    ]
+    regions = [(f"{name}_{side}", lobe) for lobe, names in _AAL2.items() for name in names.split() for side in "LR"]
     return Atlas("AAL2-94", tuple(name for name, _ in regions), tuple(lobe for _, lobe in regions))
 
 

@@ -249,10 +249,7 @@ def _train(
 
 def _input_length(dataset: datasets.Dataset, t_r: float) -> int:
     """Time points that hold the longest scan at the model's TR, within limits."""
-    lengths = [
-        len(scan["bold"]) * float(scan["t_r"] or t_r) / t_r
-        for scan in dataset.select_columns(["bold", "t_r"])
-    ]
+    lengths = [len(scan["bold"]) * float(scan["t_r"] or t_r) / t_r for scan in dataset.select_columns(["bold", "t_r"])]
     return int(np.clip(np.floor(max(lengths)), 40, MAX_TIMEPOINTS))
 
 

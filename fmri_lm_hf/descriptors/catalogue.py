@@ -86,9 +86,7 @@ def check_families(families: Sequence[str]) -> tuple[str, ...]:
     families = (families,) if isinstance(families, str) else tuple(families)
     unknown = [family for family in families if family not in FAMILIES]
     if unknown or not families:
-        raise ValueError(
-            f"Unknown descriptor families {unknown or families}; choose from {', '.join(FAMILIES)}."
-        )
+        raise ValueError(f"Unknown descriptor families {unknown or families}; choose from {', '.join(FAMILIES)}.")
     return tuple(family for family in FAMILIES if family in families)
 
 

@@ -17,9 +17,7 @@ MARGIN = 0.1  # of similarity, by which another order has to be better before th
 BEYOND_CHANCE = 6.0
 MOST_COPIES = 0.01  # share of the ROIs that may be copies of others
 MIN_PAIRS = 10  # of mirrored ROIs
-EXCHANGED = (
-    -0.1
-)  # correlation of the sides' differences with the group's; single real scans have 0.05 to 0.31
+EXCHANGED = -0.1  # correlation of the sides' differences with the group's; single real scans have 0.05 to 0.31
 MIN_EXCESS = 0.05  # of the correlation of mirrored ROIs over that of other pairs across the midline
 MIN_SYMMETRY = 0.2
 
@@ -47,9 +45,7 @@ class ColumnCheck:
         self._pairs = np.triu(np.ones((len(group), len(group)), dtype=bool), 1)
         group = np.nan_to_num(group).astype(np.float32)
         # Row k holds what a scan's pairs should be like if its columns came in the order k.
-        self._expected = np.stack(
-            [group[np.ix_(order, order)][self._pairs] for order in self.orders.values()]
-        )
+        self._expected = np.stack([group[np.ix_(order, order)][self._pairs] for order in self.orders.values()])
         self._spread = _spread(self._expected)
 
         left, right = mirrored_pairs(atlas).T
@@ -182,14 +178,10 @@ class Symmetry:
                 f"{self.heterotopic:.2f}"
             )
         if self.left_right < MIN_SYMMETRY:
-            found.append(
-                f"connections on the left correlate with those on the right at {self.left_right:.2f}"
-            )
+            found.append(f"connections on the left correlate with those on the right at {self.left_right:.2f}")
         if not found:
             return None
-        return (
-            f"The columns may not be the ROIs that the atlas names: {' and '.join(found)}. Check their order."
-        )
+        return f"The columns may not be the ROIs that the atlas names: {' and '.join(found)}. Check their order."
 
 
 def mirrored_pairs(atlas: Atlas) -> np.ndarray:

@@ -212,6 +212,4 @@ def network_connectivity_features(scan: PreparedScan) -> dict[str, float]:
     """
     pairs = combinations_with_replacement(scan.network_names, 2)
     means = network_connectivity(scan)[np.triu_indices(len(scan.network_names))]
-    return {
-        feature_name("connectivity/mean", *pair): float(mean) for pair, mean in zip(pairs, means, strict=True)
-    }
+    return {feature_name("connectivity/mean", *pair): float(mean) for pair, mean in zip(pairs, means, strict=True)}

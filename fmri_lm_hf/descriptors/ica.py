@@ -143,15 +143,11 @@ def time_course_measures(
     }
 
 
-def _spectral_measures(
-    time_courses: np.ndarray, t_r: float, observed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _spectral_measures(time_courses: np.ndarray, t_r: float, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`spectral_ratio` and `falff`, from the longest stretch without a gap."""
     unknown = np.full(time_courses.shape[1], np.nan)
     first, length = _longest_stretch(observed)
-    long_enough = length >= len(observed) / 2 and length * t_r >= min(
-        MIN_STRETCH_SECONDS, len(observed) * t_r
-    )
+    long_enough = length >= len(observed) / 2 and length * t_r >= min(MIN_STRETCH_SECONDS, len(observed) * t_r)
     if not long_enough or 0.5 / t_r < WHOLE_BAND[1]:
         return unknown, unknown
     # Rows are observed points alone, so the stretch begins at as many rows as points were observed before it.

@@ -95,13 +95,9 @@ def prepare_scan(
             f"bold has shape {signals.shape}, expected (n_timepoints, {n_rois}) for atlas {atlas.name!r}. "
             + ("It looks transposed: pass bold.T." if transposed else "Extract the scan with this atlas.")
         )
-    observed = (
-        np.ones(len(signals), dtype=bool) if sample_mask is None else np.asarray(sample_mask, dtype=bool)
-    )
+    observed = np.ones(len(signals), dtype=bool) if sample_mask is None else np.asarray(sample_mask, dtype=bool)
     if observed.shape != (len(signals),):
-        raise ScanError(
-            f"sample_mask has shape {observed.shape}, expected ({len(signals)},), one value a time point."
-        )
+        raise ScanError(f"sample_mask has shape {observed.shape}, expected ({len(signals)},), one value a time point.")
     if observed.sum() < MIN_TIMEPOINTS:
         which = "time points" if observed.all() else f"observed time points (of {len(signals)})"
         raise ScanError(f"The scan has {observed.sum()} {which}; descriptors need at least {MIN_TIMEPOINTS}.")

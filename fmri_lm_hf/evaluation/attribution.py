@@ -217,9 +217,7 @@ def _replaced(
 ) -> dict[str, torch.Tensor]:
     """A scan with the series of each set of networks replaced by those of the networks' donors."""
     values = inputs["input_values"][scan].repeat(len(replaced), 1, 1)
-    roi_mask, padding_mask = (
-        inputs[name][scan].repeat(len(replaced), 1) for name in ("roi_mask", "padding_mask")
-    )
+    roi_mask, padding_mask = (inputs[name][scan].repeat(len(replaced), 1) for name in ("roi_mask", "padding_mask"))
     for row, networks in enumerate(replaced):
         for network in networks:
             donor, rois = donors[network], of_roi == network
@@ -457,9 +455,7 @@ def with_random_weights(model: FmriLMForCausalLM, seed: int = 0) -> FmriLMForCau
 def _similarity(one: Effects, other: Effects) -> float | None:
     """Rank correlation of the sizes of two explanations' values, mean over the scans of the second."""
     values = [each.of_pairs if each.pairs else each.of_networks for each in (one, other)]
-    found = [
-        float(spearmanr(np.abs(a), np.abs(b)).statistic) for a, b in zip(*values) if np.ptp(a) and np.ptp(b)
-    ]
+    found = [float(spearmanr(np.abs(a), np.abs(b)).statistic) for a, b in zip(*values) if np.ptp(a) and np.ptp(b)]
     return float(np.mean(found)) if found else None
 
 

@@ -55,9 +55,7 @@ def majority(train_labels: Sequence[Any], n_test: int) -> Prediction:
     if not classes:
         raise ValueError("No training labels found, expected at least one.")
     frequencies = np.array([counts[name] for name in classes]) / len(train_labels)
-    return Prediction(
-        classes, [classes[int(frequencies.argmax())]] * n_test, np.tile(frequencies, (n_test, 1))
-    )
+    return Prediction(classes, [classes[int(frequencies.argmax())]] * n_test, np.tile(frequencies, (n_test, 1)))
 
 
 def connectivity_logistic(
@@ -163,17 +161,13 @@ def fit_ridge(
     """
     values = np.asarray(train_values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(
-            f"{(~np.isfinite(values)).sum()} training values are not finite, expected numbers only."
-        )
+        raise ValueError(f"{(~np.isfinite(values)).sum()} training values are not finite, expected numbers only.")
     train, test, subjects = _prepared(train, len(values), test, train_subjects)
     n_folds = min(N_FOLDS, len(np.unique(subjects)))
     with _one_thread():
         if n_folds < 2:  # one subject: none to hold out
             return Ridge(1.0).fit(train, values).predict(test)
-        search = GridSearchCV(
-            Ridge(), {"alpha": RIDGE}, scoring="neg_mean_squared_error", cv=GroupKFold(n_folds)
-        )
+        search = GridSearchCV(Ridge(), {"alpha": RIDGE}, scoring="neg_mean_squared_error", cv=GroupKFold(n_folds))
         return search.fit(train, values, groups=subjects).predict(test)
 
 
@@ -210,9 +204,7 @@ def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
     mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
     varies = deviation > 0
     if not varies.any():
-        raise ValueError(
-            "No feature varies between the training scans, expected connectivity of usable ROIs."
-        )
+        raise ValueError("No feature varies between the training scans, expected connectivity of usable ROIs.")
     # a squared norm of about 1, so that the same penalties suit any number of features
     scale = deviation[varies] * np.sqrt(varies.sum())
     train, test = ((x[:, varies] - mean[varies]) / scale for x in (train, test))

@@ -133,9 +133,7 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
         total = top + np.log(np.exp(scaled - top[:, None]).sum(1))
         return float((total - scaled[np.arange(len(labels)), labels]).mean())
 
-    return float(
-        minimize_scalar(loss, bounds=(-STEEPEST, STEEPEST), method="bounded", options={"xatol": 1e-6}).x
-    )
+    return float(minimize_scalar(loss, bounds=(-STEEPEST, STEEPEST), method="bounded", options={"xatol": 1e-6}).x)
 
 
 def risk_coverage(labels: np.ndarray, probabilities: np.ndarray, n_points: int = N_BINS) -> list[Risk]:
@@ -146,9 +144,7 @@ def risk_coverage(labels: np.ndarray, probabilities: np.ndarray, n_points: int =
     El-Yaniv R, Wiener Y (2010). On the foundations of noise-free selective classification. JMLR 11, 1605-1641.
     """
     wrong = probabilities.argmax(1) != labels
-    order = np.argsort(
-        -probabilities.max(1), kind="stable"
-    )  # ties in the order of the scans, on every platform
+    order = np.argsort(-probabilities.max(1), kind="stable")  # ties in the order of the scans, on every platform
     counts = np.unique(np.ceil(np.linspace(1 / n_points, 1, n_points) * len(labels)).astype(int))
     return [{"coverage": float(n / len(labels)), "risk": float(wrong[order[:n]].mean())} for n in counts]
 
@@ -212,9 +208,7 @@ def conformal_sets(
     return {
         "confidence": confidence,
         "coverage": float(held.mean()),
-        "coverage_of_classes": {
-            classes[label]: float(held[labels == label].mean()) for label in np.unique(labels)
-        },
+        "coverage_of_classes": {classes[label]: float(held[labels == label].mean()) for label in np.unique(labels)},
         "mean_size": float(sets.sum(1).mean()),
         "single": float(single.mean()),
         "single_right": float(held[single].mean()) if single.any() else None,

@@ -207,9 +207,7 @@ def subgroups(
     return found
 
 
-def subgroup_scores(
-    task_scores: TaskScores, strata: Strata, seed: int = 0
-) -> dict[str, dict[str, GroupScore]]:
+def subgroup_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> dict[str, dict[str, GroupScore]]:
     """The model's score within each stratum of each confound.
 
     Parameters

@@ -67,9 +67,7 @@ def evaluate(
     if leaks and config.refuse_leakage:
         raise LeakError(leaks)
     evaluation = Evaluation(model, processor, scans, tasks, rows["test"], config.seed)
-    scores = {
-        name: score_task(evaluation.split(name, rows), config.names, config.n_resamples) for name in tasks
-    }
+    scores = {name: score_task(evaluation.split(name, rows), config.names, config.n_resamples) for name in tasks}
     report = _report(scores, evaluation)
     held_out = list(splits.parameters.get("holdout_sites") or ())
     if config.split == "test" and len(held_out) == 1:
@@ -157,9 +155,7 @@ def evaluate_sites(
     config = EvaluationConfig.of_call(config, options)
     sites = sorted({str(site) for site in scans["site"]})
     if len(sites) < 2:
-        raise ValueError(
-            f"All scans are of site {sites[0]}: leaving one site out takes scans of at least two."
-        )
+        raise ValueError(f"All scans are of site {sites[0]}: leaving one site out takes scans of at least two.")
     evaluation = Evaluation(model, processor, scans, tasks, range(len(scans)), config.seed)
     of_sites: dict[str, dict[str, TaskScores]] = {}
     skipped: dict[str, str] = {}
@@ -175,14 +171,10 @@ def evaluate_sites(
         }
     if not of_sites:
         raise ValueError(f"No site can be evaluated. {next(iter(skipped.values()))}")
-    pooled = {
-        name: pool({f"Site {site}": scores[name] for site, scores in of_sites.items()}) for name in tasks
-    }
+    pooled = {name: pool({f"Site {site}": scores[name] for site, scores in of_sites.items()}) for name in tasks}
     report = _report(pooled, evaluation)
     report.leave_one_site_out = SitesLeftOut(sites=list(of_sites), not_judged=skipped, model_retrained=False)
-    report.sites = {
-        site: {name: each.scores() for name, each in scores.items()} for site, scores in of_sites.items()
-    }
+    report.sites = {site: {name: each.scores() for name, each in scores.items()} for site, scores in of_sites.items()}
     report.between_sites = {
         name: {
             predictor: between_sites(
@@ -249,8 +241,6 @@ def _report(scores: Mapping[str, TaskScores], evaluation: Evaluation) -> Evaluat
         calibration={name: each.calibration() for name, each in scores.items()},
         conformal={name: each.conformal() for name, each in scores.items()},
         left_out={name: each.left_out for name, each in scores.items()},
-        failures=[
-            {"scan_id": scan_id, "reason": reason} for scan_id, reason in evaluation.encoded.failures.items()
-        ],
+        failures=[{"scan_id": scan_id, "reason": reason} for scan_id, reason in evaluation.encoded.failures.items()],
         simulated="simulated" in declared_in_features(evaluation.scans.features),
     )

@@ -203,9 +203,7 @@ class ScanFeatures:
             self._fitted[key] = (fit(pool), {})
         transform, done = self._fitted[key]
         missing = [row for row in rows if row not in done]
-        for start in tqdm(
-            range(0, len(missing), BATCH), f"{kind} features", unit="batch", disable=not missing
-        ):
+        for start in tqdm(range(0, len(missing), BATCH), f"{kind} features", unit="batch", disable=not missing):
             batch = missing[start : start + BATCH]
             signals, usable = zip(*(self._signal(row) for row in batch), strict=True)
             done |= dict(zip(batch, transform(list(signals), list(usable)).astype(np.float32), strict=True))

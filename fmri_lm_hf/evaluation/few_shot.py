@@ -81,17 +81,13 @@ def few_shot(
             results[name]["0"] = {MODEL: _over_draws([_score(split, PREDICTORS[MODEL].answer(split))])}
         for k, draws in drawn[name].items():
             results[name][str(k)] = {
-                predictor: {"left_out": draws}
-                if isinstance(draws, str)
-                else _learn(predictor, split, draws, encoded)
+                predictor: {"left_out": draws} if isinstance(draws, str) else _learn(predictor, split, draws, encoded)
                 for predictor in tqdm(names, f"{name} from {k} scans", unit="predictor")
             }
     return results
 
 
-def _learn(
-    predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans
-) -> Scores:
+def _learn(predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans) -> Scores:
     """Scores of a predictor that learns from each draw and knows no other labelled scan."""
     learn = FEW_SHOT_PREDICTORS[predictor].answer
     try:
@@ -187,9 +183,7 @@ def _draw_and_read(
                     needed.update(row for draw in draws for row in draw)
         if not needed:
             return drawn, EncodedScans([], {}, {})
-        encoded = EncodedScans.encode(
-            evaluation.model, evaluation.processor, evaluation.scans, sorted(needed)
-        )
+        encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, sorted(needed))
         if len(encoded.rows) == len(needed):
             return drawn, encoded
         unreadable |= needed - set(encoded.rows)
@@ -216,9 +210,7 @@ def adapter(split: TaskSplit, encoded: EncodedScans) -> Answer:
         These scans, as the model reads them.
     """
     evaluation = split.evaluation
-    train, test = scaled(
-        _features(split, encoded, split.train), _features(split, evaluation.encoded, split.test)
-    )
+    train, test = scaled(_features(split, encoded, split.train), _features(split, evaluation.encoded, split.test))
     odds = (_log_odds(_answers(split, encoded)), _log_odds(evaluation.answer(split).probabilities))
     train, test = (np.concatenate(each, axis=1) for each in zip((train, test), odds))
     head = LogisticRegression(C=ADAPTER_C, class_weight="balanced", max_iter=1000)
@@ -311,9 +303,7 @@ def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
     size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
     batches = [split.test[start : start + size] for start in range(0, len(split.test), size)]
     parts = [
-        answers_to_questions(
-            evaluation.model, [(prompt, answers)], past, **inputs_of(evaluation.encoded, batch)
-        )[0]
+        answers_to_questions(evaluation.model, [(prompt, answers)], past, **inputs_of(evaluation.encoded, batch))[0]
         for batch in batches
     ]
     return Answer(torch.cat(parts).double().softmax(-1).cpu().numpy())

@@ -105,9 +105,7 @@ class History:
         """
         if report.split != "test" or report.scans_sha256 is None or report.splits_sha256 is None:
             return
-        entry = Entry(
-            report.scans_sha256, report.splits_sha256, name, weights_hash(model), tuple(report.tasks)
-        )
+        entry = Entry(report.scans_sha256, report.splits_sha256, name, weights_hash(model), tuple(report.tasks))
         earlier = self.earlier(entry)
         self.add(entry)
         report.history = {"n_earlier": len(earlier), "statement": statement(earlier, entry)}

@@ -28,9 +28,7 @@ from .design import Design, training_records
 from .tasks import Task, class_name, is_missing
 
 COPY = 0.9  # share of content in common from which two scans are called copies; those of less overlap
-KNOWN_PART = (
-    0.5  # of the subjects that splits name, and of those that the scans are of, that the other must have
-)
+KNOWN_PART = 0.5  # of the subjects that splits name, and of those that the scans are of, that the other must have
 FEWEST_VALUES = 10  # from which a relation of two columns is no accident
 MOST_NAMED = 5  # subjects or scans that a message names
 
@@ -243,9 +241,7 @@ def _statistics_of_evaluated_scans(design: Design) -> Iterator[str]:
         elif fitted.of_these_splits and fitted.n_subjects > n_train:
             found = f"{fitted.n_subjects} subjects, and the splits have {n_train} to train on"
         if found:
-            yield (
-                f"{_capital(fitted.name)} was fitted to {found}. Fit it again, to the training subjects only."
-            )
+            yield (f"{_capital(fitted.name)} was fitted to {found}. Fit it again, to the training subjects only.")
 
 
 def _hashes_with(evaluated: set[str], design: Design) -> dict[str, str]:
@@ -284,10 +280,7 @@ def _labels_among_confounds(design: Design) -> Iterator[str]:
     for name, task in design.tasks.items():
         for column in design.confounds.get(name, ()):
             if reason := _why_label(design, task, column):
-                yield (
-                    f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this "
-                    "task."
-                )
+                yield (f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this task.")
 
 
 def _why_label(design: Design, task: Task, column: str) -> str | None:

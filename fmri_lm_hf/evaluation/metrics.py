@@ -68,9 +68,7 @@ def balanced_accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> floa
     return float(recall_score(truth, answers, labels=classes, average="macro"))
 
 
-def roc_auc(
-    labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: Sequence[Any]
-) -> float | None:
+def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: Sequence[Any]) -> float | None:
     """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
 
     Parameters
@@ -123,9 +121,7 @@ def _as_strings(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.n
 # ---------------------------------------------- many weightings (a bootstrap) or labellings (permutations) in one pass
 
 
-def weighted_balanced_accuracy(
-    labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def weighted_balanced_accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean recall over the classes that have weight.
 
     Parameters

@@ -157,9 +157,7 @@ class Evaluation:
                 for task in choices.values()
             ]
             found = answers_to_questions(self.model, asked)
-            log_probabilities = {
-                name: x.double().cpu().numpy() for name, x in zip(choices, found, strict=True)
-            }
+            log_probabilities = {name: x.double().cpu().numpy() for name, x in zip(choices, found, strict=True)}
         inputs = None if encoded is None else encoded.inputs
         written = {
             name: [form.read(text) for text in self._write(form, inputs)]
@@ -213,9 +211,7 @@ class TaskSplit:
 
     def numbers(self, rows: Sequence[int]) -> np.ndarray:
         """The values of the task's column, for tasks whose column holds numbers; NaN where one is missing."""
-        return np.array(
-            [np.nan if is_missing(self._column[row]) else float(self._column[row]) for row in rows]
-        )
+        return np.array([np.nan if is_missing(self._column[row]) else float(self._column[row]) for row in rows])
 
     def class_means(self) -> np.ndarray:
         """The number that each class stands for: the mean of its training scans, (n_classes,)."""

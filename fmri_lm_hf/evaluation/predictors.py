@@ -116,9 +116,7 @@ def _without_scan(split: TaskSplit) -> Answer:
 def _other_scan(split: TaskSplit) -> Answer:
     subjects = split.subjects(split.test)
     if len(set(subjects)) < 2:
-        raise Unavailable(
-            "All test scans are of one subject, so that there is no other subject's scan to show."
-        )
+        raise Unavailable("All test scans are of one subject, so that there is no other subject's scan to show.")
     others = [split.test[place] for place in other_subjects(subjects, split.evaluation.seed)]
     return split.evaluation.answer(split, others)
 
@@ -183,9 +181,7 @@ def _agreement(split: TaskSplit, probabilities_of: Callable[[Sequence[Statement]
     from .truth import names_of_networks, parse_hypothesis, relative_to
 
     if split.evaluation.processor.feature_extractor.atlas is None:
-        raise Unavailable(
-            "The processor has no atlas, and therefore no networks, which the hypothesis is about."
-        )
+        raise Unavailable("The processor has no atlas, and therefore no networks, which the hypothesis is about.")
     names = names_of_networks(split.evaluation.processor)
     statements = {
         answer: parse_hypothesis(text, names)
@@ -349,8 +345,6 @@ def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: 
     """
     bold, observed = series_of(scan)
     finite = np.isfinite(bold[observed]).all(0)
-    kept = np.ix_(
-        observed, finite
-    )  # censored volumes and missing ROIs would spread through the Fourier transform
+    kept = np.ix_(observed, finite)  # censored volumes and missing ROIs would spread through the Fourier transform
     bold[kept] = surrogate(bold[kept], np.random.default_rng([seed, row]))
     return {**scan, "bold": bold}

@@ -129,9 +129,7 @@ def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | Non
         heading("Few labelled scans"),
         picture(_curves(few_shot), "balanced accuracy by number of labelled scans"),
         html_table(head, rows),
-        paragraph(
-            "Means over draws of the labelled scans ± SD between draws; all predictors have the same draws."
-        ),
+        paragraph("Means over draws of the labelled scans ± SD between draws; all predictors have the same draws."),
         *([html_table(("left out",), reasons)] if reasons else []),
     ]
 
@@ -144,9 +142,7 @@ def _shot_title(name: str) -> str:
 
 def _with_sd(scores: Mapping[str, Any], metric: str) -> str:
     sd = scores.get(f"{metric}_sd")
-    return (
-        number(scores[metric]) if scores[metric] is None or sd is None else f"{scores[metric]:.3f} ± {sd:.3f}"
-    )
+    return number(scores[metric]) if scores[metric] is None or sd is None else f"{scores[metric]:.3f} ± {sd:.3f}"
 
 
 def explanation_parts(explanations: Mapping[str, Mapping[str, Any] | None], atlas: Atlas | None) -> list[str]:
@@ -164,9 +160,7 @@ def _effect_parts(effects: Mapping[str, Any], atlas: Atlas | None, task: str) ->
     if "left_out" in effects:
         return [html_table(("left out",), [[effects["left_out"]]])]
     listed = effects["of_pairs"][:10] or sorted(effects["of_networks"], key=lambda each: -each["size"])
-    rows = [
-        [" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"] for each in listed
-    ]
+    rows = [[" - ".join(each["networks"]), f"{each['for_answer']:+.3f}", f"{each['size']:.3f}"] for each in listed]
     notes = [f"{effects['n_scans']} scans, each compared with {effects['n_others']} other people"]
     notes += [
         f"rank correlation with {name} {number(value)}"
@@ -175,11 +169,7 @@ def _effect_parts(effects: Mapping[str, Any], atlas: Atlas | None, task: str) ->
     brain = _brain(effects, atlas)
     return [
         picture(_matrix(effects), f"log-odds of networks and their pairs in answers about {task}"),
-        *(
-            []
-            if brain is None
-            else [picture(brain, f"networks of the brain that moved answers about {task}")]
-        ),
+        *([] if brain is None else [picture(brain, f"networks of the brain that moved answers about {task}")]),
         html_table(("networks", "for the answer", "size"), rows),
         paragraph(f"{'; '.join(notes)}."),
     ]
@@ -196,8 +186,7 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
             first = [change["title"], f"{at['level']:g}", f"{at['unread']:.2f}"]
             metrics = ("balanced_accuracy", "auc", "same_answer")
             rows += [
-                [*first, task, *(number(scores[metric]) for metric in metrics)]
-                for task, scores in at["tasks"].items()
+                [*first, task, *(number(scores[metric]) for metric in metrics)] for task, scores in at["tasks"].items()
             ] or [[*first, "-", "-", "-", "-"]]
             reasons += [[f"{degree}: {at['reason']}"]] if at["reason"] else []
     head = ("change", "level", "unread", "task", "balanced accuracy", "AUC", "same answer")
@@ -280,9 +269,7 @@ def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
                 means = [curve[k][name]["balanced_accuracy"] for k in known]
                 errors = [curve[k][name].get("balanced_accuracy_sd", 0) for k in known]
                 style = {"marker": "o", "capsize": 2, "color": SHOT_COLOURS.get(name, "0.5")}
-                axes.errorbar(
-                    [shots.index(k) for k in known], means, errors, label=_shot_title(name), **style
-                )
+                axes.errorbar([shots.index(k) for k in known], means, errors, label=_shot_title(name), **style)
         zero = curve.get("0", {}).get(MODEL, {}).get("balanced_accuracy")
         if zero is not None:
             axes.axhline(zero, color=COLOURS["model"], linestyle="--", linewidth=0.8, label=title_of(MODEL))

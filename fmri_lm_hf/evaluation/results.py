@@ -90,9 +90,7 @@ class EvaluationConfig:
         if isinstance(self.predictors, str):
             raise ValueError(f"`predictors` is {self.predictors!r}: expected a sequence of names.")
         if unknown := sorted(set(self.predictors or ()) - set(PREDICTORS)):
-            raise ValueError(
-                f"Unknown predictors {', '.join(unknown)}; expected some of {', '.join(PREDICTORS)}."
-            )
+            raise ValueError(f"Unknown predictors {', '.join(unknown)}; expected some of {', '.join(PREDICTORS)}.")
         if self.split not in SPLITS:
             raise ValueError(f"`split` is {self.split!r}: expected {' or '.join(SPLITS)}.")
         for name in ("n_resamples", "n_wordings", "n_truth", "n_occluded", "n_robustness"):
@@ -109,9 +107,7 @@ class EvaluationConfig:
         return [name for name in PREDICTORS if name == MODEL or name in chosen]
 
     @classmethod
-    def of_call(
-        cls, config: EvaluationConfig | Sequence[str] | None, options: Mapping[str, Any]
-    ) -> EvaluationConfig:
+    def of_call(cls, config: EvaluationConfig | Sequence[str] | None, options: Mapping[str, Any]) -> EvaluationConfig:
         """The configuration of a call with `config`, or with keywords as in the release before."""
         if not options and (config is None or isinstance(config, EvaluationConfig)):
             return config or cls()
@@ -255,9 +251,7 @@ class EvaluationReport:
         else:
             name, record = str(source), json.loads(Path(source).read_text(encoding="utf-8"))
         if not isinstance(record, Mapping) or not isinstance(record.get("tasks"), Mapping):
-            raise ValueError(
-                f"{name} is not an evaluation: expected the content of a results.json, with `tasks`."
-            )
+            raise ValueError(f"{name} is not an evaluation: expected the content of a results.json, with `tasks`.")
         if (version := record.get("schema_version", 0)) > SCHEMA_VERSION:
             raise ValueError(
                 f"{name} has schema version {version}, and this release of fmri_lm_hf reads versions up to "
@@ -344,9 +338,7 @@ def compare(reports: Mapping[str, EvaluationReport]) -> Comparison:
     """
     each = list(reports.values())
     if len({report.scans_sha256 for report in each}) > 1:
-        raise ValueError(
-            "The models were evaluated on different scans: evaluate them with the same scans and splits."
-        )
+        raise ValueError("The models were evaluated on different scans: evaluate them with the same scans and splits.")
     if len({tuple(report.tasks) for report in each}) > 1:
         raise ValueError("The models were asked different tasks: evaluate them with the same tasks.")
     tasks: dict[str, dict[str, dict[str, Spread]]] = {}
@@ -356,9 +348,7 @@ def compare(reports: Mapping[str, EvaluationReport]) -> Comparison:
             scores: list[Mapping[str, Any]] = [report.tasks[task].get(name, {}) for report in each]
             if all(scores):
                 values = {metric: [of_model.get(metric) for of_model in scores] for metric in COMPARED}
-                tasks[task][name] = {
-                    metric: _spread(found) for metric, found in values.items() if None not in found
-                }
+                tasks[task][name] = {metric: _spread(found) for metric, found in values.items() if None not in found}
     return {
         "models": list(reports),
         "tasks": tasks,

@@ -26,9 +26,7 @@ PERFUSION_T_R = 4.0  # seconds
 NO_LIMIT = 2**31  # time points: resampling must not cut a scan
 
 
-def robustness(
-    evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int
-) -> dict[str, Any]:
+def robustness(evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int) -> dict[str, Any]:
     """Scores of the model on scans as they are, and under each perturbation at each level.
 
     Parameters
@@ -82,9 +80,7 @@ def _scores_at(
     """Scores under one perturbation at one level."""
     change = partial(perturb, name, level, evaluation.seed, networks=networks)
     try:
-        encoded = EncodedScans.encode(
-            evaluation.model, evaluation.processor, evaluation.scans, rows, change=change
-        )
+        encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, rows, change=change)
     except ScanError as error:  # none of them can be read
         return {"level": level, "unread": 1.0, "reason": str(error), "tasks": {}}
     log_probabilities = encoded.log_probabilities(evaluation.model, evaluation.processor, evaluation.tasks)

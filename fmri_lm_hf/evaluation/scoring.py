@@ -308,9 +308,7 @@ def pool(parts: Mapping[str, TaskScores]) -> TaskScores:
     each = list(parts.values())
     first = each[0]
     classes = tuple(name for name in first.task.classes if any(name in part.classes for part in each))
-    left_out = {
-        name: f"{title}: {why}" for title, part in parts.items() for name, why in part.left_out.items()
-    }
+    left_out = {name: f"{title}: {why}" for title, part in parts.items() for name, why in part.left_out.items()}
 
     def pooled(name: str) -> Answer:
         probabilities, written = [], []

@@ -25,9 +25,7 @@ class Table(NamedTuple):
         """The head and rows in aligned columns."""
         lines = [self.head, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
-        )
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def number(value: float | None) -> str:
@@ -276,9 +274,7 @@ def comparison_text(found: Comparison) -> str:
     for task, predictors in found["tasks"].items():
         for name, metrics in predictors.items():
             balanced, auc = metrics.get("balanced_accuracy"), metrics.get("auc")
-            cells = [
-                "-" if each is None else f"{each['mean']:.3f} +- {each['sd']:.3f}" for each in (balanced, auc)
-            ]
+            cells = ["-" if each is None else f"{each['mean']:.3f} +- {each['sd']:.3f}" for each in (balanced, auc)]
             ends = "-" if balanced is None else f"{balanced['lowest']:.3f} to {balanced['highest']:.3f}"
             rows.append([task, title_of(name), cells[0], ends, cells[1]])
     n_models = len(found["models"])
@@ -311,9 +307,7 @@ def score_csv(report: EvaluationReport) -> str:
                     row[measure] = value
             rows.append(row)
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

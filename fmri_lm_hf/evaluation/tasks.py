@@ -21,9 +21,7 @@ import datasets
 import yaml
 
 _COHORT_FILES = Path(__file__).with_name("cohorts")
-COHORTS = tuple(
-    sorted(path.stem for path in _COHORT_FILES.glob("*.yaml"))
-)  # whose tasks the package declares
+COHORTS = tuple(sorted(path.stem for path in _COHORT_FILES.glob("*.yaml")))  # whose tasks the package declares
 
 MAX_CLASSES = 10
 MAX_WORDINGS = 200
@@ -105,9 +103,7 @@ class Task:
             )
         regression = declared.get("regression", False)
         if not isinstance(regression, bool):
-            raise ValueError(
-                f"`regression` of the question about {name!r} is {regression!r}: expected true or false."
-            )
+            raise ValueError(f"`regression` of the question about {name!r} is {regression!r}: expected true or false.")
         below = {float(bound): str(answer) for bound, answer in declared.get("below", {}).items()}
         task = cls(
             name=name,
@@ -287,17 +283,13 @@ def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task],
         If there is no such cohort, or the dataset has none of its columns.
     """
     if name not in COHORTS:
-        raise ValueError(
-            f"No tasks are declared for {name!r}: expected one of {', '.join(COHORTS)}, or a YAML file."
-        )
+        raise ValueError(f"No tasks are declared for {name!r}: expected one of {', '.join(COHORTS)}, or a YAML file.")
     tasks, missing = {}, []
     for task, declared in _read_yaml(_COHORT_FILES / f"{name}.yaml").items():
         names = _names(declared["column"])
         column = next((each for each in names if each in columns), None)
         if column is None:
-            missing.append(
-                f"Task {task!r} of {name} is left out: the scans have no column {' or '.join(names)}."
-            )
+            missing.append(f"Task {task!r} of {name} is left out: the scans have no column {' or '.join(names)}.")
         else:
             tasks[task] = Task.from_dict(task, {**declared, "column": column})
     if not tasks:

@@ -61,11 +61,7 @@ def _items(report: EvaluationReport) -> list[tuple[str, str, str]]:
         return (
             f"balanced accuracy {number(scores['balanced_accuracy'])} "
             f"({interval(scores.get('balanced_accuracy_interval'))}), "
-            + (
-                f"ECE {number(calibrated['ece'])}"
-                if calibrated
-                else f"no answer in {scores['no_answer']:.1%}"
-            )
+            + (f"ECE {number(calibrated['ece'])}" if calibrated else f"no answer in {scores['no_answer']:.1%}")
         )
 
     def verdict(task: str) -> str:

@@ -158,9 +158,7 @@ def bin_probabilities(
     return torch.cat(scores).softmax(-1)
 
 
-def scan_pairs(
-    processor: FmriLMProcessor, inputs: Inputs
-) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+def scan_pairs(processor: FmriLMProcessor, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
     """Connectivity of each network pair in each scan, which pairs there are, and the names of the networks.
 
     Returns

@@ -96,9 +96,7 @@ def bootstrap_by_subject(
     weights = weights_by_subject(subjects, n_resamples, seed)
     scans = np.arange(weights.shape[1])
     values = [statistic(np.repeat(scans, each)) for each in weights]
-    return interval_of(
-        statistic(scans), np.array([np.nan if value is None else value for value in values]), level
-    )
+    return interval_of(statistic(scans), np.array([np.nan if value is None else value for value in values]), level)
 
 
 def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95) -> Interval:

@@ -275,9 +275,7 @@ def _wait_for(error: BaseException, attempt: int) -> float | None:
         if isinstance(cause, errors.HfHubHTTPError):
             if cause.response.status_code not in _PASSING_STATUS:
                 return None
-            asked = cause.response.headers.get(
-                "Retry-After", ""
-            )  # may also be a date, which is not worth parsing
+            asked = cause.response.headers.get("Retry-After", "")  # may also be a date, which is not worth parsing
             return max(wait, float(asked)) if asked.isdigit() else wait
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return None

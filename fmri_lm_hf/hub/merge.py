@@ -119,9 +119,7 @@ def merge(
             change.deletions.append(_EVAL_RESULTS)
         n_parameters = count_parameters(result) or _count_at(head, change.deletions, result.kind)
         rendered = render_model_card(result, repo_id, n_parameters)
-    card = update_card(
-        _base_card(publication, head, repo_id), rendered, _ALWAYS_SHOWN, add_blocks=is_new_kind
-    )
+    card = update_card(_base_card(publication, head, repo_id), rendered, _ALWAYS_SHOWN, add_blocks=is_new_kind)
     change.files["README.md"] = sign_card(_with_metadata(card, license, tags)).encode()
     return change
 
@@ -149,9 +147,7 @@ def _replace_weights(change: Change, publication: Publication, head: Head) -> No
         return
     # Shards of earlier weights would be loaded, or counted, with the new ones.
     change.deletions += [name for name in _weights(head.files, publication.kind) if name not in change.files]
-    is_unchanged = not change.deletions and all(
-        is_same(change.files[name], head.files.get(name)) for name in weights
-    )
+    is_unchanged = not change.deletions and all(is_same(change.files[name], head.files.get(name)) for name in weights)
     at_head = head.json(_TRAINING)
     if publication.json(_TRAINING) in ({}, {"training": NOT_RECORDED}):
         if is_unchanged and at_head:
@@ -196,9 +192,7 @@ def _count_at(head: Head, deletions: list[str], kind: str) -> int | None:
 # ---- datasets
 
 
-def _dataset_card(
-    publication: Publication, head: Head, deletions: list[str], repo_id: str, declared: set[str]
-) -> str:
+def _dataset_card(publication: Publication, head: Head, deletions: list[str], repo_id: str, declared: set[str]) -> str:
     """Return the card of a dataset: where others' configs or splits stay, the card at the head with joint metadata."""
     rendered = render_dataset_card(publication, repo_id, declared)
     pushed_groups = {shard_group(name) for name in publication.files} | {None}
@@ -226,9 +220,7 @@ def _merged_configs(earlier: Any, pushed: list[dict[str, Any]]) -> list[dict[str
         # `data_files` may also be a single path, which says nothing about splits
         parts = known.get("data_files") or []
         splits = {part["split"]: part for part in parts if isinstance(part, dict) and "split" in part}
-        known["data_files"] = list(
-            {**splits, **{part["split"]: part for part in entry["data_files"]}}.values()
-        )
+        known["data_files"] = list({**splits, **{part["split"]: part for part in entry["data_files"]}}.values())
     return list(merged.values())
 
 
@@ -243,9 +235,7 @@ def _base_card(publication: Publication, head: Head, repo_id: str) -> str | None
         return at_head if at_head is not None else local
     if not is_edited(at_head):
         return local
-    logger.warning(
-        f"The cards of {repo_id} and of the folder were both edited by hand; the text on the Hub is kept."
-    )
+    logger.warning(f"The cards of {repo_id} and of the folder were both edited by hand; the text on the Hub is kept.")
     return at_head
 
 

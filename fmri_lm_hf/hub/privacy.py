@@ -46,9 +46,7 @@ _ANY_BEGINNING = "|".join(map(re.escape, _BEGINNINGS.split()))
 _NEW = r"(?<![A-Za-z0-9])"  # file names join words by underscores, which `\b` takes for letters
 _IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
 _VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
-_OPTION = (
-    r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, perhaps the next item of a list
-)
+_OPTION = r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, perhaps the next item of a list
 _DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _secret(
@@ -156,9 +154,7 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
             findings.append(f"the name of {name!r}: {found[0]}")
         patterns = secrets
         if name.endswith(_VOCABULARIES):
-            patterns = {
-                what: secret for what, secret in secrets.items() if what not in _WORDS_OF_VOCABULARIES
-            }
+            patterns = {what: secret for what, secret in secrets.items() if what not in _WORDS_OF_VOCABULARIES}
         elif not name.endswith(_PROSE):
             patterns = {**secrets, **own_names, "a mail address": _MAIL}
         for place, text in texts_of(name, content):

@@ -197,9 +197,7 @@ def name_repository_in_adapter(publication: Publication, repo_id: str) -> None:
 def _json_at(api: HfApi, repo_id: str, name: str, commit: str) -> dict[str, Any]:
     """Download a JSON file of a repository; empty when there is none."""
     try:
-        path = retried(
-            lambda: api.hf_hub_download(repo_id, name, revision=commit), f"Fetching {name} of {repo_id}"
-        )
+        path = retried(lambda: api.hf_hub_download(repo_id, name, revision=commit), f"Fetching {name} of {repo_id}")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except EntryNotFoundError:
         return {}

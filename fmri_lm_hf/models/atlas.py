@@ -179,9 +179,7 @@ class Atlas:
             labels = sorted(maps.label[0].items())
             rows = [(key, text, network_of(text)) for key, (text, _) in labels]
         else:
-            raise ScanError(
-                "A NIfTI label image needs `table=`, a file with the columns index, name and network."
-            )
+            raise ScanError("A NIfTI label image needs `table=`, a file with the columns index, name and network.")
         rows = [row for row in rows if row[0] != 0]  # 0 is the background
         values = image_data(image) if is_cifti(image) else volume_data(image)
         present = set(np.unique(values).astype(int).tolist()) - {0}
@@ -192,9 +190,7 @@ class Atlas:
                 f"image and {_some(sorted(named))} in the table. Check that they belong together."
             )
         if present - named:
-            logger.warning(
-                f"Atlas {name!r} leaves out label values without a name: {_some(sorted(present - named))}."
-            )
+            logger.warning(f"Atlas {name!r} leaves out label values without a name: {_some(sorted(present - named))}.")
         indices, names, networks = zip(*rows, strict=True)
         return cls(
             name,
@@ -286,9 +282,7 @@ class Atlas:
         except (OSError, ValueError) as error:
             raise ScanError(f"The atlas file {path} is not readable JSON: {error}.") from error
         if not isinstance(record, dict):
-            raise ScanError(
-                f"The atlas file {path} must hold one JSON object with name, roi_names and networks."
-            )
+            raise ScanError(f"The atlas file {path} must hold one JSON object with name, roi_names and networks.")
         return cls.from_dict(record, labels_img)
 
     def roi_slots(self, roi_names: Iterable[str]) -> np.ndarray:
@@ -376,9 +370,7 @@ def _check_yeo_networks(atlas: Atlas) -> None:
     title = re.search(r"(?<!\d)(7|17)[ _]?networks", atlas.name, flags=re.IGNORECASE)
     wrong = sorted((set(atlas.networks) & YEO_NETWORKS[other]) - YEO_NETWORKS.get(scheme, set()))
     if scheme not in YEO_NETWORKS:
-        raise ScanError(
-            f"Atlas {atlas.name!r} mixes ROI names of the 7- and the 17-network parcellation: use one."
-        )
+        raise ScanError(f"Atlas {atlas.name!r} mixes ROI names of the 7- and the 17-network parcellation: use one.")
     if wrong or (title and title[1] != scheme):
         found = f"network {_some(wrong)}" if wrong else f"the atlas name {atlas.name!r}"
         raise ScanError(

@@ -111,9 +111,7 @@ def read_label_table(path: Path) -> list[tuple[int, str, str]]:
     lines = [line for line in lines if line.strip() and not line.startswith("#")]
     delimiter = next((mark for mark in "\t," if lines and mark in lines[0]), None)
     try:
-        table = (
-            list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
-        )
+        table = list(csv.reader(lines, delimiter=delimiter)) if delimiter else [line.split() for line in lines]
         table = [[cell.strip() for cell in row] for row in table]
         if table and not any(_is_integer(cell) for cell in table[0]) and len(table[0]) > 1:
             return _rows_by_header(table)

@@ -137,9 +137,7 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: Tensor) -> Non
 def _check_cache(language_model: PreTrainedModel, outputs: Any, prompts: Tensor, layout: ScanLayout) -> None:
     cache = getattr(outputs, "past_key_values", None)
     if cache is None or not hasattr(cache, "batch_repeat_interleave"):
-        raise _refusal(
-            language_model, f"it returns no cache that can be repeated, but {type(cache).__name__}"
-        )
+        raise _refusal(language_model, f"it returns no cache that can be repeated, but {type(cache).__name__}")
     layout.remember(cache)
     cache.batch_repeat_interleave(2)
     new = prompts[:, :1].repeat_interleave(2, dim=0)

@@ -90,9 +90,7 @@ class FmriLMConfig(PreTrainedConfig):
         if set((self.part_dtypes or {}).values()) - set(DTYPES):
             raise ValueError(f"`part_dtypes` must name some of {list(DTYPES)}, got {self.part_dtypes}.")
         if self.fmri_embedding_source == "codes" and self.fmri_config.encoder_only:
-            raise ValueError(
-                "`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`."
-            )
+            raise ValueError("`fmri_embedding_source='codes'` needs a codebook, but the tokenizer is `encoder_only`.")
         if not self.scan_tokens or set(self.scan_tokens) - set(SCAN_TOKENS):
             raise ValueError(f"`scan_tokens` must name some of {list(SCAN_TOKENS)}, got {self.scan_tokens}.")
         if self.reads_network_pairs:

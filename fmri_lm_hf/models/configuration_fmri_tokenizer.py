@@ -272,9 +272,7 @@ _LIBRARY_QUANTIZATION = ("bitsandbytes",)
 _SWITCHES = ("use_kernels", "kernel_config", "trust_remote_code", "custom_generate", "allow_all_kernels")
 
 
-def check_config_is_inert(
-    config: Mapping[str, Any], name: str = "config.json", *, is_nested: bool = False
-) -> None:
+def check_config_is_inert(config: Mapping[str, Any], name: str = "config.json", *, is_nested: bool = False) -> None:
     """Refuse a configuration that would load foreign kernels or code when a model is built from it.
 
     Parameters

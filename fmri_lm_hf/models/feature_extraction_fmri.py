@@ -115,9 +115,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             )
         for name, values in (("roi_median", self.roi_median), ("roi_iqr", self.roi_iqr)):
             if values is not None and len(values) != self.n_rois:
-                raise ValueError(
-                    f"`{name}` has {len(values)} values: expected one for each of {self.n_rois} ROIs."
-                )
+                raise ValueError(f"`{name}` has {len(values)} values: expected one for each of {self.n_rois} ROIs.")
         if self.roi_iqr is not None and not np.all(np.asarray(self.roi_iqr) > 0):
             raise ValueError("`roi_iqr` must be positive for every ROI.")
 
@@ -151,9 +149,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             raise ScanError("The list of scans is empty: give at least one.")
         t_rs = list(t_r) if isinstance(t_r, (Sequence, np.ndarray)) else [t_r] * len(scans)
         if len(t_rs) != len(scans):
-            raise ScanError(
-                f"{len(t_rs)} TRs were given for {len(scans)} scans: give one for all or for each."
-            )
+            raise ScanError(f"{len(t_rs)} TRs were given for {len(scans)} scans: give one for all or for each.")
         input_values = np.zeros((len(scans), self.n_rois, self.n_timepoints), dtype=np.float32)
         roi_mask = np.zeros((len(scans), self.n_rois), dtype=bool)
         padding_mask = np.zeros((len(scans), self.n_timepoints), dtype=bool)
@@ -233,9 +229,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             bold = content.bold[: self.n_timepoints].copy()
             observed = content.sample_mask[: self.n_timepoints].copy()
         else:
-            weights = resampling_weights(
-                len(content.bold), content.t_r, self.t_r, self.n_timepoints, self.resampling
-            )
+            weights = resampling_weights(len(content.bold), content.t_r, self.t_r, self.n_timepoints, self.resampling)
             bold = weights @ content.bold[: weights.shape[1]]
             # A new point counts as observed if most of its weight is on observed points.
             share = np.abs(weights) @ content.sample_mask[: weights.shape[1]]

@@ -271,9 +271,7 @@ class FmriTransformer(nn.Module):
         if sees_all and observer is None:
             return hidden_states, None
         seen = F.pad(grid_mask, (0, hidden_states.shape[1] - grid.shape[1]), value=True)[:, None, None, :]
-        if (
-            observer is not None
-        ):  # the last token: a row of the mask that sees all, a column that only it sees
+        if observer is not None:  # the last token: a row of the mask that sees all, a column that only it sees
             token = torch.arange(hidden_states.shape[1], device=grid.device)
             is_observer = token == token[-1]
             seen = seen & (~is_observer[None, :] | is_observer[:, None])
@@ -293,9 +291,7 @@ class FmriEncoder(nn.Module):
         # a profile is that of the whole scan; each time patch may get a projection of its own
         self.n_projections = config.n_patches if config.connectivity_rank else 1
         self.connectivity_projection = (
-            nn.Linear(config.profile_size, self.n_projections * config.hidden_size)
-            if config.profile_size
-            else None
+            nn.Linear(config.profile_size, self.n_projections * config.hidden_size) if config.profile_size else None
         )
         self.latent_tokens = LatentTokens(config, of_latents=True) if config.num_latent_tokens else None
         self.transformer = FmriTransformer(config, config.num_hidden_layers)
@@ -326,9 +322,7 @@ class FmriEncoder(nn.Module):
             patches = patches.transpose(1, 2).flatten(1, 2)  # (batch, n_grid, patch_size), time-major
             grid = self.signal_projection(patches)
         if self.connectivity_projection is not None and profiles is not None:
-            projected = self.connectivity_projection(profiles.to(dtype)).unflatten(
-                -1, (self.n_projections, -1)
-            )
+            projected = self.connectivity_projection(profiles.to(dtype)).unflatten(-1, (self.n_projections, -1))
             projected = projected.transpose(1, 2).expand(-1, self.n_patches, -1, -1)
             grid = grid + projected.flatten(1, 2)  # (batch, n_grid, hidden_size), time-major
         return (grid, None) if self.latent_tokens is None else self.latent_tokens(grid, grid_mask)

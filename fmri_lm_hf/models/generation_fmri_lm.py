@@ -91,9 +91,7 @@ class ScanGenerationMixin(GenerationMixin):
             return processors
         return LogitsProcessorList(
             # guidance subtracts the scores of another pass, and does not look up ids
-            each
-            if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor)
-            else _WithColumns(each, n_outside)
+            each if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) else _WithColumns(each, n_outside)
             for each in processors
         )
 
@@ -135,9 +133,7 @@ class ScanGenerationMixin(GenerationMixin):
         layout = ScanLayout.of(input_ids, is_scan, sizes, attention_mask=attention_mask, cache=cache)
         return layout.position_ids
 
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs
-    ):
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
         if expand_size == 1 or input_ids is None:
             return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         # Each copy of a prompt needs all scans of the prompt, in their order: a, b, a, b. What transformers does with
@@ -146,14 +142,10 @@ class ScanGenerationMixin(GenerationMixin):
         of_prompt = torch.arange(sum(n_scans), device=input_ids.device).split(n_scans)
         rows = torch.cat([rows for rows in of_prompt for _ in range(expand_size)])
         scans = {name: kwargs.pop(name)[rows] for name in SCAN_INPUTS if kwargs.get(name) is not None}
-        input_ids, kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **kwargs
-        )
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | scans
 
     @staticmethod
-    def create_masks_for_generate(
-        config, inputs_embeds, attention_mask, past_key_values, position_ids, **kwargs
-    ):
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids, **kwargs):
         """Leave the mask to `forward`, which knows where the scans are (called for static caches)."""
         return attention_mask

@@ -52,9 +52,7 @@ class PublishedOnHub:
         return push_to_hub(self, repo_id, **options)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Self:
         """Load as transformers does, and remember where the record of the weights is."""
         location = {name: kwargs[name] for name in _LOCATION if kwargs.get(name) is not None}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
@@ -100,9 +98,7 @@ class PublishedOnHub:
         parts = {
             name: record
             for name, module in self.named_modules()  # type: ignore[attr-defined]
-            if module is not self
-            and isinstance(module, PublishedOnHub)
-            and (record := module.record_of_weights())
+            if module is not self and isinstance(module, PublishedOnHub) and (record := module.record_of_weights())
         }
         return {"training": _NOT_RECORDED, "parts": parts} if parts else None
 

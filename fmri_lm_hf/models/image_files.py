@@ -195,9 +195,7 @@ def open_surfaces(path: str | os.PathLike) -> Any:
     cifti2 = require("nibabel.cifti2")
     if is_labels:
         if len(left.rows) != 1:
-            raise ScanError(
-                f"{path.name} holds {len(left.rows)} maps of labels: expected one, export it alone."
-            )
+            raise ScanError(f"{path.name} holds {len(left.rows)} maps of labels: expected one, export it alone.")
         values, names = _merge_labels(left, right, path)
         axis = cifti2.LabelAxis(["labels"], [{key: (name, (1, 1, 1, 1)) for key, name in names.items()}])
     else:
@@ -232,9 +230,7 @@ def _read_surface(file: Path, structure: str) -> _Surface:
         if not getattr(image, "darrays", None):
             raise ScanError(unreadable(file))
         if any(array.intent in MESH for array in image.darrays):
-            raise ScanError(
-                f"{file.name} holds a mesh: expected values of its vertices (.func.gii, .label.gii)."
-            )
+            raise ScanError(f"{file.name} holds a mesh: expected values of its vertices (.func.gii, .label.gii).")
         meta = [dict(part.meta) for part in (image, *image.darrays)]
         names = {key: str(name) for key, name in image.labeltable.get_labels_as_dict().items()}
         # an array for each time point, or one with all of them as columns

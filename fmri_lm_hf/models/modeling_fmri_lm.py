@@ -183,9 +183,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return model
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Self:
         """Load a model as `PreTrainedModel.from_pretrained` does, from safetensors only.
 
         Without `dtype` every part keeps the precision in which it was saved; `dtype` sets one for all parts.
@@ -205,16 +203,12 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         # bfloat16 would be rounded, and its codes would differ from those of training.
         first = {name: next(module.parameters(), None) for name, module in self.named_children()}
         dtypes = {name: each.dtype for name, each in first.items() if each is not None}
-        others = {
-            name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items() if dtype != self.dtype
-        }
+        others = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items() if dtype != self.dtype}
         self.config.part_dtypes = others or None
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _get_dtype_plan(self, dtype):
-        parts = {
-            rf"^{name}\.": getattr(torch, part) for name, part in (self.config.part_dtypes or {}).items()
-        }
+        parts = {rf"^{name}\.": getattr(torch, part) for name, part in (self.config.part_dtypes or {}).items()}
         return super()._get_dtype_plan(dtype) | parts
 
     def freeze_fmri_tokenizer(self) -> None:
@@ -370,9 +364,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             is_scan = None
         else:
             if is_scan is None:
-                raise ValueError(
-                    "Scans need `input_ids` with placeholders; they cannot be joined to `inputs_embeds`."
-                )
+                raise ValueError("Scans need `input_ids` with placeholders; they cannot be joined to `inputs_embeds`.")
             if fmri_features is None:
                 fmri_features = self.get_fmri_features(input_values, roi_mask, padding_mask)
             if network_name_ids is None:
@@ -398,9 +390,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             # Not while compiling: how many tokens are seen depends on values, which would break the graph.
             if skip_hidden and fmri_labels is None and not torch.compiler.is_compiling():
                 if past_key_values is not None or text_segments is not None:
-                    raise ValueError(
-                        "`skip_hidden` takes whole prompts: without a cache and without `text_segments`."
-                    )
+                    raise ValueError("`skip_hidden` takes whole prompts: without a cache and without `text_segments`.")
                 n_positions = inputs_embeds.shape[1]
                 layout, inputs_embeds = layout.without_hidden(inputs_embeds)
                 # What is left out is in front. A count of logits is from the end, which stays; a tensor of positions
@@ -495,9 +485,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         The logits at the token of ROI r and time patch w are for the code of ROI r at patch w + 1.
         """
         if not self.config.reads_rois:
-            raise ValueError(
-                "Codes are those of ROI tokens, and the scan tokens of this model are network pairs."
-            )
+            raise ValueError("Codes are those of ROI tokens, and the scan tokens of this model are network pairs.")
         hidden_states, _ = self.scan_tokens(input_values, roi_mask, padding_mask)
         return self._code_logits(hidden_states[:, : self.config.n_roi_tokens])
 
@@ -622,9 +610,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         """The codes to predict: (n_scans, n_rois * (n_patches - 1), num_quantizers), -100 where there is none."""
         fmri = self.config.fmri_config
         if not self.config.reads_rois:
-            raise ValueError(
-                "`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone."
-            )
+            raise ValueError("`fmri_labels` are codes of ROI tokens, and this model reads network pairs alone.")
         expected = (len(present), fmri.n_tokens, fmri.num_quantizers)
         without_axis = expected[:2] if fmri.num_quantizers == 1 else expected
         if tuple(fmri_labels.shape) not in (expected, without_axis):

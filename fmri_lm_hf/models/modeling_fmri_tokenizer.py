@@ -104,9 +104,7 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
             init.zeros_(module.initialized)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Self:
         """Load a model as `PreTrainedModel.from_pretrained` does, from safetensors only."""
         kwargs["use_safetensors"] = True
         try:

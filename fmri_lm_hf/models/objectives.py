@@ -15,9 +15,7 @@ from .fmri_transformer import unit_series
 LEAST_VARIANCE = 0.1  # of texts in any direction, relative to the mean over directions
 
 
-def connectivity_loss(
-    reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor
-) -> Tensor:
+def connectivity_loss(reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor) -> Tensor:
     """Mean squared difference of the Pearson correlations of a reconstructed scan and its own.
 
     Parameters
@@ -36,9 +34,7 @@ def connectivity_loss(
     return _mean_over_pairs(difference.square(), roi_mask)
 
 
-def coskewness_loss(
-    reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor
-) -> Tensor:
+def coskewness_loss(reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor) -> Tensor:
     """Mean squared difference of the co-skewness of a reconstructed scan and its own.
 
     Reconstruction keeps second moments far better than third ones (arXiv 2606.04010). Of the third moments of
@@ -50,9 +46,9 @@ def coskewness_loss(
         unit_series(series, padding_mask) * n_observed.sqrt()[:, None, None]
         for series in (reconstruction, input_values)
     )
-    difference = (
-        found.square() @ found.transpose(1, 2) - expected.square() @ expected.transpose(1, 2)
-    ) / n_observed[:, None, None]
+    difference = (found.square() @ found.transpose(1, 2) - expected.square() @ expected.transpose(1, 2)) / n_observed[
+        :, None, None
+    ]
     return _mean_over_pairs(difference.square(), roi_mask)
 
 
@@ -238,9 +234,7 @@ class TextAlignment(nn.Module):
             all_descriptors = [descriptors] if other_descriptors is None else [descriptors, other_descriptors]
             described_by = F.normalize(torch.cat(all_descriptors).float(), dim=-1)
         similarity = described_by[: len(own)] @ described_by.T
-        return contrastive_loss(
-            self.logits(self.scans(pooled), texts), self.kind, similarity, self.temperature
-        )
+        return contrastive_loss(self.logits(self.scans(pooled), texts), self.kind, similarity, self.temperature)
 
     def domain(self, scans: Tensor, texts: Tensor, ramp: float = 1.0) -> Tensor:
         """Cross-entropy of the classifier of scans and texts, equally weighted; the gradient of scans is reversed.

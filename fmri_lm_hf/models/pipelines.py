@@ -113,9 +113,7 @@ class FmriToTextPipeline(ScanPipeline):
     def preprocess(self, scan, t_r=None, text="Describe this scan."):
         if self.processor.fmri_token not in text:
             blocks = [{"type": "fmri"}, {"type": "text", "text": text}]
-            text = self.processor.render_chat(
-                [{"role": "user", "content": blocks}], add_generation_prompt=True
-            )
+            text = self.processor.render_chat([{"role": "user", "content": blocks}], add_generation_prompt=True)
         return {"inputs": dict(self.processor(text=text, fmri=scan, t_r=t_r, add_special_tokens=False))}
 
     def _forward(self, model_inputs, **generate_kwargs):

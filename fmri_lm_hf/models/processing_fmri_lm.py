@@ -80,9 +80,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         self.fmri_start_ids, self.fmri_end_ids = list(fmri_start_ids), list(fmri_end_ids)
         self.scan_tokens = list(scan_tokens)
         if "network_pairs" in self.scan_tokens and feature_extractor.atlas is None:
-            raise ValueError(
-                "Network-pair tokens need a `feature_extractor` with an atlas, which has networks."
-            )
+            raise ValueError("Network-pair tokens need a `feature_extractor` with an atlas, which has networks.")
         if fmri_token not in tokenizer.get_vocab():
             tokenizer.add_special_tokens(
                 {"additional_special_tokens": [fmri_token]}, replace_extra_special_tokens=False
@@ -157,9 +155,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     ) -> BatchFeature:
         """Model inputs from token ids with a single placeholder id for each scan, and from the scans."""
         if truncation:
-            raise ValueError(
-                "Prompts with scans are not truncated, which could cut a scan. Shorten the text instead."
-            )
+            raise ValueError("Prompts with scans are not truncated, which could cut a scan. Shorten the text instead.")
         scans = BatchFeature()
         if fmri is not None:
             scans = self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
@@ -345,9 +341,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     def decode_answer(self, token_ids: Any) -> str:
         """Text of generated ids, without placeholders and special tokens."""
         ids = np.asarray(token_ids).reshape(-1)
-        return self.tokenizer.decode(
-            ids[ids != self.fmri_token_id].tolist(), skip_special_tokens=True
-        ).strip()
+        return self.tokenizer.decode(ids[ids != self.fmri_token_id].tolist(), skip_special_tokens=True).strip()
 
 
 def _blocks(message: dict) -> list[dict]:

@@ -165,9 +165,7 @@ class FmriCodebook(nn.Module):
         Micro-batches are collected until then. Moving the codes at each would let a step of four micro-batches forget
         four times as fast as the same step in one, and the micro-batches would be quantized by different codes.
         """
-        self._step_latents.append(
-            latents.to(self.embedding.dtype)
-        )  # autocast may have lowered their precision
+        self._step_latents.append(latents.to(self.embedding.dtype))  # autocast may have lowered their precision
         if not step_ends:
             return
         latents, self._step_latents = torch.cat(self._step_latents), []

@@ -213,9 +213,7 @@ def sidecar_t_r(path: Path) -> float | None:
     try:
         record = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ScanError(
-            f"The sidecar {sidecar.name} of {path.name} is not readable JSON: {error}."
-        ) from error
+        raise ScanError(f"The sidecar {sidecar.name} of {path.name} is not readable JSON: {error}.") from error
     t_r = record.get("RepetitionTime") if isinstance(record, dict) else None
     return float(t_r) if isinstance(t_r, (int, float)) and not isinstance(t_r, bool) else None
 
@@ -352,9 +350,7 @@ def _fill_unobserved(
 def _usable_rois(bold: np.ndarray, row_mask: np.ndarray | None, label: str, max_masked: float) -> np.ndarray:
     """Which ROIs have usable signal; a scan in which too few have is refused."""
     if len(bold) < 2:
-        raise ScanError(
-            f"{label} has {len(bold)} time point: expected a series. Is it a single volume or a map?"
-        )
+        raise ScanError(f"{label} has {len(bold)} time point: expected a series. Is it a single volume or a map?")
     finite = np.isfinite(bold).all(axis=0)
     with np.errstate(invalid="ignore"):
         flat = finite & constant_rois(bold)

@@ -97,9 +97,7 @@ def _numbers(values: np.ndarray, label: str) -> np.ndarray:
     flat = list(values.ravel())
     for value in flat:
         if value is not None and (not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_))):
-            raise ScanError(
-                f"{label} is no table of numbers: found a value of type {type(value).__name__} in it."
-            )
+            raise ScanError(f"{label} is no table of numbers: found a value of type {type(value).__name__} in it.")
     return np.array([np.nan if value is None else float(value) for value in flat]).reshape(values.shape)
 
 
@@ -117,9 +115,7 @@ def read_text(path: Path, known: Collection[str] = ()) -> Table:
         raise ScanError(f"{path.name} is empty: expected a row for each time point.")
     delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     first = _cells(lines[0], delimiter)
-    has_header = any(
-        np.isnan(_number(cell)) and cell.lower() not in ("n/a", "na", "nan", "") for cell in first
-    )
+    has_header = any(np.isnan(_number(cell)) and cell.lower() not in ("n/a", "na", "nan", "") for cell in first)
     if has_header and len(lines) == 1:
         raise ScanError(f"{path.name} holds a header alone: expected a row for each time point.")
     values, names, notes = _parse(lines[has_header:], delimiter, len(first), path), None, []
@@ -232,9 +228,7 @@ def as_names(names: Any, label: str) -> list[str]:
     if not isinstance(names, (list, tuple)):
         values = np.asarray(names)
         if values.ndim != 1 or values.dtype.kind not in "USOiu":
-            raise ScanError(
-                f"{label} has `roi_names` of shape {values.shape}: expected a name for each column."
-            )
+            raise ScanError(f"{label} has `roi_names` of shape {values.shape}: expected a name for each column.")
         names = values.tolist()
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
 

@@ -166,9 +166,7 @@ def _read_entries(
 
     Scans that cannot be used are added to `failures`.
     """
-    scan_of = {
-        scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]
-    }
+    scan_of = {scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]}
     read_before = {file.scan_id: entry for file in files if (entry := folder.entry(file)) is not None}
     results = read([file for file in files if file.scan_id not in read_before])
     for file in show(files):

@@ -133,9 +133,7 @@ def check_complete(folder: Path) -> None:
         )
     for number in range(record.get("n_shards", 0) if is_built else 0):
         if not (folder / shard_name(number)).exists():
-            raise ScanError(
-                f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again."
-            )
+            raise ScanError(f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again.")
 
 
 def write_scan_dataset(
@@ -183,9 +181,7 @@ def write_scan_dataset(
         for number, shard in enumerate(in_groups(checked, _bold_bytes, shard_bytes)):
             for row in shard:
                 if row["scan_id"] in seen:
-                    raise ScanError(
-                        f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own."
-                    )
+                    raise ScanError(f"scan_id {row['scan_id']!r} occurs twice: every scan needs an id of its own.")
                 seen.add(row["scan_id"])
             if features is None:
                 features = scan_features(shard, atlas.n_rois, extra_features)
@@ -261,9 +257,7 @@ def _open(path: Path) -> datasets.Dataset:
             if not isinstance(loaded, datasets.DatasetDict):
                 return loaded
             if len(loaded) != 1:
-                raise ScanError(
-                    f"{path.name} holds the splits {', '.join(loaded)}: give the folder of one of them."
-                )
+                raise ScanError(f"{path.name} holds the splits {', '.join(loaded)}: give the folder of one of them.")
             return next(iter(loaded.values()))
         # Hidden folders hold unfinished work.
         shards = [file for file in files if not any(p.startswith(".") for p in file.relative_to(path).parts)]
@@ -299,9 +293,7 @@ def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset
         try:
             dataset = dataset.cast_column("bold", datasets.Array2D((None, len(first[0])), "float32"))
         except (TypeError, pa.ArrowException) as error:
-            raise ScanError(
-                f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row."
-            ) from error
+            raise ScanError(f"`bold` of {path.name} is not (n_timepoints, n_rois) numbers in every row.") from error
     return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
 
 
@@ -338,9 +330,7 @@ def rows_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -
     """Rows of a scan dataset as an Arrow table."""
     unknown = set(itertools.chain.from_iterable(rows)) - set(features)
     if unknown:
-        raise ScanError(
-            f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}."
-        )
+        raise ScanError(f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}.")
     schema = features.arrow_schema
     columns = [arrow_column(field, [row.get(field.name) for row in rows], features) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
@@ -401,14 +391,10 @@ def arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Feat
         feature = features[field.name]
         try:
             if not isinstance(feature, (datasets.Value, datasets.List)):  # such as names of classes
-                values = datasets.Features({field.name: feature}).encode_batch({field.name: values})[
-                    field.name
-                ]
+                values = datasets.Features({field.name: feature}).encode_batch({field.name: values})[field.name]
             return pa.array(values).cast(field.type)  # refuses what would lose something
         except (pa.ArrowException, TypeError, ValueError) as error:
-            raise ScanError(
-                f"Column {field.name!r} should hold {field.type} in every row: {error}."
-            ) from error
+            raise ScanError(f"Column {field.name!r} should hold {field.type} in every row: {error}.") from error
     n_rois = features["bold"].shape[1]
     lengths = np.asarray([len(bold) for bold in values])
     numbers = pa.array(np.concatenate(values).reshape(-1))

@@ -155,9 +155,7 @@ def denoise(scan: Scan, confounds: Any = None, *, label: str = "The scan", min_d
 def check_length(table: Any, scan: Scan, label: str) -> None:
     """Refuse a table of confounds that has not a row for each time point."""
     if len(table) != len(scan.bold):
-        raise ScanError(
-            f"{label} has {len(scan.bold)} time points, but its confounds have {len(table)} rows."
-        )
+        raise ScanError(f"{label} has {len(scan.bold)} time points, but its confounds have {len(table)} rows.")
 
 
 def median_tsnr(scan: Scan) -> float | None:

@@ -56,9 +56,7 @@ READ_COLUMNS = (
     *("sample_mask", "coverage"),
 )
 # Keys of the record, in this order: a run that was stopped and continued leaves the same bytes as another.
-RECORD_KEYS = (
-    *("complete", "parameters", "versions", "with_participants", "phenotypes_sha256", "n_shards", "scans"),
-)
+RECORD_KEYS = (*("complete", "parameters", "versions", "with_participants", "phenotypes_sha256", "n_shards", "scans"),)
 UNRECORDED = {
     LOCK_FILE,
     WORK_FOLDER,
@@ -148,15 +146,11 @@ class DatasetFolder:
         declare_in_features(features, {*declared, *declared_in_folder(self.out)})
         self.features, self.source = features, source
         atlas = {"atlas": source.atlas.name, "atlas_sha256": _sha256_of_json(source.atlas.to_dict())}
-        parameters = json.loads(
-            json.dumps(source.parameters() | atlas)
-        )  # as they are when they are read back
+        parameters = json.loads(json.dumps(source.parameters() | atlas))  # as they are when they are read back
         before = self.provenance.get("parameters", {})
         names = [name for name in before | parameters if before.get(name) != parameters.get(name)]
         if self.provenance["scans"] and names:
-            changes = "; ".join(
-                f"{name} was {before.get(name)!r}, now {parameters.get(name)!r}" for name in names
-            )
+            changes = "; ".join(f"{name} was {before.get(name)!r}, now {parameters.get(name)!r}" for name in names)
             raise ScanError(
                 f"{self.out} was made with other parameters ({changes}): give the same ones to continue it, or another "
                 "folder for a new dataset."

@@ -33,9 +33,7 @@ MIN_RECORDED_WORDS = 2  # by which a scan is found in a record
 
 N_PROFILED_ROIS = 64  # of a profile, spread evenly
 MIN_SCANS = 20  # from which the usual likeness is estimated
-N_COMMON_COMPONENTS = (
-    3  # directions in which most scans differ (motion, the global signal), no mark of a person
-)
+N_COMMON_COMPONENTS = 3  # directions in which most scans differ (motion, the global signal), no mark of a person
 MIN_Z = 8.0  # robust z; of the pairs of different people of a simulated cohort none exceeds 5
 
 
@@ -173,8 +171,7 @@ class ScanRecord:
         """
         length = 2 * RECORDED_BYTES  # hexadecimal digits of a word
         recorded = [
-            {digest[start : start + length] for start in range(0, len(digest), length)}
-            for digest in self.digests
+            {digest[start : start + length] for start in range(0, len(digest), length)} for digest in self.digests
         ]
         scans_of = defaultdict(list)
         for number, words in enumerate(recorded):

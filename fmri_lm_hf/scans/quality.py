@@ -178,9 +178,7 @@ def _carpet_plots(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
     z = (values - values.median()) / values.std(ddof=0)
     worst = quality.loc[(-z.max(axis=1).fillna(0).clip(lower=0)).sort_values(kind="stable").index[:N_CARPETS]]
     rows = {row["scan_id"]: row for row in _read_rows(out, worst)}
-    yield paragraph(
-        "ROIs in the order of the atlas over time, in SDs of each (black -3, white 3); red: censored."
-    )
+    yield paragraph("ROIs in the order of the atlas over time, in SDs of each (black -3, white 3); red: censored.")
     for scan in worst.itertuples():
         pixels = io.BytesIO()
         imsave(pixels, _carpet(rows[scan.scan_id]["bold"], rows[scan.scan_id]["sample_mask"]), format="png")

@@ -55,9 +55,7 @@ class SplitManifest:
         path = Path(path)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            manifest = cls(
-                {k: sorted(v) for k, v in record["subjects"].items()}, record.get("parameters", {})
-            )
+            manifest = cls({k: sorted(v) for k, v in record["subjects"].items()}, record.get("parameters", {}))
         except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a split manifest: expected the `splits.json` of a corpus, a JSON object with "
@@ -65,15 +63,11 @@ class SplitManifest:
             ) from error
         unknown = set(manifest.subjects) - set(SPLITS)
         if unknown:
-            raise ValueError(
-                f"{path} names the splits {sorted(unknown)}, expected some of {', '.join(SPLITS)}."
-            )
+            raise ValueError(f"{path} names the splits {sorted(unknown)}, expected some of {', '.join(SPLITS)}.")
         counts = Counter(subject for split in manifest.subjects.values() for subject in split)
         twice = sorted(subject for subject, count in counts.items() if count > 1)
         if twice:
-            raise ValueError(
-                f"{path} has {', '.join(twice[:5])} in two splits, expected each subject in one."
-            )
+            raise ValueError(f"{path} has {', '.join(twice[:5])} in two splits, expected each subject in one.")
         if record.get("sha256", manifest.sha256) != manifest.sha256:
             raise ValueError(
                 f"{path} was changed: it gives the hash {record['sha256'][:12]} and has {manifest.sha256[:12]}. "
@@ -115,9 +109,7 @@ def make_splits(
     sites = {str(scan["site"]) for scan in scans}
     absent = [site for site in holdout_sites if site not in sites]
     if absent:
-        raise ValueError(
-            f"No scan is from site {', '.join(absent)}; the sites are {', '.join(sorted(sites))}."
-        )
+        raise ValueError(f"No scan is from site {', '.join(absent)}; the sites are {', '.join(sorted(sites))}.")
     held_out = {str(scan["subject_id"]) for scan in scans if str(scan["site"]) in holdout_sites}
     test_groups = [group for group in groups if held_out & set(group)]
     others = [group for group in groups if not held_out & set(group)]
@@ -133,9 +125,7 @@ def make_splits(
         "holdout_sites": list(holdout_sites),
         "seed": seed,
     }
-    subjects = {
-        split: sorted(itertools.chain.from_iterable(found)) for split, found in members.items() if found
-    }
+    subjects = {split: sorted(itertools.chain.from_iterable(found)) for split, found in members.items() if found}
     return SplitManifest(subjects, parameters)
 
 

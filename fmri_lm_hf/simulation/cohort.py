@@ -129,9 +129,7 @@ def iter_cohort(
     """
     names = [site.name for site in sites]
     if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"Sites named {names} found, expected at least one site, each with a name of its own."
-        )
+        raise ValueError(f"Sites named {names} found, expected at least one site, each with a name of its own.")
     if scans_per_subject < 1:
         raise ValueError(f"scans_per_subject={scans_per_subject} found, expected at least 1.")
     population = Population(atlas, default_effects(atlas) if effects is None else effects)
@@ -185,9 +183,7 @@ def _subject_scans(
     sex, diagnosis = _subject_labels(site, subject, seed)
     rng = _generator(seed, SUBJECT, site, subject)
     age = round(float(rng.uniform(*AGE_RANGE)), 1)
-    trait_z = population.expected_z(sex, diagnosis, age) + variability.trait * _symmetric_normal(
-        n_networks, rng
-    )
+    trait_z = population.expected_z(sex, diagnosis, age) + variability.trait * _symmetric_normal(n_networks, rng)
     loadings = population.loadings + variability.topography * rng.standard_normal((n_rois, n_networks))
     restlessness = site.motion * rng.lognormal(0.0, 0.4)
     subject_id = f"sub-{site.name}{subject + 1:04d}"

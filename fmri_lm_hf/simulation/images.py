@@ -51,9 +51,7 @@ def write_nifti(
     """
     bold = np.asarray(bold, dtype=np.float32)
     if atlas.coordinates is None or not isinstance(atlas.radius_mm, tuple):
-        raise ScanError(
-            f"Atlas {atlas.name!r} has no coordinates to paint: use one such as 'dosenbach_2010'."
-        )
+        raise ScanError(f"Atlas {atlas.name!r} has no coordinates to paint: use one such as 'dosenbach_2010'.")
     if bold.ndim != 2 or bold.shape[1] != atlas.n_rois:
         raise ScanError(f"`bold` has shape {bold.shape}: expected (n_timepoints, {atlas.n_rois}).")
     affine = np.diag([voxel_size] * 3 + [1.0])
@@ -74,9 +72,7 @@ def write_nifti(
     volume[painted] = BASELINE + signals
     nibabel = require("nibabel")
     image = nibabel.Nifti1Image(volume, affine)
-    image.header.set_data_dtype(
-        np.int16
-    )  # nibabel sets the scale factor: 16 bits are plenty and compress well
+    image.header.set_data_dtype(np.int16)  # nibabel sets the scale factor: 16 bits are plenty and compress well
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_zooms((voxel_size,) * 3 + (t_r,))
     image.header["qform_code"] = image.header["sform_code"] = 4  # MNI152

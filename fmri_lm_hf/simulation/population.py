@@ -16,9 +16,7 @@ BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
 PHENOTYPES = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
 AGE_RANGE = (20.0, 80.0)  # years, uniform
 AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # the strength of an age effect is the change over AGE_UNIT years
-POPULATION_SEED = (
-    20_101  # the population depends on the atlas alone: other seeds are other people of the same one
-)
+POPULATION_SEED = 20_101  # the population depends on the atlas alone: other seeds are other people of the same one
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,7 @@ class Effect:
 
     def __post_init__(self) -> None:
         if self.phenotype not in (*PHENOTYPES, "age"):
-            raise ValueError(
-                f"Effect(phenotype={self.phenotype!r}) found, expected one of 'sex', 'diagnosis', 'age'."
-            )
+            raise ValueError(f"Effect(phenotype={self.phenotype!r}) found, expected one of 'sex', 'diagnosis', 'age'.")
         if not self.pairs or len(self.pairs) != len(self.strengths):
             raise ValueError(
                 f"The effect of {self.phenotype} has {len(self.pairs)} network pairs and {len(self.strengths)} "

@@ -358,8 +358,6 @@ def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
             if rng.random() < 0.3:
                 name += f" {rng.choice(_MARKS.split())}"
         else:
-            name = "".join(
-                f"{rng.choice(_ONSETS)}{rng.choice(_VOWELS)}" for _ in range(int(rng.integers(2, 4)))
-            )
+            name = "".join(f"{rng.choice(_ONSETS)}{rng.choice(_VOWELS)}" for _ in range(int(rng.integers(2, 4))))
         names.setdefault(name.lower(), name)
     return list(names.values())

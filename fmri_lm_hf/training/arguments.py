@@ -85,9 +85,7 @@ class ScanArguments(StageArguments):
 
     required: ClassVar[tuple[str, ...]] = ("output_dir", "scans")
 
-    scans: str | None = argument(
-        "scan dataset: a folder of `fmri-lm scans`, Parquet, or on the Hub; required"
-    )
+    scans: str | None = argument("scan dataset: a folder of `fmri-lm scans`, Parquet, or on the Hub; required")
     corpus: str | None = argument("texts about the scans: a folder of `fmri-lm corpus build`, or on the Hub")
     corpus_config: str | None = argument("part of the corpus, such as connectivity (default: all of it)")
     splits: str | None = argument(
@@ -144,9 +142,7 @@ class LanguageModelArguments(ReadingQuestionArguments, AugmentationArguments, Lo
         if not 0 <= self.roi_dropout < 1:
             raise ValueError(f"`roi_dropout` must be at least 0 and less than 1, got {self.roi_dropout}.")
         if not 0 < self.shortest_window <= 1:
-            raise ValueError(
-                f"`shortest_window` must be more than 0 and at most 1, got {self.shortest_window}."
-            )
+            raise ValueError(f"`shortest_window` must be more than 0 and at most 1, got {self.shortest_window}.")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -238,9 +234,7 @@ def _read_recipe(name: str) -> dict[str, Any]:
         path = folder / f"{_current(name, RENAMED_RECIPES)}.yaml"
     if not path.is_file():
         known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
-        raise ValueError(
-            f"There is no recipe {name}: give a YAML file, or one of the package's: {', '.join(known)}."
-        )
+        raise ValueError(f"There is no recipe {name}: give a YAML file, or one of the package's: {', '.join(known)}.")
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, Mapping):
         raise ValueError(

@@ -262,10 +262,7 @@ class AttentionSupervision:
     def __init__(self, language_model: PreTrainedModel, layers: Sequence[int] = (0, 1)):
         config = language_model.config
         of_names, of_pairs = layers
-        if (
-            not 0 <= of_names < of_pairs < config.num_hidden_layers
-            or config.num_attention_heads < 2 * N_SLOTS
-        ):
+        if not 0 <= of_names < of_pairs < config.num_hidden_layers or config.num_attention_heads < 2 * N_SLOTS:
             raise ValueError(
                 f"Attention supervision needs four heads in layer {of_names} and in the later layer {of_pairs}, but "
                 f"the language model has {config.num_hidden_layers} layers of {config.num_attention_heads} heads: "

@@ -91,9 +91,7 @@ class TrainingScans:
         candidates = list(range(len(subjects)) if rows is None else rows)
         if self.manifest is None:
             if self.evaluates:
-                raise ValueError(
-                    "Evaluation needs held-out subjects: give `splits`, the splits.json of a corpus."
-                )
+                raise ValueError("Evaluation needs held-out subjects: give `splits`, the splits.json of a corpus.")
             return {"train": candidates}
         split_of = self.manifest.split_of()
         chosen: dict[str, list[int]] = {}
@@ -122,9 +120,7 @@ class TrainingScans:
         }
         for split, each in usable.items():
             if not each:
-                raise ScanError(
-                    f"None of {len(rows[split])} {split} scans can be used; the reasons are logged above."
-                )
+                raise ScanError(f"None of {len(rows[split])} {split} scans can be used; the reasons are logged above.")
         return inputs, usable
 
     def facts(self, scan_ids: Sequence[str]) -> dict[str, Any]:
@@ -180,9 +176,7 @@ class ScanInputs(Dataset):
         self.inputs, self.scan_ids, self.of_texts = inputs, list(scan_ids), of_texts
         for name, values in of_texts.items():
             if missing := [scan_id for scan_id in scan_ids if scan_id not in values]:
-                raise ValueError(
-                    f"`{name}` has none for scan {missing[0]!r}: give one for each of the scans."
-                )
+                raise ValueError(f"`{name}` has none for scan {missing[0]!r}: give one for each of the scans.")
 
     def __len__(self) -> int:
         return len(self.scan_ids)

@@ -172,9 +172,7 @@ class FeatureStore:
         made_from += [config.scan_tokens, config.fmri_embedding_source, with_codes]
         return self._entry("features", [*made_from, dict(window or {}), inputs.key, ids], ids, encoded)
 
-    def encode_noise(
-        self, n: int, model: FmriLMForCausalLM, with_codes: bool = False, seed: int = 0
-    ) -> StoredScans:
+    def encode_noise(self, n: int, model: FmriLMForCausalLM, with_codes: bool = False, seed: int = 0) -> StoredScans:
         """The same for `n` scans of nothing but white noise."""
         n_rois, n_timepoints = model.config.fmri_config.n_rois, model.config.fmri_config.n_timepoints
         noise = np.random.default_rng(seed).normal(size=(n, n_rois, n_timepoints))
@@ -206,9 +204,7 @@ class FeatureStore:
         stored = self._entry("texts", [made_from, list(texts)], names, embedded)
         return torch.from_numpy(np.array(stored.arrays["text_embeds"]))
 
-    def _entry(
-        self, kind: str, made_from: Sequence[Any], ids: Sequence[str], make: Callable[[], Rows]
-    ) -> StoredScans:
+    def _entry(self, kind: str, made_from: Sequence[Any], ids: Sequence[str], make: Callable[[], Rows]) -> StoredScans:
         """An entry of the store, made if it is not there; a second process waits for the one that makes it."""
         key = content_hash(kind, *made_from)
         folder = self.folder / f"{kind}-{key}"
@@ -248,9 +244,7 @@ class FeatureStore:
             raise
 
 
-def draw_windows(
-    padding_mask: torch.Tensor, scan_ids: Sequence[str], shortest: float, seed: int
-) -> torch.Tensor:
+def draw_windows(padding_mask: torch.Tensor, scan_ids: Sequence[str], shortest: float, seed: int) -> torch.Tensor:
     """Random time windows, a function of seed and scan alone: another sample of each person's connectivity.
 
     Parameters

@@ -38,9 +38,7 @@ class InstructionArguments(LanguageModelArguments):
     required: ClassVar[tuple[str, ...]] = ("output_dir", "scans", "model")
 
     model: str | None = argument("checkpoint of stage 2: a folder or Hub id; required")
-    questions: dict | str | None = argument(
-        "questions about label columns: a mapping in the recipe, or its file"
-    )
+    questions: dict | str | None = argument("questions about label columns: a mapping in the recipe, or its file")
     questions_per_conversation: int = argument(
         "labels in one conversation; 0: all; 1 for chat templates that rewrite earlier turns", 0
     )
@@ -62,9 +60,7 @@ class InstructionArguments(LanguageModelArguments):
                 "set `lora_rank: 0`."
             )
         if self.share_described and self.corpus is None and not self.reading_questions:
-            raise ValueError(
-                "`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0."
-            )
+            raise ValueError("`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0.")
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -188,9 +188,7 @@ class ReadingBatches(Dataset):
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
         rows: list[_Row] = []
         targets: list[list[int]] = []
-        scans: list[
-            tuple[int, Sequence[str]]
-        ] = []  # those of the batch in the order of their prompts, with names
+        scans: list[tuple[int, Sequence[str]]] = []  # those of the batch in the order of their prompts, with names
         for place, kind in enumerate(kinds):
             if kind == "sampled text":
                 rows.append(_plain(rng.choice(self.sampled_texts)))
@@ -288,9 +286,7 @@ class ReadingBatches(Dataset):
         limits = recipe.n_networks
         if done < recipe.some_until:
             limits = (3, 4) if done < recipe.few_until else (3, 7)
-        stream = RandomScans(
-            self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4)
-        )
+        stream = RandomScans(self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4))
         # a batch has `atlases_per_size` atlases of four scans each, which all have equally many networks
         first = number * 4 * stream.atlases_per_size
         atlases = [stream.atlas_of(first + place) for place in range(len(kinds))]
@@ -322,14 +318,10 @@ class ReadingBatches(Dataset):
             questions[-2:] = [ask_description(facts, rng)]
         return terse + questions
 
-    def _about_both(
-        self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random
-    ) -> list[Question]:
+    def _about_both(self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random) -> list[Question]:
         """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
         of_second = {fact["feature"]: fact for fact in bin_facts(second)}
-        pairs = [
-            (fact, of_second[fact["feature"]]) for fact in bin_facts(first) if fact["feature"] in of_second
-        ]
+        pairs = [(fact, of_second[fact["feature"]]) for fact in bin_facts(first) if fact["feature"] in of_second]
         return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
 
     def _row(
@@ -442,9 +434,7 @@ def _draw_words(n: int, rng: random.Random, done: float) -> list[str]:
 @lru_cache
 def _made_up_features() -> dict[str, Feature]:
     networks = NETWORK_WORDS[:6]
-    return feature_table(
-        Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks)
-    )
+    return feature_table(Atlas("made up", tuple(f"roi_{number}" for number in range(len(networks))), networks))
 
 
 def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done: float = 0.0) -> str:

@@ -52,9 +52,7 @@ class ReadingArguments(LoraArguments):
 
     stage: ClassVar[str] = "reading"
 
-    reading: dict | str | None = argument(
-        "fields of ReadingRecipe; --reading.NAME changes one of the recipe's"
-    )
+    reading: dict | str | None = argument("fields of ReadingRecipe; --reading.NAME changes one of the recipe's")
     atlas: str = argument("atlas of the processor: a name for `Atlas.load`, or a JSON file", "dosenbach_2010")
     fixed_atlas: bool = argument("train on that atlas alone, in place of random ones", False)
     language_model: str | None = argument(
@@ -326,9 +324,7 @@ def sample_texts(
             for start in range(0, n_texts, batch_size):
                 size = min(batch_size, n_texts - start)
                 ids = torch.tensor([beginning] * size, device=language_model.device)
-                sampled = language_model.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=sampling
-                )
+                sampled = language_model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=sampling)
                 texts += sampled.tolist()
                 progress.update(size)
     return texts

@@ -82,8 +82,7 @@ def train_on_conversations(
     model.to(arguments.device)
     windows: list[dict[str, Any] | None] = [None]
     windows += [
-        {"shortest": arguments.shortest_window, "seed": arguments.seed + i}
-        for i in range(arguments.n_windows)
+        {"shortest": arguments.shortest_window, "seed": arguments.seed + i} for i in range(arguments.n_windows)
     ]
     views = [scans.store.encode(inputs, model, window, next_codes) for window in windows]
     n_scans = len(ids["train"])
@@ -112,9 +111,7 @@ def train_on_conversations(
         replay_every=arguments.replay_every,
         train_dataset=examples,
         # as they are: whole scans, without plain texts
-        eval_dataset=ScanConversations(views[:1], ids["validation"], converse)
-        if "validation" in ids
-        else None,
+        eval_dataset=ScanConversations(views[:1], ids["validation"], converse) if "validation" in ids else None,
         **options,
     )
     before = {name: scans.earlier_info(checkpoint) for name, checkpoint in earlier.items()}
@@ -122,9 +119,7 @@ def train_on_conversations(
     return trainer
 
 
-def train_and_save(
-    trainer: StepTrainer, preprocessing: Any, adapter: PeftModel | None = None, **facts: Any
-) -> None:
+def train_and_save(trainer: StepTrainer, preprocessing: Any, adapter: PeftModel | None = None, **facts: Any) -> None:
     """Train; then save the model, its preprocessing and, last, `training_info.json` in the output folder.
 
     Parameters
@@ -156,9 +151,7 @@ def train_and_save(
     # every process has a part of the weights where these are sharded, so all take part
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(
-            arguments.output_dir, state_dict=weights
-        )
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(arguments.output_dir, state_dict=weights)
         preprocessing.save_pretrained(arguments.output_dir)
         _record(arguments, facts, trainer.state.log_history)
         if arguments.push_to_hub:
@@ -246,11 +239,7 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
 def _record(arguments: StageArguments, facts: Mapping[str, Any], log_history: list[dict[str, float]]) -> None:
     """Write `training_info.json` of a stage into its output folder."""
     of_trainer = {field.name for field in fields(TrainingArguments)} | {"feature_store"}
-    own = {
-        field.name: getattr(arguments, field.name)
-        for field in fields(arguments)
-        if field.name not in of_trainer
-    }
+    own = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in of_trainer}
     per_step = arguments.gradient_accumulation_steps * arguments.world_size
     write_training_info(
         str(arguments.output_dir),

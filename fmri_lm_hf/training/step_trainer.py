@@ -161,9 +161,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
 
     def _loader(self, dataset: Any, batch_size: int, **order: Any) -> DataLoader:
         args = self.args
-        batches = StepBatches(
-            len(dataset), batch_size, rank=args.process_index, world_size=args.world_size, **order
-        )
+        batches = StepBatches(len(dataset), batch_size, rank=args.process_index, world_size=args.world_size, **order)
         loader: DataLoader = DataLoader(
             dataset,
             batch_sampler=batches,

@@ -56,9 +56,7 @@ class CorpusTexts:
         The scans that have a text.
     """
 
-    def __init__(
-        self, corpus: str, config: str | None, lengths: Sequence[str], requests: Sequence[str] = DESCRIBE
-    ):
+    def __init__(self, corpus: str, config: str | None, lengths: Sequence[str], requests: Sequence[str] = DESCRIBE):
         self.requests = requests
         splits = datasets.load_dataset(str(dataset_folder(corpus)), config)
         self.corpus = datasets.concatenate_datasets(list(splits.values()))
@@ -106,25 +104,18 @@ class CorpusTexts:
         stated: dict[str, dict[str, float]] = {}
         for scan_id in scan_ids:
             facts = [fact for row in self.corpus[self._of_scan[scan_id]]["facts"] for fact in json.loads(row)]
-            stated[scan_id] = {
-                each["feature"]: float(each["z"]) for each in facts if each.get("z") is not None
-            }
+            stated[scan_id] = {each["feature"]: float(each["z"]) for each in facts if each.get("z") is not None}
         measures = sorted({name for scan_id in of_training for name in stated[scan_id]})
         if not measures:
             return {}
-        return {
-            scan_id: torch.tensor([each.get(name, 0.0) for name in measures])
-            for scan_id, each in stated.items()
-        }
+        return {scan_id: torch.tensor([each.get(name, 0.0) for name in measures]) for scan_id, each in stated.items()}
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
         """A request and one of the scan's texts."""
         return [Question(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
-def pair_facts(
-    features: torch.Tensor, network_names: Sequence[str], shown: torch.Tensor | None = None
-) -> list[Fact]:
+def pair_facts(features: torch.Tensor, network_names: Sequence[str], shown: torch.Tensor | None = None) -> list[Fact]:
     """Facts about a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
 
     There are none about pairs that are not `shown` (n_pairs).

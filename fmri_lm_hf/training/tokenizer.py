@@ -29,9 +29,7 @@ from .run import train_and_save
 from .texts import CorpusTexts
 from .trainer import FmriTrainer
 
-OfTexts = dict[
-    str, dict[str, torch.Tensor]
-]  # inputs of the model that come from texts, by name and `scan_id`
+OfTexts = dict[str, dict[str, torch.Tensor]]  # inputs of the model that come from texts, by name and `scan_id`
 
 
 @dataclass
@@ -50,16 +48,12 @@ class TokenizerArguments(ScanArguments):
     network_means: bool = argument("add means over networks to a connectivity profile", False)
     text_model: str | None = argument("language model that embeds the texts: a folder, a Hub id, or bundled")
     text_length: str = argument("texts to align with: sentence, paragraph or full", "paragraph")
-    text_tokens: int = argument(
-        "align tokens with so many of each text, as published; 0: scans with texts", 0
-    )
+    text_tokens: int = argument("align tokens with so many of each text, as published; 0: scans with texts", 0)
 
     def __post_init__(self):
         super().__post_init__()
         if (self.corpus is None) != (self.text_model is None):
-            raise ValueError(
-                "Alignment needs both `corpus` and `text_model`: give the other one, or neither."
-            )
+            raise ValueError("Alignment needs both `corpus` and `text_model`: give the other one, or neither.")
         if self.text_tokens < 0:
             raise ValueError(f"`text_tokens` must not be negative, got {self.text_tokens}.")
 
@@ -162,9 +156,7 @@ def _of_texts(
     return of_texts
 
 
-def embed_descriptions(
-    texts: CorpusTexts, scan_ids: Sequence[str], model: Any, tokenizer: Any
-) -> torch.Tensor:
+def embed_descriptions(texts: CorpusTexts, scan_ids: Sequence[str], model: Any, tokenizer: Any) -> torch.Tensor:
     """The embedding of each scan's descriptions: the mean over all texts about it.
 
     The texts about a scan say the same in other words. The embedding of one text alone varies mostly with its wording,

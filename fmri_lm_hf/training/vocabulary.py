@@ -136,9 +136,7 @@ class NetworkNames:
 
     def __init__(self, tokenizer: Any, short_until: float, published_until: float):
         self.short_until, self.published_until = short_until, published_until
-        distinct = {
-            name.lower(): name for name in reversed(PUBLISHED_NAMES)
-        }  # none that differ by case alone
+        distinct = {name.lower(): name for name in reversed(PUBLISHED_NAMES)}  # none that differ by case alone
         self.published = sorted(
             distinct.values(),
             key=lambda name: (len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]), name),

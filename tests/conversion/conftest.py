@@ -70,7 +70,5 @@ def converted(golden, tmp_path_factory) -> dict[str, Path]:
         ("qwen3_merged", "qwen3_lora", True),
     ]:
         folders[name] = tmp_path_factory.mktemp("converted") / name
-        convert_upstream(
-            golden[source].folder / "checkpoint.pt", folders[name], merge=merge, **golden[source].options
-        )
+        convert_upstream(golden[source].folder / "checkpoint.pt", folders[name], merge=merge, **golden[source].options)
     return folders

@@ -33,9 +33,7 @@ def remove(*names):
 
 
 def put(**tensors):
-    return lambda state, tree: state.update(
-        {name.replace("__", "."): value for name, value in tensors.items()}
-    )
+    return lambda state, tree: state.update({name.replace("__", "."): value for name, value in tensors.items()})
 
 
 def to(dtype, name="tokenizer.norm.bias"):
@@ -235,9 +233,7 @@ def test_a_language_model_that_is_named_by_no_id(changed, name):
 def test_flipped_bits_are_noticed(golden, tmp_path):
     """Damage to a weight is not silently converted; of a file without checksums it is said that it has none."""
     whole = (golden["gpt2"].folder / "checkpoint.pt").read_bytes()
-    weight = torch.load(golden["gpt2"].folder / "checkpoint.pt", weights_only=True)["model"][
-        "pos_embed.weight"
-    ]
+    weight = torch.load(golden["gpt2"].folder / "checkpoint.pt", weights_only=True)["model"]["pos_embed.weight"]
     place = whole.index(weight.numpy().tobytes()) + 40
     flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     (tmp_path / "flipped.pt").write_bytes(flipped)

@@ -101,9 +101,7 @@ def test_generate_follows_the_logits(models, expected, name):
     )
     sequence = prompts
     for _ in range(3):
-        logits = model(
-            input_ids=sequence, input_values=bold, attention_mask=torch.ones_like(sequence)
-        ).logits[:, -1]
+        logits = model(input_ids=sequence, input_values=bold, attention_mask=torch.ones_like(sequence)).logits[:, -1]
         logits[:, model.generation_config.eos_token_id] = -torch.inf
         sequence = torch.cat([sequence, logits.argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(found, sequence)
@@ -154,9 +152,7 @@ def test_prefixes_of_compiled_and_distributed_models_are_stripped(golden, conver
     tree["model"] = {f"_orig_mod.module.{name}": tensor for name, tensor in tree["model"].items()}
     torch.save(tree, tmp_path / "ckpt.pt")
     convert_upstream(tmp_path / "ckpt.pt", tmp_path / "out", **golden["gpt2"].options)
-    assert (tmp_path / "out/model.safetensors").read_bytes() == (
-        converted["gpt2"] / "model.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (converted["gpt2"] / "model.safetensors").read_bytes()
 
 
 def test_training_parts_of_an_aligned_tokenizer_are_left_out(golden, converted, tmp_path):
@@ -243,8 +239,6 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 convert_upstream("ckpt.pt", "out", merge=True, **{options!r})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     kilobyte = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout.split()[-1]) * kilobyte < 1.4 * (tmp_path / "ckpt.pt").stat().st_size

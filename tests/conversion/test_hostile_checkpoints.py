@@ -22,9 +22,7 @@ def archive(path: Path, program: bytes, storages: dict[str, bytes] | None = None
     """A checkpoint file with this pickle, and with entries named by their file."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", program)
-        for name, content in (
-            {f"data/{key}": data for key, data in (storages or {}).items()} | entries
-        ).items():
+        for name, content in ({f"data/{key}": data for key, data in (storages or {}).items()} | entries).items():
             file.writestr(f"archive/{name}", content)
     return path
 
@@ -45,14 +43,7 @@ STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text(
 def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> bytes:
     """The program of a tensor over a storage of one value."""
     shapes = [b"(" + b"".join(map(number, each)) + b"t" for each in (size, stride)]
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + STORAGE
-        + number(offset)
-        + shapes[0]
-        + shapes[1]
-        + b"\x89NtR"
-    )
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + number(offset) + shapes[0] + shapes[1] + b"\x89NtR"
 
 
 HUGE = tensor((2**40,), (0,))
@@ -128,9 +119,7 @@ def test_entries_that_expand(tmp_path, name):
 
 def test_entries_that_are_too_long(tmp_path, monkeypatch):
     path = archive(tmp_path / "long.pt", b"\x80\x02}.", byteorder=b"little" * 100)
-    with pytest.raises(
-        CheckpointError, match=r"`archive/byteorder` .* has 600 bytes, a checkpoint's at most 16"
-    ):
+    with pytest.raises(CheckpointError, match=r"`archive/byteorder` .* has 600 bytes, a checkpoint's at most 16"):
         read_checkpoint(path)
     monkeypatch.setattr("fmri_lm_hf.conversion.checkpoint.MAX_PICKLE_BYTES", 2)
     with pytest.raises(CheckpointError, match=r"`archive/data.pkl` .* has 4 bytes, a checkpoint's at most 2"):
@@ -174,9 +163,7 @@ def test_a_file_without_checksums_is_read_and_said_to_be_one(tmp_path, caplog):
 def test_control_characters_do_not_reach_the_terminal(tmp_path, caplog):
     escape = "\x1b]0;owned\x07\x9b2J\u202e"
     called = text(f"evil{escape}") + text("name") + b"\x93)R."
-    with pytest.raises(
-        UnsafeCheckpointError, match=r"call `evil\\x1b]0;owned\\x07\\x9b2J\\u202e\.name`"
-    ) as error:
+    with pytest.raises(UnsafeCheckpointError, match=r"call `evil\\x1b]0;owned\\x07\\x9b2J\\u202e\.name`") as error:
         read_checkpoint(archive(tmp_path / "call.pt", b"\x80\x02" + called))
     assert str(error.value).isprintable()
     made = b"}" + text("x") + text(f"own{escape}") + text("name") + b"\x93)\x81s."

@@ -75,9 +75,7 @@ def test_every_type_layout_and_shared_storage_survives(tmp_path):
         assert torch.equal(found[key].float(), tensor.float())
     found["torch.float32"][1] = -1
     assert (found["tied"] == -1).all(), "a tied tensor is a view of the same storage"
-    assert torch.equal(read_checkpoint(tmp_path / "types.pt")["tied"], saved["tied"]), (
-        "the file is not written to"
-    )
+    assert torch.equal(read_checkpoint(tmp_path / "types.pt")["tied"], saved["tied"]), "the file is not written to"
 
 
 def test_containers_and_scalars_survive(tmp_path):

@@ -37,9 +37,7 @@ def facts_of(cohort: CohortReference, row: dict, **changes) -> list[dict]:
 
 def mean_z(scans: list[list[dict]]) -> dict[str, float]:
     return {
-        family: float(
-            np.mean([abs(fact["z"]) for facts in scans for fact in facts if fact["family"] == family])
-        )
+        family: float(np.mean([abs(fact["z"]) for facts in scans for fact in facts if fact["family"] == family]))
         for family in FAMILIES
     }
 
@@ -61,9 +59,7 @@ def test_scans_of_the_same_acquisition_are_compared_in_all_measures(cohort, home
     unnamed = facts_of(cohort, home[0], site=None)  # known by its repetition time
     assert unnamed == facts
     assert all("relative_to" in fact for fact in facts_of(cohort, home[0], site=None, t_r=2.2))
-    assert (
-        cohort.facts(dict(cohort.compute(home[0]["bold"], 2.0))) == facts
-    )  # a plain dict knows of no scanner
+    assert cohort.facts(dict(cohort.compute(home[0]["bold"], 2.0))) == facts  # a plain dict knows of no scanner
 
 
 def test_each_acquisition_with_enough_scans_has_a_reference_of_its_own(home, monkeypatch, tmp_path):

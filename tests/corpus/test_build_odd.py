@@ -56,12 +56,8 @@ def test_what_stands_at_censored_points_reaches_no_text(rows, tmp_path):
         scans = write_scan_dataset(censored, tmp_path / f"scans-{name}", ATLAS)
         build_corpus(scans, tmp_path / name, CONFIG)
     assert texts_of(tmp_path / "interpolated") == texts_of(tmp_path / "garbage")
-    facts = [
-        json.loads(row["facts"]) for row in datasets.load_dataset(str(tmp_path / "garbage"), split="train")
-    ]
-    assert not [
-        fact for stated in facts for fact in stated if fact["feature"].startswith("ica/falff")
-    ]  # no stretch
+    facts = [json.loads(row["facts"]) for row in datasets.load_dataset(str(tmp_path / "garbage"), split="train")]
+    assert not [fact for stated in facts for fact in stated if fact["feature"].startswith("ica/falff")]  # no stretch
     source = ScanSource(tmp_path / "scans-garbage")
     assert "sample_mask" not in source.index[0]  # lists in memory would grow with the scans
     assert {"scan_id", "t_r", "age"} <= source.index[0].keys()
@@ -84,9 +80,7 @@ def test_an_atlas_without_networks_is_refused_and_a_table_helps(rows, tmp_path, 
     assert "names no network for any of its 26 ROIs, and texts speak of networks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     table = tmp_path / "table.csv"
-    pairs = zip(
-        ATLAS.roi_names, ["none" if network == "Control" else network for network in NETWORKS], strict=True
-    )
+    pairs = zip(ATLAS.roi_names, ["none" if network == "Control" else network for network in NETWORKS], strict=True)
     table.write_text("name,network\n" + "".join(f"{name},{network}\n" for name, network in pairs))
     assert cli.main([*command, "--networks", str(table)]) == 0
     texts = " ".join(texts_of(tmp_path / "out")["train"])
@@ -175,9 +169,7 @@ def test_scanners_that_no_training_scan_has_are_told_of(rows, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["corpus", "build", str(scans), "--out", str(out), "--holdout-site", "B", "--quiet"]
     assert cli.main(command) == 0
-    said = (
-        "3 scans come from a site and repetition time with fewer than 20 training scans (B, 0.8 s: 3 scans)"
-    )
+    said = "3 scans come from a site and repetition time with fewer than 20 training scans (B, 0.8 s: 3 scans)"
     assert f"Caution: {said}" in capsys.readouterr().out
     card = (out / "README.md").read_text()
     assert said in card

@@ -26,10 +26,7 @@ def facts_of(features: dict[str, float], z_scores: dict[str, float]) -> dict[str
 )
 def test_the_direction_is_that_of_z(z, direction):
     assert direction_of(z) == direction
-    assert (
-        facts_of({"graph/modularity": 0.4}, {"graph/modularity": z})["graph/modularity"]["direction"]
-        == direction
-    )
+    assert facts_of({"graph/modularity": 0.4}, {"graph/modularity": z})["graph/modularity"]["direction"] == direction
 
 
 def test_a_fact_says_what_where_how_much_and_in_which_units():
@@ -52,9 +49,7 @@ def test_the_measure_is_the_name_without_networks():
 
 def test_features_without_a_finite_z_give_no_fact():
     nan = float("nan")
-    assert not facts_of(
-        {"graph/modularity": 0.4, "ica/falff": nan}, {"graph/modularity": nan, "ica/falff": nan}
-    )
+    assert not facts_of({"graph/modularity": 0.4, "ica/falff": nan}, {"graph/modularity": nan, "ica/falff": nan})
 
 
 def test_the_strongest_and_weakest_pair_are_chosen_by_magnitude_between_networks():

@@ -77,15 +77,12 @@ def test_questions_and_answers_in_french_and_german():
 def test_conversations_of_a_training_are_in_its_languages():
     atlas = Atlas("a", [f"r{i}" for i in range(6)], [NAMES[i // 2] for i in range(6)])
     seen = {
-        "fmri_features": torch.cat(
-            [torch.zeros(1, 4), torch.tensor([[1, value, 0, 0] for value in range(6)])]
-        ),
+        "fmri_features": torch.cat([torch.zeros(1, 4), torch.tensor([[1, value, 0, 0] for value in range(6)])]),
         "roi_mask": torch.ones(6, dtype=torch.bool),
     }
     of = {code: ReadingQuestions(atlas, 3, languages=[code]) for code in LANGUAGES}
     first = {
-        code: {each.turns("s", np.random.default_rng(k), seen)[0].text for k in range(40)}
-        for code, each in of.items()
+        code: {each.turns("s", np.random.default_rng(k), seen)[0].text for k in range(40)} for code, each in of.items()
     }
     assert not first["en"] & first["fr"] | first["en"] & first["de"]
     mixed = ReadingQuestions(atlas, 3, languages=list(LANGUAGES))

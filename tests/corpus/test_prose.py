@@ -50,10 +50,7 @@ def test_every_measure_has_words():
 
 
 ORDINARY = [
-    (name, networks)
-    for name, measure in MEASURES.items()
-    for scope in measure.scopes
-    for networks in PLACES[scope]
+    (name, networks) for name, measure in MEASURES.items() for scope in measure.scopes for networks in PLACES[scope]
 ]
 
 
@@ -242,8 +239,7 @@ def test_what_is_known_is_said():
 def test_the_text_does_not_depend_on_an_excluded_label(label):
     for seed in range(10):
         texts = {
-            describe_subject({**ROW, label: value}, exclude=[label], seed=seed)
-            for value in ("M", "other", 71, None)
+            describe_subject({**ROW, label: value}, exclude=[label], seed=seed) for value in ("M", "other", 71, None)
         }
         assert len(texts) == 1
         assert describe_subject({k: v for k, v in ROW.items() if k != label}, seed=seed) in texts
@@ -261,9 +257,7 @@ def test_missing_values_are_passed_over(missing):
     assert describe_subject({"age": missing}) == ""
 
 
-@pytest.mark.parametrize(
-    "age, words", [(8, "an 8-year-old"), (18.0, "an 18-year-old"), (80.5, "an 80.5-year-old")]
-)
+@pytest.mark.parametrize("age, words", [(8, "an 8-year-old"), (18.0, "an 18-year-old"), (80.5, "an 80.5-year-old")])
 def test_articles_fit_the_age(age, words):
     assert f"{words} participant" in describe_subject({"age": age})
 

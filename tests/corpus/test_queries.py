@@ -152,9 +152,7 @@ def test_a_statement_is_checked_beside_its_numbers():
     assert (nothing.is_true, nothing.truth) == (None, None)
     (alone,) = check_statements("markedly low", facts())
     assert alone.is_true is None
-    (absent,) = check_statements(
-        "Coupling within this scan between visual and limbic is low.", facts(), ["limbic"]
-    )
+    (absent,) = check_statements("Coupling within this scan between visual and limbic is low.", facts(), ["limbic"])
     assert (absent.is_true, absent.truth) == (False, None)
     assert "(0.60 times the scan's RMS correlation)." in display_text(wrong.text, NAMES, facts())
 
@@ -168,7 +166,9 @@ def test_truth_of_a_pair():
 
 
 def test_questions_about_a_scan_load_no_cohort_and_no_builder():
-    code = "import sys, fmri_lm_hf.corpus.queries; print([m for m in sys.modules if m.startswith('fmri_lm_hf.corpus')])"
+    code = (
+        "import sys, fmri_lm_hf.corpus.queries; print([m for m in sys.modules if m.startswith('fmri_lm_hf.corpus')])"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "queries" in loaded
     assert not any(name in loaded for name in ("build", "chunks", "steps", "reference"))

@@ -76,9 +76,7 @@ def test_saving_and_loading_give_the_same_facts(reference, scans, tmp_path):
     reference.save(tmp_path / "reference")
     loaded = CohortReference.load(tmp_path / "reference")
     scan = scans[0]
-    assert loaded.facts(loaded.compute(scan["bold"], 2.0)) == reference.facts(
-        reference.compute(scan["bold"], 2.0)
-    )
+    assert loaded.facts(loaded.compute(scan["bold"], 2.0)) == reference.facts(reference.compute(scan["bold"], 2.0))
     assert loaded.subjects_sha256 == reference.subjects_sha256
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
         "reference.json",
@@ -89,8 +87,7 @@ def test_saving_and_loading_give_the_same_facts(reference, scans, tmp_path):
 def test_the_files_name_no_subject(reference, tmp_path):
     reference.save(tmp_path)
     assert (
-        b"sub-"
-        not in (tmp_path / "reference.json").read_bytes() + (tmp_path / "reference.safetensors").read_bytes()
+        b"sub-" not in (tmp_path / "reference.json").read_bytes() + (tmp_path / "reference.safetensors").read_bytes()
     )
 
 

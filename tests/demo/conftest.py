@@ -19,9 +19,7 @@ def small_demo() -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def cohort():
     whole = Atlas.load("dosenbach_2010")
-    kept = [
-        i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(whole.networks) == name)[:4]
-    ]
+    kept = [i for name in whole.network_names[:3] for i in np.flatnonzero(np.array(whole.networks) == name)[:4]]
     atlas = Atlas(
         "twelve",
         tuple(whole.roi_names[i] for i in kept),

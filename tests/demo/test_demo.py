@@ -34,15 +34,9 @@ def test_the_demo_writes_scores_with_their_baselines(finished):
     for name, predictors in results.tasks.items():
         for predictor in ("fmri_lm", "connectivity_logistic", "majority", "without_scan", "other_scan"):
             assert {"accuracy", "balanced_accuracy", "auc"} <= set(predictors[predictor])
-        assert (
-            predictors["majority"]["balanced_accuracy"]
-            == predictors["without_scan"]["balanced_accuracy"]
-            == 0.5
-        )
+        assert predictors["majority"]["balanced_accuracy"] == predictors["without_scan"]["balanced_accuracy"] == 0.5
         assert results.questions[name]["n_test"] == 8
-    assert (
-        results.questions["sex"]["n_train"] == 16
-    )  # the baselines have the scan that is too short to describe
+    assert results.questions["sex"]["n_train"] == 16  # the baselines have the scan that is too short to describe
     assert results.questions["group"]["n_train"] == 15
     assert [failure["scan_id"] for failure in results.failures] == ["sub-A0006_ses-1"]
     assert results.seconds > 0
@@ -99,11 +93,7 @@ def test_nothing_of_the_held_out_site_reaches_weights_vocabulary_or_texts(finish
         cohort,
         group=lambda i, row: None if i == 3 else i % 2,
         bold=lambda i, row: (
-            noise.normal(size=row["bold"].shape)
-            if row["site"] == "B"
-            else row["bold"][:12]
-            if i == 5
-            else row["bold"]
+            noise.normal(size=row["bold"].shape) if row["site"] == "B" else row["bold"][:12] if i == 5 else row["bold"]
         ),
         n_timepoints=lambda i, row: 12 if i == 5 else row["n_timepoints"],
     )
@@ -114,9 +104,7 @@ def test_nothing_of_the_held_out_site_reaches_weights_vocabulary_or_texts(finish
             assert (out / "model" / name).read_bytes() == (tmp_path / "out" / "model" / name).read_bytes()
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path / "out"))
     assert all(tensor.equal(after[name]) for name, tensor in before.items())
-    texts = [
-        load_dataset(str(folder / "corpus"), split="train")["text"] for folder in (out, tmp_path / "out")
-    ]
+    texts = [load_dataset(str(folder / "corpus"), split="train")["text"] for folder in (out, tmp_path / "out")]
     assert list(texts[0]) == list(texts[1])
 
 

@@ -25,8 +25,7 @@ def test_the_demo_keeps_up_with_its_baseline_and_reads_the_scan_that_it_is_shown
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     means = {
-        reader: sum(task[reader]["balanced_accuracy"] for task in results["tasks"].values())
-        / len(results["tasks"])
+        reader: sum(task[reader]["balanced_accuracy"] for task in results["tasks"].values()) / len(results["tasks"])
         for reader in ("fmri_lm", "connectivity_logistic", "other_scan", "without_scan")
     }
     # single trainings differ by 0.03, and a broken pairing ends at 0.5

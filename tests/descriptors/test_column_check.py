@@ -95,9 +95,7 @@ def test_exchanged_sides_are_seen_where_the_group_has_sides(scans):
     for bold in sided[8:]:
         assert check.problem(*connectivity(bold)) is None
         exchanged = connectivity(np.roll(bold, len(AREAS), axis=1))
-        with pytest.raises(
-            AssertionError, match=r"Left and right seem to be exchanged: .* at -0\.\d\d\. Check"
-        ):
+        with pytest.raises(AssertionError, match=r"Left and right seem to be exchanged: .* at -0\.\d\d\. Check"):
             raise AssertionError(check.problem(*exchanged))
     nameless = Atlas.numbered(BRAIN.n_rois)  # has no sides that could be exchanged
     group = np.mean([connectivity(bold)[0] for bold in sided[:8]], axis=0)

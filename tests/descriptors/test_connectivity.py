@@ -42,9 +42,7 @@ def test_identical_rois_do_not_give_infinity(bold, atlas):
 def test_fisher_z_is_arctanh_of_correlations_cut_below_one():
     r = np.linspace(-0.999, 0.999, 101)
     np.testing.assert_allclose(fisher_z(r), np.arctanh(r), atol=1e-12)
-    np.testing.assert_allclose(
-        fisher_z(np.array([-1.0, 1.0])), np.arctanh([-1, 1] * np.array(LARGEST_CORRELATION))
-    )
+    np.testing.assert_allclose(fisher_z(np.array([-1.0, 1.0])), np.arctanh([-1, 1] * np.array(LARGEST_CORRELATION)))
     np.testing.assert_allclose(fisher_z(r.astype(np.float32)), np.arctanh(r), atol=1e-4)
 
 
@@ -79,9 +77,7 @@ def test_descriptors_and_baselines_have_the_same_connectivity(bold, atlas):
 def test_connectivity_is_that_of_the_observed_points(bold):
     observed = np.arange(len(bold)) % 3 > 0
     filled = np.where(observed[:, None], bold, 1e6)
-    np.testing.assert_array_equal(
-        fisher_z_connectivity(filled, None, observed), fisher_z_connectivity(bold[observed])
-    )
+    np.testing.assert_array_equal(fisher_z_connectivity(filled, None, observed), fisher_z_connectivity(bold[observed]))
     np.testing.assert_array_equal(
         connectivity_features([filled, bold], sample_masks=[observed, None]),
         connectivity_features([bold[observed], bold]),

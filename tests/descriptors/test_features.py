@@ -60,9 +60,7 @@ def test_an_roi_without_data_is_left_out_and_spoils_nothing(bold, atlas, damage)
     if damage == "masked":
         mask[5] = False
     else:
-        damaged[7 if damage == "nan" else slice(None), 5] = {"nan": np.nan, "inf": np.inf, "constant": 1e4}[
-            damage
-        ]
+        damaged[7 if damage == "nan" else slice(None), 5] = {"nan": np.nan, "inf": np.inf, "constant": 1e4}[damage]
     found = compute_features(damaged, 2.0, atlas, roi_mask=mask)
     assert found == compute_features(bold[:, others], 2.0, smaller)
 

@@ -67,9 +67,7 @@ def test_alignment_undoes_a_rotation_and_keeps_distances():
     rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     np.testing.assert_allclose(align(reference @ rotation, reference), reference, atol=1e-12)
     other = rng.standard_normal((30, 3))
-    np.testing.assert_allclose(
-        align(other, reference) @ align(other, reference).T, other @ other.T, atol=1e-12
-    )
+    np.testing.assert_allclose(align(other, reference) @ align(other, reference).T, other @ other.T, atol=1e-12)
 
 
 def test_features_are_means_ranges_and_variance_of_the_gradients(bold, atlas):
@@ -78,9 +76,7 @@ def test_features_are_means_ranges_and_variance_of_the_gradients(bold, atlas):
     in_network = np.array(atlas.networks) == "Default"
     for k in range(3):
         name = f"gradients/g{k + 1}"
-        assert features[f"{name}/Default"] == pytest.approx(
-            gradients[in_network, k].mean(), rel=1e-2, abs=1e-4
-        )
+        assert features[f"{name}/Default"] == pytest.approx(gradients[in_network, k].mean(), rel=1e-2, abs=1e-4)
         assert features[f"{name}_range"] == pytest.approx(np.ptp(gradients[:, k]), rel=1e-2)
     assert features["gradients/variance"] == pytest.approx(gradients.var(axis=0).sum(), rel=1e-2)
 
@@ -89,13 +85,9 @@ def test_a_reference_decides_the_signs(bold, atlas):
     gradients = diffusion_gradients(np.corrcoef(bold.T))
 
     plain, flipped = (
-        compute_features(
-            bold, 2.0, atlas, families=("gradients",), maps=ReferenceMaps(atlas, sign * gradients)
-        )
+        compute_features(bold, 2.0, atlas, families=("gradients",), maps=ReferenceMaps(atlas, sign * gradients))
         for sign in (1, -1)
     )
     for network in atlas.network_names:
-        assert plain[f"gradients/g1/{network}"] == pytest.approx(
-            -flipped[f"gradients/g1/{network}"], abs=1e-9
-        )
+        assert plain[f"gradients/g1/{network}"] == pytest.approx(-flipped[f"gradients/g1/{network}"], abs=1e-9)
     assert plain["gradients/g1_range"] == pytest.approx(flipped["gradients/g1_range"])

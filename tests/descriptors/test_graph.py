@@ -53,10 +53,7 @@ def test_modularity_of_a_partition_agrees_with_networkx(graph):
 def test_the_partition_found_is_as_good_as_that_of_networkx(graph):
     weights, expected = graph
     found = modularity(weights, find_communities(weights))
-    theirs = [
-        nx.community.modularity(expected, nx.community.louvain_communities(expected, seed=s))
-        for s in range(5)
-    ]
+    theirs = [nx.community.modularity(expected, nx.community.louvain_communities(expected, seed=s)) for s in range(5)]
     assert found >= np.median(theirs) - 0.01
 
 
@@ -89,9 +86,7 @@ def test_efficiency_of_separate_parts_and_lone_nodes():
 
 def test_clustering_agrees_with_networkx(graph):
     weights, expected = graph
-    theirs = (
-        nx.average_clustering(expected, weight="weight") * weights.max()
-    )  # networkx divides by the largest
+    theirs = nx.average_clustering(expected, weight="weight") * weights.max()  # networkx divides by the largest
     assert average_clustering(weights) == pytest.approx(theirs, rel=1e-5)
 
 

@@ -150,9 +150,7 @@ def test_group_ica_finds_planted_maps():
 
 
 def test_group_pca_equals_that_of_the_scans_concatenated_in_time():
-    scans = np.random.default_rng(0).standard_normal((4, 80, 12)) @ np.random.default_rng(1).standard_normal(
-        (12, 12)
-    )
+    scans = np.random.default_rng(0).standard_normal((4, 80, 12)) @ np.random.default_rng(1).standard_normal((12, 12))
     scans = (scans - scans.mean(axis=1, keepdims=True)) / scans.std(axis=1, keepdims=True)
     mean_correlation = np.mean([np.corrcoef(scan.T) for scan in scans], axis=0)
     maps = fit_group_ica(mean_correlation, n_components=3)
@@ -165,9 +163,7 @@ def test_group_pca_equals_that_of_the_scans_concatenated_in_time():
 def test_components_go_to_the_network_that_they_load_on(mixture):
     maps, _, _ = mixture
     membership = np.repeat(np.eye(3), 20, axis=0)
-    np.testing.assert_array_equal(
-        component_networks(maps[[2, 0, 1]], membership), np.eye(3, dtype=bool)[[2, 0, 1]]
-    )
+    np.testing.assert_array_equal(component_networks(maps[[2, 0, 1]], membership), np.eye(3, dtype=bool)[[2, 0, 1]])
 
 
 def test_a_network_that_no_component_chose_gets_the_nearest(mixture):
@@ -204,9 +200,7 @@ def test_masked_rois_hardly_change_the_time_courses(mixture):
 def test_without_maps_the_network_means_take_their_place(bold, atlas):
     features = compute_features(bold, 2.0, atlas, families=("ica",))
     standardised = (bold - bold.mean(axis=0)) / bold.std(axis=0)
-    means = np.stack(
-        [standardised[:, np.array(atlas.networks) == n].mean(axis=1) for n in atlas.network_names]
-    )
+    means = np.stack([standardised[:, np.array(atlas.networks) == n].mean(axis=1) for n in atlas.network_names])
     expected = np.arctanh(np.corrcoef(means)[0, 1])
     assert features["ica/fnc/Visual-Motor"] == pytest.approx(expected, abs=1e-4)
     assert features["ica/amplitude/Limbic"] == pytest.approx(means[3].std(), rel=1e-4)

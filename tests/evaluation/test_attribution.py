@@ -131,9 +131,7 @@ def test_a_model_looks_at_the_pair_that_the_question_names(bundled, people):
     names = bundled[1].feature_extractor.atlas.network_names
     values = scan_pairs(bundled[1], people[0])[0]
     numbers = pair_indices(len(names)).T.tolist()
-    pair = max(
-        (each for each in numbers if each[0] != each[1]), key=lambda each: values[0, numbers.index(each)]
-    )
+    pair = max((each for each in numbers if each[0] != each[1]), key=lambda each: values[0, numbers.index(each)])
     asked = bin_question([names[place] for place in pair])
     found = occlude(*bundled, *people, asked, BINS, n_scans=1, n_others=2)
     assert set(found.top_pairs(0)[0]) == {names[place] for place in pair}
@@ -160,9 +158,7 @@ def test_shares_add_up_to_what_sets_the_scan_apart_from_others(bundled, people, 
     found = integrated_gradients(*bundled, *people, QUESTION, BINS, n_scans=3, n_others=2)
     assert found.missed < 0.05
     monkeypatch.setattr(module, "N_STEPS", 4)
-    assert (
-        integrated_gradients(*bundled, *people, QUESTION, BINS, n_scans=3, n_others=2).missed > found.missed
-    )
+    assert integrated_gradients(*bundled, *people, QUESTION, BINS, n_scans=3, n_others=2).missed > found.missed
     assert found.summary()["missed"] == found.missed
 
 
@@ -178,9 +174,7 @@ def test_each_token_goes_to_its_networks_with_its_share(bundled, people, monkeyp
         return torch.stack([torch.zeros_like(odds), odds], 1).log_softmax(-1)
 
     monkeypatch.setattr(module, "_differentiable_log_probabilities", log_probabilities)
-    monkeypatch.setattr(
-        module, "answer_log_probabilities", lambda *asked, **scans: torch.tensor([[0.0, 1.0]])
-    )
+    monkeypatch.setattr(module, "answer_log_probabilities", lambda *asked, **scans: torch.tensor([[0.0, 1.0]]))
     found = integrated_gradients(*bundled, *people, "?", ["no", "yes"], n_scans=2, n_others=3, seed=5)
     values = model.get_fmri_features(**people[0])[:, 1:, VALUE]
     subjects = np.array(people[1])
@@ -261,9 +255,7 @@ def test_the_seed_decides_who_the_other_people_are(bundled, people, method):
 
 def test_without_enough_people_or_networks_it_says_what_is_missing(bundled, people):
     inputs, subjects = people
-    with pytest.raises(
-        Unavailable, match=r"scans of 2 other people, and each of 6 networks.*at least 7 people"
-    ):
+    with pytest.raises(Unavailable, match=r"scans of 2 other people, and each of 6 networks.*at least 7 people"):
         occlude(*bundled, inputs, (subjects[:3] * 4)[:10], "?", BINS)
     processor = copy.copy(bundled[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
@@ -278,14 +270,10 @@ def test_without_enough_people_or_networks_it_says_what_is_missing(bundled, peop
 def test_pictures_are_drawn_on_a_brain_where_rois_have_places(bundled, people, linear):
     atlas = bundled[1].feature_extractor.atlas
     told = occlude(*bundled, *people, "?", ["no", "yes"], n_scans=1, n_others=1).summary()
-    with_brain, without = (
-        "".join(explanation_parts({"occlusion": {"sex": told}}, each)) for each in (atlas, None)
-    )
+    with_brain, without = ("".join(explanation_parts({"occlusion": {"sex": told}}, each)) for each in (atlas, None))
     assert (with_brain.count("data:image/png"), without.count("data:image/png")) == (2, 1)
     assert "default - sensorimotor" in without or "sensorimotor - default" in without
-    assert "too few" in "".join(
-        explanation_parts({"integrated_gradients": {"sex": {"left_out": "too few"}}}, atlas)
-    )
+    assert "too few" in "".join(explanation_parts({"integrated_gradients": {"sex": {"left_out": "too few"}}}, atlas))
     assert explanation_parts({}, atlas) == few_shot_parts(None) == []
 
 
@@ -295,9 +283,7 @@ def test_places_of_rois_come_from_coordinates_or_the_image():
     image = nib.Nifti1Image(block, np.diag([2.0, 2.0, 2.0, 1.0]))
     atlas = Atlas("a", ("left", "right"), ("A", "B"), labels=(7, 3), labels_img=image)
     centres = np.array(roi_centres(atlas))
-    assert (
-        np.abs(centres - [[3.0] * 3, [11.0] * 3]).max() <= 1.0
-    )  # in the order of the ROIs, not of the labels
+    assert np.abs(centres - [[3.0] * 3, [11.0] * 3]).max() <= 1.0  # in the order of the ROIs, not of the labels
     assert roi_centres(Atlas("a", ("left", "right"), ("A", "B"))) is None
     points = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     assert roi_centres(Atlas("a", ("left", "right"), ("A", "B"), coordinates=points)) == points

@@ -58,9 +58,7 @@ def test_connectivity_logistic_finds_coupled_rois_despite_missing_rois():
     train_masks[:, 5] = False  # a ROI that no training scan has
     train[3][:, 7] = np.nan
     test[4][:, 8] = 0.0
-    found = connectivity_logistic(
-        train, train_labels, test, np.repeat(np.arange(40), 2), train_masks=train_masks
-    )
+    found = connectivity_logistic(train, train_labels, test, np.repeat(np.arange(40), 2), train_masks=train_masks)
     scores = found.score(test_labels)
     assert scores["balanced_accuracy"] > 0.8
     assert scores["auc"] > 0.9
@@ -76,9 +74,7 @@ def test_solving_in_the_span_of_the_scans_is_exact():
     doubled = [np.concatenate([part] * 2, axis=1) for part in (features[:40], features[40:])]
     rotated = fit_logistic(doubled[0], labels[:40], doubled[1])
     np.testing.assert_allclose(direct.scores, rotated.scores, atol=1e-3)
-    padded = fit_logistic(
-        np.hstack([features, constant])[:40], labels[:40], np.hstack([features, constant])[40:]
-    )
+    padded = fit_logistic(np.hstack([features, constant])[:40], labels[:40], np.hstack([features, constant])[40:])
     np.testing.assert_allclose(direct.scores, padded.scores)
 
 

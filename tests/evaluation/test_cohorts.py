@@ -56,9 +56,7 @@ def test_every_task_of_a_cohort_can_be_asked(name):
     ],
 )
 def test_values_as_pandas_reads_them_have_their_answer(tmp_path, name, column, written, expected):
-    (tmp_path / "table.csv").write_text(
-        f'subject,"{column}"\n' + "".join(f"s,{v}\n" for v in written.split("\n"))
-    )
+    (tmp_path / "table.csv").write_text(f'subject,"{column}"\n' + "".join(f"s,{v}\n" for v in written.split("\n")))
     table = pd.read_csv(tmp_path / "table.csv")[: len(expected)]
     scans = datasets.Dataset.from_pandas(table, preserve_index=False)
     tasks, _ = tasks_of_cohort(name, scans.column_names)
@@ -77,7 +75,5 @@ def test_tasks_without_their_column_are_named():
 
 
 def test_an_unknown_file_names_the_cohorts():
-    with pytest.raises(
-        ValueError, match=r"The task file oasis does not exist: .*the name of a cohort: abcd, "
-    ):
+    with pytest.raises(ValueError, match=r"The task file oasis does not exist: .*the name of a cohort: abcd, "):
         load_tasks("oasis")

@@ -83,9 +83,7 @@ def test_help_is_short_and_in_groups():
         (["--seed", "9"], "seed", 9),
     ],
 )
-def test_every_option_reaches_the_configuration(
-    given, field, value, checkpoint, folder, tmp_path, monkeypatch
-):
+def test_every_option_reaches_the_configuration(given, field, value, checkpoint, folder, tmp_path, monkeypatch):
     seen = []
 
     def evaluate(model, processor, scans, tasks, splits, config):
@@ -125,13 +123,9 @@ def test_the_seed_acts_on_bootstrap_permutations_and_controls(checkpoint, folder
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_other_scan_is_one_of_another_person(seed):
-    subjects = [
-        f"sub-{i // 3}" for i in range(12)
-    ]  # three scans each: the next one is often of the same person
+    subjects = [f"sub-{i // 3}" for i in range(12)]  # three scans each: the next one is often of the same person
     shown = []
-    evaluation = SimpleNamespace(
-        subjects=subjects, seed=seed, answer=lambda split, rows: shown.append(list(rows))
-    )
+    evaluation = SimpleNamespace(subjects=subjects, seed=seed, answer=lambda split, rows: shown.append(list(rows)))
     test = (11, 0, 1, 2, 6, 7, 8, 3)
     PREDICTORS["other_scan"].answer(TaskSplit(evaluation, "sex", (), (), test, ("female", "male")))
     assert set(shown[0]) <= set(test)

@@ -33,9 +33,7 @@ def test_coverage_is_what_was_asked_for():
 
 
 def test_who_knows_more_needs_smaller_sets():
-    sizes = [
-        conformal_sets(*answers(0, 300, knows), people(300), CLASSES)["mean_size"] for knows in (0, 1, 3)
-    ]
+    sizes = [conformal_sets(*answers(0, 300, knows), people(300), CLASSES)["mean_size"] for knows in (0, 1, 3)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 2.5
     assert sizes[-1] < 1.3

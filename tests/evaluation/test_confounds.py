@@ -114,9 +114,7 @@ def test_in_the_subset_answer_and_confound_are_independent_and_no_more_is_lost_t
     assert all(strata[i] is not None for i in kept)
     for stratum in {strata[i] for i in kept}:
         counts = [sum(strata[i] == stratum and truth[i] == name for i in kept) for name in np.unique(truth)]
-        there = [
-            sum(each == stratum and t == name for each, t in zip(strata, truth)) for name in np.unique(truth)
-        ]
+        there = [sum(each == stratum and t == name for each, t in zip(strata, truth)) for name in np.unique(truth)]
         assert set(counts) == {min(there)}
     assert independent_subset(truth.tolist(), strata, seed) == kept
     assert any(independent_subset(truth.tolist(), strata, other) != kept for other in range(100, 105))
@@ -148,12 +146,8 @@ def test_subgroups_are_scored_by_themselves_and_the_column_asked_about_is_none()
         assert score["balanced_accuracy"] == pytest.approx(expected)
         assert score["n"] == score["n_subjects"] == len(places)
         assert score["interval"][0] < expected < score["interval"][1]
-    asks_sex = Task.from_dict(
-        "which", {"column": "Sex", "ask": "?", "answers": {"ill": "ill", "well": "well"}}
-    )
-    assert set(subgroup_scores(judgement(truth, said, task=asks_sex), {"motion": motion, "sex": sex})) == {
-        "motion"
-    }
+    asks_sex = Task.from_dict("which", {"column": "Sex", "ask": "?", "answers": {"ill": "ill", "well": "well"}})
+    assert set(subgroup_scores(judgement(truth, said, task=asks_sex), {"motion": motion, "sex": sex})) == {"motion"}
 
 
 def test_strata_of_few_subjects_or_one_answer_have_no_score():

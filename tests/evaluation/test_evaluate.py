@@ -63,9 +63,7 @@ def folder(tmp_path_factory):
         )
     rows[3]["sex"] = rows[30]["sex"] = None
     order = draw.permutation(N)  # neither sites nor classes stand in blocks
-    return write_scan_dataset(
-        [rows[i] for i in order], tmp_path_factory.mktemp("evaluated") / "scans", tiny.atlas()
-    )
+    return write_scan_dataset([rows[i] for i in order], tmp_path_factory.mktemp("evaluated") / "scans", tiny.atlas())
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +79,7 @@ def splits(scans):
 
 @pytest.fixture(scope="module")
 def task():
-    return Task.from_dict(
-        "sex", {"ask": [QUESTION, "sex ?"], "answers": {"female": "female", "male": "male"}}
-    )
+    return Task.from_dict("sex", {"ask": [QUESTION, "sex ?"], "answers": {"female": "female", "male": "male"}})
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +142,7 @@ def test_noise_in_test_scans_changes_no_baseline_fit_and_their_labels_nothing(
     """Labels of test scans reach only the scores: permuted, the probabilities behind the AUC are the same."""
     flipped = scans.map(
         lambda row: (
-            {"sex": row["sex"] and {"female": "male", "male": "female"}[row["sex"]]}
-            if row["site"] == "B"
-            else {}
+            {"sex": row["sex"] and {"female": "male", "male": "female"}[row["sex"]]} if row["site"] == "B" else {}
         ),
     )
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -160,13 +154,10 @@ def test_noise_in_test_scans_changes_no_baseline_fit_and_their_labels_nothing(
 
 def test_a_subject_of_the_held_out_site_trains_nothing(scans):
     columns = [
-        {"subject_id": "both" if i in (0, 1) else f"s{i}", "site": "B" if i % 2 else "A"}
-        for i in range(len(scans))
+        {"subject_id": "both" if i in (0, 1) else f"s{i}", "site": "B" if i % 2 else "A"} for i in range(len(scans))
     ]
     splits = make_splits(columns, fractions=(1, 0, 0), holdout_sites=["B"])
-    dataset = scans.remove_columns(["subject_id", "site"]).add_column(
-        "subject_id", [c["subject_id"] for c in columns]
-    )
+    dataset = scans.remove_columns(["subject_id", "site"]).add_column("subject_id", [c["subject_id"] for c in columns])
     rows = split_rows(dataset.add_column("site", [c["site"] for c in columns]), splits)
     assert 0 not in rows["train"]
     assert 0 not in rows["test"]  # it is a scan of a site that was seen
@@ -257,9 +248,7 @@ def test_scans_that_cannot_be_read_are_listed(checkpoint, folder, splits, task, 
         evaluate(model, processor, broken, {"sex": task}, splits)
 
 
-def test_several_models_are_evaluated_and_what_varies_between_them_is_said(
-    checkpoint, folder, tmp_path, capsys
-):
+def test_several_models_are_evaluated_and_what_varies_between_them_is_said(checkpoint, folder, tmp_path, capsys):
     other = tmp_path / "other" / "model"
     shutil.copytree(checkpoint, other)
     model = AutoModelForCausalLM.from_pretrained(other)
@@ -366,9 +355,7 @@ def with_phenotypes(scans):
     return whole.add_column("site", sites)
 
 
-@pytest.mark.parametrize(
-    ("predictor", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)]
-)
+@pytest.mark.parametrize(("predictor", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)])
 def test_a_control_is_the_pipeline_on_the_changed_scan(evaluated, checkpoint, scans, predictor, surrogate):
     classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
     truth, male = [], []
@@ -436,9 +423,7 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
         "age",
         {"ask": [QUESTION], "below": {42: "female", 58: "male", float("inf"): "sex"}, "regression": True},
     )
-    results = evaluate(
-        *loaded, scans, {"age": age}, splits, EvaluationConfig(["connectivity_logistic", "majority"])
-    )
+    results = evaluate(*loaded, scans, {"age": age}, splits, EvaluationConfig(["connectivity_logistic", "majority"]))
     rows = split_rows(scans, splits)
     ages = np.array(scans["age"])
     train, test = ages[rows["train"]], ages[rows["test"]]
@@ -446,9 +431,7 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
     assert found["majority"]["mean_absolute_error"] == pytest.approx(np.abs(test - train.mean()).mean())
     bold = list(scans["bold"])
     features = {name: connectivity_features([np.array(bold[i]) for i in rows[name]]) for name in rows}
-    ridge = fit_ridge(
-        features["train"], train, features["test"], [scans["subject_id"][i] for i in rows["train"]]
-    )
+    ridge = fit_ridge(features["train"], train, features["test"], [scans["subject_id"][i] for i in rows["train"]])
     assert found["connectivity_logistic"]["mean_absolute_error"] == pytest.approx(np.abs(test - ridge).mean())
     assert found["connectivity_logistic"]["r2"] > 0.3
     answers = pipeline("fmri-zero-shot-classification", model=loaded[0], processor=loaded[1])
@@ -488,9 +471,7 @@ def test_every_site_is_evaluated_by_baselines_of_the_others(loaded, with_phenoty
     pooled = found.tasks["sex"]["connectivity_logistic"]
     assert pooled["balanced_accuracy"] > 0.8
     one_site = scans.filter(lambda site: site == "B", input_columns="site")
-    with pytest.raises(
-        ValueError, match="All scans are of site B: leaving one site out takes scans of at least two"
-    ):
+    with pytest.raises(ValueError, match="All scans are of site B: leaving one site out takes scans of at least two"):
         evaluate_sites(*loaded, one_site, {"sex": task})
 
 

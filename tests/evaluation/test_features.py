@@ -164,13 +164,9 @@ def test_ridge_is_scikit_learns_with_the_penalty_of_a_search_by_subject():
     ]
     best = Ridge(RIDGE[int(np.argmin(errors))]).fit(train, y[:60])
     assert 0 < np.argmin(errors) < len(RIDGE) - 1
-    np.testing.assert_allclose(
-        fit_ridge(x[:60], y[:60], x[60:], subjects[:60]), best.predict(test), rtol=1e-6
-    )
+    np.testing.assert_allclose(fit_ridge(x[:60], y[:60], x[60:], subjects[:60]), best.predict(test), rtol=1e-6)
     wide = np.concatenate([x] * 8, axis=1)  # more features than scans: solved in the span of the scans
-    np.testing.assert_allclose(
-        fit_ridge(wide[:60], y[:60], wide[60:], subjects[:60]), best.predict(test), rtol=1e-4
-    )
+    np.testing.assert_allclose(fit_ridge(wide[:60], y[:60], wide[60:], subjects[:60]), best.predict(test), rtol=1e-4)
     alone = fit_ridge(x[:60], y[:60], x[60:], ["one"] * 60)
     np.testing.assert_allclose(alone, Ridge(1.0).fit(train, y[:60]).predict(test), rtol=1e-6)
 
@@ -181,9 +177,7 @@ def test_logistic_regression_is_scikit_learns():
     train, test = (scaler.transform(part) / np.sqrt(15) for part in (x[:60], x[60:]))
     found = fit_logistic(x[:60], y[:60] > 0, x[60:], subjects[:60]).scores
     fits = [
-        LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
-        .fit(train, y[:60] > 0)
-        .predict_proba(test)
+        LogisticRegression(C=c, class_weight="balanced", max_iter=1000).fit(train, y[:60] > 0).predict_proba(test)
         for c in REGULARISATION
     ]
     assert min(np.abs(found - each).max() for each in fits) < 1e-4

@@ -84,9 +84,7 @@ def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_evaluate
     assert {row % 2 for shots in drawn for row in shots} == {0, 1}  # either scan of a person
     fewer = few.draw_shots(question, 2, 3)
     assert fewer == (*drawn[3][:2], *drawn[3][4:6])
-    with pytest.raises(
-        Unavailable, match="6 labelled scans of 'female' are asked for, and 5 training subjects"
-    ):
+    with pytest.raises(Unavailable, match="6 labelled scans of 'female' are asked for, and 5 training subjects"):
         few.draw_shots(question, 6, 0)
 
 
@@ -115,9 +113,7 @@ def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pa
     values = scan_pairs(study.processor, inputs)[0].double().numpy()
     values -= values[:8].mean(0)
     values /= np.sqrt((values[:8] ** 2).sum(1).mean())
-    by_hand = (
-        LogisticRegression(C=few.ADAPTER_C).fit(values[:8], question.labels(shots)).predict_proba(values[8:])
-    )
+    by_hand = LogisticRegression(C=few.ADAPTER_C).fit(values[:8], question.labels(shots)).predict_proba(values[8:])
     np.testing.assert_allclose(found, by_hand, atol=1e-3)
     assert found.std() > 0.1
 
@@ -155,9 +151,7 @@ def test_in_context_is_the_whole_conversation_read_at_once(study):
     order = np.random.default_rng([study.seed, *question.train]).permutation(2)
     ask = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": TASK.ask[0]}]}
     messages = [
-        each
-        for i in order
-        for each in (ask, {"role": "assistant", "content": question.labels(question.train)[i]})
+        each for i in order for each in (ask, {"role": "assistant", "content": question.labels(question.train)[i]})
     ]
     answers = encode_question(study.processor, TASK.ask[0], question.classes)[1]
     for place, row in enumerate(question.test[:3]):

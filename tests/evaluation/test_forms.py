@@ -27,12 +27,8 @@ FIELDS = {
     "sex": {"answers": {"F": "female", "M": "male"}},
     "group": {"column": "age", "below": {30: "young", 60: "middle aged", 90: "old"}},
 }
-DECLARED = {
-    "person": {"ask": ["Who is this ?", "Tell me ."], "fields": FIELDS, "answer": "Sex: {sex}. Age: {group}."}
-}
-FORM = Form(
-    "person", ("Who?",), "Sex: {sex}. Age: {age}.", {"sex": ("female", "male"), "age": ("young", "old")}
-)
+DECLARED = {"person": {"ask": ["Who is this ?", "Tell me ."], "fields": FIELDS, "answer": "Sex: {sex}. Age: {group}."}}
+FORM = Form("person", ("Who?",), "Sex: {sex}. Age: {age}.", {"sex": ("female", "male"), "age": ("young", "old")})
 
 
 def test_what_a_form_writes_it_reads():
@@ -174,9 +170,7 @@ def test_fields_are_scored_as_tasks_and_what_is_no_answer_is_wrong(loaded, folde
     assert low < ours["balanced_accuracy"] < high
     assert ours["p"] < 0.05
     others = [said[i] for i in other_subjects([scan["subject_id"] for scan in judged], 0)]
-    assert found.tasks["person.sex"]["other_scan"]["balanced_accuracy"] == pytest.approx(
-        by_hand(truth, others)
-    )
+    assert found.tasks["person.sex"]["other_scan"]["balanced_accuracy"] == pytest.approx(by_hand(truth, others))
     assert found.tasks["person.sex"]["without_scan"]["balanced_accuracy"] == 0.5  # the first text for all
     assert found.confusion["person.sex"] == [
         [sum(t == row and s == column for t, s in zip(truth, said)) for column in ("female", "male", None)]
@@ -224,19 +218,14 @@ def test_sites_are_joined_with_what_was_no_answer(loaded, folder, written):
         for site in "AB"
     }
     said = [["female", "male", "female", None][i % 4] for i in range(40)]
-    both = by_hand(
-        truth["A"] + truth["B"], [s for site in "AB" for s, of in zip(said, scans["site"]) if of == site]
-    )
+    both = by_hand(truth["A"] + truth["B"], [s for site in "AB" for s, of in zip(said, scans["site"]) if of == site])
     assert found.tasks["person.sex"]["fmri_lm"]["balanced_accuracy"] == pytest.approx(both)
 
 
 def by_hand(truth, said):
     """Mean over the classes of the share of their scans that were answered rightly."""
     return np.mean(
-        [
-            np.mean([each == name for right, each in zip(truth, said) if right == name])
-            for name in ("female", "male")
-        ]
+        [np.mean([each == name for right, each in zip(truth, said) if right == name]) for name in ("female", "male")]
     )
 
 
@@ -250,8 +239,8 @@ def test_a_model_that_cannot_write_has_no_score_and_a_report(checkpoint, folder,
     assert (ours["no_answer"], ours["balanced_accuracy"]) == (1.0, 0.0)
     assert "no answer in 100.0%" in (tmp_path / "out" / "tripod.md").read_text()
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
-    assert {
-        row["no_answer"] for row in rows if (row["task"], row["predictor"]) == ("person.sex", "fmri_lm")
-    } == {"1.0"}
+    assert {row["no_answer"] for row in rows if (row["task"], row["predictor"]) == ("person.sex", "fmri_lm")} == {
+        "1.0"
+    }
     assert "person.sex" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000

@@ -31,9 +31,7 @@ def test_what_is_added_is_read_in_order_and_told_by_the_scans(tmp_path):
 def test_many_who_write_at_once_lose_no_line(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: History(tmp_path).add(entry(weights=f"w{i}")), range(40)))
-    assert sorted(each.model_sha256 for each in History(tmp_path).read()) == sorted(
-        f"w{i}" for i in range(40)
-    )
+    assert sorted(each.model_sha256 for each in History(tmp_path).read()) == sorted(f"w{i}" for i in range(40))
 
 
 def test_who_writes_waits_for_who_is_writing(tmp_path):
@@ -62,9 +60,7 @@ def test_the_history_lies_beside_the_scans_where_it_can(tmp_path):
     (tmp_path / "scans" / "part.parquet").touch()
     out = tmp_path / "out"
     assert History.of_scans(tmp_path / "scans", out).path == tmp_path / "scans" / HISTORY_FILE
-    assert (
-        History.of_scans(tmp_path / "scans" / "part.parquet", out).path == tmp_path / "scans" / HISTORY_FILE
-    )
+    assert History.of_scans(tmp_path / "scans" / "part.parquet", out).path == tmp_path / "scans" / HISTORY_FILE
     assert History.of_scans("lab/scans-on-the-hub", out).path == out / HISTORY_FILE
 
 
@@ -72,7 +68,5 @@ def test_a_damaged_history_is_refused(tmp_path):
     History(tmp_path).add(entry())
     with (tmp_path / HISTORY_FILE).open("a") as file:
         file.write('{"scans_sha256": "cut off\n')
-    with pytest.raises(
-        ValueError, match=r"Line 2 of .* is not the record of an evaluation .* restore the file"
-    ):
+    with pytest.raises(ValueError, match=r"Line 2 of .* is not the record of an evaluation .* restore the file"):
         History(tmp_path).read()

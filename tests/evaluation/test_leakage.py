@@ -156,9 +156,7 @@ def splits_of_other_scans(rows):
 def one_person_under_two_names(rows):
     design = design_of(rows)
     first = rows[of_split(design, "test")]
-    second = next(
-        r for r in map(rows.__getitem__, design.evaluated) if r["subject_id"] != first["subject_id"]
-    )
+    second = next(r for r in map(rows.__getitem__, design.evaluated) if r["subject_id"] != first["subject_id"])
     second["bold"] = first["bold"][5:].copy()
     return design_of(rows, design.splits), second["subject_id"]
 
@@ -215,9 +213,7 @@ def test_a_hundred_clean_designs_are_clean():
             sites=frozenset("AB"),
             of_these_splits=True,
         )
-        prompts = {
-            row["scan_id"]: f"At {row['age']:.0f} years, female or male? Site {row['site']}." for row in rows
-        }
+        prompts = {row["scan_id"]: f"At {row['age']:.0f} years, female or male? Site {row['site']}." for row in rows}
         clean = replace(
             design,
             training={"training_scans": ScanRecord.of(trained).to_dict()},
@@ -322,9 +318,7 @@ def test_splits_whose_sites_are_others_are_those_of_other_scans():
     design = design_of(rows, elsewhere)
     assert "hold out C, and the scans are from A, B" in found(design)
     swapped = replace(splits, parameters=splits.parameters | {"holdout_sites": ["A"]})
-    assert "training subjects with scans of a site that the splits hold out" in found(
-        design_of(rows, swapped)
-    )
+    assert "training subjects with scans of a site that the splits hold out" in found(design_of(rows, swapped))
     half = {"train": splits.subjects["train"][:3], "test": splits.subjects["test"][:3]}
     assert "6 are named by the splits" in found(design_of(rows, replace(splits, subjects=half)))
 
@@ -346,9 +340,7 @@ def test_people_are_told_from_their_connectivity_where_no_content_is_shared():
 
 
 def test_what_is_declared_of_statistics_is_checked():
-    with pytest.raises(
-        ValueError, match="Fitted statistics declare name, people: expected `name` and some of"
-    ):
+    with pytest.raises(ValueError, match="Fitted statistics declare name, people: expected `name` and some of"):
         FittedStatistics.from_dict({"name": "ComBat", "people": ["a"]})
     with pytest.raises(ValueError, match="declare nothing"):
         FittedStatistics.from_dict({})

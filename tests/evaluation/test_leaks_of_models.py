@@ -113,9 +113,7 @@ def test_a_model_is_not_judged_on_what_its_record_holds(study, capsys):
     assert study(rows, training={"training_scans": record.to_dict()})["leaks"] == []
     everything = ScanRecord.of(content_sketch(row["bold"]) for row in rows)
     earlier = {"stage": 3, "alignment": {"training_scans": everything.to_dict()}}
-    assert "The model was trained on 18 of 18 evaluated scans" in refused(
-        study, capsys, rows, training=earlier
-    )
+    assert "The model was trained on 18 of 18 evaluated scans" in refused(study, capsys, rows, training=earlier)
 
 
 def test_declared_statistics_are_looked_at(study, capsys):

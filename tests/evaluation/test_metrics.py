@@ -19,9 +19,7 @@ def test_scores_agree_with_sklearn():
     predictions = np.array(["a", "b", "c"])[scores.argmax(1)]
     found = score_classification(labels, predictions, scores)
     assert found["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, predictions))
-    assert found["balanced_accuracy"] == pytest.approx(
-        sklearn_metrics.balanced_accuracy_score(labels, predictions)
-    )
+    assert found["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, predictions))
     assert found["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores, multi_class="ovr"))
 
 
@@ -90,9 +88,7 @@ def test_weighted_scores_are_those_of_sklearn_with_sample_weights(n_classes, tie
     for i, each in enumerate(weights):
         expected = sklearn_metrics.balanced_accuracy_score(labels, predictions, sample_weight=each)
         assert weighted_balanced_accuracy(labels, predictions, weights)[i] == pytest.approx(expected)
-        areas = [
-            sklearn_metrics.roc_auc_score(labels == c, scores[:, c], sample_weight=each) for c in columns
-        ]
+        areas = [sklearn_metrics.roc_auc_score(labels == c, scores[:, c], sample_weight=each) for c in columns]
         assert weighted_auc(labels, scores, weights)[i] == pytest.approx(np.mean(areas))
         right = labels == predictions
         expected = sklearn_metrics.accuracy_score(labels, predictions, sample_weight=each)

@@ -66,9 +66,7 @@ def test_the_model_is_always_scored_and_predictors_have_the_order_of_the_registr
 
 
 def test_calls_of_the_release_before_work_and_say_their_new_form():
-    with pytest.warns(
-        FutureWarning, match="is now `evaluate.*EvaluationConfig.*until the next release"
-    ) as said:
+    with pytest.warns(FutureWarning, match="is now `evaluate.*EvaluationConfig.*until the next release") as said:
         found = EvaluationConfig.of_call(None, {"readers": ["noise"], "refuse_leaks": False, "n_truth": 3})
     assert len(said) == 1
     assert found == EvaluationConfig(["noise"], refuse_leakage=False, n_truth=3)
@@ -81,9 +79,7 @@ def test_calls_of_the_release_before_work_and_say_their_new_form():
 
 
 def test_a_report_is_written_and_read(tmp_path):
-    before = report(
-        truth={"pair_level": {}}, history={"n_earlier": 2, "statement": "Twice."}, commits={"a/b": "c"}
-    )
+    before = report(truth={"pair_level": {}}, history={"n_earlier": 2, "statement": "Twice."}, commits={"a/b": "c"})
     before.to_json(tmp_path / "results.json")
     assert EvaluationReport.from_json(tmp_path / "results.json") == before
     assert EvaluationReport.from_json(str(tmp_path / "results.json")) == before

@@ -45,10 +45,7 @@ def test_censored_points_stay_censored_where_time_is_cut_or_resampled():
     for kind, level in (("t_r", 1.0), ("t_r", 3.0)):
         found = perturb(kind, level, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"]
         assert (~found).mean() == pytest.approx(0.2, abs=0.02)
-    assert (
-        perturb("length", 0.6, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"].tolist()
-        == mask[:120].tolist()
-    )
+    assert perturb("length", 0.6, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"].tolist() == mask[:120].tolist()
 
 
 def test_noise_and_motion_have_the_size_they_say():
@@ -166,9 +163,9 @@ def test_curves_are_the_scores_of_the_perturbed_scans(checkpoint, tmp_path, monk
         "length": replace(PERTURBATIONS["length"], levels=(0.05,)),
     }
     monkeypatch.setattr("fmri_lm_hf.evaluation.robustness.PERTURBATIONS", PERTURBATIONS | nothing)
-    again = evaluate(
-        model, processor, scans, {"sex": TASK}, splits, ["majority"], n_robustness=10, confounding=False
-    )["robustness"]
+    again = evaluate(model, processor, scans, {"sex": TASK}, splits, ["majority"], n_robustness=10, confounding=False)[
+        "robustness"
+    ]
     same = again["changes"]["noise"]["levels"][0]["tasks"]["sex"]
     assert same["same_answer"] == 1.0
     assert same["balanced_accuracy"] == again["as_they_are"]["sex"]["balanced_accuracy"]

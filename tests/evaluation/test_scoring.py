@@ -68,9 +68,7 @@ def test_intervals_are_those_of_a_bootstrap_that_counts_each_drawn_scan(ties):
 
         def of(rows, metric=metric):
             names = [CLASSES[i] for i in given.probabilities[rows].argmax(1)]
-            return score_classification(np.array(truth)[rows], names, given.probabilities[rows], CLASSES)[
-                metric
-            ]
+            return score_classification(np.array(truth)[rows], names, given.probabilities[rows], CLASSES)[metric]
 
         expected = bootstrap_by_subject(of, subjects, 400)
         assert scores[metric] == pytest.approx(expected.estimate)
@@ -152,9 +150,7 @@ def test_labels_are_exchanged_between_subjects_or_within_them():
 def test_a_model_beats_its_controls_only_if_it_beats_all_of_them():
     truth = labels(200)
     good, bad, as_good = answer(truth, 0.8, 1), answer(truth, 0.5, 2), answer(truth, 0.8, 3)
-    clear = task_scores(
-        {"fmri_lm": good, "other_scan": bad, "connectivity_logistic": as_good}, truth
-    ).verdict()
+    clear = task_scores({"fmri_lm": good, "other_scan": bad, "connectivity_logistic": as_good}, truth).verdict()
     assert (clear["beats_controls"], clear["beats_baselines"]) == (True, False)
     assert clear["not_beaten"] == ["connectivity_logistic"]
     difference = clear["differences"]["other_scan"]
@@ -203,19 +199,14 @@ def test_scores_of_sites_are_taken_within_them():
     scores = task_scores({"fmri_lm": site_predictor}, truth, sites=sites).scores()["fmri_lm"]
     assert scores["balanced_accuracy"] > 0.75
     assert scores["balanced_accuracy_within_sites"] == 0.5
-    assert (
-        "balanced_accuracy_within_sites"
-        not in task_scores({"fmri_lm": site_predictor}, truth).scores()["fmri_lm"]
-    )
+    assert "balanced_accuracy_within_sites" not in task_scores({"fmri_lm": site_predictor}, truth).scores()["fmri_lm"]
 
 
 def test_orders_and_numbers_are_scored_as_such():
     draw = np.random.default_rng(0)
     ages = draw.uniform(20, 90, 80)
     truth = [AGE.answer(age) for age in ages]
-    probabilities = softmax(
-        draw.normal(size=(80, 3)) + 2 * np.eye(3)[[AGE.classes.index(t) for t in truth]], axis=1
-    )
+    probabilities = softmax(draw.normal(size=(80, 3)) + 2 * np.eye(3)[[AGE.classes.index(t) for t in truth]], axis=1)
     estimate = ages + draw.normal(size=80) * 10
     given = task_scores(
         {"fmri_lm": Answer(probabilities, estimate), "majority": Answer(np.full((80, 3), 1 / 3), np.full(80, 50.0))},
@@ -229,9 +220,7 @@ def test_orders_and_numbers_are_scored_as_such():
     assert scores["mean_absolute_error"] == pytest.approx(sklearn_metrics.mean_absolute_error(ages, estimate))
     assert scores["r2"] == pytest.approx(sklearn_metrics.r2_score(ages, estimate))
     assert scores["pearson"] == pytest.approx(pearsonr(ages, estimate)[0])
-    expected = bootstrap_by_subject(
-        lambda rows: float(np.abs(estimate - ages)[rows].mean()), given.subjects, 400
-    )
+    expected = bootstrap_by_subject(lambda rows: float(np.abs(estimate - ages)[rows].mean()), given.subjects, 400)
     assert scores["interval"] == pytest.approx([expected.low, expected.high])
     assert scores["p"] < 0.01
     assert given.scores()["majority"]["pearson"] is None
@@ -249,9 +238,7 @@ def test_calibration_agrees_with_scikit_learn_and_with_what_was_planted():
         positive = expit(factor * odds)
         return np.stack([1 - positive, positive], axis=1)
 
-    assert brier_score(truth, stated(1)) == pytest.approx(
-        2 * sklearn_metrics.brier_score_loss(truth, expit(odds))
-    )
+    assert brier_score(truth, stated(1)) == pytest.approx(2 * sklearn_metrics.brier_score_loss(truth, expit(odds)))
     regression = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8).fit(3 * odds[:, None], truth)
     assert calibration_slope(truth, stated(3)) == pytest.approx(regression.coef_[0, 0], rel=1e-3)
     assert calibration_slope(truth, stated(3)) == pytest.approx(1 / 3, abs=0.03)
@@ -269,9 +256,7 @@ def test_calibration_of_four_scans_by_hand():
     assert brier_score(truth, probabilities) == pytest.approx((0.005 + 1.805 + 0.32 + 2) / 4)
     bins = reliability(truth, probabilities)
     assert [each["n"] for each in bins] == [1, 3]
-    assert expected_calibration_error(truth, probabilities) == pytest.approx(
-        (0.4 + 3 * abs(2.9 / 3 - 1 / 3)) / 4
-    )
+    assert expected_calibration_error(truth, probabilities) == pytest.approx((0.4 + 3 * abs(2.9 / 3 - 1 / 3)) / 4)
     risks = risk_coverage(truth, probabilities, 4)
     assert [each["coverage"] for each in risks] == [0.25, 0.5, 0.75, 1.0]
     assert [each["risk"] for each in risks] == pytest.approx([1, 0.5, 2 / 3, 0.5])
@@ -298,9 +283,7 @@ def test_pooled_scores_are_of_all_scans():
         first + second,
     )
     np.testing.assert_array_equal(both.answers["fmri_lm"].probabilities[-3:, 0], 0)
-    np.testing.assert_array_equal(
-        both.answers["fmri_lm"].probabilities[-3:, 1:], two.answers["fmri_lm"].probabilities
-    )
+    np.testing.assert_array_equal(both.answers["fmri_lm"].probabilities[-3:, 1:], two.answers["fmri_lm"].probabilities)
     assert (list(both.answers), both.left_out) == (["fmri_lm"], {"noise": "Site y: too quiet"})
     assert (both.sites, both.n_train) == (["x"] * 10 + ["y"] * 3, 5)
     assert np.array(both.confusion()).sum() == 13

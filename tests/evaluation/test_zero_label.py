@@ -66,9 +66,7 @@ def test_a_hypothesis_separates_groups_without_labels_in_its_direction(bundled, 
 def test_no_label_of_a_training_scan_takes_part(bundled, scans):
     draw = np.random.default_rng(0)
     groups, sites = list(scans["diagnosis"]), list(scans["site"])
-    shuffled = [
-        draw.choice(["control", "patient"]) if site == "A" else group for group, site in zip(groups, sites)
-    ]
+    shuffled = [draw.choice(["control", "patient"]) if site == "A" else group for group, site in zip(groups, sites)]
     other = scans.remove_columns("diagnosis").add_column("diagnosis", list(map(str, shuffled)))
     before, after = evaluated(bundled, scans, TASK)[0], evaluated(bundled, other, TASK)[0]
     for name in ZERO_LABEL:
@@ -85,9 +83,7 @@ def test_a_task_declares_its_hypothesis():
     declared = TASK.to_dict()
     assert declared["hypothesis"] == {"patient": STRONGER}
     assert Task.from_dict("diagnosis", declared) == TASK
-    with pytest.raises(
-        ValueError, match=r"`hypothesis` .* is about healthy; its answers are control, patient"
-    ):
+    with pytest.raises(ValueError, match=r"`hypothesis` .* is about healthy; its answers are control, patient"):
         Task.from_dict("diagnosis", {**declared, "hypothesis": {"healthy": STRONGER}})
     with pytest.raises(Unavailable, match="none"):
         agreement_of_classes({}, ["a", "b"])

@@ -30,9 +30,7 @@ def extractor(cohort):
     return FmriFeatureExtractor(atlas=cohort.atlas, n_timepoints=80, t_r=2.0)
 
 
-def tokenizer(
-    cohort, quantizer: str = "fsq", features: str = "signal", **more
-) -> FmriTokenizerForPreTraining:
+def tokenizer(cohort, quantizer: str = "fsq", features: str = "signal", **more) -> FmriTokenizerForPreTraining:
     torch.manual_seed(0)
     shape = {"fsq_levels": [4] * 6} if quantizer == "fsq" else {"codebook_size": 32, "codebook_dim": 8}
     if quantizer == "titok":
@@ -201,9 +199,7 @@ def test_texts_are_found_where_they_are_those_of_the_scans(cohort, extractor, mo
 
 def test_probes_of_an_unseen_site_are_trained_on_the_others(cohort, extractor):
     def labelled(scan):  # at B the label says the opposite of what it says at A
-        return {
-            "sex": scan["sex"] if scan["site"] == "A" else {"female": "male", "male": "female"}[scan["sex"]]
-        }
+        return {"sex": scan["sex"] if scan["site"] == "A" else {"female": "male", "male": "female"}[scan["sex"]]}
 
     model = tokenizer(cohort)
     turned = tokens_report(model, extractor, cohort.dataset.map(labelled), holdout_site="B")

@@ -13,9 +13,7 @@ from hub_processes import HERE, Client, Hub, client_environment
 
 @pytest.fixture(scope="session")
 def hub() -> Iterator[Hub]:
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "hub_server.py")], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, str(HERE / "hub_server.py")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     yield Hub(process.stdout.readline().strip())
     process.terminate()

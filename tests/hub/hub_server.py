@@ -100,9 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             if user is None:
                 raise Reply(401, error="Invalid username or password.")
             orgs = [{"name": name, "type": "org"} for name in user["orgs"]]
-            return Reply(
-                200, {"type": "user", "name": user["name"], "orgs": orgs, "auth": {"type": "access_token"}}
-            )
+            return Reply(200, {"type": "user", "name": user["name"], "orgs": orgs, "auth": {"type": "access_token"}})
         if path == "/api/repos/create":
             return hub.create_repo(json.loads(body), user, endpoint)
         if path == "/api/validate-yaml":
@@ -123,9 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo = hub.repo("datasets" if match[1] else "models", match[2], user, files=True)
             return hub.resolve(repo, unquote(match[3]), unquote(match[4]), endpoint, self.headers)
-        match = re.fullmatch(
-            r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([\w-]+)(?:/([^/]+)(?:/(.+))?)?)?", path
-        )
+        match = re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([\w-]+)(?:/([^/]+)(?:/(.+))?)?)?", path)
         if match is None:
             raise Reply(404, error=f"No such page: {path}")
         kind, repo_id, action, revision, rest = match.groups()

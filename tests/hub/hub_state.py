@@ -132,9 +132,7 @@ class Hub:
 
     # ---- who may do what
 
-    def repo(
-        self, kind: str, repo_id: str, user: dict | None, write: bool = False, files: bool = False
-    ) -> Repo:
+    def repo(self, kind: str, repo_id: str, user: dict | None, write: bool = False, files: bool = False) -> Repo:
         repo = self.repos.get((kind, repo_id))
         owns = user is not None and repo_id.split("/")[0] in (user["name"], *user["orgs"])
         if repo is None or (repo.private and not owns):
@@ -228,9 +226,7 @@ class Hub:
                 if value["oid"] not in repo.lfs:
                     raise Reply(400, error=f"LFS pointer pointed to a file that does not exist: {path}")
                 size = len(repo.lfs[value["oid"]])
-                pointer = (
-                    f"version https://git-lfs.github.com/spec/v1\noid sha256:{value['oid']}\nsize {size}\n"
-                )
+                pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{value['oid']}\nsize {size}\n"
                 files[path] = File(git_oid(pointer.encode()), size, value["oid"])
             elif line["key"] == "deletedFile":
                 if files.pop(path, None) is None:

@@ -30,9 +30,7 @@ class Block:
     def commands(self) -> list[str]:
         """The shell commands of the block, one line each, without comments."""
         lines = re.sub(r"\\\n\s*", "", self.code).splitlines()
-        commands = (
-            line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")
-        )
+        commands = (line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#"))
         return [command for command in commands if not _PATTERN.search(command)]
 
     @property
@@ -73,9 +71,7 @@ def in_order(blocks: list[Block]) -> list[Block]:
     makers = {name: block for block in reversed(blocks) for name in block.makes}
     waiting, ordered = list(blocks), []
     while waiting:
-        ready = next(
-            (block for block in waiting if not (_reads(block, makers) & set(waiting) - {block})), None
-        )
+        ready = next((block for block in waiting if not (_reads(block, makers) & set(waiting) - {block})), None)
         assert ready is not None, f"these blocks wait for one another: {[block.line for block in waiting]}"
         waiting.remove(ready)
         ordered.append(ready)

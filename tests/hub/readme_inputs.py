@@ -91,9 +91,7 @@ def recipes(folder: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(yaml.safe_dump(recipe))
     core = ByteLevelBPETokenizer()
-    core.train_from_iterator(
-        [README.read_text(encoding="utf-8")], vocab_size=500, special_tokens=["<|endoftext|>"]
-    )
+    core.train_from_iterator([README.read_text(encoding="utf-8")], vocab_size=500, special_tokens=["<|endoftext|>"])
     PreTrainedTokenizerFast(tokenizer_object=core._tokenizer, eos_token="<|endoftext|>").save_pretrained(
         folder / "gpt2"
     )
@@ -118,6 +116,4 @@ def published(folder: Path) -> None:
 def table_of_a_scan(folder: Path, roi_names: list[str] | tuple[str, ...]) -> None:
     """`sub-01_timeseries.tsv`: a scan with a named column for each ROI of the model that is asked."""
     bold = np.random.default_rng(2).normal(size=(160, len(roi_names)))
-    pandas.DataFrame(bold, columns=list(roi_names)).to_csv(
-        folder / "sub-01_timeseries.tsv", sep="\t", index=False
-    )
+    pandas.DataFrame(bold, columns=list(roi_names)).to_csv(folder / "sub-01_timeseries.tsv", sep="\t", index=False)

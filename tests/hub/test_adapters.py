@@ -55,10 +55,7 @@ pathlib.Path(folder, "lora", "training_info.json").write_text('{"stage": "instru
 
 
 def test_an_adapter_of_a_local_base_is_refused_whatever_the_folder_is_called(hub, client, adapter):
-    assert (
-        json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-        == "real/alignment"
-    )
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "real/alignment"
     with pytest.raises(
         ClientError, match="trained on 'alignment', which is not a repository on the Hub: push the base"
     ):
@@ -122,9 +119,7 @@ HfApi().create_repo("org/other", exist_ok=True)
 HfApi().upload_file(path_or_fileobj=b'{"model_type": "llama"}', path_in_repo="config.json", repo_id="org/other")
 """
     client.run(other)
-    with pytest.raises(
-        ClientError, match=r"org/other is not an fMRI language model .* the model type 'llama'"
-    ):
+    with pytest.raises(ClientError, match=r"org/other is not an fMRI language model .* the model type 'llama'"):
         client.run(PUSH, folder=adapter, repo="org/lora", artifact=None, options={"base_model": "org/other"})
 
 

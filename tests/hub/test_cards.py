@@ -199,9 +199,7 @@ def test_only_predictors_are_scores_and_only_the_model_is_indexed(where):
 
 def test_what_was_scored_is_said_only_where_it_was_recorded():
     def scores(**record):
-        return block(
-            model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK}, **record}), "org/m"), "scores"
-        )
+        return block(model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK}, **record}), "org/m"), "scores")
 
     assert f"Which scans were scored, and whether the training saw their subjects: {NOT_RECORDED}" in scores()
     assert "On the scans of site B, which was held out from training, with" in scores(holdout_site="B")

@@ -102,9 +102,7 @@ from fmri_lm_hf.hub import clear_errors
 with clear_errors("org/open"):
     hf_hub_download("org/open", "no-such.json")
 """
-    with pytest.raises(
-        ClientError, match=r"A file is missing from org/open \(revision main\): .*no-such.json"
-    ):
+    with pytest.raises(ClientError, match=r"A file is missing from org/open \(revision main\): .*no-such.json"):
         reader.run(get)
 
 
@@ -184,9 +182,7 @@ def test_all_files_are_verified_also_where_a_part_was_downloaded(hub, client, do
 def test_a_missing_file_that_cannot_be_fetched_fails(hub, client):
     client.run(EMPTY)
     client.run("from huggingface_hub import hf_hub_download; hf_hub_download('org/open', 'config.json')")
-    hub.faults(
-        *({"step": step, "status": 403, "error": "Over quota", "count": 100} for step in ("lfs_get", "head"))
-    )
+    hub.faults(*({"step": step, "status": 403, "error": "Over quota", "count": 100} for step in ("lfs_get", "head")))
     with pytest.raises(ClientError, match=r"^HubAccessError: .*answered 403 for org/open \(Over quota\)"):
         client.run(VERIFY, options={})
 

@@ -134,9 +134,7 @@ def test_one_config_pushed_as_an_object_leaves_the_others(hub, client, push, tmp
     assert len(before) == 9
     load = "__import__('datasets').load_dataset('org/pairs-2', 'graph')"
     pushed = push("org/pairs-2", artifact=load)
-    assert pushed["deleted"] == [
-        f"data/graph/{split}-00000.parquet" for split in ("test", "train", "validation")
-    ]
+    assert pushed["deleted"] == [f"data/graph/{split}-00000.parquet" for split in ("test", "train", "validation")]
     assert set(before) - set(data(hub, "org/pairs-2")) == set(pushed["deleted"])
     assert "Three configs." in pushed["card"]
     configs = {entry["config_name"]: entry for entry in DatasetCard(pushed["card"]).data.to_dict()["configs"]}
@@ -178,9 +176,7 @@ result = out.getvalue()
 """
     client.run(command, folder=folder, more=[])
     (folder / "model.safetensors").unlink()
-    client.run(
-        "import tiny; tiny.language_model(1).save_pretrained(folder, max_shard_size='20KB')", folder=folder
-    )
+    client.run("import tiny; tiny.language_model(1).save_pretrained(folder, max_shard_size='20KB')", folder=folder)
     assert "deleted: model.safetensors\n" in client.run(command, folder=folder, more=[])
 
 

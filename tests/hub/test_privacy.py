@@ -165,9 +165,7 @@ def test_columns_are_read_whatever_their_type(kind, tmp_path):
 def test_names_of_columns_and_of_files_are_read(tmp_path):
     pq.write_table(pa.table({"/data1/lab/x": [1]}), tmp_path / "a.parquet")
     assert "(columns)" in " ".join(find_private({"a.parquet": tmp_path / "a.parquet"}))
-    assert find_private({f"{TOKEN}.md": b""}) == [
-        f"the name of '{TOKEN}.md': a Hugging Face token (hf_A1b...)"
-    ]
+    assert find_private({f"{TOKEN}.md": b""}) == [f"the name of '{TOKEN}.md': a Hugging Face token (hf_A1b...)"]
 
 
 def test_the_names_of_user_and_machine_are_found_outside_of_prose(monkeypatch):
@@ -244,9 +242,7 @@ DISGUISED = {
 @pytest.mark.parametrize("name", DISGUISED)
 def test_a_pickle_or_archive_under_another_name_is_refused(folder, name):
     (folder / name).write_bytes(DISGUISED[name])
-    with pytest.raises(
-        ValueError, match=rf"{name} does not hold what its name says: expected .*, found other"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} does not hold what its name says: expected .*, found other"):
         read_folder(folder)
 
 

@@ -126,9 +126,7 @@ def test_a_killed_push_is_completed_by_the_next(hub, client, saved, expected, st
 
 def test_a_server_that_stays_down_ends_in_one_sentence(hub, client, saved):
     hub.faults({"step": "commit", "status": 503, "count": 100})
-    with pytest.raises(
-        ClientError, match=r"HubAccessError: .* answered 503 for org/down; try again later\.$"
-    ):
+    with pytest.raises(ClientError, match=r"HubAccessError: .* answered 503 for org/down; try again later\.$"):
         client.run(
             "import fmri_lm_hf.hub.download as e; e._ATTEMPTS = 2\n" + PUSH,
             folder=saved,
@@ -149,9 +147,7 @@ def test_shards_of_an_earlier_push_do_not_stay(hub, client, folder):
     client.run("import tiny; tiny.language_model().save_pretrained(folder)", folder=folder)
     client.run(PUSH, folder=folder, repo="org/shards", options={})
     files = hub.state("models/org/shards")["files"]
-    assert [name for name in files if name.startswith("model") and not name.endswith(".py")] == [
-        "model.safetensors"
-    ]
+    assert [name for name in files if name.startswith("model") and not name.endswith(".py")] == ["model.safetensors"]
 
 
 def test_a_branch_is_created_and_main_stays(hub, client, saved):
@@ -200,9 +196,7 @@ def test_what_can_run_code_is_refused_and_a_trainers_state_stays_behind(hub, cli
     assert not set(pushed["left_out"]) & set(hub.state("models/org/trained")["files"])
     hub.faults()
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(
-        ClientError, match=r"holds pytorch_model.bin: files that can run code .* expected safetensors"
-    ):
+    with pytest.raises(ClientError, match=r"holds pytorch_model.bin: files that can run code .* expected safetensors"):
         client.run(PUSH, folder=folder, repo="org/trained", options={})
     assert hub.log() == []
 
@@ -210,17 +204,13 @@ def test_what_can_run_code_is_refused_and_a_trainers_state_stays_behind(hub, cli
 def test_weights_that_are_cut_short_are_refused(client, folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(
-        ClientError, match=r"model.safetensors cannot be read as safetensors .* cut short or corrupt"
-    ):
+    with pytest.raises(ClientError, match=r"model.safetensors cannot be read as safetensors .* cut short or corrupt"):
         client.run(PUSH, folder=folder, repo="org/short", options={})
 
 
 def test_an_index_without_its_shards_is_refused(client, folder):
     (folder / "model.safetensors").unlink()
-    client.run(
-        "import tiny; tiny.language_model().save_pretrained(folder, max_shard_size='20KB')", folder=folder
-    )
+    client.run("import tiny; tiny.language_model().save_pretrained(folder, max_shard_size='20KB')", folder=folder)
     missing = sorted(folder.glob("model-0*.safetensors"))[0]
     missing.unlink()
     with pytest.raises(ClientError, match=f"index.json lists {missing.name}"):
@@ -259,9 +249,7 @@ def test_nothing_private_is_sent(hub, client, folder, case):
     name, content, message = SECRETS[case]
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     token = "import os; os.environ['HF_TOKEN'] = 'w' * 34; os.environ['LOGNAME'] = 'jdoe-lab17'\n"
-    with pytest.raises(
-        ClientError, match="Nothing was sent, because this would become public:(.|\n)*" + message
-    ):
+    with pytest.raises(ClientError, match="Nothing was sent, because this would become public:(.|\n)*" + message):
         client.run(token + PUSH, folder=folder, repo="org/secret", options={})
     assert hub.log() == []
 
@@ -309,9 +297,7 @@ def test_other_things_are_refused_with_what_to_do(client, tmp_path):
     with pytest.raises(ClientError, match=r"holds neither a model .* nor a dataset .*; found no files"):
         client.run(PUSH, folder=tmp_path, repo="org/x", options={})
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(
-        ClientError, match="has the model type 'llama'; expected 'fmri_lm' or 'fmri_tokenizer'"
-    ):
+    with pytest.raises(ClientError, match="has the model type 'llama'; expected 'fmri_lm' or 'fmri_tokenizer'"):
         client.run(PUSH, folder=tmp_path, repo="org/x", options={})
     for name in ("a/b/c", "a b", ""):
         with pytest.raises(ClientError, match="must be named 'organisation/name' or 'name', got '"):

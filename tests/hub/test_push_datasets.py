@@ -57,26 +57,19 @@ rows = Dataset.from_list([{"scan_id": f"s{i}", "text": "word " * 200} for i in r
 DatasetDict(train=rows, test=rows.select([0, 1])).save_to_disk(folder)
 """
     client.run(save, folder=tmp_path / "pairs")
-    pushed = client.run(
-        PUSH, folder=tmp_path / "pairs", repo="org/rest-pairs", options={"max_shard_size": "3KB"}
-    )
+    pushed = client.run(PUSH, folder=tmp_path / "pairs", repo="org/rest-pairs", options={"max_shard_size": "3KB"})
     files = [name for name in hub.state("datasets/org/rest-pairs")["files"] if name.startswith("data/")]
     assert sorted(files) == [
         "data/test-00000-of-00001.parquet",
         *(f"data/train-0000{i}-of-00003.parquet" for i in range(3)),
     ]
-    splits = {
-        entry["split"] for entry in DatasetCard(pushed["card"]).data.to_dict()["configs"][0]["data_files"]
-    }
+    splits = {entry["split"] for entry in DatasetCard(pushed["card"]).data.to_dict()["configs"][0]["data_files"]}
     assert splits == {"train", "test"}
     load = "from datasets import load_dataset; result = load_dataset('org/rest-pairs').num_rows"
     assert client.run(load) == {"train": 8, "test": 2}
     # Fewer shards next time: those of before go.
     client.run(PUSH, folder=tmp_path / "pairs", repo="org/rest-pairs", options={})
-    assert (
-        len([name for name in hub.state("datasets/org/rest-pairs")["files"] if name.startswith("data/train")])
-        == 1
-    )
+    assert len([name for name in hub.state("datasets/org/rest-pairs")["files"] if name.startswith("data/train")]) == 1
 
 
 @pytest.mark.parametrize("status", [409, 412])

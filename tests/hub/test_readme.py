@@ -76,9 +76,7 @@ class Newcomer:
         if block.language == "python":
             self.session.run("\n" * (block.line - 1) + block.code, kept=True)
         elif block.language in ("bash", "inline"):
-            done_before = block.language == "inline" and any(
-                each.startswith(block.code) for each in self.done
-            )
+            done_before = block.language == "inline" and any(each.startswith(block.code) for each in self.done)
             self.run_each([] if done_before else block.commands)
 
     def run_each(self, commands: list[str]) -> None:
@@ -107,9 +105,7 @@ class Newcomer:
             code = self.commands.run(COMMAND, words=rest, small=SMALL)
             assert not code, f"`{command}` ended with the exit code {code}"
         else:
-            subprocess.run(
-                ["bash", "-c", command], cwd=self.folder, env=self.environment, check=True, timeout=100
-            )
+            subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment, check=True, timeout=100)
 
     def command_of_make(self, command: str) -> str:
         """What `make TARGET` runs once everything is set up."""
@@ -131,9 +127,7 @@ def newcomer(hub, tmp_path) -> Iterator[Newcomer]:
         "fmri_lm_hf.evaluation.evaluate",
         "jinja2",
     )
-    commands, session = (
-        Client(environment, tmp_path / "lab", modules) for modules in (imports, ("fmri_lm_hf",))
-    )
+    commands, session = (Client(environment, tmp_path / "lab", modules) for modules in (imports, ("fmri_lm_hf",)))
     yield Newcomer(tmp_path / "lab", commands, session, environment)
     for client in (commands, session):
         client.close()
@@ -156,9 +150,7 @@ def test_every_command_is_run_or_named_with_a_reason():
         if block.language in ("text", "yaml", ""):  # what commands print and files say: no commands
             commands = re.search(r"^\s*\$ |^(fmri-lm|python|pip|make) ", block.code, re.M)
             assert not commands, (block.page, block.line)
-    written = {
-        command for block in blocks if block.language in ("bash", "inline") for command in block.commands
-    }
+    written = {command for block in blocks if block.language in ("bash", "inline") for command in block.commands}
     assert set(NOT_RUN) <= written, "the list names commands that README and guides no longer have"
 
 

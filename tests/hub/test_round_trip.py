@@ -217,9 +217,7 @@ result = done.stdout.splitlines()
 """
     n_logits, error = fresh.run(offline)
     assert n_logits == "32"
-    assert error.startswith(
-        "org/never-fetched (revision main) is not in the cache, and HF_HUB_OFFLINE=1 forbids"
-    )
+    assert error.startswith("org/never-fetched (revision main) is not in the cache, and HF_HUB_OFFLINE=1 forbids")
     assert hub.log() == []
 
 

@@ -59,9 +59,7 @@ def test_a_trainer_publishes_the_model_and_nothing_else(hub, client, tmp_path, s
         "preprocessor_config.json",
         "modeling_fmri_tokenizer.py",
     } <= set(state["files"])
-    assert not [
-        name for name in state["files"] if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name
-    ]
+    assert not [name for name in state["files"] if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
     assert result["secrets"] == []
     assert "A tokenizer of fMRI scans" in result["card"]
     if strategy == "end":
@@ -100,9 +98,7 @@ result = {"printed": printed.getvalue(), "scans": scans, "files": sorted(path.na
 
 def test_a_stage_that_trains_on_fetched_scans_is_pushed_with_their_commit(client, tmp_path):
     result = client.run(STAGE, folder=str(tmp_path))
-    assert {"model.safetensors", "preprocessor_config.json", "modeling_fmri_tokenizer.py"} <= set(
-        result["files"]
-    )
+    assert {"model.safetensors", "preprocessor_config.json", "modeling_fmri_tokenizer.py"} <= set(result["files"])
     assert not [name for name in result["files"] if name.endswith((".bin", ".pt", ".pth"))]
     assert result["training"]["stage"] == "tokenizer"
     assert result["training"]["commits"] == {"org/stage-scans": result["scans"]}

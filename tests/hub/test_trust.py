@@ -41,18 +41,14 @@ def test_foreign_code_is_refused_at_any_depth(case, depth):
             "nested": {"text_config": REFUSED[case]},
             "in a list": {"x": [REFUSED[case]]},
         }[depth]
-    with pytest.raises(
-        ValueError, match=rf"config.json.*`{key}` is .* would load foreign code or kernels; expected"
-    ):
+    with pytest.raises(ValueError, match=rf"config.json.*`{key}` is .* would load foreign code or kernels; expected"):
         check_config_is_inert(where)
 
 
 @pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
 def test_only_the_top_names_code_of_the_checkpoint(key):
     check_config_is_inert({key: {"AutoModel": "modeling.Model"}})
-    with pytest.raises(
-        ValueError, match=f"text_config: `{key}` is .*expected none in a nested configuration"
-    ):
+    with pytest.raises(ValueError, match=f"text_config: `{key}` is .*expected none in a nested configuration"):
         check_config_is_inert({"text_config": {key: {"AutoModel": "modeling.Model"}}})
 
 

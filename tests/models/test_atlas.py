@@ -25,9 +25,7 @@ def rng():
 
 def label_image(values) -> nibabel.Nifti1Image:
     """A row of 2-voxel-wide blocks, one for each value."""
-    data = np.repeat(np.asarray(values, dtype=np.int16), 2)[:, None, None] * np.ones(
-        (1, 3, 3), dtype=np.int16
-    )
+    data = np.repeat(np.asarray(values, dtype=np.int16), 2)[:, None, None] * np.ones((1, 3, 3), dtype=np.int16)
     return nibabel.Nifti1Image(data, AFFINE)
 
 
@@ -206,9 +204,7 @@ def test_damage_of_compressed_label_and_mask_images_does_not_pass_for_values(tmp
     content = bytearray(path.read_bytes())
     content[-6] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        ScanError, match=r"labels.nii.gz is not a readable image: it may be truncated, damaged"
-    ):
+    with pytest.raises(ScanError, match=r"labels.nii.gz is not a readable image: it may be truncated, damaged"):
         Atlas.from_labels_img(path, table)
     series = nibabel.Nifti1Image(rng.normal(size=(40, 40, 40, 3)), AFFINE)
     with pytest.raises(ScanError, match=r"labels.nii.gz is not a readable image"):
@@ -335,9 +331,7 @@ def held_in_every_way(stored, affine, folder):
 def test_an_image_has_the_same_signals_however_it_is_held(tmp_path, rng):
     """The mean over each label and each sphere, computed plainly."""
     labels = rng.integers(0, 4, size=(6, 7, 5)).astype(np.int16)
-    stored = rng.integers(100, 900, size=(6, 7, 5, 37)).astype(
-        np.int16
-    )  # more than two blocks of time points
+    stored = rng.integers(100, 900, size=(6, 7, 5, 37)).astype(np.int16)  # more than two blocks of time points
     data = stored * SLOPE + INTER
     (tmp_path / "table.tsv").write_text("index\tname\n3\tc\n1\ta\n2\tb\n")
     by_label = Atlas.from_labels_img(nibabel.Nifti1Image(labels, AFFINE), tmp_path / "table.tsv")
@@ -356,9 +350,7 @@ def test_extraction_holds_a_few_volumes_at_a_time(tmp_path, rng):
     (tmp_path / "table.tsv").write_text("index\tname\n1\ta\n2\tb\n3\tc\n")
     atlas = Atlas.from_labels_img(labels, tmp_path / "table.tsv")
     stored = rng.integers(100, 900, size=(16, 16, 16, 640)).astype(np.int16)
-    extract(
-        atlas, nibabel.Nifti1Image(stored[..., :3], AFFINE)
-    )  # what is imported on first use does not count
+    extract(atlas, nibabel.Nifti1Image(stored[..., :3], AFFINE))  # what is imported on first use does not count
     for image in held_in_every_way(stored, AFFINE, tmp_path):
         tracemalloc.start()
         extract(atlas, image)

@@ -89,9 +89,7 @@ def test_tables_as_bids_xcpd_and_others_write_them(tmp_path, text):
 def test_label_values_are_whole_numbers(tmp_path, value):
     path = tmp_path / "table.tsv"
     path.write_text(f"index\tname\n1\ta\n{value}\tb\n")
-    with pytest.raises(
-        ScanError, match=r"The label table table.tsv is not understood: expected columns index"
-    ):
+    with pytest.raises(ScanError, match=r"The label table table.tsv is not understood: expected columns index"):
         read_label_table(path)
 
 

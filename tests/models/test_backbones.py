@@ -65,9 +65,7 @@ REASONS = {
 
 @pytest.mark.parametrize("name", UNABLE)
 def test_language_models_that_cannot_read_scans_are_refused(name):
-    with pytest.raises(
-        ValueError, match=f"A language model of type {REASONS[name]}.*Take a Transformer such as"
-    ):
+    with pytest.raises(ValueError, match=f"A language model of type {REASONS[name]}.*Take a Transformer such as"):
         FmriLMForCausalLM.from_components(fmri_tokenizer(), text_model(name))
 
 
@@ -215,9 +213,7 @@ def test_assisted_decoding_gives_the_same_text(model):
     for options in ({"assistant_model": model}, {"assistant_model": other}, {"prompt_lookup_num_tokens": 2}):
         assert torch.equal(model.generate(**given, **GREEDY, **options), expected), options
     features = model.get_fmri_features(given.pop("input_values"), given["roi_mask"])
-    assert torch.equal(
-        model.generate(**given, fmri_features=features, assistant_model=other, **GREEDY), expected
-    )
+    assert torch.equal(model.generate(**given, fmri_features=features, assistant_model=other, **GREEDY), expected)
 
 
 def test_assistants_that_do_not_read_scans_are_refused():
@@ -225,9 +221,7 @@ def test_assistants_that_do_not_read_scans_are_refused():
     with pytest.raises(ValueError, match=r"`assistant_model` must be a model that reads scans.*type 'llama'"):
         model.generate(**given, assistant_model=text_model(), **GREEDY)
     other = language_model(tokenizer={"patch_size": 4})
-    with pytest.raises(
-        ValueError, match=r"must read the same prompts: expected .* \(14, 12\), found \(14, 24\)"
-    ):
+    with pytest.raises(ValueError, match=r"must read the same prompts: expected .* \(14, 12\), found \(14, 24\)"):
         model.generate(**given, assistant_model=other, **GREEDY)
     with pytest.raises(ValueError, match="`assistant_early_exit` is not supported"):
         model.generate(**given, assistant_early_exit=1, **GREEDY)
@@ -325,9 +319,7 @@ def test_a_second_turn_over_network_pairs():
         assert torch.equal(model.generate(**turn, past_key_values=cache, **GREEDY), fresh)
 
 
-@pytest.mark.parametrize(
-    "scan_tokens", [["rois"], ["network_pairs"], ["rois", "network_pairs"]], ids="-".join
-)
+@pytest.mark.parametrize("scan_tokens", [["rois"], ["network_pairs"], ["rois", "network_pairs"]], ids="-".join)
 @torch.no_grad()
 def test_every_part_can_be_offloaded(tmp_path, scan_tokens):
     model = pair_model(text_model(), *scan_tokens)

@@ -35,11 +35,7 @@ def robust_z(bold):
 def test_scan_at_the_target_t_r_is_cut_and_normalised(rng):
     bold = rng.normal(size=(60, N_ROIS)) * 50 + 1000
     features = extractor()(bold, t_r=2.0)
-    assert (
-        list(features)
-        == ["input_values", "roi_mask", "padding_mask"]
-        == FmriFeatureExtractor.model_input_names
-    )
+    assert list(features) == ["input_values", "roi_mask", "padding_mask"] == FmriFeatureExtractor.model_input_names
     assert features["input_values"].shape == (1, N_ROIS, 40)
     assert features["input_values"].dtype == torch.float32
     assert features["roi_mask"].dtype == features["padding_mask"].dtype == torch.bool
@@ -65,14 +61,10 @@ def test_antialiasing_keeps_the_bold_band_and_removes_what_would_fold_into_it():
         np.sin(2 * np.pi * 0.05 * times),
         np.sin(2 * np.pi * 0.47 * times),
     )  # 0.47 Hz folds to 0.03 Hz
-    antialiased, linear = (
-        resampling_weights(1000, 0.72, 2.0, 200, kind) for kind in ("antialiased", "linear")
-    )
+    antialiased, linear = (resampling_weights(1000, 0.72, 2.0, 200, kind) for kind in ("antialiased", "linear"))
     np.testing.assert_allclose(antialiased.sum(axis=1), 1, atol=1e-5)
     kept = antialiased @ slow[: antialiased.shape[1]]
-    np.testing.assert_allclose(
-        kept[10:-10], np.sin(2 * np.pi * 0.05 * np.arange(200) * 2.0)[10:-10], atol=0.03
-    )
+    np.testing.assert_allclose(kept[10:-10], np.sin(2 * np.pi * 0.05 * np.arange(200) * 2.0)[10:-10], atol=0.03)
     assert (antialiased @ breathing[: antialiased.shape[1]])[10:-10].std() < 0.02
     assert (linear @ breathing[: linear.shape[1]])[10:-10].std() > 0.3
     faster = resampling_weights(50, 3.0, 2.0, 60)  # nothing can fold when a scan is made faster

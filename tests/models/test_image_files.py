@@ -145,9 +145,7 @@ def test_files_that_are_no_pair_are_refused_in_a_sentence(atlas, tmp_path, rng):
     for other in (Atlas.load("dosenbach_2010"), None):
         with pytest.raises(ScanError, match=r"CIFTI or GIFTI label atlas"):
             read_scan(left, other, 2.0)
-    with pytest.raises(
-        ScanError, match=r"'no labels' holds 30 rows of a SeriesAxis: expected one map of labels"
-    ):
+    with pytest.raises(ScanError, match=r"'no labels' holds 30 rows of a SeriesAxis: expected one map of labels"):
         Atlas.from_labels_img(left, name="no labels")
 
 

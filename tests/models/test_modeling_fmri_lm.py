@@ -167,9 +167,7 @@ def test_a_padded_patch_is_not_attended_to(sdpa_model):
     moved[:, N_ROIS:] += 3
     one = sdpa_model(**inputs, fmri_features=features).logits
     close(one[:, -1], sdpa_model(**inputs, fmri_features=moved).logits[:, -1])
-    assert not torch.equal(
-        one[:, -1], sdpa_model(input_ids=inputs["input_ids"], fmri_features=moved).logits[:, -1]
-    )
+    assert not torch.equal(one[:, -1], sdpa_model(input_ids=inputs["input_ids"], fmri_features=moved).logits[:, -1])
 
 
 @torch.no_grad()
@@ -200,9 +198,7 @@ def test_greedy_generation_equals_choosing_the_best_token_again_and_again(model)
         best = logits.argmax(-1, keepdim=True)
         expected = torch.cat([expected, best], 1)
     for options in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
-        assert torch.equal(model.generate(input_ids=input_ids, **inputs, **GREEDY, **options), expected), (
-            options
-        )
+        assert torch.equal(model.generate(input_ids=input_ids, **inputs, **GREEDY, **options), expected), options
     assert torch.equal(model.generate(input_ids, **inputs, **GREEDY), expected)
 
 
@@ -390,9 +386,7 @@ def test_inputs_that_do_not_fit(inputs, message):
 def test_generation_says_what_is_missing(options):
     model = language_model()
     with pytest.raises(ValueError, match=r"hold \[24\] .* but 1 scan\(s\)"):
-        model.generate(
-            prompt("scan", "scan"), input_values=scans(1), roi_mask=missing_roi(), **GREEDY, **options
-        )
+        model.generate(prompt("scan", "scan"), input_values=scans(1), roi_mask=missing_roi(), **GREEDY, **options)
     with pytest.raises(ValueError, match=r"hold \[12.* but 0 scan\(s\)"):
         model.generate(prompt("scan", 5), **GREEDY, **options)
 

@@ -59,9 +59,7 @@ def test_padding_on_either_side_changes_nothing(model):
         ("regression", torch.tensor([[0.1, 2.0, -1.0], [0.3, 0.0, 1.0]]), F.mse_loss),
     ],
 )
-def test_the_loss_is_that_of_the_problem_and_trains_what_reads_the_scan(
-    model, checkpoint, problem, labels, by_hand
-):
+def test_the_loss_is_that_of_the_problem_and_trains_what_reads_the_scan(model, checkpoint, problem, labels, by_hand):
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=3, problem_type=problem)
     found = model(input_ids=prompt("scan", 5).repeat(2, 1), input_values=scans(2), labels=labels)
     close(found.loss, by_hand(found.logits, labels))
@@ -99,9 +97,7 @@ def test_a_model_of_components_has_a_head_with_weights():
     ).eval()
     logits = joined(input_ids=prompt("scan", 5), input_values=scans(1)).logits
     assert logits.shape == (1, 4)
-    assert float(joined.score.weight.detach().std()) == pytest.approx(
-        joined.config.initializer_range, rel=0.5
-    )
+    assert float(joined.score.weight.detach().std()) == pytest.approx(joined.config.initializer_range, rel=0.5)
 
 
 def test_it_writes_no_text(model):

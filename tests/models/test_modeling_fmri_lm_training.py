@@ -48,9 +48,7 @@ def test_the_text_loss_is_the_cross_entropy_of_the_next_token(sdpa_model):
     kept = sdpa_model(input_ids=input_ids, input_values=scans(2), labels=labels, logits_to_keep=4)
     assert kept.logits.shape == (2, 4, VOCAB_SIZE)
     close(kept.logits, output.logits[:, -4:])
-    torch.testing.assert_close(
-        kept.loss, expected
-    )  # the first label behind the scan is predicted within these
+    torch.testing.assert_close(kept.loss, expected)  # the first label behind the scan is predicted within these
 
 
 def test_hidden_tokens_cost_nothing_in_training_and_change_nothing(sdpa_model):
@@ -113,9 +111,7 @@ def test_the_code_loss_predicts_the_next_patch_of_each_roi(n_stages, masked):
         for stage in range(n_stages)
         if not (masked and (scan, roi) == (1, 2))
     ]
-    expected = cross_entropy(
-        torch.stack([each for each, _ in chosen]), torch.stack([code for _, code in chosen])
-    )
+    expected = cross_entropy(torch.stack([each for each, _ in chosen]), torch.stack([code for _, code in chosen]))
 
     # scans stand first, so that the text behind them leaves their logits alone
     input_ids = torch.cat([prompt("scan", 5, 6)] * 2)
@@ -124,9 +120,7 @@ def test_the_code_loss_predicts_the_next_patch_of_each_roi(n_stages, masked):
     torch.testing.assert_close(output.fmri_loss, expected)
     torch.testing.assert_close(output.loss, output.text_loss + 0.5 * output.fmri_loss)
     assert output.hidden_states is None
-    shown = model(
-        input_ids=input_ids, input_values=inputs, fmri_labels=codes, output_hidden_states=True, **mask
-    )
+    shown = model(input_ids=input_ids, input_values=inputs, fmri_labels=codes, output_hidden_states=True, **mask)
     assert len(shown.hidden_states) == 3
     torch.testing.assert_close(shown.loss, 0.5 * expected)
     ignored = codes.clone()
@@ -193,9 +187,7 @@ def test_gradient_checkpointing_changes_nothing(sdpa_model):
         model.train()
         torch.manual_seed(0)
         model(input_ids=input_ids, input_values=scans(1), labels=labels).loss.backward()
-        gradients.append(
-            {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-        )
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
     torch.testing.assert_close(*gradients)
 
 

@@ -26,9 +26,7 @@ BOTH = ["signal", "connectivity"]
 @pytest.mark.parametrize("n_patches", [1, 4])
 @torch.no_grad()
 def test_shapes_and_agreement_of_encode_decode_and_forward(features, n_stages, n_patches):
-    tokenizer = fmri_tokenizer(
-        input_features=features, num_quantizers=n_stages, patch_size=N_TIMEPOINTS // n_patches
-    )
+    tokenizer = fmri_tokenizer(input_features=features, num_quantizers=n_stages, patch_size=N_TIMEPOINTS // n_patches)
     n_tokens = N_ROIS * n_patches
     assert tokenizer.config.n_tokens == n_tokens
     inputs = scans(2)
@@ -135,13 +133,9 @@ def test_profiles_hold_the_means_over_the_other_rois_of_each_network():
 @torch.no_grad()
 def test_reconstructed_connectivity_of_a_rank_is_that_of_so_many_numbers_a_roi():
     networks = [roi % 2 for roi in range(N_ROIS)]
-    tokenizer = fmri_tokenizer(
-        input_features=BOTH, roi_networks=networks, connectivity_rank=2, codebook_size=64
-    )
+    tokenizer = fmri_tokenizer(input_features=BOTH, roi_networks=networks, connectivity_rank=2, codebook_size=64)
     vectors = []
-    tokenizer.decoder.head.register_forward_hook(
-        lambda head, inputs, output: vectors.append(output[..., -2:])
-    )
+    tokenizer.decoder.head.register_forward_hook(lambda head, inputs, output: vectors.append(output[..., -2:]))
     observed = masks()
     profiles = tokenizer(scans(2), **observed).connectivity
     # two numbers a ROI, as two time points would be; those of the missing one stand nowhere
@@ -247,9 +241,7 @@ def test_a_damaged_file_ends_in_one_sentence(tmp_path, damage):
     weights = tmp_path / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"\xff" * 100)
-    with pytest.raises(
-        OSError, match="cannot be read: a safetensors file is corrupt or was cut short"
-    ) as error:
+    with pytest.raises(OSError, match="cannot be read: a safetensors file is corrupt or was cut short") as error:
         AutoModel.from_pretrained(tmp_path)
     assert type(error.value.__cause__).__name__ == "SafetensorError"
     assert "\n" not in str(error.value)
@@ -303,9 +295,7 @@ def test_inputs_of_a_wrong_shape(call):
         run(scans(2).transpose(1, 2))
     with pytest.raises(ValueError, match=r"found \(6, 16\)"):
         run(scans(2)[0])
-    with pytest.raises(
-        ValueError, match=r"`roi_mask` must have shape \(2, 6\), one row a scan, found \(1, 6\)"
-    ):
+    with pytest.raises(ValueError, match=r"`roi_mask` must have shape \(2, 6\), one row a scan, found \(1, 6\)"):
         run(scans(2), roi_mask=torch.ones(1, 6, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"`padding_mask` must have shape \(2, 16\), .* found \(2, 6\)"):
         run(scans(2), padding_mask=torch.ones(2, 6, dtype=torch.bool))
@@ -331,9 +321,7 @@ def test_encoder_only():
 
 
 def test_codes_of_a_wrong_number_of_stages():
-    with pytest.raises(
-        ValueError, match=r"has 1 stage\(s\), found shape \(2, 12\); expected \(batch, n_tokens, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"has 1 stage\(s\), found shape \(2, 12\); expected \(batch, n_tokens, 3\)"):
         fmri_tokenizer(num_quantizers=3).decode(torch.zeros(2, 12, dtype=torch.long))
     with pytest.raises(ValueError, match=r"has 2 stage\(s\)"):
         fmri_tokenizer().decode(torch.zeros(2, 12, 2, dtype=torch.long))

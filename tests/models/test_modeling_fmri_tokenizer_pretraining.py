@@ -61,9 +61,7 @@ def test_reconstruction_counts_what_was_observed(kind, measure):
     inputs, observed = 3 * scans(2), masks()
     output = fmri_tokenizer(reconstruction_loss=kind)(inputs, **observed)
     seen = observed["roi_mask"][:, :, None] & observed["padding_mask"][:, None, :]
-    of_scans = [
-        measure(found[mask], given[mask]) for found, given, mask in zip(output.reconstruction, inputs, seen)
-    ]
+    of_scans = [measure(found[mask], given[mask]) for found, given, mask in zip(output.reconstruction, inputs, seen)]
     torch.testing.assert_close(output.reconstruction_loss, sum(of_scans) / 2)
 
 

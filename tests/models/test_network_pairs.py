@@ -64,18 +64,14 @@ def test_values_are_mean_correlations_in_units_of_the_rms():
 
 
 def test_ranks_compare_pairs_of_one_kind():
-    values = torch.tensor(
-        [[9.0, 0.1, 0.3, 8.0, 0.2, 7.0]]
-    )  # within, between, between, within, between, within
+    values = torch.tensor([[9.0, 0.1, 0.3, 8.0, 0.2, 7.0]])  # within, between, between, within, between, within
     ranks = pair_ranks(values, torch.ones(1, 6, dtype=torch.bool), 3)
     torch.testing.assert_close(ranks, torch.tensor([[1.0, 0.0, 1.0, 0.5, 0.5, 0.0]]))
 
 
 def test_no_weight_depends_on_the_atlas_when_pairs_are_read_alone():
     three, two = pair_model(), pair_model(networks=[0, 0, 1, 1], name_ids=[[4], [5]])
-    assert {k: v.shape for k, v in three.state_dict().items()} == {
-        k: v.shape for k, v in two.state_dict().items()
-    }
+    assert {k: v.shape for k, v in three.state_dict().items()} == {k: v.shape for k, v in two.state_dict().items()}
     assert three.fmri_tokenizer is None
 
 
@@ -86,9 +82,7 @@ def test_a_model_of_pairs_round_trips_and_generates(scan_tokens, tmp_path):
     scans = small.scans(1)
     model.save_pretrained(tmp_path)
     again = FmriLMForCausalLM.from_pretrained(tmp_path).eval()
-    small.close(
-        model(input_ids=ids, input_values=scans).logits, again(input_ids=ids, input_values=scans).logits
-    )
+    small.close(model(input_ids=ids, input_values=scans).logits, again(input_ids=ids, input_values=scans).logits)
     generated = again.generate(input_ids=ids, input_values=scans, max_new_tokens=4, do_sample=False)
     whole = ids
     for _ in range(4):  # without a cache
@@ -105,8 +99,7 @@ def test_pair_tokens_share_one_position_and_see_each_other():
     first, other = small.scans(1), small.scans(1)
     other[:, 4:] = small.scans(1, seed=1)[:, 4:]  # the last pairs change, and the first pair token sees it
     states = [
-        model(input_ids=ids, input_values=each, output_hidden_states=True).hidden_states[-1]
-        for each in (first, other)
+        model(input_ids=ids, input_values=each, output_hidden_states=True).hidden_states[-1] for each in (first, other)
     ]
     small.close(states[0][:, 0], states[1][:, 0])
     assert (states[0][:, 1:] - states[1][:, 1:]).abs().amax(-1).min() > 1e-4
@@ -116,9 +109,7 @@ def test_gain_and_offset_of_a_roi_change_nothing():
     model, scans = pair_model(), small.scans(2)
     ids = prompt("scan", 9).expand(2, -1)
     moved = scans * torch.rand(1, 6, 1).add(0.5) + torch.randn(1, 6, 1)
-    small.close(
-        model(input_ids=ids, input_values=scans).logits, model(input_ids=ids, input_values=moved).logits
-    )
+    small.close(model(input_ids=ids, input_values=scans).logits, model(input_ids=ids, input_values=moved).logits)
 
 
 def test_a_missing_network_influences_nothing():

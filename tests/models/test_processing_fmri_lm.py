@@ -47,9 +47,7 @@ def byte_tokenizer(like_gpt2: bool = False, **options) -> PreTrainedTokenizerFas
 
 
 def processor(like_gpt2: bool = False, **options) -> FmriLMProcessor:
-    return FmriLMProcessor(
-        tiny.feature_extractor(), byte_tokenizer(like_gpt2), **({"patch_size": 8} | options)
-    )
+    return FmriLMProcessor(tiny.feature_extractor(), byte_tokenizer(like_gpt2), **({"patch_size": 8} | options))
 
 
 def chat(n_scans: int, answer: str = "female", with_data: bool = False) -> list[dict]:
@@ -92,9 +90,7 @@ def test_padding_is_on_the_side_of_the_tokenizer(side):
         assert batch["input_ids"][i, kept].tolist() == ids
         assert batch["attention_mask"][i, kept].all()
         assert batch["attention_mask"][i].sum() == n
-        assert (batch["input_ids"][i] == process.tokenizer.pad_token_id).sum() == batch["input_ids"].shape[
-            1
-        ] - n
+        assert (batch["input_ids"][i] == process.tokenizer.pad_token_id).sum() == batch["input_ids"].shape[1] - n
     assert process(text=texts[1], padding="max_length", max_length=40, fmri=tiny.scan(), t_r=2.0)[
         "input_ids"
     ].shape == (1, 40)
@@ -163,9 +159,7 @@ def test_prompts_of_training_and_of_use_are_the_same():
 def test_chats_single_and_in_batches():
     process = processor()
     one, other = chat(1, with_data=True), chat(2, "male", with_data=True)
-    assert (
-        process.apply_chat_template(one) == "<|user|><fmri>What is the sex?<|end|><|assistant|>female<|end|>"
-    )
+    assert process.apply_chat_template(one) == "<|user|><fmri>What is the sex?<|end|><|assistant|>female<|end|>"
     assert process.apply_chat_template(one[:1], add_generation_prompt=True).endswith("<|end|><|assistant|>")
     assert process.apply_chat_template([one, other])[1].count("<fmri>") == 2
     options = {"tokenize": True, "t_r": 2.0, "return_dict": True}
@@ -268,9 +262,7 @@ def test_the_mask_of_the_assistant_lies_on_its_words_behind_scans(n_scans, delim
         [*chat(n_scans, with_data=True), *chat(1, "both", with_data=True)],
         chat(n_scans, "male", with_data=True),
     ]
-    inputs = process.apply_chat_template(
-        conversations, tokenize=True, return_assistant_tokens_mask=True, t_r=2.0
-    )
+    inputs = process.apply_chat_template(conversations, tokenize=True, return_assistant_tokens_mask=True, t_r=2.0)
     mask = inputs["assistant_masks"].bool()
     assert mask.shape == inputs["input_ids"].shape
     said = [process.tokenizer.decode(ids[row].tolist()) for ids, row in zip(inputs["input_ids"], mask)]

@@ -196,9 +196,7 @@ def test_codes_and_levels_are_one_to_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_every_level_is_reached_and_nothing_else(dtype):
-    config = FmriTokenizerConfig(
-        hidden_size=4, num_attention_heads=1, quantizer="fsq", fsq_levels=[2, 3, 4, 5, 8]
-    )
+    config = FmriTokenizerConfig(hidden_size=4, num_attention_heads=1, quantizer="fsq", fsq_levels=[2, 3, 4, 5, 8])
     quantizer = FiniteScalarQuantizer(config).to(dtype)
     quantizer.head = torch.nn.Sequential(torch.nn.Identity())
     quantizer.head.append(torch.nn.Identity())
@@ -286,9 +284,7 @@ def test_attention_of_latents_sums_to_one_over_what_was_observed():
 @torch.no_grad()
 def test_attention_names_the_roi_that_a_latent_reads():
     # latent i glances at ROI 2 i and asks for it, and nothing else reaches it
-    tokenizer = fmri_tokenizer(
-        **QUANTIZERS["titok"], hidden_size=32, num_attention_heads=1, initializer_range=0.02
-    )
+    tokenizer = fmri_tokenizer(**QUANTIZERS["titok"], hidden_size=32, num_attention_heads=1, initializer_range=0.02)
     encoder = tokenizer.encoder
     layer = encoder.transformer.layers[0]
     glance = encoder.latent_tokens.glance.logits.zero_()

@@ -139,9 +139,7 @@ def test_cifti_that_is_no_series(tmp_path):
     from nibabel.cifti2 import BrainModelAxis, Cifti2Image, ScalarAxis
 
     models = BrainModelAxis.from_mask(np.ones(5, bool), name="cortex_left")
-    Cifti2Image(np.ones((1, 5), np.float32), (ScalarAxis(["map"]), models)).to_filename(
-        tmp_path / "x.dscalar.nii"
-    )
+    Cifti2Image(np.ones((1, 5), np.float32), (ScalarAxis(["map"]), models)).to_filename(tmp_path / "x.dscalar.nii")
     with pytest.raises(ScanError, match=r"ScalarAxis x BrainModelAxis: expected a series"):
         read_scan(tmp_path / "x.dscalar.nii", ATLAS)
 
@@ -188,11 +186,7 @@ def test_nan_and_constant_rois_are_masked_and_reported(bold, caplog):
     scan = read_scan(bold, ATLAS, t_r=2.0)
     assert scan.roi_mask.tolist() == [False, True, False, True]
     assert not scan.bold[:, ~scan.roi_mask].any()
-    assert (
-        caplog.messages
-        == ["The scan: 2 ROIs are NaN or constant and were masked (a, c)."]
-        == list(scan.report)
-    )
+    assert caplog.messages == ["The scan: 2 ROIs are NaN or constant and were masked (a, c)."] == list(scan.report)
 
 
 def test_mostly_unusable_scans_are_refused(bold):
@@ -252,9 +246,7 @@ def test_unreadable_images_end_in_one_sentence(tmp_path, rng, name):
     if name.startswith("text"):
         path.write_text("this is no image")
     else:
-        whole = write_nifti(
-            rng.normal(size=(20, 2)), SPHERES, tmp_path / f"whole{name[name.index('.') :]}", 2.0, 8
-        )
+        whole = write_nifti(rng.normal(size=(20, 2)), SPHERES, tmp_path / f"whole{name[name.index('.') :]}", 2.0, 8)
         content = whole.read_bytes()
         path.write_bytes(content[: 200 if name.startswith("head") else len(content) // 2])
     with pytest.raises(ScanError, match=f"^{name} is not a readable image: it may be truncated") as caught:
@@ -438,9 +430,7 @@ def test_damaged_bytes_of_a_compressed_image_are_noticed(tmp_path, rng):
 
 
 def test_missing_values_of_text_tables(tmp_path):
-    (tmp_path / "scan.tsv").write_text(
-        "a\tb\tc\td\n" + "".join(f"{i}\tn/a\t{i * i}\t{-i}\n" for i in range(9))
-    )
+    (tmp_path / "scan.tsv").write_text("a\tb\tc\td\n" + "".join(f"{i}\tn/a\t{i * i}\t{-i}\n" for i in range(9)))
     assert read_scan(tmp_path / "scan.tsv", ATLAS, t_r=2.0).roi_mask.tolist() == [True, False, True, True]
 
 

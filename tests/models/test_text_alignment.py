@@ -100,9 +100,7 @@ def test_soft_targets_come_from_descriptors_where_they_are_given():
     # of scans with nothing in common, only the own text is right
     apart = loss(descriptors=torch.eye(4) * 2 - 1)
     hard = fmri_tokenizer(text_embed_dim=10, contrastive_loss="siglip")
-    torch.testing.assert_close(
-        apart, hard(scans(4), text_embeds=described).contrastive_loss, rtol=1e-2, atol=1e-3
-    )
+    torch.testing.assert_close(apart, hard(scans(4), text_embeds=described).contrastive_loss, rtol=1e-2, atol=1e-3)
 
 
 def test_what_a_text_names_may_be_no_linear_function_of_a_scan():
@@ -166,9 +164,7 @@ def test_pooling_is_trained_and_changes_no_token(pooling):
     torch.testing.assert_close(output.embeddings[seen], plain.embeddings[seen])
     assert torch.equal(output.fmri_codes[seen], plain.fmri_codes[seen])
     output.contrastive_loss.backward()
-    assert all(
-        each.grad.abs().max() > 0 for each in tokenizer.alignment.pooling.parameters() if each.shape != (1,)
-    )
+    assert all(each.grad.abs().max() > 0 for each in tokenizer.alignment.pooling.parameters() if each.shape != (1,))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])

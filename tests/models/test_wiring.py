@@ -47,9 +47,7 @@ def expected_embedding(model, series: torch.Tensor, patch: int, roi: int) -> tor
     """The embedding of one ROI in one time patch, of a tokenizer without layers, from the ROI's own series."""
     encoder = model.fmri_tokenizer.encoder
     seen = encoder.signal_projection(series[patch * PATCH_SIZE : (patch + 1) * PATCH_SIZE])
-    feature = layer_norm(
-        seen + encoder.transformer.roi_embeddings.weight[roi], module=encoder.transformer.norm
-    )
+    feature = layer_norm(seen + encoder.transformer.roi_embeddings.weight[roi], module=encoder.transformer.norm)
     projected = model.projector.linear(feature)
     activated = projected / 2 * (1 + torch.erf(projected / math.sqrt(2)))
     return activated + model.roi_embeddings.weight[roi]

@@ -41,9 +41,7 @@ def test_embeddings_are_those_of_the_feature_extraction_pipeline():
     assert batch.pop("label").tolist() == [1, 1]  # what is not of the model stays
     cls_embeds, reg_embeds, patch_embeds = wrapper(batch)
     model, processor = fmri_lm_hf.load_bundled_model(transform.extractor.atlas)
-    expected = pipeline("fmri-feature-extraction", model=model, processor=processor)(
-        given["bold"].numpy(), t_r=2.0
-    )
+    expected = pipeline("fmri-feature-extraction", model=model, processor=processor)(given["bold"].numpy(), t_r=2.0)
     assert reg_embeds is None
     np.testing.assert_allclose(cls_embeds[0, 0].detach(), expected["pooled"], atol=1e-4)
     np.testing.assert_allclose(patch_embeds[0].detach(), expected["tokens"], atol=1e-4)
@@ -64,9 +62,7 @@ def test_an_roi_without_a_signal_is_none_and_names_are_matched():
 
 
 def test_checkpoints_and_those_of_other_atlases(checkpoint, tmp_path, monkeypatch):
-    with pytest.raises(
-        ValueError, match=rf"reads {tiny.N_ROIS} ROIs; Brainmarks has spaces of 400 \(schaefer400\)"
-    ):
+    with pytest.raises(ValueError, match=rf"reads {tiny.N_ROIS} ROIs; Brainmarks has spaces of 400 \(schaefer400\)"):
         registry.create_model("fmri_lm", checkpoint=str(checkpoint))
     plugin = __import__("brainmarks.models.fmri_lm", fromlist=["SPACES"])
     monkeypatch.setitem(plugin.SPACES, tiny.N_ROIS, "tiny")

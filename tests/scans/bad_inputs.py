@@ -106,9 +106,7 @@ def whole_files(folder: Path, rng: np.random.Generator) -> list[Whole]:
     )
 
     def of(atlas: Atlas) -> Callable[[Path], Any]:
-        return lambda path: read_scan(
-            path, atlas, None if path.name.endswith((".nii", ".nii.gz", ".gii")) else 0.8
-        )
+        return lambda path: read_scan(path, atlas, None if path.name.endswith((".nii", ".nii.gz", ".gii")) else 0.8)
 
     readers: dict[str, tuple[Callable[[Path], Any], bool]] = {
         "a.nii": (of(SPHERES), False),
@@ -348,9 +346,7 @@ def run(size: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
                     sidecar = path.with_name("bad.json")
                     sidecar.unlink(missing_ok=True)
                     if rng.random() < 0.1:
-                        text = json.dumps(
-                            {"RepetitionTime": [0.8, "0.8", None, [], 1e9][int(rng.integers(5))]}
-                        )
+                        text = json.dumps({"RepetitionTime": [0.8, "0.8", None, [], 1e9][int(rng.integers(5))]})
                         sidecar.write_bytes(damage(text.encode(), rng))
                     found = whole.read(path)
                     signals = whole.signals if whole.has_checksum else None

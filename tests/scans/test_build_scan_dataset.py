@@ -36,9 +36,7 @@ def tables(tmp_path, rng):
     folder = tmp_path / "tables"
     folder.mkdir()
     for i in range(N_SCANS):
-        np.save(
-            folder / f"sub-{i}_task-rest_bold.npy", rng.normal(size=(100, 6)).astype(np.float32) * (i != 4)
-        )
+        np.save(folder / f"sub-{i}_task-rest_bold.npy", rng.normal(size=(100, 6)).astype(np.float32) * (i != 4))
     return folder
 
 
@@ -241,9 +239,7 @@ def test_a_dataset_is_loaded_only_when_it_is_complete(tables, tmp_path):
                 use(out)
     (out / "provenance.json").write_text(json.dumps(record))
     (out / "data" / "train-00001.parquet").write_bytes(b"")
-    with pytest.raises(
-        ScanError, match=r"shard data/train-00001.parquet of .* is missing, empty or truncated"
-    ):
+    with pytest.raises(ScanError, match=r"shard data/train-00001.parquet of .* is missing, empty or truncated"):
         build(tables, out)
     with pytest.raises(ScanError, match=r"may be truncated \(train-00001.parquet\)"):
         load_scan_dataset(out)
@@ -313,9 +309,7 @@ def test_phenotypes_and_subjects_are_added_without_reading_scans_again(tables, t
     assert rows["sub-12_task-rest_bold"]["iq"] == 100.5
     for scan_id, bold in before.items():
         np.testing.assert_array_equal(rows[scan_id]["bold"], bold)
-    with pytest.raises(
-        ScanError, match=r"made with a table of participants: give it again \(--participants\)"
-    ):
+    with pytest.raises(ScanError, match=r"made with a table of participants: give it again \(--participants\)"):
         build(tables, tmp_path / "out")
     assert "In the participants table, but without scans: 10, 11, 9." in summary.notes
 
@@ -408,9 +402,7 @@ class Breaking(FilesSource):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, struct.error, UnicodeError, RecursionError])
 def test_whatever_one_scan_raises_the_others_go_on(tables, tmp_path, error):
-    summary = build_scan_dataset(
-        Breaking(tables, t_r={"": 2.0}, error=error), tmp_path / "out", progress=False
-    )
+    summary = build_scan_dataset(Breaking(tables, t_r={"": 2.0}, error=error), tmp_path / "out", progress=False)
     assert summary.n_new == 7
     assert summary.failures[0]["reason"].startswith("sub-2_task-rest_bold.npy: cannot be read:")
 
@@ -418,9 +410,7 @@ def test_whatever_one_scan_raises_the_others_go_on(tables, tmp_path, error):
 @pytest.mark.parametrize("error, code", [(MemoryError, 0), (OSError, errno.ENOSPC), (OSError, errno.EIO)])
 def test_lack_of_memory_and_disk_stops_a_run(tables, tmp_path, error, code):
     with pytest.raises(error):
-        build_scan_dataset(
-            Breaking(tables, t_r={"": 2.0}, error=error, code=code), tmp_path / "out", progress=False
-        )
+        build_scan_dataset(Breaking(tables, t_r={"": 2.0}, error=error, code=code), tmp_path / "out", progress=False)
 
 
 def test_other_parameters_are_refused_with_both_values(tables, tmp_path):
@@ -460,9 +450,7 @@ def test_folders_that_cannot_be_used(tables, tmp_path):
 def test_phenotypes_and_sites_of_participants(tables, tmp_path):
     path = tmp_path / "participants.tsv"
     rows = ["participant_id\tsite\tage\tsex\tiq"]
-    rows += [
-        f"sub-{i}\t{'AB'[i % 2]}\t{20 + i}\t{'n/a' if i == 1 else 'female'}\t{100 + i / 2}" for i in range(8)
-    ]
+    rows += [f"sub-{i}\t{'AB'[i % 2]}\t{20 + i}\t{'n/a' if i == 1 else 'female'}\t{100 + i / 2}" for i in range(8)]
     path.write_text("\n".join(rows) + "\n")
     summary = build(tables, tmp_path / "out", participants=read_participants(path))
     assert summary.notes == ["Not in the participants table, so without phenotypes: sub-8."]

@@ -27,9 +27,7 @@ def tables(tmp_path, rng):
     for i in range(3):
         np.save(folder / f"sub-{i}_bold.npy", rng.normal(size=(50, 4)))
     np.save(folder / "sub-9_bold.npy", np.zeros((50, 4)))
-    (folder / "participants.tsv").write_text(
-        "participant_id\tsite\tsex\nsub-0\teast\tmale\nsub-1\twest\tfemale\n"
-    )
+    (folder / "participants.tsv").write_text("participant_id\tsite\tsex\nsub-0\teast\tmale\nsub-1\twest\tfemale\n")
     return folder
 
 
@@ -89,9 +87,7 @@ def test_wrong_options_end_in_one_sentence(tables, tmp_path, capsys, options, me
 def test_no_usable_scan_is_a_failure(tmp_path, capsys):
     (tmp_path / "tables").mkdir()
     np.save(tmp_path / "tables" / "sub-0.npy", np.zeros((50, 4)))
-    assert (
-        main(["scans", "files", str(tmp_path / "tables"), "--t-r", "2", "--out", str(tmp_path / "out")]) == 1
-    )
+    assert main(["scans", "files", str(tmp_path / "tables"), "--t-r", "2", "--out", str(tmp_path / "out")]) == 1
     assert "0 scans read" in capsys.readouterr().out
 
 
@@ -279,10 +275,7 @@ def test_files_given_as_options_arrive(tmp_path, monkeypatch, rng):
     for age in (20, 30):
         (tmp_path / f"{age}.tsv").write_text(f"participant_id\tage\n1\t{age}\n")
         table = str(tmp_path / f"{age}.tsv")
-        assert (
-            main([*command, "--participants", table, "--bids-filter-file", str(tmp_path / "filter.json")])
-            == 0
-        )
+        assert main([*command, "--participants", table, "--bids-filter-file", str(tmp_path / "filter.json")]) == 0
         source, options = calls.pop()
         assert options["participants"] == {"1": {"age": age}}
         assert source.selection.wanted == {"task": ("rest",)}

@@ -83,15 +83,10 @@ def test_a_dataset_is_written_as_its_rows(tmp_path):
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "saved", "fixed"])
 def test_minimal_forms_are_accepted(tmp_path, kind):
-    rows = [
-        {key: row[key] for key in ("scan_id", "subject_id", "site", "t_r", "bold", "sex")}
-        for row in make_rows()
-    ]
+    rows = [{key: row[key] for key in ("scan_id", "subject_id", "site", "t_r", "bold", "sex")} for row in make_rows()]
     if kind == "saved":
         path = tmp_path / "saved"
-        datasets.Dataset.from_list([row | {"bold": row["bold"].tolist()} for row in rows]).save_to_disk(
-            str(path)
-        )
+        datasets.Dataset.from_list([row | {"bold": row["bold"].tolist()} for row in rows]).save_to_disk(str(path))
     elif kind == "fixed":
         path = tmp_path / "fixed.parquet"
         rows = [row | {"bold": row["bold"][:20]} for row in rows]
@@ -118,10 +113,7 @@ def test_minimal_forms_are_accepted(tmp_path, kind):
 def test_loading_is_fast(tmp_path):
     rng = np.random.default_rng(0)
     bold = rng.normal(size=(200, 160, 100)).astype(np.float32)
-    rows = (
-        {"scan_id": str(i), "subject_id": str(i), "site": "A", "t_r": 2.0, "bold": x}
-        for i, x in enumerate(bold)
-    )
+    rows = ({"scan_id": str(i), "subject_id": str(i), "site": "A", "t_r": 2.0, "bold": x} for i, x in enumerate(bold))
     write_scan_dataset(rows, tmp_path / "scans", Atlas.numbered(100))
     started = time.perf_counter()
     dataset, _ = load_scan_dataset(tmp_path / "scans")
@@ -155,9 +147,7 @@ def test_unusable_datasets_are_refused(tmp_path):
     pq.write_table(pa.table(columns | {"bold": [[1.0, 2.0]] * 3}), tmp_path / "flat.parquet")
     with pytest.raises(ScanError, match=r"`bold` of flat.parquet has 1 axes"):
         load_scan_dataset(tmp_path / "flat.parquet")
-    datasets.DatasetDict({s: datasets.Dataset.from_dict(columns) for s in ("a", "b")}).save_to_disk(
-        tmp_path / "two"
-    )
+    datasets.DatasetDict({s: datasets.Dataset.from_dict(columns) for s in ("a", "b")}).save_to_disk(tmp_path / "two")
     with pytest.raises(ScanError, match="holds the splits a, b"):
         load_scan_dataset(tmp_path / "two")
 
@@ -186,9 +176,7 @@ def test_bad_rows_leave_nothing_behind(tmp_path):
 
 
 def test_loading_a_dataset_does_not_load_the_sources_of_scans():
-    code = (
-        "import sys, fmri_lm_hf.scans.dataset as _; print(*(m for m in sys.modules if 'scans.sources' in m))"
-    )
+    code = "import sys, fmri_lm_hf.scans.dataset as _; print(*(m for m in sys.modules if 'scans.sources' in m))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
 

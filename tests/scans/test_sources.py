@@ -64,9 +64,7 @@ def confound_table(rng, censored=()):
 def fmriprep_scan(root, name, bold, table, t_r=2.0):
     stem = root / name
     stem.parent.mkdir(parents=True, exist_ok=True)
-    image = write_nifti(
-        bold, SPHERES, f"{stem}_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold.nii.gz", t_r, 8
-    )
+    image = write_nifti(bold, SPHERES, f"{stem}_space-MNI152NLin2009cAsym_res-2_desc-preproc_bold.nii.gz", t_r, 8)
     mask = nibabel.Nifti1Image(np.ones(nibabel.load(image).shape[:3], np.uint8), nibabel.load(image).affine)
     nibabel.save(mask, f"{stem}_space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz")
     table.to_csv(f"{stem}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
@@ -173,9 +171,7 @@ def test_fmriprep_cifti(tmp_path, rng):
     cortex = BrainModelAxis.from_mask(np.ones(10, bool), name="cortex_left")
     image = Cifti2Image(mixed.astype(np.float32), (SeriesAxis(0, 1.2, T), cortex))
     image.to_filename(folder / "sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii")
-    table.to_csv(
-        folder / "sub-01_task-rest_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a"
-    )
+    table.to_csv(folder / "sub-01_task-rest_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
     (folder / "sub-01_task-rest_desc-confounds_timeseries.json").write_text("{}")
     names = {0: ("???", (0, 0, 0, 0)), 1: ("left", (1, 1, 1, 1)), 2: ("right", (1, 1, 1, 1))}
     keys = np.repeat([1, 2], 5)
@@ -246,9 +242,7 @@ def test_fmriprep_surfaces(tmp_path, rng, surface_atlas):
     confounds = folder / "sub-01_task-rest_desc-confounds_timeseries.tsv"
     table.to_csv(confounds, sep="\t", index=False, na_rep="n/a")
     confounds.with_suffix(".json").write_text("{}")
-    with pytest.raises(
-        ScanError, match=r"No scan is in space fsLR: found fsaverage5. Give one of them with --space"
-    ):
+    with pytest.raises(ScanError, match=r"No scan is in space fsLR: found fsaverage5. Give one of them with --space"):
         build("fmriprep", tmp_path / "fmriprep", tmp_path / "none", atlas=surface_atlas)
     rows, _, summary = build(
         "fmriprep", tmp_path / "fmriprep", tmp_path / "out", atlas=surface_atlas, space="fsaverage5"
@@ -327,9 +321,7 @@ def test_xcpd_denoised_surfaces(xcpd, tmp_path, surface_atlas):
 
 def test_xcpd_asks_which_segmentation(xcpd, tmp_path):
     root, _, _ = xcpd
-    with pytest.raises(
-        ScanError, match="time series of 4S156Parcels, Tian; none was chosen: give one with --segm"
-    ):
+    with pytest.raises(ScanError, match="time series of 4S156Parcels, Tian; none was chosen: give one with --segm"):
         build("xcpd", root, tmp_path / "out")
     with pytest.raises(ScanError, match="'Glasser' was asked for"):
         build("xcpd", root, tmp_path / "out", segmentation="Glasser")
@@ -640,9 +632,7 @@ def test_fmriprep_tables_of_old_versions_and_odd_ones(fmriprep, tmp_path, rng):
     root, _, table = fmriprep
     old = root / "sub-02/func/sub-02_task-rest_desc-confounds_timeseries.tsv"
     for extension in (".tsv", ".json"):
-        old.with_suffix(extension).rename(
-            old.with_name(f"sub-02_task-rest_desc-confounds_regressors{extension}")
-        )
+        old.with_suffix(extension).rename(old.with_name(f"sub-02_task-rest_desc-confounds_regressors{extension}"))
     fmriprep_scan(
         root,
         "sub-06/func/sub-06_task-rest",
@@ -657,10 +647,7 @@ def test_fmriprep_tables_of_old_versions_and_odd_ones(fmriprep, tmp_path, rng):
     assert rows["sub-02_task-rest"]["mean_fd"] == pytest.approx((2 * 1.5 + 78 * 0.1) / T)
     assert set(reasons(summary)) == {"sub-06_task-rest", "sub-07_task-rest", "sub-08_task-rest"}
     assert not any("\n" in reason for reason in reasons(summary).values())
-    assert (
-        "sub-07_task-rest_desc-confounds_timeseries.tsv cannot be read"
-        in reasons(summary)["sub-07_task-rest"]
-    )
+    assert "sub-07_task-rest_desc-confounds_timeseries.tsv cannot be read" in reasons(summary)["sub-07_task-rest"]
     assert "framewise_displacement" in reasons(summary)["sub-06_task-rest"]
 
 
@@ -744,9 +731,7 @@ def test_files_that_the_pattern_does_not_match_are_listed(tmp_path, rng):
 )
 def test_thresholds_are_told_with_the_figures(fmriprep, tmp_path, thresholds, message):
     root, _, _ = fmriprep
-    source = SOURCES["fmriprep"](
-        root, atlas=SPHERES, strategy="scrubbing", thresholds=Thresholds(**thresholds)
-    )
+    source = SOURCES["fmriprep"](root, atlas=SPHERES, strategy="scrubbing", thresholds=Thresholds(**thresholds))
     summary = build_scan_dataset(source, tmp_path / "out", progress=False)
     for reason in reasons(summary).values():
         assert re.search(message, reason), reason

@@ -25,9 +25,7 @@ def test_every_subject_is_in_one_split_of_about_the_asked_size():
         "validation": 10,
         "test": 20,
     }
-    assert sorted(subject for split in members.values() for subject in split) == sorted(
-        f"s{i}" for i in range(100)
-    )
+    assert sorted(subject for split in members.values() for subject in split) == sorted(f"s{i}" for i in range(100))
 
 
 def test_splits_depend_on_seed_and_subjects_not_on_the_order_of_scans():
@@ -84,9 +82,7 @@ def test_few_subjects_fill_every_split_or_are_refused():
         "test": 1,
     }
     assert make_splits(scans(1), (1, 0, 0)).subjects == {"train": ["s0"]}
-    with pytest.raises(
-        ValueError, match=r"2 groups of subjects \(by subject_id\) found, expected at least 3"
-    ):
+    with pytest.raises(ValueError, match=r"2 groups of subjects \(by subject_id\) found, expected at least 3"):
         make_splits(scans(2))
 
 

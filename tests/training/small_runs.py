@@ -81,9 +81,7 @@ def make(stage: str, folder: Path, **changes):
             {"input_values": scans(N_EXAMPLES)[i], "roi_mask": roi_mask[i], "text_embeds": texts[i]}
             for i in range(N_EXAMPLES)
         ]
-        without_texts = [
-            {name: example[name] for name in ("input_values", "roi_mask")} for example in examples
-        ]
+        without_texts = [{name: example[name] for name in ("input_values", "roi_mask")} for example in examples]
         return FmriTrainer(
             model,
             arguments(folder, **changes),

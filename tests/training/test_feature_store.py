@@ -170,6 +170,4 @@ def test_hashes_tell_shapes_types_and_weights_apart():
     zeros = np.zeros(4, dtype="float32")
     hashes = {content_hash(x) for x in (zeros, zeros.reshape(2, 2), zeros.astype("int32"), b"", [], {})}
     assert len(hashes) == 6
-    assert (
-        weights_hash(fmri_tokenizer(0)) == weights_hash(fmri_tokenizer(0)) != weights_hash(fmri_tokenizer(1))
-    )
+    assert weights_hash(fmri_tokenizer(0)) == weights_hash(fmri_tokenizer(0)) != weights_hash(fmri_tokenizer(1))

@@ -36,10 +36,7 @@ def results(tmp_path_factory):
     train_all(root / "one", 4, 1)
     train_all(root / "accumulated", 2, 2)
     launched(Path(__file__).parent / "small_runs.py", root, *WAYS)
-    return {
-        folder.name: {stage: torch.load(folder / f"{stage}.pt") for stage in STAGES}
-        for folder in root.iterdir()
-    }
+    return {folder.name: {stage: torch.load(folder / f"{stage}.pt") for stage in STAGES} for folder in root.iterdir()}
 
 
 @pytest.mark.slow
@@ -110,9 +107,7 @@ def test_several_gpus_of_one_process_are_refused(tmp_path, monkeypatch):
     from fmri_lm_hf.training.arguments import StageArguments
 
     monkeypatch.setattr(StageArguments, "n_gpu", 2)
-    with pytest.raises(
-        ValueError, match=r"One process has 2 GPUs.*Start one process a GPU \(`accelerate launch`\)"
-    ):
+    with pytest.raises(ValueError, match=r"One process has 2 GPUs.*Start one process a GPU \(`accelerate launch`\)"):
         make("tokenizer", tmp_path)
 
 
@@ -128,9 +123,7 @@ def of_all(n: int, batch_size: int, per_step: int, world_size: int, **more) -> l
 
 
 @pytest.mark.parametrize("n", [8, 9, 10, 15, 24])
-@pytest.mark.parametrize(
-    "batch_size, per_step, world_size", [(8, 1, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2), (2, 1, 4)]
-)
+@pytest.mark.parametrize("batch_size, per_step, world_size", [(8, 1, 1), (2, 4, 1), (4, 1, 2), (2, 2, 2), (2, 1, 4)])
 def test_a_step_holds_the_same_examples_however_it_is_cut(n, batch_size, per_step, world_size):
     by_rank = of_all(n, batch_size, per_step, world_size, seed=3)
     whole = list(StepBatches(n, 8, seed=3))

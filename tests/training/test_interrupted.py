@@ -58,16 +58,12 @@ def killed(trained, made, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint(
-    killed, tiny, tmp_path, caplog
-):
+def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint(killed, tiny, tmp_path, caplog):
     for stage in STAGES:
         folder = killed / stage
         names = {path.name for path in folder.glob("checkpoint-*")}
         assert names == {"checkpoint-3", "checkpoint-6", "checkpoint-9"}
-        assert (
-            folder / "checkpoint-9" / "model.safetensors"
-        ).exists()  # and nothing else that a training needs
+        assert (folder / "checkpoint-9" / "model.safetensors").exists()  # and nothing else that a training needs
         caplog.clear()
         run(stage, *words(stage, folder), "--resume_from_checkpoint", "true")
         assert "checkpoint-9 was not written to its end and is passed over" in caplog.text

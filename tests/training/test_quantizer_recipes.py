@@ -36,9 +36,7 @@ def stages(request, trained, made, tmp_path_factory):
     os.chdir(made)
     try:
         fields = {"quantizer": request.param} | CHOICES[request.param]
-        chosen = [
-            word for name, value in fields.items() for word in (f"--tokenizer.{name}", json.dumps(value))
-        ]
+        chosen = [word for name, value in fields.items() for word in (f"--tokenizer.{name}", json.dumps(value))]
         chosen += ["--logging_steps", "1", "--text_tokens", "5", "--output_dir", str(out / "tokenizer")]
         run("tokenizer", "tiny/tokenizer", *chosen)
         words = ["--fmri_tokenizer", str(out / "tokenizer"), "--fmri_embedding_source", "codes"]
@@ -56,8 +54,7 @@ def test_a_language_model_reads_what_the_quantizer_says(stages, tiny):
     assert processor.n_tokens == model.config.n_scan_tokens
     assert fmri.n_tokens == (4 if name == "titok" else 3 * fmri.n_rois)
     logs = [
-        json.loads((folder / "training_info.json").read_text())["log_history"]
-        for folder in (tokenizer, alignment)
+        json.loads((folder / "training_info.json").read_text())["log_history"] for folder in (tokenizer, alignment)
     ]
     assert {"codebook_usage", "codebook_perplexity"} <= set(logs[0][-3])
     assert ("commitment_loss" in logs[0][0]) == (name == "titok")

@@ -62,8 +62,7 @@ def test_what_is_no_scan_is_answered_as_such(batches, small_model):
     always = ReadingBatches(small_model[1].tokenizer, recipe)
     batch = always[19]
     answers = [
-        small_model[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True)
-        for row in batch["labels"]
+        small_model[1].tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True) for row in batch["labels"]
     ]
     assert all("scan" in answer and "high" not in answer for answer in answers)
     n_scans = int((batch["input_ids"] == small_model[1].fmri_token_id).any(1).sum())
@@ -85,9 +84,7 @@ def test_a_model_changes_its_atlas_and_keeps_its_weights(small_model, tmp_path):
     processor.save_pretrained(tmp_path)
     again = FmriLMForCausalLM.from_pretrained(tmp_path)
     assert FmriLMProcessor.from_pretrained(tmp_path).n_tokens == again.config.n_scan_tokens == 22
-    assert (
-        again.generation_config.repetition_penalty == small_model[0].generation_config.repetition_penalty > 1
-    )
+    assert again.generation_config.repetition_penalty == small_model[0].generation_config.repetition_penalty > 1
     for name, values in small_model[0].state_dict().items():
         assert torch.equal(values, again.state_dict()[name])
 
@@ -159,9 +156,7 @@ def test_a_perfect_model_is_scored_as_one(small_model, monkeypatch):
     monkeypatch.setattr(
         module, "encode_question", lambda processor, question, answers: asked.update({question: answers})
     )
-    monkeypatch.setattr(
-        module, "answers_to_questions", lambda model, asked, **batch: [torch.zeros(6, 5)] * len(asked)
-    )
+    monkeypatch.setattr(module, "answers_to_questions", lambda model, asked, **batch: [torch.zeros(6, 5)] * len(asked))
     original(model, processor, inputs, language=language_of("de"))
     assert all(question.startswith("Konnektivität") for question in asked)
     assert set(asked.values()) == {language_of("de").bins}
@@ -229,9 +224,7 @@ def test_the_pipeline_gives_a_score_its_evidence_and_its_ceiling(small_model, tm
     assert one["score"] == pytest.approx(mean)
     several = test(scans(3), hypothesis=hypothesis, reference_scans=scans(5, seed=4))
     assert len(several) == 3
-    assert all(
-        each["direct_score"] * 10 == pytest.approx(round(each["direct_score"] * 10)) for each in several
-    )
+    assert all(each["direct_score"] * 10 == pytest.approx(round(each["direct_score"] * 10)) for each in several)
     with pytest.raises(ValueError, match="cannot be read"):
         test(scans(1)[0], hypothesis="they differ")
 

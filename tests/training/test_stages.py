@@ -74,26 +74,19 @@ def test_a_stage_keeps_what_the_one_before_it_trained(trained):
     """Frozen: the tokenizer with its codebook; trained: all the rest, next codes with it."""
     for_training = ("alignment.", "steps.")  # what stage 1 keeps for itself
     tokenizer = {
-        name: tensor
-        for name, tensor in weights(trained / "tokenizer").items()
-        if not name.startswith(for_training)
+        name: tensor for name, tensor in weights(trained / "tokenizer").items() if not name.startswith(for_training)
     }
     alignment, instruction = weights(trained / "alignment"), weights(trained / "instruction")
     for stage in (alignment, instruction):
         assert all(torch.equal(stage[f"fmri_tokenizer.{name}"], tensor) for name, tensor in tokenizer.items())
     extractor = AutoFeatureExtractor.from_pretrained(trained / "tokenizer")
-    assert (
-        AutoProcessor.from_pretrained(trained / "instruction").feature_extractor.to_dict()
-        == extractor.to_dict()
-    )
+    assert AutoProcessor.from_pretrained(trained / "instruction").feature_extractor.to_dict() == extractor.to_dict()
     assert AutoModel.from_pretrained(trained / "tokenizer").config.n_patches == 3
     logs = [
         json.loads((trained / name / "training_info.json").read_text())["log_history"]
         for name in ("tokenizer", "alignment", "instruction")
     ]
-    assert {"contrastive_loss", "reconstruction_loss", "codebook_usage", "codebook_perplexity"} <= set(
-        logs[0][0]
-    )
+    assert {"contrastive_loss", "reconstruction_loss", "codebook_usage", "codebook_perplexity"} <= set(logs[0][0])
     assert {"text_loss", "text_only_loss", "fmri_loss"} <= set().union(*logs[1])
     assert {"eval_loss", "eval_text_loss"} <= set().union(*logs[2])
     assert "projector.linear.weight" in changed(alignment, instruction)
@@ -152,9 +145,7 @@ def test_scans_of_test_subjects_change_nothing(trained, tiny, tmp_path):
     held_out = set(SplitManifest.from_json(tiny / "corpus" / "splits.json").subjects["test"])
     noise = np.random.default_rng(0)
     rows = [
-        scan | {"bold": noise.normal(size=scan["bold"].shape) * 100}
-        if scan["subject_id"] in held_out
-        else scan
+        scan | {"bold": noise.normal(size=scan["bold"].shape) * 100} if scan["subject_id"] in held_out else scan
         for scan in dataset
     ]
     write_scan_dataset(rows, tmp_path / "scans", atlas)
@@ -197,9 +188,7 @@ def test_low_rank_instruction_is_an_adapter_of_its_model(trained, tiny, tmp_path
     assert all("language_model." in name or "projector." in name for name in names)
     scan = load_scan_dataset(tiny / "scans")[0][0]
     processor = AutoProcessor.from_pretrained(tmp_path / "adapter")
-    by_peft = log_probabilities(
-        AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter"), processor, scan
-    )
+    by_peft = log_probabilities(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter"), processor, scan)
     by_auto = log_probabilities(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter"), processor, scan)
     before = log_probabilities(AutoModelForCausalLM.from_pretrained(trained / "alignment"), processor, scan)
     torch.testing.assert_close(by_peft, by_auto)
@@ -221,9 +210,7 @@ def test_words_of_the_questions_become_tokens(trained, tiny, tmp_path):
     assert tokenizer.decode(after) == "What is the handedness?"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
-    with pytest.raises(
-        ValueError, match="whose embeddings are trained: give `questions`, and set `lora_rank: 0`"
-    ):
+    with pytest.raises(ValueError, match="whose embeddings are trained: give `questions`, and set `lora_rank: 0`"):
         run("instruction", path, "--lora_rank", "2")
 
 
@@ -303,9 +290,7 @@ def test_bad_scans_are_left_out_with_their_reason(trained, tiny, tmp_path, caplo
     rows[0] |= {"bold": rows[0]["bold"][:5], "sample_mask": None}
     write_scan_dataset(rows, tmp_path / "scans", atlas)
     arguments = {"corpus": None, "text_model": None, "eval_strategy": "no", "num_train_epochs": 1}
-    path = recipe(
-        tmp_path, "tokenizer", **arguments, scans=str(tmp_path / "scans"), output_dir=str(tmp_path / "out")
-    )
+    path = recipe(tmp_path, "tokenizer", **arguments, scans=str(tmp_path / "scans"), output_dir=str(tmp_path / "out"))
     run("tokenizer", path)
     assert json.loads((tmp_path / "out" / "training_info.json").read_text())["n_scans"] == len(rows) - 1
     assert f"Scan {rows[0]['scan_id']} is left out: The scan is too short" in caplog.text

@@ -149,9 +149,7 @@ def test_a_scan_in_the_batch_does_not_change_the_loss_of_a_text(tmp_path):
     model = language_model()
     run = trainer(tmp_path, about_scans(1), model, text_only_loss_weight=1.0)
     together = run.compute_loss(model, run.data_collator([*about_scans(1), {"text": "the sex"}]))
-    alone = [
-        run.compute_loss(model, run.data_collator(each)) for each in (about_scans(1), [{"text": "the sex"}])
-    ]
+    alone = [run.compute_loss(model, run.data_collator(each)) for each in (about_scans(1), [{"text": "the sex"}])]
     torch.testing.assert_close(together, sum(alone))
 
 
@@ -292,9 +290,7 @@ def test_evaluation_has_a_loss_with_its_parts_in_both_stages(tmp_path):
     with torch.no_grad():
         output = run.model(scans(4, seed=1))
     assert metrics["eval_loss"] == pytest.approx(output.loss.item(), abs=1e-5)
-    assert run.state.log_history[-1]["eval_commitment_loss"] == pytest.approx(
-        output.commitment_loss.item(), abs=1e-4
-    )
+    assert run.state.log_history[-1]["eval_commitment_loss"] == pytest.approx(output.commitment_loss.item(), abs=1e-4)
 
     examples = about_scans(4)
     run = trainer(tmp_path, examples)

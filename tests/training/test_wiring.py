@@ -80,13 +80,9 @@ def test_adapters_are_scaled_by_lora_alpha(backbone, recipe, tmp_path):
     moved = {}
     for alpha in ("4", "8"):
         out = tmp_path / alpha
-        run(
-            "reading", recipe, *words, "--max_grad_norm", "0", "--lora_alpha", alpha, "--output_dir", str(out)
-        )
+        run("reading", recipe, *words, "--max_grad_norm", "0", "--lora_alpha", alpha, "--output_dir", str(out))
         after = weights(out)
-        moved[alpha] = {
-            name: after[f"language_model.{name}"] - before[name] for name in before if "_proj." in name
-        }
+        moved[alpha] = {name: after[f"language_model.{name}"] - before[name] for name in before if "_proj." in name}
     assert all(values.any() for values in moved["4"].values())
     for name, values in moved["4"].items():
         torch.testing.assert_close(moved["8"][name], 4 * values, rtol=1e-2, atol=1e-7)
@@ -112,9 +108,7 @@ def test_the_seed_decides_what_fresh_weights_are(stage, trained, tiny, tmp_path)
     found = {}
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(stage, f"tiny/{stage}", *words, "--seed", seed, "--output_dir", str(tmp_path / name))
-        found[name] = {
-            key: values for key, values in weights(tmp_path / name).items() if key.startswith(fresh)
-        }
+        found[name] = {key: values for key, values in weights(tmp_path / name).items() if key.startswith(fresh)}
         assert found[name]
     assert same(found["a"], found["b"])
     assert not same(found["a"], found["c"])

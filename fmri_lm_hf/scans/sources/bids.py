@@ -151,9 +151,7 @@ def _read_filter(path: Path) -> dict[str, tuple[str, ...]]:
         if name in ("datatype", "suffix", "extension"):
             continue
         if name not in ENTITY_OF:
-            raise ScanError(
-                f"{path.name} filters by {name!r}: expected some of {', '.join(sorted(ENTITY_OF))}."
-            )
+            raise ScanError(f"{path.name} filters by {name!r}: expected some of {', '.join(sorted(ENTITY_OF))}.")
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(each, (str, int)) for each in values):
             raise ScanError(f"{path.name} has {name}: {value!r}, expected a value or a list of values.")
@@ -181,18 +179,14 @@ def read_participants(path: Path) -> dict[str, dict[str, Any]]:
         raise ScanError(f"The participants file {path} cannot be read: {error}.") from error
     identifier = next((column for column in ID_COLUMNS if column in table), None)
     if identifier is None:
-        raise ScanError(
-            f"{path.name} has no column participant_id: found {', '.join(map(str, table.columns))}."
-        )
+        raise ScanError(f"{path.name} has no column participant_id: found {', '.join(map(str, table.columns))}.")
     reserved = RESERVED_COLUMNS & set(table.columns)
     if reserved:
         raise ScanError(f"{path.name} may not have the column {', '.join(sorted(reserved))}: rename it.")
     keys = table.pop(identifier).map(subject_key)
     if keys.duplicated().any():
         repeated = sorted(set(keys[keys.duplicated()]))[:5]
-        raise ScanError(
-            f"{path.name} has several rows for {', '.join(repeated)}: expected one for each subject."
-        )
+        raise ScanError(f"{path.name} has several rows for {', '.join(repeated)}: expected one for each subject.")
     return dict(zip(keys, plain_rows(table.convert_dtypes()), strict=True))  # whole numbers stay whole
 
 

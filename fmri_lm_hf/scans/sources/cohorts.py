@@ -22,9 +22,7 @@ from .source import ScanFile, Source, SourceScan
 
 # Repetition times in seconds at the sites of ABIDE I, as the initiative publishes them; its tables leave them out.
 ABIDE_T_R = {
-    **dict.fromkeys(
-        ("CALTECH", "CMU", "NYU", "SDSU", "STANFORD", "TRINITY", "UM_1", "UM_2", "USM", "YALE"), 2.0
-    ),
+    **dict.fromkeys(("CALTECH", "CMU", "NYU", "SDSU", "STANFORD", "TRINITY", "UM_1", "UM_2", "USM", "YALE"), 2.0),
     **dict.fromkeys(("KKI", "OHSU"), 2.5),
     **dict.fromkeys(("MAX_MUN", "UCLA_1", "UCLA_2"), 3.0),
     **dict.fromkeys(("OLIN", "PITT"), 1.5),
@@ -124,9 +122,7 @@ class ImageCohort(NilearnSource):
 
     def find(self) -> list[ScanFile]:
         if not self.reads_images:
-            raise ScanError(
-                f"The cohort {self.name} consists of images: give an atlas that reads images (--atlas)."
-            )
+            raise ScanError(f"The cohort {self.name} consists of images: give an atlas that reads images (--atlas).")
         cohort = self.fetch()
         self.t_r = {"": float(cohort.get("t_r", 2.0))} | self.t_r
         scans = zip(_rows(cohort["phenotypic"]), cohort["func"], cohort["confounds"], strict=True)
@@ -139,9 +135,7 @@ class ImageCohort(NilearnSource):
         check_length(table, scan, image.name)
         columns = [name for name in table if re.search(CONFOUNDS, name)]
         tsnr = median_tsnr(scan)
-        scan = denoise(
-            scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof
-        )
+        scan = denoise(scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof)
         mean_fd = mean_displacement(table) if file.mean_fd is None else file.mean_fd
         return SourceScan(scan, mean_fd, tsnr)
 

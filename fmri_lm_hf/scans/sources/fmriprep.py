@@ -67,9 +67,7 @@ class FmriprepSource(Source):
         taken = {scan_name(path) for path, *_ in in_space}
         for name, spaces in lost.items():
             if name not in taken:
-                self.leave_out(
-                    name, f"has no image in space {space}, only in {', '.join(sorted(spaces))} (--space)"
-                )
+                self.leave_out(name, f"has no image in space {space}, only in {', '.join(sorted(spaces))} (--space)")
         return found
 
     def _scan_file(self, inputs: tuple[Path, ...]) -> ScanFile | None:
@@ -124,9 +122,7 @@ def _load_confounds(path: Path, strategy: str) -> tuple[pandas.DataFrame, np.nda
         raise
     except Exception as error:  # nilearn trips over odd tables in many ways
         reason = f"{error}" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} {error}"
-        raise ScanError(
-            f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {reason}"
-        ) from error
+        raise ScanError(f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {reason}") from error
     if indices is None:
         return confounds, np.ones(len(confounds), dtype=bool)
     return confounds, np.isin(np.arange(len(confounds)), indices)

@@ -310,9 +310,7 @@ def common_atlas(
         if votes:
             break
     if not votes:
-        raise ScanError(
-            f"No table could be read to learn the ROIs from: {failure or 'there are none'}"
-        ) from failure
+        raise ScanError(f"No table could be read to learn the ROIs from: {failure or 'there are none'}") from failure
     # The same names in another order are one atlas; the first table that has them gives the order.
     sets: Counter[frozenset[str]] = Counter()
     for (_, named), count in votes.items():
