@@ -74,6 +74,7 @@ class FittedStatistics:
     @classmethod
     def of_corpus(cls, folder: Path) -> list[FittedStatistics]:
         """List the cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
+        # imported here: an evaluation without a corpus does not need its modules
         from ..corpus.reference import JSON_FILE
 
         file = folder / "reference" / JSON_FILE
@@ -225,6 +226,7 @@ class Design:
         rows = [row for row, split in enumerate(self.split_of_row) if split]
         columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in self.scans.column_names]
         sketches, profiles = [], []
+        # sketches and not scans: those of a large dataset would not fit into memory
         for scan in tqdm(self.scans.select(rows).select_columns(columns), "Checking for leakage", unit="scan"):
             sketches.append(content_sketch(scan["bold"]))
             profiles.append(connectivity_profile(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask")))
