@@ -78,6 +78,7 @@ def real(model: Model, with_texts: bool) -> dict[str, Any]:
         if found is None:
             continue
         atlas, scans = found
+        # few subjects: parts of their scans give more answers, though not more people
         parts = [{**scan, "bold": part} for scan in scans for part in np.array_split(scan["bold"], n_parts)]
         other = with_atlas(*model, atlas)
         rows[f"real, {package}, {len(parts)} parts of scans"] = truth_scores(other, parts, with_texts)

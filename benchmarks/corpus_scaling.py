@@ -40,6 +40,7 @@ print(json.dumps({
 }))
 """
 NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default")
+# BLAS threads of two workers on two cores would compete, and the gain from the second worker would vanish
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -71,6 +71,7 @@ def plain_graph(bold: np.ndarray, atlas: Atlas) -> None:
     graph = nx.from_numpy_array(weights)
     nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=0))
     nx.average_clustering(graph, weight="weight")
+    # strong connections are short
     for _, _, edge in graph.edges(data=True):
         edge["length"] = 1 / edge["weight"]
     lengths = nx.all_pairs_dijkstra_path_length(graph, weight="length")

@@ -56,6 +56,7 @@ def write_image(folder: Path) -> None:
     header.set_sform(affine, 4)
     header.set_slope_inter(0.5, 10)
     header["magic"], header["vox_offset"] = b"n+1", 352
+    # volume by volume, with a header by hand: nibabel would hold the whole image in memory
     with (folder / "bold.nii").open("wb") as file:
         header.write_to(file)
         file.write(bytes(352 - file.tell()))

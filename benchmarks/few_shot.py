@@ -63,6 +63,7 @@ def lora(split: TaskSplit, encoded: EncodedScans) -> Answer:
     longest = max(map(len, answers))
     rows = [[*prompt, *ids, *[0] * (longest - len(ids))] for ids in right]
     targets_of = [[*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right]  # the answer alone
+    # padding behind the answers needs no mask: no token of a causal model sees it, and it has no label
     inputs = few.inputs_of(encoded, split.train)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], LORA_RATE)
     with torch.enable_grad():

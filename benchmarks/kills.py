@@ -97,9 +97,11 @@ class Trial:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        # before the folder exists there is nothing to break; most kills would hit imports
         while process.poll() is None and not self.out.exists():
             time.sleep(0.002)
         time.sleep(chance.random() * max(self.seconds[workers] - (time.monotonic() - begun), 0.5))
+        # children are listed before the kill: afterwards nobody knows whose they were
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         was_running = process.poll() is None
         if was_running:

@@ -44,6 +44,7 @@ def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) 
     longest = max(map(len, answers))
     ids = torch.tensor([[*prompt, *each, *[0] * (longest - len(each))] for each in right])
     targets = torch.tensor([[*[-100] * len(prompt), *each, *[-100] * (longest - len(each))] for each in right])
+    # features do not change while the language model learns: computed once, not in every step
     with torch.no_grad():
         features = model.get_fmri_features(**inputs)
     masks = {name: inputs[name] for name in ("roi_mask", "padding_mask")}

@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fsq, 4 codes": {"quantizer": "fsq", "fsq_levels": [8, 5, 5, 5], "num_quantizers": 4},
     "titok": {**LATENTS, **CODEBOOKS, "num_quantizers": 16, "codebook_warmup_steps": 40},
     "titok, fsq": {**LATENTS, "fsq_levels": [8, 5, 5, 5], "num_quantizers": 16},
+    # a warm-up that never ends: the decoder gets the latents as they are
     "not quantized": {**CODEBOOKS, "codebook_warmup_steps": 10**6},
     "rvq, each profile by itself": {**CODEBOOKS, "connectivity_rank": None},
     "not quantized, each profile by itself": {

@@ -52,6 +52,7 @@ def _row(subject: str, site: str, session: str, t_r: float, bold: np.ndarray) ->
 
 
 def _package(name: str) -> Path | None:
+    # not imported: the packages would bring simulators and compilers with them
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         print(f"Real scans of {name} are skipped: the package is not installed.")

@@ -61,6 +61,7 @@ def censored(row: dict[str, Any], burst: int, rng: np.random.Generator) -> dict[
     while observed.mean() > 0.7:
         start = rng.integers(n_timepoints)
         observed[start : start + burst] = False
+    # a scan dataset has interpolated values at censored points, not NaN
     times = np.flatnonzero(observed)
     filled = [np.interp(np.arange(n_timepoints), times, column) for column in row["bold"][observed].T]
     return row | {"bold": np.transpose(filled), "sample_mask": observed}

@@ -15,6 +15,7 @@ def median_seconds(function: Callable[[], object], repeats: int, warm_up: bool =
     if warm_up:
         function()
     clock, processor = [], []
+    # medians: one repetition during which another program woke up would move a mean
     for _ in range(repeats):
         start = time.perf_counter(), time.process_time()
         function()

@@ -89,6 +89,7 @@ def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTrai
     words += ["--output_dir", str(out), "--feature_store", str(folder / "features"), *TRAINING]
     for field, value in SETTINGS[name].items():
         words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
+    # a training of minutes serves all kinds of scans that are measured with it
     if not out.exists():
         train(parse(TokenizerArguments, words))
     return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)

@@ -239,17 +239,6 @@ def run_study(
 
 # ---------------------------------------------------------------------------------------------- table, page and figure
 
-HEAD = (
-    "variant",
-    "task",
-    "balanced accuracy",
-    "AUC",
-    "connectivity",
-    "networks",
-    "bins of pairs",
-    "descriptions",
-)
-
 
 def study_rows(results: StudyResults) -> list[list[str]]:
     """The table of a study: means over seeds, with SD where there are several. The first row is the head."""
@@ -261,7 +250,8 @@ def study_rows(results: StudyResults) -> list[list[str]]:
             for code in run.get("truth", {}).get("languages", {})
         }
     )
-    rows = [[*HEAD, *(f"bins, asked in {code}" for code in languages)]]
+    columns = ["balanced accuracy", "AUC", "connectivity", "networks", "bins of pairs", "descriptions"]
+    rows = [["variant", "task", *columns, *(f"bins, asked in {code}" for code in languages)]]
     for name, variant in results["variants"].items():
         runs = list(variant["runs"].values())
         truths = [run["truth"] for run in runs if "truth" in run]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from experiments.tokens.readings import Part, TokenReadings, batch_inputs, read_tokens
+from experiments.tokens.readings import BATCH, Part, TokenReadings, batch_inputs, read_tokens
 from fmri_lm_hf.evaluation.baselines import fit_logistic
 from fmri_lm_hf.evaluation.confounds import balanced_accuracy_with_interval, predictability, strata_of
 from fmri_lm_hf.evaluation.design import training_records
@@ -153,6 +153,7 @@ def read_parts(
     chosen = sorted(np.random.default_rng(seed).permutation(rows)[:N_STABILITY].tolist())
     read: dict[Part, TokenReadings] = {}
     reasons: dict[Part, str] = {}
+    # the first half is a part of every condition: each part is read once
     for part in dict.fromkeys(part for pair in PARTS.values() for part in pair):
         try:
             read[part] = read_tokens(model, extractor, scans, chosen, part, "Reading parts of scans")
@@ -164,6 +165,7 @@ def read_parts(
             conditions[condition] = problems[0]
         else:
             first, second = (read[part] for part in pair)
+            # a part may be too short or censored where the other is not: only scans with both are compared
             both = sorted(set(first.rows) & set(second.rows))
             conditions[condition] = (first.only(both), second.only(both))
     return conditions
@@ -288,6 +290,7 @@ def intraclass_correlation(first: torch.Tensor, second: torch.Tensor) -> IccQuar
     mean = (first + second) / 2
     between = 2 * (mean - mean.mean(0)).square().sum(0) / max(len(mean) - 1, 1)
     within = ((first - mean).square() + (second - mean).square()).sum(0) / len(mean)
+    # a value that never varies, as of an ROI that no scan has, would be 0 / 0
     icc = ((between - within) / (between + within))[between + within > 1e-12]
     if not len(icc):
         return {"median": None, "low": None, "high": None}
@@ -393,8 +396,8 @@ def retrieval(
     if len(described) < FEWEST_FOR_RETRIEVAL:
         raise Unavailable(f"{len(described)} of the scans have a text, expected at least {FEWEST_FOR_RETRIEVAL}.")
     of_scans = []
-    for start in tqdm(range(0, len(described), 16), "Embedding scans", unit="batch"):
-        extracted = [extractor(scans[row]) for row in described[start : start + 16]]
+    for start in tqdm(range(0, len(described), BATCH), "Embedding scans", unit="batch"):
+        extracted = [extractor(scans[row]) for row in described[start : start + BATCH]]
         of_scans.append(model.embed_scans(**batch_inputs(model, extractor, extracted)).cpu())
     embeddings = torch.stack([texts[scan_ids[row]] for row in described]).to(model.device)
     cosines = torch.cat(of_scans) @ model.embed_texts(embeddings).cpu().T

@@ -20,6 +20,7 @@ from fmri_lm_hf.models.scan_errors import ScanError
 
 MAX_SIZE = 65_536  # longer vectors of a scan are sketched
 N_TRIPLES = 20_000  # of ROIs, for which co-skewness is computed
+BATCH = 16
 FEWEST_POINTS = 20  # observed time points of a part of a scan
 
 
@@ -102,15 +103,14 @@ def read_tokens(
     rows: Sequence[int],
     part: Part | None = None,
     title: str = "Reading scans",
-    batch_size: int = 16,
 ) -> TokenReadings:
     """Read scans of a scan dataset, or a part of each; without `part`, also measure their reconstructions."""
     usable: list[int] = []
     failures: dict[str, str] = {}
     batches: list[dict[str, torch.Tensor]] = []
-    for start in tqdm(range(0, len(rows), batch_size), title, unit="batch"):
+    for start in tqdm(range(0, len(rows), BATCH), title, unit="batch"):
         extracted, connectivity = [], []
-        for row in rows[start : start + batch_size]:
+        for row in rows[start : start + BATCH]:
             scan = scans[row]
             try:
                 measured = scan if part is None else part.of(scan)

@@ -225,6 +225,8 @@ def occlude(
                 as_it_is, log_probabilities = log_odds(log_probabilities[:1], chosen[scan]), log_probabilities[1:]
             without.append(log_odds(log_probabilities, chosen[scan]))
         effects[scan] = as_it_is - np.mean(without, axis=0)
+    # replacing either network of a pair loses the part of the pair as well, and replacing both loses it once: the sum
+    # of the two counts it twice
     of_networks, together = effects[:, : len(networks)], effects[:, len(networks) :]
     first, second = np.array(pairs).T
     return Effects(
@@ -336,6 +338,7 @@ def integrated_gradients(
             log_probabilities = _differentiable_log_probabilities(model, prompt, answer_ids, path, own)
             return _differentiable_log_odds(log_probabilities, answer)
 
+        # one path from each other subject's tokens to the scan's own; `missed` has the error of each path
         attributed, missed = IntegratedGradients(odds).attribute(
             tokens.expand_as(others),
             baselines=others,
@@ -474,6 +477,7 @@ def randomisation_test(
 def with_random_weights(model: FmriLMForCausalLM, seed: int = 0) -> FmriLMForCausalLM:
     """Copy a model and shuffle the values within each weight: their distributions stay, what was learnt is lost."""
     shuffled = copy.deepcopy(model)
+    # drawn on the CPU: the same order on every device
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in shuffled.parameters():  # tied weights come once, and stay tied

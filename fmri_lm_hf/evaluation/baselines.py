@@ -113,6 +113,7 @@ def fit_logistic(
     penalty : float, optional
         `C`, from `choose_penalty`; chosen here when None.
     """
+    # as strings: a class must be the same whether a table gave it as 1 or as "1"
     labels = np.array([str(label) for label in train_labels])
     classes = tuple(np.unique(labels).tolist())
     if len(classes) < 2:
@@ -126,10 +127,7 @@ def fit_logistic(
 
 
 def choose_penalty(
-    features: np.ndarray,
-    labels: Sequence[Any],
-    subjects: Sequence[Any],
-    candidates: Sequence[float] | np.ndarray = REGULARISATION,
+    features: np.ndarray, labels: Sequence[Any], subjects: Sequence[Any], candidates: Sequence[float]
 ) -> float:
     """Choose the `C` with which :func:`fit_logistic` predicts the labels of other subjects best, by log loss."""
     features, _, groups = _prepared(features, len(labels), features[:0], subjects)
@@ -226,10 +224,7 @@ def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _choose_penalty(
-    features: np.ndarray,
-    labels: np.ndarray,
-    subjects: np.ndarray,
-    candidates: Sequence[float] | np.ndarray,
+    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray, candidates: Sequence[float] | np.ndarray
 ) -> float:
     """As `choose_penalty`, for features from `_prepared`."""
     classes = np.unique(labels)

@@ -295,7 +295,7 @@ def independent_subset(answers: Sequence[str], strata: Sequence[str | None], see
     kept: list[int] = []
     for stratum in sorted(set(confound[known].tolist())):
         cells = [np.flatnonzero(known & (confound == stratum) & (truth == a)) for a in sorted(set(answers))]
-        n = min(map(len, cells))
+        n = min(map(len, cells))  # 0 where an answer is missing: such a stratum tells answer and confound alike
         kept += [int(place) for cell in cells for place in rng.permutation(cell)[:n]]
     return sorted(kept)
 

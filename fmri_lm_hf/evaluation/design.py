@@ -226,6 +226,7 @@ class Design:
         rows = [row for row, split in enumerate(self.split_of_row) if split]
         columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in self.scans.column_names]
         sketches, profiles = [], []
+        # sketches and not scans: those of a large dataset would not fit into memory
         for scan in tqdm(self.scans.select(rows).select_columns(columns), "Checking for leakage", unit="scan"):
             sketches.append(content_sketch(scan["bold"]))
             profiles.append(connectivity_profile(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask")))

@@ -191,6 +191,7 @@ class ScanFeatures:
             classes = sorted({class_name(value) for value in known})
             names = np.array([None if is_missing(value) else class_name(value) for value in chosen])
             one_hot = (names[:, None] == np.array(classes, dtype=object)).astype(float)
+            # unknown is not "none of the classes": NaN becomes the mean of the training scans when standardised
             one_hot[[name is None for name in names]] = np.nan
             parts.append(one_hot)
         if not parts:
@@ -259,7 +260,9 @@ def coskewness_subspace(signals: Sequence[np.ndarray], kept: float = COSKEWNESS_
     gram = np.zeros((signals[0].shape[1],) * 2)
     for signal in signals:
         x = signal.astype(np.float64)
-        of_scan = x.T @ (x @ x.T) ** 2 @ x  # the power is of each element, not of the matrix
+        # time by time, since the tensor itself has n_rois ** 3 numbers; the power is of each element
+        of_scan = x.T @ (x @ x.T) ** 2 @ x
+        # of norm 1 each: otherwise a few scans with spikes would decide the subspace
         norm = np.trace(of_scan)
         gram += of_scan / norm if norm > 0 else 0
     values, vectors = np.linalg.eigh(gram)

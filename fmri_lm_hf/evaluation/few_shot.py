@@ -196,6 +196,8 @@ def _draw_and_read(
         if not needed:
             return drawn, EncodedScans([], {}, {})
         encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, sorted(needed))
+        # an unreadable scan changes the order of all candidates after it: patching the draws that have it would make
+        # draws of more scans differ from those of fewer
         if len(encoded.rows) == len(needed):
             return drawn, encoded
         unreadable |= needed - set(encoded.rows)
@@ -251,6 +253,7 @@ def _features(split: TaskSplit, encoded: EncodedScans, rows: Sequence[int]) -> n
 
 def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scale both to the mean of the training scans, in units of their root mean squared norm; 0 for NaN."""
+    # a feature that no labelled scan has is 0 in both, or its values in test scans would be scaled by nothing
     known = np.isfinite(train)
     centre = np.where(known, train, 0).sum(0) / known.sum(0).clip(1)
     train, test = (np.nan_to_num(x - centre) * known.any(0) for x in (train, test))
@@ -292,6 +295,7 @@ def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
         When they exceed the context of the language model, or its chat template rewrites earlier turns.
     """
     evaluation, ask = split.evaluation, split.task.ask[0]
+    # draws list scans class by class, and a language model tends to repeat the last answers that it read
     order = np.random.default_rng([evaluation.seed, *split.train]).permutation(len(split.train))
     labels = split.labels(split.train)
     user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}

@@ -248,8 +248,9 @@ def _hashes_with(evaluated: set[str], design: Design) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for title, members in groups.items():
         if members & evaluated:
+            # also without subjects whose scans are absent: whoever fitted statistics had scans, not splits
             hashes.setdefault(subjects_sha256(members), title)
-            hashes.setdefault(subjects_sha256(members & everybody), title)  # splits may name absent subjects
+            hashes.setdefault(subjects_sha256(members & everybody), title)
     return hashes
 
 
@@ -284,6 +285,7 @@ def _label_in_disguise(design: Design, task: Task, column: str) -> str | None:
     known = [row for row, answer in enumerate(answers) if answer is not None and not is_missing(values[row])]
     if len(known) < FEWEST_VALUES:
         return None
+    # classes that stand for answers one to one, such as 1 and 2 for female and male
     pairs = {(class_name(values[row]), str(answers[row])) for row in known}
     if len(pairs) > 1 and len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
         return f"has one value for each answer ({_some(sorted(f'{a}: {b}' for a, b in pairs))})"

@@ -90,6 +90,7 @@ def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: 
         raise ValueError(f"classes={names} found, expected at least two different ones.")
     if not np.isfinite(values).all():
         raise ValueError(f"{int((~np.isfinite(values)).sum())} scores are not finite, expected numbers only.")
+    # one value a scan speaks for the second class, as scikit-learn has it
     if values.ndim == 1 and len(names) == 2:
         values = np.stack([-values, values], axis=1)
     if values.shape != (len(truth), len(names)):
@@ -142,6 +143,7 @@ def weighted_balanced_accuracy(labels: np.ndarray, predictions: np.ndarray, weig
     for name in np.unique(labels):
         of_class = weights * (labels == name)
         total = of_class.sum(1)
+        # a resample without this class is NaN here and left out of the mean; the maximum only avoids a warning
         correct = (of_class * (predictions == name)).sum(1)
         recalls.append(np.where(total > 0, correct / np.maximum(total, 1e-12), np.nan))
     return _mean_of_defined(np.array(recalls), at_least=2)

@@ -188,6 +188,7 @@ def perturb(
     networks : sequence of str, optional
         The network of each ROI, for perturbations that need them.
     """
+    # by row: a scan is perturbed alike whichever scans are perturbed with it
     perturbation, rng = PERTURBATIONS[name], np.random.default_rng([seed, row])
     if perturbation.needs_networks:
         return perturbation.apply(scan, level, rng, networks)
@@ -221,6 +222,7 @@ def _add_motion(scan: Mapping[str, Any], share: float, rng: np.random.Generator)
     bold, mask = series_of(scan)
     moves = (rng.random(len(bold)) < share).astype(float)
     course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
+    # nearly the same in all ROIs, as of a head that moves: correlations rise everywhere
     weights = rng.choice([-1.0, 1.0]) * (1 + 0.3 * rng.standard_normal(bold.shape[1]))
     artefact = SPIKE * np.nan_to_num(bold[mask].std(0)) * course[:, None] * weights
     return {**scan, "bold": (bold + artefact).astype(np.float32)}
@@ -229,6 +231,7 @@ def _add_motion(scan: Mapping[str, Any], share: float, rng: np.random.Generator)
 def _lose_rois(scan: Mapping[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
     bold, _ = series_of(scan)
     usable = _usable_rois(scan, bold)
+    # the first so many of one order: a higher share loses the same ROIs and more
     usable[rng.permutation(np.flatnonzero(usable))[: round(share * usable.sum())]] = False
     return {**scan, "bold": np.where(usable, bold, np.float32(np.nan)), "roi_mask": usable}
 

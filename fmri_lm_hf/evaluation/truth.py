@@ -251,23 +251,8 @@ def comparison_truth(
 # ------------------------------------------------------------------------------------------ descriptions and mirages
 
 
-def description_truth(
-    model: FmriLMForCausalLM,
-    processor: FmriLMProcessor,
-    inputs: Inputs,
-    facts: Sequence[Sequence[Mapping[str, Any]]] | None = None,
-    max_new_tokens: int = 160,
-) -> Scores:
-    """Measure how much of a model's descriptions of scans is true.
-
-    Parameters
-    ----------
-    model, processor
-    inputs : mapping of torch.Tensor
-    facts : sequence of sequence of fact, optional
-        The facts about each scan; `scan_facts` of each when None. Add the facts of a cohort reference for a model that
-        was trained to compare scans with a cohort.
-    max_new_tokens : int
+def description_truth(model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs) -> Scores:
+    """Measure how much of a model's descriptions of scans is true, by the facts that follow from the scan alone.
 
     Returns
     -------
@@ -277,10 +262,10 @@ def description_truth(
         `statements`: mean number of statements per scan. Precision is None where nothing is stated.
     """
     values, present, names = scan_pairs(processor, inputs)
-    if facts is None:
-        facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
-    texts = generate_texts(model, processor, DESCRIBE[0], inputs, max_new_tokens)
+    facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
+    texts = generate_texts(model, processor, DESCRIBE[0], inputs, 160)
     claims = [parse_claims(text, names) for text in texts]
+    # what is true of the next scan as well is no sign that this one was read
     true = [_true_claims(*pair) for pair in zip(claims, facts, strict=True)]
     true_of_other = [_true_claims(*pair) for pair in zip(claims, [*facts[1:], facts[0]], strict=True)]
     n_claims, n_facts = sum(map(len, claims)), sum(map(len, facts))
@@ -328,6 +313,7 @@ def mirage(
         "roi_mask": torch.ones(n_absent, n_rois, dtype=torch.bool),
         "padding_mask": torch.ones(n_absent, n_timepoints, dtype=torch.bool),
     }
+    # one order for all scans, so that their signals stay real and only their places are wrong
     order = torch.randperm(n_rois, generator=generator)
     shuffled = {
         "input_values": inputs["input_values"][:, order],
@@ -336,7 +322,7 @@ def mirage(
     }
 
     def described(scans: Inputs) -> np.ndarray:
-        texts = generate_texts(model, processor, DESCRIBE[0], scans, 24)
+        texts = generate_texts(model, processor, DESCRIBE[0], scans, 24)  # tokens: enough to see whether it declines
         return np.array([not says_no_scan(text) for text in texts])
 
     of_noise = described(noise)

@@ -167,5 +167,6 @@ def permutations_by_subject(
 
 def _owners(subjects: Sequence[Any]) -> tuple[np.ndarray, int]:
     """Number of each scan's subject, and how many subjects there are."""
+    # numbered in the order of their names: draws do not depend on which scan comes first
     _, owner = np.unique(np.asarray(subjects), return_inverse=True)
     return owner, int(owner.max()) + 1 if len(owner) else 0

@@ -51,7 +51,7 @@ def test_one_option_at_a_time_is_changed():
     assert by_name["fsq of 4 codes"].stages["tokenizer"]["tokenizer.fsq_levels"] == [8, 5, 5, 5]
 
 
-def test_what_is_no_study_is_refused(tmp_path):
+def test_invalid_studies_are_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no study 'horoscope': give one of data, families,"):
         load_study("horoscope")
     file = tmp_path / "mine.yaml"
