@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--participant-label", nargs="+", metavar="L", help="only scans with these sub-")
     add("--session", nargs="+", metavar="L", help="only scans with these ses-")
     add("--task", nargs="+", metavar="L", help="only scans with these task-")
+    # `run` in the namespace is the function of the command.
     add("--run", nargs="+", metavar="L", dest="run_label", help="only scans with these run-")
     add("--bids-filter-file", type=Path, metavar="JSON", help='as of fMRIPrep: {"bold": {"task": "rest"}}')
 

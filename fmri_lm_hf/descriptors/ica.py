@@ -10,6 +10,7 @@ import warnings
 from itertools import combinations
 
 import numpy as np
+from scipy import ndimage
 from transformers.utils import logging
 
 from .catalogue import feature_name
@@ -82,6 +83,7 @@ def component_networks(maps: np.ndarray, membership: np.ndarray) -> np.ndarray:
     gets the one that loads on it most; a network without ROIs gets none.
     """
     sizes = membership.sum(axis=0)
+    # Squared, since the sign of a component is arbitrary; a share, since strong components would win every network.
     loadings = (maps**2) @ membership / np.maximum(sizes, 1)
     shares = loadings / loadings.sum(axis=1, keepdims=True)
     chosen = np.zeros(shares.shape, dtype=bool)
@@ -172,10 +174,9 @@ def _spectral_measures(time_courses: np.ndarray, t_r: float, observed: np.ndarra
 
 def _longest_stretch(observed: np.ndarray) -> tuple[int, int]:
     """Find the first point and the length of the longest run of observed points."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], observed.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    longest = int(np.argmax(ends - starts))
-    return int(starts[longest]), int(ends[longest] - starts[longest])
+    runs = [run for (run,) in ndimage.find_objects(ndimage.label(observed)[0])]
+    longest = max(runs, key=lambda run: run.stop - run.start)
+    return longest.start, longest.stop - longest.start
 
 
 def _variability(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.ndarray:

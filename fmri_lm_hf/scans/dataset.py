@@ -132,6 +132,7 @@ def check_complete(folder: Path) -> None:
             f"The scan dataset {folder.name} is unfinished: run its `fmri-lm scans` command again, which continues "
             "where it stopped."
         )
+    # A copy that was interrupted has fewer shards, and would load without an error as a smaller dataset.
     for number in range(record.get("n_shards", 0) if is_built else 0):
         if not (folder / shard_name(number)).exists():
             raise ScanError(f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again.")
@@ -176,6 +177,7 @@ def write_scan_dataset(
         rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
     features: datasets.Features | None = None
     seen: set[str] = set()
+    # Written beside the folder and renamed at the end: a dataset is whole or absent, also if the rows raise an error.
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         checked = (_scan_row(row, atlas) for row in rows)

@@ -92,6 +92,7 @@ def write_quality(
 def _measure(out: Path, scans: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     """Measure the quality of each scan, and find its row in the shards."""
     columns = ["scan_id", "subject_id", "site", "t_r", "mean_fd", "roi_mask", "sample_mask", "coverage"]
+    # Everything but the signals: of a large dataset, these do not fit into memory.
     shards = sorted({scan["shard"] for scan in scans})
     tables = [pq.read_table(out / shard, columns=columns).to_pandas() for shard in shards]
     if not tables:
@@ -179,6 +180,7 @@ def _carpet_plots(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
 
     names = [name for name in MEASURES if name != "minutes" and quality[name].notna().sum() > 1]
     values = quality[names] * [MEASURES[name][2] for name in names]  # large values are bad now
+    # In SDs of each measure, so that millimetres and percentages can be compared; the worst measure of a scan counts.
     z = (values - values.median()) / values.std(ddof=0)
     worst = quality.loc[(-z.max(axis=1).fillna(0).clip(lower=0)).sort_values(kind="stable").index[:N_CARPETS]]
     rows = {row["scan_id"]: row for row in _read_rows(out, worst)}
@@ -212,15 +214,12 @@ def _read_rows(out: Path, scans: pandas.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield signals and masks of scans, in the order of the shards; each row group is read once."""
     for number, chosen in scans.groupby("shard"):
         with pq.ParquetFile(out / shard_name(number)) as shard:
-            first = 0
-            for group in range(shard.num_row_groups):
-                stop = first + shard.metadata.row_group(group).num_rows
-                rows = sorted(row - first for row in chosen["row"] if first <= row < stop)
-                first = stop
-                if not rows:
-                    continue
+            sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+            stops = np.cumsum(sizes)
+            groups = np.searchsorted(stops, chosen["row"], side="right")
+            for group, rows in chosen["row"].groupby(groups):
                 table = shard.read_row_group(group, columns=["scan_id", "bold", "roi_mask", "sample_mask"])
-                for row in rows:
+                for row in sorted(rows - (stops[group] - sizes[group])):
                     masks = {name: np.array(table[name][row].as_py()) for name in ("roi_mask", "sample_mask")}
                     bold = table["bold"][row].value.values.flatten().to_numpy(zero_copy_only=False)
                     bold = bold.reshape(len(masks["sample_mask"]), -1).astype(float)

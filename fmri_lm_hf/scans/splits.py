@@ -146,6 +146,7 @@ def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[li
             group = nodes.setdefault(("group", str(scan[group_by])), len(nodes))
         edges.append((subject, group))
     rows, columns = np.array(edges, dtype=int).reshape(-1, 2).T
+    # A subject at two sites links all subjects of both, and so on: groups are the connected components.
     graph = sparse.coo_matrix((np.ones(len(edges)), (rows, columns)), (len(nodes), len(nodes)))
     _, components = sparse.csgraph.connected_components(graph, directed=False)
     members: dict[int, list[str]] = {}

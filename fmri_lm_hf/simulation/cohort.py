@@ -182,6 +182,7 @@ def _subject_scans(
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     n_rois, n_networks = population.loadings.shape
+    # The same for every subject of a site, which makes scanners recognisable, as real ones are.
     roi_gain = site.gain * np.exp(0.15 * _generator(seed, SITE, site).standard_normal(n_rois))
     sex, diagnosis = _subject_labels(site, subject, seed)
     rng = _generator(seed, SUBJECT, site, subject)
@@ -243,6 +244,7 @@ def oracle_scores(
     rows = dataset.with_format("numpy", columns=columns)
     scores = np.array([_scan_scores(row, atlas, effects) for row in rows])
     sites = np.array(dataset["site"])
+    # The median of a site is its threshold: half of its labels are on either side.
     for site in np.unique(sites):
         scores[sites == site] -= np.median(scores[sites == site], axis=0)
     results: dict[str, Any] = {}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from ..models.atlas import Atlas
-from ..models.scan_errors import ScanError, require
+from ..models.scan_errors import ScanError
 from ..models.scan_images import sphere_voxels
 
 # Extent of the MNI152 template in mm.
@@ -57,11 +58,14 @@ def write_nifti(
     affine = np.diag([voxel_size] * 3 + [1.0])
     affine[:3, 3] = MNI_LOW
     shape = tuple(np.floor((MNI_HIGH - MNI_LOW) / voxel_size).astype(int) + 1)
+    # Spheres of neighbouring ROIs may overlap: each voxel keeps the ROI whose centre is nearest so far.
     owner, nearest = np.full(shape, -1), np.full(shape, np.inf)
     for roi, (centre, radius) in enumerate(zip(atlas.coordinates, atlas.radius_mm, strict=True)):
         voxels, distances = sphere_voxels(centre, radius, affine, shape)
         voxels = voxels[distances < nearest[tuple(voxels.T)]]
         where = tuple(voxels.T)
+        # Not `distances`, whose last bits differ: voxels halfway between two centres would change their ROI, and with
+        # them every image that was made before.
         nearest[where] = np.linalg.norm(voxels @ affine[:3, :3] + affine[:3, 3] - centre, axis=1)
         owner[where] = roi
     painted = owner >= 0
@@ -70,7 +74,6 @@ def write_nifti(
     signals += noise * PERCENT * np.random.default_rng(seed).standard_normal(signals.shape, dtype=np.float32)
     volume = np.zeros((*shape, len(bold)), dtype=np.float32)
     volume[painted] = BASELINE + signals
-    nibabel = require("nibabel")
     image = nibabel.Nifti1Image(volume, affine)
     image.header.set_data_dtype(np.int16)  # nibabel sets the scale factor: 16 bits are plenty and compress well
     image.header.set_xyzt_units("mm", "sec")

@@ -240,6 +240,7 @@ def simulate_bold(
     n_long = fft.next_fast_len(site.n_timepoints + round(40 / site.t_r), real=True)
     frequencies = fft.rfftfreq(n_long, site.t_r)
     inside = np.flatnonzero((frequencies >= BAND[0]) & (frequencies <= BAND[1]))
+    # Amplitudes for an expected SD of 1 in time: each frequency has a real and an imaginary part of variance 1.
     amplitude = 1 / np.sqrt(frequencies[inside])
     amplitude *= n_long / (2 * np.sqrt((amplitude**2).sum()))
 

@@ -124,6 +124,7 @@ class ImageCohort(NilearnSource):
         if not self.reads_images:
             raise ScanError(f"The cohort {self.name} consists of images: give an atlas that reads images (--atlas).")
         cohort = self.fetch()
+        # The TR of the command comes second in the union, and so wins over that of the cohort.
         self.t_r = {"": float(cohort.get("t_r", 2.0))} | self.t_r
         scans = zip(_rows(cohort["phenotypic"]), cohort["func"], cohort["confounds"], strict=True)
         return [self.scan_file(row, (Path(image), Path(confounds))) for row, image, confounds in scans]
@@ -135,6 +136,7 @@ class ImageCohort(NilearnSource):
         check_length(table, scan, image.name)
         columns = [name for name in table if re.search(CONFOUNDS, name)]
         tsnr = median_tsnr(scan)
+        # Derivatives of motion have no first value.
         scan = denoise(scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof)
         mean_fd = mean_displacement(table) if file.mean_fd is None else file.mean_fd
         return SourceScan(scan, mean_fd, tsnr)

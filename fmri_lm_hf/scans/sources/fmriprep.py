@@ -61,7 +61,8 @@ class FmriprepSource(Source):
                 "with --space."
             )
         found = [file for inputs in in_space if (file := self._scan_file(inputs)) is not None]
-        lost: dict[str, set[str]] = {}  # scans that have images, but none in this space
+        # A scan with images in other spaces alone would be missing without a word.
+        lost: dict[str, set[str]] = {}
         for (path, *_), other_space in elsewhere.items():
             lost.setdefault(scan_name(path), set()).add(other_space)
         taken = {scan_name(path) for path, *_ in in_space}

@@ -183,6 +183,7 @@ class Source:
 
     def fingerprints(self, file: ScanFile) -> list[InputFingerprint]:
         """Compute name, size and checksum of each input of a scan."""
+        # Scans in memory have no file: their content is hashed, so that a new release of a cohort is noticed.
         if file.table is not None:
             content = np.ascontiguousarray(file.table).tobytes()
             digest = hashlib.sha256(content).hexdigest()
@@ -301,6 +302,7 @@ def common_atlas(
     """
     failure: ScanError | None = None
     votes: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    # Spread over the folder, which may have the tables of one site after those of another.
     for sample in (paths[:: max(1, len(paths) // N_SAMPLED_TABLES)], paths):
         for path in sample:
             try:

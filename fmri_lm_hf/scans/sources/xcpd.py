@@ -46,10 +46,12 @@ class XcpdSource(Source):
         for path in self.find_files("_timeseries.tsv"):
             entities = bids_entities(path)
             segmentation = entities.get("seg", entities.get("atlas"))
+            # Early versions name no statistic.
             if segmentation is not None and entities.get("stat", "mean") == "mean":
                 tables.setdefault(segmentation, []).append(path)
         if not tables:
             return []
+        # Set on the source, so that the record of the dataset names the atlas even if there was no choice.
         if self.segmentation is None and len(tables) == 1:
             self.segmentation = next(iter(tables))
         if self.segmentation not in tables:
