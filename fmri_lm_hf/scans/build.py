@@ -18,7 +18,7 @@ from .dataset import SHARD_BYTES, in_groups, scan_features
 from .folder import DatasetFolder, Entry
 from .quality import write_quality
 from .sources.bids import subject_key
-from .sources.source import LeftOut, ScanFile, Source
+from .sources.source import Failure, LeftOut, ScanFile, Source
 from .workers import Result, read_all
 
 Phenotypes = Mapping[str, Mapping[str, Any]]
@@ -34,8 +34,8 @@ class BuildSummary:
         Scans that this run added, and scans of earlier runs.
     n_shards : int
         Shards in the folder.
-    failures : list of dict
-        `scan_id`, `input` and `reason` of the scans that could not be used.
+    failures : list of Failure
+        Dicts with `scan_id`, `input` and `reason` of the scans that could not be used.
     notes : list of str
         Mismatches between scans and participants.
     seconds : float
@@ -46,7 +46,7 @@ class BuildSummary:
     n_new: int
     n_before: int
     n_shards: int
-    failures: list[dict[str, str]]
+    failures: list[Failure]
     notes: list[str]
     seconds: float
     left_out: list[LeftOut] = field(default_factory=list)
@@ -113,7 +113,7 @@ def build_scan_dataset(
         if todo:
             folder.begin_changes()
         folder.provenance["with_participants"] = participants is not None
-        failures: list[dict[str, str]] = []
+        failures: list[Failure] = []
         # A run that was killed may have read scans that are in no shard yet.
         read_before = {file.scan_id: entry for file in todo if (entry := folder.entry(file)) is not None}
         unread = [file for file in todo if file.scan_id not in read_before]
@@ -163,7 +163,7 @@ def _entries(
     files: Iterable[ScanFile],
     read_before: Mapping[str, Entry],
     results: Iterator[Result],
-    failures: list[dict[str, str]],
+    failures: list[Failure],
 ) -> Iterator[Entry]:
     """Yield the records of usable scans in the order of `files`, and add the others to `failures`.
 

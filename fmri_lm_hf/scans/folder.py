@@ -48,7 +48,7 @@ from .dataset import (
     shard_name,
     write_parquet,
 )
-from .sources.source import InputFingerprint, ScanFile, Source, file_sha256
+from .sources.source import Failure, InputFingerprint, ScanFile, Source, file_sha256
 
 # Columns that come from the files of a scan; the others, its site and phenotypes, may change without it.
 READ_COLUMNS = (
@@ -264,7 +264,7 @@ class DatasetFolder:
                 times = (state.st_atime_ns, state.st_mtime_ns)
                 write_parquet(row_groups, path, self.features.arrow_schema, times)
 
-    def finish(self, phenotypes: Phenotypes, failures: list[dict[str, str]]) -> None:
+    def finish(self, phenotypes: Phenotypes, failures: list[Failure]) -> None:
         """Mark the dataset as complete."""
         write_json(failures, self.out / "failures.json")
         finished = self.provenance | {"phenotypes_sha256": self._sha256(phenotypes), "complete": True}

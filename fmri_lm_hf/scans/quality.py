@@ -21,7 +21,7 @@ from ..files import write_text
 from ..models.atlas import Atlas
 from ..pages import heading, html_table, new_figure, page, paragraph, picture
 from .dataset import shard_name
-from .sources.source import LeftOut
+from .sources.source import Failure, LeftOut
 
 N_CARPETS = 6
 N_COMPARED = 200  # largest number of scans whose connectivity is compared
@@ -42,7 +42,7 @@ MEASURES = {
 def write_quality(
     out: Path,
     scans: Sequence[Mapping[str, Any]],
-    failures: Sequence[Mapping[str, str]],
+    failures: Sequence[Failure],
     left_out: Sequence[LeftOut],
     without_scans: Sequence[str],
 ) -> None:
@@ -53,8 +53,8 @@ def write_quality(
     out : Path
     scans : sequence of mappings
         The records of its provenance.
-    failures : sequence of mappings
-        `scan_id`, `input` and `reason` of the scans that could not be used.
+    failures : sequence of Failure
+        Scans that could not be used.
     left_out : sequence of LeftOut
         Files that were not read.
     without_scans : sequence of str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from scipy import fft
@@ -96,6 +96,17 @@ class ScanRanges:
             )
 
 
+class RandomScan(TypedDict):
+    """A random scan as a row of a scan dataset."""
+
+    scan_id: str
+    subject_id: str
+    t_r: float
+    n_timepoints: int
+    bold: np.ndarray
+    roi_mask: np.ndarray
+
+
 class RandomScans:
     """A stream of random scans: scan `index` depends on the seed and the index only.
 
@@ -137,7 +148,7 @@ class RandomScans:
             return self.atlas
         return random_atlas(self.seed, index // self.scans_per_atlas, self.n_networks, self.atlases_per_size)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> RandomScan:
         return random_scan(self.atlas_of(index), self.seed, index, self.ranges)
 
     def iterable(self, n_scans: int, num_shards: int = 1) -> datasets.IterableDataset:
@@ -176,7 +187,7 @@ class RandomScans:
         )
 
 
-def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[RandomScan]:
     for scans, chosen in zip(stream, indices, strict=True):
         for index in chosen:
             yield scans[index]
@@ -184,8 +195,8 @@ def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> It
 
 def random_scan(
     atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
-) -> dict[str, Any]:
-    """Simulate a scan as a row of a scan dataset; equal arguments give equal bytes.
+) -> RandomScan:
+    """Simulate a scan; equal arguments give equal bytes.
 
     Parameters
     ----------
@@ -198,9 +209,9 @@ def random_scan(
 
     Returns
     -------
-    dict
-        `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with zeros for
-        missing ROIs, and `roi_mask` (n_rois,) bool.
+    RandomScan
+        A dict with `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with
+        zeros for missing ROIs, and `roi_mask` (n_rois,) bool.
     """
     ranges = ScanRanges() if ranges is None else ranges
     rng = _generator(seed, SCAN, index)

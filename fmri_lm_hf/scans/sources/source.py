@@ -82,6 +82,14 @@ class SourceScan:
     tsnr: float | None = None
 
 
+class Failure(TypedDict):
+    """A scan that could not be used."""
+
+    scan_id: str
+    input: str
+    reason: str
+
+
 class InputFingerprint(TypedDict):
     """Name, size and checksum of an input of a scan, to detect changes."""
 
