@@ -62,6 +62,7 @@ class Feature:
         return feature_name(self.measure.name, *self.networks)
 
 
+# A name here is a column of every corpus and a key of every stored reference: renaming one breaks both.
 MEASURES = {
     measure.name: measure
     for measure in (

@@ -107,6 +107,7 @@ def prepare_scan(
     mask = np.ones(n_rois, dtype=bool) if roi_mask is None else np.asarray(roi_mask, dtype=bool)
     if mask.shape != (n_rois,):
         raise ScanError(f"roi_mask has shape {mask.shape}, expected ({n_rois},), one value an ROI.")
+    # Before mean and SD are taken: interpolated time points are smooth, and would lower the SD.
     if not observed.all():
         signals = signals[observed]
     signal, usable = standardise(signals, mask)

@@ -288,6 +288,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
+    # Other programs write plain nested lists; their width is known from a row alone, and the cast checks all others.
     feature = dataset.features["bold"]
     if not isinstance(feature, datasets.Array2D):
         first = dataset[0]["bold"]

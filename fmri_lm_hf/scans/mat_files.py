@@ -64,6 +64,7 @@ def read_mat(path: Path, key: str = "tc") -> np.ndarray:
 
 def _find_matrix(content: bytes, key: str) -> np.ndarray | None:
     """Find the last numeric variable of this name."""
+    # The last two bytes of the header are "MI" as a number, in the byte order of the machine that wrote it.
     order = {b"IM": "<", b"MI": ">"}[content[126:128]]
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
         raise ValueError("another version of the format")

@@ -184,6 +184,7 @@ def _subject_scans(
     n_rois, n_networks = population.loadings.shape
     # The same for every subject of a site, which makes scanners recognisable, as real ones are.
     roi_gain = site.gain * np.exp(0.15 * _generator(seed, SITE, site).standard_normal(n_rois))
+    # Drawn once for a subject: labels, traits, topography and restlessness; for each scan: state, noise and motion.
     sex, diagnosis = _subject_labels(site, subject, seed)
     rng = _generator(seed, SUBJECT, site, subject)
     age = round(float(rng.uniform(*AGE_RANGE)), 1)

@@ -181,6 +181,7 @@ class Population:
         upper = np.triu(rng.normal(0.1, 0.12, (len(names), len(names))), 1)
         self.base_z = upper + upper.T  # (n_networks, n_networks), Fisher z
         own = np.array([names.index(network) for network in atlas.networks])
+        # Loadings of 0.5 to 0.8 leave 36 to 75 % of the variance of an ROI to itself.
         self.loadings = np.zeros((atlas.n_rois, len(names)))
         self.loadings[np.arange(atlas.n_rois), own] = rng.uniform(0.5, 0.8, atlas.n_rois)
         self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of the part of an ROI that no other ROI shares

@@ -345,6 +345,7 @@ def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), s
     same_size : int, default=1
         Number of consecutive atlases with the same number of networks.
     """
+    # The number of networks has a generator of its own, with which `same_size` atlases share it.
     size = int(_generator(seed, SIZE, index // same_size).integers(n_networks[0], n_networks[1] + 1))
     rng = _generator(seed, ATLAS, index)
     names = draw_network_names(size, rng)

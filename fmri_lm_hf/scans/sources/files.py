@@ -84,6 +84,7 @@ def _is_mat(path: Path) -> bool:
 
 def _path_pattern(pattern: str) -> re.Pattern[str]:
     """Convert a pattern such as `"{site}/{subject}/*.mat"` to a regular expression over a path."""
+    # The rest of the pattern is taken literally, dots included.
     expression, names = "", []
     for part in re.split(r"(\{[a-z_]+\}|\*)", pattern):
         if part.startswith("{"):

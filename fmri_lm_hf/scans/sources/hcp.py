@@ -60,6 +60,7 @@ class HcpSource(Source):
 
 def _processing(path: Path) -> tuple[bool, ...]:
     """Sort key of the files of a run by their processing; the largest is read."""
+    # In the order of importance; "clean" is also in "rclean", and "vn" marks files with normalised variance.
     name = path.name
     return ("clean" in name, "MSMAll" in name, "_hp2000" in name, "rclean" in name, "vn" not in name)
 

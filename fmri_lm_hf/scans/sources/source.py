@@ -230,6 +230,7 @@ class Source:
             below.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
             for name in sorted(names):
                 path = Path(folder, name)
+                # Tables of participants end as tables of signals do.
                 if not name.lower().endswith(suffixes) or name.startswith((".", "participants.")):
                     continue
                 if fnmatch.fnmatch(self.relative(path), self.match):
