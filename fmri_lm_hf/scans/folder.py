@@ -237,7 +237,7 @@ class DatasetFolder:
         )
         row_groups = (self._with_phenotypes(table, phenotypes) for table in tables)
         write_parquet(row_groups, self.out / name, self.features.arrow_schema)
-        # Saved between the shard and the removal of its tables, whatever is killed: see the docstring of the module.
+        # The order matters if the process is killed: the shard, then the record, then the removal of the tables.
         for entry in entries:
             record = {key: value for key, value in entry.items() if key != "bold_bytes"}
             self.provenance["scans"].append(record | {"shard": name})
