@@ -43,7 +43,7 @@ from ..models.network_pairs import (
     pair_features,
     pair_indices,
 )
-from ..simulation.stream import RandomScans, random_scan
+from ..simulation.stream import RandomScan, RandomScans, random_scan
 from .attention_supervision import N_COLUMNS, PairVocabulary, find_targets, select_rows
 from .feature_store import IGNORED
 from .texts import pair_facts
@@ -392,7 +392,7 @@ def _row_of(ids: list[int], labels: list[int], positions: list[int], segments: l
     }
 
 
-def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torch.Tensor:
+def _features(scans: Sequence[RandomScan], atlases: Sequence[Atlas]) -> torch.Tensor:
     """Network-pair features of scans of different lengths and atlases with equally many networks, in one go."""
     n_timepoints = max(len(scan["bold"]) for scan in scans)
     n_rois = max(atlas.n_rois for atlas in atlases)
