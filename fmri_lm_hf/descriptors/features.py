@@ -21,12 +21,12 @@ from .reference_maps import ReferenceMaps
 
 @dataclass(frozen=True, order=True)
 class Acquisition:
-    """Where and how a scan was taken: scans of one acquisition differ by their subjects alone.
+    """Where and how a scan was acquired: scans of one acquisition differ by their subjects alone.
 
     Parameters
     ----------
     site : str
-        Empty where it is not known.
+        Empty if unknown.
     t_r : float
         Repetition time in seconds, rounded to hundredths.
     """
@@ -44,14 +44,14 @@ class Acquisition:
 
 
 class FeatureDict(dict[str, float]):
-    """Features by name, with what is needed to compare them.
+    """Features by name, with the conditions under which they can be compared.
 
     Attributes
     ----------
     maps_fingerprint : str or None
-        Of the reference maps that they were computed with; None without.
+        Fingerprint of the reference maps that they were computed with; None without maps.
     acquisition : Acquisition or None
-        Where and how the scan was taken.
+        Site and repetition time of the scan.
     """
 
     maps_fingerprint: str | None = None
@@ -80,21 +80,21 @@ def compute_features(
         Names the ROIs and their networks. Every named network is used, subcortical and cerebellar ones included.
     families : sequence of {"connectivity", "gradients", "graph", "ica"}
     maps : ReferenceMaps, optional
-        Of a cohort: its gradients, to which the scan's are aligned, and the maps of its group ICA. Without them the
-        gradients keep their own axes (signs fixed), and the mean signals of the networks stand in for the components
-        of the ICA: good for looking at one scan, but not comparable with a cohort.
+        Gradients of a cohort, to which those of the scan are aligned, and the maps of its group ICA. Without them the
+        gradients keep their own axes (signs fixed), and the mean signals of the networks replace the components of
+        the ICA: useful for a single scan, but not comparable with a cohort.
     roi_mask : array of shape (n_rois,), bool, optional
         False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
     sample_mask : array of shape (n_timepoints,), bool, optional
-        True for time points that were observed; values at the others (censored, interpolated) are not read.
+        True for time points that were observed; values at the others (censored, interpolated) are not used.
     site : str, optional
-        Where the scan was taken, for the comparison with scans of the same acquisition.
+        Site of the scan, to compare it with scans of the same acquisition.
 
     Returns
     -------
     FeatureDict
-        A dict from feature name to value, such as ``connectivity/mean/Default-Visual``, in a fixed order. A network
-        of which no ROI is left, and a measure that the scan does not allow, have the value NaN, never a guess.
+        A dict from feature name to value, such as ``connectivity/mean/Default-Visual``, in a fixed order. The value
+        is NaN for a network without a usable ROI, and for a measure that the scan does not allow.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def features_of(
     maps: ReferenceMaps | None = None,
     site: str | None = None,
 ) -> FeatureDict:
-    """The features of a table (see `feature_table`) of a scan that is prepared already; see `compute_features`."""
+    """Compute the features of a table (see `feature_table`) for a prepared scan; see `compute_features`."""
     gradients = None if maps is None else maps.gradients
     ica_maps = None if maps is None else maps.ica_maps
     compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
@@ -131,6 +131,7 @@ def features_of(
         "graph": graph_features,
         "ica": lambda scan: ica_features(scan, ica_maps),
     }
+    # A family computes all of its features at once, in its own order; the table then gives the names and the order.
     values: dict[str, float] = {}
     for family in dict.fromkeys(feature.measure.family for feature in table.values()):
         values |= compute[family](scan)
