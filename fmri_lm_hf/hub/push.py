@@ -19,8 +19,9 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from ..cards.rendering import is_form, split_card
-from ..declarations import declared_in_folder
-from .contents import Publication, as_parquet, declared_in_rows, read_folder
+from ..declarations import declared_in_folder, declared_in_parquet
+from ..deprecation import renamed_keywords
+from .contents import Publication, as_parquet, parquet_files, read_folder
 from .download import clear_errors, retried
 from .merge import Branch, declared_at, merge
 from .privacy import find_private
@@ -62,6 +63,7 @@ class PushResult:
     base_model: str | None = None
 
 
+@renamed_keywords(thing="artifact")
 def push_to_hub(
     artifact: Any,
     repo_id: str,
@@ -137,7 +139,7 @@ def push_to_hub(
         declared: set[str] = set()
         if publication.kind == "dataset":
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
-            declared = declared_in_folder(folder) | declared_in_rows(publication)
+            declared = declared_in_folder(folder) | declared_in_parquet(parquet_files(publication))
         _refuse_controlled(declared, confirm_controlled, folder.name)
         split_card(publication.text("README.md") or "")  # an error in the card comes before anything is sent
         _refuse_unlicensed(publication, license)

@@ -224,6 +224,16 @@ def test_a_file_beyond_the_bound_is_refused(client, folder):
         client.run(PUSH, folder=folder, repo="org/big", options={})
 
 
+def test_the_old_keyword_of_the_artifact_works_for_one_release(tmp_path):
+    from fmri_lm_hf.hub import push_to_hub
+
+    with (
+        pytest.warns(FutureWarning, match="`thing` is now `artifact`"),
+        pytest.raises(ValueError, match="absent is not a folder"),
+    ):
+        push_to_hub(thing=tmp_path / "absent", repo_id="org/absent")
+
+
 SECRETS = {
     "a token": (
         "training_info.json",
