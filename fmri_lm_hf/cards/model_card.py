@@ -10,11 +10,7 @@ from typing import Any
 
 from .rendering import NO_LICENSE, model_index, not_above_controls, render_card, score_rows, what_was_scored
 
-_PIPELINE_TAGS = {
-    "fmri_lm": "text-generation",
-    "adapter": "text-generation",
-    "fmri_tokenizer": "feature-extraction",
-}
+_PIPELINE_TAGS = {"fmri_lm": "text-generation", "adapter": "text-generation", "fmri_tokenizer": "feature-extraction"}
 # Keys under which a training record names the datasets that were trained on.
 _DATASET_KEYS = ("dataset", "datasets", "scans", "scan_dataset", "corpus", "conversations")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

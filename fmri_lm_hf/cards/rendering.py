@@ -411,10 +411,7 @@ def _scans(results: Mapping[str, Any]) -> str | None:
 
 
 def _source(repo_id: str, record: str) -> dict[str, str]:
-    return {
-        "name": f"{record} of the repository",
-        "url": f"https://huggingface.co/{repo_id}/blob/main/{record}",
-    }
+    return {"name": f"{record} of the repository", "url": f"https://huggingface.co/{repo_id}/blob/main/{record}"}
 
 
 def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

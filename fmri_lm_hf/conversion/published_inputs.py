@@ -66,9 +66,7 @@ T_R = 2.0  # seconds
 
 
 def published_feature_extractor(
-    config: FmriTokenizerConfig,
-    atlas: str | Path | Atlas | None,
-    normalization: str | Path | None,
+    config: FmriTokenizerConfig, atlas: str | Path | Atlas | None, normalization: str | Path | None
 ) -> tuple[FmriFeatureExtractor, list[str]]:
     """Build the published preprocessing, and return it with notes for the user.
 

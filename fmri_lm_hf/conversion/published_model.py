@@ -193,10 +193,7 @@ def convert_upstream(
 
 
 def _encoder_config(
-    state: dict[str, torch.Tensor],
-    arguments: dict[str, Any],
-    encoder_heads: int | None,
-    n_timepoints: int | None,
+    state: dict[str, torch.Tensor], arguments: dict[str, Any], encoder_heads: int | None, n_timepoints: int | None
 ) -> tuple[FmriTokenizerConfig, list[str]]:
     """Read the configuration of the scan encoder of a stage-2 or stage-3 checkpoint, and return it with notes."""
     notes = []

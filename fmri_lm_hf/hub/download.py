@@ -194,8 +194,7 @@ def verify_download(
 
     with clear_errors(repo_id, revision):
         commit = downloaded_commit(repo_id, revision, repo_type) or retried(
-            lambda: str(api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha),
-            f"Looking at {repo_id}",
+            lambda: str(api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha), f"Looking at {repo_id}"
         )
         tree = retried(
             lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),

@@ -284,10 +284,7 @@ class Branch:
 
     def create(self, private: bool | None) -> None:
         """Create the repository and the branch where they do not exist."""
-        retried(
-            lambda: self.api.create_repo(**self.repo, private=private, exist_ok=True),
-            f"Creating {self.repo_id}",
-        )
+        retried(lambda: self.api.create_repo(**self.repo, private=private, exist_ok=True), f"Creating {self.repo_id}")
         if self.revision != "main" and not self.revision.startswith("refs/"):
             retried(
                 lambda: self.api.create_branch(**self.repo, branch=self.revision, exist_ok=True),
@@ -350,11 +347,7 @@ class Head:
         for _ in range(_DOWNLOADS if name not in self._read else 0):
             with tempfile.TemporaryDirectory(prefix="fmri-lm-head-") as folder:
                 path = self.branch.api.hf_hub_download(
-                    **self.branch.repo,
-                    filename=name,
-                    revision=self.commit,
-                    local_dir=folder,
-                    force_download=True,
+                    **self.branch.repo, filename=name, revision=self.commit, local_dir=folder, force_download=True
                 )
                 content = Path(path).read_bytes()
             if is_same(content, self.files[name]):

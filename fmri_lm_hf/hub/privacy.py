@@ -71,9 +71,7 @@ _SECRETS = {
         r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", "://", ignore_case=True
     ),
     "a signed URL": _secret(
-        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
-        "token= key= signature= sig=",
-        ignore_case=True,
+        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}", "token= key= signature= sig=", ignore_case=True
     ),
     "a password": _secret(
         rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}"
