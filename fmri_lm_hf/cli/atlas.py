@@ -16,8 +16,8 @@ table (`index name R G B A`); or a Workbench label list. Name the networks, so t
   2      LH_Vis_2    visual
   3      LH_Def_1    default
 
-The command reports ROIs without voxels or with fewer than five, ROIs without a network, left and right exchanged, and
-ROIs outside of MNI space, and then returns 1. Without --out it only checks.
+The command reports ROIs without voxels or with fewer than five, ROIs without a network, exchanged hemispheres and ROIs
+outside of MNI space; it then ends with exit code 1. Without --out it only checks.
 
 examples:
   fmri-lm atlas aal.nii.gz --table aal.tsv
@@ -32,10 +32,10 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm atlas`."""
+    """Add the arguments of `fmri-lm atlas`."""
     parser.add_argument("image", metavar="IMAGE", type=Path, help="label image, see above")
-    parser.add_argument("--table", type=Path, help="names of its labels")
-    parser.add_argument("--name", help="name of the atlas (the image's)")
+    parser.add_argument("--table", type=Path, help="table that names its labels")
+    parser.add_argument("--name", help="name of the atlas (default: from the file name)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="atlas file to write (.json)")
 
 

@@ -1,7 +1,7 @@
 """Convert a checkpoint of the published fMRI-LM program into a model of this package.
 
 The checkpoint is a pickle. Nothing in it is executed: tensors are read from the memory-mapped file, settings as plain
-data, and a pickle that tries to call anything is refused. Converts the tokenizer of stage 1 (`ckpt.pt`) and the
+data, and a pickle that calls anything is refused. Converts the tokenizer of stage 1 (`ckpt.pt`) and the
 language models of stages 2 and 3 (files with `model` and `model_args`), among them the released one.
 
 OUT becomes a folder with `config.json`, safetensors, a processor or feature extractor, and a card with the origin.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm convert-upstream`."""
+    """Add the arguments of `fmri-lm convert-upstream`."""
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="`.pt` file")
     add("out", type=Path, metavar="OUT", help="folder for the converted model")
@@ -72,15 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the model's input at TR 2.0 s (default: from the checkpoint)",
     )
-    add(
-        "--merge",
-        action="store_true",
-        help="merge the LoRA adapter into the weights (default: a separate adapter)",
-    )
+    add("--merge", action="store_true", help="merge the LoRA adapter into the weights (default: a separate adapter)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, and print the result."""
+    """Run `fmri-lm convert-upstream`."""
     from ..conversion import convert_upstream
 
     result = convert_upstream(

@@ -5,8 +5,8 @@
   fmri-lm train instruction training/recipes/instruction.yaml
   fmri-lm train reading reading --output_dir my_model
 
-RECIPE is a YAML file, or the name of one of the package's (tiny/tokenizer, cpu/tokenizer, demo/tokenizer). Options
-after it override it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`. `fmri-lm train` names the
+RECIPE is a YAML file, or the name of a recipe of the package (tiny/tokenizer, cpu/tokenizer, demo/tokenizer). Options
+after it replace its values, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`. `fmri-lm train` names the
 stages, `fmri-lm train STAGE --help` the options of a stage. On several GPUs: `accelerate launch -m
 fmri_lm_hf.training.tokenizer RECIPE`.
 """
@@ -28,7 +28,7 @@ RENAMED = {"reader": "reading"}  # stages of the release before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm train`."""
+    """Add the arguments of `fmri-lm train`."""
     parser.add_argument("stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES))
     parser.add_argument("words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above")
 
