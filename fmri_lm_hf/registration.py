@@ -8,12 +8,10 @@ import sys
 
 
 def is_command() -> bool:
-    """Whether Python was started for `fmri-lm`, which registers only before it runs something.
-
-    `sys.argv` is not asked for the program: under `-m` it does not name it yet, and processes that the command
-    spawns inherit its arguments, although they import the package as any program does.
-    """
-    # the interpreter's own line ends with the arguments of the program, and before these names it
+    """Whether this process runs `fmri-lm`, which calls `register` itself, before it loads models."""
+    # Not by `sys.argv[0]`: under `-m` it does not name the program yet, and processes that the command spawns inherit
+    # its `sys.argv`, although they never come to `main` and have to register at import, as any program does. The
+    # interpreter's own command line (`sys.orig_argv`) ends with the name of the program and its arguments.
     program = (sys.orig_argv[-len(sys.argv) :] or [""])[0]
     return program == "fmri_lm_hf.cli" or os.path.basename(program) in ("fmri-lm", "fmri-lm.exe")
 

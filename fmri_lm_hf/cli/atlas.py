@@ -31,7 +31,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm atlas`."""
+    """Add the arguments of `fmri-lm atlas`."""
     parser.add_argument("image", metavar="IMAGE", type=Path, help="label image, see above")
     parser.add_argument("--table", type=Path, help="names of the labels")
     parser.add_argument("--name", help="name of the atlas (default: from IMAGE)")

@@ -31,7 +31,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm convert-upstream`."""
+    """Add the arguments of `fmri-lm convert-upstream`."""
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="`.pt` file of the published program")
     add("out", type=Path, metavar="OUT", help="folder for the converted model")
@@ -73,15 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the model's input at TR 2.0 s (default: from the checkpoint)",
     )
-    add(
-        "--merge",
-        action="store_true",
-        help="merge the LoRA adapter into the weights (default: a separate adapter)",
-    )
+    add("--merge", action="store_true", help="merge the LoRA adapter into the weights (default: a separate adapter)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, and print the result."""
+    """Run `fmri-lm convert-upstream`."""
     from ..conversion import convert_upstream
 
     result = convert_upstream(

@@ -26,7 +26,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..deprecation import RenamedOption
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm evaluate`."""
+    """Add the arguments of `fmri-lm evaluate`."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub id; several are compared")
 
     data = parser.add_argument_group("data")
@@ -60,25 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--report-leaks", action="store_true", help="report leakage in place of refusing it")
 
     scores = parser.add_argument_group("scores")
-    names = "baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)"
-    old: dict[str, Any] = {"action": RenamedOption, "dest": "predictors", "help": argparse.SUPPRESS}
-    scores.add_argument("--predictors", nargs="+", metavar="NAME", help=names)
-    scores.add_argument("--readers", nargs="+", **old)
-    scores.add_argument("--seed", type=int, default=0, help="of the bootstrap and the controls (default: 0)")
+    predictors = "baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)"
+    scores.add_argument("--predictors", nargs="+", metavar="NAME", help=predictors)
+    scores.add_argument("--readers", nargs="+", action=RenamedOption, dest="predictors", help=argparse.SUPPRESS)
+    scores.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and the controls (default: 0)")
 
     further = parser.add_argument_group("further analyses")
     further.add_argument("--no-confounding", action="store_true", help="skip the analysis of confounds")
     for option, default, metavar, text in (
-        ("--wordings", 10, "N", "other wordings of each question"),
+        ("--wordings", 10, "N", "further wordings of each question"),
         ("--truth", 40, "SCANS", "check descriptions and answers about network pairs"),
-        ("--occlusion", 0, "SCANS", "find networks that moved the answers"),
+        ("--occlusion", 0, "SCANS", "occlude networks to find those that answers depend on"),
         ("--robustness", 0, "SCANS", "ask about degraded scans: TR, length, noise, motion, missing ROIs"),
     ):
-        text = f"{text} (default: {default})"
-        further.add_argument(option, type=int, default=default, metavar=metavar, help=text)
+        help_text = f"{text} (default: {default})"
+        further.add_argument(option, type=int, default=default, metavar=metavar, help=help_text)
     further.add_argument("--languages", nargs="+", default=[], metavar="CODE", help="with --truth: fr, de")
-    each = "learn from K labelled scans of each class"
-    further.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help=each)
+    shots = "train on K labelled scans of each class"
+    further.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help=shots)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.leave_one_site_out and (args.shots or args.occlusion or args.robustness):
         raise ValueError(
-            "--shots, --occlusion and --robustness take one split of the scans: give --splits or --holdout-site in "
+            "--shots, --occlusion and --robustness need one split of the scans: give --splits or --holdout-site in "
             "place of --leave-one-site-out."
         )
     config = _config(args)
@@ -176,7 +175,7 @@ def _tasks(args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManif
 
 
 def _local_folder(scans: str) -> Path:
-    """A scan dataset here, or a snapshot of the one on the Hub: only then is anything of the Hub imported."""
+    """The folder of a scan dataset: a local one, or a snapshot of the Hub, whose code is imported only then."""
     if Path(scans).exists():
         return Path(scans)
     from ..hub.download import dataset_folder
@@ -185,7 +184,7 @@ def _local_folder(scans: str) -> Path:
 
 
 def _commits(*names: str) -> dict[str, str]:
-    """The commits of what was fetched from the Hub."""
+    """The commits of models and scans that were fetched from the Hub."""
     fetched = [name for name in names if not Path(name).exists()]
     if not fetched:
         return {}

@@ -1,5 +1,5 @@
 """Publish a folder on the Hugging Face Hub: an fMRI tokenizer, a language model with its processor, a LoRA adapter,
-a processor, or a dataset of scans or of fMRI-text pairs. The files show which of them it is.
+a processor, or a dataset of scans or of fMRI-text pairs. Its files tell which of them it is.
 
 The push is one commit, and you can repeat it at any time: files that are on the Hub already are not sent again, and an
 interrupted push is completed. The card is written from the records of the model (`training_info.json`, `results.json`);
@@ -29,29 +29,29 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm push`."""
+    """Add the arguments of `fmri-lm push`."""
     add = parser.add_argument
     add("folder", help="folder that `save_pretrained`, `save_to_disk` or `fmri-lm corpus` wrote")
-    add("repo_id", metavar="org/name", help="repository (name: one of your own); created when there is none")
+    add("repo_id", metavar="org/name", help="repository (name: one of your own); created if it does not exist")
     add("--private", action="store_true", help="create the repository as private")
-    add("--revision", help="branch (default: main; created when there is none), or refs/pr/N")
+    add("--revision", help="branch (default: main; created if it does not exist), or refs/pr/N")
     add("--create-pr", action="store_true", help="open a pull request instead of committing")
     add("--message", help="commit message")
     add("--description", help="description of the commit, or of the pull request")
     add("--tags", nargs="+", help="further tags of the card")
-    add("--license", help="licence, as the Hub names it (cc-by-4.0); a converted checkpoint needs one")
-    add("--base-model", metavar="org/name", help="of an adapter: the repository of its base model")
+    add("--license", help="licence, such as cc-by-4.0; a converted checkpoint needs one")
+    add("--base-model", metavar="org/name", help="repository of the base model of an adapter")
     add("--max-shard-size", default="2GB", help="largest Parquet file (default: %(default)s)")
     add("--allow-incomplete", action="store_true", help="publish a model without its processor")
     add(
         "--confirm-controlled",
         action="store_true",
-        help="you have the right to publish scan-level data of this controlled cohort",
+        help="confirm that you may publish scan-level data of this controlled cohort",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Push, and print the commit."""
+    """Run `fmri-lm push`."""
     from ..hub import push_to_hub
 
     result = push_to_hub(

@@ -33,8 +33,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ask import find_atlas
+
 if TYPE_CHECKING:
-    from ..models.atlas import Atlas
     from ..scans.sources import ScanFile, Source
 
 # The keys of `scans.SOURCES`: importing these would take seconds, and `--help` should not.
@@ -53,7 +54,7 @@ SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm scans`."""
+    """Add the arguments of `fmri-lm scans`."""
     from ..scans.denoising import STRATEGIES, Thresholds
 
     parser.usage = "fmri-lm scans SOURCE INPUT --out FOLDER [options]"
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", nargs="+", metavar="L", dest="run_label", help="only scans with these run-")
     add("--bids-filter-file", type=Path, metavar="JSON", help='as of fMRIPrep: {"bold": {"task": "rest"}}')
 
-    add = parser.add_argument_group("limits of quality, beyond which scans are refused").add_argument
+    add = parser.add_argument_group("quality limits (other scans are refused)").add_argument
     for field in dataclasses.fields(Thresholds):
         default = "no limit" if field.default is None else field.default
         add(
@@ -91,12 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{field.metadata['help']} ({default})",
         )
 
-    add = parser.add_argument_group("options of single sources").add_argument
+    add = parser.add_argument_group("options of one source").add_argument
     for name, options in SOURCE_OPTIONS.items():
         choices = tuple(STRATEGIES) if name == "strategy" else None
         add(f"--{name.replace('_', '-')}", choices=choices, **options)
 
-    add = parser.add_argument_group("work").add_argument
+    add = parser.add_argument_group("execution").add_argument
     add("--workers", type=int, default=1, metavar="N", help="processes that read scans (%(default)s)")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://node01:8786")
     add("--shard-mb", type=float, default=300, metavar="MB", help="largest BOLD of a shard (%(default)s)")
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     source_class = SOURCES[args.source]
     source = source_class(
         root=args.input,
-        atlas=_load_atlas(args.atlas, args.labels_img),
+        atlas=find_atlas(args.atlas, args.labels_img),
         site=args.site,
         t_r=_parse_t_r(args.t_r),
         match=args.match,
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_scans(source: Source, files: list[ScanFile]) -> None:
-    """List the scans that would be read, and the files that are left out."""
+    """Print the scans that would be read, and the files that are left out."""
     for file in files:
         names = " ".join(source.relative(path) for path in file.inputs) or "(from the cohort's table)"
         t_r = source.t_r_of(file)
@@ -180,25 +181,6 @@ def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dic
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unknown))
         raise ScanError(f"The source {args.source} has no option {options}: leave it out.")
     return given
-
-
-def _load_atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
-    from ..models.atlas import Atlas
-    from ..models.image_files import both_hemispheres
-    from ..models.scan_errors import ScanError
-
-    if name is None:
-        if labels_img is not None:
-            raise ScanError("--labels-img belongs to an atlas JSON file: give that with --atlas.")
-        return None
-    if name.endswith(".dlabel.nii"):
-        return Atlas.from_labels_img(name, name=Path(name).name.removesuffix(".dlabel.nii"))
-    if name.endswith(".label.gii"):
-        return Atlas.from_labels_img(name, name=both_hemispheres(name)[0].removesuffix(".label.gii"))
-    if name.endswith(".json"):
-        return Atlas.from_json(name, labels_img)
-    atlas = Atlas.load(name)
-    return atlas if labels_img is None else atlas.with_labels_img(labels_img)
 
 
 def _parse_t_r(words: list[str]) -> dict[str, float]:

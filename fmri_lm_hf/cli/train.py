@@ -28,7 +28,7 @@ RENAMED = {"reader": "reading"}  # old names of stages -> new names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm train`."""
+    """Add the arguments of `fmri-lm train`."""
     parser.add_argument("stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES))
     parser.add_argument("words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above")
 

@@ -16,7 +16,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm verify`."""
+    """Add the arguments of `fmri-lm verify`."""
     parser.add_argument("repo_id", metavar="org/name", help="repository")
     parser.add_argument("--revision", help="branch, tag or commit (default: main, as it was downloaded)")
     parser.add_argument("--dataset", action="store_true", help="the repository is a dataset")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify, and print the result; 1 when a file is damaged."""
+    """Run `fmri-lm verify`; return 1 if a file is damaged."""
     from ..hub import verify_download
 
     result = verify_download(
