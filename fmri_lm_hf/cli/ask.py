@@ -203,13 +203,15 @@ def find_atlas(name: str) -> Atlas:
 
 
 def atlas_of_table(path: Path, expected: Atlas) -> Atlas | None:
-    """The atlas that the ROI names of a table state; None if they are those expected, or state no networks."""
+    """The atlas that the ROI names of a table state: `expected`, or one of the networks in them; None without."""
     from ..models.atlas import Atlas
     from ..models.scan_files import table_names
 
     _, names = table_names(path)
-    if names is None or set(names) == set(expected.roi_names):
+    if names is None:
         return None
+    if set(names) == set(expected.roi_names):
+        return expected
     atlas = Atlas.from_names(names, path.name.partition(".")[0])
     return atlas if atlas.named_networks == atlas.network_names else None
 
