@@ -217,13 +217,15 @@ def find_atlas(name: str | None, labels_img: Path | None = None) -> Atlas | None
 
 
 def atlas_of_table(path: Path, expected: Atlas) -> Atlas | None:
-    """The atlas that the ROI names of a table state; None for the ROIs of `expected`, or if they state no networks."""
+    """The atlas that the ROI names of a table state: `expected` if they are its ROIs, else one of their networks, or None."""
     from ..models.atlas import Atlas
     from ..models.scan_files import table_names
 
     _, names = table_names(path)
-    if names is None or set(names) == set(expected.roi_names):
+    if names is None:
         return None
+    if set(names) == set(expected.roi_names):
+        return expected
     atlas = Atlas.from_names(names, path.name.partition(".")[0])
     return atlas if atlas.named_networks == atlas.network_names else None
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe this scan."
 UNITS = "mean correlation of the pair's ROIs, in units of the scan's RMS correlation"
+RANKS = "Ranks: by magnitude, among all pairs of two networks, or among all single networks."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +102,7 @@ def scan_page(scan: OpenScan, statements: Sequence[CheckedStatement]) -> str:
     parts += [
         heading("Statements of the model"),
         html_table(["", "statement", "value", "bin", "rank by magnitude"], rows, text=True),
-        paragraph(f"{agreement(statements)} Values: {UNITS}.".strip()),
+        paragraph(f"{agreement(statements)} Values: {UNITS}. {RANKS}".strip()),
     ]
     if scan.atlas is not None:
         title = "carpet plot and network connectivity matrix of the scan"

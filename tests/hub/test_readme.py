@@ -186,4 +186,4 @@ def test_every_command_and_example_runs_on_what_those_before_it_made(hub, newcom
     assert len(results) == 6  # the baselines' scores are not the model's
     assert newcomer.session.run("result = scan['scan_id']", kept=True).startswith("sub-")
     for name in ("report.html", "results.json"):
-        assert (folder / "judged" / name).exists()
+        assert (folder / "evaluation" / name).exists()
