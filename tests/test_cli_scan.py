@@ -11,6 +11,7 @@ import pytest
 from fmri_lm_hf import cli
 from fmri_lm_hf.bundled import example_scan, load_bundled_model
 from fmri_lm_hf.cli.ask import named_pairs, open_scan
+from fmri_lm_hf.cli.describe import draw_scan
 from fmri_lm_hf.corpus.queries import pair_truth
 from fmri_lm_hf.models.scan_files import read_scan
 
@@ -236,3 +237,31 @@ def test_the_bins_of_the_example_scan_vary():
     pairs = {tuple(fact["network"]) for fact in scan.facts}
     bins = {pair_truth(scan.facts, pair).bin for pair in pairs}
     assert bins == {"markedly low", "low", "moderate", "high", "markedly high"}
+
+
+def test_padding_does_not_enter_the_values(tmp_path):
+    """Of a scan that is shorter than the model's input, and of skewed signals, whose mean is not the median."""
+    path = tmp_path / "short.npz"
+    bold = np.random.default_rng(0).exponential(size=(60, 160))
+    bold += np.arange(60)[:, None] ** 2 / 300
+    np.savez(path, bold=bold, t_r=2.0)
+    expected = network_means(path)
+    values = {tuple(fact["network"]): fact["value"] for fact in open_scan(str(path)).facts}
+    assert len(values) == len(expected)
+    assert values == pytest.approx(expected, abs=1e-3)
+
+
+def test_pictures_are_in_the_order_of_the_networks(tmp_path):
+    path = tmp_path / "sub-1.tsv"
+    in_turn = [YEO[k] for k in np.arange(24).reshape(4, 6).T.ravel()]  # no network's ROIs are next to each other
+    signals = np.random.default_rng(1).standard_normal((160, 24))
+    np.savetxt(path, signals, delimiter="\t", header="\t".join(in_turn), comments="")
+    scan = open_scan(str(path), t_r=2.0)
+    carpet, matrix = (axes.images[0].get_array() for axes in draw_scan(scan).axes[:2])
+    names, values = list(scan.network_names), scan.inputs["input_values"][0].numpy()
+    by_network = [row for name in names for row, of in enumerate(scan.atlas.networks) if of == name]
+    assert by_network != sorted(by_network)
+    np.testing.assert_array_equal(carpet, values[by_network, : carpet.shape[1]])
+    for fact in scan.facts:
+        first, second = (names.index(name) for name in fact["network"])
+        assert matrix[first, second] == matrix[second, first] == pytest.approx(fact["value"])

@@ -217,7 +217,7 @@ def find_atlas(name: str | None, labels_img: Path | None = None) -> Atlas | None
 
 
 def atlas_of_table(path: Path, expected: Atlas) -> Atlas | None:
-    """The atlas that the ROI names of a table state: `expected` if they are its ROIs, else one of their networks, or None."""
+    """The atlas that the ROI names of a table state: `expected`, or one of the networks in the names; None without."""
     from ..models.atlas import Atlas
     from ..models.scan_files import table_names
 

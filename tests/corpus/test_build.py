@@ -331,6 +331,20 @@ def test_a_rebuilt_corpus_of_the_same_name_is_not_taken_for_the_old_one(corpus, 
     assert datasets.load_dataset(str(out), split="test")["text"][:] != ours
 
 
+def test_the_seed_acts_on_components_and_descriptions_of_the_same_subjects(scans, tmp_path):
+    folders = []
+    for seed in (1, 2):
+        config = CorpusConfig(["ica"], ["sentence"], holdout_sites=["B"], fractions=(1, 0, 0), seed=seed)
+        folders.append(build_corpus(scans, tmp_path / str(seed), config).folder)
+    first, other = (json.loads((folder / "splits.json").read_text())["subjects"] for folder in folders)
+    assert first == other
+    first, other = (CohortReference.load(folder / "reference").maps.ica_maps for folder in folders)
+    assert first.shape == other.shape
+    assert not np.array_equal(first, other)
+    first, other = (datasets.load_dataset(str(folder), split="train")["subject_description"][:] for folder in folders)
+    assert first != other
+
+
 def test_the_seed_of_the_command_acts(scans, tmp_path):
     """Equal seeds give equal bytes, another one other splits and other words."""
     built = {}

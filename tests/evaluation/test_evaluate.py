@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import inspect
 import json
 import shutil
 from collections import Counter
@@ -16,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
+from fmri_lm_hf.bundled import load_bundled_model
 from fmri_lm_hf.cards.model_card import ModelFacts, model_card
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
@@ -484,3 +487,38 @@ def test_a_site_that_cannot_be_evaluated_is_named(loaded, with_phenotypes, task)
     nothing = with_phenotypes.map(lambda row: {"sex": row["sex"] if row["site"] == "B" else None})
     with pytest.raises(ValueError, match=r"No site can be evaluated\. Task 'sex'"):
         evaluate_sites(*loaded, nothing, {"sex": task}, EvaluationConfig(["majority"]))
+
+
+def test_the_number_of_resamples_bounds_p_from_below(checkpoint, scans, splits, task):
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    config = EvaluationConfig(["connectivity_logistic"], n_resamples=4, confounding=False)
+    for found in (
+        evaluate(*loaded, scans, {"sex": task}, splits, config),
+        evaluate_sites(*loaded, scans, {"sex": task}, config),
+    ):
+        assert found.tasks["sex"]["connectivity_logistic"]["p"] == 1 / (1 + 4)
+
+
+def test_options_reach_the_further_analyses(scans, splits, task, monkeypatch):
+    """Of a model that reads network pairs, since only of such a one texts are checked."""
+    model, processor = load_bundled_model(tiny.atlas())
+    processor.feature_extractor.min_timepoints = tiny.N_TIMEPOINTS
+    found = {}
+
+    def record(name, *of_interest):
+        module = importlib.import_module(f"fmri_lm_hf.evaluation.{name.split('.')[0]}")
+        function = name.split(".")[1]
+        signature = inspect.signature(getattr(module, function))
+
+        def call(*args, **options):
+            given = signature.bind(*args, **options).arguments
+            found[function] = [given.get(each) for each in of_interest]
+
+        monkeypatch.setattr(module, function, call)
+
+    record("confounds.predictable_confounds", "seed")
+    record("confounds.subgroups", "seed")
+    record("truth.truth", "seed", "languages")
+    config = EvaluationConfig(["majority"], n_resamples=4, n_truth=2, languages=["fr"], seed=5)
+    evaluate(model, processor, scans, {"sex": task}, splits, config)
+    assert found == {"predictable_confounds": [5], "subgroups": [5], "truth": [5, ["fr"]]}

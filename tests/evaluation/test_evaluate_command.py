@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -19,6 +20,7 @@ from fmri_lm_hf.evaluation.evaluate import hold_site_out
 from fmri_lm_hf.evaluation.model_answers import TaskSplit
 from fmri_lm_hf.evaluation.predictors import PREDICTORS
 from fmri_lm_hf.scans.dataset import load_scan_dataset, write_scan_dataset
+from fmri_lm_hf.scans.splits import SplitManifest
 
 MOST_MODULES = 60
 NOT_NEEDED = tuple(
@@ -123,6 +125,27 @@ def test_the_seed_acts_on_bootstrap_permutations_and_controls(checkpoint, folder
     assert [first[name]["p"] for name in same_answers] != [other[name]["p"] for name in same_answers]
     for control in ("other_scan", "phase_randomised", "noise"):
         assert first[control]["auc"] != other[control]["auc"]
+
+
+def test_the_command_records_evaluations_of_test_subjects(checkpoint, folder, tmp_path):
+    scans, earlier = shutil.copytree(folder, tmp_path / "scans"), []
+    for name in ("first", "second"):
+        more = ["--no-confounding", "--wordings", "0", "--predictors", "majority"]
+        assert main(words(checkpoint, scans, tmp_path / name, *more)) == 0
+        earlier.append(json.loads((tmp_path / name / "results.json").read_text())["history"]["n_earlier"])
+    assert earlier[1] == earlier[0] + 1  # the folder has a history of other tests
+
+
+def test_validation_subjects_are_evaluated_where_no_subject_is_tested(checkpoint, folder, tmp_path):
+    manifest = SplitManifest(
+        {"train": sorted(f"sub-{i}" for i in range(32)), "validation": sorted(f"sub-{i}" for i in range(32, 48))}
+    )
+    (tmp_path / "splits.json").write_text(json.dumps(manifest.to_dict()), encoding="utf-8")
+    given = ["evaluate", checkpoint, "--scans", folder, "--labels", "sex", "--splits", tmp_path / "splits.json"]
+    given += ["--split", "validation", "--out", tmp_path / "out", "--no-confounding", "--predictors", "majority"]
+    assert main([*map(str, given)]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["questions"]["sex"]["n_test"] == 16
 
 
 @pytest.mark.parametrize("seed", range(8))

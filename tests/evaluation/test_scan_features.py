@@ -81,6 +81,13 @@ def test_tangent_is_nilearns_fitted_to_training_scans():
     assert np.abs(apart - expected).max() > 1e-2  # the point of reference is theirs
 
 
+def test_the_seed_chooses_the_scans_of_the_tangents_point_of_reference(monkeypatch):
+    monkeypatch.setattr("fmri_lm_hf.evaluation.features.N_REFERENCE", 2)
+    first, again, other = (features(seed).tangent([9], range(8)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-2
+
+
 def test_tangent_leaves_out_what_some_training_scan_lacks():
     scans = Scans(rows())
     scans[2]["bold"][:, 1] = 7.0

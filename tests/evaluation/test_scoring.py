@@ -302,3 +302,10 @@ def test_pooled_scores_are_of_all_scans():
     assert (list(both.answers), both.left_out) == (["fmri_lm"], {"noise": "Site y: too quiet"})
     assert (both.sites, both.n_train) == (["x"] * 10 + ["y"] * 3, 5)
     assert np.array(both.confusion()).sum() == 13
+
+
+def test_the_seed_decides_which_half_of_the_people_calibrates_the_conformal_sets():
+    truth = labels(60)
+    given = {"fmri_lm": answer(truth, 0.7, 1)}
+    first, again, other = (task_scores(given, truth, seed=seed).conformal() for seed in (0, 0, 1))
+    assert first == again != other

@@ -111,13 +111,21 @@ import json, torch, tiny
 from transformers import TrainingArguments
 from fmri_lm_hf.training.data import FmriLMCollator
 from fmri_lm_hf.training.trainer import FmriLMTrainer
-arguments = TrainingArguments(output_dir=folder, report_to="none", use_cpu=True, hub_model_id="org/collated")
+arguments = TrainingArguments(output_dir=folder, report_to="none", use_cpu=True, hub_model_id=repo, **options)
 FmriLMTrainer(tiny.language_model(), arguments, data_collator=FmriLMCollator(tiny.processor())).push_to_hub()
 """
 
 
 def test_the_processor_of_the_collator_is_pushed_too(hub, client, tmp_path):
-    client.run(COLLATED, folder=str(tmp_path / "out"))
+    client.run(COLLATED, folder=str(tmp_path / "out"), repo="org/collated", options={})
     assert {"model.safetensors", "processor_config.json", "tokenizer.json", "modeling_fmri_lm.py"} <= set(
         hub.state("models/org/collated")["files"]
     )
+
+
+def test_a_trainer_pushes_to_the_branch_of_its_arguments(hub, client, tmp_path):
+    options = {"hub_revision": "run-2"}
+    client.run(COLLATED, folder=str(tmp_path / "out"), repo="org/branched", options=options)
+    state = hub.state("models/org/branched")
+    assert set(state["branches"]) == {"main", "run-2"}
+    assert "model.safetensors" not in state["files"]  # of main

@@ -212,6 +212,22 @@ def test_network_pairs_are_those_of_the_scan_without_padding(filling):
     close(found[0, N_ROIS + 2, 1], correlations[:2, 2:4].mean() / rms)
 
 
+@torch.no_grad()
+def test_correlations_are_computed_in_float32_whatever_the_precision_of_the_model():
+    series, padding_mask, _ = padded_and_cut()
+    model = language_model(
+        tokenizer={"roi_networks": ROI_NETWORKS},
+        scan_tokens=["rois", "network_pairs"],
+        network_name_ids=[[5], [6], [7]],
+    )
+    rounded = series.bfloat16()
+    expected = model.get_fmri_features(rounded.float(), padding_mask=padding_mask)[:, model.config.n_roi_tokens :]
+    model.bfloat16()
+    for given in (rounded, rounded.float()):
+        found = model.get_fmri_features(given, padding_mask=padding_mask)[:, model.config.n_roi_tokens :]
+        assert torch.equal(found, expected)
+
+
 def test_the_loss_of_correlations_leaves_padding_out():
     series, padding_mask, cut = padded_and_cut()
     torch.manual_seed(3)

@@ -16,7 +16,7 @@ from fmri_lm_hf.evaluation.truth import parse_hypothesis, relative_to, scan_pair
 from fmri_lm_hf.simulation.stream import RandomScans
 from fmri_lm_hf.training.data import about_scan
 from fmri_lm_hf.training.random_questions import ReadingBatches
-from fmri_lm_hf.training.reading import main, sample_texts
+from fmri_lm_hf.training.reading import main, new_model, sample_texts
 from fmri_lm_hf.training.vocabulary import ChatFormat
 
 
@@ -76,6 +76,13 @@ def test_texts_alone_are_learnt_from_their_first_word(small_model):
     shown = batch["attention_mask"] == 1
     assert torch.equal(batch["labels"][shown], batch["input_ids"][shown])
     small_model[0](**batch).loss.backward()
+
+
+def test_a_model_changes_its_atlas_and_keeps_its_sampling():
+    own = new_model(RECIPE, ATLAS, n_timepoints=80, t_r=0.8)
+    own[1].feature_extractor.min_timepoints = 11
+    extractor = with_atlas(*own, Atlas.load("dosenbach_2010"))[1].feature_extractor
+    assert (extractor.n_timepoints, extractor.t_r, extractor.min_timepoints) == (80, 0.8, 11)
 
 
 def test_a_model_changes_its_atlas_and_keeps_its_weights(small_model, tmp_path):

@@ -84,6 +84,21 @@ def logged(of: FmriTrainer, name: str) -> list[float]:
 # --- batches --------------------------------------------------------------------------------------------------
 
 
+def test_the_seed_shuffles_examples(tmp_path):
+    first_values = scans(8)[:, 0, 0].tolist()
+
+    def order(**changes) -> list[int]:
+        batches = tokenizer_trainer(tmp_path, **changes).get_train_dataloader()
+        return [first_values.index(value) for batch in batches for value in batch["input_values"][:, 0, 0].tolist()]
+
+    in_order = list(range(8))
+    first, again, other = (order(seed=seed) for seed in (0, 0, 1))
+    assert sorted(first) == sorted(other) == in_order
+    assert first == again
+    assert len({tuple(each) for each in (first, other, in_order)}) == 3
+    assert order(train_sampling_strategy="sequential") == in_order
+
+
 def test_batches_of_conversations_and_texts():
     process = processor()
     examples = [
