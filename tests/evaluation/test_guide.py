@@ -58,13 +58,14 @@ def test_the_task_file_is_one():
     assert list(tasks) == ["diagnosis", "age", "person.sex", "person.diagnosis"]
     assert tasks["diagnosis"].forbidden == ("symptom_score",)
     assert (tasks["age"].kind, tasks["age"].classes) == ("regression", ["young", "in between", "old"])
-    assert len(tasks["age"].ask) > 200
+    assert len(tasks["age"].ask) == 200
     assert tasks["person.diagnosis"].column == "dx_group"
 
 
 def test_predictors_keys_and_cohorts_are_named_as_they_are():
-    assert all(f"`{name}`" in GUIDE for name in (*PREDICTORS, *COHORTS))
-    keys = {each.name for each in fields(EvaluationReport)}
-    for key in ("confounding", "subgroups", "conformal", "history"):
-        assert f"`{key}`" in GUIDE
-        assert key in keys
+    prose = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", prose))))
+    assert named >= {*PREDICTORS, *COHORTS}
+    keys = {"confounding", "subgroups", "conformal", "history"}
+    assert named >= keys
+    assert {each.name for each in fields(EvaluationReport)} >= keys
