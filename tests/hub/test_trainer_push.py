@@ -123,9 +123,10 @@ def test_the_processor_of_the_collator_is_pushed_too(hub, client, tmp_path):
     )
 
 
-def test_a_trainer_pushes_to_the_branch_of_its_arguments(hub, client, tmp_path):
-    options = {"hub_revision": "run-2"}
+def test_a_trainer_pushes_to_the_branch_and_the_private_repository_of_its_arguments(hub, client, tmp_path):
+    options = {"hub_revision": "run-2", "hub_private_repo": True}
     client.run(COLLATED, folder=str(tmp_path / "out"), repo="org/branched", options=options)
     state = hub.state("models/org/branched")
+    assert state["private"]
     assert set(state["branches"]) == {"main", "run-2"}
     assert "model.safetensors" not in state["files"]  # of main

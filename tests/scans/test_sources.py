@@ -615,11 +615,13 @@ def test_volumes_before_the_steady_state_are_dropped(tmp_path, rng):
     for i in range(3):
         table[f"non_steady_state_outlier{i:02d}"] = (np.arange(T) == i).astype(int)
     signals[:3] += 50
+    table.loc[:2, "framewise_displacement"] = 9.0
     fmriprep_scan(root, "sub-01/func/sub-01_task-rest", signals, table)
     for strategy in ("none", "simple"):
         rows, _, _ = build("fmriprep", root, tmp_path / strategy, atlas=SPHERES, strategy=strategy)
         row = rows["sub-01_task-rest"]
         assert row["n_timepoints"] == T - 3
+        assert row["mean_fd"] == pytest.approx(table["framewise_displacement"][3:].mean())
         assert all(row["sample_mask"])
         assert np.abs(row["bold"] - row["bold"].mean(axis=0)).max() < 6 * row["bold"].std(axis=0).min()
         report = json.loads((tmp_path / strategy / "provenance.json").read_text())["scans"][0]["report"]

@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import pytest
+import torch
 import yaml
 from scripts import TRAINING, run
 from transformers import TrainingArguments
@@ -163,3 +164,11 @@ def test_recipes_at_published_sizes_run_until_they_read_scans(stage, tmp_path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="The scan dataset scans does not exist"):  # all options were read
         run(stage, str(TRAINING / "recipes" / f"{stage}.yaml"))
+
+
+def test_the_seed_is_set_when_options_are_read(tmp_path):
+    drawn = []
+    for seed in ("7", "7", "8"):
+        parse(ReadingArguments, ["--output_dir", str(tmp_path), "--seed", seed])
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]

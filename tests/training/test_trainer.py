@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, TrainingArguments, default_data_collator
 
-from fmri_lm_hf.training.data import FmriLMCollator
+from fmri_lm_hf.corpus.queries import Question
+from fmri_lm_hf.training.data import FmriLMCollator, ScanConversations
 from fmri_lm_hf.training.run import write_training_info
 from fmri_lm_hf.training.trainer import FmriLMTrainer, FmriTrainer
 
@@ -82,6 +84,13 @@ def logged(of: FmriTrainer, name: str) -> list[float]:
 
 
 # --- batches --------------------------------------------------------------------------------------------------
+
+
+def test_examples_are_drawn_anew_in_every_epoch():
+    view = SimpleNamespace(row=lambda scan_id: {})
+    examples = ScanConversations([view], ["a"], lambda scan_id, draw, seen: [Question("?", str(draw.random()))])
+    first, second, again = (examples[index]["questions"][0].answer for index in (0, 1, 0))
+    assert first == again != second
 
 
 def test_the_seed_shuffles_examples(tmp_path):
@@ -158,6 +167,17 @@ def test_texts_without_scans_have_their_own_weight(tmp_path, weight):
     torch.testing.assert_close(loss, parts[0] + weight * parts[1])
     alone = run.compute_loss(model, run.data_collator(examples[2:]))
     torch.testing.assert_close(alone, weight * parts[1])
+
+
+def test_replayed_words_have_a_mean_of_their_own(tmp_path):
+    of, collate = trainer(tmp_path, about_scans(2)), FmriLMCollator(processor())
+    batch, replay = collate(about_scans(2)), collate(about_scans(3))
+    counts, without, alone = (of.count_units(each) for each in ({**batch, "replay": replay}, batch, replay))
+    assert counts["replayed words"] == alone["words about scans"] > counts["words about scans"]
+    assert counts["words about scans"] == without["words about scans"]
+    part = of.loss_parts(of.model.eval(), {**batch, "replay": replay})[0]["replay_loss"]
+    assert (part.unit, part.weight) == ("replayed words", 1.0)
+    torch.testing.assert_close(part.total, of.loss_parts(of.model, replay)[0]["text_loss"].total)
 
 
 def test_a_scan_in_the_batch_does_not_change_the_loss_of_a_text(tmp_path):
