@@ -61,9 +61,6 @@ def test_network_connectivity_is_the_mean_over_the_pairs_of_two_networks():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-<<<<<<< HEAD:tests/evaluation/test_scan_features.py
-def test_atlases_without_networks_or_with_other_rois_are_refused():
-=======
 def test_censored_time_points_do_not_enter_connectivity():
     observed = [np.arange(50 + i) % 5 > 0 for i in range(N)]
     found = features(sample_mask=observed).connectivity([3])
@@ -71,8 +68,7 @@ def test_censored_time_points_do_not_enter_connectivity():
     assert np.abs(found - features().connectivity([3])).max() > 1e-2
 
 
-def test_an_atlas_without_networks_and_another_atlas_give_none():
->>>>>>> w2-faults:tests/evaluation/test_features.py
+def test_atlases_without_networks_or_with_other_rois_are_refused():
     for networks in (None, ("one",) * N_ROIS):
         with pytest.raises(Unavailable, match="fewer than two networks"):
             features(networks=networks).network_connectivity([0])
