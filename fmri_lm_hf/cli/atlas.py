@@ -7,7 +7,7 @@ scans of this atlas.
 IMAGE and the names of its ROIs:
   .nii, .nii.gz     in MNI space, with --table
   .dlabel.nii       holds its own names
-  .label.gii        of either hemisphere, with the other beside it; holds its own names
+  .label.gii        of either hemisphere, the other in the same folder; holds its own names
 TABLE is a CSV or TSV with the columns index (the value in the image), name and, if known, network; a colour lookup
 table (`index name R G B A`); or a Workbench label list. Name the networks, so that texts can speak of them:
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = build.add_argument
     add("scans", type=Path, help="scan dataset: a folder that `fmri-lm scans` made, or Parquet")
     add("--out", type=Path, required=True, help="folder of the corpus")
-    add("--atlas", type=Path, help="atlas JSON (default: atlas.json beside the scans)")
+    add("--atlas", type=Path, help="atlas JSON (default: atlas.json next to the scans)")
     add(
         "--networks",
         type=Path,
@@ -121,8 +121,8 @@ def run(args: argparse.Namespace) -> None:
     )
     atlas = None if args.atlas is None else Atlas.from_json(args.atlas)
     if args.networks is not None:
-        beside = (args.scans if args.scans.is_dir() else args.scans.parent) / "atlas.json"
-        atlas = (atlas or Atlas.from_json(beside)).with_networks(args.networks)
+        folder = args.scans if args.scans.is_dir() else args.scans.parent
+        atlas = (atlas or Atlas.from_json(folder / "atlas.json")).with_networks(args.networks)
     progress = not args.quiet
     summary = build_corpus(args.scans, args.out, config, atlas, args.workers, args.scheduler, progress)
     print(f"{summary.n_scans:,} scans of {summary.n_subjects:,} subjects described in {args.out}")

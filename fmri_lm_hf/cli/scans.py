@@ -16,8 +16,8 @@ SOURCE and the files that it reads below INPUT:
                     public cohorts that nilearn downloads into INPUT
 
 ATLAS is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), a file of `fmri-lm atlas` (.json), a
-.dlabel.nii file, or the .label.gii file of one hemisphere with the other beside it. Tables need none: they name their
-ROIs, or these are numbered.
+.dlabel.nii file, or the .label.gii file of one hemisphere with the other in the same folder. Tables need none: they
+name their ROIs, or these are numbered.
 
 examples:
   fmri-lm scans fmriprep derivatives/fmriprep --atlas dosenbach_2010 --strategy scrubbing --out scans
@@ -171,7 +171,7 @@ def _print_scans(source: Source, files: list[ScanFile]) -> None:
 
 
 def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dict[str, Any]:
-    """The options of one source that were given; those that this source does not have are refused."""
+    """Collect the options of one source that were given; refuse those that this source does not have."""
     from ..models.scan_errors import ScanError
 
     given = {name: getattr(args, name) for name in SOURCE_OPTIONS if getattr(args, name) is not None}
@@ -183,7 +183,7 @@ def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dic
 
 
 def _parse_t_r(words: list[str]) -> dict[str, float]:
-    """`["2.0"]` is the TR of all sites, `["a=0.72", "b=2.0"]` that of each."""
+    """Parse TRs: `["2.0"]` is that of all sites, `["a=0.72", "b=2.0"]` that of each."""
     from ..models.scan_errors import ScanError
 
     t_r = {}
