@@ -1,15 +1,15 @@
-"""What everything costs, in one table: `make bench`.
+"""Measure operations, time and memory of training steps, answers and commands, in one table: `make bench`.
 
     python benchmarks/bench.py [ROW ...]
     python benchmarks/bench.py --check
 
-Each row is measured in a process of its own, on one thread: operations as torch counts them, the median time as a share
-of what this machine's matrix products reach in the same minute (so that it can be compared between machines, quiet or
-not), the peak of memory, and a ratio to another row. A row that fails is named, and the others go on. Results go to
+Each row is measured in a new process, on one thread: operations as torch counts them, the median time as a share of
+what the machine's matrix products reach in the same minute (so that it can be compared between machines, busy or not),
+peak memory, and the ratio to another row. A failed row is reported, and the others are still measured. Results go to
 benchmarks/results/bench.json. About ten minutes.
 
-`--check` repeats only what does not depend on the machine, operations and the bytes that a step keeps for its backward
-pass, and fails where one of them has grown by more than 5 % over benchmarks/results/bench.json: a minute.
+`--check` measures only what does not depend on the machine, operations and the bytes that a step keeps for its backward
+pass, and fails if any has grown by more than 5 % over benchmarks/results/bench.json. About a minute.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ ALLOWED = 1.05  # growth of operations and bytes
 SCAN_TOKEN = 50256
 SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "codebook_size": 16}
 LATENTS = {"quantizer": "titok", "num_latent_tokens": 64}
-COUNTED = ("gflop", "kept_mb")  # what `--check` holds against the results
+COUNTED = ("gflop", "kept_mb")  # what `--check` compares with the results
 Step = Callable[[], torch.Tensor | None]
 
 
-# ------------------------------------------------------------------------------------------------ what is measured
+# --------------------------------------------------------------------------------------------- the measured steps
 
 
 def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] = SMALL) -> Any:
-    """GPT-2 size (random weights) over a tokenizer; a small one where its features are given."""
+    """Make a model of GPT-2 size, with random weights, over a tokenizer (small by default: features may be given)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from fmri_lm_hf import FmriLMForCausalLM, FmriTokenizer, FmriTokenizerConfig
@@ -58,7 +58,7 @@ def lm(n_rois: int = 450, patch_size: int = 160, tokenizer: dict[str, Any] = SMA
 
 
 def stage_1(batch_size: int) -> Step:
-    """A step of stage 1 at the published size: forward, backward, AdamW."""
+    """Make a step of stage 1 at the published size: forward, backward, AdamW."""
     from fmri_lm_hf import FmriTokenizerConfig, FmriTokenizerForPreTraining
 
     model = FmriTokenizerForPreTraining(FmriTokenizerConfig()).train()
@@ -72,12 +72,12 @@ def stage_1(batch_size: int) -> Step:
         optimizer.zero_grad()
         return loss
 
-    step()  # k-means
+    step()  # the first batch also initialises the codebook by k-means: not a usual step
     return step
 
 
 def stage_2(patch_size: int = 160, n_texts: int = 0, padded: bool = False, tokenizer: dict[str, Any] = SMALL) -> Step:
-    """A step of stage 2 with features from the store: a scan and 64 words, and texts of 64 words without a scan."""
+    """Make a step of stage 2 with stored features: a scan and 64 words, and texts of 64 words without a scan."""
     from fmri_lm_hf.training.arguments import StageArguments
     from fmri_lm_hf.training.trainer import FmriLMTrainer
 
@@ -107,7 +107,7 @@ def stage_2(patch_size: int = 160, n_texts: int = 0, padded: bool = False, token
 
 
 def questions(n: int) -> Step:
-    """Answers of two words to `n` questions of 16 words about a scan, from the scan itself."""
+    """Make a step that scores two answers to each of `n` questions of 16 words about a scan."""
     from fmri_lm_hf.models.answers import answers_to_questions
 
     model = lm(tokenizer={}).eval()
@@ -123,7 +123,7 @@ def questions(n: int) -> Step:
     return step
 
 
-# row -> (what it is, what makes its step, whether `--check` repeats it)
+# row -> (description, function that makes its step, whether `--check` repeats it)
 STEPS: dict[str, tuple[str, Callable[[], Step], bool]] = {
     "stage 1, batch 1": ("step of ViT-base, 450 ROIs, patch 160", lambda: stage_1(1), True),
     "stage 1, batch 4": ("the same with four scans", lambda: stage_1(4), False),
@@ -139,7 +139,7 @@ STEPS: dict[str, tuple[str, Callable[[], Step], bool]] = {
     "one question": ("two answers about a scan, ViT-base and GPT-2 size", lambda: questions(1), True),
     "ten questions": ("the same of ten questions", lambda: questions(10), True),
 }
-BESIDE = {
+COMPARED_WITH = {
     "stage 2, scan and text": "stage 2, padded",
     "ten questions": "one question",
     "stage 2, patch 32": "stage 2",
@@ -148,7 +148,7 @@ BESIDE = {
 
 
 def matrix_rate() -> float:
-    """GFLOP/s of products of 1,024 x 1,024 numbers."""
+    """Measure GFLOP/s of products of 1,024 x 1,024 matrices."""
     left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
     _, seconds = median_seconds(lambda: left @ right, repeats=15)
     return 2 * 1024**3 / seconds / 1e9
@@ -162,18 +162,20 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# The attention of processors, which torch's counter does not know. A mask leaves nothing out.
+# Attention on a CPU, which torch's counter does not know: without these, its operations would count as zero. Masked
+# positions are computed as well, so masks are ignored.
 ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
 
 
-def counted(step: Step) -> dict[str, float]:
-    """Operations of a step, and the bytes that it keeps for its backward pass."""
+def count(step: Step) -> dict[str, float]:
+    """Count operations of a step, and the bytes that it keeps for its backward pass."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # by storage: views of one tensor are kept once
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -187,22 +189,22 @@ def counted(step: Step) -> dict[str, float]:
 
 
 def step_row(name: str, timed: bool = True) -> dict[str, Any]:
-    """One of `STEPS`."""
+    """Measure one of `STEPS`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    what, make, _ = STEPS[name]
+    description, make, _ = STEPS[name]
     step = make()
-    row: dict[str, Any] = {"what": what, **counted(step)}
+    row: dict[str, Any] = {"what": description, **count(step)}
     if timed:
         rate = matrix_rate()
-        clock, processor = median_seconds(step, repeats=3, warm_up=False)
+        clock, processor = median_seconds(step, repeats=3, warm_up=False)  # `count` was the warm-up
         row |= {"seconds": round(clock, 2), "share_of_rate": round(row["gflop"] / processor / rate, 2)}
         row["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
     return row
 
 
 def pipeline_row() -> dict[str, Any]:
-    """Scans a second that a pipeline answers about, from 300 tables on disk, with the bundled model."""
+    """Measure how many scans a second a pipeline with the bundled model answers about, from 300 tables on disk."""
     from transformers import pipeline
 
     from fmri_lm_hf.bundled import load_bundled_model
@@ -232,7 +234,7 @@ def pipeline_row() -> dict[str, Any]:
 
 
 def start_row() -> dict[str, Any]:
-    """Time of `fmri-lm --help`, and of the start of Python alone."""
+    """Measure the time of `fmri-lm --help`, and of the start of Python alone."""
 
     def run(*words: str) -> float:
         command = [sys.executable, *words]
@@ -243,9 +245,9 @@ def start_row() -> dict[str, Any]:
 
 
 def script_row(name: str) -> dict[str, Any]:
-    """A benchmark that has a script of its own."""
+    """Run a benchmark that has a script of its own."""
     done = subprocess.run([sys.executable, str(FOLDER / f"{name}.py")], capture_output=True, text=True)
-    if done.returncode not in (0, 1):  # 1: a goal in seconds was missed
+    if done.returncode not in (0, 1):  # 1: a goal was missed
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return {"what": f"benchmarks/{name}.py", "printed": done.stdout.strip()}
 
@@ -261,14 +263,15 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def measure(name: str, timed: bool = True) -> dict[str, Any]:
-    """A row, or its error."""
+    """Measure a row, or return its error."""
     try:
         return step_row(name, timed) if name in STEPS else OTHERS[name]()
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def in_process_of_its_own(name: str, timed: bool = True) -> dict[str, Any]:
+def measure_in_new_process(name: str, timed: bool = True) -> dict[str, Any]:
+    # peak memory is that of a process: rows in one would all have the largest
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (name, timed))
 
@@ -284,43 +287,43 @@ def line(name: str, rows: dict[str, dict[str, Any]]) -> str:
         return f"{name:24s} {numbers}   {row['what']}"
     line = f"{name:24s} {row['gflop']:8.1f} GFLOP {row['seconds']:7.2f} s  {row['share_of_rate']:.2f} of the rate"
     line += f" {row['peak_mb']:6d} MB"
-    other = rows.get(BESIDE.get(name, ""), {})
+    other = rows.get(COMPARED_WITH.get(name, ""), {})
     if "seconds" in other:
-        line += f"   {row['seconds'] / other['seconds']:.2f} times {BESIDE[name]}"
+        line += f"   {row['seconds'] / other['seconds']:.2f} times {COMPARED_WITH[name]}"
     return f"{line}   {row['what']}"
 
 
-def grown(rows: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> list[str]:
-    """What costs more than it did, in sentences."""
-    found = []
+def find_growth(rows: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]]) -> list[str]:
+    """List the rows that failed or cost more than before, in sentences."""
+    problems = []
     for name, row in rows.items():
         if "failed" in row:
-            found.append(f"{name} failed: {row['failed']}")
+            problems.append(f"{name} failed: {row['failed']}")
             continue
         for measured in COUNTED:
             now, then = row[measured], before[name][measured]
             if now > ALLOWED * then:
-                found.append(f"{name}: {measured} has grown from {then} to {now}, by more than 5 %.")
-    return found
+                problems.append(f"{name}: {measured} has grown from {then} to {now}, by more than 5 %.")
+    return problems
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*STEPS, *OTHERS]
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(names)}; all of them")
-    parser.add_argument("--check", action="store_true", help="fail where operations or bytes have grown")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"any of {', '.join(names)} (default: all)")
+    parser.add_argument("--check", action="store_true", help="fail if operations or bytes have grown")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(names):
-        parser.error(f"no row is called {sorted(unknown)}; there are {names}")
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}: expected any of {', '.join(names)}")
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": {}}
     if options.check:
-        rows = {name: in_process_of_its_own(name, timed=False) for name, (_, _, cheap) in STEPS.items() if cheap}
-        problems = grown(rows, results["rows"])
-        print("\n".join(problems) or "Operations and bytes are what they were.")
+        rows = {name: measure_in_new_process(name, timed=False) for name, (_, _, cheap) in STEPS.items() if cheap}
+        problems = find_growth(rows, results["rows"])
+        print("\n".join(problems) or "Operations and bytes have not grown.")
         return bool(problems)
     failed = False
     for name in options.rows or names:
-        row = in_process_of_its_own(name)
+        row = measure_in_new_process(name)
         failed |= "failed" in row
         if "failed" not in row:
             results["rows"][name] = row

@@ -1,12 +1,12 @@
-"""How time and memory of `fmri-lm corpus build` grow with scans, and what a second worker process brings.
+"""Measure how time and memory of `fmri-lm corpus build` grow with scans, and the gain from a second worker.
 
     python benchmarks/corpus_scaling.py                          # 1,000 and 10,000 scans, about ten minutes
     python benchmarks/corpus_scaling.py --sizes 100 300 --rois 400 --timepoints 490 --repeats 1
 
-Simulated scans are written as a scan dataset, one at a time, and a corpus is built from each size in a process of its
-own. Printed are ratios: time and peak memory of the largest size against the smallest, and of two workers against
-one (medians of `--repeats` builds). Peak memory is the largest resident set of the building process; with workers,
-that of the largest process among them. Everything goes into `benchmarks/results/corpus_scaling.json`.
+Simulated scans are written as a scan dataset, and a corpus of each size is built in a new process. Printed are ratios:
+time and peak memory of the largest size to the smallest, and the time of one worker to two (medians of `--repeats`
+builds). Peak memory is the resident set of the building process; with workers, that of the largest process. Results go
+to benchmarks/results/corpus_scaling.json.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fmri_lm_hf.files import write_json
+
 BUILD = """
 import json, resource, sys, time
 import fmri_lm_hf.corpus.build as build
@@ -33,11 +35,12 @@ used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAG
 print(json.dumps({
     "n_scans": summary.n_scans,
     "seconds": seconds,
-    "processor_seconds": sum(one.ru_utime + one.ru_stime for one in used),
-    "peak_rss_mb": max(one.ru_maxrss for one in used) / 1024,
+    "processor_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),
+    "peak_rss_mb": max(usage.ru_maxrss for usage in used) / 1024,
 }))
 """
 NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default")
+# BLAS threads of two workers on two cores would compete, and the gain from the second worker would vanish
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -54,7 +57,7 @@ def write_scans(folder: Path, n_scans: int, n_rois: int, n_timepoints: int) -> N
 
 
 def measure(scans: Path, out: Path, workers: int) -> dict[str, Any]:
-    """Build a corpus in a fresh process; its time and peak memory."""
+    """Build a corpus in a new process; return its time and peak memory."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD, str(scans), str(out), str(workers)],
         env=os.environ | ONE_THREAD,
@@ -80,16 +83,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for size in sizes:
-            # In a process of its own: a child's peak memory starts at what its parent held when it was started.
+            # in a new process: a child's peak memory starts at what its parent held when it was started
             writing = multiprocessing.get_context("spawn").Process(
                 target=write_scans, args=(work / f"scans-{size}", size, args.rois, args.timepoints)
             )
             writing.start()
             writing.join()
             if writing.exitcode:
-                raise SystemExit("The scans could not be written; the error stands above.")
+                raise SystemExit("The scans could not be written: see the error above.")
         for repeat in range(args.repeats):
-            for workers in (1, 2):  # in turn, so that a change of the machine's load meets both
+            for workers in (1, 2):  # in turn, so that a change of the machine's load affects both
                 runs.append(measure(work / f"scans-{sizes[0]}", work / f"few-{workers}-{repeat}", workers))
                 print(runs[-1])
         for size in sizes[1:]:
@@ -111,7 +114,7 @@ def main() -> None:
         "peak_memory": median("peak_rss_mb", large, 1) / memory,
         "speed_of_two_workers": seconds / median("seconds", small, 2),
     }
-    # what a scan costs without what every corpus costs once
+    # the difference of two sizes: without it, the start of Python would count as a cost of scans
     more_seconds = median("processor_seconds", large, 1) - median("processor_seconds", small, 1)
     record = {
         "command": f"python benchmarks/corpus_scaling.py {' '.join(sys.argv[1:])}".strip(),
@@ -128,8 +131,7 @@ def main() -> None:
         "peak_rss_mb": memory,
         "runs": runs,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, args.out)
     for name, value in ratios.items():
         print(f"{name:<26}{value:6.2f}")
     print(f"one more scan: {record['processor_ms_of_one_more_scan']:.1f} ms of a processor")

@@ -1,10 +1,10 @@
-"""Time of the descriptors of one scan, on one thread: 400 ROIs, 490 time points.
+"""Measure the time of the descriptors of one scan, on one thread: 400 ROIs, 490 time points.
 
     python benchmarks/descriptors.py
 
-prints the median of repeated runs for each family and for all together, as a ratio to a straightforward
-implementation with networkx and dense linear algebra measured in the same run, and writes
-`benchmarks/results/descriptors.json`. The goal is 0.08 s for all families together.
+The median of repeated runs, for each family and for all together, is compared with a straightforward implementation
+with networkx and dense linear algebra in the same run. The goal is 0.08 s for all families. Results go to
+benchmarks/results/descriptors.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Defau
 
 
 def make_scan(seed: int) -> np.ndarray:
-    """Networks, factors that cross them, and noise, smooth in time: a graph that hangs together, as real ones do."""
+    """Simulate networks, factors across them, and noise, smooth in time: their graph is connected, as real ones are."""
     rng = np.random.default_rng(seed)
     membership = np.arange(N_ROIS) * len(NETWORKS) // N_ROIS
     loadings = np.random.default_rng(0).standard_normal((40, N_ROIS)) * 0.3
@@ -71,6 +71,7 @@ def plain_graph(bold: np.ndarray, atlas: Atlas) -> None:
     graph = nx.from_numpy_array(weights)
     nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=0))
     nx.average_clustering(graph, weight="weight")
+    # strong connections are short
     for _, _, edge in graph.edges(data=True):
         edge["length"] = 1 / edge["weight"]
     lengths = nx.all_pairs_dijkstra_path_length(graph, weight="length")
@@ -116,22 +117,22 @@ def main() -> None:
     rows = {}
     for name in (*FAMILIES, "all"):
         families = FAMILIES if name == "all" else (name,)
-        ours, processor = median_seconds(
+        seconds, processor = median_seconds(
             partial(compute_features, bold, T_R, atlas, families, reference.maps), args.repeats
         )
-        theirs = sum(median_seconds(plain[family], 3)[0] for family in families)
+        plain_seconds = sum(median_seconds(plain[family], 3)[0] for family in families)
         rows[name] = {
-            "seconds": round(ours, 5),
+            "seconds": round(seconds, 5),
             "processor_seconds": round(processor, 5),
-            "plain_seconds": round(theirs, 5),
-            "ratio": round(theirs / ours, 1),
+            "plain_seconds": round(plain_seconds, 5),
+            "ratio": round(plain_seconds / seconds, 1),
         }
         print(
-            f"{name:13s}{1e3 * ours:8.1f} ms (processor {1e3 * processor:.1f} ms)   "
-            f"plain {1e3 * theirs:8.1f} ms   {theirs / ours:6.1f} times faster"
+            f"{name:13s}{1e3 * seconds:8.1f} ms (processor {1e3 * processor:.1f} ms)   "
+            f"plain {1e3 * plain_seconds:8.1f} ms   {plain_seconds / seconds:6.1f} times faster"
         )
     met = rows["all"]["seconds"] <= GOAL_SECONDS
-    print(f"goal: at most {GOAL_SECONDS} s for all families, {'met' if met else 'NOT met'}")
+    print(f"goal of at most {GOAL_SECONDS} s for all families: {'met' if met else 'NOT met'}")
     result = {
         "command": "python benchmarks/descriptors.py",
         "n_rois": N_ROIS,

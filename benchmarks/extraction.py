@@ -1,11 +1,11 @@
-"""Time and memory of extracting ROI signals from an image of 91 x 109 x 91 voxels and 200 volumes, next to nilearn.
+"""Measure time and memory of extracting ROI signals from an image, compared with nilearn.
 
     python benchmarks/extraction.py
 
-writes the image (16-bit, with a scale factor), then reads it with a label atlas of 400 ROIs, from `.nii` and `.nii.gz`,
-and with 160 spheres; each measurement has a process of its own, for its peak of memory. The table shows times as ratios
-in one run (of the processor, which other programs disturb less) and the largest difference of the signals in their SD,
-and goes to `benchmarks/results/extraction.json`. The goals are those of the label atlas on `.nii`: 0.6 s and 1.0 GB.
+An image of 91 x 109 x 91 voxels and 200 volumes (16-bit, with a scale factor) is written, then read with a label atlas
+of 400 ROIs from `.nii` and `.nii.gz`, and with 160 spheres, each in a new process for its peak memory. The table has
+the ratio of processor times, which other programs disturb less, and the largest difference of the signals in their SD.
+The goals, for the label atlas on `.nii`, are 0.6 s and 1.0 GB. Results go to benchmarks/results/extraction.json.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GOAL_SECONDS, GOAL_MB = 0.6, 1000
 
 
 def write_image(folder: Path) -> None:
-    """A brain of 400 regions, each with a signal, and noise in every voxel of it."""
+    """Write an image of a brain of 400 regions, each with a signal, and noise in every voxel."""
     rng = np.random.default_rng(0)
     affine = np.diag([-2.0, 2, 2, 1])
     affine[:3, 3] = 90, -126, -72
@@ -56,6 +56,7 @@ def write_image(folder: Path) -> None:
     header.set_sform(affine, 4)
     header.set_slope_inter(0.5, 10)
     header["magic"], header["vox_offset"] = b"n+1", 352
+    # volume by volume, with a header by hand: nibabel would hold the whole image in memory
     with (folder / "bold.nii").open("wb") as file:
         header.write_to(file)
         file.write(bytes(352 - file.tell()))
@@ -68,7 +69,7 @@ def write_image(folder: Path) -> None:
         shutil.copyfileobj(whole, packed)
 
 
-def ours(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
+def with_package(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
     from fmri_lm_hf.models.atlas import Atlas
     from fmri_lm_hf.models.scan_images import extract
 
@@ -77,7 +78,7 @@ def ours(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
     return lambda path: extract(atlas, path).signals
 
 
-def nilearns(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
+def with_nilearn(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
     from nilearn.maskers import NiftiLabelsMasker, NiftiSpheresMasker
 
     from fmri_lm_hf.models.atlas import DEFAULT_RADIUS_MM, Atlas
@@ -91,14 +92,14 @@ def nilearns(kind: str, folder: Path) -> Callable[[Path], np.ndarray]:
 
 
 def measure(
-    whose: Callable[[str, Path], Callable[[Path], np.ndarray]],
+    make_reader: Callable[[str, Path], Callable[[Path], np.ndarray]],
     kind: str,
     folder: Path,
     extension: str,
     repeats: int,
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Medians of the time on the clock and of the processor, the peak of memory, and the signals."""
-    read = whose(kind, folder)
+    """Measure median times of the clock and of the processor and peak memory; also return the signals."""
+    read = make_reader(kind, folder)
     signals = np.empty(0)
 
     def take() -> None:
@@ -123,28 +124,28 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         context = multiprocessing.get_context("spawn")
-        with context.Pool(1) as pool:  # what this process holds would count in the peaks of the others
+        with context.Pool(1) as pool:  # memory of this process would count in the peaks of the others
             pool.apply(write_image, (folder,))
         for kind, extension in CASES:
             job = functools.partial(measure, kind=kind, folder=folder, extension=extension, repeats=args.repeats)
             results = []
-            for whose in (ours, nilearns):
+            for make_reader in (with_package, with_nilearn):
                 with context.Pool(1) as pool:
-                    results.append(pool.apply(job, (whose,)))
-            (mine, found), (theirs, expected) = results
+                    results.append(pool.apply(job, (make_reader,)))
+            (ours, found), (nilearn, expected) = results
             observed = np.isfinite(found).all(axis=0) & (expected.std(axis=0) > 0)
             difference = np.abs(found - expected)[:, observed] / expected[:, observed].std(axis=0)
             rows[f"{kind}, {extension}"] = row = {
-                **mine,
-                "nilearn": theirs,
-                "ratio": round(theirs["processor_seconds"] / mine["processor_seconds"], 1),
+                **ours,
+                "nilearn": nilearn,
+                "ratio": round(nilearn["processor_seconds"] / ours["processor_seconds"], 1),
                 "largest_difference_in_sd": float(f"{difference.max():.1e}"),
             }
             print(
                 f"{kind:8s}{extension:7s}{row['seconds']:7.2f} s (processor {row['processor_seconds']:.2f} s) "
-                f"{row['peak_mb']:5.0f} MB   nilearn {theirs['seconds']:.2f} s (processor "
-                f"{theirs['processor_seconds']:.2f} s) {theirs['peak_mb']:5.0f} MB   {row['ratio']:.1f} times faster, "
-                f"difference {row['largest_difference_in_sd']:.0e} SD",
+                f"{row['peak_mb']:5.0f} MB   nilearn {nilearn['seconds']:.2f} s (processor "
+                f"{nilearn['processor_seconds']:.2f} s) {nilearn['peak_mb']:5.0f} MB   {row['ratio']:.1f} times "
+                f"faster, difference {row['largest_difference_in_sd']:.0e} SD",
                 flush=True,
             )
     goal = rows["labels, nii"]

@@ -1,12 +1,11 @@
-"""Few-shot learning of the bundled model, on a simulated site that no fit saw.
+"""Measure few-shot learning of the bundled model, on an unseen simulated site.
 
     python benchmarks/few_shot.py [--cohorts 2] [--draws 6]
 
-Labelled scans are of site A (200 people), evaluated scans of site B (200 people, other gain and noise), in cohorts
-whose seeds were not looked at when the adapter was chosen. Two predictors join those of
-`fmri_lm_hf.evaluation.few_shot`: the adapter's head on network connectivity in place of the model's values, and LoRA on
-the answers.
-Results go to benchmarks/results/few_shot.json.
+Labelled scans are from site A (200 subjects), test scans from site B (200 subjects, other gain and noise), in cohorts
+with other seeds than those on which the adapter was chosen. Two predictors are added to those of
+`fmri_lm_hf.evaluation.few_shot`: the adapter's head on network connectivity in place of the model's values, and LoRA
+trained on the answers. Results go to benchmarks/results/few_shot.json.
 """
 
 from __future__ import annotations
@@ -41,30 +40,31 @@ TASKS = {
 LORA_STEPS, LORA_RATE = 30, 3e-3
 
 
-def network_head(question: TaskSplit, read: EncodedScans) -> Answer:
-    """The adapter's head on mean Fisher z of network pairs; the difference to it is what the model adds."""
+def network_head(split: TaskSplit, encoded: EncodedScans) -> Answer:
+    """Fit the adapter's head to mean Fisher z of network pairs; the difference to it is what the model adds."""
     from sklearn.linear_model import LogisticRegression
 
-    features = question.evaluation.features.network_connectivity
-    train, test = few.scaled(features(question.train), features(question.test))
+    features = split.evaluation.features.network_connectivity
+    train, test = few.scaled(features(split.train), features(split.test))
     head = LogisticRegression(C=few.ADAPTER_C, class_weight="balanced", max_iter=1000)
-    return Answer(head.fit(train, question.labels(question.train)).predict_proba(test))
+    return Answer(head.fit(train, split.labels(split.train)).predict_proba(test))
 
 
-def lora(question: TaskSplit, read: EncodedScans) -> Answer:
-    """LoRA (rank 4, attention) trained on the answers to the question about the labelled scans."""
+def lora(split: TaskSplit, encoded: EncodedScans) -> Answer:
+    """Train LoRA (rank 4, attention) on the answers to the question about the labelled scans."""
     from peft import LoraConfig, get_peft_model
 
-    study = question.evaluation
+    evaluation = split.evaluation
     torch.manual_seed(0)
     targets = r".*language_model.*\.(q|k|v|o)_proj"
-    adapted = get_peft_model(copy.deepcopy(study.model), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
-    prompt, answers = encode_question(study.processor, question.task.ask[0], question.classes)
-    right = [answers[question.classes.index(label)] for label in question.labels(question.train)]
+    adapted = get_peft_model(copy.deepcopy(evaluation.model), LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+    prompt, answers = encode_question(evaluation.processor, split.task.ask[0], split.classes)
+    right = [answers[split.classes.index(label)] for label in split.labels(split.train)]
     longest = max(map(len, answers))
     rows = [[*prompt, *ids, *[0] * (longest - len(ids))] for ids in right]
     targets_of = [[*[-100] * len(prompt), *ids, *[-100] * (longest - len(ids))] for ids in right]  # the answer alone
-    inputs = few.inputs_of(read, question.train)
+    # padding behind the answers needs no mask: no token of a causal model sees it, and it has no label
+    inputs = few.inputs_of(encoded, split.train)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], LORA_RATE)
     with torch.enable_grad():
         for _ in range(LORA_STEPS):
@@ -73,9 +73,8 @@ def lora(question: TaskSplit, read: EncodedScans) -> Answer:
             optimizer.step()
             optimizer.zero_grad()
     model = adapted.merge_and_unload().eval()
-    found = study.encoded.log_probabilities(model, study.processor, {question.name: question.task})
-    places = {row: place for place, row in enumerate(study.encoded.rows)}
-    return Answer(question.among_classes(found[question.name][[places[row] for row in question.test]]))
+    of_tasks = evaluation.encoded.log_probabilities(model, evaluation.processor, {split.name: split.task})
+    return Answer(split.among_classes(of_tasks[split.name][evaluation.encoded.places(split.test)]))
 
 
 few.FEW_SHOT_PREDICTORS |= {
@@ -86,16 +85,16 @@ COSTLY = {"in_context": 2, "lora": 1}  # slow predictors, and their number of dr
 
 
 def scores_of_cohort(seed: int, n_draws: int) -> dict[str, Any]:
-    """Scores of all predictors on one cohort."""
+    """Score all predictors on one cohort."""
     cohort = simulate_cohort(sites=SITES, seed=seed)
     sites = np.array(cohort.dataset["site"])
     rows = {"train": np.flatnonzero(sites == "A").tolist(), "test": np.flatnonzero(sites == "B").tolist()}
     model, processor = fmri_lm_hf.load_bundled_model()
-    study = Evaluation(model, processor, cohort.dataset, TASKS, rows["test"])
+    evaluation = Evaluation(model, processor, cohort.dataset, TASKS, rows["test"])
     quick = [name for name in few.FEW_SHOT_PREDICTORS if name not in COSTLY]
-    found = few.few_shot(study, rows, SHOTS, n_draws, quick)
+    found = few.few_shot(evaluation, rows, SHOTS, n_draws, quick)
     for name, n in COSTLY.items():
-        for task, curve in few.few_shot(study, rows, SHOTS[1:], min(n, n_draws), [name]).items():
+        for task, curve in few.few_shot(evaluation, rows, SHOTS[1:], min(n, n_draws), [name]).items():
             for k, scores in curve.items():
                 found[task][k] |= scores
     return found

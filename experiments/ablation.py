@@ -18,8 +18,8 @@ robustness (perturbed scans), languages (questions in French and German). A stud
 A variant may change options of the recipe of a stage (by the stage's name), `families` of descriptors in the corpus,
 and `n_train`, the number of simulated training scans. A study may also have `n_robustness` and `languages`.
 
-Each variant takes as long as the demo, a few minutes on two cores. Variants that are done are not run again, so a
-stopped study can be resumed. Into --out go study.json, report.html, and a folder for each variant.
+Each variant takes as long as the demo, a few minutes on two cores. Finished variants are not run again, so a stopped
+study can be resumed. Into --out go study.json, report.html, and a folder for each variant and seed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import yaml
@@ -46,13 +46,13 @@ from fmri_lm_hf.pages import html_table, new_figure, page, paragraph, picture
 
 _FOLDER = Path(__file__).with_name("studies")
 STUDIES = tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
-BASELINES = ("connectivity_logistic", "network_logistic")  # whose scores are next to the model's
+BASELINES = ("connectivity_logistic", "network_logistic")  # in the table and the figure, next to the model
 SIMULATED = "Trained and evaluated on simulated scans: a study of the method, not of brains."
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed in the demo.
+    """The changes that one variant makes to the demo.
 
     Attributes
     ----------
@@ -74,11 +74,13 @@ class Variant:
         """The options of a stage as words of its command line."""
         words = []
         for name, value in self.stages.get(stage, {}).items():
-            if "." in name or isinstance(value, bool):  # an entry of a mapping is read as YAML
-                given = [value if isinstance(value, str) else json.dumps(value)]
+            # an entry of a mapping (`tokenizer.fsq_levels`) is read as YAML, one word for a whole list; any other
+            # list is one word for each item
+            if "." in name or isinstance(value, bool):
+                values = [value if isinstance(value, str) else json.dumps(value)]
             else:
-                given = list(map(str, value if isinstance(value, list) else [value]))
-            words += [f"--{name}", *given]
+                values = list(map(str, value if isinstance(value, list) else [value]))
+            words += [f"--{name}", *values]
         return words
 
 
@@ -103,8 +105,24 @@ class AblationStudy:
     languages: tuple[str, ...] = ()
 
 
+class VariantResults(TypedDict):
+    """The changes of a variant, and the results of its demo by seed."""
+
+    changed: dict[str, Any]
+    runs: dict[str, dict[str, Any]]
+
+
+class StudyResults(TypedDict):
+    """The contents of `study.json`; `simulated` if all scans were."""
+
+    study: str
+    about: str
+    simulated: bool
+    variants: dict[str, VariantResults]
+
+
 def load_study(name: str) -> AblationStudy:
-    """One of `STUDIES`, or a YAML file.
+    """Load one of `STUDIES`, or a YAML file.
 
     Raises
     ------
@@ -113,7 +131,7 @@ def load_study(name: str) -> AblationStudy:
     """
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else _FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"There is no study {name}: give {', '.join(STUDIES)}, or a YAML file.")
+        raise ValueError(f"There is no study {name!r}: give one of {', '.join(STUDIES)}, or a YAML file.")
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     known = {"about", "every", "variants", "n_robustness", "languages"}
     if not isinstance(declared, Mapping) or not declared.get("variants") or set(declared) - known:
@@ -158,10 +176,10 @@ def run_study(
     holdout_site: str = "B",
     seeds: Sequence[int] = (0,),
     options: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Any]:
+) -> StudyResults:
     """Run the demo once for each variant and seed; write `study.json` and `report.html` into `out`.
 
-    A variant whose results are in `out` already is not run again.
+    A variant whose results are already in `out` is not run again.
 
     Parameters
     ----------
@@ -176,23 +194,23 @@ def run_study(
 
     Returns
     -------
-    dict
-        ``about``; ``simulated``; ``variants`` -> name -> ``changed``, and ``runs`` by seed, each with ``tasks``,
-        ``truth``, ``seconds``, and ``robustness`` if the study has it.
+    StudyResults
+        Each run has ``tasks``, ``truth``, ``seconds``, ``simulated``, and ``robustness`` if the study has it.
     """
-    found: dict[str, Any] = {"study": study.name, "about": study.about, "variants": {}}
+    results: StudyResults = {"study": study.name, "about": study.about, "simulated": scans is None, "variants": {}}
     for variant in study.variants:
         changed = {"stages": variant.stages, "families": list(variant.families), "n_train": variant.n_train}
         runs = {}
         for seed in seeds:
             folder = out / f"{variant.name.replace(' ', '_')}-{seed}"
             given = {"options": options, "labels": list(labels), "holdout_site": holdout_site, "seed": seed}
+            # all that the results depend on: a folder of other settings must not be taken for this run
             key = content_hash(changed, given, str(scans), study.n_robustness, study.languages)
-            done = folder / "study_run.json"
-            if not done.exists() or json.loads(done.read_text(encoding="utf-8"))["key"] != key:
+            record_file = folder / "study_run.json"
+            if not record_file.exists() or json.loads(record_file.read_text(encoding="utf-8"))["key"] != key:
                 print(f"\n== {study.name}: {variant.name}, seed {seed}", flush=True)
                 words = {stage: [*(options or {}).get(stage, ()), *variant.words(stage)] for stage in STAGES}
-                results = run_demo(
+                report = run_demo(
                     folder,
                     scans,
                     atlas,
@@ -206,49 +224,35 @@ def run_study(
                     languages=study.languages,
                 )
                 kept = ("tasks", "truth", "robustness", "simulated", "seconds")
-                record = {name: value for name, value in results.to_dict().items() if name in kept}
-                write_json({"key": key, "results": record}, done)
+                record = {name: value for name, value in report.to_dict().items() if name in kept}
+                write_json({"key": key, "results": record}, record_file)
                 for name in ("scans", "corpus"):  # a study has many, all made again in seconds
                     shutil.rmtree(folder / name, ignore_errors=True)
-            runs[str(seed)] = json.loads(done.read_text(encoding="utf-8"))["results"]
-        found["variants"][variant.name] = {"changed": changed, "runs": runs}
-        found["simulated"] = all(run["simulated"] for run in runs.values())
-        write_json(found, out / "study.json")
-    write_text(page(f"Ablation study: {study.name}", _parts(found)), out / "report.html")
-    return found
+            # read again even after a new run, so that both ways give the same types
+            runs[str(seed)] = json.loads(record_file.read_text(encoding="utf-8"))["results"]
+        results["variants"][variant.name] = {"changed": changed, "runs": runs}
+        results["simulated"] = all(run["simulated"] for run in runs.values())
+        write_json(results, out / "study.json")  # after each variant: a stopped study keeps what it has
+    write_text(page(f"Ablation study: {study.name}", _page_parts(results)), out / "report.html")
+    return results
 
 
-# ------------------------------------------------------------------------------------------------ the table and page
-
-HEAD = (
-    "variant",
-    "task",
-    "balanced accuracy",
-    "AUC",
-    "connectivity",
-    "networks",
-    "bins of pairs",
-    "descriptions",
-)
+# ---------------------------------------------------------------------------------------------- table, page and figure
 
 
-def study_table(found: Mapping[str, Any]) -> str:
-    """The table of a study as text for the terminal."""
-    return text_table(study_rows(found))
-
-
-def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
+def study_rows(results: StudyResults) -> list[list[str]]:
     """The table of a study: means over seeds, with SD where there are several. The first row is the head."""
     languages = sorted(
         {
             code
-            for variant in found["variants"].values()
+            for variant in results["variants"].values()
             for run in variant["runs"].values()
             for code in run.get("truth", {}).get("languages", {})
         }
     )
-    rows = [[*HEAD, *(f"bins, asked in {code}" for code in languages)]]
-    for name, variant in found["variants"].items():
+    columns = ["balanced accuracy", "AUC", "connectivity", "networks", "bins of pairs", "descriptions"]
+    rows = [["variant", "task", *columns, *(f"bins, asked in {code}" for code in languages)]]
+    for name, variant in results["variants"].items():
         runs = list(variant["runs"].values())
         truths = [run["truth"] for run in runs if "truth" in run]
         truth = [
@@ -258,12 +262,12 @@ def study_rows(found: Mapping[str, Any]) -> list[list[str]]:
         ]
         for task in runs[0]["tasks"]:
             scores = [run["tasks"][task] for run in runs]
-            ours = [_mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
+            model = [_mean([each[MODEL][metric] for each in scores]) for metric in ("balanced_accuracy", "auc")]
             # a baseline that could not be computed is absent
             baselines = [
                 _mean([each.get(baseline, {}).get("balanced_accuracy") for each in scores]) for baseline in BASELINES
             ]
-            rows.append([name, task, *ours, *baselines, *truth])
+            rows.append([name, task, *model, *baselines, *truth])
     return rows
 
 
@@ -275,31 +279,31 @@ def _mean(values: Sequence[float | None]) -> str:
     return number(float(np.mean(known))) + deviation
 
 
-def _parts(found: Mapping[str, Any]) -> list[str]:
-    head, *rows = study_rows(found)
-    parts = [paragraph(found["about"]), *([paragraph(SIMULATED, "warning")] if found["simulated"] else [])]
+def _page_parts(results: StudyResults) -> list[str]:
+    head, *rows = study_rows(results)
+    parts = [paragraph(results["about"]), *([paragraph(SIMULATED, "warning")] if results["simulated"] else [])]
     parts += [
-        picture(_drawn(found), "balanced accuracy of the variants"),
+        picture(_figure(results), "balanced accuracy of the variants"),
         html_table(head, rows),
         paragraph(
             "connectivity, networks: balanced accuracy of logistic regression on connectivity and on network "
-            "connectivity, fitted to the same scans. bins of pairs, descriptions: the share that is true."
+            "connectivity, fitted to the same scans. bins of pairs, descriptions: share of true answers and statements."
         ),
     ]
-    for variant in found["variants"].values():
+    for variant in results["variants"].values():
         for run in variant["runs"].values():
             parts += robustness_parts(run.get("robustness"))
     return parts
 
 
-def _drawn(found: Mapping[str, Any]) -> Any:
+def _figure(results: StudyResults) -> Any:
     """A dot for each run of each variant, and marks for the baselines."""
-    names = list(found["variants"])
-    tasks = list(next(iter(found["variants"][names[0]]["runs"].values()))["tasks"])
+    names = list(results["variants"])
+    tasks = list(next(iter(results["variants"][names[0]]["runs"].values()))["tasks"])
     figure = new_figure(figsize=(4.5 * len(tasks), 1.2 + 0.4 * len(names)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks):
         for place, name in enumerate(names):
-            for run in found["variants"][name]["runs"].values():
+            for run in results["variants"][name]["runs"].values():
                 for predictor, mark in ((MODEL, "o"), *zip(BASELINES, "|x")):
                     value = run["tasks"][task].get(predictor, {}).get("balanced_accuracy")
                     if value is not None:
@@ -315,7 +319,7 @@ def _drawn(found: Mapping[str, Any]) -> Any:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
+    """Add the arguments of the command."""
     parser.add_argument("study", metavar="STUDY", help=f"{', '.join(STUDIES)}, or a YAML file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     add_cohort_arguments(parser)
@@ -332,9 +336,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the study and print its table."""
     study = load_study(args.study)
-    found = run_study(study, args.out, args.scans, args.atlas, args.labels, args.holdout_site, args.seeds)
-    print(f"\n{study.about}\n{study_table(found)}\nPage: {args.out / 'report.html'}")
-    if found["simulated"]:
+    results = run_study(study, args.out, args.scans, args.atlas, args.labels, args.holdout_site, args.seeds)
+    print(f"\n{study.about}\n{text_table(study_rows(results))}\nPage: {args.out / 'report.html'}")
+    if results["simulated"]:
         print(SIMULATED)
 
 

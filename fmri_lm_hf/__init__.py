@@ -32,23 +32,24 @@ if TYPE_CHECKING:
     from .pipelines import FmriHypothesisPipeline
     from .training.backbone import load_text_backbone
 
-# Where names are found, at their first use: neither training nor the bundled model is loaded before.
+# The module of each public name, imported when the name is first used: `import fmri_lm_hf` loads neither training
+# nor the bundled model.
 _HOME = {
     "Atlas": ".models.atlas",
-    "FmriDecisionPipeline": ".pipelines",
-    "FmriFeatureExtractionPipeline": ".pipelines",
+    "FmriDecisionPipeline": ".models.pipelines",
+    "FmriFeatureExtractionPipeline": ".models.pipelines",
     "FmriFeatureExtractor": ".models.feature_extraction_fmri",
     "FmriHypothesisPipeline": ".pipelines",
     "FmriLMConfig": ".models.configuration_fmri_lm",
     "FmriLMForCausalLM": ".models.modeling_fmri_lm",
     "FmriLMForSequenceClassification": ".models.modeling_fmri_lm_classification",
     "FmriLMProcessor": ".models.processing_fmri_lm",
-    "FmriToTextPipeline": ".pipelines",
+    "FmriToTextPipeline": ".models.pipelines",
     "FmriTokenizer": ".models.modeling_fmri_tokenizer",
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
     "FmriTokenizerForPreTraining": ".models.modeling_fmri_tokenizer_pretraining",
-    "FmriZeroShotClassificationPipeline": ".pipelines",
-    "ScanError": ".models.scan_images",
+    "FmriZeroShotClassificationPipeline": ".models.pipelines",
+    "ScanError": ".models.scan_errors",
     "example_scan": ".bundled",
     "load_bundled_model": ".bundled",
     "load_reader": ".bundled",  # the old name of load_bundled_model
@@ -90,6 +91,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# `fmri-lm --help` need not wait for torch; the command registers before it runs something.
+# The command registers itself, and only before it loads models: its help need not wait for torch.
 if not is_command():
     register()

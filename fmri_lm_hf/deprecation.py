@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def warn_renamed(old: str, new: str) -> None:
@@ -32,6 +36,28 @@ def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str],
         return getattr(sys.modules[module], names[name])
 
     return find
+
+
+def renamed_keywords(**names: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Let a function take keywords of the release before: old name = new name.
+
+    Examples
+    --------
+    >>> @renamed_keywords(thing="artifact")
+    ... def push_to_hub(artifact, repo_id): ...
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def with_new_names(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            for old in names.keys() & kwargs.keys():
+                warn_renamed(old, names[old])
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return with_new_names
+
+    return decorate
 
 
 class RenamedOption(argparse.Action):

@@ -8,19 +8,23 @@ import sys
 
 
 def is_command() -> bool:
-    """Whether Python was started for `fmri-lm`, which registers only before it runs something.
-
-    `sys.argv` is not asked for the program: under `-m` it does not name it yet, and processes that the command
-    spawns inherit its arguments, although they import the package as any program does.
-    """
-    # the interpreter's own line ends with the arguments of the program, and before these names it
+    """Whether this process runs `fmri-lm`, which calls `register` itself, before it loads models."""
+    # Not by `sys.argv[0]`: under `-m` it does not name the program yet, and processes that the command spawns inherit
+    # its `sys.argv`, although they never come to `main` and have to register at import, as any program does. The
+    # interpreter's own command line (`sys.orig_argv`) ends with the name of the program and its arguments.
     program = (sys.orig_argv[-len(sys.argv) :] or [""])[0]
     return program == "fmri_lm_hf.cli" or os.path.basename(program) in ("fmri-lm", "fmri-lm.exe")
 
 
-@functools.cache
 def register() -> None:
     """Register configurations, models, feature extractor, processor and pipelines; later calls do nothing."""
+    register_models()
+    register_pipelines()
+
+
+@functools.cache
+def register_models() -> None:
+    """Register all but the pipelines: what a command needs, which loads models and never a pipeline."""
     from transformers import (
         AutoConfig,
         AutoFeatureExtractor,
@@ -30,7 +34,6 @@ def register() -> None:
         AutoModelForSequenceClassification,
         AutoProcessor,
     )
-    from transformers.pipelines import PIPELINE_REGISTRY
 
     from .models.configuration_fmri_lm import FmriLMConfig
     from .models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -40,7 +43,6 @@ def register() -> None:
     from .models.modeling_fmri_tokenizer import FmriTokenizer
     from .models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
     from .models.processing_fmri_lm import FmriLMProcessor
-    from .pipelines import PIPELINES
 
     AutoConfig.register("fmri_tokenizer", FmriTokenizerConfig, exist_ok=True)
     AutoModel.register(FmriTokenizerConfig, FmriTokenizer, exist_ok=True)
@@ -53,6 +55,15 @@ def register() -> None:
     AutoModelForSequenceClassification.register(FmriLMConfig, FmriLMForSequenceClassification, exist_ok=True)
     AutoFeatureExtractor.register(FmriLMConfig, FmriFeatureExtractor, exist_ok=True)
     AutoProcessor.register(FmriLMConfig, FmriLMProcessor, exist_ok=True)
+
+
+@functools.cache
+def register_pipelines() -> None:
+    """Register the pipelines."""
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .pipelines import PIPELINES
 
     for task, pipeline_class in PIPELINES.items():
         # a tokenizer turns scans into vectors, too; text needs a language model

@@ -122,6 +122,25 @@ def test_a_fault_of_ours_is_not_dressed_as_bad_input(monkeypatch):
         cli.main(["verify"])
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("scans", "files", "nothing", "--out", "made"),
+        ("atlas", "nothing.dlabel.nii"),
+        ("corpus", "build", "nothing", "--out", "made"),
+        ("verify", "org/nothing"),
+    ],
+)
+def test_commands_that_load_no_model_do_not_import_torch(tmp_path, argv):
+    command = [sys.executable, "-X", "importtime", "-m", "fmri_lm_hf.cli", *argv]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "numpy" in imported
+    assert "torch" not in imported
+
+
 def test_importing_the_package_waits_for_no_command():
     code = (
         "import sys, fmri_lm_hf\n"

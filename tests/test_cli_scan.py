@@ -140,7 +140,7 @@ def test_the_networks_that_roi_names_state_are_taken(capsys, yeo_table):
     [
         ({"scan": "nothing.tsv"}, "nothing.tsv does not exist: check the path, or try `example`"),
         ({"columns": 100}, "has 100 ROIs (shape (150, 100)), expected 160 of atlas 'dosenbach_2010'"),
-        ({"columns": 100}, "If the scan is of another atlas, name that: `--atlas"),
+        ({"columns": 100}, "If the scan is of another atlas, name it: `--atlas"),
         ({"t_r": None}, "does not say its TR"),
         ({"atlas": "nowhere"}, "Unknown atlas 'nowhere'"),
         ({"atlas": "seitzman_2018"}, "expected 300 of atlas 'seitzman_2018'"),
@@ -158,6 +158,35 @@ def test_errors_say_what_to_do(capsys, tmp_path, change, expected):
     assert err.startswith("fmri-lm describe: ")
     assert expected in err
     assert err.count("\n") == 1
+
+
+def test_an_image_is_read_with_an_atlas_file_and_its_label_image(capsys, tmp_path):
+    nib = pytest.importorskip("nibabel")
+    blocks = np.zeros((8, 8, 8), dtype=np.int16)
+    blocks[:4, :4], blocks[4:, :4], blocks[:4, 4:], blocks[4:, 4:] = 1, 2, 3, 4
+    signals = np.random.default_rng(0).standard_normal((160, 4))
+    bold = np.moveaxis(signals[:, blocks.ravel() - 1].reshape(160, 8, 8, 8), 0, -1).astype(np.float32)
+    image = nib.Nifti1Image(bold, np.eye(4))
+    image.header.set_zooms((1, 1, 1, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "bold.nii.gz")
+    labels = tmp_path / "blocks.nii.gz"
+    nib.save(nib.Nifti1Image(blocks, np.eye(4)), labels)
+    table = tmp_path / "blocks.tsv"
+    table.write_text("index\tname\tnetwork\n1\ta\tVis\n2\tb\tVis\n3\tc\tDefault\n4\td\tDefault\n")
+    atlas = tmp_path / "blocks.json"
+    assert cli.main(["atlas", str(labels), "--table", str(table), "--out", str(atlas)]) in (0, 1)
+    capsys.readouterr()
+    ask = ("ask", str(tmp_path / "bold.nii.gz"), "Is connectivity within Vis high or low?", "--atlas")
+    code, out, err = run(capsys, *ask, str(atlas), "--labels-img", str(labels))
+    assert code == 0, err
+    assert "Atlas: blocks, 4 ROIs in 2 networks (given)." in out
+    code, _, err = run(capsys, *ask, str(atlas))
+    assert (code, "--labels-img" in err) == (2, True)
+    code, _, err = run(capsys, *ask, str(labels))
+    assert (code, "fmri-lm atlas" in err) == (2, True)
+    code, _, err = run(capsys, *ask[:-1], "--labels-img", str(labels))
+    assert (code, "--labels-img belongs to an atlas JSON file" in err) == (2, True)
 
 
 def test_any_model_can_be_asked(capsys, checkpoint, tmp_path):

@@ -187,6 +187,7 @@ OF_A_SCAN = [
     Option("--model", "model_name", {"my_model": "my_model", None: None}),
     Option("--atlas", "atlas_name", {"dosenbach_2010": "dosenbach_2010", None: None}),
     Option("--t-r", "t_r", {"0.72": 0.72, None: None}),
+    Option("--labels-img", "labels_img", {"a.nii.gz": Path("a.nii.gz"), None: None}),
 ]
 ASK = {"scan": "a.tsv", "question": "Which?"}
 DESCRIBE = {"scan": "a.tsv"}

@@ -119,6 +119,15 @@ def test_the_readme_has_no_relative_link_on_the_package_index():
     assert text.endswith(f"[a]({home}/blob/main/docs/x.md) ![b]({home}/raw/main/docs/x.png) [c](#c)\n")
 
 
+def test_only_pyproject_names_the_home_of_the_project():
+    """A card in somebody's repository outlives the address of ours."""
+    home = PROJECT["project"]["urls"]["Repository"].removeprefix("https://")
+    pages = [
+        path for end in ("md", "jinja", "py", "cff") for path in ROOT.rglob(f"*.{end}") if ".venv" not in path.parts
+    ]
+    assert [str(path) for path in pages if home in path.read_text(encoding="utf-8", errors="ignore")] == []
+
+
 def test_every_tested_python_has_its_classifier():
     declared = PROJECT["project"]["classifiers"]
     versions = [each.rpartition(" ")[2] for each in declared if re.search(r":: 3\.\d+$", each)]

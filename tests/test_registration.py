@@ -120,5 +120,7 @@ def test_public_names_are_found_and_seen_by_type_checkers():
     source = Path(fmri_lm_hf.__file__).read_text(encoding="utf-8")
     of_type_checkers = source.partition("if TYPE_CHECKING:")[2].partition("\n_HOME")[0]
     for name in set(fmri_lm_hf.__all__) - {"__version__"}:
-        assert getattr(fmri_lm_hf, name).__name__ == name
+        public = getattr(fmri_lm_hf, name)
+        assert public.__name__ == name
+        assert public.__module__ == f"fmri_lm_hf{fmri_lm_hf._HOME[name]}"  # where it is defined
         assert name in of_type_checkers

@@ -6,6 +6,7 @@ import email
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -19,14 +20,12 @@ from test_packaging import PROJECT, RELATIVE_LINK, ROOT
 
 pytestmark = pytest.mark.slow
 
-SNIPPET = """
-import fmri_lm_hf
-from transformers import pipeline
-
-model, processor = fmri_lm_hf.load_bundled_model()
-answer = pipeline("fmri-to-text", model=model, processor=processor)
-print(answer(fmri_lm_hf.example_scan(), text="Which network pair is the weakest?")[0]["generated_text"])
-"""
+# The first thing that the README shows after the installation.
+FIRST_MINUTE = re.search(
+    r"^## An answer in 30 seconds\n(.*?)^## ",
+    (ROOT / "README.md").read_text(encoding="utf-8"),
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,32 @@ def test_a_description_agrees_with_the_scan(installed):
     assert [each["is_true"] for each in record["statements"]] == [True] * 4
 
 
-def test_the_snippet_gives_a_true_answer(installed):
-    done = installed.run("python", "-c", SNIPPET)
-    assert (done.returncode, done.stdout) == (0, "between cerebellum and sensorimotor\n"), done.stderr
+def test_the_first_minute_of_the_readme(installed):
+    assert FIRST_MINUTE is not None
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", FIRST_MINUTE[1], re.MULTILINE | re.DOTALL))
+    commands = [shlex.split(line, comments=True) for line in blocks["bash"].splitlines()]
+    assert {command[1] for command in commands} == {"ask", "describe"}
+    for command in commands:
+        done = installed.run(*command)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    *lines, last = blocks["python"].strip().splitlines()
+    done = installed.run("python", "-c", "\n".join([*lines, f"print({last})"]))
+    assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+    assert "connectivity between sensorimotor and default is moderate" in done.stdout
+
+
+def test_the_python_interface_gives_a_true_answer(installed):
+    code = """
+import fmri_lm_hf
+from transformers import pipeline
+
+model, processor = fmri_lm_hf.load_bundled_model()
+ask = pipeline("fmri-to-text", model=model, processor=processor)
+print(ask(fmri_lm_hf.example_scan(), text="Which network pair is the weakest?")[0]["generated_text"])
+"""
+    done = installed.run("python", "-c", code)
+    assert (done.returncode, done.stdout) == (0, "between cerebellum and sensorimotor\n"), done.stderr
 
 
 def test_every_command_starts(installed):

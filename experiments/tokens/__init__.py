@@ -1,4 +1,4 @@
-"""What the tokens of a tokenizer are worth: ``python -m experiments.tokens report`` measures them on scans.
+"""Quality of the tokens of an fMRI tokenizer: ``python -m experiments.tokens report`` measures them on scans.
 
-`readings` reads scans as a tokenizer does, `measures` has the measures, `report` puts them into tables and pages.
+`readings` encodes scans with a tokenizer, `measures` has the measures, `report` writes them as table, page and JSON.
 """

@@ -2,7 +2,7 @@
 
   python -m experiments.tokens report output/tokenizer --scans my_scans --labels sex diagnosis --out tokens
   python -m experiments.tokens report output/tokenizer --scans my_scans --holdout-site B --corpus my_corpus \\
-      --text-model reader --out tokens
+      --text-model bundled --out tokens
 
 Into --out go report.json, report.html and the table that is printed:
 
@@ -10,14 +10,14 @@ Into --out go report.json, report.html and the table that is printed:
   reconstruction  unexplained variance; correlation of the connectivity and co-skewness of scans and reconstructions
   stability       subject identification and ICC, from another scan or between split halves (as long, shorter, or
                   measured half as often)
-  probes          how well site and motion (which tokens should not carry) and phenotypes can be predicted
+  probes          how well site and motion (which tokens should not carry) and phenotypes are predicted from tokens
   retrieval       scan to text and text to scan, with --corpus and --text-model as in training
 
-Every number for vectors of tokens is next to that for vectors of their codes and that for plain connectivity.
+Each measure is taken of the tokens, of the vectors of their codes, and of plain connectivity.
 
-With --holdout-site, the scans of that site are measured and probes are trained on the others. Without it, all scans
-are measured and probes are cross-validated by subject. The tokenizer itself is not trained. The report counts scans
-that it was trained on.
+With --holdout-site, the scans of that site are measured and probes are trained on the other sites. Without it, all
+scans are measured and probes are cross-validated by subject. The tokenizer itself is not trained; the report counts
+the scans that it was trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from experiments import run_command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions and their arguments."""
+    """Add the actions and their arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     report = actions.add_parser(
         "report",
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
     from fmri_lm_hf.training.tokenizer import embed_descriptions
 
     if (args.corpus is None) != (args.text_model is None):
-        raise ValueError("Retrieval needs both --corpus and --text-model: give the other one, or neither.")
+        missing = "--corpus" if args.corpus is None else "--text-model"
+        raise ValueError(f"{missing} is missing: give both --corpus and --text-model for retrieval, or neither.")
     folder = dataset_folder(args.scans)
     scans, _ = load_scan_dataset(folder)
     model = FmriTokenizerForPreTraining.from_pretrained(args.checkpoint)

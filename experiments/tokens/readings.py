@@ -1,4 +1,4 @@
-"""Scans as a tokenizer reads them: vectors that can be compared, and what the tokenizer reconstructs of each scan."""
+"""Encode scans with a tokenizer: vectors of tokens, codes and connectivity, and reconstructions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from fmri_lm_hf.models.fmri_transformer import connectivity_profiles, unit_serie
 from fmri_lm_hf.models.modeling_fmri_tokenizer import FmriTokenizer
 from fmri_lm_hf.models.scan_errors import ScanError
 
-MAX_SIZE = 65_536  # values of a scan that are kept as they are
-N_TRIPLES = 20_000  # of ROIs, at which co-skewness is compared
-FEWEST_POINTS = 20  # of a part of a scan
+MAX_SIZE = 65_536  # longer vectors of a scan are sketched
+N_TRIPLES = 20_000  # of ROIs, for which co-skewness is computed
+BATCH = 16
+FEWEST_POINTS = 20  # observed time points of a part of a scan
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Part:
     every: int = 1
 
     def of(self, scan: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a row of a scan dataset.
+        """Cut this part from a row of a scan dataset.
 
         Raises
         ------
@@ -48,9 +49,10 @@ class Part:
             part["sample_mask"] = np.asarray(scan["sample_mask"], dtype=bool)[points]
             n_observed = int(part["sample_mask"].sum())
         if scan.get("t_r") is not None:
+            # without this the extractor would resample every second volume as if none were missing
             part["t_r"] = self.every * scan["t_r"]
         if n_observed < FEWEST_POINTS:
-            raise ScanError(f"it has fewer than {FEWEST_POINTS} observed time points.")
+            raise ScanError(f"the part has {n_observed} observed time points, expected at least {FEWEST_POINTS}.")
         return part
 
 
@@ -59,7 +61,7 @@ WHOLE = Part()
 
 @dataclass
 class TokenReadings:
-    """Scans as a tokenizer reads them.
+    """What a tokenizer reads of scans.
 
     Attributes
     ----------
@@ -68,14 +70,14 @@ class TokenReadings:
     failures : dict of str to str
         Scans that could not be read, and why.
     values : dict of str to torch.Tensor
-        Vectors, (n_scans, size), zero where nothing was observed, and a sketch where they have more than `MAX_SIZE`
-        values: ``tokens`` (the features of all tokens), ``codes`` (the vectors of their codes), ``connectivity``
+        Vectors of shape (n_scans, size), zero where nothing was observed, sketched where they have more than
+        `MAX_SIZE` values: ``tokens`` (features of all tokens), ``codes`` (vectors of their codes), ``connectivity``
         (Fisher z of the pairs of ROIs). Also ``fmri_codes`` and ``token_mask`` from `FmriTokenizer.encode`.
 
-        Of whole scans also ``unexplained_signal`` and ``unexplained_profiles`` (n_scans,), the squared error of the
-        reconstruction over the variance; ``edges`` and ``coskewness`` of the inputs (n_scans, n), correlations of
-        pairs and co-skewness of triples of ROIs, NaN where one is missing, and those of the reconstructions,
-        ``edges_again`` and ``coskewness_again``. What the tokenizer does not have is absent.
+        For whole scans also ``unexplained_signal`` and ``unexplained_profiles`` (n_scans,): squared error of the
+        reconstruction over the variance; ``edges`` and ``coskewness`` (n_scans, n): correlations of pairs and
+        co-skewness of triples of ROIs, NaN where one is missing; ``edges_again`` and ``coskewness_again``: those of
+        the reconstructions. What the tokenizer does not reconstruct is absent.
     """
 
     rows: list[int]
@@ -83,12 +85,12 @@ class TokenReadings:
     values: dict[str, torch.Tensor]
 
     def only(self, rows: Sequence[int]) -> TokenReadings:
-        """The readings of some of the rows, in their order."""
+        """Select the readings of some of the rows, in their order."""
         places = [self.rows.index(row) for row in rows]
         return TokenReadings(list(rows), self.failures, {name: x[places] for name, x in self.values.items()})
 
     def followed_by(self, other: TokenReadings) -> TokenReadings:
-        """These readings and those of further scans, of the values that both have."""
+        """Append the readings of further scans, for the values that `other` has."""
         values = {name: torch.cat([self.values[name], x]) for name, x in other.values.items()}
         return TokenReadings([*self.rows, *other.rows], self.failures | other.failures, values)
 
@@ -101,23 +103,22 @@ def read_tokens(
     rows: Sequence[int],
     part: Part | None = None,
     title: str = "Reading scans",
-    batch_size: int = 16,
 ) -> TokenReadings:
-    """Read scans of a scan dataset, or a part of each; without `part`, measure their reconstructions, too."""
+    """Read scans of a scan dataset, or a part of each; without `part`, also measure their reconstructions."""
     usable: list[int] = []
     failures: dict[str, str] = {}
     batches: list[dict[str, torch.Tensor]] = []
-    for start in tqdm(range(0, len(rows), batch_size), title, unit="batch"):
+    for start in tqdm(range(0, len(rows), BATCH), title, unit="batch"):
         extracted, connectivity = [], []
-        for row in rows[start : start + batch_size]:
+        for row in rows[start : start + BATCH]:
             scan = scans[row]
             try:
-                shown = scan if part is None else part.of(scan)
-                extracted.append(extractor(shown))
+                measured = scan if part is None else part.of(scan)
+                extracted.append(extractor(measured))
             except ScanError as error:
                 failures[str(scan["scan_id"])] = str(error)
                 continue
-            connectivity.append(_connectivity(shown))
+            connectivity.append(_connectivity(measured))
             usable.append(row)
         if extracted:
             inputs = batch_inputs(model, extractor, extracted)
@@ -132,7 +133,7 @@ def read_tokens(
 def batch_inputs(
     model: FmriTokenizer, extractor: FmriFeatureExtractor, extracted: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
-    """One batch of what the extractor made of several scans, on the device of the model."""
+    """Batch the extractor's outputs for several scans, on the device of the model."""
     return {
         name: torch.cat([each[name] for each in extracted]).to(model.device) for name in extractor.model_input_names
     }
@@ -142,7 +143,9 @@ def _read(
     model: FmriTokenizer, inputs: Mapping[str, torch.Tensor], with_reconstruction: bool
 ) -> dict[str, torch.Tensor]:
     encoded: Any = model.encode(**inputs)
-    shown = encoded.token_mask[..., None]  # tokens of ROIs or time points that were not observed hold no data
+    # the encoder gives every token a vector, also those of ROIs and time points that were not observed: without zeros
+    # in their place, scans with the same gaps would look alike
+    shown = encoded.token_mask[..., None]
     values = {"tokens": _sketch((encoded.embeddings.float() * shown).flatten(1))}
     if encoded.fmri_codes is not None:
         values["codes"] = _sketch((encoded.quantized.float() * shown).flatten(1))
@@ -155,7 +158,7 @@ def _read(
 def _reconstructed(
     model: FmriTokenizer, inputs: Mapping[str, torch.Tensor], codes: torch.Tensor, token_mask: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Scans next to their reconstructions from codes."""
+    """Compare scans with their reconstructions from codes."""
     signal = inputs["input_values"].float()  # (batch, n_rois, n_timepoints)
     masks = model.complete_masks(len(signal), inputs.get("roi_mask"), inputs.get("padding_mask"), signal.device)
     roi_mask, padding_mask = masks
@@ -166,11 +169,11 @@ def _reconstructed(
         return matrices[:, first, second].masked_fill(missing, float("nan"))
 
     decoded = model.decode(codes, token_mask)
-    unit = unit_series(signal, padding_mask)
+    unit = unit_series(signal, padding_mask)  # of norm 1, so that inner products are correlations
     values = {"edges": edges(unit @ unit.mT)}
     if decoded.connectivity is not None:
         profiles = connectivity_profiles(signal, *masks, model.config.roi_networks)
-        n_networks = profiles.shape[-1] - profiles.shape[1]
+        n_networks = profiles.shape[-1] - profiles.shape[1]  # profiles end with the networks' columns, always seen
         seen = roi_mask[:, :, None] & F.pad(roi_mask, (0, n_networks), value=True)[:, None]
         again = decoded.connectivity.float()
         values["unexplained_profiles"] = _unexplained(profiles, again, seen)

@@ -1,4 +1,4 @@
-"""The report on the tokens of a tokenizer: all measures, as a table for the terminal and as one HTML page."""
+"""Report on the tokens of a tokenizer: all measures as JSON, as a table for the terminal, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def tokens_report(
     labels : sequence of str
         Columns of classes to predict, besides sex and age.
     holdout_site : str, optional
-        Everything is measured on this site, and probes of labels are trained on the others. Without it all scans are
-        measured, and probes are cross-validated by subject.
+        The scans of this site are measured, and probes of labels are trained on the other sites. Without it all scans
+        are measured, and probes are cross-validated by subject.
     texts : mapping of str to torch.Tensor of shape (text_embed_dim,), optional
         Embedding of the description of each scan, by `scan_id`, for retrieval.
     seed : int
@@ -64,14 +64,15 @@ def tokens_report(
     Returns
     -------
     dict
-        ``codes``, ``reconstruction``, ``connectivity_r``, ``coskewness_r``, ``identification``, ``icc``, ``site``,
-        ``motion``, ``phenotypes``, ``retrieval``; each with numbers, or with ``left_out``, the reason why there are
-        none. Also ``n_scans``, ``failures`` and ``n_seen_in_training``.
+        The contents of `report.json`: ``codes``, ``reconstruction``, ``connectivity_r``, ``coskewness_r``,
+        ``identification``, ``icc``, ``site``, ``motion``, ``phenotypes``, ``retrieval``; each with numbers, or with
+        ``left_out``, the reason why there are none. Also ``n_scans``, ``failures`` and ``n_seen_in_training``.
     """
     sites = [str(site) for site in scans["site"]]
     if holdout_site is not None and holdout_site not in sites:
         raise ValueError(
-            f"No scan is from site {holdout_site!r}: the scans come from {', '.join(sorted(set(sites)))}."
+            f"No scan is from site {holdout_site!r}: give one of the sites of the scans, "
+            f"{', '.join(sorted(set(sites)))}."
         )
     if unknown := sorted(set(labels) - set(scans.column_names)):
         raise ValueError(
@@ -102,13 +103,13 @@ def tokens_report(
         "phenotypes": {
             column: _or_reason(measures.phenotype_probe, scans, readings, training, column, seed) for column in columns
         }
-        or {"left_out": "No label columns were named, and the scans have no sex and no age that differs."},
+        or {"left_out": "No label columns were given, and sex and age are missing or the same for all scans."},
         "retrieval": _or_reason(measures.retrieval, model, extractor, scans, readings.rows, texts),
     }
 
 
 def _or_reason(measure: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """What a measure returns, or ``left_out`` with the reason why it cannot be had."""
+    """Return a measure, or ``left_out`` with the reason why it cannot be computed."""
     try:
         return measure(*args)
     except Unavailable as reason:
@@ -131,9 +132,7 @@ def write_tokens_page(path: Path, report: Mapping[str, Any]) -> None:
     """Write `report.html`."""
     parts = []
     if report.get("simulated"):
-        warning = (
-            "Measured on simulated scans, or with weights that were trained on them: it means nothing clinically."
-        )
+        warning = "Measured on simulated scans, or with weights trained on them: it has no clinical meaning."
         parts.append(paragraph(warning, "warning"))
     rows = list(_rows(report))
     parts += [*map(paragraph, _sentences(report)), html_table(HEAD, rows)]
@@ -155,19 +154,19 @@ def write_tokens_page(path: Path, report: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and "left_out" in value
     ]
     if left_out:
-        parts += [heading("Left out"), html_table(("", "why"), left_out)]
+        parts += [heading("Left out"), html_table(("", "reason"), left_out, text=True)]
     write_text(page("Tokens", [*parts, *failure_parts(report["failures"])]), path)
 
 
 def _sentences(report: Mapping[str, Any]) -> list[str]:
-    """Measures that do not compare vectors."""
+    """The measures that do not compare kinds of vectors, in sentences."""
     sentences = []
     codes = report["codes"]
     if "levels" in codes:
         shares = ", ".join(f"{stage['share_used']:.0%}" for stage in codes["levels"])
         perplexities = ", ".join(f"{stage['perplexity']:.0f}" for stage in codes["levels"])
         sentences.append(
-            f"Codes in use, of {codes['n_codes']}: {shares}; perplexity {perplexities} "
+            f"Codes in use, of {codes['n_codes']}, by stage: {shares}; perplexity {perplexities} "
             f"({codes['n_tokens']} tokens of {report['n_scans']} scans)."
         )
     for name, title in (
@@ -190,14 +189,14 @@ def _sentences(report: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Retrieval: none. {found['left_out']}")
     if report["n_seen_in_training"]:
         sentences.append(
-            f"The tokenizer was trained on {report['n_seen_in_training']} of these scans: on unseen scans it may do "
-            "worse."
+            f"The tokenizer was trained on {report['n_seen_in_training']} of these scans: its numbers for unseen scans "
+            "may be lower."
         )
     return sentences
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each measure that compares vectors of tokens, of codes and of connectivity."""
+    """The measures that compare vectors of tokens, of codes and of connectivity, one a row."""
     for condition, title in _CONDITIONS.items():
         found = report["identification"][condition]
         for candidates, among in _CANDIDATES.items():
@@ -216,11 +215,10 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _row(title: str, found: Mapping[str, Mapping[str, Any]], key: str) -> Iterator[tuple[str, ...]]:
     """One row, or none where nothing was found."""
-    if not found:
-        return
-    one = next(iter(found.values()))
-    values = [*(found.get(name, {}).get(key) for name in VECTORS), one.get("chance")]
-    yield (title, *("-" if value is None else f"{value:.2f}" for value in values), str(one["n"]))
+    if found:
+        first = next(iter(found.values()))  # chance and n are the same for all vectors
+        values = [*(found.get(name, {}).get(key) for name in VECTORS), first.get("chance")]
+        yield (title, *("-" if value is None else f"{value:.2f}" for value in values), str(first["n"]))
 
 
 def _draw_codes(codes: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Cards of datasets, from what was measured in them: a corpus, a scan dataset, or another dataset about scans."""
+"""Render the cards of datasets, with statistics of their scans: a corpus, a scan dataset, or other rows about scans."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ _SHOWN_OF_CONFIG = (
     *("license", "controlled", "simulated"),
 )
 
-# What the Hub asks of those who want access to the scans of a controlled cohort.
-_GATED_PROMPT = (
-    "These are data about people. By asking for access you confirm that you hold the agreement of the cohort's owner, "
-    "that you will not try to find out who a scan belongs to, and that you will not pass the data on."
-)
-_GATED_FIELDS = {
-    "Name and institution": "text",
-    "Purpose": "text",
-    "I hold the data-use agreement of the cohort": "checkbox",
-    "I will not try to identify participants nor redistribute the data": "checkbox",
+# The metadata of a controlled dataset: the Hub asks for this before it gives access.
+GATED_METADATA = {
+    "controlled": True,
+    "extra_gated_prompt": "These are data about people. By asking for access you confirm that you have an agreement "
+    "with the cohort's owner, that you will not try to identify the person of a scan, and that you will not pass the "
+    "data on.",
+    "extra_gated_fields": {
+        "Name and institution": "text",
+        "Purpose": "text",
+        "I hold the data-use agreement of the cohort": "checkbox",
+        "I will not try to identify participants nor redistribute the data": "checkbox",
+    },
 }
 
 
@@ -47,7 +49,7 @@ def write_corpus_card(
     failures: Sequence[Mapping[str, str]],
     warnings: Sequence[str],
 ) -> None:
-    """Write the card of a corpus: its configs for `load_dataset`, and its contents.
+    """Write the card of a corpus, with its configs for `load_dataset`.
 
     Parameters
     ----------
@@ -68,7 +70,7 @@ def write_corpus_card(
     failures : sequence of mappings
         The scans that are not in the corpus.
     warnings : sequence of str
-        Cautions for users of the texts.
+        Cautions for users of the texts, each a sentence.
     """
     filled = [name for name in rows if rows[name]]
     configs = [
@@ -111,12 +113,12 @@ def write_corpus_card(
 def _dataset_info(folder: Path, rows: Mapping[str, int], features: Features) -> dict[str, Any]:
     """Return the `dataset_info` of the config whose shards lie in a folder.
 
-    Without it, `load_dataset` takes two corpora in folders of one name for the same, and returns the cached one.
+    Without it `load_dataset` cannot tell two corpora in folders of the same name apart, and returns the cached one.
     """
     splits = SplitDict()
     for split in _SPLITS:
         if split in rows:
-            # the size without compression, as `datasets` counts it; the footers of the shards hold it
+            # `datasets` counts sizes without compression; the footers of the shards hold them
             metadata = [pq.read_metadata(file) for file in sorted(folder.glob(f"{split}-*.parquet"))]
             groups = [file.row_group(i) for file in metadata for i in range(file.num_row_groups)]
             n_bytes = sum(group.total_byte_size for group in groups)
@@ -189,7 +191,7 @@ def dataset_card(
     controlled: bool = False,
     simulated: bool = False,
 ) -> str:
-    """Render the card of a dataset about scans that holds none.
+    """Render the card of a dataset without scans, such as the answers of a model about them.
 
     Parameters
     ----------
@@ -214,15 +216,6 @@ def dataset_card(
     )
 
 
-def gated_metadata() -> dict[str, Any]:
-    """Return the metadata of a controlled dataset: what the Hub asks of those who want access."""
-    return {
-        "controlled": True,
-        "extra_gated_prompt": _GATED_PROMPT,
-        "extra_gated_fields": dict(_GATED_FIELDS),
-    }
-
-
 def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Count scans, subjects and sexes, and summarise ages, motion and sites, as `_scans.md.jinja` shows them.
 
@@ -240,7 +233,7 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if is_number(scan["t_r"]):
             t_r[site].add(round(float(scan["t_r"]), 4))  # 0.72 and 0.7200000286 (float32) are one sequence
         for column, numbers in (("age", ages), ("mean_fd", motion), ("n_timepoints", lengths[site])):
-            if is_number(scan.get(column)):
+            if is_number(scan.get(column)):  # not NaN, as which tables write unknown ages
                 numbers.append(scan[column])
         if scan.get("sex") is not None:
             sexes[str(scan["sex"])] += 1
@@ -264,10 +257,10 @@ def scan_statistics(scans: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(numbers: Sequence[float]) -> dict[str, float] | None:
-    values = np.asarray(numbers, dtype=float)
-    values = values[np.isfinite(values)]  # tables write unknown ages as NaN
-    if not len(values):
+    """Return count, mean, standard deviation and range of numbers; None where there are none."""
+    if not numbers:
         return None
+    values = np.asarray(numbers, dtype=float)
     summary = {"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}
     return {"n": len(values), **{name: float(value) for name, value in summary.items()}}
 

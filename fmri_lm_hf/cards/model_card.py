@@ -1,4 +1,4 @@
-"""Cards of models, adapters and processors, from what was recorded: configuration, training, scores."""
+"""Render the cards of models, adapters and processors from their records: configuration, training, scores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from typing import Any
 
 from .rendering import NO_LICENSE, model_index, not_above_controls, render_card, score_rows, what_was_scored
 
-_PIPELINE_TAGS = {
-    "fmri_lm": "text-generation",
-    "adapter": "text-generation",
-    "fmri_tokenizer": "feature-extraction",
-}
+_PIPELINE_TAGS = {"fmri_lm": "text-generation", "adapter": "text-generation", "fmri_tokenizer": "feature-extraction"}
 # Keys under which a training record names the datasets that were trained on.
 _DATASET_KEYS = ("dataset", "datasets", "scans", "scan_dataset", "corpus", "conversations")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -22,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass
 class ModelFacts:
-    """What the files of a model record, each empty where there is no such file.
+    """The records of a model for its card; a record is empty where its file is missing.
 
     Attributes
     ----------
@@ -37,9 +33,9 @@ class ModelFacts:
         `results.json`.
     n_parameters : int or None
     lora : str or None
-        The kind of adapter next to the weights of a language model.
+        Whether a language model has a LoRA adapter next to its weights ("adapter") or within them ("merged").
     simulated : bool
-        Whether any scans that it was trained on were simulated.
+        Whether any training scans were simulated.
     """
 
     kind: str
@@ -69,11 +65,7 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
     base_model = facts.config.get("base_model_name_or_path") if facts.kind == "adapter" else None
     return render_card(
         facts.kind,
-        {
-            **_metadata(facts),
-            "base_model": base_model,
-            "model-index": model_index(repo_id, results, record),
-        },
+        _metadata(facts) | {"base_model": base_model, "model-index": model_index(repo_id, results, record)},
         repo_id=repo_id,
         config=facts.config,
         classifies="FmriLMForSequenceClassification" in (facts.config.get("architectures") or ()),
@@ -90,7 +82,7 @@ def model_card(facts: ModelFacts, repo_id: str) -> str:
 
 
 def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
-    """Render the card of a converted checkpoint of another program.
+    """Render the card of a checkpoint of the published program that was converted.
 
     Parameters
     ----------
@@ -125,8 +117,8 @@ def converted_model_card(facts: ModelFacts, repo_id: str) -> str:
 def _metadata(facts: ModelFacts) -> dict[str, Any]:
     conversion = facts.training.get("conversion") or {}
     return {
-        # One of the names that the Hub registers, by which it shows how to load a model and counts its downloads: ours
-        # load with the classes of transformers, so that "fmri_lm_hf" would be right and useless.
+        # The Hub knows a fixed list of libraries, by which it shows how to load a model and counts its downloads: with
+        # "fmri_lm_hf" a repository would have neither snippet nor count.
         "library_name": "peft" if facts.kind == "adapter" else "transformers",
         "license": facts.training.get("license") or conversion.get("license") or NO_LICENSE,
         "language": ["en"] if facts.kind in ("fmri_lm", "adapter") else None,
@@ -143,7 +135,7 @@ def _metadata(facts: ModelFacts) -> dict[str, Any]:
 
 
 def _scores_of_training(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scores in a training record, with what it says about the scans that were scored."""
+    """Return the scores in a training record, with the fields that name the scored scans."""
     scores = training.get("scores")
     if not isinstance(scores, Mapping):
         return {}

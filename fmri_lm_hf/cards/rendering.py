@@ -1,14 +1,14 @@
 """Model and dataset cards: Jinja templates filled with measured values, updated in place by later pushes.
 
-A template of `model_cards/` opens with the metadata (YAML between `---` lines) and wraps every generated part:
+A template in `model_cards/` begins with the metadata (YAML between `---` lines) and wraps every generated part:
 
     <!-- generated:scores -->
     ...
     <!-- /generated:scores -->
 
-[`render_card`] fills a template. What was not measured or recorded shows as `[not recorded]`; nothing is guessed.
+[`render_card`] fills a template. Values that were not recorded show as `[not recorded]`; nothing is guessed.
 [`update_card`] updates an existing card: it replaces the generated blocks that nobody edited and the metadata that
-follow from the data, and leaves every other byte as it was. A block remembers the checksum of what was generated, so a
+follow from the data, and leaves every other byte as it was. A block contains the checksum of its generated text, so a
 block that a person has edited, or deleted, stays as that person left it. The functions at the end turn `results.json`
 into the scores of a card, and into the two forms in which the Hub indexes scores.
 """
@@ -16,6 +16,7 @@ into the scores of a card, and into the two forms in which the Hub indexes score
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -26,7 +27,7 @@ import yaml
 from ..files import project_folder
 
 NOT_RECORDED = "[not recorded]"
-NO_LICENSE = "unknown"  # what the Hub takes where none is given; the card asks for one
+NO_LICENSE = "unknown"  # the Hub's identifier for none; the card asks for one
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _BLOCK = re.compile(
@@ -35,14 +36,11 @@ _BLOCK = re.compile(
     re.DOTALL,
 )
 _SIGNATURE = re.compile(r"\n<!-- unchanged since it was written: sha=([0-9a-f]{12}) -->\n\Z")
-# What peft and transformers write into a new README: a form that nobody has filled in yet.
+# In every field of the README that peft and transformers write: a form that nobody has filled in yet.
 _UNFILLED_FORM = "[More Information Needed]"
 
-# Metadata that follow from the data: measured values replace those of before.
-_MEASURED_KEYS = (
-    *("base_model", "configs", "controlled", "dataset_info"),
-    *("extra_gated_prompt", "extra_gated_fields"),
-)
+# Metadata that follow from the data: a new push replaces them.
+_MEASURED_KEYS = ("base_model", "configs", "controlled", "dataset_info", "extra_gated_prompt", "extra_gated_fields")
 _JOINED_KEYS = ("tags", "datasets")
 _MEASURED_TAGS = ("simulated-data",)
 
@@ -53,7 +51,7 @@ METRICS = {
     "auc": "ROC AUC",
     "mean_absolute_error": "Mean absolute error",
 }
-# Results with this source are those of an earlier push, and go when new ones come.
+# `model-index` results with this source are from an earlier push, and are dropped when new ones arrive.
 _RECORD_URL = re.compile(r"/(?:results|training_info)\.json$")
 
 
@@ -71,7 +69,7 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
         The metadata of the card, written as YAML where the template says `{{ metadata }}`. Keys whose value
         is None or empty are left out.
     **values
-        What the template shows. A name that is missing, or None, is shown as `[not recorded]`; a name can be
+        Variables of the template. A name that is missing, or None, is shown as `[not recorded]`; a name can be
         tested with `{% if name %}`. Filters: `score` (three decimals), `commas` (thousands).
 
     Returns
@@ -99,21 +97,21 @@ def render_card(template: str, metadata: dict[str, Any], **values: Any) -> str:
     environment.filters["score"] = partial(_format_number, "{:.3f}")
     environment.filters["commas"] = partial(_format_number, "{:,}")
     try:
-        found = environment.get_template(f"{template}.md.jinja")
+        source = environment.get_template(f"{template}.md.jinja")
     except jinja2.TemplateNotFound:
         names = [name.removesuffix(".md.jinja") for name in environment.list_templates()]
         known = [name for name in names if not name.startswith("_")]
         raise ValueError(f"There is no card template {template!r}; known templates are {known}.") from None
-    return _seal(re.sub(r"\n{3,}", "\n\n", found.render(metadata=_yaml(metadata), **values)))
+    return _seal(re.sub(r"\n{3,}", "\n\n", source.render(metadata=_yaml(metadata), **values)))
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of a record is a number, which True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Return whether a value of a record is a finite number; True and False, which are integers of Python, are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _format_number(shape: str, value: Any) -> str:
-    return shape.format(value) if is_number(value) else NOT_RECORDED
+def _format_number(form: str, value: Any) -> str:
+    return form.format(value) if is_number(value) else NOT_RECORDED
 
 
 def _yaml(metadata: dict[str, Any]) -> str:
@@ -135,11 +133,11 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = (),
     rendered : str
         What `render_card` returned now.
     always : iterable of str
-        Blocks that follow from the data alone (such as the warning that the weights come from simulated scans):
-        put back on top when they are missing, and removed when `rendered` does not have them.
+        Blocks that a person cannot remove, such as the warning that the weights come from simulated scans: put back
+        on top when they are missing, and removed when `rendered` does not have them.
     add_blocks : bool, default=False
-        Append blocks that the card does not have: it was the card of another kind of repository, such as of a
-        processor to which a model was added.
+        Append blocks that the card does not have, because it was written for another kind of repository: for a
+        processor to which a model is added.
 
     Returns
     -------
@@ -155,15 +153,16 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = (),
     new_blocks = {match["name"]: match for match in _BLOCK.finditer(new_body)}
     always = tuple(always)
 
-    def exchanged(match: re.Match[str]) -> str:
+    def updated(match: re.Match[str]) -> str:
         new = new_blocks.get(match["name"])
-        # A block without a checksum counts as edited: nobody can say that it was not.
+        # A block without a checksum counts as edited: nobody can say that it was not. A block that is no longer
+        # generated stays too, unless it is a warning that has become wrong.
         if match["sha"] != _checksum(match["body"]) or (new is None and match["name"] not in always):
             return match[0]
         return "" if new is None else new[0]
 
     if _BLOCK.search(old_body):
-        body = _BLOCK.sub(exchanged, old_body)
+        body = _BLOCK.sub(updated, old_body)
     else:
         body = "\n\n".join([old_body.rstrip("\n"), *(match[0] for match in new_blocks.values())]) + "\n"
     for name in new_blocks if add_blocks else ():
@@ -181,13 +180,13 @@ def update_card(existing: str | None, rendered: str, always: Iterable[str] = (),
 def exchange_blocks(card: str, change: Callable[[str], str]) -> str:
     """Apply `change` to the text of every generated block that nobody edited."""
 
-    def exchanged(match: re.Match[str]) -> str:
+    def changed(match: re.Match[str]) -> str:
         if match["sha"] != _checksum(match["body"]):
             return match[0]
-        # sealed again, or the next push would take our own change for an edit and never touch the block
+        # a new checksum, or the next push would take our own change for a person's edit and never update the block
         return _seal(match[0].replace(match["body"], change(match["body"])))
 
-    return _BLOCK.sub(exchanged, card)
+    return _BLOCK.sub(changed, card)
 
 
 def has_block(card: str, name: str) -> bool:
@@ -202,12 +201,12 @@ def find_block(card: str, name: str) -> str | None:
 
 
 def join_card(metadata: dict[str, Any], body: str) -> str:
-    """Return a card of its metadata and its text: the inverse of `split_card`."""
+    """Join metadata and text to a card: the inverse of `split_card`."""
     return f"---\n{_yaml(metadata)}---\n{body}"
 
 
 def sign_card(card: str) -> str:
-    """Append the checksum of a card's text, by which `is_edited` recognises later changes."""
+    """Append a checksum to a card, by which `is_edited` recognises later changes."""
     text = _SIGNATURE.sub("", card).rstrip("\n") + "\n"
     return f"{text}\n<!-- unchanged since it was written: sha={_checksum(text)} -->\n"
 
@@ -226,12 +225,12 @@ def split_card(card: str) -> tuple[dict[str, Any], str, str]:
         metadata = yaml.safe_load(match[1]) or {}
     except yaml.YAMLError as error:
         raise ValueError(
-            f"The metadata between the `---` lines of the card is not valid YAML ({error}); correct it by hand."
+            f"The metadata between the `---` lines of the card are not valid YAML ({error}); correct them by hand."
         ) from error
     if not isinstance(metadata, dict):
         raise ValueError(
             f"The metadata between the `---` lines of the card must be `key: value` lines, found {metadata!r}; "
-            "correct it by hand."
+            "correct them by hand."
         )
     return metadata, card[match.end() :], match[0]
 
@@ -260,13 +259,14 @@ def _merged_metadata(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """Return the person's metadata, with measured keys updated, tags joined and missing keys added."""
     merged = dict(old)
     for key, value in new.items():
-        # a licence that was unknown is the one thing that a person's metadata say and that we may correct
+        # Every new repository says "unknown" until somebody gives a licence: the only value of ours that a person's
+        # metadata may contain.
         unknown_license = key == "license" and old.get(key) in (None, NO_LICENSE)
         if key in _MEASURED_KEYS or key not in old or unknown_license:
             merged[key] = value
     for key in _JOINED_KEYS:
         measured = _as_list(new.get(key))
-        # joined as they are, the tag of simulated data would stay after the model was trained on real ones
+        # simply joined, the tag of simulated data would stay after the model was trained on real scans
         kept = [value for value in _as_list(old.get(key)) if value not in _MEASURED_TAGS or value in measured]
         if kept or measured:
             merged[key] = list(dict.fromkeys([*kept, *measured]))
@@ -301,7 +301,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row a task and predictor, the model first: `task`, `predictor`, `is_model`, and the metrics."""
+    """Return a row for each task and predictor, the model first: `task`, `predictor`, `is_model`, and the metrics."""
     return [
         {"task": task, "predictor": predictor, "is_model": predictor == MODEL, **scores}
         for task, predictors in _tasks(results)
@@ -310,18 +310,18 @@ def score_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def not_above_controls(results: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the tasks in which the model was not shown to beat its controls, with those controls."""
-    found = {}
+    """Return the tasks in which the model was not shown to beat its controls, with the names of these controls."""
+    controls_of = {}
     for task, verdict in _mapping(results.get("verdict")).items():
         if _mapping(verdict).get("beats_controls") is False:
             compared = _mapping(verdict.get("differences"))
             names = [str(name) for name in verdict.get("not_beaten") or ()]
-            found[str(task)] = [name for name in names if _mapping(compared.get(name)).get("kind") == "control"]
-    return found
+            controls_of[str(task)] = [name for name in names if _mapping(compared.get(name)).get("kind") == "control"]
+    return controls_of
 
 
 def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[dict[str, Any]]:
-    """Return the scores of the model as `model-index` metadata; those of baselines and controls are not its results.
+    """Return the scores of the model as `model-index` metadata, without those of baselines and controls.
 
     Parameters
     ----------
@@ -331,7 +331,6 @@ def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[d
         The file of the repository that holds them.
     """
     name = _scans(results) or "scans that the record does not name"
-    source = _source(repo_id, record)
     indexed = []
     for task, predictors in _tasks(results):
         scores = predictors.get(MODEL, {})
@@ -346,20 +345,20 @@ def model_index(repo_id: str, results: Mapping[str, Any], record: str) -> list[d
                     "task": {"type": "zero-shot-classification", "name": task},
                     "dataset": {"type": str(results.get("dataset") or "fmri"), "name": name},
                     "metrics": metrics,
-                    "source": source,
+                    "source": _source(repo_id, record),  # its own dict: YAML would refer to a shared one by an anchor
                 }
             )
     return [{"name": repo_id.split("/")[-1], "results": indexed}] if indexed else []
 
 
 def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
-    """Return the scores of the model as `.eval_results/*.yaml`, which the Hub compares with others on the same scans.
+    """Return the scores of the model as `.eval_results/*.yaml`, by which the Hub compares models on a dataset.
 
     Parameters
     ----------
     repo_id : str
     results : mapping
-        Its `dataset` is the Hub id of the scans that were evaluated, and `commits` has their commit.
+        `dataset` is the Hub id of the evaluated scans, and `commits` holds their commit.
 
     Returns
     -------
@@ -391,9 +390,9 @@ def eval_results(repo_id: str, results: Mapping[str, Any]) -> str | None:
 
 
 def what_was_scored(results: Mapping[str, Any]) -> str | None:
-    """Return which scans the scores are about, as far as the record says; None where it does not say."""
+    """Describe the scans that were scored, as far as the record says; None where it does not say."""
     scans = _scans(results)
-    simulated = " of a simulated cohort" if results.get("simulated") is True else ""
+    simulated = " (a simulated cohort)" if results.get("simulated") is True else ""
     return None if scans is None else scans + simulated
 
 
@@ -404,25 +403,22 @@ def _scans(results: Mapping[str, Any]) -> str | None:
         sites = ", ".join(map(str, results["holdout_sites"]))
         return f"the scans of the sites {sites}, which were held out from training"
     if isinstance(left_out := results.get("leave_one_site_out"), Mapping):
-        named = ", ".join(map(str, left_out.get("sites") or ()))
-        return f"the scans of the sites {named}, each held out in turn from the baselines, not from this model"
+        sites = ", ".join(map(str, left_out.get("sites") or ()))
+        return f"the scans of the sites {sites}, each held out in turn from the baselines, not from this model"
     if results.get("split"):
         return f"the {results['split']} split" + (f" of {results['dataset']}" if results.get("dataset") else "")
     return str(results["dataset"]) if results.get("dataset") else None
 
 
 def _source(repo_id: str, record: str) -> dict[str, str]:
-    return {
-        "name": f"{record} of the repository",
-        "url": f"https://huggingface.co/{repo_id}/blob/main/{record}",
-    }
+    return {"name": f"{record} of the repository", "url": f"https://huggingface.co/{repo_id}/blob/main/{record}"}
 
 
 def _tasks(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     """Yield every task with the scores of its predictors, the model first.
 
-    Records of earlier releases hold questions and counts among the predictors of a task: a predictor is an entry with
-    a number under a name of `METRICS`.
+    Records of earlier releases hold questions and counts among the predictors of a task, so a predictor is recognised
+    by a number under a name of `METRICS`.
     """
     for task, entries in _mapping(results.get("tasks")).items():
         predictors = {

@@ -1,6 +1,6 @@
 """The `fmri-lm` command. Each sub-command is a thin module of `fmri_lm_hf.cli` over the library.
 
-This module imports no library, and a sub-command's module only when it is called: `fmri-lm --help` is instant.
+This module imports no library, and the module of a sub-command only when that is called: `fmri-lm --help` is fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..__about__ import __version__
-from ..registration import register
+from ..registration import register_models
 
 COMMANDS = {
     "ask": "ask a question about a scan",
@@ -30,7 +30,10 @@ COMMANDS = {
     "convert-upstream": "convert a checkpoint of the published fMRI-LM program, safely",
 }
 
-# Commands of the release before, which now lie outside the package: module with the command -> how it is run today.
+# Commands that read files and load no model: they run without torch, which takes seconds to import.
+WITHOUT_MODELS = ("scans", "atlas", "corpus", "push", "verify")
+
+# Commands of the release before, which now lie outside the package: the module of each, and how to run it today.
 MOVED = {
     "tokens": ("experiments.tokens.__main__", "python -m experiments.tokens"),
     "study": ("experiments.ablation", "python -m experiments.ablation"),
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         argv = sys.argv[1:]
         warnings.formatwarning = _as_one_line
-        for stream in (sys.stdout, sys.stderr):  # a console without our check marks or a name's accents
+        for stream in (sys.stdout, sys.stderr):  # not every console has check marks and accents
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
     command = next((word for word in argv if word in COMMANDS or word in MOVED), "")
@@ -53,9 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(command, error)
     try:
-        register()
+        if command not in WITHOUT_MODELS:
+            register_models()
         return int(args.run(args) or 0)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has gone. Python flushes stdout once more at exit, and would
+        # report the error again: let it flush into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

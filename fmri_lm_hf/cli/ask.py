@@ -38,13 +38,13 @@ EXAMPLE = "example"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm ask`."""
+    """Add the arguments of `fmri-lm ask`."""
     add_scan_arguments(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask, in quotes")
 
 
 def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of commands about one scan."""
+    """Add the arguments that `ask` and `describe` share."""
     parser.add_argument("scan", metavar="SCAN", help="table or image of one scan, or `example`")
     parser.add_argument("--model", metavar="MODEL", help="model folder or Hub id (default: the bundled model)")
     parser.add_argument(
@@ -53,9 +53,8 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
         help="atlas of the scan: a name such as schaefer_100_7networks, an atlas JSON file or a label image "
         "(default: the networks that the ROI names of a table state, else the model's atlas)",
     )
-    parser.add_argument(
-        "--t-r", type=float, metavar="SECONDS", help="repetition time, where the scan does not state it"
-    )
+    parser.add_argument("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas JSON file")
+    parser.add_argument("--t-r", type=float, metavar="SECONDS", help="repetition time, if the scan does not state it")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm ask`."""
     from ..corpus.queries import display_text, pair_truth, says_no_scan
 
-    scan = open_scan(args.scan, args.model, args.atlas, args.t_r)
+    scan = open_scan(args.scan, args.model, args.atlas, args.t_r, args.labels_img)
     answer = scan.answer(args.question)
     text = display_text(answer, scan.network_names)
     pairs: list[PairTruth] = []
@@ -87,20 +86,20 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class OpenScan:
-    """One scan, with the model that is asked about it.
+    """One scan, and the model that answers questions about it.
 
     Attributes
     ----------
     model, processor
     inputs : dict of torch.Tensor
-        What the processor makes of the scan.
+        The scan, from the processor.
     facts : list of fact
         `corpus.queries.scan_facts`; empty if the model's atlas is unknown.
     name : str
-        Of the file.
+        Name of the file.
     is_simulated : bool
     source : str
-        Which scan and atlas, in one line for the user.
+        A line for the user: the scan and the atlas.
     """
 
     model: FmriLMForCausalLM
@@ -120,19 +119,23 @@ class OpenScan:
         return () if self.atlas is None else self.atlas.network_names
 
     def answer(self, question: str) -> str:
-        """The model's answer, word for word; greedy, so that it can be repeated."""
+        """Answer a question in the model's own words, by greedy decoding: the same question has the same answer."""
         import torch
 
         from ..models.answers import encode_question
 
-        prompt, _ = encode_question(self.processor, question, ["-"])
+        prompt, _ = encode_question(self.processor, question, ["-"])  # the prompt alone; it needs some answer
         ids = torch.tensor([prompt], device=self.model.device)
         generated = self.model.generate(ids, **self.inputs, max_new_tokens=160, do_sample=False)
         return self.processor.decode_answer(generated[0, len(prompt) :]).strip()
 
 
 def open_scan(
-    scan: str, model_name: str | None = None, atlas_name: str | None = None, t_r: float | None = None
+    scan: str,
+    model_name: str | None = None,
+    atlas_name: str | None = None,
+    t_r: float | None = None,
+    labels_img: Path | None = None,
 ) -> OpenScan:
     """Load a model and read a scan for it.
 
@@ -143,9 +146,12 @@ def open_scan(
     model_name : str, optional
         Folder or Hub id; the bundled model when None.
     atlas_name : str, optional
-        Of the scan. When None, the networks that the ROI names of a table state, else the model's atlas.
+        Atlas of the scan, as for `find_atlas`. When None, the networks that the ROI names of a table state, else the
+        model's atlas.
     t_r : float, optional
         Repetition time in seconds.
+    labels_img : Path, optional
+        Label image of the atlas.
     """
     from transformers import AutoModelForCausalLM, AutoProcessor
     from transformers.utils import logging
@@ -158,16 +164,16 @@ def open_scan(
         raise ScanError(f"The scan {scan} does not exist: check the path, or try `example`.")
     is_image = path.name.endswith((".nii", ".nii.gz", ".gii"))
     if is_image or model_name is not None:
-        print(f"Reading {path.name} ...", file=sys.stderr)  # which can take a while
+        print(f"Reading {path.name} ...", file=sys.stderr)  # it can take a while
 
-    logging.disable_progress_bar()  # loading 3 MB of weights needs none
+    logging.disable_progress_bar()  # of the weights: an answer is what the user waits for
     if model_name is None:
         model, processor = load_bundled_model()
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name).eval()
         processor = AutoProcessor.from_pretrained(model_name)
     own_atlas = processor.feature_extractor.atlas
-    atlas = find_atlas(atlas_name) if atlas_name else None
+    atlas = find_atlas(atlas_name, labels_img)
     if atlas is None and own_atlas is not None and not is_image:
         atlas = atlas_of_table(path, own_atlas)
     if atlas is not None and atlas != own_atlas:
@@ -178,7 +184,7 @@ def open_scan(
         if atlas_name or "atlas" not in str(error):
             raise
         raise ScanError(
-            f"{error} If the scan is of another atlas, name that: `--atlas schaefer_100_7networks`, for example, or "
+            f"{error} If the scan is of another atlas, name it: `--atlas schaefer_100_7networks`, for example, or "
             "`--atlas FILE.json`."
         ) from error
 
@@ -186,36 +192,46 @@ def open_scan(
     source = f"Scan: {path.name}{' (simulated)' if scan == EXAMPLE else ''}."
     if used is not None:
         n_networks = len(used.network_names)
-        origin = "given" if atlas_name else "from the ROI names" if atlas else "assumed; --atlas names another"
+        origin = "given" if atlas_name else "from the ROI names" if atlas else "assumed; use --atlas for another"
         source += f" Atlas: {used.name}, {used.n_rois} ROIs in {n_networks} networks ({origin})."
     return OpenScan(model, processor, inputs, _facts(used, inputs), path.name, scan == EXAMPLE, source)
 
 
-def find_atlas(name: str) -> Atlas:
-    """An atlas by its name, from an atlas JSON file, or from a label image."""
+def find_atlas(name: str | None, labels_img: Path | None = None) -> Atlas | None:
+    """An atlas by its name, from an atlas JSON file, or from a label image that names its labels; None for None."""
     from ..models.atlas import Atlas
+    from ..models.image_files import both_hemispheres
+    from ..models.scan_errors import ScanError
 
+    if name is None:
+        if labels_img is not None:
+            raise ScanError("--labels-img belongs to an atlas JSON file: give that with --atlas.")
+        return None
     if name.endswith(".json"):
-        return Atlas.from_json(name)
+        return Atlas.from_json(name, labels_img)
     if name.endswith((".nii", ".nii.gz", ".gii")):
-        return Atlas.from_labels_img(Path(name), name=Path(name).name.partition(".")[0])
-    return Atlas.load(name)
+        file_name = both_hemispheres(name)[0] if name.endswith(".gii") else Path(name).name
+        return Atlas.from_labels_img(name, name=re.sub(r"(\.dlabel)?\.nii(\.gz)?$|(\.label)?\.gii$", "", file_name))
+    atlas = Atlas.load(name)
+    return atlas if labels_img is None else atlas.with_labels_img(labels_img)
 
 
 def atlas_of_table(path: Path, expected: Atlas) -> Atlas | None:
-    """The atlas that the ROI names of a table state; None if they are those expected, or state no networks."""
+    """The atlas that the ROI names of a table state: `expected`, or one of the networks in the names; None without."""
     from ..models.atlas import Atlas
     from ..models.scan_files import table_names
 
     _, names = table_names(path)
-    if names is None or set(names) == set(expected.roi_names):
+    if names is None:
         return None
+    if set(names) == set(expected.roi_names):
+        return expected
     atlas = Atlas.from_names(names, path.name.partition(".")[0])
     return atlas if atlas.named_networks == atlas.network_names else None
 
 
 def _facts(atlas: Atlas | None, inputs: dict[str, torch.Tensor]) -> list[Fact]:
-    """What the scan's own correlations say."""
+    """The facts of the scan's own correlations, which the model's words are compared with."""
     import torch
 
     from ..corpus.queries import scan_facts
@@ -239,9 +255,11 @@ def named_pairs(text: str, network_names: Sequence[str]) -> list[tuple[str, str]
     if not network_names:
         return []
     spelling = {name.lower(): name for name in network_names}
-    # longest first: "default mode" holds "default"
+    # Longest first, since "default mode" begins with "default"; and not by `\\b`, which finds no border behind the
+    # last character of "fronto-parietal (L)".
     names = "|".join(re.escape(name) for name in sorted(network_names, key=len, reverse=True))
     mention = rf"(?P<within>\b(?:within|inside)\s+(?:the\s+)?)?(?<!\w)(?P<name>{names})(?!\w)"
+    # "within" makes a pair of one name; all other names are taken two by two, in the order of the text
     pairs: list[tuple[str, str]] = []
     first = None
     for found in re.finditer(mention, text, re.IGNORECASE):

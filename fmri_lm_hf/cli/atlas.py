@@ -1,23 +1,22 @@
 """Make an atlas from a label image and the table that names its labels, and check that they belong together.
 
-The atlas file (.json) names the ROIs and their networks, and holds the checksum of the image, which stays where it is.
-Afterwards, `fmri-lm scans SOURCE INPUT --atlas FILE --labels-img IMAGE` extracts these ROIs from scans, and models take
-scans of this atlas.
+The atlas file (.json) holds the names of the ROIs, their networks and the checksum of the image, but not the image.
+`fmri-lm scans SOURCE INPUT --atlas FILE --labels-img IMAGE` extracts these ROIs from scans.
 
 IMAGE and the names of its ROIs:
   .nii, .nii.gz     in MNI space, with --table
-  .dlabel.nii       holds its own names
-  .label.gii        of either hemisphere, with the other beside it; holds its own names
+  .dlabel.nii       contains the names
+  .label.gii        of either hemisphere, with the other beside it; contains the names
 TABLE is a CSV or TSV with the columns index (the value in the image), name and, if known, network; a colour lookup
-table (`index name R G B A`); or a Workbench label list. Name the networks, so that texts can speak of them:
+table (`index name R G B A`); or a Workbench label list. Texts only mention ROIs with a network:
 
   index  name        network
   1      LH_Vis_1    visual
   2      LH_Vis_2    visual
   3      LH_Def_1    default
 
-The command reports ROIs without voxels or with fewer than five, ROIs without a network, left and right exchanged, and
-ROIs outside of MNI space, and then returns 1. Without --out it only checks.
+The command reports ROIs with fewer than five voxels, ROIs without a network, exchanged sides, and ROIs outside MNI
+space; with any of these it returns 1. Without --out it only checks.
 
 examples:
   fmri-lm atlas aal.nii.gz --table aal.tsv
@@ -32,15 +31,15 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm atlas`."""
+    """Add the arguments of `fmri-lm atlas`."""
     parser.add_argument("image", metavar="IMAGE", type=Path, help="label image, see above")
-    parser.add_argument("--table", type=Path, help="names of its labels")
-    parser.add_argument("--name", help="name of the atlas (the image's)")
+    parser.add_argument("--table", type=Path, help="names of the labels")
+    parser.add_argument("--name", help="name of the atlas (default: from IMAGE)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="atlas file to write (.json)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fmri-lm atlas`; return 1 if the image and its table do not fit."""
+    """Run `fmri-lm atlas`; return 1 if the check finds problems."""
     from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
     from ..models.scan_errors import ScanError

@@ -1,11 +1,12 @@
 """Convert a checkpoint of the published fMRI-LM program into a model of this package.
 
-The checkpoint is a pickle. Nothing in it is executed: tensors are read from the memory-mapped file, settings as plain
-data, and a pickle that tries to call anything is refused. Converts the tokenizer of stage 1 (`ckpt.pt`) and the
-language models of stages 2 and 3 (files with `model` and `model_args`), among them the released one.
+"Upstream" is the program published with arXiv 2511.21760. Its checkpoints are pickles, and nothing in them is executed:
+tensors are read from the memory-mapped file, settings as plain data, and a pickle that tries to call anything is
+refused. The command converts the fMRI tokenizer of stage 1 (`ckpt.pt`) and the language models of stages 2 and 3 (files
+with `model` and `model_args`), among them the released one.
 
-OUT becomes a folder with `config.json`, safetensors, a processor or feature extractor, and a card with the origin.
-The checkpoint states no licence: convert it for your own use, and do not republish the result.
+OUT becomes a folder with `config.json`, safetensors, a processor or feature extractor, and a card that names the
+checkpoint. The checkpoint states no licence: convert it for your own use, and do not republish the result.
 
 From the released file to a prediction:
 
@@ -30,9 +31,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm convert-upstream`."""
+    """Add the arguments of `fmri-lm convert-upstream`."""
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="`.pt` file")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="`.pt` file of the published program")
     add("out", type=Path, metavar="OUT", help="folder for the converted model")
     add(
         "--text-config",
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalization",
         type=Path,
         metavar="FILE",
-        help=".npz or JSON with `medians` and `iqrs` of the cohort (default: those of each scan)",
+        help=".npz or JSON file with `medians` and `iqrs` of the cohort (default: those of each scan)",
     )
     add(
         "--n-timepoints",
@@ -72,15 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the model's input at TR 2.0 s (default: from the checkpoint)",
     )
-    add(
-        "--merge",
-        action="store_true",
-        help="merge the LoRA adapter into the weights (default: a separate adapter)",
-    )
+    add("--merge", action="store_true", help="merge the LoRA adapter into the weights (default: a separate adapter)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, and print the result."""
+    """Run `fmri-lm convert-upstream`."""
     from ..conversion import convert_upstream
 
     result = convert_upstream(

@@ -1,15 +1,15 @@
 """Turn a scan dataset into a dataset of fMRI-text pairs, ready for `load_dataset` and for the Hub.
 
 Each scan is described by 23 measures in four families (connectivity, gradients, graph, ica), compared with the
-training subjects, and put into words. Every text comes with the facts that it states, as JSON. The folder has a
-config for each family and one, `all`, for all of them; splits by subject; and a card made from what was measured.
+training subjects, and put into words. Every text comes with the facts that it states, as JSON. The corpus has a
+config for each family, the config `all`, splits by subject, and a dataset card.
 
 examples:
   fmri-lm corpus build scans/ --out corpus/
-      everything, in one process
+      all families and lengths, in one process
 
   fmri-lm corpus build scans/ --out corpus/ --workers 8 --holdout-site B --group-by family_id
-      eight processes; all subjects of site B are test, and families stay together
+      eight processes; subjects of site B are in the test split, and families stay together
 
   fmri-lm corpus build scans/ --out corpus/ --scheduler tcp://node01:8786
       on a Dask cluster, such as dask-jobqueue starts on Slurm; its workers must see the same folders
@@ -17,7 +17,7 @@ examples:
   fmri-lm push corpus/ my-organisation/my-corpus
       publish it
 
-An interrupted build continues when the same command is given again; other parameters are refused.
+An interrupted build continues when the same command is given again; other options are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm corpus`."""
+    """Add the arguments of `fmri-lm corpus`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser(
         "build",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = build.add_argument
     add("scans", type=Path, help="scan dataset: a folder that `fmri-lm scans` made, or Parquet")
     add("--out", type=Path, required=True, help="folder of the corpus")
-    add("--atlas", type=Path, help="atlas JSON (default: atlas.json beside the scans)")
+    add("--atlas", type=Path, help="atlas JSON (default: atlas.json next to the scans)")
     add(
         "--networks",
         type=Path,
@@ -61,16 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LENGTH",
         help="texts of each scan: sentence, paragraph, full (default: all)",
     )
-    add("--wordings", type=int, default=1, help="texts of each length, in other words (default: 1)")
+    add("--wordings", type=int, default=1, help="texts of each length, in different words (default: 1)")
     add(
         "--describe",
         nargs="*",
         metavar="COLUMN",
         help="columns that `subject_description` states (default: age, sex, handedness, education_years and diagnosis, "
-        "where the scans have them; nothing after it: none)",
+        "where the scans have them; without a value: none)",
     )
     add("--components", type=int, default=20, help="components of the group ICA (default: 20)")
-    add("--seed", type=int, default=0, help="of splits, ICA and wordings (default: 0)")
+    add("--seed", type=int, default=0, help="seed of splits, ICA and wordings (default: 0)")
 
     add = build.add_argument_group("splits (always by subject)").add_argument
     add(
@@ -82,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shares of the subjects (default: 0.8 0.1 0.1)",
     )
     add("--group-by", metavar="COLUMN", help="keep subjects together, such as by family_id or site")
-    add("--holdout-site", nargs="+", default=[], metavar="SITE", help="sites whose subjects are all test")
+    add("--holdout-site", nargs="+", default=[], metavar="SITE", help="sites whose subjects are all in the test split")
     add("--splits", type=Path, metavar="FILE", help="use the splits.json of another corpus")
 
     add = build.add_argument_group("card").add_argument
-    add("--scan-dataset", metavar="ORG/NAME", help="repository of the scans, to link to")
-    add("--license", help="licence of the corpus, such as cc-by-4.0 (default: marked as to fill in)")
-    add("--controlled", action="store_true", help="the scans have a data-use agreement: ask before a push")
-    add("--simulated", action="store_true", help="the scans are simulated: say so")
+    add("--scan-dataset", metavar="ORG/NAME", help="Hub repository of the scans, for links")
+    add("--license", help="license of the corpus, such as cc-by-4.0 (default: to be filled in)")
+    add("--controlled", action="store_true", help="the scans have a data-use agreement: pushing asks for confirmation")
+    add("--simulated", action="store_true", help="the scans are simulated; the card says so")
 
     add = build.add_argument_group("execution").add_argument
     add("--workers", type=int, default=1, help="processes on this machine (default: 1)")

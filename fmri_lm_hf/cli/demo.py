@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm demo`."""
+    """Add the arguments of `fmri-lm demo`."""
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="output folder (default: demo_output)")
     add_cohort_arguments(parser)
     parser.add_argument(
@@ -31,16 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="input of a scan token: its patch of the signal (as published), its ROI's connectivity profile, or both "
         "(default: connectivity)",
     )
-    parser.add_argument(
-        "--read-codes",
-        action="store_true",
-        help="embed scans by their discrete codes alone",
-    )
+    parser.add_argument("--read-codes", action="store_true", help="embed scans by their discrete codes alone")
     parser.add_argument("--seed", type=int, default=0, help="seed of the cohort and of the training (default: 0)")
 
 
 def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that choose scans, labels and the test site."""
+    """Add the arguments that choose scans, labels and the test site."""
     parser.add_argument("--scans", type=Path, help="scan dataset (default: a simulated cohort)")
     parser.add_argument("--atlas", type=Path, help="atlas JSON, for a dataset without atlas.json")
     parser.add_argument(

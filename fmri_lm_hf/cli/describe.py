@@ -1,8 +1,8 @@
 """Describe a scan, and check every statement against the numbers of the scan.
 
-The bundled model names the strongest and the weakest network pair and grades others. Next to each statement stands the
+The bundled model names the strongest and the weakest network pair and grades others. Each statement is shown with the
 pair's connectivity: the mean correlation of its ROIs, in units of the root mean square (RMS) of all correlations of the
-scan; a mark shows whether the statement agrees with it. `fmri-lm ask --help` lists what SCAN can be.
+scan. A mark shows whether the statement agrees with it. `fmri-lm ask --help` lists what SCAN can be.
 
 examples:
   fmri-lm describe example --out report.html
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe this scan."
 UNITS = "mean correlation of the pair's ROIs, in units of the scan's RMS correlation"
+RANKS = "Ranks: by magnitude, among all pairs of two networks, or among all single networks."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm describe`."""
+    """Add the arguments of `fmri-lm describe`."""
     add_scan_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write an HTML page with pictures of the scan")
 
@@ -42,10 +43,10 @@ def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm describe`."""
     from ..corpus.queries import check_statements
 
-    scan = open_scan(args.scan, args.model, args.atlas, args.t_r)
+    scan = open_scan(args.scan, args.model, args.atlas, args.t_r, args.labels_img)
     description = scan.answer(QUESTION)
-    found = check_statements(description, scan.facts, scan.network_names)
-    statements = list(dict.fromkeys(found))  # greedy text may repeat itself
+    # once each: greedy decoding may repeat itself
+    statements = list(dict.fromkeys(check_statements(description, scan.facts, scan.network_names)))
     if args.json:
         print_json(scan, description=description, statements=[asdict(each) for each in statements])
     else:
@@ -59,24 +60,27 @@ def run(args: argparse.Namespace) -> None:
 
 
 def print_statements(statements: Sequence[CheckedStatement]) -> None:
-    """One line a statement: a mark, the sentence, the pair's value, bin and rank."""
+    """Print a line for each statement: a mark, the sentence, the pair's value, bin and rank."""
     width = max((len(each.text) for each in statements), default=0)
     for each in statements:
+        if each.is_true is None:
+            print(each.text)
+            continue
         facts = "" if each.truth is None else f"{each.truth.value:>6.2f}  {each.truth.bin}, {rank_label(each.truth)}"
-        print(f"{mark(each)} {each.text:<{width}} {facts}".rstrip() if each.is_true is not None else each.text)
+        print(f"{mark(each)} {each.text:<{width}} {facts}".rstrip())
     if summary := agreement(statements):
         print(f"\n{summary} Values: {UNITS}.")
 
 
 def mark(statement: CheckedStatement) -> str:
-    """Whether the numbers of the scan agree with a statement; a dash where they cannot tell."""
+    """A check mark or a cross for a statement; a dash if the scan has no number to compare it with."""
     if statement.truth is None:
         return "-"
     return "✓" if statement.is_true else "✗"
 
 
 def agreement(statements: Sequence[CheckedStatement]) -> str:
-    """How many statements agree with the scan, in a sentence; empty if there are none to check."""
+    """A sentence with the number of statements that agree with the scan; empty if none can be checked."""
     checked = [each for each in statements if each.truth is not None]
     n_true = sum(bool(each.is_true) for each in checked)
     return f"{n_true} of {len(checked)} statements agree with the scan." if checked else ""
@@ -88,7 +92,7 @@ def scan_page(scan: OpenScan, statements: Sequence[CheckedStatement]) -> str:
 
     parts = [paragraph(scan.source)]
     if scan.is_simulated:
-        parts.append(paragraph("This scan is simulated: its signals are of no person.", "warning"))
+        parts.append(paragraph("This scan is simulated; it is not of a person.", "warning"))
     rows = []
     for each in statements:
         row = [mark(each), each.text, "", "", ""]
@@ -96,9 +100,9 @@ def scan_page(scan: OpenScan, statements: Sequence[CheckedStatement]) -> str:
             row[2:] = [f"{each.truth.value:.2f}", each.truth.bin, rank_label(each.truth)]
         rows.append(row)
     parts += [
-        heading("What the model says"),
+        heading("Statements of the model"),
         html_table(["", "statement", "value", "bin", "rank by magnitude"], rows, text=True),
-        paragraph(f"{agreement(statements)} Values: {UNITS}.".strip()),
+        paragraph(f"{agreement(statements)} Values: {UNITS}. {RANKS}".strip()),
     ]
     if scan.atlas is not None:
         title = "carpet plot and network connectivity matrix of the scan"

@@ -4,7 +4,7 @@
   fmri-lm evaluate model --scans my_scans --tasks tasks.yaml --splits my_corpus/splits.json --out evaluation
   fmri-lm evaluate seed_0 seed_1 seed_2 --scans my_scans --labels sex --holdout-site B --out evaluation
 
-A task file has a question for each label column, like a recipe's `questions` (docs/evaluation.md):
+A task file has a question for each label column, like a recipe's `questions` (docs/guides/evaluation.md):
 
   diagnosis:
     ask: ["What is the diagnosis?"]
@@ -15,9 +15,9 @@ A task file has a question for each label column, like a recipe's `questions` (d
     below: {40: young, 60: in between, .inf: old}
     regression: true               # score the number, too
 
-Written to --out: results.json, results.csv, report.html, and tripod.md, a reporting checklist. A local MODEL gets a
-copy of results.json for its card. A score that is not above all of its controls is marked (!). Leakage is looked for
-first and refused. Evaluations of test subjects are recorded next to the scans: choose models by `--split validation`.
+--out gets results.json, results.csv, report.html, and tripod.md, a reporting checklist; a local MODEL gets a copy of
+results.json for its card. A score that is not above all controls is marked (!). Leakage is checked first and refused.
+Evaluations of test subjects are recorded next to the scans: choose between models by `--split validation`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..deprecation import RenamedOption
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm evaluate`."""
+    """Add the arguments of `fmri-lm evaluate`."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub id; several are compared")
 
     data = parser.add_argument_group("data")
     data.add_argument("--scans", required=True, help="scan dataset with labels: a folder, Parquet, or Hub id")
     data.add_argument("--out", type=Path, required=True, help="folder of the results")
-    asked = data.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes")
+    tasks = data.add_mutually_exclusive_group(required=True)
+    tasks.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns of 2 to 10 classes")
     cohorts = "ukb, abcd, hcp, hcp_aging, adni, adhd200 or abide2"
-    asked.add_argument("--tasks", metavar="FILE", help=f"task file, or the tasks of {cohorts}")
+    tasks.add_argument("--tasks", metavar="FILE", help=f"task file, or the tasks of {cohorts}")
     tested = data.add_mutually_exclusive_group(required=True)
     tested.add_argument("--splits", type=Path, metavar="FILE", help="splits.json of a corpus")
     tested.add_argument("--holdout-site", metavar="SITE", help="test one site, train baselines on all others")
@@ -60,25 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--report-leaks", action="store_true", help="report leakage in place of refusing it")
 
     scores = parser.add_argument_group("scores")
-    names = "baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)"
-    old: dict[str, Any] = {"action": RenamedOption, "dest": "predictors", "help": argparse.SUPPRESS}
-    scores.add_argument("--predictors", nargs="+", metavar="NAME", help=names)
-    scores.add_argument("--readers", nargs="+", **old)
-    scores.add_argument("--seed", type=int, default=0, help="of the bootstrap and the controls (default: 0)")
+    predictors = "baselines and controls, such as connectivity_logistic, majority, other_scan (default: all)"
+    scores.add_argument("--predictors", nargs="+", metavar="NAME", help=predictors)
+    scores.add_argument("--readers", nargs="+", action=RenamedOption, dest="predictors", help=argparse.SUPPRESS)
+    scores.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and the controls (default: 0)")
 
     further = parser.add_argument_group("further analyses")
     further.add_argument("--no-confounding", action="store_true", help="skip the analysis of confounds")
     for option, default, metavar, text in (
-        ("--wordings", 10, "N", "other wordings of each question"),
+        ("--wordings", 10, "N", "further wordings of each question"),
         ("--truth", 40, "SCANS", "check descriptions and answers about network pairs"),
-        ("--occlusion", 0, "SCANS", "find networks that moved the answers"),
+        ("--occlusion", 0, "SCANS", "occlude networks to find those that answers depend on"),
         ("--robustness", 0, "SCANS", "ask about degraded scans: TR, length, noise, motion, missing ROIs"),
     ):
-        text = f"{text} (default: {default})"
-        further.add_argument(option, type=int, default=default, metavar=metavar, help=text)
+        help_text = f"{text} (default: {default})"
+        further.add_argument(option, type=int, default=default, metavar=metavar, help=help_text)
     further.add_argument("--languages", nargs="+", default=[], metavar="CODE", help="with --truth: fr, de")
-    each = "learn from K labelled scans of each class"
-    further.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help=each)
+    shots = "train on K labelled scans of each class"
+    further.add_argument("--shots", nargs="+", type=int, default=[], metavar="K", help=shots)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.leave_one_site_out and (args.shots or args.occlusion or args.robustness):
         raise ValueError(
-            "--shots, --occlusion and --robustness take one split of the scans: give --splits or --holdout-site in "
+            "--shots, --occlusion and --robustness need one split of the scans: give --splits or --holdout-site in "
             "place of --leave-one-site-out."
         )
     config = _config(args)
@@ -110,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
     for number, model_name in enumerate(args.models, start=1):
         name, out = Path(model_name).name, args.out
         if len(args.models) > 1:
+            # seed_0/model and seed_1/model have the same name: without a number one would overwrite the other's results
             is_unique = [Path(other).name for other in args.models].count(name) == 1
             label = name if is_unique else f"{name}-{number}"
             out = args.out / label
@@ -168,13 +168,14 @@ def _tasks(args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManif
         return tasks
     if args.tasks is not None:
         return load_tasks(args.tasks)
+    # Where each site is left out in turn, every scan is once a training and once a test scan.
     every = list(range(len(scans)))
     rows = {"train": every, "test": every} if splits is None else split_rows(scans, splits, args.split)
     return tasks_of_columns(scans, args.labels, rows["train"], rows["test"])
 
 
 def _local_folder(scans: str) -> Path:
-    """A scan dataset here, or a snapshot of the one on the Hub: only then is anything of the Hub imported."""
+    """The folder of a scan dataset: a local one, or a snapshot of the Hub, whose code is imported only then."""
     if Path(scans).exists():
         return Path(scans)
     from ..hub.download import dataset_folder
@@ -183,7 +184,7 @@ def _local_folder(scans: str) -> Path:
 
 
 def _commits(*names: str) -> dict[str, str]:
-    """The commits of what was fetched from the Hub."""
+    """The commits of models and scans that were fetched from the Hub."""
     fetched = [name for name in names if not Path(name).exists()]
     if not fetched:
         return {}

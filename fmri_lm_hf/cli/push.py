@@ -1,18 +1,18 @@
 """Publish a folder on the Hugging Face Hub: an fMRI tokenizer, a language model with its processor, a LoRA adapter,
-a processor, or a dataset of scans or of fMRI-text pairs. The files show which of them it is.
+a processor, or a dataset of scans or of fMRI-text pairs. Its files tell which of them it is.
 
 The push is one commit, and you can repeat it at any time: files that are on the Hub already are not sent again, and an
-interrupted push is completed. The model card is written from what was measured (`training_info.json`, `results.json`);
-what you write into it, here or on the Hub, stays.
+interrupted push is completed. The card is written from the records of the model (`training_info.json`, `results.json`);
+your own text in it, here or on the Hub, stays.
 
 Only files that belong to such a repository are sent; the others are listed as left out. Nothing is sent when the folder
-is incomplete, holds pickles or foreign code, or holds anything private: tokens, local paths, your user name. Files of
-others in the repository stay; files that the new ones replace are listed as deleted.
+is incomplete or contains pickles, foreign code or private text: tokens, local paths, your user name. Other files of the
+repository stay; files that the new ones replace are listed as deleted.
 
 Scan-level data of a controlled cohort (`controlled: true` in the metadata of its card, or in a JSON file next to the
 data) are only sent with --confirm-controlled, to a repository that is private or requires access requests. Rows that
 were loaded on their own carry the declaration if the scans were made with `fmri-lm scans --controlled`; run that
-command on existing scans to add it. A converted checkpoint is only sent with --license, since its owner states none.
+command on existing scans to add it. A converted checkpoint is only sent with --license, since it states none itself.
 
 You need a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
 
@@ -29,29 +29,29 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `fmri-lm push`."""
+    """Add the arguments of `fmri-lm push`."""
     add = parser.add_argument
     add("folder", help="folder that `save_pretrained`, `save_to_disk` or `fmri-lm corpus` wrote")
-    add("repo_id", metavar="org/name", help="repository (name: one of your own); created when there is none")
+    add("repo_id", metavar="org/name", help="repository (name: one of your own); created if it does not exist")
     add("--private", action="store_true", help="create the repository as private")
-    add("--revision", help="branch (default: main; created when there is none), or refs/pr/N")
+    add("--revision", help="branch (default: main; created if it does not exist), or refs/pr/N")
     add("--create-pr", action="store_true", help="open a pull request instead of committing")
     add("--message", help="commit message")
     add("--description", help="description of the commit, or of the pull request")
     add("--tags", nargs="+", help="further tags of the card")
-    add("--license", help="licence, as the Hub names it (cc-by-4.0); a converted checkpoint needs one")
-    add("--base-model", metavar="org/name", help="of an adapter: the repository of its base model")
+    add("--license", help="licence, such as cc-by-4.0; a converted checkpoint needs one")
+    add("--base-model", metavar="org/name", help="repository of the base model of an adapter")
     add("--max-shard-size", default="2GB", help="largest Parquet file (default: %(default)s)")
-    add("--allow-incomplete", action="store_true", help="publish a model without its processor, as a part")
+    add("--allow-incomplete", action="store_true", help="publish a model without its processor")
     add(
         "--confirm-controlled",
         action="store_true",
-        help="you have the right to publish scan-level data of this controlled cohort",
+        help="confirm that you may publish scan-level data of this controlled cohort",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Push, and print the commit."""
+    """Run `fmri-lm push`."""
     from ..hub import push_to_hub
 
     result = push_to_hub(
@@ -78,5 +78,5 @@ def run(args: argparse.Namespace) -> None:
     if result.uploaded or result.deleted:
         print(f"pushed {len(result.uploaded)} files to {result.repo_id}, commit {result.commit}")
     else:
-        print(f"{result.repo_id} holds all of it already, commit {result.commit}")
+        print(f"{result.repo_id} is up to date, commit {result.commit}")
     print(result.url)

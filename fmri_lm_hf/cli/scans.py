@@ -1,9 +1,9 @@
 """Turn derivative folders, ROI tables or public cohorts into a scan dataset.
 
 A scan dataset is a folder of Parquet files that `datasets.load_dataset` reads, with a row for each scan, its atlas, and
-a record of how it was made. failures.json lists scans that cannot be used, exclusions.tsv all that is not in the
-dataset and why, quality.html the quality of the scans. The same command again continues where it stopped, and adds new
-scans and phenotypes.
+a record of its parameters. failures.json lists the scans that cannot be used, exclusions.tsv everything that is not in
+the dataset, with the reason; quality.html shows the quality of the scans. The same command continues an interrupted
+run, adds new scans and updates phenotypes.
 
 SOURCE and the files that it reads below INPUT:
   fmriprep          *_desc-preproc_bold.nii.gz, cleaned with its confounds (--strategy none, simple, simple_gsr,
@@ -13,7 +13,7 @@ SOURCE and the files that it reads below INPUT:
   files             ROI tables (.npy .npz .tsv .csv .mat), of shape (n_timepoints, n_rois), or images that need no
                     further cleaning (.nii .nii.gz .func.gii)
   abide_pcp, adhd, development_fmri
-                    public cohorts that nilearn downloads into INPUT
+                    public cohorts, which nilearn downloads into INPUT
 
 ATLAS is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), a file of `fmri-lm atlas` (.json), a
 .dlabel.nii file, or the .label.gii file of one hemisphere with the other beside it. Tables need none: they name their
@@ -33,11 +33,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ask import find_atlas
+
 if TYPE_CHECKING:
-    from ..models.atlas import Atlas
     from ..scans.sources import ScanFile, Source
 
-# The keys of `scans.SOURCES`, which `--help` lists without loading the sources.
+# The keys of `scans.SOURCES`: importing these would take seconds, and `--help` should not.
 SOURCE_NAMES = ("fmriprep", "xcpd", "hcp", "files", "abide_pcp", "adhd", "development_fmri")
 # Options that only some sources have.
 SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ SOURCE_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `fmri-lm scans`."""
+    """Add the arguments of `fmri-lm scans`."""
     from ..scans.denoising import STRATEGIES, Thresholds
 
     parser.usage = "fmri-lm scans SOURCE INPUT --out FOLDER [options]"
@@ -61,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="SOURCE", choices=SOURCE_NAMES, help="kind of scans, see above")
     add("input", metavar="INPUT", type=Path, help="folder with the scans")
     add("--out", type=Path, metavar="FOLDER", required=True, help="dataset, new or to be continued")
-    add("--dry-run", action="store_true", help="list what would be read and left out, and stop")
+    add("--dry-run", action="store_true", help="only list the scans and files that would be read or left out")
 
     add = parser.add_argument_group("data").add_argument
     add("--atlas", help="ROIs, see above")
     add("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas file (.json)")
     add("--participants", type=Path, metavar="TSV", help="phenotypes (INPUT/participants.tsv)")
     add("--site", help="site of all scans (from source or participants)")
-    add("--t-r", nargs="+", default=[], metavar="TR", help="seconds or SITE=seconds, where scans do not say")
+    add("--t-r", nargs="+", default=[], metavar="TR", help="seconds or SITE=seconds, for scans without TR")
     add("--controlled", action="store_true", help="a data-use agreement binds the cohort")
 
     add = parser.add_argument_group("selection of scans").add_argument
@@ -76,10 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--participant-label", nargs="+", metavar="L", help="only scans with these sub-")
     add("--session", nargs="+", metavar="L", help="only scans with these ses-")
     add("--task", nargs="+", metavar="L", help="only scans with these task-")
+    # `run` in the namespace is the function of the command.
     add("--run", nargs="+", metavar="L", dest="run_label", help="only scans with these run-")
     add("--bids-filter-file", type=Path, metavar="JSON", help='as of fMRIPrep: {"bold": {"task": "rest"}}')
 
-    add = parser.add_argument_group("limits of quality, beyond which scans are refused").add_argument
+    add = parser.add_argument_group("quality limits (other scans are refused)").add_argument
     for field in dataclasses.fields(Thresholds):
         default = "no limit" if field.default is None else field.default
         add(
@@ -90,19 +92,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{field.metadata['help']} ({default})",
         )
 
-    add = parser.add_argument_group("options of single sources").add_argument
+    add = parser.add_argument_group("options of one source").add_argument
     for name, options in SOURCE_OPTIONS.items():
         choices = tuple(STRATEGIES) if name == "strategy" else None
         add(f"--{name.replace('_', '-')}", choices=choices, **options)
 
-    add = parser.add_argument_group("work").add_argument
+    add = parser.add_argument_group("execution").add_argument
     add("--workers", type=int, default=1, metavar="N", help="processes that read scans (%(default)s)")
     add("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tcp://node01:8786")
     add("--shard-mb", type=float, default=300, metavar="MB", help="largest BOLD of a shard (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fmri-lm scans`; return 1 if no scan could be used."""
+    """Run `fmri-lm scans`; return 1 if the dataset has no scan."""
     from ..scans.build import build_scan_dataset, find_scans
     from ..scans.denoising import Thresholds
     from ..scans.sources import SOURCES
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     source_class = SOURCES[args.source]
     source = source_class(
         root=args.input,
-        atlas=_load_atlas(args.atlas, args.labels_img),
+        atlas=find_atlas(args.atlas, args.labels_img),
         site=args.site,
         t_r=_parse_t_r(args.t_r),
         match=args.match,
@@ -157,20 +159,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_scans(source: Source, files: list[ScanFile]) -> None:
-    """List the scans that would be read, and the files that are left out."""
+    """Print the scans that would be read, and the files that are left out."""
     for file in files:
         names = " ".join(source.relative(path) for path in file.inputs) or "(from the cohort's table)"
         t_r = source.t_r_of(file)
         given = "" if t_r is None else f" TR {t_r:g} s"
         print(f"read: {file.scan_id} ({file.subject_id}, site {file.site}{given}): {names}")
-    for each in source.left_out:
-        print(f"left out: {each.name}: {each.reason}")
+    for file_left_out in source.left_out:
+        print(f"left out: {file_left_out.name}: {file_left_out.reason}")
     n_subjects = len({file.subject_id for file in files})
     print(f"{len(files)} scans of {n_subjects} participants would be read, {len(source.left_out)} files left out.")
 
 
 def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dict[str, Any]:
-    """The given options of single sources; refuse those that this one does not have."""
+    """Collect the given options of single sources; refuse those that this source does not have."""
     from ..models.scan_errors import ScanError
 
     given = {name: getattr(args, name) for name in SOURCE_OPTIONS if getattr(args, name) is not None}
@@ -181,32 +183,13 @@ def _source_options(args: argparse.Namespace, source_class: type[Source]) -> dic
     return given
 
 
-def _load_atlas(name: str | None, labels_img: Path | None) -> Atlas | None:
-    from ..models.atlas import Atlas
-    from ..models.image_files import both_hemispheres
-    from ..models.scan_errors import ScanError
-
-    if name is None:
-        if labels_img is not None:
-            raise ScanError("--labels-img belongs to an atlas JSON file: give that with --atlas.")
-        return None
-    if name.endswith(".dlabel.nii"):
-        return Atlas.from_labels_img(name, name=Path(name).name.removesuffix(".dlabel.nii"))
-    if name.endswith(".label.gii"):
-        return Atlas.from_labels_img(name, name=both_hemispheres(name)[0].removesuffix(".label.gii"))
-    if name.endswith(".json"):
-        return Atlas.from_json(name, labels_img)
-    atlas = Atlas.load(name)
-    return atlas if labels_img is None else atlas.with_labels_img(labels_img)
-
-
 def _parse_t_r(words: list[str]) -> dict[str, float]:
-    """`["2.0"]` is the TR of all sites, `["a=0.72", "b=2.0"]` that of each."""
+    """Parse `["2.0"]`, the TR of all sites, or `["a=0.72", "b=2.0"]`, that of each site."""
     from ..models.scan_errors import ScanError
 
     t_r = {}
     for word in words:
-        site, _, seconds = word.rpartition("=")
+        site, _, seconds = word.rpartition("=")  # the last one: names of sites may have a "="
         try:
             t_r[site] = float(seconds)
         except ValueError as error:

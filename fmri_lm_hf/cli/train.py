@@ -1,13 +1,13 @@
-"""Train one of the stages from a recipe.
+"""Train a stage from a recipe.
 
   fmri-lm train tokenizer training/recipes/tokenizer.yaml
   fmri-lm train alignment training/recipes/alignment.yaml
   fmri-lm train instruction training/recipes/instruction.yaml
   fmri-lm train reading reading --output_dir my_model
 
-RECIPE is a YAML file, or the name of one of the package's (tiny/tokenizer, cpu/tokenizer, demo/tokenizer). Options
-after it override it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`. `fmri-lm train` names the
-stages, `fmri-lm train STAGE --help` the options of a stage. On several GPUs: `accelerate launch -m
+RECIPE is a YAML file, or the name of a recipe of the package (tiny/tokenizer, cpu/tokenizer, demo/tokenizer).
+Options after it override it, such as `--learning_rate 1e-4` or `--tokenizer.hidden_size 256`. `fmri-lm train` lists
+the stages, `fmri-lm train STAGE --help` the options of a stage. On several GPUs: `accelerate launch -m
 fmri_lm_hf.training.tokenizer RECIPE`.
 """
 
@@ -19,22 +19,22 @@ import importlib
 from ..deprecation import warn_renamed
 
 STAGES = {
-    "tokenizer": "stage 1: scans -> tokens; needs scans",
-    "alignment": "stage 2: a language model describes scans; needs scans, a corpus, a tokenizer, a language model",
-    "instruction": "stage 3: it answers questions about scans; needs scans with labels, the model of stage 2",
-    "reading": "a language model reads network pairs, from random scans; needs nothing",
+    "tokenizer": "stage 1: turn scans into tokens; needs scans",
+    "alignment": "stage 2: describe scans; needs scans, a corpus, a tokenizer and a language model",
+    "instruction": "stage 3: answer questions about scans; needs scans with labels and the model of stage 2",
+    "reading": "read network pairs; needs no data, since scans are drawn at random",
 }
-RENAMED = {"reader": "reading"}  # stages of the release before
+RENAMED = {"reader": "reading"}  # old names of stages -> new names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fmri-lm train`."""
+    """Add the arguments of `fmri-lm train`."""
     parser.add_argument("stage", metavar="STAGE", nargs="?", choices=[*STAGES, *RENAMED], help=", ".join(STAGES))
     parser.add_argument("words", metavar="RECIPE [--option value ...]", nargs=argparse.REMAINDER, help="see above")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `fmri-lm train`; without a stage, name the stages."""
+    """Run `fmri-lm train`; without a stage, list the stages."""
     if args.stage is None:
         print("Give a stage: fmri-lm train STAGE [RECIPE] [--option value ...]\n")
         for stage, summary in STAGES.items():

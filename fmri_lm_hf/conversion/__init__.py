@@ -1,4 +1,4 @@
-"""Checkpoints of other programs, read safely and turned into those of this package."""
+"""Read checkpoints without running them, and convert those of the published fMRI-LM program (upstream)."""
 
 from .checkpoint import read_checkpoint
 from .pickle_data import CheckpointError, InertObject, UnsafeCheckpointError, to_plain

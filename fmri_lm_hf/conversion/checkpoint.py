@@ -1,4 +1,4 @@
-"""Read a PyTorch checkpoint file without running what is in it, and without loading it into memory.
+"""Read a PyTorch checkpoint file without running code in it, and without loading it into memory.
 
 The file is a zip archive with one pickle, `data.pkl`, and one uncompressed entry for each storage of numbers. The
 pickle is interpreted as data ([`PickleInterpreter`]); tensors are views of the memory-mapped file.
@@ -37,8 +37,8 @@ DTYPES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-# Objects of any class are read as inert data, but only those of these packages (and NumPy's scalars and arrays)
-# are written as the call of a class or a function that builds one.
+# Most objects are written as a class and its state, and are read as inert data whatever their class. These packages,
+# and NumPy for scalars and arrays, write the call of a class or function instead, which only they may.
 INERT_PREFIXES = (
     "omegaconf.",
     "pathlib.",
@@ -64,9 +64,9 @@ def read_checkpoint(path: str | Path) -> Any:
     Returns
     -------
     object
-        What was saved, of dicts, lists, scalars and tensors. Tensors are views of the memory-mapped file (changes
-        to them do not reach it), and tensors that shared a storage still share it. Objects of other classes
-        are [`InertObject`]s, and a warning lists their classes.
+        The saved dicts, lists, scalars and tensors. Tensors are views of the memory-mapped file (changes to them do not
+        reach the file), and tensors that shared a storage still share it. Objects of other classes are
+        [`InertObject`]s, and a warning lists their classes.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is not a checkpoint file, with an error for each kind."""
+    """Refuse a path that is not a checkpoint file, with an error for each kind."""
     if path.is_dir():
         if any(any(path.rglob(pattern)) for pattern in DEEPSPEED_PATTERNS):
             raise CheckpointError(
@@ -151,8 +151,8 @@ class _Archive:
         start, size = self._find(name)
         if size > limit:
             raise CheckpointError(
-                f"`{name}` in '{self._path}' has {size} bytes, a checkpoint's at most {limit}: its tensors lie outside "
-                "of it."
+                f"`{name}` in '{self._path}' has {size} bytes, expected at most {limit}: a checkpoint stores its "
+                "tensors in other entries."
             )
         return self._memory[start : start + size]
 
@@ -217,7 +217,7 @@ class _Archive:
         return start, entry.file_size
 
 
-# ---- what is done in place of the calls of a checkpoint, with arguments from the file, of any type and size
+# ---- functions that replace the calls of a checkpoint; their arguments come from the file, of any type and size
 
 
 def _sequence(value: Any) -> Any:
@@ -261,7 +261,7 @@ def _dict(items: Any = ()) -> dict:
     return {checked_key(key): value for key, value in map(_sequence, _sequence(items))}
 
 
-# What a checkpoint may "call", and what is done instead.
+# The names that a checkpoint may "call", and the functions that are called instead.
 CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,

@@ -1,9 +1,9 @@
 """Read the data in a pickle without running it.
 
-A pickle is a program for a small stack machine that builds an object by importing a name and calling it. Here names
-stay names: nothing is imported, and a "call" is looked up in a table of functions of this package that the caller
-gives. An object of any other class is kept as an [`InertObject`], its class name and its attributes. A pickle that
-tries to call anything else is refused.
+A pickle is a program for a small stack machine that builds objects by importing names and calling them. Here names stay
+names: nothing is imported, and a "call" is looked up in a table of functions of this package that the caller gives. An
+object of any other class is kept as an [`InertObject`], with its class name and attributes. A pickle that tries to call
+anything else is refused.
 
 Why not the libraries: `pickletools` parses opcodes (and does so here) but interprets none. `pickle.Unpickler` with
 its own `find_class`, and torch's `weights_only` unpickler, hash keys, copy arguments and unpack tensors as the file
@@ -25,7 +25,7 @@ _LONG_WORD = re.compile(r"\S{200,}")
 
 def printable(text: str) -> str:
     """Make a text with names from a file safe for a terminal: escape control characters, cut long words."""
-    shown = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return _LONG_WORD.sub(lambda word: f"{word[0][:160]}[{len(word[0]) - 160} more]", shown)
 
 
@@ -49,14 +49,14 @@ class GlobalName:
 
 @dataclass(eq=False, repr=False)
 class InertObject:
-    """An object whose class was not run: its class name and its data.
+    """An object whose class was not imported: its class name and its data.
 
     Attributes
     ----------
     class_name : str
         Full name of its class.
     arguments : tuple
-        What its constructor would have been given.
+        Arguments of its constructor.
     state : object
         Its attributes, in most cases a dict; None when it has none.
     items : list
@@ -115,8 +115,8 @@ class PickleInterpreter:
     Parameters
     ----------
     calls : mapping of str to callable
-        Full name of what a pickle may "call" -> the function that stands in for it. It is given the arguments
-        of the call and must only build data from them.
+        Full name of what a pickle may "call" -> the function that is called instead. It gets the arguments of the call
+        and must only build data from them.
     inert_prefixes : iterable of str
         Objects whose class name begins like this may be "called" too, and become an [`InertObject`].
     persistent_load : callable
@@ -147,8 +147,8 @@ class PickleInterpreter:
     def read(self, data: bytes) -> Any:
         """Return the object that the pickle describes: plain containers, scalars and what `calls` return."""
         position: int | None = 0
-        # An honest file copies each of its objects once, whatever it repeats by reference. A hostile one names a long
-        # list a thousand times as an argument, two bytes each, and fills the memory.
+        # An honest file copies each of its objects once, and repeats by reference. A hostile one passes a long list as
+        # an argument a thousand times, at two bytes each, and fills the memory.
         self._copies_left = 2 * len(data) + 1000
         try:
             for opcode, argument, position in pickletools.genops(data):  # noqa: B007  (for the error below)
@@ -249,7 +249,7 @@ class PickleInterpreter:
         return items[::-1]
 
     def _key(self, key: Any) -> Any:
-        """A key of a container: a scalar or, in an honest file too, one of few flat and short tuples."""
+        """Return a key of a container, which is a scalar or one of few flat and short tuples; refuse others."""
         if type(key) is not tuple:
             return checked_key(key)
         self._n_tuple_keys += 1
@@ -282,7 +282,7 @@ class PickleInterpreter:
             raise CheckpointError(f"The pickle is damaged: it adds elements to {type(target).__name__}.")
 
     def _set_state(self, state: Any) -> None:
-        """Set the attributes of the object on top of the stack; those of a dict (`_metadata`) are left out."""
+        """Set the attributes of the object on top of the stack; those of a dict (`_metadata`) are dropped."""
         target = self._stack[-1]
         if isinstance(target, InertObject):
             target.state = state
@@ -325,24 +325,22 @@ class PickleInterpreter:
             raise CheckpointError(
                 f"The pickle is damaged: it calls with a {type(arguments).__name__}, expected a tuple."
             )
-        copied = (*arguments, arguments)
-        self._copies_left -= sum(
-            len(each) for each in copied if isinstance(each, (str, bytes, tuple, list, dict, set))
-        )
+        sized = (value for value in (*arguments, arguments) if isinstance(value, (str, bytes, tuple, list, dict, set)))
+        self._copies_left -= sum(map(len, sized))
         if self._copies_left < 0:
             raise CheckpointError("The pickle copies its own data again and again, which no checkpoint needs.")
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a configuration that was kept as inert data into plain dicts, lists and scalars.
+    """Turn a configuration that was read as inert data into plain dicts, lists and scalars.
 
-    Understands OmegaConf containers and nodes, and objects whose attributes are the fields, such as dataclasses.
-    Anything else comes out as its class name. References to other keys (``${...}``) stay as they are written.
+    Handles OmegaConf containers and nodes, and objects whose attributes are the fields, such as dataclasses. Anything
+    else becomes its class name. References to other keys (``${...}``) are not resolved.
 
     Raises
     ------
     CheckpointError
-        When it is nested so deeply that no program wrote it, or keys are no names.
+        When it is nested too deeply, or a key is not a scalar.
     """
     done: dict[int, Any] = {}  # each object is converted once, so that shared ones do not multiply
 
@@ -350,7 +348,7 @@ def to_plain(value: Any) -> Any:
         if isinstance(value, _SCALARS):
             return value
         if id(value) not in done:
-            done[id(value)] = None  # what a cycle comes to
+            done[id(value)] = None  # a cycle ends in None
             done[id(value)] = convert_container(value)
         return done[id(value)]
 
@@ -373,6 +371,6 @@ def to_plain(value: Any) -> Any:
         return convert(value)
     except RecursionError as error:
         raise CheckpointError(
-            "The settings in the checkpoint are nested more deeply than any program nests them. Check where the file "
-            "comes from, then give its settings as options."
+            "The settings in the checkpoint are nested too deeply. Check where the file comes from, then give its "
+            "settings as options."
         ) from error

@@ -1,4 +1,7 @@
-"""What a converted model needs besides its weights: atlas, preprocessing, text tokenizer, scan delimiters."""
+"""Find what a converted model needs besides its weights: atlas, preprocessing, text tokenizer, scan delimiters.
+
+None of these is in a published checkpoint. Functions return notes for the user with what they found or assumed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 
 # ---- the 450 ROI slots
 
-# One hemisphere of Tian scale III, in label order.
+# One hemisphere of Tian scale III, in label order. Tian's labels begin with the right hemisphere, Schaefer's with the
+# left: with the sides exchanged every shape still fits, and each subcortical ROI has the name of its mirror image.
 # fmt: off
 _SUBCORTEX = (
     "HIP-head-m", "HIP-head-l", "HIP-body", "HIP-tail", "THA-VPm", "THA-VPl", "THA-VAi", "THA-VAs", "THA-DAm",
@@ -62,16 +66,14 @@ T_R = 2.0  # seconds
 
 
 def published_feature_extractor(
-    config: FmriTokenizerConfig,
-    atlas: str | Path | Atlas | None,
-    normalization: str | Path | None,
-    notes: list[str],
-) -> FmriFeatureExtractor:
-    """Build the published preprocessing.
+    config: FmriTokenizerConfig, atlas: str | Path | Atlas | None, normalization: str | Path | None
+) -> tuple[FmriFeatureExtractor, list[str]]:
+    """Build the published preprocessing, and return it with notes for the user.
 
     TR 2.0 s by linear resampling; the first time points, or nearest-neighbour stretching of shorter scans; robust
     scaling of each ROI by the statistics of a cohort or, without them, by the scan's own.
     """
+    notes = []
     if atlas is None and config.n_rois == published_atlas().n_rois:
         atlas = published_atlas()
         notes.append(
@@ -89,12 +91,12 @@ def published_feature_extractor(
         )
     statistics = {} if normalization is None else _read_statistics(normalization, config.n_rois)
     notes.append(
-        "Scans are normalised by the medians and IQRs given."
+        "Scans are normalised by the given medians and IQRs."
         if statistics
         else "Scans are normalised by their own medians and IQRs; the cohort statistics of the published program were "
         "not released."
     )
-    return FmriFeatureExtractor(
+    extractor = FmriFeatureExtractor(
         atlas=atlas,
         n_rois=config.n_rois,
         n_timepoints=config.n_timepoints,
@@ -104,6 +106,7 @@ def published_feature_extractor(
         normalization="cohort" if statistics else "scan",
         **statistics,
     )
+    return extractor, notes
 
 
 def _read_statistics(path: str | Path, n_rois: int) -> dict[str, Any]:
@@ -113,12 +116,12 @@ def _read_statistics(path: str | Path, n_rois: int) -> dict[str, Any]:
         raise FileNotFoundError(f"There is no file '{path}' with normalisation statistics.")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            found = dict(arrays)
+            statistics = dict(arrays)
     else:
-        found = _read_json(path)
-    if not {"medians", "iqrs"} <= set(found):
-        raise ValueError(f"'{path}' must hold `medians` and `iqrs`, found {sorted(found)}.")
-    values = {"roi_median": np.ravel(found["medians"]), "roi_iqr": np.ravel(found["iqrs"])}
+        statistics = _read_json(path)
+    if not {"medians", "iqrs"} <= set(statistics):
+        raise ValueError(f"'{path}' must hold `medians` and `iqrs`, found {sorted(statistics)}.")
+    values = {"roi_median": np.ravel(statistics["medians"]), "roi_iqr": np.ravel(statistics["iqrs"])}
     for name, array in values.items():
         if array.size not in (1, n_rois):
             raise ValueError(f"'{path}' has {array.size} values for `{name}`; expected 1 or {n_rois}.")
@@ -132,23 +135,22 @@ _HUB_ID = re.compile(r"(?!\.)[\w.-]{1,96}(/(?!\.)[\w.-]{1,96})?", re.ASCII)
 
 
 def load_text_model_files(
-    text_config: str | Path | dict[str, Any] | PreTrainedConfig | None,
-    arguments: Mapping[str, Any],
-    notes: list[str],
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
-    """Load the configuration of the language model, and its tokenizer where it is known."""
+    text_config: str | Path | dict[str, Any] | PreTrainedConfig | None, arguments: Mapping[str, Any]
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None, list[str]]:
+    """Load the configuration of the language model and, where it is known, its tokenizer; return them with notes."""
     if text_config is None:
         text_config = _named_language_model(arguments)
     tokenizer = None
+    notes: list[str] = []
     if isinstance(text_config, (str, Path)) and not _is_json(text_config):
-        config, tokenizer = _from_hub(str(text_config), notes)
+        config, tokenizer, notes = _from_hub(str(text_config))
     elif isinstance(text_config, PreTrainedConfig):
         config = copy.deepcopy(text_config)
     else:
         fields = text_config if isinstance(text_config, dict) else _read_json(Path(text_config))
         if "model_type" not in fields:
             raise ValueError("The language model's configuration has no `model_type`, such as 'gpt2' or 'qwen3'.")
-        # private fields say where the configuration once lay
+        # private fields (`_name_or_path`, `_commit_hash`) are no settings, but traces of where it was once loaded from
         public = {key: value for key, value in fields.items() if not key.startswith("_")}
         config = AutoConfig.for_model(**public)
     check_config_is_inert(config.to_dict(), "text_config")
@@ -160,7 +162,7 @@ def load_text_model_files(
         )
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return config, tokenizer
+    return config, tokenizer, notes
 
 
 def _named_language_model(arguments: Mapping[str, Any]) -> str:
@@ -180,10 +182,11 @@ def _named_language_model(arguments: Mapping[str, Any]) -> str:
     return named
 
 
-def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None]:
+def _from_hub(name: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase | None, list[str]]:
+    """Load configuration and tokenizer from the Hub or a model folder; a repository may have no tokenizer."""
     try:
-        # Not even a prompt whether to run the repository's code: its name may come from the checkpoint, which nobody
-        # trusts, and who answers "y" has lost.
+        # False, since the default is to ask whether to run the repository's code. The name may come from the
+        # checkpoint, so that an attacker would choose what the user is asked about.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except OSError as error:
         raise OSError(
@@ -196,20 +199,22 @@ def _from_hub(name: str, notes: list[str]) -> tuple[PreTrainedConfig, PreTrained
             "that this version of transformers does not know: give the configuration of a known architecture as "
             "`text_config` (`--text-config`)."
         ) from error
+    notes = []
     commit = downloaded_commit(name)  # none for a local folder
     if commit:
         notes.append(f"Configuration and text tokenizer of the language model: '{name}' on the Hub, commit {commit}.")
     try:
+        # the commit of the configuration: a branch may move between the two downloads
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=commit or "main", padding_side="left", trust_remote_code=False
         )
-        return config, tokenizer
     except (OSError, ValueError):
-        notes.append(f"'{name}' has no text tokenizer that could be loaded.")
-        return config, None
+        return config, None, [*notes, f"'{name}' has no text tokenizer that could be loaded."]
+    return config, tokenizer, notes
 
 
 def _is_json(path: str | Path) -> bool:
+    """Return whether this is a file and not a folder or id; a missing `.json` file must not be looked up on the Hub."""
     if Path(path).suffix == ".json" and not Path(path).is_file():
         raise FileNotFoundError(f"There is no file '{path}' with the language model's configuration.")
     return Path(path).is_file()
@@ -263,9 +268,12 @@ def find_delimiter_ids(
     arguments: Mapping[str, Any],
     vocab_size: int,
     tokenizer: PreTrainedTokenizerBase | None,
-    notes: list[str],
-) -> tuple[list[int], list[int]]:
-    """Return the token ids before and after a scan; both empty where the model uses none or they are unknown."""
+) -> tuple[tuple[list[int], list[int]], list[str]]:
+    """Return the token ids before and after a scan, with notes; no ids where the model uses none or they are unknown.
+
+    The published program encloses a scan in the text `<fmri>` and `</fmri>`. These are no special tokens: only the
+    tokenizer that the model was trained with splits them into the right ids.
+    """
     if delimiter_ids is not None:
         start, end = map(list, delimiter_ids)
         outside = [token_id for token_id in start + end if not 0 <= token_id < vocab_size]
@@ -276,13 +284,11 @@ def find_delimiter_ids(
     elif not arguments.get("add_fmri_delimiter"):
         start, end = [], []
     elif tokenizer is None:
-        notes.append(
+        note = (
             "The checkpoint was trained with delimiter ids around a scan, which are unknown without its text "
             f"tokenizer: put its encoding of {' and '.join(DELIMITER_TAGS)} around the scan tokens in `input_ids`."
         )
-        return [], []
+        return ([], []), [note]
     else:
         start, end = (tokenizer.encode(tag) for tag in DELIMITER_TAGS)
-    if start or end:
-        notes.append(f"Scan tokens are enclosed by the token ids {start} and {end}.")
-    return start, end
+    return (start, end), [f"Scan tokens are enclosed by the token ids {start} and {end}."] if start or end else []

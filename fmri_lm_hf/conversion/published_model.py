@@ -1,5 +1,6 @@
 """Convert a checkpoint of the published fMRI-LM program (arXiv 2511.21760) into a model of this package.
 
+"Published" in names of modules and functions means that program, which `fmri-lm convert-upstream` calls upstream.
 [`convert_upstream`] reads the checkpoint (`checkpoint`), renames its tensors (`published_names`), finds what belongs to
 the model besides its weights (`published_inputs`), and writes a folder for `from_pretrained`.
 """
@@ -10,7 +11,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,11 @@ class Conversion:
         The converted model, over the memory-mapped checkpoint; load it from `folder` to use it.
     preprocessor : FmriLMProcessor or FmriFeatureExtractor
         The latter where no text tokenizer is known.
-    lora : {None, "adapter", "merged"}
     source, sha256 : str
         Name and checksum of the checkpoint file.
     notes : list of str
-        What the user should know: assumptions, what was left out, what is missing.
+        Assumptions, parts that were left out, and parts that are missing.
+    lora : {None, "adapter", "merged"}
     """
 
     folder: Path
@@ -79,8 +80,8 @@ class Conversion:
     preprocessor: FmriLMProcessor | FmriFeatureExtractor
     source: str
     sha256: str
+    notes: list[str]
     lora: str | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def convert_upstream(
@@ -139,17 +140,15 @@ def convert_upstream(
     tree = read_checkpoint(checkpoint)
     state = clean_state_dict(tree)
     _check_finite(state)
-    notes: list[str] = []
     adapter: dict[str, torch.Tensor] = {}
     if is_language_model(state):
         arguments = to_plain(tree.get("model_args") or {})
-        if not isinstance(arguments, dict):
-            arguments = {}
-            notes.append("`model_args` of the checkpoint could not be read.")
-        config = _encoder_config(state, arguments, encoder_heads, n_timepoints, notes)
-        extractor = published_feature_extractor(config, atlas, normalization, notes)
-        text, tokenizer = load_text_model_files(text_config, arguments, notes)
-        delimiters = find_delimiter_ids(delimiter_ids, arguments, text.vocab_size, tokenizer, notes)
+        unread = [] if isinstance(arguments, dict) else ["`model_args` of the checkpoint could not be read."]
+        arguments = {} if unread else arguments
+        config, encoder_notes = _encoder_config(state, arguments, encoder_heads, n_timepoints)
+        extractor, extractor_notes = published_feature_extractor(config, atlas, normalization)
+        text, tokenizer, text_notes = load_text_model_files(text_config, arguments)
+        delimiters, delimiter_notes = find_delimiter_ids(delimiter_ids, arguments, text.vocab_size, tokenizer)
         preprocessor: FmriLMProcessor | FmriFeatureExtractor = extractor
         if tokenizer is not None:
             preprocessor = FmriLMProcessor(
@@ -164,21 +163,22 @@ def convert_upstream(
         lm_config = FmriLMConfig(
             fmri_config=config,
             text_config=text,
-            # outside of the vocabulary, so that no text can contain it
+            # without a processor the first id outside of the vocabulary, so that no text can contain it
             fmri_token_id=getattr(preprocessor, "fmri_token_id", text.vocab_size),
             # for users who write `input_ids` without a processor
             fmri_start_ids=delimiters[0],
             fmri_end_ids=delimiters[1],
         )
-        model = _language_model(lm_config, state, bool(adapter), notes)
+        model, model_notes = _language_model(lm_config, state, bool(adapter))
         model.generation_config = _generation_config(text if tokenizer is None else tokenizer)
+        notes = [*unread, *encoder_notes, *extractor_notes, *text_notes, *delimiter_notes, *model_notes]
     else:
         state, left_out = split_stage_1(state)
-        if left_out:
-            notes.append(f"Left out tensors that only training needs: {', '.join(left_out)}.")
         fields = tokenizer_fields(state, "encoder.", encoder_heads) | stage_1_fields(state)
         config = FmriTokenizerConfig(**fields)
-        preprocessor = published_feature_extractor(config, atlas, normalization, notes)
+        preprocessor, notes = published_feature_extractor(config, atlas, normalization)
+        if left_out:
+            notes.insert(0, f"Left out tensors that only training needs: {', '.join(left_out)}.")
         model = _load(FmriTokenizer, config, state)
         if config.n_patches > 1:
             notes.append(
@@ -193,13 +193,10 @@ def convert_upstream(
 
 
 def _encoder_config(
-    state: dict[str, torch.Tensor],
-    arguments: dict[str, Any],
-    encoder_heads: int | None,
-    n_timepoints: int | None,
-    notes: list[str],
-) -> FmriTokenizerConfig:
-    """Read the configuration of the scan encoder of a stage-2 or stage-3 checkpoint."""
+    state: dict[str, torch.Tensor], arguments: dict[str, Any], encoder_heads: int | None, n_timepoints: int | None
+) -> tuple[FmriTokenizerConfig, list[str]]:
+    """Read the configuration of the scan encoder of a stage-2 or stage-3 checkpoint, and return it with notes."""
+    notes = []
     fields = tokenizer_fields(state, "tokenizer.", encoder_heads)
     if n_timepoints is None:
         n_tokens = arguments.get("num_fmri_tokens")
@@ -216,17 +213,19 @@ def _encoder_config(
         n_timepoints = fields["patch_size"] * (n_tokens // fields["n_rois"])
     if n_timepoints > fields["patch_size"]:
         notes.append(
-            "With more than one time patch the published program applies a time-major mask to ROI-major tokens; this "
-            "package computes what its paper describes, so the outputs of the language model differ from the program's."
+            "With more than one time patch the published program applies a time-major mask to ROI-major tokens. This "
+            "package follows the paper instead, so the outputs of the language model differ from the program's."
         )
     codebook_size = tensor_shape(state, "llm.fmri_lm_head.weight", 2)[0]
-    return FmriTokenizerConfig(**fields, n_timepoints=n_timepoints, codebook_size=codebook_size, encoder_only=True)
+    config = FmriTokenizerConfig(**fields, n_timepoints=n_timepoints, codebook_size=codebook_size, encoder_only=True)
+    return config, notes
 
 
 def _language_model(
-    config: FmriLMConfig, state: dict[str, torch.Tensor], has_lora: bool, notes: list[str]
-) -> FmriLMForCausalLM:
-    """Build the language model, whose embeddings are untied where training has untied them."""
+    config: FmriLMConfig, state: dict[str, torch.Tensor], has_lora: bool
+) -> tuple[FmriLMForCausalLM, list[str]]:
+    """Build the language model, whose embeddings are untied where training has untied them; return it with notes."""
+    notes = []
     if config.text_config.tie_word_embeddings:
         with torch.device("meta"):
             model = FmriLMForCausalLM(config)
@@ -242,7 +241,7 @@ def _language_model(
             notes.append(
                 "Input and output embeddings differ, so they are not tied, although the configuration says so."
             )
-    return _load(FmriLMForCausalLM, config, state, has_lora)
+    return _load(FmriLMForCausalLM, config, state, has_lora), notes
 
 
 def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor], has_lora: bool = False) -> Any:
@@ -255,7 +254,7 @@ def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor], has_lor
 
 
 def _generation_config(special_tokens: Any) -> GenerationConfig:
-    """Take the special tokens of a text tokenizer, or of a configuration."""
+    """Return a generation config with the special tokens of a text tokenizer, or of a configuration."""
     bos, eos, pad = (getattr(special_tokens, f"{name}_token_id") for name in ("bos", "eos", "pad"))
     if pad is None:
         pad = eos[0] if isinstance(eos, list) else eos
@@ -264,7 +263,7 @@ def _generation_config(special_tokens: Any) -> GenerationConfig:
 
 def _check_finite(state: dict[str, torch.Tensor]) -> None:
     for name, tensor in tqdm(state.items(), desc="Checking weights", unit="tensor"):
-        # `aminmax` gives NaN where there is one and, unlike `isfinite`, needs no memory.
+        # `aminmax` passes NaN on and, unlike `isfinite`, allocates no mask as large as the tensor.
         extremes = torch.aminmax(tensor) if tensor.dtype in WEIGHT_DTYPES and tensor.numel() else ()
         if not all(map(math.isfinite, extremes)):
             raise CheckpointError(f"The tensor `{name}` of the checkpoint holds NaN or infinity.")
@@ -277,7 +276,7 @@ def _checksum(path: Path) -> str:
 
 
 def _add_adapter(model: FmriLMForCausalLM, lora: dict[str, torch.Tensor], lora_alpha: float | None) -> Any:
-    """Return the PEFT model of a model and its LoRA adapter."""
+    """Wrap a model in a PEFT model with a LoRA adapter."""
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     ranks = {len(tensor) for name, tensor in lora.items() if ".lora_A." in name}
@@ -329,7 +328,7 @@ def _write(result: Conversion, lora: dict[str, torch.Tensor], lora_alpha: float 
         record = {"conversion": conversion}
         write_json(record, Path(partial, "training_info.json"))
         Path(partial, "README.md").write_text(sign_card(_card(result, record)), encoding="utf-8")
-        # The configuration last: a folder that holds it is taken for a complete model.
+        # The configuration last: whoever finds it in a folder, `from_pretrained` or the check above, expects the rest.
         for name in sorted(os.listdir(partial), key=lambda name: (name == "config.json", name)):
             os.replace(Path(partial, name), out / name)
 

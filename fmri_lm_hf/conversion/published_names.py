@@ -1,4 +1,4 @@
-"""Names of the published program's tensors, and what their shapes say about the configuration of the model."""
+"""Translate tensor names of the published program, and read the configuration of a model from tensor shapes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .pickle_data import CheckpointError
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Parts of our names and of the published ones, for the tensors of a tokenizer. In this order: later entries replace
-# what earlier ones made, as `decoder.transformer.layers.`, `decoder.blocks.`, `decoder_raw.blocks.`.
+# Parts of our names -> parts of the published ones, for the tensors of an fMRI tokenizer. The order matters: later
+# entries replace the results of earlier ones, as in `decoder.transformer.layers.` -> `decoder.blocks.` ->
+# `decoder_raw.blocks.`.
 _TOKENIZER_NAMES = [
     ("transformer.roi_embeddings.weight", "pos_embed"),
     ("transformer.layers.", "blocks."),
@@ -32,7 +33,7 @@ _TOKENIZER_NAMES = [
     ("quantizer.codebooks.0.cluster_size", "quantize.cluster_size"),
     ("quantizer.codebooks.0.initialized", "quantize.embedding.initted"),
 ]
-# Buffers of the published program without effect on what it computes; they may be there or not.
+# Buffers of the published program without effect on its outputs; they may be missing.
 _WITHOUT_EFFECT = re.compile(
     r"quantize\.embedding\.(cluster_size|embed_avg)$|\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$"
 )
@@ -70,7 +71,7 @@ def clean_state_dict(tree: Any) -> dict[str, torch.Tensor]:
 
 
 def is_language_model(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether these are the weights of stage 2 or 3, and not of stage 1."""
+    """Return whether these are the weights of stage 2 or 3, and not of stage 1."""
     return any(name.startswith("llm.") for name in state)
 
 
@@ -91,7 +92,7 @@ def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int 
     ----------
     state : mapping of str to torch.Tensor
     prefix : str
-        What the names of the encoder's tensors begin with.
+        Prefix of the names of the encoder's tensors.
     heads : int, optional
         Attention heads, which no shape shows. Default: the published number for this width.
     """
@@ -119,7 +120,7 @@ def tokenizer_fields(state: Mapping[str, torch.Tensor], prefix: str, heads: int 
 
 
 def stage_1_fields(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Read what only a whole stage-1 checkpoint holds: length, codebook and depth of the decoder."""
+    """Read the fields that only a stage-1 checkpoint shows: length, codebook and depth of the decoder."""
     codebook_size, codebook_dim = tensor_shape(state, "quantize.embedding.weight", 2)
     return {
         "n_timepoints": tensor_shape(state, "decode_task_layer_raw.2.weight", 2)[0],
@@ -211,7 +212,7 @@ def match_tensors(
     Raises
     ------
     CheckpointError
-        Naming the tensors that are missing, that have a wrong shape and that are left over.
+        Lists the tensors that are missing, of a wrong shape, and unknown.
     """
     names = {ours: published_name(ours, has_lora) for ours in expected if not ours.endswith("embedding_sum")}
     used = set(names.values())
@@ -223,31 +224,32 @@ def match_tensors(
             if name in used or not _WITHOUT_EFFECT.search(name)
         },
     )
-    others = [
+    unsupported = [
         f"{name} of {str(state[name].dtype).removeprefix('torch.')}"
         for name in names.values()
         if name in state and state[name].dtype not in WEIGHT_DTYPES
     ]
-    if others:
+    if unsupported:
         problems.append(
-            f"has {len(others)} tensor(s) that are not floating-point weights of 16, 32 or 64 bits: {_some(others)}"
+            f"has {len(unsupported)} tensor(s) that are not floating-point weights of 16, 32 or 64 bits: "
+            f"{_some(unsupported)}"
         )
     if problems:
         raise CheckpointError(
             f"The checkpoint {'; it '.join(problems)}. Check that it is complete, and that the options and the "
             "language model's configuration belong to it."
         )
-    found = {ours: state[theirs].reshape(expected[ours].shape) for ours, theirs in names.items()}
+    tensors = {ours: state[theirs].reshape(expected[ours].shape) for ours, theirs in names.items()}
     for ours in expected.keys() - names.keys():
         # The moving average of a code is its sum over its count. The program keeps the average and the count; the sum
         # that fits both lets training continue, where a sum of zeros would pull every code to the origin.
         prefix = ours.removesuffix("embedding_sum")
-        found[ours] = found[f"{prefix}embedding"] * found[f"{prefix}cluster_size"][:, None]
-    return found
+        tensors[ours] = tensors[f"{prefix}embedding"] * tensors[f"{prefix}cluster_size"][:, None]
+    return tensors
 
 
 def shape_problems(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Compare the shapes of tensors by name, and describe what is missing, wrong and left over."""
+    """Compare the shapes of tensors by name, and describe which are missing, wrong and unknown."""
     wrong = [
         f"{name} {found[name]} instead of {shape}"
         for name, shape in expected.items()

@@ -1,6 +1,6 @@
-"""From scans to text: facts of a scan, prose that states them, the check of texts against facts, questions on a scan.
+"""Scans to text: facts of a scan, prose that states them, a check of texts against facts, questions about a scan.
 
-The cohort reference is loaded when it is first used: who asks about a single scan needs no cohort.
+`CohortReference` is imported when it is first used, since questions about a single scan need no cohort.
 """
 
 from __future__ import annotations

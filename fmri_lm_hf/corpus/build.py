@@ -1,4 +1,4 @@
-"""From a scan dataset to a dataset of fMRI-text pairs: `build_corpus`."""
+"""Build a dataset of fMRI-text pairs from a scan dataset: `build_corpus`."""
 
 from __future__ import annotations
 
@@ -52,36 +52,36 @@ SYMMETRY_FILE = "symmetry.json"
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What a corpus is made of. Two builds with equal configs and equal scans are equal, byte for byte.
+    """Options of a corpus. Two builds with equal options and equal scans are equal, byte for byte.
 
     Parameters
     ----------
     families : sequence of {"connectivity", "gradients", "graph", "ica"}
-        Descriptors; each family is a config of the dataset, beside `all`.
+        Descriptors; each family becomes a config of the dataset, next to `all`.
     lengths : sequence of {"sentence", "paragraph", "full"}
         A row is written for each length.
     wordings : int
-        Texts of each scan and length; they state the same facts in other words.
+        Texts of each scan and length, which state the same facts in different words.
     fractions : sequence of three floats
         Shares of the subjects for train, validation and test.
     group_by : str, optional
         Column whose equal values keep subjects in one split, such as `family_id` or `site`.
     holdout_sites : sequence of str
-        Sites whose subjects are all test.
+        Sites whose subjects are all in the test split.
     splits : mapping of str to list of str, optional
-        Subject ids of each split, from the manifest of another corpus; replaces the three before. Scans of other
-        subjects are left out, and listed.
+        Subject ids of each split, from the manifest of another corpus; replaces the three options above. Scans of
+        other subjects are left out and listed as failures.
     describe : sequence of str, optional
-        Columns that `subject_description` states; those of age, sex, handedness, education and diagnosis that the
-        scans have when None.
+        Columns that `subject_description` states. When None: age, sex, handedness, education and diagnosis, where
+        the scans have them.
     n_components : int
-        Of the group ICA.
+        Components of the group ICA.
     seed : int
-        Of the splits, the group ICA and the wordings.
+        Seed of the splits, the group ICA and the wordings.
     scan_dataset : str, optional
-        Repository of the scans on the Hub, `org/name`: what `scan_id` and `scan_index` point into.
+        Hub repository of the scans, `org/name`, which `scan_id` and `scan_index` refer to.
     license : str, optional
-        Of the corpus; the card says that it has to be filled in when None.
+        License of the corpus. When None, the card says that it has to be filled in.
     controlled : bool
         The scans come from a cohort with a data-use agreement; the card warns, and publishing asks for
         confirmation.
@@ -116,20 +116,20 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a build made.
+    """Summary of a build.
 
     Attributes
     ----------
     folder : Path
-        Of the corpus; `datasets.load_dataset(folder)` loads it.
+        Folder of the corpus; `datasets.load_dataset(folder)` loads it.
     n_scans, n_subjects : int
-        Described, in all splits.
+        Scans and subjects that are described, in all splits.
     rows : dict
         Number of rows by config and split.
     failures : list of dict
         `{"scan_id", "reason"}` of every scan that is not in the corpus.
     warnings : list of str
-        What everybody who uses the texts has to know.
+        What every user of the texts has to know.
     """
 
     folder: Path
@@ -149,27 +149,27 @@ def build_corpus(
     scheduler: str | None = None,
     progress: bool = False,
 ) -> CorpusSummary:
-    """Describe every scan of a scan dataset in words, next to the facts that the words state.
+    """Describe every scan of a scan dataset in words, and store the facts next to each text.
 
-    Gradients, ICA maps, means and SDs that scans are compared with come from training subjects alone. Scans that
-    cannot be used are listed with their reason, and the rest goes on. A build that was interrupted continues when it
-    is called again; what is done is not done again. Memory does not grow with the number of scans.
+    Scans are compared with gradients, ICA maps, means and SDs of the training subjects alone. Scans that cannot be
+    used are listed with the reason and do not stop the build. An interrupted build continues when it is called again.
+    Memory does not grow with the number of scans.
 
     Parameters
     ----------
     scans : path
         A scan dataset in any form that `load_scan_dataset` reads.
     out : path
-        Folder of the corpus: Parquet shards in `data/<config>/`, the cohort reference in `reference/`, `atlas.json`,
+        Folder to write: Parquet shards in `data/<config>/`, the cohort reference in `reference/`, `atlas.json`,
         `splits.json`, `failures.json`, `provenance.json`, and the card `README.md`.
     config : CorpusConfig, optional
-        What to make.
+        Options; the defaults when None.
     atlas : Atlas, optional
-        Of the scans; read from `atlas.json` beside them when None.
+        Atlas of the scans; read from `atlas.json` next to them when None.
     workers : int, default=1
         Processes on this machine.
     scheduler : str, optional
-        Address of a Dask scheduler whose workers see the same files; `workers` is then not used.
+        Address of a Dask scheduler whose workers see the same files; replaces `workers`.
     progress : bool, default=False
         Show a progress bar for each step.
     """
@@ -179,7 +179,7 @@ def build_corpus(
         source = ScanSource.open(scans, work)
         atlas = _check_networks(atlas or source.atlas() or ScanSource(scans).atlas(), scans)
         build = _Build(out, _inherit(config, scans, source), source, atlas)
-        # Provenance is written last, so that it says that the corpus is complete.
+        # Provenance is written last, so a folder that has it is a complete corpus.
         if (out / "provenance.json").exists():
             earlier = json.loads((out / "provenance.json").read_text())["parameters"]
             _check_parameters(earlier, build.parameters, out)
@@ -222,7 +222,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Build:
-    """One build: the options and the scans, and how each part of the corpus follows from them."""
+    """One build: its options and scans, and the parts of the corpus derived from them."""
 
     out: Path
     config: CorpusConfig
@@ -239,14 +239,15 @@ class _Build:
 
     @cached_property
     def declared(self) -> tuple[str, ...]:
-        """What is declared about the cohort, such as that it was simulated."""
+        """Declarations about the cohort that hold, such as `simulated`."""
         return tuple(name for name in DECLARATIONS if getattr(self.config, name))
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """All that decides what a corpus holds, as JSON gives it back."""
+        """Everything that determines the content of a corpus, as JSON values."""
         chosen = asdict(self.config) | {"families": self.families}
         record = {**chosen, "scans_sha256": self.source.fingerprint, "atlas": self.atlas.to_dict()}
+        # through JSON once: tuples become lists, so that a record read from a file compares equal
         return json.loads(json.dumps(record))
 
     @cached_property
@@ -258,7 +259,7 @@ class _Build:
         return make_splits(self.source.index, config.fractions, config.group_by, config.holdout_sites, config.seed)
 
     def chunk_tasks(self) -> list[ChunkTask]:
-        """The scans in chunks, each with what has to be known about it."""
+        """One task for each chunk of scans, with the split and the description of each scan's subject."""
         config, split_of = self.config, self.manifest.split_of()
         described = _described_columns(config, self.source)
         options = {
@@ -268,7 +269,8 @@ class _Build:
             "described_columns": described,
         }
 
-        def known(row: Mapping[str, Any]) -> dict[str, Any]:
+        def metadata(row: Mapping[str, Any]) -> dict[str, Any]:
+            # seeded by subject, so that all scans of a person come with the same description of that person
             seed = text_seed(config.seed, row["subject_id"])
             return {
                 "scan_id": str(row["scan_id"]),
@@ -282,17 +284,17 @@ class _Build:
         tasks = []
         for number, chunk in enumerate(self.source.chunks):
             rows = self.source.index.between(chunk.first, chunk.first + len(chunk))
-            scans = pa.Table.from_pylist([known(row) for row in rows])
+            scans = pa.Table.from_pylist([metadata(row) for row in rows])
             tasks.append(ChunkTask(number, chunk, str(self.work), scans, options))
         return tasks
 
     def shard_tasks(self) -> list[ShardTask]:
-        """The configs of the corpus: one for all families, and one for each."""
+        """One task for each config of the corpus: `all`, then each family."""
         configs = ("all", *self.families)
         return [ShardTask(name, configs, str(self.out), self.declared) for name in configs]
 
     def fit_reference(self, steps: _Steps, tasks: Sequence[ChunkTask]) -> None:
-        """Maps of the training scans, descriptors of all scans with them, and their means and SDs in training."""
+        """Fit maps on the training scans, describe all scans with them, and save statistics of the training scans."""
         maps = self._fit_maps(steps, tasks)
         steps.run("descriptors", compute_descriptors, tasks, lambda task: task.file("features"))
         training = (
@@ -303,7 +305,7 @@ class _Build:
         maps.fit_statistics(training).save(self.out / "reference")
 
     def _fit_maps(self, steps: _Steps, tasks: Sequence[ChunkTask]) -> CohortReference:
-        """Gradients and ICA maps of the training scans' mean connectivity, kept where every worker can read them."""
+        """Fit gradients and ICA maps on the mean connectivity of the training scans, and save them for the workers."""
         work, config = self.work, self.config
         folder = work / "maps_reference"
         if not (folder / "reference.json").exists():
@@ -313,14 +315,16 @@ class _Build:
             with atomic(work / GROUP_FILE) as path:
                 save_file({"mean": mean}, path)
             write_json(asdict(symmetry(mean, self.atlas)), work / SYMMETRY_FILE)
-            with threadpool_limits(1):  # the same bits on every machine
+            # BLAS splits sums among its threads: with another number of cores, the last bits of the maps would
+            # differ, and with them bytes of the corpus.
+            with threadpool_limits(1):
                 maps = ReferenceMaps.fit(group, self.atlas, self.families, config.n_components, config.seed)
             CohortReference(maps, self.families).save(folder)
             shutil.rmtree(work / "maps")
         return CohortReference.load(folder)
 
     def finish(self, tasks: Sequence[ChunkTask]) -> None:
-        """Write all but the shards; provenance comes last and says that the corpus is complete."""
+        """Write everything but the shards; `provenance.json` last, since it marks a complete corpus."""
         out, work, manifest = self.out, self.work, self.manifest
         failures = list(_failures(tasks))
         described = self.source.index.without({failure["scan_id"] for failure in failures})
@@ -351,28 +355,29 @@ class _Build:
             "n_scans": len(described),
             "n_subjects": len({str(row["subject_id"]) for row in described}),
             "rows": rows,
-            "symmetry": {k: v if v == v else None for k, v in asdict(sides).items()},
+            "symmetry": {k: v if v == v else None for k, v in asdict(sides).items()},  # NaN is no JSON
             "warnings": warnings,
         }
         write_json(provenance, out / "provenance.json")
 
 
 def _check_networks(atlas: Atlas | None, scans: Path) -> Atlas:
-    """The atlas of the scans, refused where texts could name nothing."""
+    """Return the atlas of the scans; refuse one without named networks, which texts could not mention."""
     if atlas is None:
         raise ScanError(
-            f"There is no atlas.json beside the scans of {scans.name}: put it there, or give the atlas (--atlas)."
+            f"There is no atlas.json next to the scans of {scans.name}: put it there, or give the atlas (--atlas)."
         )
     if not atlas.named_networks:
         raise ScanError(
-            f"Atlas {atlas.name!r} names no network for any of its {atlas.n_rois} ROIs, and texts speak of networks. "
+            f"Atlas {atlas.name!r} has no network for any of its {atlas.n_rois} ROIs; texts need names of networks. "
             "Give a table of its ROIs with columns name and network (--networks)."
         )
     return atlas
 
 
 def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusConfig:
-    """What is declared about the scans, beside them or in their rows, holds for the corpus too."""
+    """Apply to the corpus what is declared about the scans, in a file next to them or in their metadata."""
+    # A forgotten option must not turn scans under a data-use agreement into a corpus that anybody may push.
     folder = scans if scans.is_dir() else scans.parent
     declared = declared_in_folder(folder, recursive=scans.is_dir()) | declared_in_parquet(source.files)
     inherited: dict[str, Any] = {name: getattr(config, name) or name in declared for name in DECLARATIONS}
@@ -380,34 +385,31 @@ def _inherit(config: CorpusConfig, scans: Path, source: ScanSource) -> CorpusCon
 
 
 def _described_columns(config: CorpusConfig, source: ScanSource) -> list[str]:
-    known = source.index[0]
+    columns = source.index[0]
     if config.describe is None:
-        return [column for column in DEMOGRAPHICS if column in known]
-    absent = [column for column in config.describe if column not in known]
-    if absent:
-        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(known)}.")
+        return [column for column in DEMOGRAPHICS if column in columns]
+    if absent := [column for column in config.describe if column not in columns]:
+        raise ValueError(f"The scans have no column {', '.join(absent)}; they have {', '.join(columns)}.")
     return list(config.describe)
 
 
-# ----- the work folder: one build at a time, which continues where it was interrupted -----
+# ----- the work folder, in which an interrupted build continues -----
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """The folder of unfinished work in `out`, for one build at a time; nothing of one that is refused stays there."""
+    """Lock the folder of unfinished work in `out` for one build; a build that is refused leaves nothing behind."""
     work = out / WORK_FOLDER
     is_corpus = (out / "provenance.json").exists() or (work / PARAMETERS_FILE).exists()
-    if out.exists() and not is_corpus:
-        found = sorted(path.name for path in out.iterdir() if path != work)
-        if found:
-            raise ValueError(f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder.")
+    if out.exists() and not is_corpus and (found := sorted(path.name for path in out.iterdir() if path != work)):
+        raise ValueError(f"{out} is not empty and holds no corpus ({', '.join(found[:5])}): give a new folder.")
     with exclusive(work):
         try:
             yield work
         finally:
             if work.exists() and not (work / PARAMETERS_FILE).exists():
                 shutil.rmtree(work, ignore_errors=True)
-                with suppress(OSError):  # not empty: a finished corpus
+                with suppress(OSError):  # a finished corpus is not empty and stays
                     out.rmdir()
 
 
@@ -419,8 +421,8 @@ def _check_parameters(earlier: Mapping[str, Any], now: Mapping[str, Any], out: P
     for name in sorted(earlier.keys() | now.keys()):
         if earlier.get(name) != now.get(name):
             raise ValueError(
-                f"{out} was begun with {name} = {short(earlier.get(name))}, now it is {short(now.get(name))}. Give "
-                "the same parameters to continue, or another folder."
+                f"{out} was started with {name} = {short(earlier.get(name))}, now {name} = {short(now.get(name))}. "
+                "Give the same options to continue the build, or another folder."
             )
 
 
@@ -434,7 +436,7 @@ def _start_or_continue(work: Path, parameters: dict[str, Any], out: Path) -> Non
         write_json(parameters, record)
 
 
-# ----- what goes into the record of a finished corpus -----
+# ----- records of a finished corpus -----
 
 
 def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:
@@ -446,14 +448,14 @@ def _failures(tasks: Sequence[ChunkTask]) -> Iterator[dict[str, str]]:
 
 
 def _acquisition_warning(reference: CohortReference, scans: Sequence[Mapping[str, Any]]) -> str | None:
-    """Which scans were not acquired as any training scans, and what their texts leave out."""
+    """Warn of scans from acquisitions without training scans, and of what their texts leave out."""
     counts = Counter(Acquisition.of(row["site"], row["t_r"]) for row in scans)
-    unknown = {each: n for each, n in sorted(counts.items()) if not reference.knows(each)}
+    unknown = {acquisition: n for acquisition, n in sorted(counts.items()) if not reference.knows(acquisition)}
     if not unknown:
         return None
-    families = {feature.measure.name: feature.measure for feature in reference.feature_table.values()}
-    left_out = [NOUNS[name][0] for name, measure in families.items() if measure.needs_acquisition]
-    where = "; ".join(f"{each}: {n:,} scans" for each, n in unknown.items())
+    measures = {feature.measure.name: feature.measure for feature in reference.feature_table.values()}
+    left_out = [NOUNS[name][0] for name, measure in measures.items() if measure.needs_acquisition]
+    where = "; ".join(f"{acquisition}: {n:,} scans" for acquisition, n in unknown.items())
     return (
         f"{sum(unknown.values()):,} scans come from a site and repetition time with fewer than "
         f"{MIN_ACQUISITION_SCANS} training scans ({where}). They are compared with all training scans, so part of "

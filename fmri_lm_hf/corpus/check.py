@@ -1,4 +1,8 @@
-"""Check texts against facts: measures, networks, directions and numbers are parsed back out of what was written."""
+"""Check texts against facts: parse measures, networks, directions and numbers, and compare them.
+
+`check_text` compares a text with the facts that it should state, `parse_claims` reads its claims, and `rewrite` lets a
+language model reword a description as long as the check still passes.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,12 @@ from .facts import (
 
 _PAIR_MEASURES = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES, "ica/fnc")
 
-# Not the digits of a word or of a longer number: there is no 2 in "gradient-2", and no 95 in "4.95".
+# Not digits inside a word or a longer number: the 2 of "gradient-2" and the 95 of "4.95" are no numbers of their own.
 _NUMBER = r"(?<![\w.+\-])[+\-]?\d+(?:\.\d+)?(?:e[+\-]?\d+)?"
-# Up to two words may come in between: "is not at all clearly raised" is beyond it, and read as raised.
+# Up to two words may come in between. "not at all clearly raised" has three, so it is read as raised: a known limit.
 _NEGATION = r"\b(?:not|never|neither|nor|without)\b(?: \w+){0,2}$|n't(?: \w+){0,2}$"
 _THIS_SCAN = re.compile(r"\b(with)?in this scan\b", re.IGNORECASE)
-# Words before "network" that name none.
+# Words before "network" that are not the name of one.
 _NO_NETWORK = (
     r"the|this|that|these|each|every|any|all|one|a|brain|whole-brain|resting-state|functional|of|in|and|other"
     r"|while|whereas|but|although|though"
@@ -38,10 +42,11 @@ _NO_NETWORK = (
 
 @dataclass
 class Claim:
-    """What a piece of text says about one feature.
+    """A claim of a text about one feature.
 
-    `measure` is None where numbers or directions stand alone. `direction` is None where none is said, and
-    ``"not typical"`` where a text denies it. Numbers are kept as written, because their digits set the tolerance.
+    `measure` is None for numbers or directions without a measure. `direction` is None if the text gives none, and
+    ``"not typical"`` if it denies that the value is typical. Numbers are kept as written: their digits set the
+    tolerance.
     """
 
     measure: str | None
@@ -57,36 +62,37 @@ class Claim:
         return self.measure, tuple(sorted(self.networks))
 
     def disagreements(self, fact: Mapping[str, Any]) -> list[str]:
-        """In what the claim contradicts a fact about the same measure and networks; empty if in nothing."""
-        found = []
+        """List how the claim contradicts a fact about the same measure and networks; empty if it does not."""
+        problems = []
         if self.direction and self.direction != fact["direction"]:
-            found.append(f"direction is {self.direction}, not {fact['direction']}")
+            problems.append(f"direction is {self.direction}, not {fact['direction']}")
+        # a z of 1.96 is written as 2.0, for which "markedly" is correct
         size = abs(fact["z"])
         if (self.degree == "marked" and size < MARKED_Z - 0.05) or (self.degree == "mild" and size >= MARKED_Z):
-            found.append(f"degree is {self.degree}, with z = {fact['z']:+.1f}")
-        found += [f"z is {number}, not {fact['z']:+.2f}" for number in self.z if not _equal(number, fact["z"])]
-        found += [
+            problems.append(f"degree is {self.degree}, with z = {fact['z']:+.1f}")
+        problems += [f"z is {number}, not {fact['z']:+.2f}" for number in self.z if not _equal(number, fact["z"])]
+        problems += [
             f"value is {number}, not {fact['value']:.4g}"
             for number in self.values
             if not _equal(number, fact["value"])
         ]
-        return found
+        return problems
 
 
 @dataclass(frozen=True)
 class TextCheck:
-    """How far a text states given facts, and nothing else; see `check_text`.
+    """Agreement of a text with the facts that it should state; see `check_text`.
 
     Attributes
     ----------
     matched : tuple of fact
-        Stated, and stated right.
+        Facts that are stated correctly.
     missing : tuple of fact
-        Not stated.
+        Facts that are not stated.
     contradicted : tuple of (fact, str)
-        Each fact that the text states otherwise, with what is wrong.
+        Facts that the text contradicts, each with the reason.
     invented : tuple of str
-        Pieces of text about features that no fact is about, and numbers and directions about nothing known.
+        Sentences with claims about features without a fact, or with numbers and directions of no known feature.
     """
 
     matched: tuple[Mapping[str, Any], ...]
@@ -102,7 +108,7 @@ class TextCheck:
 
     @property
     def recall(self) -> float:
-        """Share of the facts that are stated right; 1 if there are no facts."""
+        """Share of the facts that are stated correctly; 1 if there are no facts."""
         wrong = {fact["feature"] for fact, _ in self.contradicted}
         n_facts = len(self.matched) + len(self.missing) + len(wrong)
         return len(self.matched) / n_facts if n_facts else 1.0
@@ -115,7 +121,7 @@ class TextCheck:
 
     @property
     def is_true(self) -> bool:
-        """Whether all facts are stated right, and nothing else is stated."""
+        """Whether all facts are stated correctly, and nothing else is stated."""
         return not (self.missing or self.contradicted or self.invented)
 
     @property
@@ -131,16 +137,16 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
     Parameters
     ----------
     text : str
-        Written by `verbalise`, rewritten or generated by a language model, or by hand.
+        A text of `verbalise`, of a language model or of a person.
     facts : sequence of fact
-        What the text may say and should say: the facts of one description, not of the whole scan, for a recall that
-        means something (`prose.select_facts` tells which).
+        The facts that the text should state. For a meaningful recall, pass those of one description
+        (`prose.select_facts`), not all facts of the scan.
     networks : iterable of str
-        More names of networks to look for than those in the facts, such as all of the atlas.
+        Names of networks to look for in addition to those in the facts, such as all of the atlas.
 
     Notes
     -----
-    A feature that is stated twice, once wrong, is contradicted. A number is right if it equals the fact's value (or
+    A feature that is stated twice, once wrongly, is contradicted. A number is correct if it equals the fact's value (or
     z) to the digits that are written. Sentences without a measure, a direction or a number claim nothing.
 
     Examples
@@ -158,7 +164,8 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
     for claim in parse_claims(text, names):
         fact = known.get(claim.key)
         if fact is None and claim.measure == "connectivity/mean" and _THIS_SCAN.search(claim.text):
-            # "In this scan, connectivity ... is high": relative to a cohort, or else to the scan itself
+            # "In this scan, connectivity ... is high" reads like a comparison with the cohort; where no such fact is
+            # given, it states the bin of the pair within its scan
             fact = known.get((PAIR_BIN, claim.key[1]))
         if fact is None:
             invented.append(claim.text)
@@ -177,13 +184,13 @@ def check_text(text: str, facts: Sequence[Mapping[str, Any]], networks: Iterable
 
 
 def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
-    """What a text says, one claim for each measure and network (or pair) that it mentions.
+    """Read the claims of a text, one for each measure and network (or pair) that it mentions.
 
     Parameters
     ----------
     text : str
     networks : iterable of str
-        Names of networks to look for. Another name in front of "network" counts as an unknown network.
+        Names of networks to look for. Any other name before the word "network" is an unknown network.
     """
     names = tuple(sorted(networks))
     claims = []
@@ -200,12 +207,12 @@ def parse_claims(text: str, networks: Iterable[str]) -> list[Claim]:
 
 @dataclass
 class _Clause:
-    """A stretch of a sentence with one measure and one direction, and the networks that they are said of."""
+    """A part of a sentence with one measure and one direction, and the networks that they are about."""
 
     measure: str | None = None
     direction: str | None = None
     degree: str | None = None
-    # Networks in order; True for "within"; each with the numbers that follow it. Numbers before any network: `numbers`.
+    # (name, whether after "within", the numbers that follow it); numbers before the first network are in `numbers`
     networks: list[tuple[str, bool, list[tuple[str, str]]]] = field(default_factory=list)
     numbers: list[tuple[str, str]] = field(default_factory=list)
     fronted: bool = False  # networks came before the measure
@@ -213,14 +220,15 @@ class _Clause:
     def claims(self, text: str) -> list[Claim]:
         items: list[tuple[tuple[str, ...], list[tuple[str, str]]]] = []
         if self.measure in _PAIR_MEASURES:
-            rest = list(self.networks)
-            while rest:
-                name, within, numbers = rest.pop(0)
-                if within or not rest:
+            # "between A and B" takes two names, "within A" one that counts twice; a name left alone is no known pair
+            unpaired = list(self.networks)
+            while unpaired:
+                name, within, numbers = unpaired.pop(0)
+                if within or not unpaired:
                     items.append(((name, name) if within else (name,), numbers))
                 else:
-                    other, _, more = rest.pop(0)
-                    items.append(((name, other), numbers + more))
+                    second, _, more = unpaired.pop(0)
+                    items.append(((name, second), numbers + more))
         else:
             items = [((name,), numbers) for name, _, numbers in self.networks]
         if items:
@@ -243,7 +251,7 @@ class _Clause:
 
 
 def _clauses(sentence: str, networks: tuple[str, ...]) -> list[_Clause]:
-    """Cut a sentence into clauses: at conjunctions, and where a second measure or another direction begins."""
+    """Split a sentence into clauses: at conjunctions, and before a second measure or another direction."""
     spelling = {name.lower(): name for name in networks}
     clauses = [_Clause()]
 
@@ -268,7 +276,7 @@ def _clauses(sentence: str, networks: tuple[str, ...]) -> list[_Clause]:
             if kind == "sd" and match["sd_side"]:  # "-2.1 SD below" is a way to write 2.1 SD below
                 number = ("-" if match["sd_side"].lower() == "below" else "+") + number.lstrip("+-")
             elif kind == "sd" and number[0].isdigit():
-                number = f"±{number}"  # "raised by 2.1 SD"
+                number = f"±{number}"  # "raised by 2.1 SD": the size alone, of either sign
             numbers = clause.networks[-1][2] if clause.networks else clause.numbers
             numbers.append(("value" if kind == "value" else "z", number))
         elif kind == "degree":
@@ -289,14 +297,14 @@ def _clauses(sentence: str, networks: tuple[str, ...]) -> list[_Clause]:
 
 @lru_cache(maxsize=256)
 def _pattern(networks: tuple[str, ...]) -> re.Pattern:
-    """One pattern for everything that carries meaning; the name of the group that matches says what it is."""
+    """Compile one pattern for all words and numbers that carry meaning; the name of the group is their kind."""
 
     def longest_first(words: Iterable[str]) -> str:
         return "|".join(sorted(words, key=len, reverse=True))
 
-    # Alternatives are tried in this order at each place, so it matters: "average clustering" is a measure before
-    # "average" is a direction, a network named "high" would be one before it is a direction, and a number is the z or
-    # the SD that it belongs to before it is a bare value.
+    # The order matters, since alternatives are tried from the first: "average clustering" is a measure, though
+    # "average" alone is a direction; a network named "high" is a network; and a number is a z or an SD, if it can be,
+    # before it is a value.
     parts = {
         "measure": longest_first(re.escape(phrase).replace(r"\ ", r"[\s\-]+") for phrase in _MEASURE_OF),
         "network": longest_first(map(re.escape, networks)) or r"(?!)",
@@ -325,14 +333,15 @@ _MEASURE_OF = {
 
 
 def _equal(number: str, value: float) -> bool:
-    """Whether a written number is `value`, rounded to the digits that are written; of either sign after "±"."""
+    """Whether a written number is `value` rounded to as many digits; after "±" the sign does not matter."""
     if number.startswith("±"):
         number, value = number[1:], abs(value)
+    # with some slack for ties: 0.125 may be written as 0.12 or as 0.13, depending on its last bit
     half_a_digit = 0.5 * 10.0 ** int(Decimal(number).as_tuple().exponent)
     return abs(float(number) - value) <= half_a_digit * 1.0001 + 1e-12
 
 
-# Descriptions reworded by a language model, kept only if they still state the same facts.
+# ----- descriptions reworded by a language model -----
 
 _INSTRUCTION = (
     "Rewrite this description of a brain scan in fluent English. Keep every measure, network, direction and number "
@@ -362,23 +371,23 @@ def rewrite(
     temperature: float = 0.7,
     seed: int = 0,
 ) -> Rewrite:
-    """Let a language model reword a description, and keep the original unless its facts came through unchanged.
+    """Let a language model reword a description; keep the original unless the new text states the same facts.
 
     Parameters
     ----------
     text : str
         A description from `verbalise`.
     facts : sequence of fact
-        The facts that it was made from. Those that it states must all be in the new wording, and nothing else.
+        The facts that it was made from. The new text has to state those that it states, and nothing else.
     model : PreTrainedModel
-        Any causal language model of transformers; an instruction-tuned one does best.
+        A causal language model of transformers, best an instruction-tuned one.
     tokenizer : PreTrainedTokenizerBase
         Its tokenizer; its chat template is used if it has one.
     attempts : int
-        How many wordings to sample before the original is kept.
+        Texts to sample before the original is kept.
     temperature : float
     seed : int
-        The same seed, model and text give the same wording. The global random state is left as it was.
+        The same seed, model and text give the same result. The global random state is not changed.
 
     Examples
     --------
@@ -391,8 +400,10 @@ def rewrite(
     networks = {name for fact in facts for name in fact["network"]}
     original = check_text(text, facts)
     if original.contradicted or original.invented or not original.matched:
-        wrong = [what for _, what in original.contradicted] or original.invented or ["it states none of the facts"]
-        raise ValueError(f"The text to rewrite does not fit the facts: {wrong[0]}. Pass the facts it was made from.")
+        reasons = (
+            [reason for _, reason in original.contradicted] or original.invented or ["it states none of the facts"]
+        )
+        raise ValueError(f"The text to rewrite does not fit the facts: {reasons[0]}. Pass the facts it was made from.")
     if attempts < 1:
         raise ValueError(f"attempts is {attempts}; expected at least 1.")
 

@@ -1,7 +1,7 @@
-"""Scans in, shards out: Parquet files are read and written a chunk of scans at a time.
+"""Read scan datasets and write corpus shards in chunks, so that memory does not grow with the number of scans.
 
-Memory does not grow with the number of scans. `ScanSource` cuts a scan dataset into chunks, which the steps of a build
-read with `read_chunk`; `write_shards` brings their texts together, by config and split.
+`ScanSource` divides a scan dataset into chunks, which the steps of a build read with `read_chunk`; `write_shards`
+collects their texts by config and split.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ..models.scan_errors import ScanError
 from ..scans.dataset import REQUIRED_COLUMNS, check_complete, load_scan_dataset
 from .prose import SUBJECT_TEXT_COLUMN
 
-# Scans that a worker takes at a time: few enough that workers share a small dataset evenly, and so many that a large
-# one does not become thousands of temporary files.
+# Scans of a chunk: few enough that workers share a small dataset evenly, and enough that a large one does not become
+# thousands of temporary files.
 MIN_CHUNK_SCANS, MAX_CHUNK_SCANS = 10, 500
 N_CHUNKS = 128
-INDEX_ROWS = 1000  # of the index that are Python objects at a time
-BATCH_SCANS = 10  # scans that are in memory at a time
-DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what is read of a scan to describe it
-LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read up to the scans that are wanted
+INDEX_ROWS = 1000  # rows of the index that are Python objects at the same time
+BATCH_SCANS = 10  # scans that are in memory at the same time
+DATA_COLUMNS = ("scan_id", "t_r", "bold", "roi_mask", "sample_mask")  # what descriptors need
+LARGEST_ROW_GROUP = 128_000_000  # bytes, uncompressed; a row group is read from its start to the end of a piece
 
-WORK_FOLDER = ".build"  # in the folder of the corpus, until it is complete
-SHARD_BYTES = 300_000_000  # of a shard before compression
-ROW_GROUP_BYTES = 2_000_000  # streaming fetches a row group at a time
+WORK_FOLDER = ".build"  # in the folder of a corpus that is not complete
+SHARD_BYTES = 300_000_000  # size of a shard before compression
+ROW_GROUP_BYTES = 2_000_000  # small, since streaming fetches whole row groups
 PAIR_SCHEMA = pa.schema(
     [
         ("scan_id", pa.string()),
@@ -75,7 +75,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some neighbouring scans. `first` is the index of the first of them in the scan dataset."""
+    """Consecutive scans of a scan dataset; `first` is the index of the first one."""
 
     pieces: tuple[Piece, ...]
     first: int
@@ -85,9 +85,10 @@ class Chunk:
 
 
 class ScanIndex(Sequence[Mapping[str, Any]]):
-    """The columns of all scans that hold one value a scan: a mapping for each scan, made when it is asked for.
+    """Metadata of all scans: a mapping for each scan of the columns with one value a scan.
 
-    The values stay in Arrow tables, at about the size of their text; as Python objects they took 1.2 KB a scan.
+    Mappings are made on access. The values stay in Arrow tables, at about the size of their text; as Python objects
+    they took 1.2 KB a scan.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
         return next(self.between(index, index + 1))
 
     def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """The scans from `start` to before `stop`."""
+        """Iterate over the scans `start` to `stop` - 1."""
         first = 0
         for table in self._tables:
             low, high = (min(max(edge - first, 0), len(table)) for edge in (start, stop))
@@ -118,7 +119,7 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
             first += len(table)
 
     def without(self, scan_ids: Collection[str]) -> ScanIndex:
-        """The other scans."""
+        """Return the index without these scans."""
         return ScanIndex(
             [
                 table.filter(pa.array([name not in scan_ids for name in _ids(table)], pa.bool_()))
@@ -127,7 +128,7 @@ class ScanIndex(Sequence[Mapping[str, Any]]):
         )
 
     def named_twice(self) -> str | None:
-        """A scan_id that two scans have, if there is one."""
+        """Return a scan_id that two scans have, or None."""
         seen: set[str] = set()
         for table in self._tables:
             for name in _ids(table):
@@ -153,13 +154,13 @@ class ScanSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        # Names that begin with a dot are those of unfinished work.
-        self.files = [f for f in found if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        # Files and folders with a leading dot are unfinished work.
+        self.files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
 
     @classmethod
     def open(cls, path: str | Path, work: Path) -> ScanSource:
-        """A source for any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
+        """Open any form of scan dataset; one that cannot be read in pieces is rewritten into `work`."""
         path = Path(path)
         check_complete(path if path.is_dir() else path.parent)
         if path.is_dir() or path.suffix == ".parquet":
@@ -174,7 +175,7 @@ class ScanSource:
         return cls(rewritten)
 
     def _largest_row_group(self) -> int:
-        """In bytes, uncompressed."""
+        """Size in bytes, uncompressed."""
         sizes = [0]
         for file in self.files:
             try:
@@ -189,9 +190,9 @@ class ScanSource:
 
     @cached_property
     def index(self) -> ScanIndex:
-        """All columns of every scan that hold one value, in the order of the dataset.
+        """Metadata of all scans in the order of the dataset.
 
-        Lists, of time points or of ROIs, stay in the files: in memory they would grow with the scans.
+        Lists (of time points or ROIs) stay in the files: in memory they would grow with the number of scans.
         """
         tables: list[pa.Table] = []
         for file in self.files:
@@ -208,14 +209,14 @@ class ScanSource:
         if not len(index):
             raise ScanError(f"The scan dataset {self.path.name} has no scans.")
         if twice := index.named_twice():
-            raise ScanError(f"scan_id {twice!r} occurs twice in {self.path.name}: every scan needs an id of its own.")
+            raise ScanError(f"scan_id {twice!r} occurs twice in {self.path.name}: every scan needs its own id.")
         return index
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        """The scan dataset in chunks, whose size depends on the number of scans and on the files alone.
+        """Chunks of the scan dataset; their size depends on the number of scans and on the files alone.
 
-        A row group is read from its start, so that small ones are not split.
+        Small row groups are not split, since a row group is read from its start.
         """
         groups = [
             (str(file), group, metadata.row_group(group).num_rows)
@@ -223,21 +224,22 @@ class ScanSource:
             for metadata in [pq.read_metadata(file)]
             for group in range(metadata.num_row_groups)
         ]
-        # Chunks, and with them all bytes of a corpus, must not depend on how many workers there are.
+        # Chunks must not depend on the number of workers: sums of connectivity are taken chunk by chunk, so that other
+        # chunks would change the last bits of the maps and with them bytes of the corpus.
         n_scans = sum(n_rows for _, _, n_rows in groups)
         size = min(max(-(-n_scans // N_CHUNKS), MIN_CHUNK_SCANS), MAX_CHUNK_SCANS)
         chunks: list[Chunk] = []
-        waiting: list[Piece] = []
+        pending: list[Piece] = []
         first = 0
         for file, group, n_rows in groups:
             n_parts = 1 if n_rows <= 2 * size else -(-n_rows // size)
             edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
             for start, stop in pairwise(edges):
-                waiting.append(Piece(file, group, start, stop))
-                if n_parts > 1 or sum(map(len, waiting)) >= size:
-                    chunks.append(Chunk(tuple(waiting), first))
-                    first, waiting = first + len(chunks[-1]), []
-        return [*chunks, Chunk(tuple(waiting), first)] if waiting else chunks
+                pending.append(Piece(file, group, start, stop))
+                if n_parts > 1 or sum(map(len, pending)) >= size:
+                    chunks.append(Chunk(tuple(pending), first))
+                    first, pending = first + len(chunks[-1]), []
+        return [*chunks, Chunk(tuple(pending), first)] if pending else chunks
 
     @cached_property
     def fingerprint(self) -> str:
@@ -254,25 +256,22 @@ class ScanSource:
         return digest.hexdigest()
 
     def atlas(self) -> Atlas | None:
-        """The atlas beside the scans, if there is one."""
+        """Read `atlas.json` next to the scans, if there is one."""
         file = (self.path if self.path.is_dir() else self.path.parent) / "atlas.json"
         return Atlas.from_json(file) if file.exists() else None
 
 
 def read_columns(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a Parquet file, or all.
-
-    Not by `pyarrow.parquet.read_table`, which reads on threads, each of which keeps memory of its own.
-    """
+    """Read some or all columns of a Parquet file."""
+    # not with `pyarrow.parquet.read_table`, which reads on threads that each keep their own memory
     with pq.ParquetFile(file) as content:
         return content.read(None if columns is None else list(columns), use_threads=False)
 
 
 def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
-    """The scans of a chunk: `DATA_COLUMNS`, where the files have them.
+    """Read the scans of a chunk: those of `DATA_COLUMNS` that the files have.
 
-    `bold` is None when it is not numbers in two axes. Scans of a row group that is damaged come with `failure`, what is
-    wrong with it, alone.
+    `bold` is None if it is no matrix of numbers. Scans of a damaged row group have only `failure`, the reason.
     """
     for piece in chunk.pieces:
         n_read = 0
@@ -282,7 +281,7 @@ def read_chunk(chunk: Chunk) -> Iterator[dict[str, Any]]:
                 n_read += 1
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk, not the file
+                raise  # the disk failed: the file may be intact, and the scans must not be listed as damaged
             failure = f"{Path(piece.file).name} is damaged there: {str(error).splitlines()[0]}"
             yield from [{"failure": failure}] * (len(piece) - n_read)
 
@@ -296,21 +295,21 @@ def _read_piece(piece: Piece) -> Iterator[dict[str, Any]]:
         start, stop = max(piece.start - position, 0), min(piece.stop - position, len(batch))
         position += len(batch)
         if start < stop:
-            wanted = batch.slice(start, stop - start)
-            light = wanted.drop_columns(["bold"]).to_pylist()
-            for row, bold in zip(light, wanted["bold"], strict=True):
+            scans = batch.slice(start, stop - start)
+            metadata = scans.drop_columns(["bold"]).to_pylist()
+            for row, bold in zip(metadata, scans["bold"], strict=True):
                 yield row | {"bold": _as_array(bold)}
         if position >= piece.stop:
             break
 
 
 def _as_array(bold: pa.Scalar) -> np.ndarray | None:
-    """`bold` of one scan as a float32 array (n_timepoints, n_rois), without a Python object for each number."""
+    """Convert `bold` to a float32 array (n_timepoints, n_rois) without a Python object for each number."""
     if isinstance(bold, pa.ExtensionScalar):
         bold = bold.value
     if not bold.is_valid:
         return None
-    # Rows of unequal length, or missing ones, would be reshaped without an error into another scan.
+    # Without this check, rows of unequal length and missing rows could be reshaped into a wrong scan without an error.
     volumes = bold.values
     lengths = np.unique(volumes.value_lengths().to_numpy(zero_copy_only=False))
     if len(lengths) != 1 or volumes.null_count:
@@ -324,18 +323,18 @@ def _as_array(bold: pa.Scalar) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One config of the corpus, to be brought together from the texts of all chunks.
+    """A config of the corpus, to be collected from the texts of all chunks.
 
     Attributes
     ----------
     config : str
         `all` or a family.
     configs : tuple of str
-        All of them, in the order in which their row groups follow each other in each file of texts.
+        All configs, in the order of their row groups in the files of texts.
     out : str
         The folder of the corpus.
     declared : tuple of str
-        What is declared about the cohort, which the rows carry.
+        Declarations about the cohort, for the metadata of the shards.
     """
 
     config: str
@@ -348,19 +347,20 @@ class ShardTask:
 
     @property
     def done(self) -> Path:
-        """Written when all shards are, with the number of rows in each split."""
+        """File that is written after all shards, with the number of rows in each split."""
         return Path(self.out) / WORK_FOLDER / "assembled" / f"{self.config}.json"
 
 
 def write_shards(task: ShardTask) -> int:
-    """Write a config's shards, `data/<config>/<split>-00000.parquet` and so on, from the texts of all chunks."""
+    """Write the shards of a config, `data/<config>/<split>-00000.parquet` and so on, from the texts of all chunks."""
     folder = Path(task.out) / "data" / task.config
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was cut short
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
     folder.mkdir(parents=True)
     writers: dict[str, _ShardWriter] = {}
     features = published_features(task.declared)
     for file in sorted(Path(task.out, WORK_FOLDER, "texts").glob("*.parquet")):
         with pq.ParquetFile(file) as content:
+            # `write_texts` wrote the row groups in turn: all, first family, ..., last family, all, ...
             first = task.configs.index(task.config)
             for group in range(first, content.num_row_groups, len(task.configs)):
                 table = content.read_row_group(group, use_threads=False)
@@ -374,35 +374,35 @@ def write_shards(task: ShardTask) -> int:
 
 
 class _ShardWriter:
-    """Writes a split as Parquet files of at most about `SHARD_BYTES` before compression, in even row groups."""
+    """Writes a split as Parquet files of about `SHARD_BYTES` at most before compression."""
 
     def __init__(self, folder: Path, split: str, features: datasets.Features) -> None:
         self.folder, self.split, self.schema = folder, split, features.arrow_schema
-        self.n_rows = self._shard = self._shard_bytes = self._waiting_bytes = 0
-        self._waiting: list[pa.Table] = []
+        self.n_rows = self._shard = self._shard_bytes = self._pending_bytes = 0
+        self._pending: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, rows: pa.Table) -> None:
-        self._waiting.append(rows)
+        self._pending.append(rows)
         self.n_rows += len(rows)
-        # Not `nbytes`, which counts buffers of no content: equal rows have to end up in equal files.
-        self._waiting_bytes += sum(pc.sum(pc.binary_length(rows[name])).as_py() for name in ("text", "facts"))
-        if self._waiting_bytes > ROW_GROUP_BYTES:
+        # Not `nbytes`, which also counts unused parts of buffers: equal rows have to give equal files.
+        self._pending_bytes += sum(pc.sum(pc.binary_length(rows[name])).as_py() for name in ("text", "facts"))
+        if self._pending_bytes > ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:
+        if not self._pending:
             return
-        table = pa.concat_tables(self._waiting).combine_chunks()
-        self._waiting = []
-        if self._writer is not None and self._shard_bytes + self._waiting_bytes > SHARD_BYTES:
+        table = pa.concat_tables(self._pending).combine_chunks()
+        self._pending = []
+        if self._writer is not None and self._shard_bytes + self._pending_bytes > SHARD_BYTES:
             self._end_shard()
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path("tmp"), self.schema, compression="zstd")
         self._writer.write_table(table.cast(self._writer.schema), row_group_size=len(table))
-        self._shard_bytes += self._waiting_bytes
-        self._waiting_bytes = 0
-        pa.default_memory_pool().release_unused()  # or the pool keeps what large row groups needed, and grows
+        self._shard_bytes += self._pending_bytes
+        self._pending_bytes = 0
+        pa.default_memory_pool().release_unused()  # or the pool keeps the memory of the largest row groups
 
     def _end_shard(self) -> None:
         if self._writer is not None:
@@ -419,7 +419,7 @@ class _ShardWriter:
 
 
 def published_features(declared: Iterable[str] = ()) -> datasets.Features:
-    """The columns of a corpus and their types, which carry what is declared about the cohort."""
+    """Return the columns of a corpus and their types, with the declarations about the cohort in their metadata."""
     features = datasets.Features.from_arrow_schema(PAIR_SCHEMA)
     declare_in_features(features, declared)
     return features

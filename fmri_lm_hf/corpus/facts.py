@@ -1,9 +1,13 @@
-"""Facts: what a scan's descriptors show relative to a cohort, for programs; and the words that state them."""
+"""Facts about a scan relative to a cohort, for programs, and the words that state them.
+
+The grammar (`prose`) writes with the words below, and the checker (`check`) reads them: both need every word, so the
+tables are here.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, TypedDict
 
@@ -30,27 +34,26 @@ class _Statement(TypedDict):
 class Fact(_Statement, total=False):
     """One statement about a scan.
 
-    `feature` is the feature's full name, `network` the list of networks that it is about (none, one or two; the same
-    one twice for a value within a network), `value` is in `units`, and `z` counts SDs from the cohort's mean.
-    `relative_to` is there where the cohort has no scans of this site and repetition time, so that part of `z` may be
-    the scanner's doing.
+    `feature` is the feature's full name, `network` its networks (none, one or two; the same one twice for a value
+    within a network), `value` is in `units`, and `z` counts SDs from the cohort's mean. `relative_to` is set if the
+    cohort has no scans of this site and repetition time: part of `z` may then be due to the scanner.
     """
 
     relative_to: str
 
 
 def direction_of(z: float) -> Direction:
-    """``raised`` from one SD above the cohort's mean, ``lowered`` from one SD below it, ``typical`` in between."""
+    """Return ``raised`` from one SD above the cohort's mean, ``lowered`` from one SD below it, else ``typical``."""
     if z >= DIRECTION_THRESHOLD:
         return "raised"
     return "lowered" if z <= -DIRECTION_THRESHOLD else "typical"
 
 
 def is_decided(fact: Mapping) -> bool:
-    """Whether a fact's direction would stand if the scan were a little longer or shorter.
+    """Whether a fact's direction would be the same if the scan were a little longer or shorter.
 
-    Over fewer time points every measure has another value. Where z is nearer to the threshold than the measure's
-    margin, the direction is a matter of chance: such facts are true, but no text states them.
+    Over fewer time points every measure has another value. If z is nearer to the threshold than the margin of the
+    measure, the direction depends on chance: such facts are true, but no text states them.
     """
     measure = MEASURES.get(fact_measure(fact))
     margin = Measure.margin if measure is None else measure.margin
@@ -58,12 +61,12 @@ def is_decided(fact: Mapping) -> bool:
 
 
 def fact_measure(fact: Mapping) -> str:
-    """The measure of a fact, ``family/measure``: its feature's name without the networks."""
+    """Return the measure of a fact, ``family/measure``: its feature's name without the networks."""
     return _measure_of(fact["feature"])
 
 
 def fact_key(fact: Mapping) -> tuple[str | None, tuple[str, ...]]:
-    """What a fact is about: its measure and its networks, in the order of the alphabet."""
+    """Return a key of a fact's subject: its measure and its networks in alphabetical order."""
     return fact_measure(fact), tuple(sorted(fact["network"]))
 
 
@@ -75,7 +78,7 @@ def _measure_of(feature: str) -> str:
 def make_facts(
     features: Mapping[str, float], z_scores: Mapping[str, float], table: Mapping[str, Feature]
 ) -> list[Fact]:
-    """Facts of all features that have a finite z, in the order of the table.
+    """Make the facts of all features that have a finite z, in the order of the table.
 
     The strongest and the weakest pair of different networks follow as ``connectivity/strongest/A-B`` and
     ``connectivity/weakest/A-B``, with the value and z of that pair's mean connectivity. Strong and weak go by
@@ -85,7 +88,7 @@ def make_facts(
     ----------
     features, z_scores : mappings from feature name to value
     table : mapping from feature name to Feature
-        Says which network(s) a feature is about, see `fmri_lm_hf.descriptors.feature_table`.
+        Measure and networks of each feature, see `fmri_lm_hf.descriptors.feature_table`.
     """
     facts = [
         Fact(
@@ -100,18 +103,26 @@ def make_facts(
         for name, feature in table.items()
         if math.isfinite(z_scores.get(name, math.nan))
     ]
-    pairs = [fact for fact in facts if fact_measure(fact) == "connectivity/mean" and len(set(fact["network"])) == 2]
-    if len(pairs) > 1:
-        ranked = sorted(pairs, key=lambda fact: abs(fact["value"]))
-        for extreme, fact in (("strongest", ranked[-1]), ("weakest", ranked[0])):
-            name = fact["feature"].replace("connectivity/mean", f"connectivity/{extreme}", 1)
-            facts.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))
-    return facts
+    return facts + extreme_facts([fact for fact in facts if fact_measure(fact) == "connectivity/mean"])
 
 
-# ----- words for measures and directions, shared by the grammar that writes and the checker that reads -----
+def extreme_facts(facts: Sequence[Fact]) -> list[Fact]:
+    """State which pairs of different networks are the strongest and the weakest by magnitude; none below two pairs."""
+    # Connectivity within a network is nearly always the strongest, so it would say nothing about a scan.
+    pairs = sorted((f for f in facts if f["network"][0] != f["network"][1]), key=lambda fact: abs(fact["value"]))
+    if len(pairs) < 2:
+        return []
+    extremes = []
+    for measure, fact in zip(EXTREME_MEASURES, (pairs[-1], pairs[0]), strict=True):
+        name = fact["feature"].replace(fact_measure(fact), measure, 1)
+        extremes.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))
+    return extremes
 
-# What the grammar calls each measure: nouns without article and without words for directions.
+
+# ----- words for measures and directions -----
+
+# Nouns of the grammar for each measure, without article and without words for directions. A noun that is also an
+# alias of another measure would make texts contradict their own facts.
 NOUNS: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("functional connectivity", "connectivity", "functional coupling"),
     PAIR_BIN: (
@@ -141,7 +152,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
     "ica/fnc": ("functional network connectivity", "FNC", "component coupling"),
 }
 
-# Other names, which the checker reads as well: those of texts that people, models or earlier releases wrote.
+# Further names that the checker reads, from texts of people, models and earlier releases.
 ALIASES: dict[str, tuple[str, ...]] = {
     "connectivity/mean": ("coupling", "mean connectivity", "mean correlation"),
     "connectivity/strongest": (
@@ -192,7 +203,7 @@ RELATIONS: dict[Direction, tuple[str, ...]] = {
 }
 
 COHORT_MEAN = r"(?: the)?(?: (?:cohort|reference|group))*(?: (?:average|mean|norm))?"
-# Every word for a direction that the checker understands (a regular expression, for whole words).
+# All words for a direction that the checker reads (regular expressions, matched as whole words).
 DIRECTION_WORDS: dict[Direction, str] = {
     "raised": "raised|elevated|increased?|increases|high|higher|highest|heightened|enhanced|greater|larger|stronger"
     f"|above{COHORT_MEAN}",

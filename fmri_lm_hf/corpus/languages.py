@@ -1,7 +1,7 @@
-"""Questions about network pairs, and their answers, in several languages.
+"""Templates of questions about network pairs and their answers, in several languages.
 
-The wordings are in `languages.json`: a language is added there. The bundled model was trained on the English ones.
-Names of networks stay as the atlas has them. Descriptions are in English alone: the checker reads no other language.
+They are in `languages.json`; to add a language, add it there. The bundled model was trained on the English ones. Names
+of networks stay as in the atlas. Descriptions are in English only, the one language that the checker reads.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Language:
-    """How questions about network pairs and their answers are worded.
+    """Templates of questions about network pairs and their answers.
 
     Attributes
     ----------
     bins : tuple of str
         The five bins of a pair's connectivity, from the lowest.
     between, within : str
-        A pair of networks, ``{first}`` and ``{second}``, and what lies in one, ``{first}``.
+        A pair of networks, ``{first}`` and ``{second}``, and the connectivity within one, ``{first}``.
     ask_bin : tuple of str
-        Wordings, with ``{pair}``.
+        Questions for the bin of a ``{pair}``.
     ask_extreme : mapping of str to tuple of str
-        Wordings for the "strongest" and the "weakest" pair.
+        Questions for the "strongest" and the "weakest" pair.
     ask_comparison : tuple of str
-        Wordings, with ``{first}`` and ``{second}``, two pairs.
+        Questions whether the pair ``{first}`` is stronger than the pair ``{second}``.
     yes, no : str
     ask_scans : tuple of str
-        Wordings that ask which of two scans has the stronger ``{pair}``.
+        Questions which of two scans has the stronger ``{pair}``.
     first_scan, second_scan : str
-        Answers that differ from their first token on, since that is where the scans are looked up.
+        Their answers, which differ from the first token on: there the model attends to both scans.
     """
 
     bins: tuple[str, ...]
@@ -51,7 +51,7 @@ class Language:
 
 def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _as_tuples(each) for name, each in value.items()}
+        return {name: _as_tuples(entry) for name, entry in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -61,12 +61,12 @@ ENGLISH = LANGUAGES["en"]
 
 
 def language_of(code: str) -> Language:
-    """The language of a two-letter code.
+    """Return the language of a two-letter code.
 
     Raises
     ------
     ValueError
-        Where there are no templates for it.
+        If there are no templates for it.
     """
     if code not in LANGUAGES:
         raise ValueError(f"There are no templates in {code!r}, only in {', '.join(LANGUAGES)}.")

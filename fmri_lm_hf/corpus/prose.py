@@ -1,4 +1,8 @@
-"""Facts in English: a seeded grammar with many wordings, at three lengths; and what is known about a subject."""
+"""Write facts in English with a seeded grammar, at three lengths, and describe subjects.
+
+`select_facts` chooses what a description states, `write_text` words it; `verbalise` does both. Each draw of the random
+generator decides the wording that follows, so a draw that is added or moved changes the texts of every corpus.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,9 @@ from .facts import (
 Length = Literal["sentence", "paragraph", "full"]
 LENGTHS = ("sentence", "paragraph", "full")
 
-# A statement is about one measure in one direction. {places} are networks with their numbers (for the whole scan the
-# number alone); {front} is the one network, whose {number} then ends the statement. {subject} is the noun with its
-# article, {described} the noun with its adjective.
+# A statement is about one measure in one direction. {places} are networks with their numbers, or the number alone for
+# the whole scan; {front} is a single network, with its {number} at the end of the statement. {subject} is the noun with
+# its article, {described} the noun with its adjective.
 FORMS = (
     "{subject} is {adjective}{places}",
     "{subject}{places} is {adjective}",
@@ -35,7 +39,7 @@ FORMS = (
     "{front}, {subject} is {adjective}{number}",
     "{front}, {subject} is {relation}{number}",
 )
-# The strongest and the weakest pair are facts by themselves, so their forms have no direction.
+# The strongest and the weakest pair are ranks within the scan, so their forms have no direction.
 EXTREME_FORMS = ("the {noun} is{places}", "the {noun} is found{places}", "the {noun} lies{places}")
 
 NUMBER_STYLES = (
@@ -45,10 +49,10 @@ NUMBER_STYLES = (
     " ({size:.1f} SD {side} the mean)",
     " ({value:.3g} {units}; z = {z:+.1f})",
 )
-_EXTREME_STYLES = NUMBER_STYLES[:2]  # an extreme is one of its scan: a z here would seem to be that of its rank
+_EXTREME_STYLES = NUMBER_STYLES[:2]  # without z, which would seem to belong to the rank within the scan
 
 _OPENERS = ("Relative to the cohort, ", "Compared with the cohort, ", "Compared with the reference cohort, ")
-# How a text begins whose scan was not acquired as any scan of the cohort: what it says may be the scanner's doing.
+# For scans from an acquisition that the cohort does not have: their deviations may be due to the scanner.
 _OTHER_OPENERS = (
     "Compared with scans from other scanners, ",
     "Compared with a cohort that was scanned otherwise, ",
@@ -57,8 +61,8 @@ _OTHER_OPENERS = (
 _ADDITIONS = (", and ", "; ")
 _CONTRASTS = (", while ", ", whereas ", ", but ", "; ")
 
-# How much each length says: facts of different measures in a sentence; the same for each family in a paragraph;
-# networks or pairs of each measure in a full description.
+# Content of each length: facts of different measures in a sentence; the same for each family in a paragraph; networks
+# or pairs of each measure in a full description.
 _PER_SENTENCE = 3
 _PER_FAMILY = 3
 _PER_MEASURE = 5
@@ -70,17 +74,17 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
     Parameters
     ----------
     facts : sequence of fact
-        From `CohortReference.facts`, all or a selection, such as one family.
+        Facts of `CohortReference.facts`: all or some, such as those of one family.
     length : {"sentence", "paragraph", "full"}
         The three most deviating measures; the three most deviating of each family; or every measure, with up to five
         networks or pairs that deviate in it.
     seed : int
-        Chooses the wording, not the content. The same facts and seed give the same text.
+        Seed of the wording; the content does not depend on it. The same facts and seed give the same text.
 
     Returns
     -------
     str
-        One sentence; one paragraph; or one paragraph a family, one a line.
+        One sentence, one paragraph, or one line for each family.
 
     Examples
     --------
@@ -100,37 +104,37 @@ def verbalise(facts: Sequence[Mapping[str, Any]], length: Length = "sentence", s
 
 
 def write_text(paragraphs: Sequence[Sequence[Mapping[str, Any]]], length: Length, seed: int) -> str:
-    """The text that states what `select_facts` has chosen for a length."""
+    """Write the text for the facts that `select_facts` has chosen for a length."""
     rng = random.Random(f"{seed}/{length}")
-    other = any(fact.get("relative_to") == OTHER_ACQUISITIONS for facts in paragraphs for fact in facts)
+    other_acquisition = any(f.get("relative_to") == OTHER_ACQUISITIONS for facts in paragraphs for f in facts)
     texts: list[str] = []
     for chosen in paragraphs:
         statements = _group(chosen)
         if length != "full":
             rng.shuffle(statements)
-        # Extremes have sentences of their own, at the end: they are of this scan, and compared with no cohort.
+        # Extremes come last, in sentences of their own: an opener such as "Relative to the cohort" would be wrong.
         ordinary = [facts for facts in statements if not _is_extreme(facts)]
         extremes = [facts for facts in statements if _is_extreme(facts)]
         step = len(statements) if length == "sentence" else 2
         sentences: list[str] = []
         for group in (ordinary, extremes):
             for k in range(0, len(group), step):
-                openers = _openers(not (texts or sentences), other, group is extremes)
+                openers = _openers(not (texts or sentences), other_acquisition, group is extremes)
                 sentences.append(_sentence(group[k : k + step], rng.choice(openers), rng))
         texts.append(" ".join(sentences))
     return ("\n" if length == "full" else " ").join(texts)
 
 
-def _openers(is_first: bool, other: bool, extreme: bool) -> tuple[str, ...]:
-    if is_first and other:
+def _openers(is_first: bool, other_acquisition: bool, extreme: bool) -> tuple[str, ...]:
+    if is_first and other_acquisition:
         return _OTHER_OPENERS
     if extreme:
         return ("",)
-    return _OPENERS if is_first else ("",) * 6 + _OPENERS
+    return _OPENERS if is_first else ("",) * 6 + _OPENERS  # after the first sentence in one of three
 
 
 def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[list[Mapping[str, Any]]]:
-    """The facts that a description of a given length states, one list for each paragraph; the choice is deterministic.
+    """Select the facts for a description of a given length, one list for each paragraph; nothing is random here.
 
     Facts whose direction is undecided (`facts.is_decided`) are not stated, unless there are no others.
     """
@@ -138,8 +142,8 @@ def select_facts(facts: Sequence[Mapping[str, Any]], length: Length) -> list[lis
     for fact in [f for f in facts if fact_measure(f) in EXTREME_MEASURES or is_decided(f)] or facts:
         families.setdefault(fact["family"], {}).setdefault(fact_measure(fact), []).append(fact)
     if length == "sentence":
-        measures = {name: each for family in families.values() for name, each in family.items()}
-        ordinary = {name: each for name, each in measures.items() if name not in EXTREME_MEASURES}
+        measures = {name: same for family in families.values() for name, same in family.items()}
+        ordinary = {name: same for name, same in measures.items() if name not in EXTREME_MEASURES}
         return [_most_deviating(ordinary or measures, _PER_SENTENCE)]
     paragraphs = []
     for measures in families.values():
@@ -161,12 +165,12 @@ def _by_deviation(fact: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def _most_deviating(measures: Mapping[str, Sequence[Mapping[str, Any]]], n: int) -> list[Mapping[str, Any]]:
-    """The most deviating fact of each of the `n` most deviating measures."""
+    """Return the most deviating fact of each of the `n` most deviating measures."""
     return sorted((min(facts, key=_by_deviation) for facts in measures.values()), key=_by_deviation)[:n]
 
 
 def _group(facts: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Facts that one statement can hold: the same measure, direction and kind of place."""
+    """Group facts that fit into one statement: the same measure, direction and number of networks."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for fact in facts:
         groups.setdefault((fact_measure(fact), fact["direction"], len(fact["network"])), []).append(fact)
@@ -183,7 +187,7 @@ def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], opener: str, rn
         if k:
             contrasts = facts[0]["direction"] != statements[k - 1][0]["direction"] and not _is_extreme(facts)
             conjunctions = _CONTRASTS if contrasts else _ADDITIONS
-            # one conjunction a sentence: "..., while ..., but ..." opposes nothing to anything
+            # only one conjunction a sentence: in "..., while ..., but ..." it is unclear what contrasts with what
             text += rng.choice(conjunctions) if k == 1 else "; "
         text += _statement(facts, text, rng)
     first_word = text.split(" ", 1)[0]
@@ -193,7 +197,7 @@ def _sentence(statements: Sequence[Sequence[Mapping[str, Any]]], opener: str, rn
 
 
 def _statement(facts: Sequence[Mapping[str, Any]], before: str, rng: random.Random) -> str:
-    """A statement after what the sentence has `before` it."""
+    """Draw a statement that fits the beginning of its sentence, `before`."""
     measure = fact_measure(facts[0])
     noun = rng.choice(NOUNS[measure])
     if measure in EXTREME_MEASURES:
@@ -201,19 +205,20 @@ def _statement(facts: Sequence[Mapping[str, Any]], before: str, rng: random.Rand
     forms: Iterable[str] = FORMS
     if len(facts) > 1 or not facts[0]["network"] or before in _OPENERS + _OTHER_OPENERS:
         forms = [form for form in forms if "{front}" not in form]
-    if before in _OPENERS + _OTHER_OPENERS:  # "Compared with the cohort, ... is above the cohort mean"
+    # not "Compared with the cohort, ... is above the cohort mean"
+    if before in _OPENERS + _OTHER_OPENERS:
         forms = [form for form in forms if "{relation}" not in form]
     if "the scan " in before:  # once a sentence
         forms = [form for form in forms if "{described}" not in form]
     form = rng.choice(list(forms))
     phrase = rng.choice(direction_phrases(facts, form))
-    # "above the cohort mean (2.1 SD above the mean)" says it twice
+    # not "above the cohort mean (2.1 SD above the mean)"
     styles = [style for style in NUMBER_STYLES if not ("{relation}" in form and "{side}" in style)]
     return render_statement(facts, noun, form, phrase, rng.choice(styles))
 
 
 def direction_phrases(facts: Sequence[Mapping[str, Any]], form: str) -> list[str]:
-    """The phrases for the common direction of some facts that fit into a form, with degrees where all facts agree."""
+    """Return the phrases for the direction of some facts that fit into a form, with degrees that hold for all facts."""
     direction = facts[0]["direction"]
     if "{relation}" in form:
         return list(RELATIONS[direction])
@@ -226,12 +231,12 @@ def direction_phrases(facts: Sequence[Mapping[str, Any]], form: str) -> list[str
 
 
 def render_statement(facts: Sequence[Mapping[str, Any]], noun: str, form: str, phrase: str, number_style: str) -> str:
-    """One statement, without capital and full stop.
+    """Render a statement, without capital letter and full stop.
 
     Parameters
     ----------
     facts : sequence of fact
-        Of the same measure, direction and number of networks.
+        Facts of the same measure, direction and number of networks.
     noun : str
         One of ``NOUNS`` of the measure.
     form : str
@@ -278,13 +283,13 @@ def _is_countable(noun: str) -> bool:
 
 
 def _number(fact: Mapping[str, Any], style: str) -> str:
-    z = fact["z"] if abs(fact["z"]) >= 0.05 else 0.0  # not "-0.0"
+    z = fact["z"] if abs(fact["z"]) >= 0.05 else 0.0  # or texts would have "z = -0.0"
     side = "above" if z > 0 else "below" if z < 0 else "from"
     return style.format(value=fact["value"], units=fact["units"], z=z, size=abs(z), side=side)
 
 
 def _places(facts: Sequence[Mapping[str, Any]], numbers: Sequence[str]) -> str:
-    """Networks of the facts, each followed by its number; the number alone for the whole scan."""
+    """Render the networks of the facts, each followed by its number; the number alone for the whole scan."""
     networks = [fact["network"] for fact in facts]
     if not networks[0]:
         return numbers[0]
@@ -307,7 +312,7 @@ def _enumerate(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-# Descriptions of subjects: demographics and cognition, apart from what their scans show.
+# ----- descriptions of subjects -----
 
 SUBJECT_TEXT_COLUMN = "subject_description"
 DEMOGRAPHICS = ("age", "sex", "handedness", "education_years", "diagnosis")
@@ -334,25 +339,25 @@ def describe_subject(
 ) -> str:
     """Describe the subject of a scan, for a column of its own (`SUBJECT_TEXT_COLUMN`).
 
-    A prompt that asks for a label must not contain it: name the label, and every column that gives it away, in
-    `exclude`. The text does not depend on excluded columns in any way.
+    A prompt that asks for a label must not contain it: list the label, and all columns that reveal it, in `exclude`.
+    The text does not depend on excluded columns in any way.
 
     Parameters
     ----------
     row : mapping
         A row of a scan dataset.
     columns : collection of str
-        Columns to state, such as ``(*DEMOGRAPHICS, "fluid_intelligence")``. Demographic columns that the dataset does
-        not have, and values that are missing in a row, are passed over; any other column must exist.
+        Columns to state, such as ``(*DEMOGRAPHICS, "fluid_intelligence")``. Missing values, and demographic columns
+        that the dataset does not have, are skipped; any other column must exist.
     exclude : collection of str
         Columns that the text must not reveal.
     seed : int
-        Chooses the wording.
+        Seed of the wording.
 
     Returns
     -------
     str
-        Empty if nothing is known.
+        Empty if no value is known.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""What can be asked about one scan, and what can be said about it: questions, answers and statements, and their truth.
+"""Facts, questions, answers and checked statements about one scan, without a cohort.
 
-No cohort is needed. A network pair's connectivity is its mean correlation in units of the scan's RMS correlation, and
-falls into one of five bins between fixed bounds. The questions and descriptions here are what the bundled model was
-trained on, so their wording is part of its weights; `check_statements` and `display_text` write them in plain English.
+The connectivity of a network pair is its mean correlation in units of the scan's RMS correlation, and falls into one of
+five bins between fixed bounds. The bundled model was trained on the questions and descriptions of this module, so their
+wording must not change; `check_statements` and `display_text` put its answers into plain English.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy as np
 
 from ..deprecation import renamed_attributes
 from .check import Claim, parse_claims
-from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, fact_key, fact_measure
+from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, extreme_facts, fact_key, fact_measure
 from .languages import ENGLISH, Language
 
 BINS = ENGLISH.bins
-# Between the bins, in units of the scan's RMS correlation. Rounded quintiles of random scans (`RandomScans`), for
-# pairs of different networks and for the connectivity within a network.
+# Bounds between the bins, in units of the scan's RMS correlation: rounded quintiles of random scans (`RandomScans`),
+# for pairs of different networks and for connectivity within a network.
 BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
 BOUNDS_WITHIN = (0.5, 0.8, 1.1, 1.4)
 UNITS = "scan RMS correlation"
-SHARE_BINS = 0.75  # of the questions about a scan; the others ask for extremes and comparisons
+SHARE_BINS = 0.75  # share of questions for bins; half of the others ask for extremes, half for comparisons
 
 ABSENT_ANSWERS = ("No scan can be read here.", "There is no readable scan.", "There is no scan to read here.")
 DESCRIBE = (
@@ -41,26 +41,26 @@ DESCRIBE = (
 
 
 def bin_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
-    """Bin, 0 to 4, of connectivity in units of the scan's RMS correlation.
+    """Return the bin, 0 to 4, of connectivity in units of the scan's RMS correlation.
 
     Parameters
     ----------
     value : float or ndarray
     within : bool or ndarray
-        Whether the value is that within one network.
+        Whether the value is the connectivity within one network.
     """
     return np.where(within, np.digitize(value, BOUNDS_WITHIN), np.digitize(value, BOUNDS_BETWEEN))
 
 
 def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: Sequence[str]) -> list[Fact]:
-    """Facts about a scan that need no cohort: the bin of each network pair, the strongest pair and the weakest.
+    """State the bin of each network pair of a scan, its strongest pair and its weakest.
 
     Parameters
     ----------
     values : sequence of float, length n_pairs
         Connectivity in units of the scan's RMS correlation, in the order of `numpy.triu_indices(n_networks)`.
     present : sequence of bool, length n_pairs
-        Pairs that the scan has ROIs for; the others have no facts.
+        Whether the scan has ROIs of both networks; other pairs have no facts.
     network_names : sequence of str
 
     Returns
@@ -86,18 +86,11 @@ def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: 
         for first, second, value, z, known in pairs_in_order
         if known
     ]
-    # Connectivity within a network is nearly always the strongest, and would say nothing about a scan.
-    between = [fact for fact in facts if fact["network"][0] != fact["network"][1]]
-    pairs = sorted(between, key=lambda fact: abs(fact["value"]))
-    if len(pairs) > 1:
-        for measure, fact in zip(EXTREME_MEASURES, (pairs[-1], pairs[0]), strict=True):
-            name = fact["feature"].replace(PAIR_BIN, measure, 1)
-            facts.append(Fact(**{**fact, "feature": name, "network": list(fact["network"])}))
-    return facts
+    return facts + extreme_facts(facts)
 
 
 def bin_facts(facts: Sequence[Fact]) -> list[Fact]:
-    """Those of the facts of `scan_facts` that state the bin of a pair."""
+    """Return those facts of `scan_facts` that state the bin of a pair."""
     return [fact for fact in facts if fact_measure(fact) == PAIR_BIN]
 
 
@@ -107,7 +100,7 @@ def _bin_number(fact: Fact) -> int:
 
 @dataclass(frozen=True)
 class PairTruth:
-    """What a scan's own numbers say about a network pair.
+    """The numbers of a scan for a network pair.
 
     Attributes
     ----------
@@ -118,8 +111,8 @@ class PairTruth:
     bin : str
         One of `BINS`, from "markedly low" to "markedly high".
     rank, n_pairs : int
-        Place by magnitude, 1 for the strongest, among the pairs of its kind (of different networks, or within one),
-        and how many of them the scan has.
+        Rank by magnitude, 1 for the strongest, among the pairs of the same kind (of different networks, or within
+        one), and the number of these pairs.
     """
 
     networks: tuple[str, str]
@@ -130,7 +123,7 @@ class PairTruth:
 
 
 def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
-    """The connectivity of one network pair, named in either order, from the facts of `scan_facts`."""
+    """Look up a network pair, given in either order, in the facts of `scan_facts`."""
     by_pair = {tuple(sorted(fact["network"])): fact for fact in bin_facts(facts)}
     fact = by_pair.get(tuple(sorted(networks)))
     if fact is None:
@@ -139,7 +132,7 @@ def pair_truth(facts: Sequence[Fact], networks: Sequence[str]) -> PairTruth:
             f"of {', '.join(sorted({name for pair in by_pair for name in pair}))}."
         )
     first, second = fact["network"]
-    sizes = [abs(other["value"]) for pair, other in by_pair.items() if (pair[0] == pair[1]) == (first == second)]
+    sizes = [abs(same["value"]) for pair, same in by_pair.items() if (pair[0] == pair[1]) == (first == second)]
     rank = 1 + sum(size > abs(fact["value"]) for size in sizes)
     return PairTruth((first, second), fact["value"], BINS[_bin_number(fact)], rank, len(sizes))
 
@@ -155,10 +148,9 @@ class Question:
     ----------
     text, answer : str
     states : tuple of fact
-        Each bin and extreme that the answer states, in its order.
+        Bins and extremes that the answer states, in its order.
     compares : tuple of fact
-        The bins of the two pairs that the question compares, in its order; of the same pair where it compares two
-        scans.
+        Bins of the two pairs that the question compares, in its order; of the same pair if it compares two scans.
     """
 
     text: str
@@ -168,7 +160,7 @@ class Question:
 
 
 def pair_words(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
-    """A pair as questions name it: ``between A and B`` (with `rng` in either order), or ``within A``."""
+    """Name a pair as questions do: ``between A and B`` (with `rng` in either order), or ``within A``."""
     first, second = networks
     if first == second:
         return language.within.format(first=first)
@@ -182,17 +174,17 @@ def _wording(forms: Sequence[str], rng: random.Random | None) -> str:
 
 
 def bin_question(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
-    """How strong is a pair? Without a generator in the first wording."""
+    """Ask how strong a pair is; without `rng` in the first wording."""
     return _wording(language.ask_bin, rng).format(pair=pair_words(networks, rng, language))
 
 
 def scans_question(networks: Sequence[str], rng: random.Random | None = None, language: Language = ENGLISH) -> str:
-    """In which of two scans is a pair stronger? Without a generator in the first wording."""
+    """Ask in which of two scans a pair is stronger; without `rng` in the first wording."""
     return _wording(language.ask_scans, rng).format(pair=pair_words(networks, rng, language))
 
 
 def ask_bin(fact: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
-    """The question for the bin of a fact's pair, with the fact's bin as answer."""
+    """Ask for the bin of a fact's pair."""
     answer = language.bins[_bin_number(fact)]
     return Question(bin_question(fact["network"], rng, language), answer, (fact,))
 
@@ -200,10 +192,10 @@ def ask_bin(fact: Fact, rng: random.Random | None = None, language: Language = E
 def ask_extreme(
     facts: Sequence[Fact], extreme: str, rng: random.Random | None = None, language: Language = ENGLISH
 ) -> Question:
-    """Which pair of different networks is the strongest, or the weakest?"""
+    """Ask which pair of different networks is the strongest, or the weakest."""
     (fact,) = (fact for fact in facts if fact_measure(fact) == f"connectivity/{extreme}")
-    # in the atlas's order, as descriptions have it: were either name as likely to be the first, a model would have to
-    # learn which of the two it has said
+    # Always in the order of the atlas, as in descriptions: with a random order, a model would also have to learn which
+    # of the two names it has written already.
     answer = pair_words(fact["network"], language=language)
     return Question(_wording(language.ask_extreme[extreme], rng), answer, (fact,))
 
@@ -211,7 +203,7 @@ def ask_extreme(
 def ask_comparison(
     first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH
 ) -> Question:
-    """Is one pair stronger than another?"""
+    """Ask whether one pair is stronger than another."""
     form = _wording(language.ask_comparison, rng)
     pairs = [pair_words(fact["network"], rng, language) for fact in (first, second)]
     answer = language.yes if first["value"] > second["value"] else language.no
@@ -219,13 +211,13 @@ def ask_comparison(
 
 
 def ask_scans(first: Fact, second: Fact, rng: random.Random | None = None, language: Language = ENGLISH) -> Question:
-    """In which of two scans is a pair stronger, in units of each scan's RMS correlation?"""
+    """Ask in which of two scans a pair is stronger, in units of each scan's RMS correlation."""
     answer = language.first_scan if first["value"] > second["value"] else language.second_scan
     return Question(scans_question(first["network"], rng, language), answer, compares=(first, second))
 
 
 def ask_about(facts: Sequence[Fact], n: int, rng: random.Random, language: Language = ENGLISH) -> list[Question]:
-    """Up to `n` questions about different pairs: mostly their bins, some for extremes, some comparisons."""
+    """Draw up to `n` questions: mostly for the bins of different pairs, some for extremes, some comparisons."""
     pairs = bin_facts(facts)
     has_extremes = len(facts) > len(pairs)
     questions = []
@@ -236,13 +228,13 @@ def ask_about(facts: Sequence[Fact], n: int, rng: random.Random, language: Langu
         elif kind < (1 + SHARE_BINS) / 2:
             questions.append(ask_extreme(facts, rng.choice(("strongest", "weakest")), rng, language))
         else:
-            other = rng.choice([other for other in pairs if other is not fact])
-            questions.append(ask_comparison(fact, other, rng, language))
+            second = rng.choice([pair for pair in pairs if pair is not fact])
+            questions.append(ask_comparison(fact, second, rng, language))
     return questions
 
 
-# The sentences that the bundled model was taught to write. They speak of no cohort, and a pair comes before its bin:
-# by then attention can look it up. Changed wordings would need a new model.
+# The sentences that the bundled model was trained to write. They mention no cohort, and name a pair before its bin, so
+# that attention can find the pair's token by its names when the bin is to be written. Other wordings need a new model.
 _BIN_FORMS = (
     "{pair}, {noun} is {bin}",
     "{noun} {pair} is found to be {bin}",
@@ -254,9 +246,9 @@ _OPENERS = ("", "Within this scan, ", "In this scan, ")
 
 
 def ask_description(facts: Sequence[Fact], rng: random.Random) -> Question:
-    """A request for a description; its answer states the strongest and the weakest pair, and the bins of some pairs.
+    """Ask for a description; the answer states the strongest and the weakest pair, and the bins of some pairs.
 
-    Every statement is one that `check_text` reads back.
+    `check_text` can read every statement.
     """
     pairs = bin_facts(facts)
     extremes = [fact for fact in facts if fact_measure(fact) in EXTREME_MEASURES]
@@ -264,7 +256,7 @@ def ask_description(facts: Sequence[Fact], rng: random.Random) -> Question:
     rng.shuffle(stated)
     sentences = []
     for fact in stated:
-        # the nouns for a bin name the scan themselves
+        # nouns for a bin contain "within this scan" already
         opener = "" if fact in pairs else rng.choice(_OPENERS)
         sentence = opener + _trained_statement(fact, rng)
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
@@ -290,15 +282,15 @@ _ABOUT_PAIRS = ("connectivity/mean", PAIR_BIN, *EXTREME_MEASURES)
 
 @dataclass(frozen=True)
 class CheckedStatement:
-    """A statement about a scan in plain English, next to the numbers of the scan.
+    """A statement about a scan in plain English, with the numbers of the scan.
 
     Attributes
     ----------
     text : str
     is_true : bool or None
-        None for a text that claims nothing about the connectivity of network pairs.
+        None for a text without a claim about the connectivity of network pairs.
     truth : PairTruth or None
-        The pair that the statement is about; None where it names no pair that the scan has.
+        Numbers of the pair that the statement is about; None if it names no pair of the scan.
     """
 
     text: str
@@ -307,16 +299,16 @@ class CheckedStatement:
 
 
 def check_statements(text: str, facts: Sequence[Fact], network_names: Sequence[str] = ()) -> list[CheckedStatement]:
-    """Each statement of a text about one scan, in plain English, with the numbers that it is about.
+    """Check each statement of a text about one scan, and put it into plain English.
 
     Parameters
     ----------
     text : str
-        What a model says about the scan, in any wording that `parse_claims` reads.
+        An answer of a model, in any wording that `parse_claims` reads.
     facts : sequence of fact
-        Those of `scan_facts`.
+        Facts of `scan_facts`.
     network_names : sequence of str
-        Further names to look for, such as networks of the atlas that this scan has no ROIs of.
+        Names to look for in addition, such as networks of the atlas without ROIs in this scan.
     """
     known: Mapping[tuple, Fact] = {fact_key(fact): fact for fact in facts}
     names = sorted({name for fact in facts for name in fact["network"]} | set(network_names))
@@ -327,20 +319,20 @@ def check_statements(text: str, facts: Sequence[Fact], network_names: Sequence[s
             statements.append(CheckedStatement(_with_articles(sentence, names)))
         for claim in claims:
             if claim.measure == "connectivity/mean":
-                claim.measure = PAIR_BIN  # there is no cohort here that "high" could be relative to
+                claim.measure = PAIR_BIN  # without a cohort, "high" is relative to the scan
             fact = known.get(claim.key)
             is_true = fact is not None and not claim.disagreements(fact)
             truth = None
-            with suppress(ValueError):  # names no pair, or one that the scan does not have
+            with suppress(ValueError):  # the claim names no pair, or one that the scan does not have
                 truth = pair_truth(facts, claim.networks)
             statements.append(CheckedStatement(_plain_english(claim) or sentence, is_true, truth))
     return statements
 
 
 def display_text(text: str, network_names: Sequence[str], facts: Sequence[Fact] = ()) -> str:
-    """A model's text about a scan in plain English; with facts, the value follows each statement.
+    """Put a model's text about a scan into plain English; with facts, the value follows each statement.
 
-    Statements are parsed and written anew. What claims nothing about a network pair stays as it is.
+    Statements about network pairs are parsed and rewritten; other sentences stay as they are.
 
     Parameters
     ----------
@@ -348,7 +340,7 @@ def display_text(text: str, network_names: Sequence[str], facts: Sequence[Fact] 
     network_names : sequence of str
         Networks of the atlas.
     facts : sequence of fact
-        Those of `scan_facts`, for the values.
+        Facts of `scan_facts`, for the values.
 
     Examples
     --------
@@ -356,22 +348,23 @@ def display_text(text: str, network_names: Sequence[str], facts: Sequence[Fact] 
     'The weakest connection is between the visual and the default network.'
     """
     sentences = []
-    for each in check_statements(text, facts, network_names):
-        value = f" ({each.truth.value:.2f} times the scan's RMS correlation)" if each.truth else ""
-        ending = each.text[-1] if each.text[-1] in ".!?" else ""
-        sentences.append(each.text.removesuffix(ending) + value + ending)
+    for statement in check_statements(text, facts, network_names):
+        truth, sentence = statement.truth, statement.text
+        value = f" ({truth.value:.2f} times the scan's RMS correlation)" if truth else ""
+        ending = sentence[-1] if sentence[-1] in ".!?" else ""
+        sentences.append(sentence.removesuffix(ending) + value + ending)
     return " ".join(dict.fromkeys(sentences))
 
 
 def pair_phrase(networks: Sequence[str]) -> str:
-    """A network pair in plain English: ``between the A and the B network``, or ``within the A network``."""
+    """Name a network pair in plain English: ``between the A and the B network``, or ``within the A network``."""
     first, second = networks
     noun = "" if second.lower().endswith("network") else " network"
     return f"within the {first}{noun}" if first == second else f"between the {first} and the {second}{noun}"
 
 
 def _plain_english(claim: Claim) -> str:
-    """A sentence for a claim about the bin of a pair or an extreme pair; empty for any other claim."""
+    """Write a sentence for a claim about the bin of a pair or an extreme pair; empty for any other claim."""
     if len(claim.networks) != 2:
         return ""
     if claim.measure in EXTREME_MEASURES:
@@ -389,7 +382,7 @@ def _plain_english(claim: Claim) -> str:
 
 
 def _with_articles(sentence: str, network_names: Sequence[str]) -> str:
-    """A sentence for an answer that is a network pair alone (``between A and B``); others stay as they are."""
+    """Write a sentence for an answer that is only a network pair (``between A and B``); others stay as they are."""
     name = "|".join(sorted(map(re.escape, network_names), key=len, reverse=True)) or r"(?!)"
     found = re.fullmatch(rf"(?:between ({name}) and ({name})|within ({name}))\.?", sentence, re.IGNORECASE)
     if found is None:
@@ -399,7 +392,7 @@ def _with_articles(sentence: str, network_names: Sequence[str]) -> str:
 
 
 def says_no_scan(text: str) -> bool:
-    """Whether an answer says that there is no scan to speak of."""
+    """Whether an answer says that there is no scan to read."""
     return re.search(r"\bno (readable |usable )?scan\b|\bnot a (readable )?scan\b", text, re.I) is not None
 
 

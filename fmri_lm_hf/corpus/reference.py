@@ -1,4 +1,4 @@
-"""The cohort reference: what a scan's descriptors are compared with. Fitted on training subjects only."""
+"""The cohort reference: statistics of the training subjects that a scan's descriptors are compared with."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ ARRAYS_FILE = "reference.safetensors"
 JSON_FILE = "reference.json"
 STATISTICS = ("mean", "std", "count")
 FORMAT_VERSION = 2
-MIN_ACQUISITION_SCANS = 20  # training scans that give their site and repetition time a mean and SD of its own
+MIN_ACQUISITION_SCANS = 20  # training scans from which a site and repetition time has its own mean and SD
 
 
 class RunningMoments:
-    """Mean and SD of vectors that arrive one at a time, without keeping them (Welford's method). NaN is skipped."""
+    """Mean and SD of a stream of vectors (Welford's method). NaN is skipped."""
 
     def __init__(self, size: int) -> None:
         self.count = np.zeros(size, dtype=np.int64)
@@ -53,8 +53,8 @@ class RunningMoments:
         self._squares = np.zeros(size)  # sum of squared deviations from the mean
 
     def update(self, values: np.ndarray) -> None:
-        # Missing values are replaced by the mean so far: their deviation is then 0, and nothing is updated. The squares
-        # take one deviation from the old mean and one from the new, which is what keeps them exact.
+        # Missing values are replaced by the mean so far, so their deviation is 0 and changes nothing. The squares take
+        # one deviation from the old mean and one from the new: E[x^2] - E[x]^2 would cancel where the mean is large.
         known = np.isfinite(values)
         self.count += known
         deviation = np.where(known, values, self.mean) - self.mean
@@ -74,9 +74,9 @@ class Statistics:
     Attributes
     ----------
     mean, std : numpy.ndarray of shape (n_features,)
-        NaN where no scan, or for the SD only one, has a value.
+        NaN without a scan that has a value; the SD also with a single one.
     count : numpy.ndarray of shape (n_features,), int
-        Scans with a value.
+        Number of scans with a value.
     n_scans : int
     """
 
@@ -92,33 +92,34 @@ class Statistics:
 
     @property
     def scale(self) -> np.ndarray:
-        """The SD, NaN where it is zero but for rounding."""
+        """The SD; NaN where it is zero up to rounding, since z would be noise of any size."""
         return np.where(self.std > 1e-6 * np.maximum(np.abs(self.mean), 1e-6), self.std, np.nan)
 
 
 @dataclass(frozen=True, eq=False)
 class CohortReference:
-    """Mean and SD of every feature over the training scans, and the maps that their computation needs.
+    """Mean and SD of every feature over the training scans, and the maps that the features need.
 
-    Fit it with `fit`, on the scans of training subjects only: a test subject in it would leak into every description.
-    To compute the features of many scans in parallel, give it the maps of `ReferenceMaps.fit`, and call
+    Fit it with `fit` on scans of training subjects only: test subjects would leak into every description. To compute
+    the features of many scans in parallel, construct it with the maps of `ReferenceMaps.fit` and call
     `fit_statistics`.
 
     Parameters
     ----------
     maps : ReferenceMaps
-        The atlas, and the maps that the gradient and ICA families need.
+        The atlas, and the maps of the gradient and ICA families.
     families : tuple of str
-        Descriptor families that it knows.
+        Descriptor families.
     statistics : Statistics or None
-        Of all training scans, in the order of `feature_names`; None before they are fitted.
+        Statistics of all training scans, in the order of `feature_names`; None before they are fitted.
     by_acquisition : dict from Acquisition to Statistics
-        Of the training scans of each site and repetition time, where at least 20 scans are of it, or all are.
-        A scan is compared with those of its own acquisition, so that a scanner is not mistaken for a subject.
+        Statistics of the training scans of each site and repetition time with at least 20 scans, or with all scans.
+        A scan is compared with scans of its own acquisition, so that effects of the scanner do not look like those of
+        the subject.
     n_subjects : int
-        How many subjects the statistics come from.
+        Number of subjects behind the statistics.
     subjects_sha256 : str
-        Hash of the sorted subject ids: says whether two references saw the same subjects, without naming them.
+        Hash of the sorted subject ids, which identifies the subjects without naming them.
     """
 
     maps: ReferenceMaps
@@ -140,24 +141,25 @@ class CohortReference:
         seed: int = 0,
         progress: bool = False,
     ) -> CohortReference:
-        """Fit a reference on training scans. They are read twice, one at a time: memory does not grow with them.
+        """Fit a reference on training scans, which are read twice, one at a time: memory does not grow with them.
 
         Parameters
         ----------
         scans : iterable of dict
             Rows of a scan dataset, with ``bold`` (n_timepoints, n_rois), ``t_r`` (seconds), ``subject_id``, and
             optionally ``roi_mask``, ``sample_mask``, ``site`` and ``scan_id``. A `datasets.Dataset` or a list, not a
-            one-time iterator. Scans that cannot be used are skipped, each with a warning that says why.
+            one-time iterator. Scans that cannot be used are skipped with a warning.
         atlas : Atlas
         families, n_components, seed
-            As for `ReferenceMaps.fit`.
+            See `ReferenceMaps.fit`.
         progress : bool
             Show progress bars.
         """
+        # a generator would be empty when it is read again, and the reference silently lack its statistics
         if isinstance(scans, Iterator):
             raise ValueError(
-                f"Scans came as a one-time iterator ({type(scans).__name__}), but the reference reads them twice. Pass "
-                "a datasets.Dataset, a list, or an object whose __iter__ starts anew."
+                f"The scans are a one-time iterator ({type(scans).__name__}), but the reference reads them twice. Pass "
+                "a datasets.Dataset, a list, or an object whose __iter__ starts again."
             )
         if hasattr(scans, "with_format"):
             scans = scans.with_format("numpy")
@@ -176,10 +178,10 @@ class CohortReference:
         return reference.fit_statistics(rows)
 
     def fit_statistics(self, rows: Iterable[tuple[str, Mapping[str, float]]]) -> CohortReference:
-        """A copy with mean and SD of every feature over ``(subject_id, features)`` of the training scans.
+        """Return a copy with mean and SD of every feature over ``(subject_id, features)`` of the training scans.
 
-        The features are those of `compute_features` with this reference, which know their acquisition; features in a
-        plain dict count in the mean of all scans only.
+        Features from `compute_features` with this reference carry their acquisition; those in a plain dict count only
+        in the statistics of all scans.
         """
         names = self.feature_names
         pooled = RunningMoments(len(names))
@@ -188,8 +190,8 @@ class CohortReference:
             self._check_features(features)
             values = np.array([features.get(name, np.nan) for name in names], dtype=np.float64)
             moments, subjects = single.setdefault(acquisition_of(features), (RunningMoments(len(names)), []))
-            for each in (pooled, moments):
-                each.update(values)
+            pooled.update(values)
+            moments.update(values)
             subjects.append(str(subject))
         n_scans = sum(len(subjects) for _, subjects in single.values())
         if n_scans < 2:
@@ -201,6 +203,7 @@ class CohortReference:
             by_acquisition={
                 acquisition: Statistics.of(moments, len(subjects))
                 for acquisition, (moments, subjects) in single.items()
+                # a single acquisition has the pooled statistics, however few its scans are
                 if acquisition is not None and (len(subjects) >= MIN_ACQUISITION_SCANS or len(single) == 1)
             },
             n_subjects=len(ids),
@@ -215,7 +218,7 @@ class CohortReference:
 
     @cached_property
     def feature_table(self) -> dict[str, Feature]:
-        """The features that the reference knows, by name."""
+        """The features of the reference, by name."""
         return feature_table(self.atlas, self.families)
 
     @cached_property
@@ -224,7 +227,7 @@ class CohortReference:
 
     @property
     def n_scans(self) -> int:
-        """How many scans the statistics come from."""
+        """Number of scans behind the statistics."""
         return 0 if self.statistics is None else self.statistics.n_scans
 
     def compute(
@@ -235,14 +238,13 @@ class CohortReference:
         sample_mask: Any = None,
         site: str | None = None,
     ) -> FeatureDict:
-        """`compute_features` of a scan (n_timepoints, n_rois) with the maps, atlas and families of this reference."""
+        """Compute the features of a scan (n_timepoints, n_rois) with the maps, atlas and families of this reference."""
         return compute_features(bold, t_r, self.atlas, self.families, self.maps, roi_mask, sample_mask, site)
 
     def knows(self, acquisition: Acquisition | None) -> bool:
-        """Whether there are training scans of an acquisition to compare a scan with.
+        """Whether there are training scans of the same acquisition to compare a scan with.
 
-        A scan of no named site is known by its repetition time. None, for features that do not know where they are
-        from, is taken for known.
+        Without a site, the repetition time decides. None, for features without an acquisition, counts as known.
         """
         return self._matching(acquisition) is not None
 
@@ -251,18 +253,18 @@ class CohortReference:
             return self.statistics
         if acquisition.site:
             return self.by_acquisition.get(acquisition)
-        # Without a site, the repetition time is all there is. If all known acquisitions have it, the pooled statistics
-        # are theirs; if some have, which of them is the right one cannot be known.
-        same = [known for each, known in self.by_acquisition.items() if each.t_r == acquisition.t_r]
+        # Without a site, only the repetition time is left. If all known acquisitions have it, the pooled statistics are
+        # theirs; if several but not all have it, nothing says which of them is the right one.
+        same = [fitted for key, fitted in self.by_acquisition.items() if key.t_r == acquisition.t_r]
         if len(same) > 1 and len(same) == len(self.by_acquisition):
             return self.statistics
         return same[0] if len(same) == 1 else None
 
     def z_scores(self, features: Mapping[str, float]) -> dict[str, float]:
-        """``(value - mean) / SD`` of each feature that is given; NaN where it, the mean or a positive SD is missing.
+        """Compute ``(value - mean) / SD`` of the given features; NaN if a value, the mean or a positive SD is missing.
 
-        Mean and SD are those of the training scans of the same acquisition. Where there are none, they are those of
-        all training scans, and measures that depend on the scanner as much as on the subject
+        Mean and SD are those of training scans of the same acquisition. Without such scans they are those of all
+        training scans, and measures that depend on the scanner as much as on the subject
         (`Measure.needs_acquisition`) are NaN.
         """
         if self.statistics is None:
@@ -278,13 +280,13 @@ class CohortReference:
         return {name: z_of[name] for name in self.feature_names if name in features}
 
     def facts(self, features: Mapping[str, float]) -> list[Fact]:
-        """What the features of a scan say against this cohort, see `fmri_lm_hf.corpus.facts.make_facts`.
+        """State the features of a scan relative to this cohort, see `fmri_lm_hf.corpus.facts.make_facts`.
 
         Parameters
         ----------
         features : mapping from feature name to value
-            From `compute` (all of its families or some). Features that are NaN, or do not vary in the cohort, give no
-            fact. Facts about a scan of an acquisition without training scans say so in ``relative_to``.
+            Features of `compute`, of all families or some. NaN, and features that do not vary in the cohort, give no
+            fact. For a scan of an acquisition without training scans, each fact has ``relative_to``.
 
         Examples
         --------
@@ -303,14 +305,15 @@ class CohortReference:
         if not features.keys() <= self.feature_table.keys():
             unknown = sorted(features.keys() - self.feature_table.keys())
             raise ValueError(
-                f"The reference knows no feature {unknown[0]!r} ({len(unknown)} unknown of {len(features)}). It was "
+                f"The reference has no feature {unknown[0]!r} ({len(unknown)} unknown of {len(features)}). It was "
                 f"fitted for families {', '.join(self.families)} of atlas {self.atlas.name!r}."
             )
+        # Gradients and ICA components of other maps may have the same names in another order or with other signs.
         if not isinstance(features, FeatureDict) or features.maps_fingerprint == self.maps.fingerprint:
             return
         if any(name.startswith(MAP_FAMILIES) for name in features):
             raise ValueError(
-                "The gradients and ICA features were computed with other maps than this reference's. Compute them with "
+                "The gradients and ICA features were computed with maps of another reference. Compute them with "
                 "reference.compute(bold, t_r)."
             )
 
@@ -323,22 +326,23 @@ class CohortReference:
         maps = {"gradients": self.maps.gradients, "ica_maps": self.maps.ica_maps}
         arrays = {name: values for name, values in maps.items() if values is not None}
         acquisitions = sorted(self.by_acquisition)
-        known = [] if self.statistics is None else [self.statistics]
-        known += [self.by_acquisition[each] for each in acquisitions]
-        if known:  # a row for all scans, then one for each acquisition
-            arrays |= {what: np.stack([getattr(each, what) for each in known]) for what in STATISTICS}
+        rows = [] if self.statistics is None else [self.statistics]
+        rows += [self.by_acquisition[acquisition] for acquisition in acquisitions]
+        if rows:  # the first for all scans, then one for each acquisition
+            arrays |= {name: np.stack([getattr(row, name) for row in rows]) for name in STATISTICS}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         description = {
             "format_version": FORMAT_VERSION,
             "families": list(self.families),
-            "n_scans": [each.n_scans for each in known],
-            "acquisitions": [asdict(each) for each in acquisitions],
+            "n_scans": [row.n_scans for row in rows],
+            "acquisitions": [asdict(acquisition) for acquisition in acquisitions],
             "n_subjects": self.n_subjects,
             "subjects_sha256": self.subjects_sha256,
             "arrays_sha256": hashlib.sha256(content).hexdigest(),
             "feature_names": list(self.feature_names),
             "atlas": self.atlas.to_dict(),
         }
+        # the JSON last: its hash of the arrays tells a folder with one old and one new file from a whole one
         write_bytes(content, directory / ARRAYS_FILE)
         write_bytes(json.dumps(description, indent=2).encode(), directory / JSON_FILE)
 
@@ -347,7 +351,7 @@ class CohortReference:
         """Read a reference that `save` wrote."""
         directory = Path(directory)
         if not (directory / JSON_FILE).is_file():
-            raise FileNotFoundError(f"{directory} holds no {JSON_FILE}; expected a folder of CohortReference.save.")
+            raise FileNotFoundError(f"{directory} has no {JSON_FILE}; expected a folder of CohortReference.save.")
         description = json.loads((directory / JSON_FILE).read_text())
         if description.get("format_version") not in (1, FORMAT_VERSION):
             raise ValueError(
@@ -358,16 +362,16 @@ class CohortReference:
         arrays = load_file(directory / ARRAYS_FILE)
         if description["format_version"] == 1:
             description, arrays = _from_version_1(description, arrays)
-        known = [
+        rows = [
             Statistics(arrays["mean"][row], arrays["std"][row], arrays["count"][row], n_scans)
             for row, n_scans in enumerate(description["n_scans"])
         ]
-        acquisitions = [Acquisition(**each) for each in description["acquisitions"]]
+        acquisitions = [Acquisition(**entry) for entry in description["acquisitions"]]
         reference = cls(
             maps=ReferenceMaps(Atlas.from_dict(description["atlas"]), arrays.get("gradients"), arrays.get("ica_maps")),
             families=tuple(description["families"]),
-            statistics=known[0] if known else None,
-            by_acquisition=dict(zip(acquisitions, known[1:], strict=True)),
+            statistics=rows[0] if rows else None,
+            by_acquisition=dict(zip(acquisitions, rows[1:], strict=True)),
             n_subjects=description["n_subjects"],
             subjects_sha256=description["subjects_sha256"],
         )
@@ -382,28 +386,28 @@ class CohortReference:
 def _from_version_1(
     description: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A reference of release 0.1.0, which did not know where its scans came from.
+    """Convert a reference of release 0.1.0, which has no acquisitions.
 
-    What has changed its meaning since is left out: unnamed networks, and the efficiency of weighted graphs. (So are the
-    measures that need an acquisition, of which such a reference knows none.)
+    Features whose definition has changed since are left out: those of unnamed networks, and the efficiency of weighted
+    graphs. (Measures that need an acquisition drop out by themselves, since such a reference has none.)
     """
     names = list(feature_table(Atlas.from_dict(description["atlas"]), description["families"]))
     position = {name: k for k, name in enumerate(description["feature_names"])}
     kept = [position[name] for name in names]
-    if description["n_scans"]:  # or it has maps alone
-        arrays = arrays | {what: arrays[what][kept][None] for what in STATISTICS}
+    if description["n_scans"]:  # else it has maps only
+        arrays = arrays | {name: arrays[name][kept][None] for name in STATISTICS}
         arrays["std"][0, [name == "graph/global_efficiency" for name in names]] = np.nan
     n_scans = [description["n_scans"]] if description["n_scans"] else []
     return description | {"feature_names": names, "n_scans": n_scans, "acquisitions": []}, arrays
 
 
 def acquisition_of(features: Mapping[str, float]) -> Acquisition | None:
-    """Where and how the scan of some features was taken, if they know."""
+    """Return the acquisition of the scan that features come from; None for a plain dict."""
     return features.acquisition if isinstance(features, FeatureDict) else None
 
 
 def _usable(scans: Iterable[Mapping[str, Any]], atlas: Atlas) -> Iterator[tuple[Mapping[str, Any], PreparedScan]]:
-    """The rows of scans that can be used, with what descriptors start from; a warning about each other one."""
+    """Iterate over the scans that can be used, prepared for descriptors; warn of each other one."""
     for row in scans:
         try:
             scan = prepare_row(row, atlas)

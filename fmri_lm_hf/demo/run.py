@@ -1,4 +1,4 @@
-"""The demo from end to end: a cohort, its corpus, three stages of training, an evaluation, and answers about a scan."""
+"""Run the demo end to end: a cohort, its corpus, three stages of training, an evaluation, and answers about a scan."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[Any, type[StageArguments]]] = {
 
 @dataclass
 class DemoReport(EvaluationReport):
-    """What the demo found: an evaluation, with numbers of scans, time in seconds and peak memory in MB.
+    """The results of the demo: an evaluation, with numbers of scans, time in seconds and peak memory in MB.
 
     `failures` are the scans that could not be described.
     """
@@ -152,7 +152,7 @@ def run_demo(
     tasks = tasks_of_columns(dataset, labels, rows["train"], rows["test"])
     logs = _train(out, scans, dataset, tasks, seed, options or {})
 
-    _announce(f"Evaluation on site {holdout_site}, which took no part in training")
+    _announce(f"Evaluation on site {holdout_site}, none of whose scans were used in training")
     model = FmriLMForCausalLM.from_pretrained(out / "model")
     processor = FmriLMProcessor.from_pretrained(out / "model")
     config = EvaluationConfig(
@@ -163,19 +163,19 @@ def run_demo(
         seed=seed,
         confounding=False,
     )
-    found = evaluate(model, processor, dataset, tasks, splits, config)
-    found.simulated = cohort is not None
+    evaluation = evaluate(model, processor, dataset, tasks, splits, config)
+    evaluation.simulated = cohort is not None
     if cohort is not None:
         for name, scores in cohort.oracle_scores(dataset.select(rows["test"])).items():
-            if name in found.tasks:
-                found.tasks[name]["oracle"] = scores  # type: ignore[assignment]
-    found.to_json(out / "model" / "results.json")
+            if name in evaluation.tasks:
+                evaluation.tasks[name]["oracle"] = scores  # type: ignore[assignment]
+    evaluation.to_json(out / "model" / "results.json")
 
     first_task = next(iter(tasks.values()))
     sections = _single_scans(out, dataset, dataset_atlas, rows["test"], first_task, cohort)
     shutil.rmtree(out / "stages")
     report = DemoReport(
-        **vars(found),
+        **vars(evaluation),
         n_train=len(rows["train"]),
         n_test=len(rows["test"]),
         seconds=round(time.time() - start, 1),
@@ -225,7 +225,7 @@ def _train(
     seed: int,
     options: Mapping[str, Sequence[str]],
 ) -> dict[str, list[dict[str, float]]]:
-    """Run the recipes of the demo, one after the other; return what each stage logged."""
+    """Run the recipes of the demo in order; return the log of each stage."""
     stages, corpus = out / "stages", out / "corpus"
     write_text(yaml.safe_dump({name: task.to_dict() for name, task in tasks.items()}), stages / "tasks.yaml")
     length = _input_length(dataset, t_r=2.0)
@@ -248,7 +248,7 @@ def _train(
 
 
 def _input_length(dataset: datasets.Dataset, t_r: float) -> int:
-    """Time points that hold the longest scan at the model's TR, within limits."""
+    """Return the number of time points that hold the longest scan at the model's TR, within limits."""
     lengths = [len(scan["bold"]) * float(scan["t_r"] or t_r) / t_r for scan in dataset.select_columns(["bold", "t_r"])]
     return int(np.clip(np.floor(max(lengths)), 40, MAX_TIMEPOINTS))
 
@@ -261,7 +261,7 @@ def _single_scans(
     task: Task,
     cohort: SimulatedCohort | None,
 ) -> list[tuple[str, str]]:
-    """Answers about a test scan by the saved model, loaded with the Auto classes in a new process."""
+    """Ask the saved model about a test scan, loaded with the Auto classes in a new process."""
     values = list(dataset[task.column])
     row = next(row for row in test if task.answer(values[row]) is not None)
     scan = dataset[row]
@@ -275,11 +275,12 @@ def _single_scans(
     question = task.ask[0]
     command = [sys.executable, "-m", "fmri_lm_hf.demo.ask", str(out / "model"), question]
     command += [json.dumps(task.classes), *map(str, files.values())]
+    # A new process has nothing of this one in memory: what the saved folder lacks shows here, not at a user's desk.
     answered = subprocess.run(command, capture_output=True, text=True)
     if answered.returncode:
         raise RuntimeError(f"The saved model could not be used in a new process:\n{answered.stderr}")
     found = json.loads(answered.stdout)
-    lines = [f"{question} The truth is {task.answer(values[row])!r}."]
+    lines = [f"{question} The right answer is {task.answer(values[row])!r}."]
     for name, answer in zip(files, found["answers"]):
         scores = ", ".join(f"{each}: {score:.2f}" for each, score in answer["scores"].items())
         lines.append(f"From {name}: {scores}. Described: {answer['text']}")

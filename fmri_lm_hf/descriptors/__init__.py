@@ -1,20 +1,23 @@
-"""Descriptors of a resting-state scan, computed from its ROI time series alone; a module for each family."""
+"""Descriptors of a resting-state scan, computed from its ROI time series alone; a module for each family.
+
+Names are loaded when they are first used: connectivity alone, as an evaluation needs it, loads no other family.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:
+    from .catalogue import FAMILIES, MEASURES, Feature, Measure, feature_table
+    from .features import Acquisition, FeatureDict, compute_features, features_of
+    from .reference_maps import ReferenceMaps
 
-from ..models.atlas import Atlas
-from .catalogue import FAMILIES, MEASURES, Feature, Measure, check_families, feature_table
-from .connectivity import network_connectivity_features
-from .gradients import gradient_features
-from .graph import graph_features
-from .ica import ica_features
-from .prepared import PreparedScan, prepare_scan
-from .reference_maps import ReferenceMaps
+_MODULES = {
+    **dict.fromkeys(("FAMILIES", "MEASURES", "Feature", "Measure", "feature_table"), "catalogue"),
+    **dict.fromkeys(("Acquisition", "FeatureDict", "compute_features", "features_of"), "features"),
+    "ReferenceMaps": "reference_maps",
+}
 
 __all__ = [
     "FAMILIES",
@@ -30,122 +33,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, order=True)
-class Acquisition:
-    """Where and how a scan was taken: scans of one acquisition differ by their subjects alone.
-
-    Parameters
-    ----------
-    site : str
-        Empty where it is not known.
-    t_r : float
-        Repetition time in seconds, rounded to hundredths.
-    """
-
-    site: str
-    t_r: float
-
-    @classmethod
-    def of(cls, site: str | None, t_r: float) -> Acquisition:
-        """The acquisition of a scan from its site (or None) and repetition time."""
-        return cls("" if site is None else str(site), round(float(t_r), 2))
-
-    def __str__(self) -> str:
-        return f"{self.site or 'unnamed site'}, {self.t_r:g} s"
-
-
-class FeatureDict(dict[str, float]):
-    """Features by name, with what is needed to compare them.
-
-    Attributes
-    ----------
-    maps_fingerprint : str or None
-        Of the reference maps that they were computed with; None without.
-    acquisition : Acquisition or None
-        Where and how the scan was taken.
-    """
-
-    maps_fingerprint: str | None = None
-    acquisition: Acquisition | None = None
-
-
-def compute_features(
-    bold: ArrayLike,
-    t_r: float,
-    atlas: Atlas,
-    families: Sequence[str] = FAMILIES,
-    maps: ReferenceMaps | None = None,
-    roi_mask: ArrayLike | None = None,
-    sample_mask: ArrayLike | None = None,
-    site: str | None = None,
-) -> FeatureDict:
-    """Compute the descriptors of one scan.
-
-    Parameters
-    ----------
-    bold : array of shape (n_timepoints, n_rois)
-        ROI time series in the order of the atlas, in any units.
-    t_r : float
-        Repetition time in seconds.
-    atlas : Atlas
-        Names the ROIs and their networks. Every named network is used, subcortical and cerebellar ones included.
-    families : sequence of {"connectivity", "gradients", "graph", "ica"}
-    maps : ReferenceMaps, optional
-        Of a cohort: its gradients, to which the scan's are aligned, and the maps of its group ICA. Without them the
-        gradients keep their own axes (signs fixed), and the mean signals of the networks stand in for the components
-        of the ICA: good for looking at one scan, but not comparable with a cohort.
-    roi_mask : array of shape (n_rois,), bool, optional
-        False for ROIs without data. ROIs that hold a NaN or do not vary are left out as well.
-    sample_mask : array of shape (n_timepoints,), bool, optional
-        True for time points that were observed; values at the others (censored, interpolated) are not read.
-    site : str, optional
-        Where the scan was taken, for the comparison with scans of the same acquisition.
-
-    Returns
-    -------
-    FeatureDict
-        A dict from feature name to value, such as ``connectivity/mean/Default-Visual``, in a fixed order. A network
-        of which no ROI is left, and a measure that the scan does not allow, have the value NaN, never a guess.
-
-    Raises
-    ------
-    ScanError
-        If the scan does not fit the atlas, is too short, or has too few usable ROIs, or the atlas names no networks.
-    ValueError
-        If a family is unknown, or the maps were fitted with another atlas.
-
-    Examples
-    --------
-    >>> features = compute_features(bold, t_r=0.72, atlas=Atlas.load("seitzman_2018"))  # doctest: +SKIP
-    >>> features["graph/modularity"]  # doctest: +SKIP
-    0.41
-    """
-    families = check_families(families)
-    if maps is not None:
-        maps.check_atlas(atlas)
-    table = feature_table(atlas, families)
-    return features_of(prepare_scan(bold, t_r, atlas, roi_mask, sample_mask), table, maps, site)
-
-
-def features_of(
-    scan: PreparedScan,
-    table: Mapping[str, Feature],
-    maps: ReferenceMaps | None = None,
-    site: str | None = None,
-) -> FeatureDict:
-    """The features of a table (see `feature_table`) of a scan that is prepared already; see `compute_features`."""
-    gradients = None if maps is None else maps.gradients
-    ica_maps = None if maps is None else maps.ica_maps
-    compute: dict[str, Callable[[PreparedScan], dict[str, float]]] = {
-        "connectivity": network_connectivity_features,
-        "gradients": lambda scan: gradient_features(scan, gradients),
-        "graph": graph_features,
-        "ica": lambda scan: ica_features(scan, ica_maps),
-    }
-    values: dict[str, float] = {}
-    for family in dict.fromkeys(feature.measure.family for feature in table.values()):
-        values |= compute[family](scan)
-    features = FeatureDict({name: values[name] for name in table})
-    features.acquisition = Acquisition.of(site, scan.t_r)
-    features.maps_fingerprint = None if maps is None else maps.fingerprint
-    return features
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

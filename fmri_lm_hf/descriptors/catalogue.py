@@ -1,4 +1,4 @@
-"""The list of descriptors: what each measures, over what, and in which units.
+"""Catalogue of the descriptors: their names, scopes and units.
 
 A feature's name is ``family/measure`` for one value a scan, ``family/measure/Network`` for one value a network
 and ``family/measure/NetworkA-NetworkB`` for one value a pair of networks, in the order of the atlas.
@@ -21,14 +21,22 @@ Scope = Literal["scan", "network", "pair", "pair_or_within"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One descriptor. `name` is ``family/measure``; `scopes` says what it has a value for.
+    """One descriptor.
 
-    `needs_acquisition` is True where the scanner's noise and repetition time change the value as much as subjects
-    differ: such a value is compared with scans of the same acquisition only.
-
-    `margin` says how far z has to be from the threshold between typical and raised or lowered for a direction to be
-    stated: about the SD of the change of z when 30 % of a scan of five minutes are censored, which
-    `benchmarks/robustness.py` measures.
+    Attributes
+    ----------
+    name : str
+        ``family/measure``.
+    units : str
+    scopes : tuple of str
+        What it has values for: the scan, each network, each pair of networks.
+    needs_acquisition : bool
+        Whether noise and repetition time of a scanner change the value as much as subjects differ. Such a value is
+        compared with scans of the same acquisition only.
+    margin : float
+        Distance of z from the threshold between typical and raised or lowered, below which no direction is stated:
+        about the SD of the change of z when 30 % of a scan of five minutes are censored, as
+        `benchmarks/robustness.py` measures it.
     """
 
     name: str
@@ -44,7 +52,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Feature:
-    """One number of a scan: a measure, and the networks (none, one, or a pair) that it is taken over."""
+    """One value of a scan: a measure, and the networks (none, one or a pair) that it is computed for."""
 
     measure: Measure
     networks: tuple[str, ...] = ()
@@ -54,6 +62,7 @@ class Feature:
         return feature_name(self.measure.name, *self.networks)
 
 
+# A name here is a column of every corpus and a key of every stored reference: renaming one breaks both.
 MEASURES = {
     measure.name: measure
     for measure in (
@@ -77,21 +86,21 @@ MEASURES = {
 
 
 def feature_name(measure: str, *networks: str) -> str:
-    """``family/measure`` followed by the networks, if any: ``connectivity/mean/Default-Visual``."""
+    """Join measure and networks, if any: ``connectivity/mean/Default-Visual``."""
     return "/".join((measure, "-".join(networks))) if networks else measure
 
 
 def check_families(families: Sequence[str]) -> tuple[str, ...]:
-    """The families in their fixed order; an unknown or empty choice is refused."""
+    """Sort families into their fixed order; refuse an unknown family or an empty choice."""
     families = (families,) if isinstance(families, str) else tuple(families)
     unknown = [family for family in families if family not in FAMILIES]
     if unknown or not families:
-        raise ValueError(f"Unknown descriptor families {unknown or families}; choose from {', '.join(FAMILIES)}.")
+        raise ValueError(f"Unknown descriptor families {unknown or families}, expected some of {', '.join(FAMILIES)}.")
     return tuple(family for family in FAMILIES if family in families)
 
 
 def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str, Feature]:
-    """Every feature that the scans of an atlas have, by name, in the order in which they are computed."""
+    """List every feature that scans of an atlas have, by name, in a fixed order."""
     families = check_families(families)
     networks = atlas.named_networks
     if not networks:
@@ -112,6 +121,7 @@ def feature_table(atlas: Atlas, families: Sequence[str] = FAMILIES) -> dict[str,
         for scope in measure.scopes
         for names in members[scope]
     ]
+    # With networks `A`, `B-C`, `A-B` and `C`, two pairs would be called `A-B-C`, and one would overwrite the other.
     table = {feature.name: feature for feature in features}
     if len(table) < len(features):
         raise ValueError(

@@ -1,4 +1,8 @@
-"""Gradients of functional connectivity: the leading axes of a diffusion map."""
+"""Gradients of functional connectivity: the leading axes of a diffusion map.
+
+Own code, since a dense eigendecomposition of all axes takes ten times as long (`benchmarks/descriptors.py`), and since
+equal scans have to give equal bits on every run.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ _LANCZOS_FROM = 64  # below, a dense solver is as quick
 
 
 def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS) -> np.ndarray:
-    """The leading gradients of a connectivity matrix by diffusion-map embedding [1]_, [2]_.
+    """Compute the leading gradients of a connectivity matrix by diffusion-map embedding [1]_, [2]_.
 
     Each ROI keeps the strongest 10 % of its positive connections as its profile. The affinity of two ROIs is the
     normalised angle between their profiles, ``1 - arccos(cosine) / pi``, which keeps the map in one piece even
@@ -40,6 +44,7 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
        cortical organization. PNAS 113, 12574-12579.
     """
     n_rois = len(connectivity)
+    # One partition a row: a full sort, or a percentile, would order what only has to be split.
     profiles = connectivity.astype(np.float32)
     np.fill_diagonal(profiles, 0.0)
     n_kept = max(1, round(KEPT * n_rois))
@@ -71,27 +76,28 @@ def diffusion_gradients(connectivity: np.ndarray, n_gradients: int = N_GRADIENTS
 
 
 def align(gradients: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Turn `gradients` (n_rois, k) towards `reference` by the orthogonal Procrustes rotation.
+    """Align `gradients` (n_rois, k) with `reference` by the orthogonal Procrustes rotation.
 
     Rotations and reflections only: distances between ROIs, and with them the spread of the gradients, are kept.
     """
+    # Axes of single scans swap places and signs freely, so that g1 of one scan may be g2 of another.
     left, _, right = np.linalg.svd(gradients.T @ reference)
     return gradients @ (left @ right)
 
 
 def gradient_features(scan: PreparedScan, reference: np.ndarray | None = None) -> dict[str, float]:
-    """The gradient descriptors of a scan.
+    """Compute the gradient descriptors of a scan.
 
     - ``gradients/g1``, ``g2``, ``g3``, for each network: mean value of its ROIs on the gradient (diffusion units).
     - ``gradients/g1_range``, ``g2_range``, ``g3_range``: largest minus smallest ROI value (diffusion units).
-    - ``gradients/variance``: variance over ROIs, summed over the three gradients (squared diffusion units); how far
-      the ROIs are spread in gradient space [1]_.
+    - ``gradients/variance``: variance over ROIs, summed over the three gradients (squared diffusion units); the
+      spread of the ROIs in gradient space [1]_.
 
     Parameters
     ----------
     scan : PreparedScan
     reference : numpy.ndarray of shape (n_rois, 3), optional
-        Gradients of the cohort, to which the scan's are aligned.
+        Gradients of the cohort, to which those of the scan are aligned.
 
     References
     ----------

@@ -1,4 +1,8 @@
-"""Independent components of a cohort, and measures of their time courses in one scan."""
+"""Independent components of a cohort, and measures of their time courses in a scan.
+
+All time courses of a scan go through each measure at once: a loop over components with `scipy.signal.periodogram` takes
+six times as long (`benchmarks/descriptors.py`), and knows no censored time points.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import warnings
 from itertools import combinations
 
 import numpy as np
+from scipy import ndimage
 from transformers.utils import logging
 
 from .catalogue import feature_name
@@ -28,7 +33,7 @@ _MAD_TO_SD = 1.4826  # of a normal distribution
 
 
 def fit_group_ica(mean_connectivity: np.ndarray, n_components: int, seed: int = 0) -> np.ndarray:
-    """Spatial independent components of a cohort [1]_.
+    """Fit the spatial independent components of a cohort [1]_.
 
     Standardised scans concatenated in time have the mean correlation matrix (all scans weighing the same) as their
     covariance; its leading eigenvectors, times the root of their eigenvalues, are the principal components of the
@@ -72,12 +77,13 @@ def fit_group_ica(mean_connectivity: np.ndarray, n_components: int, seed: int = 
 
 
 def component_networks(maps: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """Which components stand for which networks, (n_components, n_networks) of bool.
+    """Assign components to networks, (n_components, n_networks) of bool.
 
-    A component belongs to the network on whose ROIs its mean squared loading is largest. A network that no component
-    chose is given the one that loads on it most; a network without ROIs has none.
+    A component belongs to the network on whose ROIs its mean squared loading is largest. A network without a component
+    gets the one that loads on it most; a network without ROIs gets none.
     """
     sizes = membership.sum(axis=0)
+    # Squared, since the sign of a component is arbitrary; a share, since strong components would win every network.
     loadings = (maps**2) @ membership / np.maximum(sizes, 1)
     shares = loadings / loadings.sum(axis=1, keepdims=True)
     chosen = np.zeros(shares.shape, dtype=bool)
@@ -90,16 +96,16 @@ def component_networks(maps: np.ndarray, membership: np.ndarray) -> np.ndarray:
 def time_course_measures(
     time_courses: np.ndarray, t_r: float, observed: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Measures of single time courses.
+    """Compute measures of single time courses.
 
     With ``P(f)`` the power spectrum (periodogram without the mean) and ``A(f)`` its square root:
 
     - ``amplitude``: standard deviation over time, in units of the standardised signal.
-    - ``variability``: SD over windows of 60 s (at least four, of each of which three quarters were observed) of the
-      amplitude in a window, divided by its mean; how much the amplitude itself waxes and wanes.
+    - ``variability``: coefficient of variation of the amplitude over windows of 60 s (at least four, each with three
+      quarters of its time points observed).
     - ``spectral_ratio``: log10 of the power at 0.01-0.10 Hz over the power at 0.12-0.16 Hz, after [1]_, whose upper
       band of 0.15-0.25 Hz few scans reach.
-    - ``autocorrelation``: correlation of the signal with itself 4 s later; between two lags, by interpolation.
+    - ``autocorrelation``: correlation of the signal with itself 4 s later, interpolated between two lags.
     - ``outlier_rate``: share of time points more than 3 robust SDs (1.4826 x MAD) from the median.
     - ``falff``: sum of A at 0.01-0.10 Hz over the sum of A at 0.01-0.16 Hz, after [2]_, with bounds in Hz in place of
       the Nyquist frequency of each scan.
@@ -113,9 +119,9 @@ def time_course_measures(
     t_r : float
         Repetition time in seconds.
     observed : numpy.ndarray of shape (n_timepoints,), bool, optional
-        Which time points the rows are; all when None. Spectra need neighbouring points: they are taken of the longest
-        stretch without a gap, if that is at least half of the scan and 100 s, and are NaN otherwise. The other measures
-        take all observed points at their times.
+        Which time points the rows are; all when None. Spectra need neighbouring points: they come from the longest
+        stretch without a gap, if it is at least half of the scan and 100 s, and are NaN otherwise. The other measures
+        use all observed points at their times.
 
     Returns
     -------
@@ -144,7 +150,7 @@ def time_course_measures(
 
 
 def _spectral_measures(time_courses: np.ndarray, t_r: float, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`spectral_ratio` and `falff`, from the longest stretch without a gap."""
+    """Compute `spectral_ratio` and `falff` from the longest stretch without a gap."""
     unknown = np.full(time_courses.shape[1], np.nan)
     first, length = _longest_stretch(observed)
     long_enough = length >= len(observed) / 2 and length * t_r >= min(MIN_STRETCH_SECONDS, len(observed) * t_r)
@@ -160,20 +166,21 @@ def _spectral_measures(time_courses: np.ndarray, t_r: float, observed: np.ndarra
     )
     if not low.any() or not high.any():
         return unknown, unknown
-    floor = 1e-12 * power.sum(axis=0)  # a band-passed signal has nothing above 0.1 Hz
+    # XCP-D band-passes by default: nothing is left above 0.1 Hz, and the ratio would be infinite.
+    floor = 1e-12 * power.sum(axis=0)
     ratio = np.log10((power[low].sum(axis=0) + floor) / (power[high].sum(axis=0) + floor))
     return ratio, np.sqrt(power[low]).sum(axis=0) / np.sqrt(power[whole]).sum(axis=0)
 
 
 def _longest_stretch(observed: np.ndarray) -> tuple[int, int]:
-    """First point and length of the longest run of observed points."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], observed.astype(np.int8), [0]])))
-    starts, ends = edges[::2], edges[1::2]
-    longest = int(np.argmax(ends - starts))
-    return int(starts[longest]), int(ends[longest] - starts[longest])
+    """Find the first point and the length of the longest run of observed points."""
+    runs = [run for (run,) in ndimage.find_objects(ndimage.label(observed)[0])]
+    longest = max(runs, key=lambda run: run.stop - run.start)
+    return longest.start, longest.stop - longest.start
 
 
 def _variability(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.ndarray:
+    # Windows are cut from the time axis of the scan, not from the observed rows: 60 s stay 60 s after censoring.
     n_windows = max(MIN_WINDOWS, int(len(observed) * t_r / WINDOW_SECONDS))
     position = np.cumsum(observed) - 1  # row of each observed time point
     amplitudes = []
@@ -187,10 +194,12 @@ def _variability(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.nd
 
 
 def _autocorrelation(centred: np.ndarray, t_r: float, observed: np.ndarray) -> np.ndarray:
-    """Correlation at a lag of `LAG_SECONDS`, over the pairs of time points of which both were observed."""
+    """Compute the correlation at a lag of `LAG_SECONDS`, over pairs of time points that were both observed."""
     lag = LAG_SECONDS / t_r
     if lag < 1 - 1e-6:  # lag 0 holds the noise, so there is nothing to interpolate from
         return np.full(centred.shape[1], np.nan)
+    # Back on the regular time axis: rows on both sides of a gap are neighbours in the table, but not in time. The
+    # signal is centred, so that unobserved points, as zeros, add nothing to the sums.
     series = np.zeros((len(observed), centred.shape[1]))
     series[observed] = centred
     before = int(lag + 1e-6)
@@ -207,7 +216,7 @@ def _autocorrelation(centred: np.ndarray, t_r: float, observed: np.ndarray) -> n
 
 
 def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str, float]:
-    """The descriptors of the components' time courses in a scan.
+    """Compute the ICA descriptors of a scan.
 
     The group's maps are regressed on each time point (the first half of a dual regression [1]_; its second half, the
     scan's own maps, enters no descriptor). Each measure of `time_course_measures` becomes ``ica/<measure>`` (mean
@@ -218,7 +227,7 @@ def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str
     ----------
     scan : PreparedScan
     maps : numpy.ndarray of shape (n_components, n_rois), optional
-        Maps of the group ICA. Without them, each network's mean signal takes the place of a component.
+        Maps of the group ICA. Without them, the mean signal of each network replaces a component.
 
     References
     ----------
@@ -240,9 +249,9 @@ def ica_features(scan: PreparedScan, maps: np.ndarray | None = None) -> dict[str
         for j, network in enumerate(scan.network_names):
             features[feature_name(f"ica/{measure}", network)] = float(values @ weights[:, j])
 
-    correlation = np.corrcoef(time_courses.T)
-    z = fisher_z(correlation)
-    np.fill_diagonal(z, 0.0)  # a component that stands for both networks does not correlate with itself
+    # Of a single time course (one network, no maps), numpy gives a number and not a matrix.
+    z = fisher_z(np.atleast_2d(np.corrcoef(time_courses.T)))
+    np.fill_diagonal(z, 0.0)  # a component of both networks is not compared with itself
     distinct = 1.0 - np.eye(len(z))
     sums = chosen.T @ z @ chosen
     n_pairs = chosen.T @ distinct @ chosen

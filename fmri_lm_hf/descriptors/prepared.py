@@ -1,4 +1,4 @@
-"""A checked and standardised scan: what every descriptor family starts from."""
+"""Checked and standardised scans, the input of every descriptor family."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PreparedScan:
     atlas_membership : numpy.ndarray of shape (n_rois, n_networks), float32
         One where an ROI of the atlas belongs to a network, in the order of `network_names`.
     network_names : tuple of str
-        The named networks; ROIs without one enter the measures of the whole scan alone.
+        The named networks; ROIs without a network enter only the measures of the whole scan.
     """
 
     signal: np.ndarray
@@ -59,7 +59,7 @@ class PreparedScan:
         return correlation
 
     def network_means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of `values` (n_usable, ...) over the ROIs of each network (n_networks, ...); NaN where none is left."""
+        """Average `values` (n_usable, ...) over the ROIs of each network (n_networks, ...); NaN without usable ROIs."""
         sizes = self.membership.sum(axis=0)
         sizes = np.where(sizes > 0, sizes, np.nan).reshape(-1, *[1] * (values.ndim - 1))
         return (self.membership.T @ values) / sizes
@@ -74,7 +74,7 @@ def prepare_scan(
 ) -> PreparedScan:
     """Check a scan and standardise its usable ROIs.
 
-    An ROI is left out when `roi_mask` says so, when it holds a NaN or an infinity, or when it is constant.
+    ROIs are left out if `roi_mask` is False, if they hold a NaN or an infinity, or if they are constant.
 
     Parameters
     ----------
@@ -86,7 +86,8 @@ def prepare_scan(
     ScanError
         If the shapes do not fit the atlas, or too few time points or ROIs are usable.
     """
-    # In one memory order: sums of equal scans then have equal bits, however they were stored.
+    # In one memory order, on which the order of numpy's sums depends: a scan and its transposed copy would otherwise
+    # differ in the last bits.
     signals: np.ndarray = np.asarray(bold, dtype=np.float32, order="C")
     n_rois = atlas.n_rois
     if signals.ndim != 2 or signals.shape[1] != n_rois:
@@ -106,6 +107,7 @@ def prepare_scan(
     mask = np.ones(n_rois, dtype=bool) if roi_mask is None else np.asarray(roi_mask, dtype=bool)
     if mask.shape != (n_rois,):
         raise ScanError(f"roi_mask has shape {mask.shape}, expected ({n_rois},), one value an ROI.")
+    # Before mean and SD are taken: interpolated time points are smooth, and would lower the SD.
     if not observed.all():
         signals = signals[observed]
     signal, usable = standardise(signals, mask)
@@ -123,7 +125,7 @@ def prepare_scan(
 
 
 def prepare_row(row: Mapping[str, Any], atlas: Atlas) -> PreparedScan:
-    """`prepare_scan` of a row of a scan dataset, whose masks may be missing."""
+    """Prepare a row of a scan dataset, whose masks may be missing."""
     return prepare_scan(row["bold"], row["t_r"], atlas, row.get("roi_mask"), row.get("sample_mask"))
 
 

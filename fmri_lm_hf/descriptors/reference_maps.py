@@ -1,4 +1,4 @@
-"""Maps of a cohort that single scans are compared through: its gradients and the components of its group ICA."""
+"""Reference maps of a cohort, shared by all of its scans: gradients and components of the group ICA."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ReferenceMaps:
     ----------
     atlas : Atlas
     gradients : numpy.ndarray of shape (n_rois, 3), or None
-        Gradients of the mean connectivity; None where the family is not wanted. Zeros where no scan had the ROI.
+        Gradients of the mean connectivity, with zeros for ROIs that no scan has; None without this family.
     ica_maps : numpy.ndarray of shape (n_components, n_rois), or None
-        Maps of the group ICA; None where the family is not wanted.
+        Maps of the group ICA; None without this family.
     """
 
     atlas: Atlas
@@ -45,18 +45,18 @@ class ReferenceMaps:
         n_components: int = 20,
         seed: int = 0,
     ) -> ReferenceMaps:
-        """Fit the maps that some families need to the mean connectivity of scans.
+        """Fit maps to the mean connectivity of training scans.
 
         Parameters
         ----------
         group : GroupConnectivity
-            Of scans of training subjects.
+            Scans of training subjects only: maps that have seen a test scan leak it into every feature.
         atlas : Atlas
         families : sequence of {"connectivity", "gradients", "graph", "ica"}
         n_components : int
             Components of the group ICA, at most a third of the ROIs.
         seed : int
-            Of the group ICA.
+            Seed of the group ICA.
 
         Raises
         ------
@@ -64,11 +64,12 @@ class ReferenceMaps:
             If no scan has any ROI.
         """
         families = check_families(families)
+        # ROIs without data in every scan would be zeros that look like an ROI connected to nothing: they are left out.
         known = group.known_rois
         if not known.any():
             raise ScanError(
-                "No training scan could be used for the cohort reference. Check the scans with compute_features: its "
-                "errors say what is wrong with them."
+                "No training scan could be used for the cohort reference, expected at least one. Check single scans "
+                "with compute_features, whose errors name the problem."
             )
         mean = group.mean[np.ix_(known, known)]
         gradients = ica_maps = None
@@ -89,17 +90,17 @@ class ReferenceMaps:
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def check_atlas(self, atlas: Atlas) -> None:
-        """Refuse an atlas with other ROIs or networks than the reference's, naming what differs."""
-        for what in ("roi_names", "networks"):
-            ours, theirs = tuple(getattr(self.atlas, what)), tuple(getattr(atlas, what))
-            if ours == theirs:
+        """Refuse an atlas whose ROIs or networks differ from those of the reference; name the first difference."""
+        for field in ("roi_names", "networks"):
+            expected, given = tuple(getattr(self.atlas, field)), tuple(getattr(atlas, field))
+            if expected == given:
                 continue
-            if len(ours) != len(theirs):
-                found = f"{len(theirs)} ROIs instead of {len(ours)}"
+            if len(expected) != len(given):
+                difference = f"{len(given)} ROIs instead of {len(expected)}"
             else:
-                k = next(k for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-                found = f"{theirs[k]!r} instead of {ours[k]!r} at position {k}"
+                k = next(k for k, (a, b) in enumerate(zip(expected, given, strict=True)) if a != b)
+                difference = f"{given[k]!r} instead of {expected[k]!r} at position {k}"
             raise ValueError(
-                f"The reference was fitted with atlas {self.atlas.name!r}; atlas {atlas.name!r} differs in its {what}: "
-                f"{found}. Extract the scans with the reference's atlas, or fit a reference for this one."
+                f"The reference was fitted with atlas {self.atlas.name!r}; atlas {atlas.name!r} differs in its "
+                f"{field}: {difference}. Extract the scans with the reference's atlas, or fit a reference for this one."
             )

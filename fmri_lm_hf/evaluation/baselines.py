@@ -23,7 +23,7 @@ N_FOLDS = 5
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers of a baseline for each test scan.
+    """The answers of a baseline for the test scans.
 
     Attributes
     ----------
@@ -40,16 +40,16 @@ class Prediction:
     scores: np.ndarray
 
     def score(self, labels: Sequence[Any]) -> ClassificationScores:
-        """Accuracy, balanced accuracy and AUC against the true labels."""
+        """Score the answers against the true labels."""
         return score_classification(labels, self.labels, self.scores, self.classes)
 
     def scores_of(self, classes: Sequence[str]) -> np.ndarray:
-        """The columns of `scores` in another order of the classes."""
+        """Order the columns of `scores` by `classes`."""
         return self.scores[:, [self.classes.index(name) for name in classes]]
 
 
 def majority(train_labels: Sequence[Any], n_test: int) -> Prediction:
-    """The most common training label for every scan; the first in order where two are equally common."""
+    """Predict the most common training label for every scan; of equally common ones, the first in order."""
     counts = Counter(str(label) for label in train_labels)
     classes = tuple(sorted(counts))
     if not classes:
@@ -66,10 +66,10 @@ def connectivity_logistic(
     train_masks: Iterable[Sequence[bool]] | None = None,
     test_masks: Iterable[Sequence[bool]] | None = None,
 ) -> Prediction:
-    """Logistic regression on the connectivity of all pairs of ROIs, fitted to training scans alone.
+    """Fit logistic regression on the connectivity of all pairs of ROIs to training scans, and predict test scans.
 
-    For more than one label of the same scans compute :func:`connectivity_features` once and call
-    :func:`fit_logistic` for each.
+    For several labels of the same scans, compute :func:`connectivity_features` once and call :func:`fit_logistic` for
+    each label.
 
     Parameters
     ----------
@@ -97,11 +97,11 @@ def fit_logistic(
     train_subjects: Sequence[Any] | None = None,
     penalty: float | None = None,
 ) -> Prediction:
-    """L2-penalised logistic regression with balanced class weights.
+    """Fit L2-penalised logistic regression with balanced class weights, and predict test scans.
 
-    Features are standardised with training statistics; a missing value becomes the training mean. The penalty is the
-    one with the best log loss in cross-validation by subject within the training scans. The problem is solved in the
-    space that the training scans span, which is exact for an L2 penalty and takes seconds for any number of features.
+    Features are standardised with training statistics; a missing value becomes the training mean. The penalty has the
+    best log loss in cross-validation by subject within the training scans. The problem is solved in the space that the
+    training scans span, which is exact for an L2 penalty and takes seconds for any number of features.
 
     Parameters
     ----------
@@ -111,8 +111,9 @@ def fit_logistic(
     train_subjects : sequence of length n_train, optional
         Each scan is a subject of its own when None.
     penalty : float, optional
-        `C`, where `choose_penalty` was called before.
+        `C`, from `choose_penalty`; chosen here when None.
     """
+    # as strings: a class must be the same whether a table gave it as 1 or as "1"
     labels = np.array([str(label) for label in train_labels])
     classes = tuple(np.unique(labels).tolist())
     if len(classes) < 2:
@@ -126,12 +127,9 @@ def fit_logistic(
 
 
 def choose_penalty(
-    features: np.ndarray,
-    labels: Sequence[Any],
-    subjects: Sequence[Any],
-    candidates: Sequence[float] | np.ndarray = REGULARISATION,
+    features: np.ndarray, labels: Sequence[Any], subjects: Sequence[Any], candidates: Sequence[float]
 ) -> float:
-    """The `C` with which :func:`fit_logistic` predicts the labels of other subjects best, by log loss."""
+    """Choose the `C` with which :func:`fit_logistic` predicts the labels of other subjects best, by log loss."""
     features, _, groups = _prepared(features, len(labels), features[:0], subjects)
     with _one_thread():
         return _choose_penalty(features, np.array([str(label) for label in labels]), groups, candidates)
@@ -143,9 +141,9 @@ def fit_ridge(
     test: np.ndarray,
     train_subjects: Sequence[Any] | None = None,
 ) -> np.ndarray:
-    """Ridge regression of a number on features, standardised and solved as in :func:`fit_logistic`.
+    """Fit ridge regression of a number, standardised and solved as in :func:`fit_logistic`, and predict test scans.
 
-    The penalty is the one with the smallest squared error in cross-validation by subject within the training scans.
+    The penalty has the smallest squared error in cross-validation by subject within the training scans.
 
     Parameters
     ----------
@@ -172,14 +170,14 @@ def fit_ridge(
 
 
 def _one_thread() -> threadpool_limits:
-    """Matrices here are small and many: BLAS threads that wait for each other make a fit 20 times slower."""
+    """Limit BLAS to one thread: matrices are small and many, and threads that wait make a fit 20 times slower."""
     return threadpool_limits(1, user_api="blas")
 
 
 def _prepared(
     train: np.ndarray, n_values: int, test: np.ndarray, train_subjects: Sequence[Any] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of both, standardised and in as few dimensions as scans, and the subject of each training scan."""
+    """Standardise features, reduce them to as many dimensions as scans, and number the subjects."""
     subjects = np.arange(n_values) if train_subjects is None else np.asarray(train_subjects)
     if not len(train) == n_values == len(subjects):
         raise ValueError(
@@ -197,7 +195,7 @@ def _prepared(
 
 
 def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both by training mean and SD, without features that fewer than two training scans have or that never vary."""
+    """Standardise by training mean and SD; drop constant features and those that fewer than two training scans have."""
     # one value has no spread; an ROI that only one training scan has would be NaN after standardising
     known = np.isfinite(train).sum(0) >= 2
     train, test = train[:, known].astype(np.float64), test[:, known].astype(np.float64)
@@ -212,7 +210,7 @@ def _standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of both in the space that the training scans span.
+    """Compute coordinates in the space that the training scans span.
 
     An L2 penalty depends on inner products alone, so weights outside this space are zero at the optimum, and a fit of
     80,000 connections costs as much as one of as many features as scans.
@@ -226,17 +224,15 @@ def _rotate(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _choose_penalty(
-    features: np.ndarray,
-    labels: np.ndarray,
-    subjects: np.ndarray,
-    candidates: Sequence[float] | np.ndarray,
+    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray, candidates: Sequence[float] | np.ndarray
 ) -> float:
-    """Of features that are prepared."""
+    """As `choose_penalty`, for features from `_prepared`."""
     classes = np.unique(labels)
     n_folds = min(N_FOLDS, *(len(np.unique(subjects[labels == name])) for name in classes))
     if n_folds < 2:  # too few subjects to hold one out
         return 1.0
     losses = np.zeros(len(candidates))
+    # by subject: with one scan of a subject in each part, the weakest penalty, which learns people by heart, would win
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
     for fit, held_out in folds.split(features, labels, subjects):
         if len(np.unique(labels[fit])) < len(classes):  # folds by subject need not have every class

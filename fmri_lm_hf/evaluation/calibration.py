@@ -1,6 +1,6 @@
-"""Calibration of probabilities: Brier score, calibration error and slope, reliability, risk and coverage, and sets.
+"""Calibration of probabilities: Brier score, calibration error and slope, reliability, risk and coverage.
 
-Conformal sets of answers hold the right one as often as asked for, by calibration on other subjects.
+Also conformal sets of answers: sets that hold the right answer with a given frequency, calibrated on other subjects.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Calibration(TypedDict):
 
 
 class ConformalSets(TypedDict):
-    """Sets of answers that are to hold the right one with a given confidence."""
+    """Sizes and coverage of conformal sets of answers."""
 
     confidence: float
     coverage: float  # how often a set held the right answer
@@ -56,7 +56,7 @@ class ConformalSets(TypedDict):
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
-    """All measures of calibration.
+    """Compute all measures of calibration.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
 
 
 def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean squared distance of probabilities and truth, summed over classes: 0 to 2.
+    """Compute the mean squared distance of probabilities and truth, summed over classes: 0 to 2.
 
     References
     ----------
@@ -85,8 +85,9 @@ def brier_score(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS) -> list[Bin]:
-    """Accuracy by confidence, the probability of the likeliest class, in bins of equal width without the empty ones."""
+    """Compute accuracy by confidence (the largest probability) in bins of equal width, without the empty ones."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    # A probability of exactly 1 belongs to the last bin, not to one behind it.
     place = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     return [
         {
@@ -99,7 +100,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_B
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_bins: int = N_BINS) -> float:
-    """Mean distance of confidence and accuracy over the bins of :func:`reliability`, weighted by their scans.
+    """Compute the mean distance of confidence and accuracy over bins, weighted by the scans in them.
 
     Even a calibrated model has an error above 0 on few scans.
 
@@ -112,7 +113,7 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, n_
 
 
 def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The factor of the log-odds between classes that makes the labels most likely; 1 for calibrated probabilities.
+    """Fit the factor of the log-odds between classes that makes the labels most likely; 1 if they are calibrated.
 
     Below 1 they are overconfident, above 1 underconfident, at 0 uninformative. It is the inverse of the temperature of
     temperature scaling [1]_, and with two classes the slope of a logistic regression of the label on the log-odds,
@@ -123,13 +124,14 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
     .. [1] Guo C, Pleiss G, Sun Y, Weinberger KQ (2017). On calibration of modern neural networks. ICML.
     """
     logits = np.log(probabilities.clip(1e-12))  # 0 has no logarithm
+    # A softmax ignores a shift of all logits. Without the shift, equal probabilities are zeros, whatever their number.
     logits -= logits.mean(1, keepdims=True)
     if np.abs(logits).max() < 1e-9:
         return None
 
     def loss(slope: float) -> float:
         scaled = slope * logits
-        top = scaled.max(1)
+        top = scaled.max(1)  # a slope of 100 times a logit of 27 overflows `exp`
         total = top + np.log(np.exp(scaled - top[:, None]).sum(1))
         return float((total - scaled[np.arange(len(labels)), labels]).mean())
 
@@ -137,7 +139,7 @@ def calibration_slope(labels: np.ndarray, probabilities: np.ndarray) -> float | 
 
 
 def risk_coverage(labels: np.ndarray, probabilities: np.ndarray, n_points: int = N_BINS) -> list[Risk]:
-    """The share of wrong answers among the surest, for several shares of answers that are given.
+    """Compute the share of wrong answers among the surest, for several shares of answers that are given.
 
     References
     ----------
@@ -157,11 +159,11 @@ def conformal_sets(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> ConformalSets | None:
-    """Split conformal prediction: how large sets of answers have to be, and how often they hold the right one.
+    """Measure size and coverage of the answer sets of split conformal prediction.
 
-    Subjects are halved, and the sets of each half are calibrated on the other half, so that nobody is in the
-    calibration of their own sets. The guarantee is for scans like those of the calibration [1]_: sets for another site
-    have to be calibrated there.
+    Subjects are halved, and the sets of each half are calibrated on the other half, so that no subject calibrates their
+    own sets. The guarantee is for scans like those of the calibration [1]_: sets for another site have to be calibrated
+    there.
 
     Parameters
     ----------
@@ -169,11 +171,11 @@ def conformal_sets(
         The column of the right answer.
     probabilities : ndarray of shape (n_scans, n_classes)
     subjects : sequence of str
-        Whose scan each is.
+        The subject of each scan.
     classes : sequence of str
         The answers, by column.
     confidence : float
-        How often sets are to hold the right answer.
+        Intended share of sets that hold the right answer.
     seed : int
         Of the halves.
 
@@ -193,9 +195,13 @@ def conformal_sets(
             "Conformal sets are left out: they need the package crepes: `pip install 'fmri-lm-hf[evaluation]'`."
         )
         return None
+    # Halves of subjects, not of scans: another scan of the same subject is no independent calibration. `unique` sorts,
+    # so that the halves do not depend on the order of the scans.
     people = np.random.default_rng(seed).permutation(np.unique(subjects))
     in_first = np.isin(subjects, people[: len(people) // 2])
-    enough = round(confidence / (1 - confidence), 6)  # 0.9 / (1 - 0.9) is a little above 9
+    # n scans can promise a confidence of n / (n + 1) at most; with fewer, every set would hold all answers. Rounded,
+    # since 0.9 / (1 - 0.9) is a little above 9 in floating point.
+    enough = round(confidence / (1 - confidence), 6)
     if min(in_first.sum(), (~in_first).sum()) < enough:
         return None
     sets = np.zeros(probabilities.shape, dtype=bool)

@@ -1,8 +1,8 @@
 """Confounds: site, motion, sex and age as other explanations of a score.
 
-Three measures of one danger. How well a confound can be predicted from the model's input is what the model could use
-(:func:`predictable_confounds`). Scores within each stratum of a confound show whether the model works for everybody
-(:func:`subgroup_scores`). A score on a subset in which answer and confound are independent shows what is left when
+Three measures: how well confounds can be predicted from the model's input, which is what the model could use
+(:func:`predictable_confounds`); scores within each stratum of a confound, which show whether the model works for
+everybody (:func:`subgroup_scores`); and a score on a subset in which answer and confound are independent, so that
 using the confound does not help (:func:`isolated_scores`), as in confound-isolating cross-validation [1]_.
 
 References
@@ -30,7 +30,7 @@ from .scoring import TaskScores
 from .tasks import class_name, is_missing
 from .uncertainty import interval_of, weights_by_subject
 
-# Confound -> its column (in upper or lower case), and whether it is cut into thirds.
+# Confound -> its column (in upper or lower case), and whether its values are divided into thirds.
 CONFOUNDS = {
     "site": ("site", False),
     "motion": ("mean_fd", True),
@@ -40,7 +40,7 @@ CONFOUNDS = {
 N_FOLDS = 5
 PENALTIES = (0.001, 0.03, 1.0, 30.0)  # C, for features scaled as `fit_logistic` does
 N_RESAMPLES = 1000
-FEWEST_SUBJECTS = 5  # of a stratum that is predicted, or scored
+FEWEST_SUBJECTS = 5  # of a stratum that is predicted or scored
 
 Strata = dict[str, list[str | None]]  # confound -> the stratum of each scan, None where it is not known
 
@@ -59,6 +59,14 @@ class ProbeScore(ScoreWithInterval):
     n: int
 
 
+class ConfoundPrediction(TypedDict, total=False):
+    """How well a confound can be predicted from the mean scan token and from connectivity, or why that is unknown."""
+
+    scan_tokens: ProbeScore
+    connectivity: ProbeScore
+    left_out: str
+
+
 class GroupScore(ScoreWithInterval, total=False):
     """The model's score on some scans; `association` of answer and confound only where a confound is isolated."""
 
@@ -67,13 +75,20 @@ class GroupScore(ScoreWithInterval, total=False):
     association: float | None
 
 
-def strata_of(scans: datasets.Dataset, rows: Sequence[int]) -> Strata:
-    """The site, sex, and thirds of age and motion of scans, as far as a scan dataset has the columns.
+class Subgroups(TypedDict):
+    """Scores within strata (confound -> stratum -> score) and with each confound isolated (confound -> score)."""
 
-    Thirds are those of the given scans, and named by their bounds. Confounds with one stratum only are left out.
+    within_levels: dict[str, dict[str, GroupScore]]
+    isolated: dict[str, GroupScore]
+
+
+def strata_of(scans: datasets.Dataset, rows: Sequence[int]) -> Strata:
+    """Divide scans into strata: their site, their sex, and thirds of age and motion, where the columns exist.
+
+    Thirds are those of the given scans and named by their bounds. Confounds with one stratum are left out.
     """
     columns = {column.lower(): column for column in scans.column_names}
-    found: Strata = {}
+    of_confounds: Strata = {}
     for confound, (column, in_thirds) in CONFOUNDS.items():
         if column not in columns:
             continue
@@ -82,8 +97,8 @@ def strata_of(scans: datasets.Dataset, rows: Sequence[int]) -> Strata:
         chosen = [values[row] for row in rows]
         strata = _thirds(chosen) if in_thirds else _classes(chosen)
         if len(set(strata) - {None}) > 1:
-            found[confound] = strata
-    return found
+            of_confounds[confound] = strata
+    return of_confounds
 
 
 def _classes(values: Sequence[Any]) -> list[str | None]:
@@ -91,11 +106,11 @@ def _classes(values: Sequence[Any]) -> list[str | None]:
 
 
 def _thirds(values: Sequence[Any]) -> list[str | None]:
-    """The third of each number; classes stay as they are."""
+    """Name the third of each number; classes stay as they are."""
     known = [value for value in values if not is_missing(value)]
     if not known or not all(isinstance(value, (int, float)) for value in known):
         return _classes(values)
-    # scans are sorted by the bounds as they are printed, or a scan could be in a third that excludes its value
+    # scans are divided by the bounds as printed: by the exact ones, a third could hold a value that its name excludes
     low, high = (f"{bound:.3g}" for bound in np.quantile(known, [1 / 3, 2 / 3]))
     names = (f"below {low}", f"{low} to {high}", f"above {high}")
     bounds = [float(low), float(high)]
@@ -105,14 +120,14 @@ def _thirds(values: Sequence[Any]) -> list[str | None]:
 # ------------------------------------------------------------------------------ how well confounds can be predicted
 
 
-def predictable_confounds(evaluation: Evaluation, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """How well confounds of the evaluated scans can be predicted from the model's input.
+def predictable_confounds(evaluation: Evaluation, seed: int = 0) -> dict[str, ConfoundPrediction]:
+    """Measure how well confounds of the evaluated scans can be predicted from the model's input.
 
     Returns
     -------
     dict
-        Confound -> ``scan_tokens`` (mean over the tokens of a scan, as they enter the projector) and ``connectivity``
-        (all pairs of ROIs), each as :func:`predictability` returns it; or ``left_out`` with the reason.
+        Confound -> prediction from ``scan_tokens`` (mean over the tokens of a scan, as they enter the projector) and
+        from ``connectivity`` (all pairs of ROIs).
     """
     rows = evaluation.encoded.rows
     subjects = [evaluation.subjects[row] for row in rows]
@@ -120,24 +135,24 @@ def predictable_confounds(evaluation: Evaluation, seed: int = 0) -> dict[str, di
         "scan_tokens": evaluation.encoded.inputs["fmri_features"].float().mean(1).numpy(),
         "connectivity": evaluation.features.connectivity(rows),
     }
-    found: dict[str, dict[str, Any]] = {}
+    predictions: dict[str, ConfoundPrediction] = {}
     for confound, strata in strata_of(evaluation.scans, rows).items():
         try:
-            found[confound] = {
-                name: predictability(values, strata, subjects, seed) for name, values in features.items()
-            }
+            scores = {name: predictability(values, strata, subjects, seed) for name, values in features.items()}
         except Unavailable as reason:
-            found[confound] = {"left_out": str(reason)}
-    return found
+            predictions[confound] = {"left_out": str(reason)}
+        else:
+            predictions[confound] = {"scan_tokens": scores["scan_tokens"], "connectivity": scores["connectivity"]}
+    return predictions
 
 
 def predictability(
     features: np.ndarray, strata: Sequence[str | None], subjects: Sequence[str], seed: int = 0
 ) -> ProbeScore:
-    """How well the strata of a confound can be predicted from features of scans.
+    """Measure how well the strata of a confound can be predicted from features of scans.
 
     Logistic regression in cross-validation by subject; strata of fewer than five subjects are left out. The penalty is
-    chosen once, among a few values and on all scans: far faster than in each fold, and if anything it overstates how
+    chosen once, among a few values and on all scans: far faster than in each fold, and any error overstates how
     predictable a confound is.
 
     Parameters
@@ -151,7 +166,7 @@ def predictability(
     Raises
     ------
     Unavailable
-        With fewer than two strata, and where no feature varies.
+        With fewer than two strata, or where no feature varies.
     """
     of_subject = np.asarray(subjects)
     known = np.array([str(stratum) for stratum in strata])
@@ -162,8 +177,7 @@ def predictability(
     ]
     if len(common) < 2:
         raise Unavailable(
-            f"{len(common)} of its strata have scans of {FEWEST_SUBJECTS} subjects or more; expected at least two to "
-            "tell apart."
+            f"{len(common)} of its strata have scans of {FEWEST_SUBJECTS} subjects or more, expected at least two."
         )
     chosen = np.flatnonzero(np.isin(known, common))
     x, y, groups = features[chosen], known[chosen], of_subject[chosen]
@@ -182,33 +196,33 @@ def predictability(
 def balanced_accuracy_with_interval(
     truth: np.ndarray, answers: np.ndarray, subjects: Sequence[str], seed: int
 ) -> ScoreWithInterval:
-    """Balanced accuracy of class numbers, with its interval."""
+    """Compute the balanced accuracy of class numbers, with its interval."""
     draws = weights_by_subject(subjects, N_RESAMPLES, seed)
-    weights = np.concatenate([np.ones((1, len(truth))), draws])
+    weights = np.concatenate([np.ones((1, len(truth))), draws])  # the first row: the scans as they are
     values = weighted_balanced_accuracy(truth, answers, weights)
     interval = interval_of(float(values[0]), values[1:])
     return {"balanced_accuracy": interval.estimate, "interval": [interval.low, interval.high]}
 
 
-# --------------------------------------------------------------------- scores within strata, and without a confound
+# ----------------------------------------------------------- scores within strata, and with a confound isolated
 
 
 def subgroups(
     evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Task -> ``within_levels`` (:func:`subgroup_scores`) and ``isolated`` (:func:`isolated_scores`)."""
-    found = {}
+) -> dict[str, Subgroups]:
+    """Compute :func:`subgroup_scores` and :func:`isolated_scores` of each task."""
+    of_tasks: dict[str, Subgroups] = {}
     for name, task_scores in scores_of_tasks.items():
         strata = strata_of(evaluation.scans, task_scores.rows)
-        found[name] = {
+        of_tasks[name] = {
             "within_levels": subgroup_scores(task_scores, strata, seed),
             "isolated": isolated_scores(task_scores, strata, seed),
         }
-    return found
+    return of_tasks
 
 
 def subgroup_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> dict[str, dict[str, GroupScore]]:
-    """The model's score within each stratum of each confound.
+    """Score the model within each stratum of each confound.
 
     Parameters
     ----------
@@ -221,8 +235,8 @@ def subgroup_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> d
     Returns
     -------
     dict
-        Confound -> stratum -> score, None where the stratum has fewer than five subjects or one answer only. The column
-        of the task is left out.
+        Confound -> stratum -> score, None where the stratum has fewer than five subjects or one answer. The column of
+        the task itself is left out.
     """
     return {
         confound: {
@@ -234,7 +248,7 @@ def subgroup_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> d
 
 
 def isolated_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> dict[str, GroupScore]:
-    """The model's score on scans among which the answer is independent of a confound.
+    """Score the model on scans among which the answer is independent of a confound.
 
     Returns
     -------
@@ -242,22 +256,20 @@ def isolated_scores(task_scores: TaskScores, strata: Strata, seed: int = 0) -> d
         Confound -> score, with ``association``: Cramér's V of answer and confound among all evaluated scans (0 in the
         subset).
     """
-    found: dict[str, GroupScore] = {}
+    scores: dict[str, GroupScore] = {}
     for confound, of_scans in _without_label(task_scores, strata).items():
-        places = independent_subset(task_scores.truth, of_scans, seed)
-        found[confound] = {
-            **_score(task_scores, places, seed),
-            "association": _cramers_v(task_scores.truth, of_scans),
-        }
-    return found
+        subset = independent_subset(task_scores.truth, of_scans, seed)
+        association = _cramers_v(task_scores.truth, of_scans)
+        scores[confound] = {**_score(task_scores, subset, seed), "association": association}
+    return scores
 
 
 def independent_subset(answers: Sequence[str], strata: Sequence[str | None], seed: int = 0) -> list[int]:
-    """Scans among which the answer and a confound are independent.
+    """Draw scans among which the answer and a confound are independent.
 
-    From every stratum that has all answers, as many scans of each answer are drawn as the rarest one has. It is the
-    largest subset in which every stratum is balanced. (For classes this does exactly what the sampling of [1]_ in the
-    module's references approximates for numbers.)
+    From every stratum that has all answers, as many scans of each answer are drawn as its rarest answer has: the
+    largest subset in which every stratum is balanced. (For classes this is exact; the sampling of [1]_ in the module's
+    references approximates it for numbers.)
 
     Parameters
     ----------
@@ -283,20 +295,21 @@ def independent_subset(answers: Sequence[str], strata: Sequence[str | None], see
     kept: list[int] = []
     for stratum in sorted(set(confound[known].tolist())):
         cells = [np.flatnonzero(known & (confound == stratum) & (truth == a)) for a in sorted(set(answers))]
-        n = min(map(len, cells))
+        n = min(map(len, cells))  # 0 where an answer is missing: such a stratum tells answer and confound alike
         kept += [int(place) for cell in cells for place in rng.permutation(cell)[:n]]
     return sorted(kept)
 
 
 def _without_label(task_scores: TaskScores, strata: Strata) -> Strata:
-    """All confounds but the column that the task is about."""
+    """Leave out the confound that the task asks about."""
     column = task_scores.task.column.lower()
-    return {confound: each for confound, each in strata.items() if CONFOUNDS[confound][0] != column}
+    return {confound: of_scans for confound, of_scans in strata.items() if CONFOUNDS[confound][0] != column}
 
 
 def _score(task_scores: TaskScores, places: Sequence[int], seed: int) -> GroupScore:
     truth, subjects = task_scores.labels[places], [task_scores.subjects[place] for place in places]
     n, n_subjects = len(places), len(set(subjects))
+    # few subjects give an interval that looks like a finding and is none
     scores: ScoreWithInterval = {"balanced_accuracy": None, "interval": None}
     if n_subjects >= FEWEST_SUBJECTS and len(set(truth.tolist())) > 1:
         answers = task_scores.answers[MODEL].chosen[places]

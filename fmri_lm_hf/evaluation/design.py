@@ -1,4 +1,7 @@
-"""The design of an evaluation: who trains, who is evaluated, and what was fitted to whom; `leakage` checks it."""
+"""The design of an evaluation: which subjects train, which are tested, and what was fitted to which of them.
+
+`leakage` checks a `Design`.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +25,28 @@ from ..scans.splits import SplitManifest
 from .features import confound_columns
 from .tasks import Task
 
+# Of a corpus, as `CohortReference.save` writes it: its module would load the corpus and every family of descriptors.
+REFERENCE_FILE = Path("reference", "reference.json")
+
 
 @dataclass(frozen=True)
 class FittedStatistics:
-    """The scans to which statistics, a selection of features or a harmonisation were fitted, as far as known.
+    """The subjects to which statistics, a feature selection or a harmonisation were fitted, as far as known.
 
     Attributes
     ----------
     name : str
         What was fitted, for messages.
     subjects : frozenset of str, optional
-        The subjects, where they are named.
+        None where only their hash is known.
     subjects_sha256 : str
-        Hash of the subject ids (`subjects_sha256`), where they are not named.
+        Hash of the subject ids (`subjects_sha256`), where `subjects` is None.
     n_subjects : int
         0 where it is not known.
     sites : frozenset of str
         Sites that have statistics of their own.
     of_these_splits : bool
-        Whether they belong to the splits of this evaluation, so that they may come from training subjects alone.
+        Whether they were made with the splits of this evaluation, and must come from training subjects alone.
     """
 
     name: str
@@ -52,12 +58,12 @@ class FittedStatistics:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> FittedStatistics:
-        """A declaration with `name` and any of `subjects`, `subjects_sha256`, `n_subjects` and `sites`."""
+        """Read a declaration with `name` and any of `subjects`, `subjects_sha256`, `n_subjects` and `sites`."""
         known = {"name", "subjects", "subjects_sha256", "n_subjects", "sites"}
         if "name" not in record or set(record) - known or len(record) < 2:
             raise ValueError(
-                f"Fitted statistics declare {', '.join(record) or 'nothing'}: expected `name` and some of `subjects` "
-                "or `subjects_sha256` and `n_subjects`, and `sites`."
+                f"Fitted statistics declare {', '.join(record) or 'nothing'}: expected `name` and at least one of "
+                "`subjects`, `subjects_sha256`, `n_subjects` and `sites`."
             )
         named = record.get("subjects")
         return cls(
@@ -70,10 +76,8 @@ class FittedStatistics:
 
     @classmethod
     def of_corpus(cls, folder: Path) -> list[FittedStatistics]:
-        """The cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
-        from ..corpus.reference import JSON_FILE
-
-        file = folder / "reference" / JSON_FILE
+        """List the cohort reference of a corpus, which belongs to the splits of the corpus; empty without one."""
+        file = folder / REFERENCE_FILE
         if not file.is_file():
             return []
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -90,7 +94,7 @@ class FittedStatistics:
 
     @classmethod
     def of_extractor(cls, extractor: FmriFeatureExtractor, of_these_splits: bool) -> list[FittedStatistics]:
-        """The normalisation of a model's input, where it was fitted to a cohort that is recorded."""
+        """List the normalisation of a model's input, where it was fitted to a recorded cohort."""
         if extractor.normalization != "cohort" or not extractor.fitted_to:
             return []
         return [
@@ -104,7 +108,7 @@ class FittedStatistics:
 
 
 class Contents(NamedTuple):
-    """The content of scans, to recognise copies, parts and persons (`fmri_lm_hf.scans.likeness`).
+    """The content of scans, to recognise copies, parts of scans and subjects (`fmri_lm_hf.scans.likeness`).
 
     Attributes
     ----------
@@ -121,7 +125,7 @@ class Contents(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Who trains, who is evaluated, and what was fitted to whom.
+    """Which subjects train, which are tested, and what was fitted to which of them.
 
     Attributes
     ----------
@@ -129,22 +133,22 @@ class Design:
         A scan dataset with the label columns.
     splits : SplitManifest
     rows : mapping of str to sequence of int
-        Scans that baselines are fitted to (``train``), and scans that are evaluated (``test``).
+        Scans that baselines are fitted to (``train``), and scans that predictors answer for (``test``).
     tasks : mapping of str to Task
     split : {"test", "validation"}
-        Whose scans are evaluated.
+        The split of the evaluated scans.
     training : mapping
-        What is recorded of the model's training (`training_info.json`).
+        The model's training record (`training_info.json`).
     fitted : sequence of FittedStatistics
     confounds : mapping of str to sequence of str
         Task -> columns from which the control `confounds` predicts its answer.
     prompts : mapping of str to mapping of str to str
-        Task -> scan_id -> the question about this scan, without examples. For tasks that are not named, every scan gets
-        the task's first wording.
+        Task -> scan_id -> the question about this scan, without examples. In other tasks every scan gets the task's
+        first wording.
     examples : collection of str
         `scan_id` of the scans that are shown with their answer.
     families : str
-        Column of the family, where the scans have it; the column that the splits were grouped by counts as well.
+        Column of the family, where the scans have it; the column that the splits were grouped by is checked too.
     """
 
     scans: datasets.Dataset
@@ -171,9 +175,9 @@ class Design:
         split: str = "test",
         fitted: Sequence[FittedStatistics] = (),
     ) -> Design:
-        """The design in which a model is asked about scans, with what its own files record of its training."""
+        """Make the design of an evaluation of a model, with the training record in its files."""
         training = model.record_of_weights() or {}
-        # a model trained by other splits may well have a normalisation of more subjects than train here
+        # a model trained with other splits may well have a normalisation of more subjects than train here
         its_splits = training.get("manifest_sha256") == splits.sha256
         return cls(
             scans,
@@ -204,24 +208,26 @@ class Design:
         return [str(site) for site in self.values("site")]
 
     def subjects_of(self, rows: Iterable[int]) -> set[str]:
-        """The subjects of some scans."""
+        """Return the subjects of some scans."""
         return {self.subjects[row] for row in rows}
 
     @cached_property
     def split_of_row(self) -> list[str | None]:
-        """The split of each scan; None for scans that are not used."""
+        """The split of each scan; None for unused scans."""
         split_of, evaluated = self.splits.split_of(), set(self.evaluated)
         splits = [split_of.get(subject) for subject in self.subjects]
-        # where sites are held out, test subjects may have scans from sites that training saw: nothing uses these
+        # where a site is held out, test subjects may also have scans from training sites: these are in no split, and
+        # counting them as test scans would report leaks that nobody uses
         return [None if s == self.split and row not in evaluated else s for row, s in enumerate(splits)]
 
     @cached_property
     def contents(self) -> Contents:
-        """The content of all scans that are used."""
+        """The content of all scans of the splits."""
         rows = [row for row, split in enumerate(self.split_of_row) if split]
         columns = [name for name in ("bold", "roi_mask", "sample_mask") if name in self.scans.column_names]
         sketches, profiles = [], []
-        for scan in tqdm(self.scans.select(rows).select_columns(columns), "Looking for leaks", unit="scan"):
+        # sketches and not scans: those of a large dataset would not fit into memory
+        for scan in tqdm(self.scans.select(rows).select_columns(columns), "Checking for leakage", unit="scan"):
             sketches.append(content_sketch(scan["bold"]))
             profiles.append(connectivity_profile(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask")))
         return Contents(rows, sketches, np.array(profiles))
@@ -234,14 +240,14 @@ class Design:
 
     @cached_property
     def shared(self) -> list[tuple[int, int, float]]:
-        """Pairs of rows that share content, and the shared part of all that either has."""
+        """Pairs of rows that share content, and the share of it in the content of both."""
         rows = self.contents.rows
         pairs = shared_content(self.contents.sketches)
         return [(rows[pair.first], rows[pair.second], pair.share) for pair in pairs]
 
     @property
     def evaluated_sha256(self) -> str:
-        """Hash of the content of the evaluated scans, whatever their names and their order."""
+        """Hash of the content of the evaluated scans, independent of their names and their order."""
         sketches = [self.contents.sketches[place].tobytes() for place in self.evaluated_places]
         return content_hash(*sorted(sketches))
 
@@ -250,7 +256,7 @@ class Design:
         return {}
 
     def values(self, column: str) -> list[Any]:
-        """A column of the scan dataset as plain values."""
+        """Read a column of the scan dataset as plain values."""
         if column not in self._columns:
             # through Arrow: row by row, reading a column takes longer than all checks together
             table = self.scans.select_columns([column]).with_format("arrow")[:]
@@ -258,13 +264,13 @@ class Design:
         return self._columns[column]
 
     def answers(self, task: Task) -> list[str | None]:
-        """The right answer of a task for each scan; None where there is none."""
+        """Return the right answer of a task for each scan; None where there is none."""
         return [task.answer(value) for value in self.values(task.column)]
 
 
 def training_records(training: Any) -> list[ScanRecord]:
-    """Records of the scans of a checkpoint's training and, nested in it, of the stages before."""
+    """Collect the records of the training scans of a checkpoint and of the stages before it, which nest in its own."""
     if not isinstance(training, Mapping):
         return []
-    here = [ScanRecord.from_dict(training["training_scans"])] if "training_scans" in training else []
-    return [*here, *(record for value in training.values() for record in training_records(value))]
+    own = [ScanRecord.from_dict(training["training_scans"])] if "training_scans" in training else []
+    return [*own, *(record for value in training.values() for record in training_records(value))]

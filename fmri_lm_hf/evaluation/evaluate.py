@@ -56,12 +56,13 @@ def evaluate(
     Raises
     ------
     LeakError
-        When test scans leaked into what was made before.
+        For leakage, unless `config.refuse_leakage` is False.
     ValueError
         For a task of which no test scan has an answer that training scans have.
     """
     config = EvaluationConfig.of_call(config, options)
     rows = split_rows(scans, splits, config.split)
+    # Leakage is checked before the model reads a scan: an hour of answers about leaked scans is an hour lost.
     design = Design.of_model(model, processor, scans, splits, rows, tasks, config.split, config.fitted)
     leaks = find_leaks(design)
     if leaks and config.refuse_leakage:
@@ -70,7 +71,7 @@ def evaluate(
     scores = {name: score_task(evaluation.split(name, rows), config.names, config.n_resamples) for name in tasks}
     report = _report(scores, evaluation)
     held_out = list(splits.parameters.get("holdout_sites") or ())
-    if config.split == "test" and len(held_out) == 1:
+    if config.split == "test" and len(held_out) == 1:  # validation scans are of the training sites
         report.holdout_site = str(held_out[0])
     report.split = config.split
     report.scans_sha256, report.splits_sha256 = design.evaluated_sha256, splits.sha256
@@ -86,13 +87,14 @@ def _analyse(
     scores: Mapping[str, TaskScores],
     rows: Mapping[str, Sequence[int]],
 ) -> None:
-    """Add the further analyses that were asked for; each module is imported only then."""
+    """Add the further analyses of the configuration; the modules of the others are not imported."""
+    # These analyses compare probabilities of answers, which a text written into a form does not have.
     choices = evaluation.multiple_choice()
-    of_choices = {name: scores[name] for name in choices.tasks}
+    scores_of_choices = {name: scores[name] for name in choices.tasks}
     if config.n_wordings:
         from .robustness import wording_invariance
 
-        report.wordings = wording_invariance(evaluation, of_choices, config.n_wordings)
+        report.wordings = wording_invariance(evaluation, scores_of_choices, config.n_wordings)
     if config.confounding:
         from .confounds import predictable_confounds, subgroups
 
@@ -105,19 +107,19 @@ def _analyse(
         report.truth = truth(
             evaluation.model, evaluation.processor, shown, seed=config.seed, languages=config.languages
         )
-    if config.shots and of_choices:
+    if config.shots and scores_of_choices:
         from .few_shot import few_shot
 
         report.few_shot = few_shot(choices, rows, config.shots)
-    if config.n_occluded and of_choices:
+    if config.n_occluded and scores_of_choices:
         from .attribution import explanations
 
-        found = explanations(choices, config.n_occluded)
-        report.occlusion, report.integrated_gradients = found["occlusion"], found["integrated_gradients"]
-    if config.n_robustness and of_choices:
+        explained = explanations(choices, config.n_occluded)
+        report.occlusion, report.integrated_gradients = explained["occlusion"], explained["integrated_gradients"]
+    if config.n_robustness and scores_of_choices:
         from .robustness import robustness
 
-        report.robustness = robustness(choices, of_choices, config.n_robustness)
+        report.robustness = robustness(choices, scores_of_choices, config.n_robustness)
 
 
 def evaluate_sites(
@@ -130,22 +132,22 @@ def evaluate_sites(
 ) -> EvaluationReport:
     """Evaluate a model on each site in turn, next to baselines that are fitted to all other sites.
 
-    The model itself is not trained again: where it learnt from scans of these sites, its scores are not those of
-    unseen sites, and claims about it need another evaluation.
+    The model is not trained again: if it was trained on scans of these sites, its scores are not scores on unseen
+    sites, and a claim about unseen sites needs a model that was trained without them.
 
     Parameters
     ----------
     model, processor, scans, tasks
         As `evaluate` takes them.
     config : EvaluationConfig, optional
-        Of which `predictors`, `n_resamples` and `seed` count.
+        Only `predictors`, `n_resamples` and `seed` are used.
     **options
         Fields of the configuration, as in the release before.
 
     Returns
     -------
     EvaluationReport
-        Scores of all sites together; `sites`, `between_sites` and `leave_one_site_out`.
+        Scores on the scans of all sites together, with `sites`, `between_sites` and `leave_one_site_out`.
 
     Raises
     ------
@@ -156,6 +158,7 @@ def evaluate_sites(
     sites = sorted({str(site) for site in scans["site"]})
     if len(sites) < 2:
         raise ValueError(f"All scans are of site {sites[0]}: leaving one site out takes scans of at least two.")
+    # All scans are test scans of their own site, so the model reads each of them once, whatever the number of sites.
     evaluation = Evaluation(model, processor, scans, tasks, range(len(scans)), config.seed)
     of_sites: dict[str, dict[str, TaskScores]] = {}
     skipped: dict[str, str] = {}
@@ -173,7 +176,7 @@ def evaluate_sites(
         raise ValueError(f"No site can be evaluated. {next(iter(skipped.values()))}")
     pooled = {name: pool({f"Site {site}": scores[name] for site, scores in of_sites.items()}) for name in tasks}
     report = _report(pooled, evaluation)
-    report.leave_one_site_out = SitesLeftOut(sites=list(of_sites), not_judged=skipped, model_retrained=False)
+    report.leave_one_site_out = SitesLeftOut(sites=list(of_sites), not_evaluated=skipped, model_retrained=False)
     report.sites = {site: {name: each.scores() for name, each in scores.items()} for site, scores in of_sites.items()}
     report.between_sites = {
         name: {
@@ -188,9 +191,10 @@ def evaluate_sites(
 
 
 def split_rows(scans: datasets.Dataset, splits: SplitManifest, split: str = "test") -> dict[str, list[int]]:
-    """Rows of the training and of the test scans; where sites were held out, test scans are those of these sites.
+    """Divide scans into those of training and of test subjects; of the test subjects, only scans of held-out sites.
 
-    With ``split="validation"``, ``test`` has the scans of validation subjects.
+    With ``split="validation"``, ``test`` has the scans of validation subjects. Without held-out sites, all scans of a
+    test subject count.
 
     Raises
     ------
@@ -216,13 +220,13 @@ def split_rows(scans: datasets.Dataset, splits: SplitManifest, split: str = "tes
 
 
 def hold_site_out(scans: datasets.Dataset, site: str, seed: int = 0) -> SplitManifest:
-    """Splits in which the subjects of one site are tested, and all others train."""
+    """Make splits in which the subjects of one site are the test subjects, and all others train."""
     columns = [{"subject_id": s, "site": each} for s, each in zip(scans["subject_id"], scans["site"])]
     return make_splits(columns, fractions=(1, 0, 0), holdout_sites=[site], seed=seed)
 
 
 def _report(scores: Mapping[str, TaskScores], evaluation: Evaluation) -> EvaluationReport:
-    """The report of the scores of all tasks."""
+    """Make the report of the scores of all tasks."""
     return EvaluationReport(
         tasks={name: each.scores() for name, each in scores.items()},
         verdict={name: each.verdict() for name, each in scores.items()},

@@ -18,20 +18,20 @@ from .tasks import class_name, is_missing
 
 CONFOUNDS = ("age", "sex", "site", "mean_fd")
 _CATEGORIES = ("sex", "site")  # classes even where they are written as numbers
-N_REFERENCE = 100  # scans whose mean is the reference point of the tangent space; more move it little
+N_REFERENCE = 100  # scans whose mean is the reference point of the tangent space; more scans move it little
 COSKEWNESS_KEPT = 0.7  # share of the co-skewness that the subspace keeps
 BATCH = 32
 
-# Series of scans (n_timepoints, n_rois) and which of their ROIs are usable -> features (n_scans, n_features)
+# Series of scans (n_timepoints, n_rois) and masks of their usable ROIs -> features (n_scans, n_features)
 _Transform = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
 
 
 class Unavailable(Exception):
-    """A predictor or measure that cannot be computed; its message says why and is reported in place of scores."""
+    """A predictor or measure cannot be computed; the message gives the reason and is reported in place of scores."""
 
 
 def confound_columns(scans: datasets.Dataset, without: Sequence[str] = ()) -> list[str]:
-    """Columns of a scan dataset that are `CONFOUNDS` (in upper or lower case), except those in `without`."""
+    """List the columns of a scan dataset that are `CONFOUNDS` (in upper or lower case), except those in `without`."""
     return [column for column in scans.column_names if column.lower() in CONFOUNDS and column not in without]
 
 
@@ -44,7 +44,7 @@ class ScanFeatures:
     networks : sequence of str, optional
         The network of each ROI.
     seed : int
-        Of the choice of scans for the reference point of the tangent space.
+        For the choice of scans for the reference point of the tangent space.
     """
 
     def __init__(self, scans: datasets.Dataset, networks: Sequence[str] | None = None, seed: int = 0):
@@ -53,7 +53,7 @@ class ScanFeatures:
         self._fitted: dict[tuple[str, tuple[int, ...]], tuple[_Transform, dict[int, np.ndarray]]] = {}
 
     def connectivity(self, rows: Sequence[int]) -> np.ndarray:
-        """Fisher z of all pairs of ROIs: (n_rows, n_pairs), NaN where an ROI is not usable."""
+        """Compute Fisher z of all pairs of ROIs: (n_rows, n_pairs), NaN where an ROI is not usable."""
         missing = [row for row in rows if row not in self._connectivity]
         if missing:
             scans = [self.scans[row] for row in missing]
@@ -67,7 +67,7 @@ class ScanFeatures:
         return np.stack([self._connectivity[row] for row in rows])
 
     def network_connectivity(self, rows: Sequence[int]) -> np.ndarray:
-        """Mean Fisher z of every network pair, within networks included: (n_rows, n_network_pairs).
+        """Compute the mean Fisher z of every network pair, within networks included: (n_rows, n_network_pairs).
 
         NaN where a network pair has no pair of usable ROIs.
         """
@@ -79,7 +79,11 @@ class ScanFeatures:
         names, network = np.unique(np.array(self.networks), return_inverse=True)
         first, second = np.triu_indices(len(network), 1)
         if connectivity.shape[1] != len(first):
-            raise Unavailable(f"The model's atlas has {len(network)} ROIs and the scans have others.")
+            raise Unavailable(
+                f"The scans have {connectivity.shape[1]} pairs of ROIs, expected the {len(first)} of the "
+                f"{len(network)} ROIs of the model's atlas."
+            )
+        # ROIs need not be in the order of their networks: a pair of networks has one number, whichever comes first
         low, high = np.sort([network[first], network[second]], axis=0)
         pair = low * len(names) + high
         means = []
@@ -92,7 +96,7 @@ class ScanFeatures:
         return np.stack(means, axis=1)
 
     def tangent(self, rows: Sequence[int], pool: Sequence[int]) -> np.ndarray:
-        """Covariances in the tangent space at a mean of training scans [1]_: (n_rows, n_rois * (n_rois + 1) / 2).
+        """Project covariances into the tangent space at a mean of training scans [1]_.
 
         `nilearn.connectome.ConnectivityMeasure(kind="tangent")` with Ledoit-Wolf covariances, of the ROIs that are
         usable in all training scans. The reference point is the geometric mean of up to 100 training scans.
@@ -102,6 +106,10 @@ class ScanFeatures:
         rows : sequence of int
         pool : sequence of int
             Training scans.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_usable_rois * (n_usable_rois + 1) / 2)
 
         References
         ----------
@@ -127,17 +135,17 @@ class ScanFeatures:
 
         def transform(signals: list[np.ndarray], _: list[np.ndarray]) -> np.ndarray:
             with threadpool_limits(1, user_api="blas"):
-                # nilearn refuses a single scan, so the last one is given twice
+                # nilearn refuses a batch of one scan: the last one is given twice
                 return measure.transform([x[:, usable] for x in [*signals, signals[-1]]])[: len(signals)]
 
         return transform
 
     def coskewness(self, rows: Sequence[int], pool: Sequence[int]) -> np.ndarray:
-        """Connectivity after a projection into the subspace with most of the co-skewness: (n_rows, n_pairs).
+        """Compute connectivity after a projection into the subspace of co-skewness [1]_: (n_rows, n_pairs).
 
-        Follows the abstract of [1]_, which says only that signals are projected into the subspace that best preserves
-        their co-skewness and that connectivity is computed there; see :func:`coskewness_subspace`. Here it is the
-        connectivity of ROIs after the projection: that of the subspace's own components was far worse on simulated
+        The abstract of [1]_ says only that signals are projected into the subspace that best preserves their
+        co-skewness, and that connectivity is computed there; see :func:`coskewness_subspace`. Here it is the
+        connectivity of ROIs after the projection; that of the subspace's own components was far worse on simulated
         scans.
 
         References
@@ -156,9 +164,9 @@ class ScanFeatures:
         return transform
 
     def confounds(self, rows: Sequence[int], pool: Sequence[int], without: Sequence[str] = ()) -> np.ndarray:
-        """Age, sex, site and mean framewise displacement, as far as the dataset has them: (n_rows, n_features).
+        """Encode age, sex, site and mean framewise displacement, where the dataset has them: (n_rows, n_features).
 
-        Classes are one-hot encoded, by the classes of the training scans: all zero for one that they do not have.
+        Classes are one-hot encoded by the classes of the training scans; a class that they lack is all zero.
 
         Parameters
         ----------
@@ -166,14 +174,14 @@ class ScanFeatures:
         pool : sequence of int
             Training scans.
         without : sequence of str
-            Columns to leave out: that of the label and those close to it.
+            Columns to leave out: the label and columns close to it.
         """
         columns = confound_columns(self.scans, without)
         parts = []
         for column in columns:
             values = list(self.scans[column])
             known = [values[row] for row in pool if not is_missing(values[row])]
-            if len(set(known)) < 2:  # it does not vary
+            if len(set(known)) < 2:
                 continue
             chosen = [values[row] for row in rows]
             # sites and sexes coded as 1, 2, 3 are classes, not quantities
@@ -183,21 +191,23 @@ class ScanFeatures:
             classes = sorted({class_name(value) for value in known})
             names = np.array([None if is_missing(value) else class_name(value) for value in chosen])
             one_hot = (names[:, None] == np.array(classes, dtype=object)).astype(float)
+            # unknown is not "none of the classes": NaN becomes the mean of the training scans when standardised
             one_hot[[name is None for name in names]] = np.nan
             parts.append(one_hot)
         if not parts:
-            why = (
-                f"Among the training scans none of {', '.join(columns)} varies"
+            reason = (
+                f"None of {', '.join(columns)} varies among the training scans"
                 if columns
-                else f"The scans have no columns {', '.join(CONFOUNDS)}"
+                else f"The scans have none of the columns {', '.join(CONFOUNDS)}"
             )
-            raise Unavailable(f"{why}: there are no confounds to predict from.")
+            raise Unavailable(f"{reason}: there are no confounds to predict from.")
         return np.concatenate(parts, axis=1)
 
     def _transformed(
         self, kind: str, rows: Sequence[int], pool: Sequence[int], fit: Callable[[Sequence[int]], _Transform]
     ) -> np.ndarray:
-        """Features that are fitted to `pool`; each scan is transformed once."""
+        """Compute features that are fitted to `pool`; each scan is transformed once."""
+        # few-shot draws and left-out sites fit to other pools: what was fitted to one must not serve another
         key = kind, tuple(pool)
         if key not in self._fitted:
             self._fitted[key] = (fit(pool), {})
@@ -210,7 +220,7 @@ class ScanFeatures:
         return np.stack([done[row] for row in rows])
 
     def _signal(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Observed time points, each ROI with mean 0 and SD 1 (0 where it is not usable), and which ROIs are usable."""
+        """Standardise the observed time points of a scan, zero in unusable ROIs; also return the usable ROIs."""
         scan = self.scans[row]
         bold = np.asarray(scan["bold"])
         if scan.get("sample_mask") is not None:
@@ -222,7 +232,7 @@ class ScanFeatures:
 
 
 def coskewness_subspace(signals: Sequence[np.ndarray], kept: float = COSKEWNESS_KEPT) -> np.ndarray:
-    """The directions of ROI space that hold most of the co-skewness of scans.
+    """Find the directions of ROI space that hold most of the co-skewness of scans.
 
     The co-skewness tensor of a scan is ``C[i, j, k] = mean_t x[t, i] x[t, j] x[t, k]``. With the tensors of all scans
     (each of norm 1) unfolded along their first mode and concatenated, the directions are the leading left singular
@@ -235,7 +245,7 @@ def coskewness_subspace(signals: Sequence[np.ndarray], kept: float = COSKEWNESS_
     signals : sequence of ndarray of shape (n_timepoints, n_rois)
         Standardised series.
     kept : float
-        Share of the squared co-skewness that the directions hold together.
+        Share of the squared co-skewness that the directions hold.
 
     Returns
     -------
@@ -250,7 +260,9 @@ def coskewness_subspace(signals: Sequence[np.ndarray], kept: float = COSKEWNESS_
     gram = np.zeros((signals[0].shape[1],) * 2)
     for signal in signals:
         x = signal.astype(np.float64)
-        of_scan = x.T @ (x @ x.T) ** 2 @ x  # the power is of each element, not of the matrix
+        # time by time, since the tensor itself has n_rois ** 3 numbers; the power is of each element
+        of_scan = x.T @ (x @ x.T) ** 2 @ x
+        # of norm 1 each: otherwise a few scans with spikes would decide the subspace
         norm = np.trace(of_scan)
         gram += of_scan / norm if norm > 0 else 0
     values, vectors = np.linalg.eigh(gram)

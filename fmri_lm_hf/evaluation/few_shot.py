@@ -1,7 +1,7 @@
-"""Few-shot learning: what k labelled scans of each class teach the model and the linear baselines.
+"""Few-shot learning: the model and linear baselines learn a task from k labelled scans of each class.
 
-The model's weights stay as they are. It learns in two ways: through an adapter, a small head on what it reads, and in
-context, with the labelled scans in front of the question. Baselines are fitted to the same scans.
+The model's weights stay fixed. It learns through an adapter, a small head on its scan tokens and answers, and in
+context, from labelled scans in front of the question. Baselines are fitted to the same scans.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -26,9 +26,22 @@ from .predictors import MODEL, PREDICTORS
 ADAPTER_C = 3.0  # inverse strength of the adapter's penalty, for features whose mean squared norm is 1
 LEAST_PROBABILITY = 1e-12  # so that the logarithm of an answer's probability is finite
 BATCH = 32
-TOKENS_AT_ONCE = 2**15  # of the labelled scans, of which every scan of a batch has a copy
+TOKENS_AT_ONCE = 2**15  # of prompts with labelled scans, which every scan of a batch has a copy of
 
-Scores = dict[str, Any]
+
+class FewShotScores(TypedDict, total=False):
+    """Means over draws, with the SD over draws where there are several; or why the predictor is left out.
+
+    `draws` has the balanced accuracy of each draw, which is paired between predictors.
+    """
+
+    draws: list[float | None]
+    accuracy: float | None
+    balanced_accuracy: float | None
+    balanced_accuracy_sd: float
+    auc: float | None
+    auc_sd: float
+    left_out: str
 
 
 def few_shot(
@@ -37,28 +50,26 @@ def few_shot(
     shots: Sequence[int] = (0, 2, 8, 32),
     n_draws: int = 5,
     predictors: Sequence[str] | None = None,
-) -> dict[str, dict[str, dict[str, Scores]]]:
-    """Scores of predictors that learn from k labelled scans of each class, over several draws of these scans.
+) -> dict[str, dict[str, dict[str, FewShotScores]]]:
+    """Score predictors that learn from k labelled scans of each class, over several draws of these scans.
 
     Parameters
     ----------
     evaluation : Evaluation
-        With the scans to be evaluated.
+        With the test scans.
     rows : mapping of str to sequence of int
         Rows of the ``train`` and the ``test`` scans.
     shots : sequence of int
-        Numbers k of labelled scans of each class, each of another subject; 0 is the zero-shot split.
+        Numbers k of labelled scans of each class, each of another subject; 0 is the model's zero-shot answer.
     n_draws : int
-        All predictors learn from the same draws. A draw of more scans contains that of fewer.
+        Number of draws, which are the same for all predictors. A draw of more scans contains that of fewer.
     predictors : sequence of str, optional
         Names in `FEW_SHOT_PREDICTORS`; all when None.
 
     Returns
     -------
     dict
-        task -> k (as text) -> predictor -> mean over draws of ``accuracy``, ``balanced_accuracy`` and ``auc``, the SD
-        over draws of the last two (``balanced_accuracy_sd``, ``auc_sd``), and ``draws``, the balanced accuracy of
-        each draw, which is paired between predictors; or ``left_out`` with the reason.
+        Task -> k (as text) -> predictor -> scores.
 
     Raises
     ------
@@ -74,7 +85,7 @@ def few_shot(
         raise ValueError(f"{bad[0]} labelled scans of each class found, expected 0 or more.")
     splits = {name: evaluation.split(name, rows) for name in evaluation.tasks}
     drawn, encoded = _draw_and_read(evaluation, splits, sorted({k for k in shots if k}), n_draws)
-    results: dict[str, dict[str, dict[str, Scores]]] = {}
+    results: dict[str, dict[str, dict[str, FewShotScores]]] = {}
     for name, split in splits.items():
         results[name] = {}
         if 0 in shots:
@@ -87,12 +98,13 @@ def few_shot(
     return results
 
 
-def _learn(predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans) -> Scores:
-    """Scores of a predictor that learns from each draw and knows no other labelled scan."""
+def _learn(predictor: str, split: TaskSplit, draws: Sequence[tuple[int, ...]], encoded: EncodedScans) -> FewShotScores:
+    """Score a predictor that learns from each draw in turn."""
     learn = FEW_SHOT_PREDICTORS[predictor].answer
     try:
-        given = [dataclasses.replace(split, pool=draw, train=draw) for draw in draws]
-        return _over_draws([_score(each, learn(each, encoded)) for each in given])
+        # the pool too: with all training scans in it, a fitted feature would have seen more than k scans
+        splits = [dataclasses.replace(split, pool=draw, train=draw) for draw in draws]
+        return _over_draws([_score(of_draw, learn(of_draw, encoded)) for of_draw in splits])
     except Unavailable as reason:
         return {"left_out": str(reason)}
 
@@ -103,30 +115,30 @@ def _score(split: TaskSplit, answer: Answer) -> ClassificationScores:
     return score_classification(truth, predicted, answer.probabilities, split.classes)
 
 
-def _over_draws(scores: Sequence[ClassificationScores]) -> Scores:
-    """Mean over draws and, where there are several, their SD; None where a score is not defined."""
-    found: Scores = {"draws": [each["balanced_accuracy"] for each in scores]}
+def _over_draws(scores: Sequence[ClassificationScores]) -> FewShotScores:
+    """Average over draws; None where a score is not defined."""
+    averaged: dict[str, Any] = {"draws": [of_draw["balanced_accuracy"] for of_draw in scores]}
     for name in ("accuracy", "balanced_accuracy", "auc"):
-        values = [value for each in scores if (value := each[name]) is not None]  # type: ignore[literal-required]
-        found[name] = float(np.mean(values)) if values else None
+        values = [value for of_draw in scores if (value := of_draw[name]) is not None]  # type: ignore[literal-required]
+        averaged[name] = float(np.mean(values)) if values else None
         if len(values) > 1 and name != "accuracy":
-            found[f"{name}_sd"] = float(np.std(values, ddof=1))
-    return found
+            averaged[f"{name}_sd"] = float(np.std(values, ddof=1))
+    return averaged  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------ draws of labelled scans
 
 
 def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ()) -> tuple[int, ...]:
-    """Rows of k training scans of each class, each of another subject, and of no evaluated subject.
+    """Draw k training scans of each class, each of another subject, and of no test subject.
 
     Parameters
     ----------
     split : TaskSplit
     k : int
     draw : int
-        Number of the draw: with the evaluation's seed it decides which scans. The draw of more scans begins, class by
-        class, with that of fewer.
+        Number of the draw, which with the evaluation's seed decides which scans are drawn. The draw of more scans
+        begins, class by class, with that of fewer.
     without : sequence of int
         Rows that must not be drawn.
 
@@ -149,7 +161,7 @@ def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ())
         candidates = sorted(set(rows_of) - evaluated)
         if len(candidates) < k:
             raise Unavailable(
-                f"{k} labelled scans of {name!r} are asked for, and {len(candidates)} training subjects have one."
+                f"{len(candidates)} training subjects have a labelled scan of {name!r}, expected at least {k}."
             )
         rng = np.random.default_rng([split.evaluation.seed, draw, number])
         # all candidates are ordered, whatever k is: more shots begin with the fewer ones
@@ -164,9 +176,9 @@ def draw_shots(split: TaskSplit, k: int, draw: int, without: Sequence[int] = ())
 def _draw_and_read(
     evaluation: Evaluation, splits: Mapping[str, TaskSplit], shots: Sequence[int], n_draws: int
 ) -> tuple[dict[str, dict[int, list[tuple[int, ...]] | str]], EncodedScans]:
-    """Task -> k -> all draws (or why there are none), and the drawn scans as the model reads them.
+    """Draw labelled scans: task -> k -> all draws (or why there are none); and encode the drawn scans.
 
-    Where a drawn scan cannot be encoded, all are drawn again without it.
+    Where the model cannot read a drawn scan, all are drawn again without it.
     """
     unreadable: set[int] = set()
     while True:
@@ -184,6 +196,8 @@ def _draw_and_read(
         if not needed:
             return drawn, EncodedScans([], {}, {})
         encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, sorted(needed))
+        # an unreadable scan changes the order of all candidates after it: patching the draws that have it would make
+        # draws of more scans differ from those of fewer
         if len(encoded.rows) == len(needed):
             return drawn, encoded
         unreadable |= needed - set(encoded.rows)
@@ -193,21 +207,21 @@ def _draw_and_read(
 
 
 def adapter(split: TaskSplit, encoded: EncodedScans) -> Answer:
-    """A logistic head on what the frozen model reads, fitted to the labelled scans alone.
+    """Fit a logistic head on the frozen model to the labelled scans alone, and predict the test scans.
 
-    It gets the values of the scan's network-pair tokens (of a model without them, the hidden state at the position of
-    the answer) and the log-odds of the model's own answers. The values are what the model's text is about, each
-    relative to its scan, so that they mean the same at every site. They are centred and divided by one number, the
-    root mean squared norm of the labelled scans, not by an SD each, which few scans do not determine; the penalty is
-    fixed. Log-odds stay as they are: a model that is certain of its answers is followed from the first labelled scan
-    on, and one that has not learnt the task says nearly the same of every scan and adds nearly nothing.
+    Its features are the values of the scan's network-pair tokens (of a model without them, the hidden state at the
+    position of the answer) and the log-odds of the model's own answers. The values are relative to their scan, so that
+    they mean the same at every site. They are centred and divided by one number, the root mean squared norm of the
+    labelled scans, not each by its SD, which few scans do not determine; the penalty is fixed. Log-odds are not
+    scaled: a model that is certain of its answers is followed from the first labelled scan on, and one that has not
+    learnt the task gives every scan nearly the same answer and adds nearly nothing.
 
     Parameters
     ----------
     split : TaskSplit
         Its training scans are the labelled ones.
     encoded : EncodedScans
-        These scans, as the model reads them.
+        These scans, encoded.
     """
     evaluation = split.evaluation
     train, test = scaled(_features(split, encoded, split.train), _features(split, evaluation.encoded, split.test))
@@ -221,7 +235,7 @@ def adapter(split: TaskSplit, encoded: EncodedScans) -> Answer:
 
 @torch.inference_mode()
 def _features(split: TaskSplit, encoded: EncodedScans, rows: Sequence[int]) -> np.ndarray:
-    """What the frozen model holds of scans: (n_rows, n_features), NaN where a scan has no value."""
+    """Compute features of scans from the frozen model: (n_rows, n_features), NaN where a scan has no value."""
     evaluation, inputs = split.evaluation, inputs_of(encoded, rows)
     if evaluation.model.config.reads_network_pairs:
         # the tokens of ROIs come first, then one of the whole scan, then one of each pair
@@ -238,7 +252,8 @@ def _features(split: TaskSplit, encoded: EncodedScans, rows: Sequence[int]) -> n
 
 
 def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both relative to the mean of the training scans, in units of their root mean squared norm; 0 for NaN."""
+    """Scale both to the mean of the training scans, in units of their root mean squared norm; 0 for NaN."""
+    # a feature that no labelled scan has is 0 in both, or its values in test scans would be scaled by nothing
     known = np.isfinite(train)
     centre = np.where(known, train, 0).sum(0) / known.sum(0).clip(1)
     train, test = (np.nan_to_num(x - centre) * known.any(0) for x in (train, test))
@@ -247,21 +262,21 @@ def scaled(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _answers(split: TaskSplit, encoded: EncodedScans) -> np.ndarray:
-    """Probabilities of the model's zero-shot answers about the labelled scans."""
+    """Compute the probabilities of the model's zero-shot answers about the labelled scans."""
     evaluation = split.evaluation
     labelled = dataclasses.replace(encoded, rows=list(split.train), inputs=inputs_of(encoded, split.train))
-    found = labelled.log_probabilities(evaluation.model, evaluation.processor, {split.name: split.task})
-    return split.among_classes(found[split.name])
+    of_tasks = labelled.log_probabilities(evaluation.model, evaluation.processor, {split.name: split.task})
+    return split.among_classes(of_tasks[split.name])
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities relative to their mean over the answers: (n_scans, n_classes)."""
+    """Compute log-probabilities relative to their mean over the answers: (n_scans, n_classes)."""
     logs = np.log(probabilities.clip(LEAST_PROBABILITY))
     return logs - logs.mean(1, keepdims=True)
 
 
 def inputs_of(encoded: EncodedScans, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    """The model's inputs for some of the encoded scans, in the order of `rows`."""
+    """Select the model's inputs for some of the encoded scans, in the order of `rows`."""
     places = encoded.places(rows)
     return {name: values[places] for name, values in encoded.inputs.items()}
 
@@ -270,20 +285,21 @@ def inputs_of(encoded: EncodedScans, rows: Sequence[int]) -> dict[str, torch.Ten
 
 
 def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
-    """The model asked with the labelled scans, their questions and their right answers in front of the question.
+    """Ask the model with the labelled scans, their questions and right answers in front of the question.
 
-    The labelled scans are in random order and read once, for all scans to answer for.
+    The labelled scans are in random order and read once for all test scans.
 
     Raises
     ------
     Unavailable
-        When they do not fit into the context of the language model, or its chat template rewrites earlier turns.
+        When they exceed the context of the language model, or its chat template rewrites earlier turns.
     """
     evaluation, ask = split.evaluation, split.task.ask[0]
+    # draws list scans class by class, and a language model tends to repeat the last answers that it read
     order = np.random.default_rng([evaluation.seed, *split.train]).permutation(len(split.train))
     labels = split.labels(split.train)
     user = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": ask}]}
-    shown = [each for i in order for each in (user, {"role": "assistant", "content": labels[i]})]
+    shown = [turn for i in order for turn in (user, {"role": "assistant", "content": labels[i]})]
     last = {"role": "assistant", "content": split.classes[0]}
     try:
         pieces = evaluation.processor.split_chat([*shown, user, last])[:-1]
@@ -296,8 +312,8 @@ def in_context(split: TaskSplit, encoded: EncodedScans) -> Answer:
     limit = getattr(evaluation.model.config.text_config, "max_position_embeddings", None)
     if limit is not None and n_tokens > limit:
         raise Unavailable(
-            f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, and the language model's context has "
-            f"{limit}."
+            f"{len(labels)} labelled scans make prompts of {n_tokens} tokens, expected at most {limit}, the context "
+            "of the language model."
         )
     past = read_before(evaluation.model, before, **inputs_of(encoded, [split.train[i] for i in order]))
     size = max(1, min(BATCH, TOKENS_AT_ONCE // n_tokens))
@@ -321,8 +337,7 @@ class FewShotPredictor:
     title : str
         In tables and pictures.
     answer : callable
-        Takes a `TaskSplit` whose training scans are the labelled ones, and these scans as the model reads them;
-        returns an `Answer`.
+        Takes a `TaskSplit` whose training scans are the labelled ones, and these scans encoded; returns an `Answer`.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The history of a test split: every evaluation on its scans is recorded, and reported to whoever evaluates next.
+"""The history of a test split: every evaluation of its scans is recorded, and stated in the next report.
 
 A score on test scans estimates the score for new people only as long as nothing was chosen by it: every look at the
 test split that leads to another model makes the next score too good [1]_. Choose on validation subjects
@@ -86,7 +86,7 @@ class History:
 
     @classmethod
     def of_scans(cls, scans: str | os.PathLike, out: str | os.PathLike) -> History:
-        """The history in the folder of a scan dataset, or in a folder of results where that cannot be written to.
+        """Find the history in the folder of a scan dataset; in a folder of results if the former is not writable.
 
         Parameters
         ----------
@@ -106,12 +106,12 @@ class History:
         if report.split != "test" or report.scans_sha256 is None or report.splits_sha256 is None:
             return
         entry = Entry(report.scans_sha256, report.splits_sha256, name, weights_hash(model), tuple(report.tasks))
-        earlier = self.earlier(entry)
+        earlier = self.earlier(entry)  # before this entry is added, or it would count itself
         self.add(entry)
         report.history = {"n_earlier": len(earlier), "statement": statement(earlier, entry)}
 
     def read(self) -> list[Entry]:
-        """All evaluations, in order.
+        """Read all evaluations, in order.
 
         Raises
         ------
@@ -132,14 +132,15 @@ class History:
         return found
 
     def earlier(self, entry: Entry) -> list[Entry]:
-        """The recorded evaluations on the same scans."""
+        """List the recorded evaluations of the same scans."""
+        # By the content of the scans, so that a renamed copy of a dataset is recognised.
         return [each for each in self.read() if each.scans_sha256 == entry.scans_sha256]
 
     def add(self, entry: Entry) -> None:
         """Append an evaluation: a whole line, also when other processes write at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
-        # A whole line in one write, under a lock: lines of two processes must not run into each other.
+        # One write under a lock: two processes that evaluate at once otherwise write half a line into the other's.
         with FileLock(self.path.with_suffix(".lock"), timeout=LONGEST_WAIT), self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
@@ -147,17 +148,17 @@ class History:
 
 
 def statement(earlier: Sequence[Entry], now: Entry) -> str:
-    """What earlier evaluations on the same scans mean for this one, in a sentence or two."""
+    """Say in a sentence or two what earlier evaluations of the same scans mean for this one."""
     if not earlier:
         return "This test split had not been evaluated before."
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     others = {each.model_sha256 for each in earlier} - {now.model_sha256}
     last = earlier[-1]
-    found = f"This test split was evaluated {times} before, last on {last.date[:10]} with {last.model}."
+    sentence = f"This test split was evaluated {times} before, last on {last.date[:10]} with {last.model}."
     if not others:
-        return f"{found} It was the same model each time."
+        return f"{sentence} It was the same model each time."
     models = "another model" if len(others) == 1 else f"{len(others)} other models"
     return (
-        f"{found} It was used for {models}: if a model was chosen by these scores, they are too good. Choose with "
+        f"{sentence} It was used for {models}: if a model was chosen by these scores, they are too good. Choose with "
         "`--split validation`."
     )

@@ -1,8 +1,8 @@
-"""Leaks from evaluated scans into what a model or a baseline was made from: found, named, and refused.
+"""Data leakage: checks for evaluated scans among the data that a model or a baseline was made from.
 
-:func:`find_leaks` runs one check for each kind of leak in `KINDS`. What no file records (a selection of features made
-elsewhere on all scans) cannot be found: declare it as `FittedStatistics`. Leaks of these kinds explain many published
-scores that did not replicate [1]_ [2]_.
+:func:`find_leaks` runs one check for each kind of leak in `KINDS`. A leak that no file records, such as a feature
+selection made elsewhere on all scans, cannot be found: declare it as `FittedStatistics`. Leaks of these kinds explain
+many published scores that did not replicate [1]_ [2]_.
 
 References
 ----------
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,10 +27,10 @@ from ..scans.splits import subjects_sha256
 from .design import Design, training_records
 from .tasks import Task, class_name, is_missing
 
-COPY = 0.9  # share of content in common from which two scans are called copies; those of less overlap
-KNOWN_PART = 0.5  # of the subjects that splits name, and of those that the scans are of, that the other must have
-FEWEST_VALUES = 10  # from which a relation of two columns is no accident
-MOST_NAMED = 5  # subjects or scans that a message names
+COPY = 0.9  # share of common content from which two scans are copies; below it they overlap
+KNOWN_SHARE = 0.5  # least share of the splits' subjects in the scan dataset, and of the dataset's in the splits
+FEWEST_VALUES = 10  # from which a relation of two columns is no coincidence
+MOST_LISTED = 5  # subjects or scans in a message
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,28 @@ class Leak:
 
 
 class LeakError(ValueError):
-    """An evaluation with leaks; they are in `leaks`."""
+    """An evaluation was refused because of the leaks in `leaks`."""
 
     def __init__(self, leaks: Iterable[Leak]):
         self.leaks = list(leaks)
-        found = "\n".join(f"- {leak.kind}: {leak.message}" for leak in self.leaks)
+        listed = "\n".join(f"- {leak.kind}: {leak.message}" for leak in self.leaks)
         problems = _count(self.leaks, "problem")
-        super().__init__(f"Evaluation refused: data leakage ({problems}):\n{found}")
+        super().__init__(f"Evaluation refused: data leakage ({problems}):\n{listed}")
 
 
 def find_leaks(design: Design) -> list[Leak]:
-    """All leaks of a design, in the order of `KINDS`."""
+    """Find all leaks of a design, in the order of `KINDS`."""
     return [Leak(kind, message) for kind, check in _CHECKS.items() for message in check(design)]
 
 
-def check_leaks(design: Design) -> None:
-    """Refuse a design with leaks.
-
-    Raises
-    ------
-    LeakError
-        With all leaks that were found.
-    """
-    if leaks := find_leaks(design):
-        raise LeakError(leaks)
-
-
-# ---------------------------------------------------------------- the checks: a design in, a message for each leak out
+# -------------------------------------------------------- the checks: each takes a design and yields a message a leak
 
 _Check = Callable[[Design], Iterator[str]]
 _CHECKS: dict[str, _Check] = {}
 
 
-def _finds(kind: str) -> Callable[[_Check], _Check]:
-    """Register a check under the kind of leak that it finds."""
+def _check_for(kind: str) -> Callable[[_Check], _Check]:
+    """Register a check for a kind of leak."""
 
     def register(check: _Check) -> _Check:
         _CHECKS[kind] = check
@@ -95,19 +83,20 @@ def _finds(kind: str) -> Callable[[_Check], _Check]:
     return register
 
 
-@_finds("subjects in two splits")
+@_check_for("subjects in two splits")
 def _subjects_in_two_splits(design: Design) -> Iterator[str]:
-    places = defaultdict(set)
+    spellings = defaultdict(set)
     for split, members in design.splits.subjects.items():
         for subject in members:
-            # people write one id in several ways: with `sub-` or without, with leading zeros or capitals
+            # one id is spelled in several ways: with `sub-` or without, with leading zeros or capitals
             canonical = re.sub(r"^(?:sub-)?0*(?=.)", "", subject.casefold())
-            places[canonical].add((split, subject))
+            spellings[canonical].add((split, subject))
     twice = sorted(
-        " and ".join(f"{subject!r} ({split})" for split, subject in sorted(found))
-        for found in places.values()
-        if len({split for split, _ in found}) > 1
+        " and ".join(f"{subject!r} ({split})" for split, subject in sorted(of_subject))
+        for of_subject in spellings.values()
+        if len({split for split, _ in of_subject}) > 1
     )
+    # rows are given apart from the splits: compare them as well
     both = design.subjects_of(design.evaluated) & design.subjects_of(design.rows["train"])
     twice = twice or sorted(map(repr, both))
     if twice:
@@ -117,7 +106,7 @@ def _subjects_in_two_splits(design: Design) -> Iterator[str]:
         )
 
 
-@_finds("families in two splits")
+@_check_for("families in two splits")
 def _families_in_two_splits(design: Design) -> Iterator[str]:
     columns = {design.families, str(design.splits.parameters.get("group_by"))}
     for column in sorted(columns & set(design.scans.column_names)):
@@ -125,18 +114,19 @@ def _families_in_two_splits(design: Design) -> Iterator[str]:
         for split, family in zip(design.split_of_row, design.values(column)):
             if split is not None and not is_missing(family) and class_name(family) != "":
                 splits_of[class_name(family)].add(split)
-        torn = sorted(family for family, splits in splits_of.items() if len(splits) > 1)
-        if torn:
+        divided = sorted(family for family, splits in splits_of.items() if len(splits) > 1)
+        if divided:
             yield (
-                f"{_count(torn, 'family', 'families')} of the column {column!r} in two splits: {_some(torn)}. "
+                f"{_count(divided, 'family', 'families')} of the column {column!r} in two splits: {_some(divided)}. "
                 f"Relatives have similar brains: make the splits again with `group_by={column!r}`."
             )
 
 
-@_finds("evaluated scans in training")
+@_check_for("evaluated scans in training")
 def _evaluated_scans_in_training(design: Design) -> Iterator[str]:
     scan_ids = [design.scan_ids[design.contents.rows[place]] for place in design.evaluated_places]
     sketches = [design.contents.sketches[place] for place in design.evaluated_places]
+    # by content, not by name: a copy under another id is as seen as the scan itself
     seen = {
         scan_id
         for record in training_records(design.training)
@@ -150,34 +140,34 @@ def _evaluated_scans_in_training(design: Design) -> Iterator[str]:
         )
 
 
-@_finds("copies in two splits")
+@_check_for("copies in two splits")
 def _copies_in_two_splits(design: Design) -> Iterator[str]:
     return _same_content(design, "with the same content", lambda share: share >= COPY)
 
 
-@_finds("overlapping scans in two splits")
+@_check_for("overlapping scans in two splits")
 def _overlapping_scans_in_two_splits(design: Design) -> Iterator[str]:
     return _same_content(design, "that overlap, as parts of one series do", lambda share: share < COPY)
 
 
-def _same_content(design: Design, how: str, counts: Callable[[float], bool]) -> Iterator[str]:
-    """Pairs of scans in two splits with a share of their content in common that counts."""
+def _same_content(design: Design, relation: str, counts: Callable[[float], bool]) -> Iterator[str]:
+    """Find pairs of scans in two splits whose share of common content counts."""
     names = [f"{scan_id} ({split})" for scan_id, split in zip(design.scan_ids, design.split_of_row)]
-    found = [
+    pairs = [
         f"{names[a]} and {names[b]}"
         for a, b, share in design.shared
         if design.split_of_row[a] != design.split_of_row[b] and counts(share)
     ]
-    if found:
+    if pairs:
         yield (
-            f"{_count(found, 'pair')} of scans in two splits {how}: {_some(found)}. Keep one scan of each pair, or put "
-            "both into one split."
+            f"{_count(pairs, 'pair')} of scans in two splits {relation}: {_some(pairs)}. Keep one scan of each "
+            "pair, or put both into one split."
         )
 
 
-@_finds("answers in prompts")
+@_check_for("answers in prompts")
 def _answers_in_prompts(design: Design) -> Iterator[str]:
-    """Prompts that name their scan's answer, or the value of a column that is declared as `forbidden`."""
+    """Find prompts that name their scan's answer, or its value in a column that is declared as `forbidden`."""
     for name, prompts in design.prompts.items():
         task = design.tasks[name]
         asked = {
@@ -196,7 +186,7 @@ def _answers_in_prompts(design: Design) -> Iterator[str]:
         for column in task.forbidden:
             values = {row: design.values(column)[row] for row in asked}
             known = {row: _words(class_name(v)) for row, v in values.items() if not is_missing(v)}
-            # a number may be in a prompt by chance; behind the name of its column it is not
+            # a number may be in a prompt by chance, but not right behind the name of its column
             revealing = _revealing(asked, known, set(known.values())) or [
                 row for row, value in known.items() if f" {_words(column)} {value} " in asked[row]
             ]
@@ -209,9 +199,10 @@ def _answers_in_prompts(design: Design) -> Iterator[str]:
 
 
 def _revealing(prompts: Mapping[int, str], own: Mapping[int, Any], values: Collection[str]) -> list[int]:
-    """Prompts that name their scan's own value and no other, if no prompt names another scan's value alone.
+    """Find prompts that name their scan's own value and no other.
 
-    A question that is the same for all scans reveals nothing, and neither does a list of all options.
+    A question that is the same for all scans reveals nothing, neither does a list of all options. If any prompt names
+    only a wrong value, prompts name values for another reason than the scan's answer, and none is counted.
     """
     if len(set(prompts.values())) < 2:
         return []
@@ -225,29 +216,29 @@ def _revealing(prompts: Mapping[int, str], own: Mapping[int, Any], values: Colle
     return right if len(right) == len(alone) else []
 
 
-@_finds("statistics of evaluated scans")
+@_check_for("statistics of evaluated scans")
 def _statistics_of_evaluated_scans(design: Design) -> Iterator[str]:
-    """Statistics, selections of features and harmonisations that were fitted to evaluated subjects."""
+    """Find statistics, feature selections and harmonisations that were fitted to evaluated subjects."""
     evaluated = design.subjects_of(design.evaluated)
     hashes = _hashes_with(evaluated, design)
     n_train = len(set(design.splits.subjects.get("train", ())))
     for fitted in design.fitted:
-        found = None
+        source = None
         if fitted.subjects is not None:
             if both := sorted(fitted.subjects & evaluated):
-                found = f"{_count(both, 'evaluated subject')}: {_some(both)}"
+                source = f"{_count(both, 'evaluated subject')}: {_some(both)}"
         elif fitted.subjects_sha256 in hashes:
-            found = hashes[fitted.subjects_sha256]
+            source = hashes[fitted.subjects_sha256]
         elif fitted.of_these_splits and fitted.n_subjects > n_train:
-            found = f"{fitted.n_subjects} subjects, and the splits have {n_train} to train on"
-        if found:
-            yield (f"{_capital(fitted.name)} was fitted to {found}. Fit it again, to the training subjects only.")
+            source = f"{fitted.n_subjects} subjects, and the splits have {n_train} to train on"
+        if source:
+            yield f"{_capital(fitted.name)} was fitted to {source}. Fit it again, to the training subjects only."
 
 
 def _hashes_with(evaluated: set[str], design: Design) -> dict[str, str]:
-    """Hashes of all sets with evaluated subjects to which somebody may have fitted statistics, and what each set is.
+    """Hash all sets of subjects, evaluated ones among them, that statistics are likely to be fitted to.
 
-    Where subjects are not named, their hash is all that is known: a set is recognised only if it is tried.
+    Where only the hash of the subjects is known, a set is recognised only if it is tried. Values describe the sets.
     """
     everybody = set(design.subjects)
     groups = {"all subjects of the scan dataset": everybody, f"the {design.split} subjects": evaluated}
@@ -257,34 +248,35 @@ def _hashes_with(evaluated: set[str], design: Design) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for title, members in groups.items():
         if members & evaluated:
+            # also without subjects whose scans are absent: whoever fitted statistics had scans, not splits
             hashes.setdefault(subjects_sha256(members), title)
-            hashes.setdefault(subjects_sha256(members & everybody), title)  # splits may name absent subjects
+            hashes.setdefault(subjects_sha256(members & everybody), title)
     return hashes
 
 
-@_finds("harmonised without training")
+@_check_for("harmonised without training")
 def _harmonised_without_training(design: Design) -> Iterator[str]:
     trained = {design.sites[row] for row in design.rows["train"]}
     evaluated = {design.sites[row] for row in design.evaluated}
     for fitted in design.fitted:
         if unseen := sorted((fitted.sites & evaluated) - trained):
             yield (
-                f"{_capital(fitted.name)} has parameters of {_some(unseen)}, which has no training scan: they come "
-                "from evaluated scans. A site that training did not see cannot be harmonised: fit without it, and "
-                "evaluate its scans as they are."
+                f"{_capital(fitted.name)} has parameters of {_some(unseen)}, where no training scan comes from: they "
+                "were fitted to evaluated scans. A site that is not in training cannot be harmonised: fit without it, "
+                "and evaluate its scans as they are."
             )
 
 
-@_finds("labels among confounds")
+@_check_for("labels among confounds")
 def _labels_among_confounds(design: Design) -> Iterator[str]:
     for name, task in design.tasks.items():
         for column in design.confounds.get(name, ()):
-            if reason := _why_label(design, task, column):
-                yield (f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this task.")
+            if reason := _label_in_disguise(design, task, column):
+                yield f"Task {name!r}: the confound {column!r} {reason}. Declare it as `forbidden` for this task."
 
 
-def _why_label(design: Design, task: Task, column: str) -> str | None:
-    """Why a column is the label of a task in other words; None if it is not."""
+def _label_in_disguise(design: Design, task: Task, column: str) -> str | None:
+    """Return the reason why a column is as good as the label of a task; None if it is not."""
     if column == task.column:
         return "is the column that is asked about"
     if column in task.forbidden:
@@ -293,12 +285,14 @@ def _why_label(design: Design, task: Task, column: str) -> str | None:
     known = [row for row, answer in enumerate(answers) if answer is not None and not is_missing(values[row])]
     if len(known) < FEWEST_VALUES:
         return None
+    # classes that stand for answers one to one, such as 1 and 2 for female and male
     pairs = {(class_name(values[row]), str(answers[row])) for row in known}
     if len(pairs) > 1 and len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
         return f"has one value for each answer ({_some(sorted(f'{a}: {b}' for a, b in pairs))})"
     both = [(values[row], labels[row]) for row in known]
     if any(isinstance(x, bool) or not isinstance(x, (int, float)) for pair in both for x in pair):
         return None
+    # numbers that rank the scans as the label does, such as a score and its percentile
     first, second = np.array(both, dtype=float).T
     n_pairs = len(set(both))
     if n_pairs >= FEWEST_VALUES and n_pairs == len(np.unique(first)) == len(np.unique(second)):
@@ -308,7 +302,7 @@ def _why_label(design: Design, task: Task, column: str) -> str | None:
     return None
 
 
-@_finds("splits of other scans")
+@_check_for("splits of other scans")
 def _splits_of_other_scans(design: Design) -> Iterator[str]:
     named = {subject for members in design.splits.subjects.values() for subject in members}
     here, sites = set(design.subjects), set(design.sites)
@@ -317,9 +311,9 @@ def _splits_of_other_scans(design: Design) -> Iterator[str]:
         (here, named, "subjects of the scan dataset", "are named by the splits"),
     ):
         n_known = len(these & others)
-        if n_known < KNOWN_PART * len(these):
+        if n_known < KNOWN_SHARE * len(these):
             yield f"Of {len(these)} {which}, {n_known} {where}. Give the splits of these scans."
-            return
+            return  # with splits of other scans, all further messages would be noise
     held_out = {str(site) for site in design.splits.parameters.get("holdout_sites") or ()}
     if absent := sorted(held_out - sites):
         yield (
@@ -334,11 +328,11 @@ def _splits_of_other_scans(design: Design) -> Iterator[str]:
         )
 
 
-@_finds("one person under two names")
+@_check_for("one person under two names")
 def _one_person_under_two_names(design: Design) -> Iterator[str]:
     contents = design.contents
     copies = {(a, b) for a, b, _ in design.shared}
-    same_split = {  # copies in two splits are a leak of their own
+    same_split = {  # copies in two splits are another kind of leak
         (a, b)
         for a, b in copies
         if design.split_of_row[a] == design.split_of_row[b] and design.subjects[a] != design.subjects[b]
@@ -351,15 +345,15 @@ def _one_person_under_two_names(design: Design) -> Iterator[str]:
     )
     alike = {tuple(sorted((contents.rows[a], contents.rows[b]))) for a, b, _ in like} - copies
     names = [f"{scan_id} of {subject}" for scan_id, subject in zip(design.scan_ids, design.subjects)]
-    found = sorted(f"{names[a]} and {names[b]}" for a, b in same_split | alike)
-    if found:
+    pairs = sorted(f"{names[a]} and {names[b]}" for a, b in same_split | alike)
+    if pairs:
         yield (
-            f"{_count(found, 'pair')} of scans under two subject ids that seem to be of one person, by their content "
-            f"or connectivity: {_some(found)}. Give them one subject id, or report the leak if you know better."
+            f"{_count(pairs, 'pair')} of scans under two subject ids that seem to be of one person, by their content "
+            f"or connectivity: {_some(pairs)}. Give them one subject id, or report the leak if you know better."
         )
 
 
-@_finds("evaluated scans as examples")
+@_check_for("evaluated scans as examples")
 def _evaluated_scans_as_examples(design: Design) -> Iterator[str]:
     evaluated = design.subjects_of(design.evaluated)
     shown = set(map(str, design.examples))
@@ -378,11 +372,11 @@ def _evaluated_scans_as_examples(design: Design) -> Iterator[str]:
 KINDS = tuple(_CHECKS)
 
 
-# ------------------------------------------------------------------------------------------------ words of the messages
+# ------------------------------------------------------------------------------------------------- text of messages
 
 
 def _words(text: Any) -> str:
-    """A text as lower-case words with single spaces between, so that prompts can be compared word by word."""
+    """Normalise a text to lower-case words and single spaces, so that prompts can be compared word by word."""
     return " ".join(re.findall(r"[^\W_]+(?:\.\d+)?", str(text).casefold()))
 
 
@@ -390,12 +384,11 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _count(found: Collection[Any], one: str, many: str | None = None) -> str:
-    return f"{len(found)} {one if len(found) == 1 else many or one + 's'}"
+def _count(items: Collection[Any], singular: str, plural: str | None = None) -> str:
+    return f"{len(items)} {singular if len(items) == 1 else plural or singular + 's'}"
 
 
-def _some(found: Collection[str]) -> str:
-    """The first of what was found, and how many more there are."""
-    listed = list(found)
-    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
-    return ", ".join(listed[:MOST_NAMED]) + more
+def _some(items: Sequence[str]) -> str:
+    """List the first items, and how many more there are."""
+    more = f" and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else ""
+    return ", ".join(items[:MOST_LISTED]) + more

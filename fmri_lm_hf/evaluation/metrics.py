@@ -1,6 +1,6 @@
-"""Scores of classifiers: of one set of answers, of many weightings of the scans at once, and as `evaluate` metrics.
+"""Classification metrics: for one set of answers, for many weightings of the scans at once, as `evaluate` metrics.
 
-A score that is not defined, such as an AUC over one class, is None (NaN in arrays), never 0.
+An undefined score, such as an AUC over one class, is None (NaN in arrays), never 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def score_classification(
     scores: Sequence[Any] | np.ndarray | None = None,
     classes: Sequence[Any] | None = None,
 ) -> ClassificationScores:
-    """Accuracy, balanced accuracy and AUC of a classifier.
+    """Score a classifier by accuracy, balanced accuracy and AUC.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ def score_classification(
 
 
 def accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float:
-    """Fraction of predictions that equal their label."""
+    """Compute the fraction of predictions that equal their label."""
     return float(accuracy_score(*_as_strings(labels, predictions)))
 
 
 def balanced_accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> float | None:
-    """Mean recall over the classes that occur among the labels; None when there is only one.
+    """Compute the mean recall over the classes of the labels; None when there is only one.
 
     A prediction that is not one of the classes, as a language model may give, is wrong.
     """
@@ -64,12 +64,12 @@ def balanced_accuracy(labels: Sequence[Any], predictions: Sequence[Any]) -> floa
     classes = np.unique(truth)
     if len(classes) < 2:
         return None
-    # not balanced_accuracy_score, which warns of every answer that is not one of the labels
+    # not balanced_accuracy_score, which warns about every answer that is not one of the labels
     return float(recall_score(truth, answers, labels=classes, average="macro"))
 
 
 def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: Sequence[Any]) -> float | None:
-    """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
+    """Compute the area under the ROC curve; with more than two classes, the mean of each class against the rest.
 
     Parameters
     ----------
@@ -90,6 +90,7 @@ def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: 
         raise ValueError(f"classes={names} found, expected at least two different ones.")
     if not np.isfinite(values).all():
         raise ValueError(f"{int((~np.isfinite(values)).sum())} scores are not finite, expected numbers only.")
+    # one value a scan speaks for the second class, as scikit-learn has it
     if values.ndim == 1 and len(names) == 2:
         values = np.stack([-values, values], axis=1)
     if values.shape != (len(truth), len(names)):
@@ -100,6 +101,7 @@ def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: 
     if unknown := sorted(set(truth.tolist()) - set(names)):
         raise ValueError(f"Labels {unknown} found, expected some of the classes {names}.")
     # not roc_auc_score(multi_class="ovr"), which refuses scores that do not sum to one and absent classes
+    # of two classes, the second alone: the first gives the same area
     columns = range(1, 2) if len(names) == 2 else range(len(names))
     areas = [
         roc_auc_score(truth == names[column], values[:, column])
@@ -110,7 +112,7 @@ def roc_auc(labels: Sequence[Any], scores: Sequence[Any] | np.ndarray, classes: 
 
 
 def _as_strings(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays of strings, so that 1 and "1" are one class."""
+    """Convert both to arrays of strings, so that 1 and "1" are one class."""
     if len(labels) != len(predictions) or len(labels) == 0:
         raise ValueError(
             f"{len(labels)} labels and {len(predictions)} predictions found, expected equally many, at least one."
@@ -122,53 +124,55 @@ def _as_strings(labels: Sequence[Any], predictions: Sequence[Any]) -> tuple[np.n
 
 
 def weighted_balanced_accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean recall over the classes that have weight.
+    """Compute balanced accuracies: the mean recall over the classes that have weight.
 
     Parameters
     ----------
     labels : ndarray of int of shape (n_scans,) or (n_weightings, n_scans)
         Class numbers.
     predictions : ndarray of int of shape (n_scans,)
-    weights : ndarray of shape (n_weightings, n_scans), or (1, n_scans) for the same one under all labellings
+    weights : ndarray of shape (n_weightings, n_scans), or (1, n_scans) for the same weights with all labellings
 
     Returns
     -------
     ndarray of shape (n_weightings,)
         NaN where fewer than two classes have weight.
     """
+    # a loop over classes, not over weightings: a thousand resamples are then a few products of arrays
     recalls = []
     for name in np.unique(labels):
         of_class = weights * (labels == name)
         total = of_class.sum(1)
+        # a resample without this class is NaN here and left out of the mean; the maximum only avoids a warning
         correct = (of_class * (predictions == name)).sum(1)
         recalls.append(np.where(total > 0, correct / np.maximum(total, 1e-12), np.nan))
     return _mean_of_defined(np.array(recalls), at_least=2)
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve; over more than two classes, the mean of each class against the rest.
+    """Compute areas under the ROC curve; with more than two classes, the mean of each class against the rest.
 
     Parameters
     ----------
     labels : ndarray of int of shape (n_scans,)
-        The column of `scores` that is right.
+        The true column of `scores`.
     scores : ndarray of shape (n_scans, n_classes)
     weights : ndarray of shape (n_weightings, n_scans)
 
     Returns
     -------
     ndarray of shape (n_weightings,)
-        Classes without weight are left out of the mean; NaN where there is no other.
+        Classes without weight are left out of the mean; NaN where no class remains.
     """
     n_classes = scores.shape[1]
     areas = []
     for column in range(1 if n_classes == 2 else 0, n_classes):
         order = np.argsort(scores[:, column], kind="stable")
-        # equal scores are summed in one bin, or their order would decide ties
+        # equal scores are summed in one bin: one after the other, their order would decide ties
         starts = np.flatnonzero(np.diff(scores[order, column], prepend=-np.inf))
         positive = np.add.reduceat(weights[:, order] * (labels[order] == column), starts, axis=1)
         negative = np.add.reduceat(weights[:, order] * (labels[order] != column), starts, axis=1)
-        # each positive beats the negatives of lower scores, and half of those of an equal one
+        # Mann-Whitney: each positive beats the negatives of lower scores and half of those of an equal score
         wins = positive * (negative.cumsum(1) - negative / 2)
         pairs = positive.sum(1) * negative.sum(1)
         areas.append(np.where(pairs > 0, wins.sum(1) / np.maximum(pairs, 1e-12), np.nan))
@@ -176,21 +180,21 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
 
 
 def _mean_of_defined(values: np.ndarray, at_least: int) -> np.ndarray:
-    """Means over rows without their NaN; NaN where fewer than `at_least` are left."""
+    """Average over rows, ignoring NaN; NaN where fewer than `at_least` values are left."""
     n_defined = np.isfinite(values).sum(0)
     return np.where(n_defined >= at_least, np.nansum(values, axis=0) / np.maximum(n_defined, 1), np.nan)
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Means of one value a scan, or of one a scan and labelling: (n_weightings,)."""
+    """Compute means over scans of `values`, (n_scans,) or (n_labellings, n_scans): one for each weighting."""
     return (weights * values).sum(1) / weights.sum(1)
 
 
-# --------------------------------------------------------------------------------- as `evaluate` metrics, offline
+# ------------------------------------------------------------------------------- the same as metrics of `evaluate`
 
 
 class _ClassMetric(evaluate.Metric):
-    """A metric over class names, kept in memory: a few labels need no cache file."""
+    """A metric over class names that needs no download; kept in memory, since a few labels need no cache file."""
 
     inputs = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
 

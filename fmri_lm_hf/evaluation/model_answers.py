@@ -1,7 +1,7 @@
 """The model's answers to all tasks about all test scans, each computed once and shared by all predictors.
 
-An `Evaluation` holds a model, a scan dataset and tasks; a `TaskSplit` is one of its tasks with training and test scans,
-which is what a predictor is given; an `Answer` is what the predictor returns.
+An `Evaluation` holds a model, a scan dataset and tasks. A predictor takes a `TaskSplit`, one of these tasks with its
+training and test scans, and returns an `Answer`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Evaluation:
     encoded : EncodedScans
         The test scans that the model can read.
     features : ScanFeatures
-        What linear baselines see of any scan of the dataset.
+        Inputs of the linear baselines, for any scan of the dataset.
     subjects, sites : list of str
         Of each scan of the dataset.
     labels : dict of str to list
@@ -74,11 +74,12 @@ class Evaluation:
         self.encoded = EncodedScans.encode(model, processor, scans, rows)
         atlas = processor.feature_extractor.atlas
         self.features = ScanFeatures(scans, None if atlas is None else atlas.networks, seed)
-        # By control alone, so a control has to change a scan in the same way for every task.
+        # By name of the control, not by task: a control that changed a scan for one task otherwise than for another
+        # would get the answers about the first change for both.
         self._answers: dict[str, _AllAnswers] = {}
 
     def split(self, name: str, rows: Mapping[str, Sequence[int]]) -> TaskSplit:
-        """A task with its ``train`` and ``test`` scans.
+        """Make the split of a task into ``train`` and ``test`` scans.
 
         Raises
         ------
@@ -88,7 +89,7 @@ class Evaluation:
         labels = self.labels[name]
         train = [row for row in rows["train"] if labels[row] is not None]
         seen = {labels[row] for row in train}
-        # Classes that no training scan has are not offered to the model either: baselines could not answer with them.
+        # The model may not choose a class that no training scan has: baselines cannot, and scores would not compare.
         classes = [each for each in self.tasks[name].classes if each in seen]
         readable = set(self.encoded.rows)
         test = [row for row in rows["test"] if row in readable and labels[row] in classes]
@@ -100,7 +101,7 @@ class Evaluation:
         return TaskSplit(self, name, tuple(rows["train"]), tuple(train), tuple(test), tuple(classes))
 
     def multiple_choice(self) -> Evaluation:
-        """This evaluation with only the tasks whose answers are chosen, not written into a form."""
+        """Reduce this evaluation to the tasks whose answers are chosen, not written into a form."""
         reduced = copy(self)  # shallow: it shares the encoded scans and the answers that are there already
         reduced.tasks = {name: task for name, task in self.tasks.items() if task.form is None}
         return reduced
@@ -112,9 +113,9 @@ class Evaluation:
         control: str = "",
         change: Change | None = None,
     ) -> Answer:
-        """The model's answer to a task: as the zero-shot pipeline gives it, or read from the form that it writes.
+        """Answer a task with the model: as the zero-shot pipeline does, or by reading the form that it writes.
 
-        The first call asks all tasks, so that each scan is read once.
+        The first call asks all tasks, so that the model reads each scan once.
 
         Parameters
         ----------
@@ -140,13 +141,13 @@ class Evaluation:
         return self._answers[control].of(split, places)
 
     def answer_without_scan(self, split: TaskSplit) -> Answer:
-        """The model's answer to a task when it is given no scan: the same for each test scan."""
+        """Answer a task with the model without a scan: the same answer for each test scan."""
         if "without_scan" not in self._answers:
             self._answers["without_scan"] = self._ask(None)
         return self._answers["without_scan"].of(split, [0] * len(split.test))
 
     def _ask(self, encoded: EncodedScans | None) -> _AllAnswers:
-        """Ask all tasks about scans, or about none (then each has one answer)."""
+        """Ask all tasks about scans, or without a scan (then each task has one answer)."""
         choices = self.multiple_choice().tasks
         log_probabilities: dict[str, np.ndarray] = {}
         if encoded is not None and choices:
@@ -156,8 +157,8 @@ class Evaluation:
                 encode_question(self.processor, task.ask[0], task.classes, with_scan=False)
                 for task in choices.values()
             ]
-            found = answers_to_questions(self.model, asked)
-            log_probabilities = {name: x.double().cpu().numpy() for name, x in zip(choices, found, strict=True)}
+            answers = answers_to_questions(self.model, asked)
+            log_probabilities = {name: x.double().cpu().numpy() for name, x in zip(choices, answers, strict=True)}
         inputs = None if encoded is None else encoded.inputs
         written = {
             name: [form.read(text) for text in self._write(form, inputs)]
@@ -168,13 +169,14 @@ class Evaluation:
     def _write(self, form: Form, inputs: Inputs | None) -> list[str]:
         tokenizer = self.processor.tokenizer
         longest = form.n_tokens(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
-        # One token more than the longest answer ends the text; a text that goes on after that is no answer.
+        # Room for the token that ends the text, and one more: a text cut off at the longest answer would be read as an
+        # answer although the model had more to say.
         return generate_texts(self.model, self.processor, form.ask[0], inputs, max_new_tokens=longest + 2)
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSplit:
-    """A task with its training and test scans: what a predictor is given.
+    """A task with its training and test scans.
 
     Attributes
     ----------
@@ -182,7 +184,7 @@ class TaskSplit:
     name : str
         Of the task.
     pool : tuple of int
-        Rows of all training scans, for what is fitted without labels.
+        Rows of all training scans, for features that are fitted without labels.
     train : tuple of int
         Rows of the training scans with a label.
     test : tuple of int
@@ -203,18 +205,18 @@ class TaskSplit:
         return self.evaluation.tasks[self.name]
 
     def labels(self, rows: Sequence[int]) -> list[str]:
-        """The right answers for scans that have one."""
+        """Return the right answers for scans that have one."""
         return [str(self.evaluation.labels[self.name][row]) for row in rows]
 
     def subjects(self, rows: Sequence[int]) -> list[str]:
         return [self.evaluation.subjects[row] for row in rows]
 
     def numbers(self, rows: Sequence[int]) -> np.ndarray:
-        """The values of the task's column, for tasks whose column holds numbers; NaN where one is missing."""
+        """Return the values of the task's column, which holds numbers; NaN where one is missing."""
         return np.array([np.nan if is_missing(self._column[row]) else float(self._column[row]) for row in rows])
 
     def class_means(self) -> np.ndarray:
-        """The number that each class stands for: the mean of its training scans, (n_classes,)."""
+        """Return the mean number of the training scans of each class: (n_classes,)."""
         labels, numbers = np.array(self.labels(self.train)), self.numbers(self.train)
         return np.array([numbers[labels == name].mean() for name in self.classes])
 
@@ -223,7 +225,7 @@ class TaskSplit:
         return list(self.evaluation.scans[self.task.column])
 
     def among_classes(self, log_probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities over `classes`, from log-probabilities of all answers of the task: (..., n_classes)."""
+        """Turn log-probabilities of all answers of the task into probabilities of `classes`: (..., n_classes)."""
         return among_classes(log_probabilities, self.task, self.classes)
 
 
@@ -267,7 +269,7 @@ class _AllAnswers:
     written: Mapping[str, list[dict[str, str] | None]]
 
     def of(self, split: TaskSplit, places: Sequence[int]) -> Answer:
-        """The answer to one task about the scans at some places."""
+        """Return the answers to one task about the scans at some positions."""
         task, classes = split.task, split.classes
         if task.form is None:
             return Answer(split.among_classes(self.log_probabilities[task.name][places]))
@@ -307,7 +309,7 @@ class EncodedScans:
         rows: Sequence[int],
         change: Change | None = None,
     ) -> EncodedScans:
-        """Encode scans of a scan dataset, or what `change` makes of them.
+        """Encode scans of a scan dataset, changed by `change` if it is given.
 
         Raises
         ------
@@ -336,7 +338,7 @@ class EncodedScans:
         return cls(usable, inputs | {"fmri_features": torch.cat(features)}, failures)
 
     def places(self, rows: Sequence[int]) -> list[int]:
-        """Positions of rows of the scan dataset in `inputs`."""
+        """Return the positions of rows of the scan dataset in `inputs`."""
         return [self._place_of[row] for row in rows]
 
     @cached_property
@@ -346,7 +348,7 @@ class EncodedScans:
     def log_probabilities(
         self, model: FmriLMForCausalLM, processor: FmriLMProcessor, tasks: Mapping[str, Task]
     ) -> dict[str, np.ndarray]:
-        """Log-probability of each answer to each task, for each scan: (n_scans, n_answers) a task."""
+        """Compute the log-probability of each answer to each task, for each scan: (n_scans, n_answers) a task."""
         asked = [encode_question(processor, task.ask[0], task.classes) for task in tasks.values()]
         parts = [
             [each.double().cpu() for each in answers_to_questions(model, asked, **batch)]
@@ -356,8 +358,8 @@ class EncodedScans:
 
 
 def among_classes(log_probabilities: np.ndarray, task: Task, classes: Sequence[str]) -> np.ndarray:
-    """Probabilities over some classes of a task, from log-probabilities of all its answers: (..., n_classes)."""
-    # Renormalised: the probability of answers that are not offered is shared out in proportion.
+    """Turn log-probabilities of all answers of a task into probabilities of some classes: (..., n_classes)."""
+    # Renormalised: the other classes share the probability of answers that are not among them in proportion.
     chosen = log_probabilities[..., [task.classes.index(name) for name in classes]]
     weights = np.exp(chosen - chosen.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
@@ -371,7 +373,7 @@ def generate_texts(
     inputs: Inputs | None,
     max_new_tokens: int = 160,
 ) -> list[str]:
-    """A model's written answer about each scan, or about none (then one text), by greedy decoding."""
+    """Generate a text about each scan, or one text without a scan, by greedy decoding."""
     prompt, _ = encode_question(processor, question, ["-"], with_scan=inputs is not None)
     texts = []
     for batch in [{}] if inputs is None else batches(inputs):
@@ -389,7 +391,7 @@ def generate_texts(
 
 
 def batches(inputs: Inputs) -> Iterator[dict[str, torch.Tensor]]:
-    """Inputs of some scans at a time."""
+    """Yield inputs of `BATCH` scans at a time."""
     n_scans = len(next(iter(inputs.values())))
     for start in range(0, n_scans, BATCH):
         yield {name: values[start : start + BATCH] for name, values in inputs.items()}

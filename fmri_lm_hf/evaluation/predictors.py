@@ -21,7 +21,7 @@ from .tasks import Task
 if TYPE_CHECKING:
     from .truth import Statement
 
-MODEL = "fmri_lm"  # the model itself, among the predictors
+MODEL = "fmri_lm"  # name of the model itself in `PREDICTORS`
 
 Features = Callable[[Sequence[int]], np.ndarray]  # rows of scans -> (n_scans, n_features)
 Surrogate = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # series -> series of the same shape
@@ -29,7 +29,7 @@ Surrogate = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # series ->
 
 @dataclass(frozen=True)
 class Predictor:
-    """Whatever gives answers that are scored.
+    """A model, baseline or control that answers a task about test scans.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ def predictor(
 
 
 def title_of(name: str) -> str:
-    """The title of a predictor; its name where it is not registered, such as a simulation's oracle."""
+    """Return the title of a predictor; its name where it is not registered, such as a simulation's oracle."""
     return PREDICTORS[name].title if name in PREDICTORS else name.replace("_", " ")
 
 
@@ -144,7 +144,7 @@ def _connectivity_regressed(split: TaskSplit) -> Answer:
     return Answer(found.scores_of(split.classes))
 
 
-# Zero-label predictors: a task that states its hypothesis in words is answered by how far scans agree with it.
+# Zero-label predictors: a task with a hypothesis in words is answered by how well scans agree with it.
 
 
 def _has_hypothesis(task: Task) -> bool:
@@ -173,10 +173,10 @@ def _hypothesis_direct(split: TaskSplit) -> Answer:
 
 
 def _agreement(split: TaskSplit, probabilities_of: Callable[[Sequence[Statement]], np.ndarray]) -> Answer:
-    """The answer whose hypothesis the test scans agree with.
+    """Answer with the class whose hypothesis a test scan agrees with best.
 
-    Scans are compared with the other test scans of the same site, so that classes are taken to be about equally
-    frequent among them; a ranking (AUC) does not depend on that.
+    Scans are compared with the other test scans of the same site, which assumes that classes are about equally frequent
+    there; a ranking (AUC) does not depend on that.
     """
     from .truth import names_of_networks, parse_hypothesis, relative_to
 
@@ -192,7 +192,8 @@ def _agreement(split: TaskSplit, probabilities_of: Callable[[Sequence[Statement]
     if statements:
         found = probabilities_of([each for of_answer in statements.values() for each in of_answer])
         sites = np.array([split.evaluation.sites[row] for row in split.test])
-        for site in np.unique(sites):  # levels of connectivity differ between scanners
+        # Scanners shift all correlations: compared over sites, the scanner would decide which scans agree.
+        for site in np.unique(sites):
             here = sites == site
             found[here] = relative_to(found[here], found[here])
         ends = np.cumsum([len(of_answer) for of_answer in statements.values()])
@@ -202,12 +203,12 @@ def _agreement(split: TaskSplit, probabilities_of: Callable[[Sequence[Statement]
 
 
 def agreement_of_classes(agreement: dict[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
-    """Probabilities of classes, from how far scans agree with the hypotheses about some of them.
+    """Turn the agreement of scans with hypotheses about some classes into probabilities of all classes.
 
     Parameters
     ----------
     agreement : dict of str to ndarray of shape (n_scans,)
-        Between 0 and 1, by class. Classes without a hypothesis share what is left by the one that agrees most.
+        Between 0 and 1, by class. Classes without a hypothesis share one minus the largest agreement.
     classes : sequence of str
 
     Returns
@@ -216,20 +217,20 @@ def agreement_of_classes(agreement: dict[str, np.ndarray], classes: Sequence[str
         Sums to one.
     """
     if not agreement:
-        raise Unavailable("The hypothesis is about none of the answers that scans have.")
+        raise Unavailable("No training scan has an answer that the hypothesis is about.")
     left = 1 - np.max(list(agreement.values()), axis=0)
     n_left = len(classes) - len(agreement)
     found = np.stack([agreement.get(name, left / max(n_left, 1)) for name in classes], axis=1)
-    # A scan that agrees with no hypothesis, and leaves nothing to other classes, has equal probabilities.
+    # Where every class has a hypothesis and a scan agrees with none, the sum is 0: all classes are equally probable.
     found = np.where(found.sum(1, keepdims=True) > 0, found, 1.0)
     return found / found.sum(1, keepdims=True)
 
 
-# What linear predictors are fitted to.
+# Linear predictors.
 
 
 def _linear(split: TaskSplit, features: Features) -> Answer:
-    """Logistic regression on features of scans, fitted to the training scans; ridge regression for numbers."""
+    """Fit logistic regression on features of the training scans, and ridge regression for numbers."""
     train, test = features(split.train), features(split.test)
     subjects = split.subjects(split.train)
     found = fit_logistic(train, split.labels(split.train), test, subjects)
@@ -246,15 +247,15 @@ def _confounds_of(split: TaskSplit, rows: Sequence[int]) -> np.ndarray:
 def regressed_out(
     train: np.ndarray, train_confounds: np.ndarray, test: np.ndarray, test_confounds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features less what confounds predict of them, by least squares fitted to the training scans alone.
+    """Subtract from features what confounds predict of them, by least squares fitted to the training scans alone.
 
-    Fitted to all scans, the regression would carry what test scans have in common into training. A confound that is
-    not known of a scan counts as the training mean.
+    Fitted to all scans, the regression would leak test scans into training. An unknown confound of a scan counts as the
+    training mean.
 
     Parameters
     ----------
     train, test : ndarray of shape (n_train or n_test, n_features)
-        NaN where a feature is not known; such a feature of a scan stays NaN.
+        NaN where a feature is unknown; it stays NaN.
     train_confounds, test_confounds : ndarray of shape (n_train or n_test, n_confounds)
 
     Returns
@@ -275,27 +276,27 @@ def regressed_out(
     return train - design(train_confounds) @ weights, test - design(test_confounds) @ weights
 
 
-# What controls show to the model in place of the scan.
+# Scans that controls show to the model in place of the test scan.
 
 
 def other_subjects(subjects: Sequence[str], seed: int) -> list[int]:
-    """For each scan the position of a scan of another subject, drawn with equal chances."""
+    """Draw for each scan the position of a scan of another subject, all equally likely."""
     whose, draw = np.asarray(subjects), np.random.default_rng(seed)
     return [int(draw.choice(np.flatnonzero(whose != subject))) for subject in subjects]
 
 
 def _shown(split: TaskSplit, control: str, surrogate: Surrogate) -> Answer:
-    """The model's answers about surrogates of the test scans."""
+    """Ask the model about surrogates of the test scans."""
     change = partial(changed_scan, surrogate, split.evaluation.seed)
     return split.evaluation.answer(split, control=control, change=change)
 
 
 def phase_randomised(bold: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Series with the amplitude spectrum of each ROI, and random phases of each ROI's own.
+    """Randomise the phases of each ROI's series, independently of the other ROIs.
 
-    Mean, variance and spectrum (and so autocorrelation) of each ROI stay; what ROIs have in common goes. The usual
-    surrogate of [1]_ for several series gives all of them the same random phases, which keeps their correlations: it
-    would leave all connectivity in the scan, and control for nothing here.
+    Mean, variance and spectrum (and so autocorrelation) of each ROI stay; connectivity is lost. The usual surrogate of
+    [1]_ for several series gives all of them the same random phases, which keeps their correlations: it would leave all
+    connectivity in the scan, and control for nothing here.
 
     Parameters
     ----------
@@ -309,21 +310,22 @@ def phase_randomised(bold: np.ndarray, generator: np.random.Generator) -> np.nda
     """
     n = len(bold)
     spectrum = np.fft.rfft(bold.astype(np.float64), axis=0)
-    turn = np.exp(2j * np.pi * generator.random(spectrum.shape))
-    turn[0] = 1  # the mean is no oscillation
+    rotation = np.exp(2j * np.pi * generator.random(spectrum.shape))
+    rotation[0] = 1  # the mean has no phase
     if n % 2 == 0:
-        turn[-1] = generator.choice([-1.0, 1.0], spectrum.shape[1])  # nor has the fastest one a phase
-    return np.fft.irfft(spectrum * turn, n, axis=0)
+        # Nor has the Nyquist frequency: `irfft` drops its imaginary part, and a random phase would lose variance.
+        rotation[-1] = generator.choice([-1.0, 1.0], spectrum.shape[1])
+    return np.fft.irfft(spectrum * rotation, n, axis=0)
 
 
 def white_noise(bold: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Independent normal values with the mean and SD of each ROI: (n_timepoints, n_rois)."""
+    """Draw independent normal values with the mean and SD of each ROI: (n_timepoints, n_rois)."""
     values = bold.astype(np.float64)
     return values.mean(0) + values.std(0) * generator.standard_normal(bold.shape)
 
 
 def series_of(scan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """A copy of the series of a row (n_timepoints, n_rois), and which of its time points were observed."""
+    """Copy the series of a row (n_timepoints, n_rois), and read which of its time points were observed."""
     bold = np.array(scan["bold"], dtype=np.float32)
     observed = np.ones(len(bold), dtype=bool)
     if scan.get("sample_mask") is not None:
@@ -332,7 +334,7 @@ def series_of(scan: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """A row of a scan dataset with a surrogate at its observed time points; ROIs that are not finite stay.
+    """Replace the observed time points of a row by a surrogate; ROIs that are not finite stay as they are.
 
     Parameters
     ----------
@@ -345,6 +347,7 @@ def changed_scan(surrogate: Surrogate, seed: int, scan: Mapping[str, Any], row: 
     """
     bold, observed = series_of(scan)
     finite = np.isfinite(bold[observed]).all(0)
-    kept = np.ix_(observed, finite)  # censored volumes and missing ROIs would spread through the Fourier transform
-    bold[kept] = surrogate(bold[kept], np.random.default_rng([seed, row]))
+    # Censored volumes are often zeros: through the Fourier transform they, and a NaN, would spread to all time points.
+    used = np.ix_(observed, finite)
+    bold[used] = surrogate(bold[used], np.random.default_rng([seed, row]))
     return {**scan, "bold": bold}

@@ -32,6 +32,10 @@ from .tables import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .attribution import Explanation
+    from .few_shot import FewShotScores
+    from .truth import TruthResults
+
 COLOURS = {"model": "#2a6f97", "control": "#adb5bd", "baseline": "#89c2d9"}  # by kind of predictor
 OTHER = "#e9c46a"
 SHOT_COLOURS = {
@@ -54,7 +58,7 @@ EXPLANATIONS = {
 
 
 def report_page(report: EvaluationReport, atlas: Atlas | None = None) -> str:
-    """A report as a page; with an atlas whose ROIs have coordinates, networks are also drawn on a brain."""
+    """Write a report as a page; with an atlas whose ROIs have coordinates, networks are also drawn on a brain."""
     explanations = {"occlusion": report.occlusion, "integrated_gradients": report.integrated_gradients}
     missing = [f"{task}, {title_of(name)}: {why}" for task, name, why in left_out(report)]
     kind = "warning" if report.leaks else ""
@@ -79,7 +83,7 @@ def report_page(report: EvaluationReport, atlas: Atlas | None = None) -> str:
 
 
 def table_parts(table: Table, level: int = 2) -> list[str]:
-    """A table under its title as parts of a page; none where it has no rows."""
+    """Show a table under its title as parts of a page; none where it has no rows."""
     if not table.rows:
         return []
     note = [paragraph(table.note)] if table.note else []
@@ -87,7 +91,7 @@ def table_parts(table: Table, level: int = 2) -> list[str]:
 
 
 def score_parts(report: EvaluationReport) -> list[str]:
-    """Scores as parts of a page: warnings, tables and a picture."""
+    """Show scores as parts of a page: warnings, tables and a picture."""
     scores = score_table(report)
     return [
         heading(scores.title),
@@ -99,19 +103,19 @@ def score_parts(report: EvaluationReport) -> list[str]:
     ]
 
 
-def truth_parts(truth: Mapping[str, Any] | None) -> list[str]:
-    """Truth as parts of a page; none where it was not checked."""
+def truth_parts(truth: TruthResults | None) -> list[str]:
+    """Show truth as parts of a page; none where it was not checked."""
     return [] if truth is None else table_parts(truth_table(truth))
 
 
 def failure_parts(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Scans that could not be used, as parts of a page."""
+    """List scans that could not be used as parts of a page; none where all could."""
     listed = [f"{each['scan_id']}: {each['reason']}" for each in failures]
     return [heading("Scans that could not be used"), bullets(listed)] if listed else []
 
 
-def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]] | None) -> list[str]:
-    """Scores by number of labelled scans, as `few_shot` returns them, as parts of a page; none where not measured."""
+def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, FewShotScores]]] | None) -> list[str]:
+    """Show scores by number of labelled scans as parts of a page; none where they were not measured."""
     if not few_shot:
         return []
     rows, reasons = [], []
@@ -145,8 +149,8 @@ def _with_sd(scores: Mapping[str, Any], metric: str) -> str:
     return number(scores[metric]) if scores[metric] is None or sd is None else f"{scores[metric]:.3f} ± {sd:.3f}"
 
 
-def explanation_parts(explanations: Mapping[str, Mapping[str, Any] | None], atlas: Atlas | None) -> list[str]:
-    """Networks that moved the answers, as `explanations` returns them, as parts of a page; none where not measured."""
+def explanation_parts(explanations: Mapping[str, Mapping[str, Explanation] | None], atlas: Atlas | None) -> list[str]:
+    """Show the networks that moved the answers as parts of a page; none where they were not computed."""
     parts = []
     for way, (title, note) in EXPLANATIONS.items():
         if of_tasks := explanations.get(way):
@@ -176,7 +180,7 @@ def _effect_parts(effects: Mapping[str, Any], atlas: Atlas | None, task: str) ->
 
 
 def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
-    """Scores on degraded scans, as `robustness` returns them, as parts of a page; none where not measured."""
+    """Show scores on degraded scans as parts of a page; none where they were not measured."""
     if not robustness:
         return []
     rows, reasons = [], []
@@ -191,9 +195,9 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
             reasons += [[f"{degree}: {at['reason']}"]] if at["reason"] else []
     head = ("change", "level", "unread", "task", "balanced accuracy", "AUC", "same answer")
     return [
-        heading("The same scans, measured worse"),
-        picture(_robustness(robustness), "balanced accuracy by how much worse scans are measured"),
-        paragraph(f"{robustness['n_scans']} scans; dashed: as they are. Nothing was trained again."),
+        heading("Degraded scans"),
+        picture(_robustness(robustness), "balanced accuracy by level of degradation"),
+        paragraph(f"{robustness['n_scans']} scans; dashed: as they are. The model was not trained again."),
         html_table(head, rows),
         *([html_table(("could not be read",), reasons)] if reasons else []),
     ]
@@ -203,7 +207,7 @@ def robustness_parts(robustness: Mapping[str, Any] | None) -> list[str]:
 
 
 def _scores(report: EvaluationReport) -> Figure:
-    """The score of every predictor of every task with its interval, and the model's as a line through all."""
+    """Plot the score of every predictor of every task with its interval; a dashed line marks the model's score."""
     most = max(len(predictors) for predictors in report.tasks.values())
     figure = new_figure(figsize=(10, 1 + (0.8 + 0.24 * most) * len(report.tasks)), layout="constrained")
     rows = figure.subplots(len(report.tasks), squeeze=False)[:, 0]
@@ -226,11 +230,12 @@ def _scores(report: EvaluationReport) -> Figure:
 
 
 def _answers(report: EvaluationReport) -> Figure:
-    """The model's answers to each task: confusion of classes, reliability, and risk against coverage."""
+    """Plot the model's answers to each task: confusion of classes, reliability, and risk against coverage."""
     figure = new_figure(figsize=(10, 3.1 * len(report.questions)), layout="constrained")
     rows = figure.subplots(len(report.questions), 3, squeeze=False)
     for (confusion, reliable, risky), (task, asked) in zip(rows, report.questions.items()):
         counts, names = np.array(report.confusion[task]), asked["classes"]
+        # A class that no test scan has is a row of zeros.
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         confusion.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (i, j), count in np.ndenumerate(counts):
@@ -240,17 +245,17 @@ def _answers(report: EvaluationReport) -> Figure:
         confusion.set_xticks(range(len(columns)), columns, fontsize=8, rotation=30)
         confusion.set_yticks(range(len(names)), names, fontsize=8)
         confusion.set(title=f"{task}: counts", xlabel="answer", ylabel="truth")
-        found = report.calibration[task].get(MODEL)
-        if found is None:  # a written answer has no probability
+        calibrated = report.calibration[task].get(MODEL)
+        if calibrated is None:  # a written answer has no probability
             reliable.set_axis_off()
             risky.set_axis_off()
             continue
-        bins, risks = found["reliability"], found["risk_coverage"]
+        bins, risks = calibrated["reliability"], calibrated["risk_coverage"]
         reliable.plot([0, 1], [0, 1], color="0.7", linestyle="--")
         sizes = 20 + 150 * np.array([each["n"] for each in bins]) / asked["n_test"]
         confidence = [each["confidence"] for each in bins]
         reliable.scatter(confidence, [each["accuracy"] for each in bins], sizes, color=COLOURS["model"])
-        reliable.set(title=f"ECE {found['ece']:.3f}, Brier {found['brier']:.3f}", xlim=(0, 1.02))
+        reliable.set(title=f"ECE {calibrated['ece']:.3f}, Brier {calibrated['brier']:.3f}", xlim=(0, 1.02))
         reliable.set(xlabel="probability of the answer", ylabel="share right", ylim=(-0.02, 1.02))
         coverage = [each["coverage"] for each in risks]
         risky.plot(coverage, [each["risk"] for each in risks], "o-", color=COLOURS["model"])
@@ -262,6 +267,7 @@ def _answers(report: EvaluationReport) -> Figure:
 def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     figure = new_figure(figsize=(5 * len(few_shot), 3.4), layout="constrained")
     for axes, (task, curve) in zip(figure.subplots(1, len(few_shot), squeeze=False)[0], few_shot.items()):
+        # Zero shots are no point of the curve but a dashed line: only the model answers without labelled scans.
         shots = [k for k in curve if k != "0"]
         for name in dict.fromkeys(name for k in shots for name in curve[k]):
             known = [k for k in shots if curve[k].get(name, {}).get("balanced_accuracy") is not None]
@@ -280,7 +286,7 @@ def _curves(few_shot: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
 
 
 def _matrix(effects: Mapping[str, Any]) -> Figure:
-    """Pairs off the diagonal, networks on it."""
+    """Plot sizes of effects: networks on the diagonal, pairs off it."""
     names = [each["networks"][0] for each in effects["of_networks"]]
     sizes = np.diag([each["size"] for each in effects["of_networks"]])
     for each in effects["of_pairs"]:
@@ -296,7 +302,7 @@ def _matrix(effects: Mapping[str, Any]) -> Figure:
 
 
 def _brain(effects: Mapping[str, Any], atlas: Atlas | None) -> Figure | None:
-    """The networks on a glass brain, by how far they moved the answers; None where ROIs have no coordinates."""
+    """Draw networks on a glass brain, by the size of their effect; None where ROIs have no coordinates."""
     centres = None if atlas is None else roi_centres(atlas)
     if atlas is None or centres is None:
         return None
@@ -329,7 +335,7 @@ def _robustness(robustness: Mapping[str, Any]) -> Figure:
 
 
 def roi_centres(atlas: Atlas) -> Sequence[Sequence[float]] | None:
-    """Centre of each ROI in mm, from the atlas's coordinates or its image; None where it has neither."""
+    """Return the centre of each ROI in mm, from the atlas's coordinates or its image; None where it has neither."""
     if atlas.coordinates is not None:
         return atlas.coordinates
     image = atlas.labels_img
@@ -339,6 +345,7 @@ def roi_centres(atlas: Atlas) -> Sequence[Sequence[float]] | None:
 
     centres, values = find_parcellation_cut_coords(image, return_label_names=True)
     centre_of = {int(value): centre for value, centre in zip(values, centres, strict=True)}
+    # The image may lack a label of the atlas. No brain is better than one that silently misses some ROIs.
     if set(atlas.labels) - set(centre_of):
         return None
     return [tuple(map(float, centre_of[label])) for label in atlas.labels]

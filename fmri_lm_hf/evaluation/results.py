@@ -1,4 +1,4 @@
-"""`EvaluationConfig` and `EvaluationReport`: what an evaluation is asked to do, and what it found."""
+"""Configuration and report of an evaluation, and the comparison of reports of several models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from .scoring import Scores, Verdict
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    # For type checkers only: a report needs none of the analyses to be read.
     from ..models.atlas import Atlas
+    from .attribution import Explanation
+    from .confounds import ConfoundPrediction, Subgroups
+    from .few_shot import FewShotScores
+    from .robustness import RobustnessResults, WordingInvariance
+    from .truth import TruthResults
+    from .uncertainty import SiteSpread
 
 SCHEMA_VERSION = 1
 SPLITS = ("test", "validation")
@@ -32,20 +39,20 @@ _OLD_OPTIONS = {"readers": "predictors", "refuse_leaks": "refuse_leakage"}
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What to evaluate, beside the scores of the model.
+    """What an evaluation measures besides the scores of the model.
 
     Parameters
     ----------
     predictors : sequence of str, optional
         Baselines and controls, by their names in `PREDICTORS`; all of them when None. The model is always scored.
     split : {"test", "validation"}
-        Whose scans are scored. Choose between models by validation subjects.
+        The subjects whose scans are scored. Choose between models by validation subjects.
     n_resamples : int
-        Of the bootstrap over subjects, and of the permutations of labels.
+        Draws of the bootstrap over subjects, and permutations of labels.
     n_wordings : int
         Other wordings of each task to ask, to see whether answers depend on them (`wording_invariance`).
     confounding : bool
-        Whether to analyse confounds: what scan tokens reveal of them, and scores within and without their strata.
+        Whether to analyse confounds: how well scan tokens predict them, and scores within their strata.
     n_truth : int
         Test scans whose descriptions and answers about network pairs are checked (`truth`), for a model that sees
         network pairs.
@@ -54,13 +61,13 @@ class EvaluationConfig:
     shots : sequence of int
         Numbers of labelled scans of each class to learn from (`few_shot`).
     n_occluded : int
-        Test scans in which the networks that moved the answers are looked for (`explanations`).
+        Test scans for which the networks that moved the answers are computed (`explanations`).
     n_robustness : int
         Test scans to ask about again, degraded in several ways (`robustness`). This and `n_wordings`, `shots` and
         `n_occluded` are for tasks whose answers are chosen, not written into a form.
     fitted : sequence of FittedStatistics
-        Statistics, feature selections and harmonisations that scans, model or baselines rest on, besides those that
-        the model's own files declare.
+        Statistics, feature selections and harmonisations that were used to make scans, model or baselines, besides
+        those that the model's own files declare.
     refuse_leakage : bool
         Whether leakage is an error; it is reported with the scores otherwise.
     seed : int
@@ -108,7 +115,7 @@ class EvaluationConfig:
 
     @classmethod
     def of_call(cls, config: EvaluationConfig | Sequence[str] | None, options: Mapping[str, Any]) -> EvaluationConfig:
-        """The configuration of a call with `config`, or with keywords as in the release before."""
+        """Make the configuration of a call with `config`, or with keywords as in the release before."""
         if not options and (config is None or isinstance(config, EvaluationConfig)):
             return config or cls()
         if isinstance(config, EvaluationConfig):
@@ -146,16 +153,16 @@ class EarlierEvaluations(TypedDict):
 
 
 class SitesLeftOut(TypedDict):
-    """An evaluation that leaves one site out after the other: the sites, and why some could not be evaluated."""
+    """Sites that were left out in turn; `not_evaluated` has the others, each with the reason."""
 
     sites: list[str]
-    not_judged: dict[str, str]
+    not_evaluated: dict[str, str]
     model_retrained: bool
 
 
 @dataclass
 class EvaluationReport:
-    """What an evaluation found: the content of `results.json`, as `evaluate` and `evaluate_sites` return it.
+    """The results of an evaluation, as `evaluate` and `evaluate_sites` return them and `results.json` holds them.
 
     Attributes
     ----------
@@ -171,11 +178,11 @@ class EvaluationReport:
     calibration, conformal : dict
         Task -> predictor -> `Calibration`, and `ConformalSets`; of predictors that give probabilities.
     left_out : dict
-        Task -> predictor that is not available -> why.
+        Task -> predictor that is not available -> reason.
     failures : list of Failure
         Test scans that could not be read.
     split, scans_sha256, splits_sha256 : str, optional
-        Whose scans were scored, and hashes of their content and of the split manifest.
+        The split that was scored, and hashes of the content of its scans and of the split manifest.
     holdout_site, dataset : str, optional
         The site that was held out; the id of the scan dataset on the Hub.
     simulated : bool
@@ -186,14 +193,21 @@ class EvaluationReport:
         `kind` and `message` of leakage that was found and not refused.
     history : EarlierEvaluations, optional
         Set by `History.record`.
-    wordings, confounding, subgroups, truth, few_shot, occlusion, integrated_gradients, robustness : dict, optional
-        What the functions of these names return, of those that were asked for; `occlusion` and
-        `integrated_gradients` as `explanations` returns them.
+    wordings : dict, optional
+        Task -> `WordingInvariance`.
+    confounding, subgroups : dict, optional
+        Confound -> `ConfoundPrediction`; task -> `Subgroups`.
+    truth : TruthResults, optional
+    few_shot : dict, optional
+        Task -> number of labelled scans of each class, as text -> predictor -> `FewShotScores`.
+    occlusion, integrated_gradients : dict, optional
+        Task -> `Explanation`.
+    robustness : RobustnessResults, optional
     leave_one_site_out : SitesLeftOut, optional
     sites : dict, optional
         Site -> task -> predictor -> `Scores`.
     between_sites : dict, optional
-        Task -> predictor -> variation of the deciding metric between sites, as `uncertainty.between_sites` returns it.
+        Task -> predictor -> `SiteSpread` of the deciding metric.
     schema_version : int
     """
 
@@ -214,21 +228,21 @@ class EvaluationReport:
     commits: dict[str, str] = field(default_factory=dict)
     leaks: list[dict[str, str]] = field(default_factory=list)
     history: EarlierEvaluations | None = None
-    wordings: dict[str, Any] | None = None
-    confounding: dict[str, Any] | None = None
-    subgroups: dict[str, Any] | None = None
-    truth: dict[str, Any] | None = None
-    few_shot: dict[str, Any] | None = None
-    occlusion: dict[str, Any] | None = None
-    integrated_gradients: dict[str, Any] | None = None
-    robustness: dict[str, Any] | None = None
+    wordings: dict[str, WordingInvariance] | None = None
+    confounding: dict[str, ConfoundPrediction] | None = None
+    subgroups: dict[str, Subgroups] | None = None
+    truth: TruthResults | None = None
+    few_shot: dict[str, dict[str, dict[str, FewShotScores]]] | None = None
+    occlusion: dict[str, Explanation] | None = None
+    integrated_gradients: dict[str, Explanation] | None = None
+    robustness: RobustnessResults | None = None
     leave_one_site_out: SitesLeftOut | None = None
     sites: dict[str, dict[str, dict[str, Scores]]] | None = None
-    between_sites: dict[str, dict[str, Any]] | None = None
+    between_sites: dict[str, dict[str, SiteSpread | None]] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `results.json`; what was not measured is absent."""
+        """Return the content of `results.json`, without what was not measured."""
         # not `asdict`, which copies: a report holds thousands of small dictionaries
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
@@ -258,11 +272,16 @@ class EvaluationReport:
                 f"{SCHEMA_VERSION}: upgrade it with `pip install -U fmri-lm-hf`."
             )
         values = {_OLD_KEYS.get(key, key): value for key, value in record.items()}
+        # Before the schema version, the history lay in two keys of its own.
         if "test_split" in values:
             values["history"] = {
                 "n_earlier": values.get("judged_before", 0),
                 "statement": values["test_split"],
             }
+        if "not_judged" in (sites := values.get("leave_one_site_out") or {}):
+            sites = {"not_evaluated" if key == "not_judged" else key: value for key, value in sites.items()}
+            values["leave_one_site_out"] = sites
+        # Without the version: a file of an earlier one is of the present one once it is read, and saved as such.
         known = {each.name for each in fields(cls)} - {"schema_version"}
         return cls(**{key: value for key, value in values.items() if key in known})
 
@@ -287,7 +306,7 @@ class EvaluationReport:
         write_text(reporting_checklist(self), folder / "tripod.md")
 
     def summary(self) -> str:
-        """The scores, and what has to be known about them, as text for the terminal."""
+        """Return scores, warnings and notes as text for the terminal."""
         from .tables import summary
 
         return summary(self)
@@ -311,7 +330,7 @@ class Spread(TypedDict):
 
 
 class Comparison(TypedDict):
-    """What varies between models that were evaluated on the same scans, such as trainings with other seeds.
+    """Variation between models that were evaluated on the same scans, such as trainings with other seeds.
 
     ``tasks`` -> task -> predictor -> metric -> `Spread`; ``beats_controls`` and ``beats_baselines`` -> task -> how many
     models do.
@@ -336,26 +355,26 @@ def compare(reports: Mapping[str, EvaluationReport]) -> Comparison:
     ValueError
         When the models were evaluated on different scans, or asked different tasks.
     """
-    each = list(reports.values())
-    if len({report.scans_sha256 for report in each}) > 1:
+    every = list(reports.values())
+    if len({report.scans_sha256 for report in every}) > 1:
         raise ValueError("The models were evaluated on different scans: evaluate them with the same scans and splits.")
-    if len({tuple(report.tasks) for report in each}) > 1:
+    if len({tuple(report.tasks) for report in every}) > 1:
         raise ValueError("The models were asked different tasks: evaluate them with the same tasks.")
     tasks: dict[str, dict[str, dict[str, Spread]]] = {}
-    for task, predictors in each[0].tasks.items():
+    for task, predictors in every[0].tasks.items():
         tasks[task] = {}
         for name in predictors:
-            scores: list[Mapping[str, Any]] = [report.tasks[task].get(name, {}) for report in each]
+            scores: list[Mapping[str, Any]] = [report.tasks[task].get(name, {}) for report in every]
             if all(scores):
                 values = {metric: [of_model.get(metric) for of_model in scores] for metric in COMPARED}
-                tasks[task][name] = {metric: _spread(found) for metric, found in values.items() if None not in found}
+                tasks[task][name] = {metric: _spread(each) for metric, each in values.items() if None not in each}
     return {
         "models": list(reports),
         "tasks": tasks,
         "beats_controls": {
-            task: sum(report.verdict[task]["beats_controls"] is True for report in each) for task in tasks
+            task: sum(report.verdict[task]["beats_controls"] is True for report in every) for task in tasks
         },
         "beats_baselines": {
-            task: sum(report.verdict[task]["beats_baselines"] is True for report in each) for task in tasks
+            task: sum(report.verdict[task]["beats_baselines"] is True for report in every) for task in tasks
         },
     }

@@ -1,7 +1,7 @@
-"""Robustness of answers: the same scans measured worse, and the same questions in other words.
+"""Robustness of answers: to degraded scans, and to other wordings of the questions.
 
-A perturbation changes the series of a scan and nothing else: its label stays true, and a score that falls falls
-because of the perturbation. Nothing is trained again.
+A perturbation changes the series of a scan and nothing else. Its label stays true and nothing is trained again, so a
+lower score is due to the perturbation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score
@@ -26,8 +26,44 @@ PERFUSION_T_R = 4.0  # seconds
 NO_LIMIT = 2**31  # time points: resampling must not cut a scan
 
 
-def robustness(evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int) -> dict[str, Any]:
-    """Scores of the model on scans as they are, and under each perturbation at each level.
+class Scores(TypedDict, total=False):
+    """Scores of a task; with a perturbation also the share of scans whose answer is that to the unperturbed scan."""
+
+    balanced_accuracy: float | None
+    auc: float | None
+    same_answer: float
+
+
+class LevelResult(TypedDict):
+    """One level of a perturbation.
+
+    `unread` is the share of scans that the model cannot read, with a `reason` of one of them; `tasks` has the scores of
+    the others by task.
+    """
+
+    level: float
+    unread: float
+    reason: str | None
+    tasks: dict[str, Scores]
+
+
+class PerturbationResult(TypedDict):
+    """One perturbation at all its levels."""
+
+    title: str
+    levels: list[LevelResult]
+
+
+class RobustnessResults(TypedDict):
+    """Scores by task on the scans `as_they_are`, and after each of the `changes`, by name of the perturbation."""
+
+    n_scans: int
+    as_they_are: dict[str, Scores]
+    changes: dict[str, PerturbationResult]
+
+
+def robustness(evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_scans: int) -> RobustnessResults:
+    """Score the model on scans as they are, and with each perturbation at each level.
 
     Parameters
     ----------
@@ -35,15 +71,7 @@ def robustness(evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores]
     scores_of_tasks : mapping of str to TaskScores
         Of each task, of the scans as they are.
     n_scans : int
-        The first so many evaluated scans are perturbed.
-
-    Returns
-    -------
-    dict
-        ``n_scans``; ``as_they_are`` -> task -> ``balanced_accuracy`` and ``auc``; ``changes`` -> perturbation ->
-        ``title`` and ``levels``, a list of ``level``, ``unread`` (share of scans that the model cannot read then),
-        ``reason`` (of one of them) and ``tasks`` -> task -> ``balanced_accuracy``, ``auc``, and ``same_answer``, the
-        share of scans whose answer is that to the scan as it is; of the scans that can be read.
+        How many of the evaluated scans are perturbed.
     """
     rows = evaluation.encoded.rows[:n_scans]
     atlas = evaluation.processor.feature_extractor.atlas
@@ -76,16 +104,17 @@ def _scores_at(
     name: str,
     level: float,
     networks: Sequence[str] | None,
-) -> dict[str, Any]:
-    """Scores under one perturbation at one level."""
+) -> LevelResult:
+    """Score the model with one perturbation at one level."""
     change = partial(perturb, name, level, evaluation.seed, networks=networks)
     try:
         encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, rows, change=change)
-    except ScanError as error:  # none of them can be read
+    except ScanError as error:  # no scan can be read
         return {"level": level, "unread": 1.0, "reason": str(error), "tasks": {}}
     log_probabilities = encoded.log_probabilities(evaluation.model, evaluation.processor, evaluation.tasks)
-    tasks = {}
+    tasks: dict[str, Scores] = {}
     for task, task_scores in scores_of_tasks.items():
+        # of the scans that can still be read: `unread` says how many are missing
         if places := _places(task_scores, encoded.rows):
             of_scans = log_probabilities[task][encoded.places([task_scores.rows[place] for place in places])]
             probabilities = among_classes(of_scans, task_scores.task, task_scores.classes)
@@ -101,12 +130,12 @@ def _scores_at(
 
 
 def _places(task_scores: TaskScores, rows: Sequence[int]) -> list[int]:
-    """Positions of some rows among the evaluated scans of a task."""
+    """Find some rows among the evaluated scans of a task."""
     wanted = set(rows)
     return [place for place, row in enumerate(task_scores.rows) if row in wanted]
 
 
-def _scores(task_scores: TaskScores, places: list[int], probabilities: np.ndarray) -> dict[str, float | None]:
+def _scores(task_scores: TaskScores, places: list[int], probabilities: np.ndarray) -> Scores:
     truth = [task_scores.truth[place] for place in places]
     answers = [task_scores.classes[best] for best in probabilities.argmax(1)]
     scores = score_classification(truth, answers, probabilities, task_scores.classes)
@@ -118,7 +147,7 @@ def _scores(task_scores: TaskScores, places: list[int], probabilities: np.ndarra
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One way in which a scan can be measured worse.
+    """One way to degrade a scan.
 
     Attributes
     ----------
@@ -145,7 +174,7 @@ def perturb(
     row: int,
     networks: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """A perturbed row of a scan dataset; the same seed and row give the same draws.
+    """Perturb a row of a scan dataset; the same seed and row give the same draws.
 
     Parameters
     ----------
@@ -159,6 +188,7 @@ def perturb(
     networks : sequence of str, optional
         The network of each ROI, for perturbations that need them.
     """
+    # by row: a scan is perturbed alike whichever scans are perturbed with it
     perturbation, rng = PERTURBATIONS[name], np.random.default_rng([seed, row])
     if perturbation.needs_networks:
         return perturbation.apply(scan, level, rng, networks)
@@ -169,7 +199,8 @@ def _resample(scan: Mapping[str, Any], t_r: float, rng: np.random.Generator) -> 
     bold, mask = series_of(scan)
     weights = resampling_weights(len(bold), float(scan["t_r"]), t_r, NO_LIMIT)
     n_used = weights.shape[1]  # resampling may leave out the last time points
-    # a new point counts as observed if at least half of what it is made of was
+    # a new point counts as observed if at least half of its weight is on observed points; weights of the filter may be
+    # negative, so that their plain sum would be wrong
     observed = np.abs(weights) @ mask[:n_used] >= 0.5 * np.abs(weights).sum(1)
     resampled = (weights @ bold[:n_used]).astype(np.float32)
     return {**scan, "bold": resampled, "t_r": t_r, "sample_mask": observed}
@@ -191,6 +222,7 @@ def _add_motion(scan: Mapping[str, Any], share: float, rng: np.random.Generator)
     bold, mask = series_of(scan)
     moves = (rng.random(len(bold)) < share).astype(float)
     course = moves + 0.5 * np.concatenate([[0.0], moves[:-1]])  # gone after two volumes
+    # nearly the same in all ROIs, as of a head that moves: correlations rise everywhere
     weights = rng.choice([-1.0, 1.0]) * (1 + 0.3 * rng.standard_normal(bold.shape[1]))
     artefact = SPIKE * np.nan_to_num(bold[mask].std(0)) * course[:, None] * weights
     return {**scan, "bold": (bold + artefact).astype(np.float32)}
@@ -199,6 +231,7 @@ def _add_motion(scan: Mapping[str, Any], share: float, rng: np.random.Generator)
 def _lose_rois(scan: Mapping[str, Any], share: float, rng: np.random.Generator) -> dict[str, Any]:
     bold, _ = series_of(scan)
     usable = _usable_rois(scan, bold)
+    # the first so many of one order: a higher share loses the same ROIs and more
     usable[rng.permutation(np.flatnonzero(usable))[: round(share * usable.sum())]] = False
     return {**scan, "bold": np.where(usable, bold, np.float32(np.nan)), "roi_mask": usable}
 
@@ -206,7 +239,7 @@ def _lose_rois(scan: Mapping[str, Any], share: float, rng: np.random.Generator) 
 def _merge_rois(
     scan: Mapping[str, Any], n_merged: float, rng: np.random.Generator, networks: Sequence[str]
 ) -> dict[str, Any]:
-    """As an atlas of larger parcels gives it: neighbours in a network become one, in the place of the first of them."""
+    """Imitate an atlas of larger parcels: neighbours in a network become their mean, in the place of the first."""
     bold, _ = series_of(scan)
     usable = _usable_rois(scan, bold)
     merged = np.full_like(bold, np.nan)
@@ -218,7 +251,7 @@ def _merge_rois(
 
 
 def _as_perfusion(scan: Mapping[str, Any], sds: float, rng: np.random.Generator) -> dict[str, Any]:
-    """As arterial spin labelling gives it: a pair of volumes takes 4 s, and there is more noise than in BOLD."""
+    """Imitate arterial spin labelling: a pair of volumes takes 4 s, with more noise than BOLD."""
     return _add_noise(_resample(scan, PERFUSION_T_R, rng), sds, rng)
 
 
@@ -242,10 +275,26 @@ PERTURBATIONS = {
 # ---------------------------------------------------------------------------------------- other wordings of a question
 
 
+class WordingScores(TypedDict):
+    """Balanced accuracy with another wording, and the share of scans whose answer is that to the first wording."""
+
+    balanced_accuracy: float
+    agreement: float
+
+
+class WordingInvariance(TypedDict):
+    """Scores by wording; over wordings the mean `agreement` and the extremes of the balanced accuracy."""
+
+    wordings: dict[str, WordingScores]
+    agreement: float
+    lowest: float
+    highest: float
+
+
 def wording_invariance(
     evaluation: Evaluation, scores_of_tasks: Mapping[str, TaskScores], n_wordings: int = 10
-) -> dict[str, dict[str, Any]]:
-    """Scores of other wordings of each task, and how often they get the answer of the first wording.
+) -> dict[str, WordingInvariance]:
+    """Score other wordings of each task, and compare their answers with those to the first wording.
 
     The order of the answers cannot matter: each is scored by itself, after a question that does not list them.
 
@@ -255,14 +304,12 @@ def wording_invariance(
     scores_of_tasks : mapping of str to TaskScores
         Of each task, by its first wording.
     n_wordings : int
-        The first so many other wordings of a task are asked.
+        How many other wordings of a task are asked.
 
     Returns
     -------
     dict
-        Task -> ``wordings`` (question -> ``balanced_accuracy`` and ``agreement``, the share of scans whose answer is
-        that to the first wording), and over these ``agreement`` (mean) and the ``lowest`` and ``highest`` balanced
-        accuracy. Tasks with one wording are left out.
+        Task -> scores. Tasks with one wording are left out.
     """
     others = {
         f"{name}\n{question}": (name, question)
@@ -273,18 +320,22 @@ def wording_invariance(
         return {}
     asked = {key: replace(scores_of_tasks[name].task, ask=(text,)) for key, (name, text) in others.items()}
     log_probabilities = evaluation.encoded.log_probabilities(evaluation.model, evaluation.processor, asked)
-    results: dict[str, dict[str, Any]] = {}
+    of_tasks: dict[str, dict[str, WordingScores]] = {}
     for key, (name, question) in others.items():
         task_scores = scores_of_tasks[name]
         of_scans = log_probabilities[key][evaluation.encoded.places(task_scores.rows)]
         answers = among_classes(of_scans, task_scores.task, task_scores.classes).argmax(1)
         first = task_scores.answers[MODEL].probabilities.argmax(1)
-        results.setdefault(name, {"wordings": {}})["wordings"][question] = {
+        of_tasks.setdefault(name, {})[question] = {
             "balanced_accuracy": float(balanced_accuracy_score(task_scores.labels, answers)),
             "agreement": float(np.mean(answers == first)),
         }
-    for of_task in results.values():
-        scores = [each["balanced_accuracy"] for each in of_task["wordings"].values()]
-        agreements = [each["agreement"] for each in of_task["wordings"].values()]
-        of_task |= {"agreement": float(np.mean(agreements)), "lowest": min(scores), "highest": max(scores)}
-    return results
+    return {
+        name: {
+            "wordings": wordings,
+            "agreement": float(np.mean([scores["agreement"] for scores in wordings.values()])),
+            "lowest": min(scores["balanced_accuracy"] for scores in wordings.values()),
+            "highest": max(scores["balanced_accuracy"] for scores in wordings.values()),
+        }
+        for name, wordings in of_tasks.items()
+    }

@@ -1,4 +1,4 @@
-"""Scores of one task: every predictor's, with their uncertainty, and whether the model beats baselines and controls."""
+"""Scores of all predictors at a task, with their uncertainty, and the comparison of the model with the others."""
 
 from __future__ import annotations
 
@@ -59,10 +59,9 @@ class Difference(TypedDict):
 
 
 class Verdict(TypedDict):
-    """Whether the model is better than all controls and all baselines.
+    """Whether the model is better than all controls, and than all baselines; None where there are none.
 
-    All of a kind have to be beaten, so that more comparisons make the claim harder, and no correction for their number
-    is due. None where there is none of that kind.
+    The model has to beat all of a kind: more comparisons make that harder, and need no correction for their number.
     """
 
     score: str
@@ -74,7 +73,7 @@ class Verdict(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class TaskScores:
-    """The answers of all predictors to a task, and the scores of them.
+    """The answers of all predictors to a task, with their scores.
 
     Attributes
     ----------
@@ -90,7 +89,7 @@ class TaskScores:
     subjects, sites : list of str
         Of each test scan.
     answers : dict of str to Answer
-        By predictor; with `numbers` for a regression task.
+        By predictor; an answer to a regression task has `numbers`.
     numbers : ndarray of shape (n_scans,), optional
         The true numbers of a regression task.
     left_out : dict of str to str
@@ -125,11 +124,11 @@ class TaskScores:
         return np.array([self.classes.index(name) for name in self.truth])
 
     def scores(self) -> dict[str, Scores]:
-        """Scores by predictor."""
+        """Score every predictor."""
         return {name: self._score(answer) for name, answer in self.answers.items()}
 
     def verdict(self) -> Verdict:
-        """Whether the model is better than controls and baselines."""
+        """Compare the model with controls and baselines."""
         differences: dict[str, Difference] = {}
         if self._weights is not None:
             differences = {name: self._difference(name) for name in self.answers if name != MODEL}
@@ -148,18 +147,18 @@ class TaskScores:
         }
 
     def calibration(self) -> dict[str, Calibration]:
-        """Calibration by predictor, of those that give probabilities."""
+        """Measure the calibration of the predictors that give probabilities."""
         return {name: calibration(self.labels, each.probabilities) for name, each in self._probabilistic()}
 
     def conformal(self) -> dict[str, ConformalSets | None]:
-        """Conformal sets by predictor, of those that give probabilities."""
+        """Measure conformal sets of the predictors that give probabilities."""
         return {
             name: conformal_sets(self.labels, each.probabilities, self.subjects, self.classes, seed=self.seed)
             for name, each in self._probabilistic()
         }
 
     def confusion(self) -> list[list[int]]:
-        """True classes (rows) by answers of the model (columns); a last column counts texts that are no answer."""
+        """Count true classes (rows) by answers of the model (columns); in the last column, texts without an answer."""
         answer = self.answers[MODEL]
         counts = np.zeros((len(self.classes), len(self.classes) + 1), dtype=int)
         # -1, no answer, is the last column; `counts[...] += 1` would count a repeated pair of indices once
@@ -177,7 +176,7 @@ class TaskScores:
             scores["no_answer"] = float(np.mean(predicted < 0))
         if self.task.kind != "classification":
             expected = probabilities @ np.arange(len(self.classes))
-            # no answer counts as the largest error there is
+            # No answer counts as the largest error: a model must not gain by being silent where it is unsure.
             error = np.where(predicted < 0, len(self.classes) - 1, np.abs(predicted - self.labels))
             scores["rank_correlation"] = _correlation(spearmanr, expected, self.labels)
             scores["within_one"] = float(np.mean((error <= 1) & (predicted >= 0)))
@@ -216,13 +215,13 @@ class TaskScores:
 
     @cached_property
     def _weights(self) -> np.ndarray | None:
-        """Weights of the scans in each draw of the bootstrap; None where one subject, or class, has no uncertainty."""
+        """Weights of the scans in each draw of the bootstrap; None with fewer than two subjects or classes."""
         if len(set(self.subjects)) < 2 or len(set(self.truth)) < 2:
             return None
         return weights_by_subject(self.subjects, self.n_resamples, self.seed)
 
     def _resampled(self, metric: str, answer: Answer) -> tuple[float, np.ndarray]:
-        """A metric on the scans as they are, and on each draw of subjects."""
+        """Compute a metric on the scans as they are, and on each draw of subjects."""
         weights = np.concatenate([np.ones((1, len(self.labels))), self._weights])  # type: ignore[list-item]
         if metric == "balanced_accuracy":
             values = weighted_balanced_accuracy(self.labels, answer.chosen, weights)
@@ -233,7 +232,7 @@ class TaskScores:
         return float(values[0]), values[1:]
 
     def _permutation_p(self, answer: Answer) -> float:
-        """Share of permuted labellings with a score at least as good, the true one counted among them [1]_.
+        """Compute the share of permuted labellings with a score at least as good, including the true one [1]_.
 
         References
         ----------
@@ -246,7 +245,8 @@ class TaskScores:
             values = -weighted_mean(np.abs(answer.numbers - self.numbers[orders]), one)
         else:
             values = weighted_balanced_accuracy(self.labels[orders], answer.chosen, one)
-        # sums in another order differ in the last digits: without the margin, ties with the true labels are lost
+        # Sums in another order differ in the last digits: without the margin, ties with the true labels would be lost
+        # and p too small.
         return float((values >= values[0] - 1e-12).mean())
 
     @cached_property
@@ -255,7 +255,7 @@ class TaskScores:
         return permutations_by_subject(self.subjects, values, self.n_resamples, self.seed)
 
     def _within_sites(self, predicted: np.ndarray) -> float | None:
-        """Mean balanced accuracy within sites, weighted by their scans; a site with one class does not count."""
+        """Average balanced accuracy over sites, weighted by their scans, without sites that have one class."""
         sites = np.array(self.sites)
         weights = (sites == np.unique(sites)[:, None]).astype(float)
         values = weighted_balanced_accuracy(self.labels, predicted, weights)
@@ -264,12 +264,12 @@ class TaskScores:
 
 
 def score_task(split: TaskSplit, predictors: Sequence[str], n_resamples: int = 1000) -> TaskScores:
-    """Ask predictors a task about its test scans."""
+    """Score the answers of predictors to a task; those that are not available are left out, with the reason."""
     is_number = split.task.kind == "regression"
     answers: dict[str, Answer] = {}
     left_out: dict[str, str] = {}
-    asked = [name for name in predictors if PREDICTORS[name].applies(split.task)]
-    for name in tqdm(asked, f"Predictors of {split.name}", unit="predictor"):
+    applicable = [name for name in predictors if PREDICTORS[name].applies(split.task)]
+    for name in tqdm(applicable, f"Predictors of {split.name}", unit="predictor"):
         try:
             answer = PREDICTORS[name].answer(split)
         except Unavailable as reason:
@@ -295,15 +295,15 @@ def score_task(split: TaskSplit, predictors: Sequence[str], n_resamples: int = 1
 
 
 def pool(parts: Mapping[str, TaskScores]) -> TaskScores:
-    """The answers to one task about several sets of test scans, as answers about all of them.
+    """Pool the answers to one task about several sets of test scans.
 
-    A class that one set lacks counts as never answered there. A predictor that is not available for one set is left
+    Where a set lacks a class, the class has the probability 0. A predictor that is not available for one set is left
     out.
 
     Parameters
     ----------
     parts : mapping of str to TaskScores
-        By a name of the set, for the reason why a predictor is left out.
+        By the name of the set, which is stated with the reason why a predictor is left out.
     """
     each = list(parts.values())
     first = each[0]
@@ -317,7 +317,7 @@ def pool(parts: Mapping[str, TaskScores]) -> TaskScores:
             spread = np.zeros((len(answer.probabilities), len(classes)))
             spread[:, columns] = answer.probabilities
             probabilities.append(spread)
-            # -1, no answer, stays -1
+            # Shifted by one, so that -1, no answer, stays -1 and does not pick the last column.
             written.append(None if answer.written is None else np.array([-1, *columns])[answer.written + 1])
         numbers = [part.answers[name].numbers for part in each]
         return Answer(np.concatenate(probabilities), _concatenate(numbers), _concatenate(written))
@@ -339,11 +339,11 @@ def pool(parts: Mapping[str, TaskScores]) -> TaskScores:
 
 
 def _concatenate(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """None where the parts are."""
+    """Concatenate arrays; None where all of them are None."""
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if known else None
 
 
 def _correlation(kind: Callable[..., Any], x: np.ndarray, y: np.ndarray) -> float | None:
-    """None where one of the two does not vary."""
+    """Correlate two arrays; None where one of them does not vary."""
     return float(kind(x, y)[0]) if len(x) > 2 and np.ptp(x) > 1e-12 and np.ptp(y) > 0 else None

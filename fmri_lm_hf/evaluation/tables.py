@@ -36,11 +36,11 @@ def interval(ends: Sequence[float] | None) -> str:
     return "-" if ends is None else f"{ends[0]:.3f} {ends[1]:.3f}"
 
 
-# Scores, and what has to be known about them.
+# Scores, with warnings and notes.
 
 
 def summary(report: EvaluationReport) -> str:
-    """The scores, and what has to be known about them, as text for the terminal."""
+    """Return scores, warnings and notes as text for the terminal."""
     parts = [score_table(report).text()]
     if (numbers := number_table(report)).rows:
         parts += ["", numbers.text()]
@@ -57,7 +57,7 @@ def summary(report: EvaluationReport) -> str:
 
 
 def score_table(report: EvaluationReport) -> Table:
-    """Classification scores of every predictor; the model is marked where its score is not above its controls."""
+    """Tabulate classification scores of every predictor; the model is marked if it is not above its controls."""
     return Table(
         "Scores",
         ("task", "predictor", "accuracy", "balanced", "95 % interval", "AUC"),
@@ -77,7 +77,7 @@ def score_table(report: EvaluationReport) -> Table:
 
 
 def number_table(report: EvaluationReport) -> Table:
-    """Scores of tasks that ask for a number; no rows where none does."""
+    """Tabulate scores of tasks that ask for a number; no rows without such a task."""
     return Table(
         "As numbers",
         ("task", "predictor", "mean error", "95 % interval", "r", "R2"),
@@ -98,7 +98,7 @@ def number_table(report: EvaluationReport) -> Table:
 
 
 def verdict_table(report: EvaluationReport) -> Table:
-    """Differences between the model and every other predictor."""
+    """Tabulate differences between the model and every other predictor."""
     return Table(
         "Against controls and baselines",
         ("task", "better than", "by", "95 % interval", "p"),
@@ -107,12 +107,13 @@ def verdict_table(report: EvaluationReport) -> Table:
             for task, verdict in report.verdict.items()
             for name, each in verdict["differences"].items()
         ],
-        "Differences of the deciding metric on the same draws of subjects; p: share of draws without one.",
+        "Differences of the deciding metric on the same draws of subjects; p: share of draws in which the model is not "
+        "better.",
     )
 
 
 def conformal_table(report: EvaluationReport) -> Table:
-    """Conformal sets of answers, where there were enough scans."""
+    """Tabulate conformal sets of answers, for tasks with enough scans."""
     return Table(
         "Conformal sets",
         ("task", "predictor", "right answer in the set", "answers in a set", "sets of one", "of these right"),
@@ -129,13 +130,13 @@ def conformal_table(report: EvaluationReport) -> Table:
             for name, found in predictors.items()
             if found is not None
         ],
-        "Sets of answers that are to hold the right one for nine scans of ten (split conformal prediction): those of "
-        "each half of the subjects are calibrated on the other half. Smaller sets are more informative.",
+        "Sets of answers that hold the right one for nine scans of ten (split conformal prediction); the sets of each "
+        "half of the subjects are calibrated on the other half. Smaller sets are more informative.",
     )
 
 
 def question_table(report: EvaluationReport) -> Table:
-    """What was asked."""
+    """Tabulate questions, answers and numbers of scans."""
     return Table(
         "Questions",
         ("task", "question", "answers", "training scans", "test scans"),
@@ -147,56 +148,58 @@ def question_table(report: EvaluationReport) -> Table:
 
 
 def mark(report: EvaluationReport, task: str, name: str) -> str:
+    """Return `MARK` for a model that is not shown to be above its controls, "" for every other predictor."""
     verdict = report.verdict.get(task)
+    # `is False`: without any control the verdict is None, and there is nothing to warn of.
     return MARK if name == MODEL and verdict and verdict["beats_controls"] is False else ""
 
 
 def warnings(report: EvaluationReport) -> list[str]:
-    """A sentence for each task in which the model is not above its controls."""
-    found = []
+    """Name the controls that the model is not shown to be above, in a sentence for each task."""
+    sentences = []
     for task, verdict in report.verdict.items():
         if verdict["beats_controls"] is False:
             kinds = {name: each["kind"] for name, each in verdict["differences"].items()}
             controls = [name for name in verdict["not_beaten"] if kinds.get(name) == "control"]
-            found.append(f"{task}: not shown to be above {', '.join(controls)}.")
-    return found
+            sentences.append(f"{task}: not shown to be above {', '.join(controls)}.")
+    return sentences
 
 
 def left_out(report: EvaluationReport) -> list[tuple[str, str, str]]:
-    """Task, name and reason of predictors that were not available."""
+    """List task, name and reason of predictors that were not available."""
     return [(task, name, why) for task, reasons in report.left_out.items() for name, why in reasons.items()]
 
 
 def validity_notes(report: EvaluationReport) -> list[str]:
-    """Leakage that was not refused, and earlier evaluations of the test split."""
+    """List leakage that was not refused, and earlier evaluations of the test split."""
     notes = [f"Leakage, {leak['kind']}: {leak['message']}" for leak in report.leaks]
     return [*notes, report.history["statement"]] if report.history else notes
 
 
 def site_notes(report: EvaluationReport) -> list[str]:
-    """What has to be known of an evaluation that leaves one site out after the other."""
+    """Explain an evaluation that leaves out each site in turn; no notes for any other."""
     if (about := report.leave_one_site_out) is None or report.between_sites is None:
         return []
     return [
         f"Each of the sites {', '.join(about['sites'])} was evaluated with baselines fitted to the others. The model "
-        "was not trained again: where it learnt from these sites, its scores are not those of unseen ones.",
-        *(f"Site {site} was not evaluated: {why}" for site, why in about["not_judged"].items()),
+        "was not trained again: if it was trained on these sites, its scores are not scores on unseen sites.",
+        *(f"Site {site} was not evaluated: {why}" for site, why in about["not_evaluated"].items()),
         *(
-            f"{task}, over {found['n_sites']} sites: {report.questions[task]['scored_by'].replace('_', ' ')} "
-            f"{found['mean']:.3f}, from {found['lowest']:.3f} to {found['highest']:.3f}; 95 % interval of the mean "
-            f"over such sites {interval(found['interval'])}."
+            f"{task}, over {spread['n_sites']} sites: {report.questions[task]['scored_by'].replace('_', ' ')} "
+            f"{spread['mean']:.3f}, from {spread['lowest']:.3f} to {spread['highest']:.3f}; 95 % interval of the mean "
+            f"over such sites {interval(spread['interval'])}."
             for task, predictors in report.between_sites.items()
-            if (found := predictors[MODEL]) is not None
+            if (spread := predictors[MODEL]) is not None
         ),
     ]
 
 
 def wording_notes(report: EvaluationReport) -> list[str]:
-    """A sentence for each task that was also asked in other words."""
+    """Compare the scores of other wordings, in a sentence for each task that has them."""
     return [
-        f"{task}, asked in {len(found['wordings'])} other wordings: balanced accuracy {found['lowest']:.3f} to "
-        f"{found['highest']:.3f}, the same answer for {found['agreement']:.1%} of the scans."
-        for task, found in (report.wordings or {}).items()
+        f"{task}, asked in {len(scores['wordings'])} other wordings: balanced accuracy {scores['lowest']:.3f} to "
+        f"{scores['highest']:.3f}, the same answer for {scores['agreement']:.1%} of the scans."
+        for task, scores in (report.wordings or {}).items()
     ]
 
 
@@ -204,7 +207,7 @@ def wording_notes(report: EvaluationReport) -> list[str]:
 
 
 def truth_table(truth: Mapping[str, Any]) -> Table:
-    """How much of what the model says of scans is true, as shares."""
+    """Tabulate shares of true answers, true statements and declined prompts."""
     pairs, statements, mirage = truth["pair_level"], truth["descriptions"], truth["mirage"]
     languages = truth.get("languages", {})
     of_pairs = {"bin of a network pair, one of five": pairs}
@@ -223,7 +226,7 @@ def truth_table(truth: Mapping[str, Any]) -> Table:
 
 
 def confounding_tables(report: EvaluationReport) -> list[Table]:
-    """Confounds in what the model reads, and its scores within their strata and on balanced scans."""
+    """Tabulate how well confounds can be predicted, and scores within their strata and on balanced scans."""
     revealed, within, balanced = [], [], []
     for confound, found in (report.confounding or {}).items():
         if "left_out" in found:
@@ -232,10 +235,10 @@ def confounding_tables(report: EvaluationReport) -> list[Table]:
         tokens, connectivity = found["scan_tokens"], found["connectivity"]
         values = (tokens["chance"], tokens["balanced_accuracy"], connectivity["balanced_accuracy"])
         revealed.append([confound, str(tokens["n"]), *map(number, values), ""])
-    for task, found in (report.subgroups or {}).items():
-        for confound, strata in found["within_levels"].items():
+    for task, scores in (report.subgroups or {}).items():
+        for confound, strata in scores["within_levels"].items():
             within += [[task, f"{confound}: {stratum}", *_scored(each)] for stratum, each in strata.items()]
-        for confound, each in found["isolated"].items():
+        for confound, each in scores["isolated"].items():
             balanced.append([task, confound, number(each["association"]), *_scored(each)])
     tables = [
         Table(
@@ -268,27 +271,27 @@ def _scored(score: Mapping[str, Any]) -> list[str]:
     return [str(score["n"]), str(score["n_subjects"]), *values]
 
 
-def comparison_text(found: Comparison) -> str:
-    """What varies between several models, as text for the terminal."""
+def comparison_text(comparison: Comparison) -> str:
+    """Return the spread of scores over several models as text for the terminal."""
     rows = []
-    for task, predictors in found["tasks"].items():
+    for task, predictors in comparison["tasks"].items():
         for name, metrics in predictors.items():
             balanced, auc = metrics.get("balanced_accuracy"), metrics.get("auc")
             cells = ["-" if each is None else f"{each['mean']:.3f} +- {each['sd']:.3f}" for each in (balanced, auc)]
             ends = "-" if balanced is None else f"{balanced['lowest']:.3f} to {balanced['highest']:.3f}"
             rows.append([task, title_of(name), cells[0], ends, cells[1]])
-    n_models = len(found["models"])
+    n_models = len(comparison["models"])
     head = ("task", f"predictor, over {n_models} models", "balanced accuracy", "lowest to highest", "AUC")
     lines = [
-        f"{task}: above all controls: {found['beats_controls'][task]} of {n_models} models; above all baselines: "
-        f"{found['beats_baselines'][task]}"
-        for task in found["tasks"]
+        f"{task}: above all controls: {comparison['beats_controls'][task]} of {n_models} models; above all baselines: "
+        f"{comparison['beats_baselines'][task]}"
+        for task in comparison["tasks"]
     ]
     return "\n".join([Table("", head, rows).text(), *lines])
 
 
 def score_csv(report: EvaluationReport) -> str:
-    """The scores as CSV: a row for each task and predictor, intervals as two columns."""
+    """Write the scores as CSV: a row for each task and predictor, intervals as two columns."""
     rows = []
     for task, predictors in report.tasks.items():
         for name, scores in predictors.items():
@@ -306,6 +309,7 @@ def score_csv(report: EvaluationReport) -> str:
                 else:
                     row[measure] = value
             rows.append(row)
+    # Tasks have different measures: the columns are those of all rows, in the order in which they occur first.
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()

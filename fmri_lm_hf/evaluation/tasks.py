@@ -1,8 +1,8 @@
-"""Tasks: questions about label columns, as data. What is asked, and which answer each value of a column has.
+"""Tasks: questions about label columns, with the answer to each value of the column.
 
-A task is declared in YAML (`load_tasks`), by the package for a public cohort (`tasks_of_cohort`), or follows from the
-classes of a column (`tasks_of_columns`). A `Form` joins several tasks into one text that the model writes. Wordings by
-a seeded grammar (`wordings_of`) are shared by training and evaluation.
+A task is declared in YAML (`load_tasks`), by the package for a public cohort (`tasks_of_cohort`), or made from the
+classes of a column (`tasks_of_columns`). A `Form` joins several tasks into one text that the model writes. A seeded
+grammar (`wordings_of`) makes the wordings of questions for training and evaluation.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ MAX_WORDINGS = 200
 
 def is_missing(value: Any) -> bool:
     """Whether a label is missing: None or NaN."""
-    return value is None or value != value
+    return value is None or value != value  # NaN alone differs from itself
 
 
 def class_name(value: Any) -> str:
-    """The name of a class: 1.0, as pandas writes an integer column with gaps, is "1"."""
+    """Name the class of a value."""
+    # pandas reads an integer column with gaps as floats: the 1 of a task file is 1.0 there
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -57,7 +58,7 @@ class Task:
         Whether the number itself is scored, too. Its estimate is the mean over the answers of `below`, weighted by
         their probabilities; an answer counts as the mean of the training scans that have it.
     hypothesis : dict of str to str
-        What is expected of the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
+        Expected connectivity of the scans of an answer, in words that `parse_hypothesis` reads: such a task can be
         answered without labels (the predictors `hypothesis` and `hypothesis_direct`).
     forbidden : tuple of str
         Columns that would give the label away, such as the clinical score behind a diagnosis: nothing is predicted
@@ -81,11 +82,11 @@ class Task:
 
     @classmethod
     def from_dict(cls, name: str, declared: Mapping[str, Any]) -> Task:
-        """A task from its declaration: `ask` or `about`, `answers` or `below`; `column` where it is not the name.
+        """Read a declaration: `ask` or `about`, `answers` or `below`, and `column` where it is not the name.
 
-        `about` is what is asked for, such as ``age group``: its wordings by :func:`wordings_of` follow those of `ask`,
-        200 of them or as many as `wordings` says. Optional: `forbidden`, `hypothesis` (answer: what is expected of its
-        scans) and, with `below`, `regression: true`.
+        `about` names the label, such as ``age group``: its wordings by :func:`wordings_of` follow those of `ask`, 200
+        of them or as many as `wordings` says. Optional: `forbidden`, `hypothesis` (answer: statement about its scans)
+        and, with `below`, `regression: true`.
         """
         kinds = set(declared) - {"column", "forbidden", "ask", "about", "hypothesis"}
         kinds -= {"regression"} if "below" in kinds else set()
@@ -123,7 +124,7 @@ class Task:
         return task
 
     def to_dict(self) -> dict[str, Any]:
-        """The declaration that `from_dict` reads."""
+        """Return the declaration that `from_dict` reads."""
         kind = {"below": dict(self.below)} if self.below else {"answers": dict(self.answers)}
         optional = {
             "regression": self.regression,
@@ -151,15 +152,16 @@ class Task:
         return list(dict.fromkeys(self.below.values())) if self.below else sorted(set(self.answers.values()))
 
     def answer(self, value: Any) -> str | None:
-        """The answer to a value; None where it is missing or has no answer."""
+        """Return the answer to a value; None where it is missing or has no answer."""
         if is_missing(value):
             return None
         if self.below:
+            # The bounds are sorted, and a number at a bound has the answer above it.
             return next((answer for bound, answer in self.below.items() if value < bound), None)
         return self.answers.get(class_name(value))
 
     def answers_of(self, scans: datasets.Dataset) -> list[str | None]:
-        """The answer for each scan.
+        """Return the answer for each scan.
 
         Raises
         ------
@@ -173,6 +175,8 @@ class Task:
             )
         values = list(scans[self.column])
         answers = [self.answer(value) for value in values]
+        # An answer without scans is nearly always a misspelt value in the task file: its scans would be left out, and
+        # nobody would notice.
         for answer in self.classes:
             if answer not in answers:
                 found = sorted({class_name(value) for value in values if not is_missing(value)})
@@ -184,12 +188,12 @@ class Task:
 
 
 def _names(declared: str | Sequence[str]) -> tuple[str, ...]:
-    """One string, or several."""
+    """Read one string, or several."""
     return (declared,) if isinstance(declared, str) else tuple(map(str, declared))
 
 
 def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
-    """Tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``.
+    """Read tasks by name, from a YAML file or from a mapping ``{name: {"ask": [...], "answers": {...}}}``.
 
     A declaration with `fields` in place of `answers` asks for several labels in one text. It becomes a task for each
     field, named ``name.field``, and these share a `Form`. Each field is declared like a task, without `ask`; `answer`
@@ -208,12 +212,12 @@ def load_tasks(source: str | Path | Mapping[str, Any]) -> dict[str, Task]:
 
 
 def forms_of(tasks: Mapping[str, Task]) -> dict[str, Form]:
-    """The forms that tasks are fields of, by name."""
+    """Return the forms that tasks are fields of, by name."""
     return {task.form.name: task.form for task in tasks.values() if task.form is not None}
 
 
 def _fields(name: str, declared: Mapping[str, Any]) -> dict[str, Task]:
-    """The tasks of a form, one for each field."""
+    """Read the tasks of a form, one for each field."""
     fields = declared["fields"]
     if (
         set(declared) - {"ask", "fields", "answer"}
@@ -261,7 +265,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task], list[str]]:
-    """The tasks that the package declares for a public cohort, by the column names of its releases.
+    """Read the tasks that the package declares for a public cohort, by the column names of its releases.
 
     Parameters
     ----------
@@ -303,7 +307,7 @@ def tasks_of_cohort(name: str, columns: Sequence[str]) -> tuple[dict[str, Task],
 def tasks_of_columns(
     scans: datasets.Dataset, columns: Sequence[str], train: Sequence[int], test: Sequence[int]
 ) -> dict[str, Task]:
-    """A task for each label column, with the classes that the training scans have.
+    """Make a task for each label column, with the classes that the training scans have.
 
     Parameters
     ----------
@@ -346,7 +350,7 @@ def tasks_of_columns(
     return tasks
 
 
-# Forms: several labels in one text. What the model writes is read field by field, or counts as no answer.
+# Forms: several labels in one text, which is read field by field, or counts as no answer.
 
 
 @dataclass(frozen=True)
@@ -404,11 +408,11 @@ class Form:
                 )
 
     def write(self, answers: Mapping[str, str]) -> str:
-        """The text with these answers in its fields."""
+        """Write the text with these answers in its fields."""
         return self.template.format(**answers)
 
     def examples(self) -> list[str]:
-        """Texts that hold each answer of each field at least once."""
+        """Write texts that hold each answer of each field at least once."""
         n_texts = max(len(answers) for answers in self.answers.values())
         return [
             self.write({field: answers[place % len(answers)] for field, answers in self.answers.items()})
@@ -416,11 +420,11 @@ class Form:
         ]
 
     def n_tokens(self, count: Callable[[str], int]) -> int:
-        """Number of tokens of the longest text of this form, where `count` counts those of a text."""
+        """Count the tokens of the longest text of this form, where `count` counts those of a text."""
         return count(self.write({field: max(answers, key=count) for field, answers in self.answers.items()}))
 
     def read(self, text: str) -> dict[str, str] | None:
-        """The answers in the fields of a text; None unless the whole text has the form of the template.
+        """Read the answers in the fields of a text; None unless the whole text has the form of the template.
 
         Spaces, line breaks and case do not matter. All else does: a missing field, an unknown answer, or a word before
         or after.
@@ -438,8 +442,10 @@ class Form:
         places = {name: place for place, name in enumerate(self.answers)}
         pattern = ""
         for literal, name, _, _ in Formatter().parse(" ".join(self.template.split())):
+            # Case-folded here, not by `re.IGNORECASE`: that knows no ß, and texts are folded by `_plain`.
             pattern += re.escape(literal.casefold())
             if name is not None:
+                # Where one answer begins another, `fullmatch` goes back and tries the longer one.
                 choices = "|".join(re.escape(_plain(each)) for each in self.answers[name])
                 pattern += f"(?P<field_{places[name]}>{choices})"
         return re.compile(pattern)
@@ -477,12 +483,12 @@ _QUESTIONS = (
 
 
 def wordings_of(about: str, n_wordings: int = MAX_WORDINGS, seed: int = 0) -> tuple[str, ...]:
-    """Different wordings of a question.
+    """Make different wordings of a question.
 
     Parameters
     ----------
     about : str
-        What is asked for, without an article, such as ``age group``.
+        Name of the label, without an article, such as ``age group``.
     n_wordings : int
         At most `MAX_WORDINGS`. Fewer are the first of more.
     seed : int
@@ -499,7 +505,7 @@ def wordings_of(about: str, n_wordings: int = MAX_WORDINGS, seed: int = 0) -> tu
         {"about": about, "whose": whose, "scan": scan, "request": request, "Request": request.capitalize()}
         for whose, scan, request in product(_WHOSE, _SCANS, _REQUESTS)
     ]
-    # one form after the other, so that a form with many combinations is not most of what is asked
+    # One sentence form after the other: the forms with many combinations would otherwise be most of the wordings.
     rng = random.Random(f"{seed}/{about}")
     of_forms = [rng.sample(each, len(each)) for form in _QUESTIONS if (each := _filled(form, words))]
     rng.shuffle(of_forms)

@@ -1,7 +1,7 @@
-"""A reporting checklist in the order of TRIPOD+AI [1]_, filled in with what an evaluation knows.
+"""A reporting checklist in the order of TRIPOD+AI [1]_, filled in from an evaluation report.
 
-What a paper has to state and an evaluation cannot know is left to its authors. For prompts of a language model,
-TRIPOD-LLM [2]_ asks for their wording, which is stated with the outcome.
+Items that no report contains are left to the authors. TRIPOD-LLM [2]_ asks for the wording of prompts, which is stated
+with the outcome.
 
 References
 ----------
@@ -23,7 +23,7 @@ TO_BE_STATED = "to be stated by the authors"
 
 
 def reporting_checklist(report: EvaluationReport) -> str:
-    """The checklist as Markdown."""
+    """Write the checklist as Markdown."""
     items = _items(report)
     # labels and names of sites may hold anything: a cell is one line without its own separators
     cells = [" ".join((text or TO_BE_STATED).replace("|", "\\|").split()) for _, _, text in items]
@@ -31,15 +31,15 @@ def reporting_checklist(report: EvaluationReport) -> str:
     n_filled = sum(bool(text) for _, _, text in items)
     return (
         "# Reporting checklist\n\n"
-        "Items in the order of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378), in short; read the "
-        f"statement for what each asks. {n_filled} of {len(items)} are filled in from `results.json`, as far as it "
-        "knows; check them, and state the others.\n\n"
+        "Items in the order of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378), shortened; the original "
+        f"explains each. {n_filled} of {len(items)} are filled in from `results.json`: check them, and state the "
+        "others.\n\n"
         "| item | about | statement |\n|---|---|---|\n" + "\n".join(lines) + "\n"
     )
 
 
 def _items(report: EvaluationReport) -> list[tuple[str, str, str]]:
-    """Number, subject, and statement; "" for what only authors know."""
+    """List number, subject and statement of each item; "" for a statement that only authors can make."""
 
     def of_tasks(statement: Callable[[str], str]) -> str:
         return "; ".join(f"{task}: {statement(task)}" for task in report.questions)

@@ -1,9 +1,9 @@
-"""Truth: do the statements and answers of a model agree with the numbers of the scan?
+"""Truth: whether statements and answers of a model agree with the numbers of the scan.
 
-Connectivity bins of network pairs, comparisons of two scans, descriptions, and descriptions of scans that are not there
-(mirages). Two controls go with every score: the same answers held against another scan, which a model reaches that says
-what is true of most scans, and the most common answers among these scans. Further below, hypotheses in words are held
-against scans.
+Measured are connectivity bins of network pairs, comparisons of two scans, descriptions, and descriptions of absent
+scans (mirages). Scores have two controls: the same answers compared with another scan, where a model that says what is
+true of most scans does as well, and the most common answer among these scans. The last section scores hypotheses in
+words without labels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -44,6 +44,15 @@ CLEAR_DIFFERENCE = 0.3  # between two scans, in units of a scan's RMS correlatio
 Scores = dict[str, float | None]  # None where there is nothing to score
 
 
+class TruthResults(TypedDict, total=False):
+    """Scores of :func:`bin_truth`, of the same in other languages, of :func:`description_truth` and :func:`mirage`."""
+
+    pair_level: Scores
+    languages: dict[str, Scores]
+    descriptions: Scores
+    mirage: Scores
+
+
 def truth(
     model: FmriLMForCausalLM,
     processor: FmriLMProcessor,
@@ -51,35 +60,35 @@ def truth(
     n_absent: int = 50,
     seed: int = 0,
     languages: Sequence[str] = (),
-) -> dict[str, Any]:
-    """All measures of this module, in the form of `results.json`.
+) -> TruthResults:
+    """Measure the truth of a model's answers and descriptions, for `results.json`.
 
     Parameters
     ----------
     model, processor
         The processor's feature extractor needs an atlas with networks.
     scans : sequence of scans
-        As [`FmriFeatureExtractor`] takes them; at least two, so that there is another scan to compare with.
+        As `FmriFeatureExtractor` takes them; at least two, so that there is another scan to compare with.
     n_absent : int, default=50
-        Prompts without a scan, and as many scans of noise, for the mirage rate.
+        Number of prompts without a scan, and of scans of noise, for the mirage rate.
     seed : int
-        Of the noise.
+        For the noise.
     languages : sequence of str
         Languages besides English in which bins are asked for, by their codes in `LANGUAGES`.
 
     Returns
     -------
-    dict
-        ``pair_level``, ``descriptions`` and ``mirage``, from :func:`bin_truth`, :func:`description_truth` and
-        :func:`mirage`; with `languages` also ``languages`` -> code -> as ``pair_level``.
+    TruthResults
+        With ``languages`` only if there are any.
     """
     inputs = dict(processor(fmri=list(scans)))
-    of_languages = {code: bin_truth(model, processor, inputs, language_of(code)) for code in languages}
-    return ({"languages": of_languages} if languages else {}) | {
-        "pair_level": bin_truth(model, processor, inputs),
-        "descriptions": description_truth(model, processor, inputs),
-        "mirage": mirage(model, processor, inputs, n_absent, seed),
-    }
+    results: TruthResults = {}
+    if languages:
+        results["languages"] = {code: bin_truth(model, processor, inputs, language_of(code)) for code in languages}
+    results["pair_level"] = bin_truth(model, processor, inputs)
+    results["descriptions"] = description_truth(model, processor, inputs)
+    results["mirage"] = mirage(model, processor, inputs, n_absent, seed)
+    return results
 
 
 # ------------------------------------------------------------------------------------------------ connectivity bins
@@ -88,21 +97,21 @@ def truth(
 def bin_truth(
     model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, language: Language = ENGLISH
 ) -> Scores:
-    """How often a model names the right bin of a network pair's connectivity, of five, asked in a language.
+    """Measure how often a model names the right one of five connectivity bins of a network pair.
 
     Returns
     -------
     dict
-        `exact` and `within_one`: share of right answers, and of those at most one bin off; `other_scan`: of answers
-        that are right for the next scan; `most_common`: what always answering each pair's most common bin among these
-        scans reaches; `rank_correlation`: Spearman correlation, over scans, of a pair's expected bin and its
+        `exact`: share of right answers; `within_one`: of answers at most one bin off; `other_scan`: of answers that
+        are right for the next scan; `most_common`: of right answers if each pair's most common bin among these scans
+        were always given; `rank_correlation`: Spearman correlation, over scans, of a pair's expected bin and its
         connectivity, mean over pairs (None with fewer than three scans).
     """
     values, present, names = scan_pairs(processor, inputs)
     probabilities = bin_probabilities(model, processor, inputs, language=language).numpy()
     first, second = pair_indices(len(names)).numpy()
     bins = bin_of(values.numpy(), first == second)
-    known = present.numpy()
+    known = present.numpy()  # a pair without two usable ROIs has no bin, and counts nowhere
     answers = probabilities.argmax(-1)
     expected = probabilities @ np.arange(len(BINS))
     both = known & np.roll(known, -1, axis=0)  # a pair that this scan and the next one have
@@ -128,15 +137,15 @@ def bin_probabilities(
     pairs: Sequence[int] | None = None,
     language: Language = ENGLISH,
 ) -> torch.Tensor:
-    """Probabilities of the connectivity bins of network pairs, each pair asked for by itself.
+    """Compute the probabilities of the connectivity bins of network pairs, with one question for each pair.
 
     Parameters
     ----------
     model, processor
     inputs : mapping of torch.Tensor
-        What the processor makes of the scans.
+        The scans as the processor encodes them.
     pairs : sequence of int, optional
-        Numbers of the pairs to ask for, in the order of `numpy.triu_indices`; all when None.
+        Numbers of the pairs to ask about, in the order of `numpy.triu_indices`; all when None.
     language : Language
         Of question and answers.
 
@@ -159,14 +168,16 @@ def bin_probabilities(
 
 
 def scan_pairs(processor: FmriLMProcessor, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
-    """Connectivity of each network pair in each scan, which pairs there are, and the names of the networks.
+    """Compute the connectivity of each network pair in each scan.
 
     Returns
     -------
     values : torch.Tensor of shape (n_scans, n_pairs)
         In units of the scan's RMS correlation.
     present : torch.BoolTensor of shape (n_scans, n_pairs)
+        Whether the scan has the pair.
     names : tuple of str
+        Of the networks.
     """
     names = names_of_networks(processor)
     networks = torch.tensor([names.index(name) for name in processor.feature_extractor.atlas.networks])
@@ -177,12 +188,12 @@ def scan_pairs(processor: FmriLMProcessor, inputs: Inputs) -> tuple[torch.Tensor
 
 
 def names_of_networks(processor: FmriLMProcessor) -> tuple[str, ...]:
-    """The networks of a processor's atlas."""
+    """Return the names of the networks of a processor's atlas."""
     atlas = processor.feature_extractor.atlas
     if atlas is None:
         raise ValueError(
-            "The processor's feature extractor has no atlas, so its scans have no networks to ask about: make it "
-            "with `FmriFeatureExtractor(atlas=...)`."
+            "The processor's feature extractor has no atlas, expected one with networks: make it with "
+            "`FmriFeatureExtractor(atlas=...)`."
         )
     return atlas.network_names
 
@@ -193,15 +204,16 @@ def names_of_networks(processor: FmriLMProcessor) -> tuple[str, ...]:
 def comparison_truth(
     model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs, language: Language = ENGLISH
 ) -> Scores:
-    """How often a model says rightly in which of two scans of one prompt a network pair is stronger.
+    """Measure how often a model tells rightly in which of two scans of one prompt a network pair is stronger.
 
     Every scan is compared with the next one, for each pair that both have.
 
     Returns
     -------
     dict
-        `exact`: share of right answers; `clear`: of those about differences above `CLEAR_DIFFERENCE` (in units of the
-        scans' RMS correlations); `other_scans`: of answers that are right for the next two scans. Guessing reaches 0.5.
+        `exact`: share of right answers; `clear`: the same for differences above `CLEAR_DIFFERENCE` (in units of the
+        scans' RMS correlations); `other_scans`: share of answers that are right for the next pair of scans. Guessing
+        reaches 0.5.
     """
     values, present, names = scan_pairs(processor, inputs)
     first, second = pair_indices(len(names)).tolist()
@@ -211,20 +223,20 @@ def comparison_truth(
         question = scans_question([names[number] for number in pair], language=language)
         blocks = [scan, scan, {"type": "text", "text": question}]
         asked.append(encode_question(processor, blocks, (language.first_scan, language.second_scan)))
-    # the first scan is read once for all pairs: prompts go on after its tokens, with the second scan
+    # all prompts begin alike, up to the end of the first scan: it is read once, and each prompt continues after it
     n_before = asked[0][0].index(processor.fmri_token_id) + processor.n_tokens
     rest = [(prompt[n_before:], answers) for prompt, answers in asked]
     n_scans = len(values)
     answers_first = []
     for number in tqdm(range(n_scans), desc="Comparing scans", unit="scan", disable=n_scans < 10):
-        here, after = (
-            {name: each[[row]] for name, each in inputs.items()} for row in (number, (number + 1) % n_scans)
+        first_scan, second_scan = (
+            {name: values[[row]] for name, values in inputs.items()} for row in (number, (number + 1) % n_scans)
         )
-        past = read_before(model, asked[0][0][:n_before], **here)
-        scores = torch.cat(answers_to_questions(model, rest, before=past, **after))
+        past = read_before(model, asked[0][0][:n_before], **first_scan)
+        scores = torch.cat(answers_to_questions(model, rest, before=past, **second_scan))
         answers_first.append(scores[:, 0] > scores[:, 1])
     says_first = torch.stack(answers_first).cpu()
-    # row i compares scans i and i + 1; one more roll gives the pair of scans after it, as a control
+    # row i compares scans i and i + 1; one more roll gives scans i + 1 and i + 2, for the control
     difference = values - values.roll(-1, 0)
     known = present & present.roll(-1, 0)
     right = says_first == (difference > 0)
@@ -239,41 +251,27 @@ def comparison_truth(
 # ------------------------------------------------------------------------------------------ descriptions and mirages
 
 
-def description_truth(
-    model: FmriLMForCausalLM,
-    processor: FmriLMProcessor,
-    inputs: Inputs,
-    facts: Sequence[Sequence[Mapping[str, Any]]] | None = None,
-    max_new_tokens: int = 160,
-) -> Scores:
-    """How much of a model's descriptions of scans is true.
-
-    Parameters
-    ----------
-    model, processor
-    inputs : mapping of torch.Tensor
-    facts : sequence of sequence of fact, optional
-        The facts about each scan; `scan_facts` of each when None. Add a cohort's facts where the model was trained to
-        compare with a cohort.
-    max_new_tokens : int
+def description_truth(model: FmriLMForCausalLM, processor: FmriLMProcessor, inputs: Inputs) -> Scores:
+    """Measure how much of a model's descriptions of scans is true, by the facts that follow from the scan alone.
 
     Returns
     -------
     dict
-        `precision`: share of statements that are true (a statement is about one feature of one network pair);
-        `recall`: share of the facts that are stated rightly; `other_scan_precision`: precision against the next scan's
-        facts; `statements`: mean number of statements per scan. Precision is None where nothing is stated.
+        `precision`: share of true statements (a statement is about one feature of one network pair); `recall`: share
+        of facts that are stated rightly; `other_scan_precision`: precision with the facts of the next scan;
+        `statements`: mean number of statements per scan. Precision is None where nothing is stated.
     """
     values, present, names = scan_pairs(processor, inputs)
-    if facts is None:
-        facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
-    texts = generate_texts(model, processor, DESCRIBE[0], inputs, max_new_tokens)
+    facts = [scan_facts(v, p, names) for v, p in zip(values.tolist(), present.tolist(), strict=True)]
+    texts = generate_texts(model, processor, DESCRIBE[0], inputs, 160)
     claims = [parse_claims(text, names) for text in texts]
+    # what is true of the next scan as well is no sign that this one was read
     true = [_true_claims(*pair) for pair in zip(claims, facts, strict=True)]
     true_of_other = [_true_claims(*pair) for pair in zip(claims, [*facts[1:], facts[0]], strict=True)]
     n_claims, n_facts = sum(map(len, claims)), sum(map(len, facts))
     return {
         "precision": sum(map(len, true)) / n_claims if n_claims else None,
+        # a fact that is stated twice is one fact, and two statements
         "recall": sum(len(set(keys)) for keys in true) / n_facts if n_facts else None,
         "other_scan_precision": sum(map(len, true_of_other)) / n_claims if n_claims else None,
         "statements": n_claims / len(texts),
@@ -281,9 +279,9 @@ def description_truth(
 
 
 def _true_claims(claims: Sequence[Claim], facts: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What each true claim is about (`Claim.key`)."""
+    """Return the keys of the true claims; one about something without a fact cannot be checked and is not true."""
     known = {fact_key(fact): fact for fact in facts}
-    return [c.key for c in claims if c.key in known and not c.disagreements(known[c.key])]
+    return [claim.key for claim in claims if claim.key in known and not claim.disagreements(known[claim.key])]
 
 
 def mirage(
@@ -293,20 +291,20 @@ def mirage(
     n_absent: int = 50,
     seed: int = 0,
 ) -> Scores:
-    """How often a model describes a scan that is not there, and how often it describes one that is.
+    """Measure how often a model describes absent scans, and how often real ones.
 
     An answer that says that there is no scan is not a description; every other text is.
 
     Returns
     -------
     dict
-        `absent_described`: share of prompts without a scan, and of scans of noise, that are described;
-        `no_scan_described`, `noise_described`: its two parts; `shuffled_described`: the same for these scans with
-        their ROIs in random order; `real_answered`: share of these scans that are described.
+        `absent_described`: share of descriptions for prompts without a scan and for scans of noise;
+        `no_scan_described`, `noise_described`: its two parts; `shuffled_described`: the same for the given scans with
+        their ROIs in random order; `real_answered`: for the given scans.
     """
     generator = torch.Generator().manual_seed(seed)
     questions = [DESCRIBE[k % len(DESCRIBE)] for k in range(n_absent)]
-    # without a scan the same question gets the same text
+    # without a scan the same question always gets the same text: each is asked once and counted as often as it is due
     texts = [generate_texts(model, processor, question, None)[0] for question in dict.fromkeys(questions)]
     no_scan = np.resize([not says_no_scan(text) for text in texts], n_absent)
     n_rois, n_timepoints = inputs["input_values"].shape[1:]
@@ -315,6 +313,7 @@ def mirage(
         "roi_mask": torch.ones(n_absent, n_rois, dtype=torch.bool),
         "padding_mask": torch.ones(n_absent, n_timepoints, dtype=torch.bool),
     }
+    # one order for all scans, so that their signals stay real and only their places are wrong
     order = torch.randperm(n_rois, generator=generator)
     shuffled = {
         "input_values": inputs["input_values"][:, order],
@@ -323,7 +322,7 @@ def mirage(
     }
 
     def described(scans: Inputs) -> np.ndarray:
-        texts = generate_texts(model, processor, DESCRIBE[0], scans, 24)
+        texts = generate_texts(model, processor, DESCRIBE[0], scans, 24)  # tokens: enough to see whether it declines
         return np.array([not says_no_scan(text) for text in texts])
 
     of_noise = described(noise)
@@ -340,12 +339,12 @@ def _mean(values: Any) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-# ------------------------------------------------------------------- hypotheses in words, held against unlabelled scans
+# ---------------------------------------------------------------------------- hypotheses in words, without labels
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of a hypothesis: a network pair (the same name twice for one network), and its direction."""
+    """A statement of a hypothesis: a network pair (the same name twice within a network) and its direction."""
 
     networks: tuple[str, str]
     stronger: bool
@@ -355,7 +354,7 @@ class Statement:
 
 
 def parse_hypothesis(hypothesis: str, network_names: Sequence[str]) -> list[Statement]:
-    """Read the statements of a hypothesis.
+    """Parse the statements of a hypothesis.
 
     Parameters
     ----------
@@ -368,11 +367,11 @@ def parse_hypothesis(hypothesis: str, network_names: Sequence[str]) -> list[Stat
     Raises
     ------
     ValueError
-        For a statement that cannot be read, with what it lacks.
+        For a statement that cannot be parsed, with the reason.
 
     Examples
     --------
-    >>> [str(each) for each in parse_hypothesis("Connectivity within visual is raised.", ["default", "visual"])]
+    >>> [str(s) for s in parse_hypothesis("Connectivity within visual is raised.", ["default", "visual"])]
     ['stronger connectivity within visual']
     """
     statements: list[Statement] = []
@@ -393,7 +392,7 @@ def parse_hypothesis(hypothesis: str, network_names: Sequence[str]) -> list[Stat
 
 
 def _problem_with(claim: Claim, network_names: Sequence[str]) -> str | None:
-    """Why a claim is not a statement of a hypothesis; None if it is one."""
+    """Return the reason why a claim is not a statement of a hypothesis; None if it is one."""
     if claim.measure not in ("connectivity/mean", PAIR_BIN):
         return "it is not about connectivity" + (f" but {claim.measure}" if claim.measure else "")
     if claim.direction not in ("raised", "lowered"):
@@ -411,26 +410,27 @@ def statement_probabilities(
     inputs: Mapping[str, torch.Tensor],
     statements: Sequence[Statement],
 ) -> np.ndarray:
-    """How probable a model finds each statement for each scan: (n_scans, n_statements).
+    """Compute how probable a model finds each statement for each scan: (n_scans, n_statements).
 
-    A bin holds a fifth of random scans. So the bins that the model finds probable give the probability that the pair
-    is stronger than in a random scan.
+    Each bin holds a fifth of random scans, so probabilities of bins give the probability that the pair is stronger
+    than in a random scan.
     """
     pairs = [_pair_number(statement, names_of_networks(processor)) for statement in statements]
     bins = bin_probabilities(model, processor, inputs, pairs).numpy()
+    # a scan in the middle of bin k is stronger than the k bins below and half of its own
     stronger = bins @ ((np.arange(len(BINS)) + 0.5) / len(BINS))
-    return np.where([each.stronger for each in statements], stronger, 1 - stronger)
+    return np.where([statement.stronger for statement in statements], stronger, 1 - stronger)
 
 
 def direct_probabilities(
     processor: FmriLMProcessor, inputs: Mapping[str, torch.Tensor], statements: Sequence[Statement]
 ) -> np.ndarray:
-    """As :func:`statement_probabilities`, from the scans' correlations without a model: the ceiling for models."""
+    """As :func:`statement_probabilities`, from correlations of the scans without a model: the ceiling for models."""
     values, _, names = scan_pairs(processor, inputs)
     columns = []
     for statement in statements:
         bounds = np.array(BOUNDS_WITHIN if statement.networks[0] == statement.networks[1] else BOUNDS_BETWEEN)
-        # a logistic curve, 0.2 and 0.8 at the outer bounds: values beyond them still differ
+        # a logistic curve, 0.2 and 0.8 at the outer bounds: bins alone would call all values beyond them equal
         centre, scale = bounds.mean(), (bounds[-1] - bounds[0]) / 2
         value = values[:, _pair_number(statement, names)].numpy()
         stronger = 1 / (1 + np.exp(-np.log(4) * (value - centre) / scale))
@@ -444,7 +444,7 @@ def _pair_number(statement: Statement, names: Sequence[str]) -> int:
 
 
 def relative_to(reference: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Share of reference scans that agree less with each statement than a scan does; equal ones count half.
+    """Compute the share of reference scans that agree less with each statement than a scan; equal ones count half.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: bootstrap over subjects, permutations of labels, and differences between sites."""
+"""Uncertainty of scores: bootstrap over subjects, permutations of labels, and variation between sites."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SiteSpread(TypedDict):
 
 
 def between_sites(scores: Sequence[float | None]) -> SiteSpread | None:
-    """How a score varies from site to site, which no resampling of the subjects of one site shows.
+    """Describe how a score varies between sites, which no resampling of the subjects of one site shows.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ def between_sites(scores: Sequence[float | None]) -> SiteSpread | None:
         return None
     deviation = interval = None
     if len(known) > 1:
+        # t and not normal: of three sites, an interval of 1.96 standard errors would be half as wide as it has to be
         deviation = float(known.std(ddof=1))
         margin = float(student_t.ppf(0.975, len(known) - 1)) * deviation / np.sqrt(len(known))
         interval = [float(known.mean() - margin), float(known.mean() + margin)]
@@ -69,7 +70,7 @@ def bootstrap_by_subject(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Bootstrap standard error and percentile interval of a score over subjects.
+    """Estimate the standard error and interval of a score by a bootstrap over subjects.
 
     Scans of one subject are drawn together. They are not independent: drawing scans would make every interval too
     narrow.
@@ -95,12 +96,15 @@ def bootstrap_by_subject(
     """
     weights = weights_by_subject(subjects, n_resamples, seed)
     scans = np.arange(weights.shape[1])
-    values = [statistic(np.repeat(scans, each)) for each in weights]
+    values = [statistic(np.repeat(scans, counts)) for counts in weights]
     return interval_of(statistic(scans), np.array([np.nan if value is None else value for value in values]), level)
 
 
 def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95) -> Interval:
-    """Standard error and percentile interval of a score from its values on resamples (NaN where not defined)."""
+    """Compute the standard error and percentile interval of a score from its values on resamples.
+
+    NaN values, of resamples on which the score is not defined, are left out.
+    """
     # a resample without one of the classes has no score: it says nothing, and must not count as 0
     defined = values[np.isfinite(values)]
     if len(defined) < 2:
@@ -111,7 +115,7 @@ def interval_of(estimate: float | None, values: np.ndarray, level: float = 0.95)
 
 
 def weights_by_subject(subjects: Sequence[Any], n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each scan occurs when subjects are drawn with replacement: (n_resamples, n_scans), int.
+    """Draw subjects with replacement; count how often each scan occurs: (n_resamples, n_scans), int.
 
     Parameters
     ----------
@@ -133,9 +137,16 @@ def weights_by_subject(subjects: Sequence[Any], n_resamples: int = 1000, seed: i
 def permutations_by_subject(
     subjects: Sequence[Any], labels: Sequence[Any], n_permutations: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Permutations of labels that are equally likely if labels do not depend on scans: (n_permutations, n_scans), int.
+    """Draw permutations of labels that are equally likely if labels do not depend on scans.
 
-    Row `i` says which scan's label each scan gets. Where all scans of a subject have one label, as with a diagnosis,
+    Returns
+    -------
+    ndarray of int of shape (n_permutations, n_scans)
+        The number of the scan whose label each scan gets.
+
+    Notes
+    -----
+    Where all scans of a subject have one label, as with a diagnosis,
     whole subjects exchange their labels. Where the label changes within subjects, as with a state, the scans of a
     subject exchange theirs: the scans of one subject are never treated as independent.
     """
@@ -147,14 +158,15 @@ def permutations_by_subject(
     if (names == names[first[owner]]).all():
         orders = np.stack([generator.permutation(n_subjects) for _ in range(n_permutations)])
         return first[orders][:, owner]
-    found = np.tile(np.arange(len(owner)), (n_permutations, 1))
+    orders = np.tile(np.arange(len(owner)), (n_permutations, 1))
     for subject in range(n_subjects):
         scans = np.flatnonzero(owner == subject)
-        found[:, scans] = generator.permuted(np.tile(scans, (n_permutations, 1)), axis=1)
-    return found
+        orders[:, scans] = generator.permuted(np.tile(scans, (n_permutations, 1)), axis=1)
+    return orders
 
 
 def _owners(subjects: Sequence[Any]) -> tuple[np.ndarray, int]:
     """Number of each scan's subject, and how many subjects there are."""
+    # numbered in the order of their names: draws do not depend on which scan comes first
     _, owner = np.unique(np.asarray(subjects), return_inverse=True)
     return owner, int(owner.max()) + 1 if len(owner) else 0

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .push import PushResult, push_to_hub
     from .remote_code import export_remote_code
 
-# Imported when they are first used: who only downloads does not wait for cards, checks and pyarrow.
+# Imported at their first use: a download needs neither cards nor checks nor pyarrow.
 _LAZY = {"PushResult": ".push", "push_to_hub": ".push", "export_remote_code": ".remote_code"}
 
 __all__ = [

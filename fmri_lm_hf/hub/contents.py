@@ -1,7 +1,7 @@
-"""What a folder holds, whether it is complete, and which of its files may be published.
+"""Select the files of a folder that may be published, and check that others can load them.
 
-[`read_folder`] makes a [`Publication`] of a folder, or refuses it: files are published by a list for each kind of
-repository, so that a file of an unknown kind stays where it is. [`as_parquet`] turns a saved dataset into Parquet
+[`read_folder`] returns the [`Publication`] of a folder, or refuses it. Each kind of repository has a list of the files
+that belong to it, so that a file of an unknown kind is not published. [`as_parquet`] turns a saved dataset into Parquet
 shards that `load_dataset` finds by config and split.
 """
 
@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..declarations import declared_in_parquet
 from ..models.configuration_fmri_tokenizer import check_config_is_inert
 from .privacy import is_text, png_chunks
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MAX_FILE_BYTES = 5 * 10**9  # one file of an upload; uploads of larger ones cannot be resumed
+MAX_FILE_BYTES = 5 * 10**9  # of one file; uploads of larger ones cannot be resumed
 
 # ---- which files belong to which kind of repository
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack")
 
-# A Trainer's state, caches, and half-written files.
+# A Trainer's state, caches, and half-written files. Most of them are no publishable files anyway; the list is here for
+# those that would be refused as pickles, or that match by accident (`checkpoint-500/model.safetensors`).
 _LEFT_BEHIND = re.compile(
     r"(^|/)(\.[^/]*|__pycache__|checkpoint-\d+|runs|logs|wandb|training_args\.bin|optimizer\.pt|scheduler\.pt"
     r"|scaler\.pt|rng_state[^/]*\.pth|trainer_state\.json|.*\.lock|.*\.tmp|cache-[^/]*\.arrow|.*\.tfevents\..*)(/|$)"
@@ -79,8 +79,8 @@ _REQUIRED = {
     "adapter": {"adapter_config.json": "model", "adapter_model.safetensors": "model"},
     "processor": {"processor_config.json or preprocessor_config.json": "processor"},
 }
-# The files in which `auto_map` and `custom_pipelines` name code; ours are written anew with every push.
-_NAME_OUR_CODE = ("config.json", "processor_config.json", "preprocessor_config.json")
+# `auto_map` and `custom_pipelines` may stand in these files: every push replaces them by ours.
+_MAY_NAME_CODE = ("config.json", "processor_config.json", "preprocessor_config.json")
 
 
 @dataclass
@@ -91,10 +91,10 @@ class Publication:
     ----------
     kind : {"fmri_lm", "fmri_tokenizer", "adapter", "processor", "dataset"}
     files : dict of str to Path or bytes
-        Path in the repository -> local file, or content that replaces or joins the folder's own files.
+        Path in the repository -> local file, or content that replaces a file of the folder or is added to it.
     left_out : list of str
-        Files of the folder that are not published: a Trainer's state, caches, hidden files, and everything that does
-        not belong to its kind.
+        Files of the folder that are not published: a Trainer's state, caches, hidden files, and files that do not
+        belong to the kind of repository.
     """
 
     kind: str
@@ -131,7 +131,7 @@ class Publication:
 
 
 def to_json(record: Any) -> bytes:
-    """Write JSON always in the same form, so that an unchanged record is not uploaded again."""
+    """Serialise a record, always in the same form: an unchanged record is not uploaded again."""
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -139,20 +139,20 @@ def to_json(record: Any) -> bytes:
 
 
 def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publication:
-    """Read a folder that is to be published; refuse one that must not be, or that others could not load.
+    """Read a folder that is to be published; refuse one that must not be published or that others could not load.
 
     Parameters
     ----------
     folder : path
         As `save_pretrained` or a dataset export writes it.
     allow_incomplete : bool, default=False
-        Accept a model without its processor or generation config: a part that joins others in its repository.
+        Accept a model without its processor or generation config, to be added to a repository that has them.
 
     Raises
     ------
     ValueError
-        When it holds nothing that is known, files that can run code, truncated weights, or less than its kind needs.
-        The message lists the files and says what to do.
+        When the folder is of no known kind or incomplete, or holds files that can run code or are damaged. The message
+        lists the files and says what to do.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -163,7 +163,7 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
     if pickles := [name for name in paths if name.lower().endswith(PICKLE_SUFFIXES)]:
         raise ValueError(
             f"{root} holds {', '.join(pickles)}: files that can run code when they are opened are not published; "
-            "expected safetensors. Save the weights again with `save_pretrained`, and delete these."
+            "expected safetensors. Save the weights again with `save_pretrained`, and delete these files."
         )
     files = {name: path for name, path in paths.items() if _PUBLISHABLE[kind].fullmatch(name)}
     publication = Publication(kind, files, [name for name in names if name not in files])
@@ -178,18 +178,18 @@ def read_folder(folder: str | Path, allow_incomplete: bool = False) -> Publicati
 
 
 def kind_of(names: Iterable[str], config: Mapping[str, Any], place: str = "The repository") -> str:
-    """Return the kind of repository that files of these names make.
+    """Return the kind of a repository, from the names of its files.
 
     Parameters
     ----------
     names : iterable of str
     config : mapping
-        `config.json`; empty where there is none.
+        Its `config.json`; empty where there is none.
     place : str
-        Where the files lie, for the message of an error.
+        Folder of the files, for error messages.
     """
     names = set(names)
-    # A converted checkpoint may hold its adapter next to the weights: the model is what is loaded.
+    # First the model: a converted checkpoint may hold its adapter next to the weights.
     if "config.json" in names:
         if config.get("model_type") in ("fmri_lm", "fmri_tokenizer"):
             return str(config["model_type"])
@@ -200,7 +200,7 @@ def kind_of(names: Iterable[str], config: Mapping[str, Any], place: str = "The r
             )
     if "adapter_config.json" in names:
         return "adapter"
-    if "dataset_dict.json" in names or any(name.endswith((".parquet", ".arrow")) for name in names):
+    if any(name.endswith((".parquet", ".arrow")) for name in names):
         return "dataset"
     if names & {"processor_config.json", "preprocessor_config.json"}:
         return "processor"
@@ -217,7 +217,7 @@ def is_left_behind(name: str) -> bool:
 
 
 def _check_content(name: str, path: Path) -> None:
-    """Refuse a file that is too large, or whose content is not what its name says."""
+    """Refuse a file that is too large, or whose content does not fit its suffix."""
     suffix, size = Path(name).suffix, path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise ValueError(
@@ -241,13 +241,15 @@ def _check_content(name: str, path: Path) -> None:
     if suffix == ".parquet":
         is_right = begin.startswith(b"PAR1") and end == b"PAR1"
     elif suffix == ".arrow":
-        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
+        is_right = begin.startswith((b"ARROW1", b"\xff\xff\xff\xff"))  # the file format, and the stream of `datasets`
     elif suffix == ".png":
         is_right = begin == b"\x89PNG\r\n\x1a\n" and all(kind for kind, _ in png_chunks(path.read_bytes()))
     elif suffix == ".model" and begin.startswith(b"\n"):
         is_right = True  # of sentencepiece; others hold text
     else:
-        is_right = is_text(path.read_bytes())  # a pickle or an archive under another name is not
+        # A pickle or an archive under a harmless name is not text. The whole file is read: behind a few kilobytes of
+        # prose there may be anything.
+        is_right = is_text(path.read_bytes())
     if not is_right:
         raise ValueError(
             f"{name} does not hold what its name says: expected {suffix.lstrip('.') or 'text'}, found other bytes "
@@ -256,6 +258,7 @@ def _check_content(name: str, path: Path) -> None:
 
 
 def _check_shards(root: Path, publication: Publication) -> None:
+    """Refuse weights of which a shard is missing."""
     for name in publication.files:
         if name.endswith(".safetensors.index.json"):
             shards = set(publication.json(name).get("weight_map", {}).values())
@@ -266,6 +269,7 @@ def _check_shards(root: Path, publication: Publication) -> None:
 
 
 def _check_configs(publication: Publication) -> None:
+    """Refuse configurations that would load code or kernels of other repositories."""
     for name in publication.files:
         if not name.endswith("config.json"):
             continue
@@ -276,14 +280,15 @@ def _check_configs(publication: Publication) -> None:
             config["feature_extractor"] = {key: value for key, value in inner.items() if key != "auto_map"}
         check_config_is_inert(config, name)
         for key in ("auto_map", "custom_pipelines"):
-            # transformers loads "org/name--module.Class" from that repository, at whatever commit it is then
+            # transformers loads "org/name--module.Class" from that repository at its newest commit: its owner could
+            # change the code that runs on the machine of everyone who loads our model.
             foreign = re.findall(r'"([^"]*--[^"]*)"', json.dumps(config.get(key)))
             if foreign:
                 raise ValueError(
                     f"{name}: `{key}` points at code of another repository ({', '.join(foreign)}); expected classes "
                     "in files of the same folder. Remove it: `fmri-lm push` adds the code that belongs to the model."
                 )
-            if config.get(key) and name not in _NAME_OUR_CODE:
+            if config.get(key) and name not in _MAY_NAME_CODE:
                 raise ValueError(
                     f"{name}: `{key}` names code ({json.dumps(config[key])}) that is not published with this model; "
                     "expected none. Remove it: a model that needs this code to load cannot be published here."
@@ -291,6 +296,7 @@ def _check_configs(publication: Publication) -> None:
 
 
 def _check_complete(root: Path, publication: Publication) -> None:
+    """Refuse a folder that lacks files its kind needs; say which object saves them."""
     required = dict(_REQUIRED[publication.kind])
     if "FmriLMForSequenceClassification" in (publication.json("config.json").get("architectures") or ()):
         del required["generation_config.json"]  # it generates no text
@@ -302,7 +308,7 @@ def _check_complete(root: Path, publication: Publication) -> None:
     if missing:
         raise ValueError(
             f"{root} is not complete: a {publication.kind.replace('_', ' ')} also needs {'; '.join(missing)}. "
-            "To publish it as a part of a repository, use --allow-incomplete (`allow_incomplete=True`)."
+            "To add it to a repository that has the rest, use --allow-incomplete (`allow_incomplete=True`)."
         )
 
 
@@ -315,16 +321,16 @@ def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_
     """Replace the Arrow files of `Dataset.save_to_disk` in a publication by Parquet shards.
 
     Files that belong to no split (the atlas, the split manifest, a card) and Parquet files stay as they are. A
-    dataset that was loaded as one split, or one config, of a larger one keeps its name.
+    dataset that was loaded as one split, or one config, of a larger one keeps the name of that split or config.
 
     Parameters
     ----------
     publication : Publication
         Of a dataset; changed in place.
     folder : Path
-        Where `publication` was read.
+        Folder of the dataset.
     staging : Path
-        Where the shards are written.
+        Folder for the shards.
     max_shard_size : str or int
         Upper bound of a shard before compression, such as `"500MB"`.
     """
@@ -354,15 +360,18 @@ def as_parquet(publication: Publication, folder: Path, staging: Path, max_shard_
 
 
 def shard_group(name: str) -> tuple[str, str] | None:
-    """Return folder and split of a Parquet shard, from its name; None for other files."""
+    """Return folder and split of a Parquet shard, from its name; None for other files.
+
+    `train.parquet` and `train-00000-of-00002.parquet` are of one group: one beside the other would double the rows.
+    """
     match = _SHARD.fullmatch(name)
     if match:
         return match["folder"].rstrip("/"), match["split"]
-    return (str(Path(name).parent), Path(name).stem) if name.endswith(".parquet") else None
+    return (name.rpartition("/")[0], Path(name).stem) if name.endswith(".parquet") else None
 
 
 def data_files(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return which files belong to which config and split, in the form of a card's `configs`.
+    """Return the configs and splits that shards belong to, in the form of a card's `configs`.
 
     Files outside of `data/` and files without a number are left to the rules of `load_dataset`.
     """
@@ -373,17 +382,9 @@ def data_files(names: Iterable[str]) -> list[dict[str, Any]]:
             config = match["folder"].split("/")[1] or "default"
             configs.setdefault(config, {})[match["split"]] = f"{match['folder']}{match['split']}-*.parquet"
     return [
-        {
-            "config_name": config,
-            "data_files": [{"split": split, "path": path} for split, path in splits.items()],
-        }
+        {"config_name": config, "data_files": [{"split": split, "path": path} for split, path in splits.items()]}
         for config, splits in configs.items()
     ]
-
-
-def declared_in_rows(publication: Publication) -> set[str]:
-    """Return what the features of the Parquet files declare about their cohort."""
-    return declared_in_parquet(parquet_files(publication))
 
 
 def parquet_files(publication: Publication) -> list[Path]:
@@ -401,6 +402,7 @@ def _split_name(dataset: Dataset) -> str:
 def _n_shards(dataset: Dataset, max_shard_size: str | int) -> int:
     from datasets.utils.py_utils import convert_file_size_to_int
 
-    # `data` is the whole table, also of a dataset that selects some of its rows
+    # `select` and `shuffle` keep the whole table and an index: without the share of its rows, ten scans of a million
+    # would go into thousands of shards, most of them empty
     n_bytes = dataset.data.nbytes * len(dataset) // max(dataset.data.num_rows, 1)
     return max(1, min(-(-n_bytes // convert_file_size_to_int(max_shard_size)), len(dataset)))

@@ -1,8 +1,8 @@
-"""Download repositories and verify downloads; clear errors and retries for everything that asks the Hub.
+"""Download repositories and verify downloads, with clear errors and retries for every request to the Hub.
 
 [`fetch`] and [`dataset_folder`] download, [`verify_download`] compares files with the checksums that the Hub lists
 (sha256 of large files, git's sha1 of others). [`clear_errors`] turns the exceptions of the Hub's client into a
-[`HubAccessError`] of one sentence, and [`retried`] repeats a call while its error is one that passes.
+[`HubAccessError`] of one sentence, and [`retried`] repeats a call that failed with a temporary error.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Result = TypeVar("Result")
 _ATTEMPTS = 8
 _FIRST_WAIT = 0.5  # seconds; doubles with every attempt
 _LONGEST_WAIT = 30.0
-_CONNECTING_ATTEMPTS = 3  # where nobody answers at all, there is most likely no network
+_CONNECTING_ATTEMPTS = 3  # without any answer there is most likely no network
 # 409 and 412: another commit came between. The others: the server, or a proxy in front of it, is busy.
-_PASSING_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-# What helps where trying again does not.
+_TEMPORARY_STATUS = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+# For errors that another attempt does not mend.
 _ADVICE = {
-    400: "it did not accept what was sent: correct what it names",
+    400: "it did not accept the request: correct what it names",
     402: f"the account has no storage or no subscription for this: see {constants.ENDPOINT}/settings/billing",
-    403: "your account is not allowed this: do what it says, or ask the owner of the repository",
-    413: "a file or the whole of them is too large: save with a smaller `max_shard_size`",
+    403: "your account may not do this: follow the message, or ask the owner of the repository",
+    413: "a file, or all of them together, is too large: save with a smaller `max_shard_size`",
 }
 
 
@@ -81,7 +81,7 @@ def fetch(repo_id: str, revision: str | None = None, repo_type: str = "model") -
 
 
 def dataset_folder(name: str | Path) -> Path:
-    """Return the folder or file of a dataset; a name that is not a path here is downloaded from the Hub.
+    """Return the folder or file of a dataset; download it from the Hub when the name is not an existing path.
 
     Parameters
     ----------
@@ -96,14 +96,15 @@ def dataset_folder(name: str | Path) -> Path:
 
 
 def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:
-    """Return the commit that the cache holds for a branch, tag or commit; None for none, and for a local folder.
+    """Return the commit of a branch, tag or commit in the cache; None when it is not there, or for a local folder.
 
-    After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded: configurations do not keep it.
+    After `from_pretrained(repo_id, revision=...)` this is the commit that was loaded, which configurations do not keep.
     """
     try:
         validate_repo_id(repo_id)
     except errors.HFValidationError:
         return None
+    # `from_pretrained` prefers a local folder of this name, even where the cache has a repository of the same name
     if Path(repo_id).exists():
         return None
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=repo_type)
@@ -113,7 +114,7 @@ def downloaded_commit(repo_id: str, revision: str | None = None, repo_type: str 
 
 
 def fetched_commits(names: Iterable[Any]) -> dict[str, str]:
-    """Print, and return for the record, the commits of models and datasets that were downloaded.
+    """Print and return the commits of models and datasets that were downloaded.
 
     Parameters
     ----------
@@ -167,8 +168,8 @@ def verify_download(
 ) -> Verification:
     """Compare the downloaded files of a repository with the checksums that the Hub lists.
 
-    The Hub's client accepts a download of the right size, whatever it contains. Files that are not in the cache are
-    downloaded first, so that the whole repository is compared.
+    The Hub's client accepts any download of the right size. Files that are not in the cache are downloaded first, so
+    that the whole repository is compared.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ def verify_download(
         When the repository, its checksums, or a missing file cannot be reached.
     """
     api = HfApi()
-    found: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "fetched": []}
+    files_by_state: dict[str, list[str]] = {"verified": [], "damaged": [], "repaired": [], "fetched": []}
 
     def download(path: str, again: bool = False) -> Path:
         where: dict[str, Any] = {"revision": commit, "repo_type": repo_type, "force_download": again}
@@ -193,8 +194,7 @@ def verify_download(
 
     with clear_errors(repo_id, revision):
         commit = downloaded_commit(repo_id, revision, repo_type) or retried(
-            lambda: str(api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha),
-            f"Looking at {repo_id}",
+            lambda: str(api.repo_info(repo_id, revision=revision, repo_type=repo_type).sha), f"Looking at {repo_id}"
         )
         tree = retried(
             lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)),
@@ -205,16 +205,16 @@ def verify_download(
             cached = try_to_load_from_cache(repo_id, file.path, revision=commit, repo_type=repo_type)
             if not isinstance(cached, str):
                 cached = download(file.path)
-                found["fetched"].append(file.path)
+                files_by_state["fetched"].append(file.path)
             state = "verified" if is_same(Path(cached), file) else "damaged"
             if state == "damaged" and repair and is_same(download(file.path, again=True), file):
                 state = "repaired"
-            found[state].append(file.path)
-    return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in found.items()})
+            files_by_state[state].append(file.path)
+    return Verification(repo_id, commit, **{name: tuple(paths) for name, paths in files_by_state.items()})
 
 
 def is_same(content: Path | bytes, remote: RepoFile | None) -> bool:
-    """Return whether a file of a repository has this content, by size and checksum."""
+    """Return whether a file of a repository has this content, by size and checksum; False when there is no file."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if remote is None or remote.size != size:
         return False
@@ -249,9 +249,10 @@ def clear_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
 
 
 def retried(call: Callable[[], Result], what: str) -> Result:
-    """Call until it succeeds, waiting longer each time, while the error is one that passes.
+    """Call until it succeeds, waiting longer after each temporary error.
 
-    `call` must be safe to repeat: it looks at what the Hub holds before it changes anything.
+    `call` must be safe to repeat: it looks at what the Hub holds before it changes anything. `what` describes it in
+    the warning about another attempt.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -266,29 +267,32 @@ def retried(call: Callable[[], Result], what: str) -> Result:
 
 
 def _wait_for(error: BaseException, attempt: int) -> float | None:
-    """Return the seconds to wait before another attempt, or None when the error will not pass."""
+    """Return the seconds to wait before another attempt, or None when the error is not temporary."""
+    # A random share, or all clients that were turned away together come back together.
     wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * (1 + 0.2 * random.random())
     for cause in _chain(error):
-        # Says only that the cache is empty; the error that caused it says whether asking again helps.
+        # It says only that the cache is empty; its cause says whether asking again helps.
         if isinstance(cause, errors.LocalEntryNotFoundError):
             continue
         if isinstance(cause, errors.HfHubHTTPError):
-            if cause.response.status_code not in _PASSING_STATUS:
+            if cause.response.status_code not in _TEMPORARY_STATUS:
                 return None
-            asked = cause.response.headers.get("Retry-After", "")  # may also be a date, which is not worth parsing
-            return max(wait, float(asked)) if asked.isdigit() else wait
+            retry_after = cause.response.headers.get(
+                "Retry-After", ""
+            )  # may also be a date, which is not worth parsing
+            return max(wait, float(retry_after)) if retry_after.isdigit() else wait
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return None
         if type(cause).__name__ == "ConnectError":
             return wait if attempt + 1 < _CONNECTING_ATTEMPTS else None
-        # A page of HTML where the client expects JSON is a gateway's way of saying "busy".
+        # A busy gateway sends a page of HTML where the client expects JSON.
         if isinstance(cause, (errors.HTTPError, ConnectionError, json.JSONDecodeError)):
             return wait
     return None
 
 
 def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
-    """Say what an error means for the user; None for errors that are not of the Hub."""
+    """Explain an error of the Hub to the user in one sentence; None for other errors."""
     endpoint, is_logged_in = constants.ENDPOINT, get_token() is not None
     url = f"{endpoint}/{repo_id}"
     # Subclasses first: most of these are HTTP errors too.
@@ -312,8 +316,8 @@ def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
         isinstance(error, errors.LocalEntryNotFoundError) and constants.is_offline_mode()
     ):
         return (
-            f"{repo_id} (revision {revision}) is not in the cache, and HF_HUB_OFFLINE=1 forbids to download it: "
-            "download it once with the variable unset."
+            f"{repo_id} (revision {revision}) is not in the cache, and HF_HUB_OFFLINE=1 forbids downloads: download it "
+            "once with the variable unset."
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return None  # as in `_wait_for`: its cause says why the Hub could not be asked
@@ -323,8 +327,8 @@ def _sentence(error: BaseException, repo_id: str, revision: str) -> str | None:
         return _sentence_about_status(error.response.status_code, error.server_message, repo_id)
     if isinstance(error, (errors.HTTPError, ConnectionError)):
         return (
-            f"{endpoint} cannot be reached ({_first_line(error)}), and {repo_id} (revision {revision}) is not "
-            "completely in the cache: check the network."
+            f"{endpoint} cannot be reached ({_first_line(error)}), and {repo_id} (revision {revision}) is not complete "
+            "in the cache: check the network."
         )
     return None
 
@@ -336,15 +340,15 @@ def _sentence_about_status(status: int, server_message: str | None, repo_id: str
             f"{constants.ENDPOINT} refused your token for {repo_id}: log in again with `hf auth login`, or unset "
             "HF_TOKEN."
         )
-    # A 403 is about the token where the server says so, or nothing; otherwise about storage, terms and the like.
+    # A 403 is about the token when the server says so, or says nothing; otherwise about storage, terms and the like.
     about_rights = r"rights|token|permission|credential|authori[sz]"
     if status == 403 and (not server_message or re.search(about_rights, server_message, re.IGNORECASE)):
         return (
             f"Your token may not write to {repo_id}{quoted}: create one with write access to it at "
             f"{constants.ENDPOINT}/settings/tokens."
         )
-    passes = status in _PASSING_STATUS or status >= 500
-    advice = _ADVICE.get(status, "try again later" if passes else "nothing was changed")
+    is_temporary = status in _TEMPORARY_STATUS or status >= 500
+    advice = _ADVICE.get(status, "try again later" if is_temporary else "nothing was changed")
     return f"{constants.ENDPOINT} answered {status} for {repo_id}{quoted}; {advice}."
 
 
@@ -355,7 +359,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        # also what was only being handled: transformers raises its own OSError while it handles that of the Hub
+        # `__context__` too: transformers raises its own OSError while it handles that of the Hub, without `from`
         cause = cause.__cause__ or cause.__context__
 
 

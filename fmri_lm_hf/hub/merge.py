@@ -1,9 +1,9 @@
-"""Merge a push into a branch: the files it brings, the files it removes, and the card of the result.
+"""Merge a push into a branch: the files it adds, the files it deletes, and the updated card.
 
 A push owns the weights of its kind, or the shards of its splits, and the records about them. Everything else on the
-branch stays: other configs and splits, what a processor or a person added, and every word of a card that this program
-did not write itself. [`merge`] is a function of what is pushed and of the [`Head`] of the [`Branch`], so that a push
-can start again from any head that it finds.
+branch stays: other configs and splits, the files of a processor or a person, and every word of a card that was not
+generated. [`merge`] depends only on what is pushed and on the [`Head`] of the [`Branch`], so that a push can start
+again from any head that it finds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .records import count_parameters, render_dataset_card, render_model_card
 
 logger = logging.get_logger(__name__)
 
-# The blocks that say that data are simulated, or that a cohort is controlled: such a card always has them.
+# The warnings that data are simulated, or that a cohort is controlled: nobody can remove them from such a card.
 _ALWAYS_SHOWN = ("simulated", "controlled")
 _MODEL_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _WEIGHTS = {
@@ -58,7 +58,7 @@ _DOWNLOADS = 3  # of a file whose content is not what the head lists
 
 @dataclass
 class Change:
-    """What is to be committed on top of a head.
+    """The files to add and to delete in a commit on top of a head.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ def merge(
     repo_id : str
         Shown in the card.
     declared : set of str
-        What is declared about the cohort behind a dataset.
+        Declarations about the cohort of a dataset.
     license : str, optional
         Identifier of the Hub, such as `"cc-by-4.0"`, for the card.
     tags : list of str, optional
@@ -101,18 +101,19 @@ def merge(
     change = Change({name: file for name, file in publication.files.items() if name != "README.md"}, [])
     is_new_kind = False
     if publication.kind == "dataset":
-        # Shards of an earlier push of the same splits of the same configs go; other splits and configs stay.
+        # Earlier shards of the same splits and configs are deleted, or `load_dataset` would read both: there may have
+        # been more of them, or with other names.
         groups = {shard_group(name) for name in change.files} - {None}
         change.deletions += [n for n in head.files if n not in change.files and shard_group(n) in groups]
         rendered = _dataset_card(publication, head, change.deletions, repo_id, declared)
     else:
         _replace_weights(change, publication, head)
-        # The card is about all that is there afterwards: a processor may come to a model that was pushed before.
+        # The card describes the repository after the push: a processor may be added to a model that was pushed before.
         result = _after(change, head)
         is_new_kind = result.kind != _kind_at(head)
         if license is not None:
             result.set_json(_TRAINING, {**result.json(_TRAINING), "license": license})
-        # what the Hub reads of the scores follows from their record, and goes with it
+        # the scores in the form of the Hub follow from their record, and are deleted with it
         if scores := eval_results(repo_id, result.json(_RESULTS)):
             change.files[_EVAL_RESULTS] = scores.encode()
         elif _EVAL_RESULTS in head.files:
@@ -125,7 +126,7 @@ def merge(
 
 
 def declared_at(head: Head) -> set[str]:
-    """Return what the card and the records at the head of a branch declare about their cohort."""
+    """Return the declarations about the cohort in the card and the records at the head of a branch."""
     records: list[Any] = [head.json(name) for name in head.files if _RECORDS_OF_DATA.fullmatch(name)]
     card = head.read("README.md").decode() if "README.md" in head.files else ""
     records.append(split_card(card)[0])
@@ -141,7 +142,7 @@ def _weights(names: Iterable[str], kind: str) -> list[str]:
 
 
 def _replace_weights(change: Change, publication: Publication, head: Head) -> None:
-    """Delete earlier weights, and keep the records at the head only while they are about these weights."""
+    """Delete earlier weights; keep the records at the head only if they are about the pushed weights."""
     weights = _weights(change.files, publication.kind)
     if not weights:
         return
@@ -153,8 +154,8 @@ def _replace_weights(change: Change, publication: Publication, head: Head) -> No
         if is_unchanged and at_head:
             change.files.pop(_TRAINING, None)
         else:
-            # Nothing says that the new weights do not come from the earlier ones. A warning too many does less harm
-            # than scores of simulated scans that pass for real ones.
+            # The new weights may have been trained on from the earlier ones, simulated scans included. A warning too
+            # many does less harm than scores of simulated scans that pass for real ones.
             inherited = {"simulated": True} if is_declared(at_head, "simulated") else {}
             change.files[_TRAINING] = to_json({"training": NOT_RECORDED, **inherited})
     if not is_unchanged and _RESULTS in head.files and _RESULTS not in change.files:
@@ -162,7 +163,7 @@ def _replace_weights(change: Change, publication: Publication, head: Head) -> No
 
 
 def _after(change: Change, head: Head) -> Publication:
-    """Return what the branch holds after the push, as far as a card is made from it."""
+    """Return the branch as it is after the push, with the files that a card is made from."""
     names = head.files.keys() - set(change.deletions) | change.files.keys()
     known = dict(change.files)
     for name in _READ_FOR_CARDS:
@@ -203,7 +204,7 @@ def _dataset_card(publication: Publication, head: Head, deletions: list[str], re
     old, old_body, _ = split_card(head.read("README.md").decode())
     metadata["configs"] = _merged_configs(old.get("configs"), data_files([*others, *publication.files]))
     if infos := old.get("dataset_info"):
-        # `load_dataset` compares the sizes in there with what it finds: those of the pushed configs are outdated
+        # `load_dataset` compares these sizes with the files and fails: those of the pushed configs are outdated
         pushed = {part["config_name"] for part in data_files(publication.files)}
         infos = infos if isinstance(infos, list) else [infos]
         metadata["dataset_info"] = [i for i in infos if i.get("config_name", "default") not in pushed]
@@ -228,7 +229,7 @@ def _merged_configs(earlier: Any, pushed: list[dict[str, Any]]) -> list[dict[str
 
 
 def _base_card(publication: Publication, head: Head, repo_id: str) -> str | None:
-    """Return the card whose text stays: that at the head, or that of the folder where a person wrote it."""
+    """Return the card whose text is kept: that of the head, or of the folder if only that was written by a person."""
     local = publication.text("README.md")
     at_head = head.read("README.md").decode() if "README.md" in head.files else None
     if at_head is None or local is None or not is_edited(local):
@@ -283,10 +284,7 @@ class Branch:
 
     def create(self, private: bool | None) -> None:
         """Create the repository and the branch where they do not exist."""
-        retried(
-            lambda: self.api.create_repo(**self.repo, private=private, exist_ok=True),
-            f"Creating {self.repo_id}",
-        )
+        retried(lambda: self.api.create_repo(**self.repo, private=private, exist_ok=True), f"Creating {self.repo_id}")
         if self.revision != "main" and not self.revision.startswith("refs/"):
             retried(
                 lambda: self.api.create_branch(**self.repo, branch=self.revision, exist_ok=True),
@@ -306,7 +304,7 @@ class Branch:
             )
 
     def head(self) -> Head:
-        """Look at what the branch holds now."""
+        """Return the files of the branch as it is now."""
         commit = str(self.api.repo_info(**self.repo, revision=self.revision).sha)
         tree = self.api.list_repo_tree(**self.repo, recursive=True, revision=commit)
         return Head(self, commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)})
@@ -320,7 +318,7 @@ class Branch:
             operations=[*added, *deleted],
             commit_message=message,
             revision=self.revision,
-            parent_commit=head.commit,  # without it a commit of somebody else in between would be undone
+            parent_commit=head.commit,  # without it, files of a commit that somebody made since would be overwritten
             **options,
         )
 
@@ -342,18 +340,14 @@ class Head:
     _read: dict[str, bytes] = field(default_factory=dict)
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file, compared with the checksum that the head lists for it.
+        """Download a small file, and compare it with the checksum that the head lists for it.
 
-        Without the cache of the Hub's client: a card that is damaged there would be published again.
+        The cache of the Hub's client is not used: a card that is damaged there would be published again.
         """
         for _ in range(_DOWNLOADS if name not in self._read else 0):
             with tempfile.TemporaryDirectory(prefix="fmri-lm-head-") as folder:
                 path = self.branch.api.hf_hub_download(
-                    **self.branch.repo,
-                    filename=name,
-                    revision=self.commit,
-                    local_dir=folder,
-                    force_download=True,
+                    **self.branch.repo, filename=name, revision=self.commit, local_dir=folder, force_download=True
                 )
                 content = Path(path).read_bytes()
             if is_same(content, self.files[name]):

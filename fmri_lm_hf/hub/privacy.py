@@ -1,8 +1,8 @@
-"""Find what must never be published: tokens, keys, local paths and the names of the local user and machine.
+"""Find private text before it is published: tokens, keys, local paths, and names of the local user and machine.
 
-[`find_private`] looks for patterns of secrets in every text of the files that are about to be sent; [`texts_of`] finds
-these texts, also in Parquet columns, headers of weights and the metadata of images. A push sends nothing while there is
-a finding, so a pattern that matches ordinary prose does as much harm as one that misses a key:
+[`find_private`] searches every text of the files that are about to be sent for patterns of secrets; [`texts_of`] yields
+these texts, also those in Parquet columns, headers of weights and the metadata of images. A push sends nothing while
+there is a finding, so a pattern that matches ordinary prose does as much harm as one that misses a key:
 tests/hub/test_privacy.py has examples of both.
 """
 
@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 
 
 class _Secret(NamedTuple):
-    """A pattern, and words in small letters of which a matching text holds at least one.
+    """A pattern, and lower-case words of which a matching text contains at least one.
 
-    To look for a word takes a hundredth of the time of a pattern, and most texts hold none of the words.
+    Looking for words takes a hundredth of the time of a pattern, and most texts contain none of them. A hint that is
+    missing makes the pattern blind: whoever adds an alternative to a pattern adds its word here.
     """
 
     pattern: re.Pattern[str]
@@ -43,11 +44,11 @@ _BEGINNINGS = """
     shpat_ shpss_ ntn_ AGE-SECRET-KEY-1
 """
 _ANY_BEGINNING = "|".join(map(re.escape, _BEGINNINGS.split()))
-_NEW = r"(?<![A-Za-z0-9])"  # file names join words by underscores, which `\b` takes for letters
+_NEW = r"(?<![A-Za-z0-9])"  # not `\b`, for which an underscore is a letter: file names join words by underscores
 _IS = r"[\"']?[ \t]*[:=][ \t]*[\"']?"  # between a name and its value
 _VALUE = r"(?!None\b|null\b|true\b|false\b|[\[$])[^\s\"'<>{}]"
 _OPTION = r"(?:=|\s+(?:\w+: )?)[\"']?(?!-)"  # between an option and its value, perhaps the next item of a list
-_DRAWN = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
+_RANDOM = r"(?=[A-Za-z_+/-]*\d)[\w+/-]{16,}"  # a value that nobody would write by hand
 _SECRETS = {
     "a Hugging Face token": _secret(
         rf"hf_[A-Za-z0-9]{{30,}}|{_NEW}(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{{20,}}", "hf_ api_org_"
@@ -59,9 +60,9 @@ _SECRETS = {
         r"|\blogin[ \t]+(?:--\S+[ \t]+)*[0-9a-f]{40}\b",
         _BEGINNINGS + "sk- xox dapi :aa hooks.slack api/webhooks/ login",
     ),
-    # three parts, or one long one: JSON in the letters of base64
+    # three parts, or a long one; `eyJ` is how `{"` begins in base64
     "a web token": _secret(rf"{_NEW}eyJ(?:[\w-]{{10,}}\.eyJ[\w-]{{10,}}\.[\w-]{{10,}}|[\w-]{{60,}})", "eyj"),
-    # the last one is how a key begins in base64
+    # the last alternative is a PEM header in base64
     "a private key": _secret(
         r"-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|LS0tLS1CRUdJTiB(?:SU0E|QUklW|PUEVO|FQyBQ)",
         "-----begin putty-user-key ls0tls1crudjtib",
@@ -70,9 +71,7 @@ _SECRETS = {
         r"\b[a-z][a-z0-9+.-]*://(?!git@)[^\s/?#@\"'<>]+@[\w.-]+", "://", ignore_case=True
     ),
     "a signed URL": _secret(
-        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}",
-        "token= key= signature= sig=",
-        ignore_case=True,
+        r"[?&#;][\w-]*(?:token|key|signature|sig)=[\w%.~+/-]{8,}", "token= key= signature= sig=", ignore_case=True
     ),
     "a password": _secret(
         rf"(?:passw(?:or)?d|passphrase|[_;]pwd){_IS}{_VALUE}{{6,}}"
@@ -88,20 +87,20 @@ _SECRETS = {
     ),
     "a token": _secret(
         rf"(?:access|auth|refresh|private|session|hub)[_-]?token{_IS}{_VALUE}{{8,}}"
-        rf"|(?<![\w-])_?(?:token|auth){_IS}{_DRAWN}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}"
-        rf"|\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_DRAWN}",
+        rf"|(?<![\w-])_?(?:token|auth){_IS}{_RANDOM}|--[\w-]*token{_OPTION}{_VALUE}{{8,}}"
+        rf"|\bauthorization{_IS}(?:basic|bearer|digest|token)[ \t]+\S{{8,}}|\bbearer[ \t]+{_RANDOM}",
         """token auth: auth" auth= authorization bearer""",
         ignore_case=True,
     ),
     "a login": _secret(r"\bcurl\b.*[ \t](?:-u|--user)[ =]?[^\s:]+:\S+", "curl", ignore_case=True),
 }
-# An absolute path with a folder in it exists on somebody's machine only; those of every machine name nobody.
-_OF_EVERY_MACHINE = (
+# An absolute path tells about somebody's machine, except for the folders that every machine has.
+_FOLDERS_OF_EVERY_MACHINE = (
     r"usr/(?:bin|include|lib|lib64|libexec|local|sbin|share|src)|etc|dev(?!/shm)|proc|sys|s?bin|lib|lib64"
 )
 _PAGES_OF_THE_HUB = "datasets|spaces|docs|papers|collections"  # to which cards link as `](/datasets/...`
 _LOCAL_PATH = _secret(
-    rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
+    rf"(?<![\w./~)}}-])/(?!/)(?!(?:{_FOLDERS_OF_EVERY_MACHINE})/)(?!(?<=\]\(/)(?:{_PAGES_OF_THE_HUB})/)"
     r"\d*[^\W\d][\w.@+~-]*(?:/[\w.@+~-]+)+/?"
     r"|(?<=-[A-Za-z])(?<=\s-[A-Za-z])/[\w.@+~-]+(?:/[\w.@+~-]+)+"
     r"|\bfile:/{2,3}[\w.@+~-]+(?:/[\w.@+~-]+)+"
@@ -113,14 +112,14 @@ _LOCAL_PATH = _secret(
     r"|(?<![\\\w])\\{2,4}[\w.$-]{2,}\\{1,2}[\w.$-]+",
     "/ \\ %2f",
 )
-_NAMES_A_SECRET = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # of variables of the environment
+_SECRET_VARIABLE = re.compile(r"(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)$")  # names of environment variables
 _SECRET_LENGTH = 12  # shorter values may be words
 _MAIL = _secret(r"\b(?!git@)[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}\b", "@", ignore_case=True)
-# Names of accounts that name nobody, and are ordinary words elsewhere.
+# Accounts that identify nobody, and whose names are ordinary words.
 _SHARED_ACCOUNTS = """
     root user admin ubuntu runner jovyan nobody docker python test data model train main home debian app build agent
 """
-# A vocabulary holds every word, user names and paths among them; prose may name its authors.
+# A vocabulary contains every word, user names and pieces of paths among them; prose may name its authors.
 _WORDS_OF_VOCABULARIES = ("a local path", "a password", "a secret key", "a token")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", ".model")
 _PROSE = (
@@ -135,50 +134,52 @@ def find_private(files: Mapping[str, Path | bytes], namespace: str = "") -> list
     Parameters
     ----------
     files : mapping of str to Path or bytes
-        Path in the repository -> local file or content. All parts that can hold text are read.
+        Path in the repository -> local file or content. All parts that can contain text are read.
     namespace : str, default=""
         The account on the Hub that is published to. A local user of this name is public already.
 
     Returns
     -------
     findings : list of str
-        One line each: where, what, and the text found (of tokens and keys the first letters).
+        One line each: file and line, kind of secret, and the text found (only the first letters of tokens and keys).
     """
     secrets, names = _secret_patterns(), _own_names(namespace)
     own_names = {what: _word(name, "A-Za-z0-9_-") for what, name in names.items()}
-    # file names join words by hyphens and underscores, which in a text belong to the word
+    # File names join words by hyphens and underscores, which belong to the word in a text: `jdoe_notes.md` names the
+    # user jdoe, while `max_length` in a text does not name a user max.
     own_names_in_files = {what: _word(name, "A-Za-z0-9") for what, name in names.items()}
     findings = []
     for name, content in files.items():
-        if found := _first_match(name, secrets | own_names_in_files):
-            findings.append(f"the name of {name!r}: {found[0]}")
+        if match := _first_match(name, secrets | own_names_in_files):
+            findings.append(f"the name of {name!r}: {match[0]}")
         patterns = secrets
         if name.endswith(_VOCABULARIES):
             patterns = {what: secret for what, secret in secrets.items() if what not in _WORDS_OF_VOCABULARIES}
         elif not name.endswith(_PROSE):
             patterns = {**secrets, **own_names, "a mail address": _MAIL}
         for place, text in texts_of(name, content):
-            if found := _first_match(text, patterns):
-                line = f" line {text.count(chr(10), 0, found[1]) + 1}" if "\n" in text else ""
-                findings.append(f"{place}{line}: {found[0]}")
+            if match := _first_match(text, patterns):
+                line = f" line {match[1]}" if "\n" in text else ""
+                findings.append(f"{place}{line}: {match[0]}")
     return findings
 
 
 def _first_match(text: str, patterns: Mapping[str, _Secret]) -> tuple[str, int] | None:
-    """Return what is found first, in the order of the patterns, and its position."""
-    # One form for letters that have several: an é may be one character, or an e and an accent.
+    """Return the first finding, in the order of the patterns, and the line of the text that it is in."""
+    # One form for letters that have several: an é may be one character, or an e and an accent. Positions shift, so
+    # lines are counted in this form of the text.
     text = unicodedata.normalize("NFKC", text)
     lowered = text.lower()
     for what, (pattern, hints) in patterns.items():
         if any(hint in lowered for hint in hints) and (match := pattern.search(text)):
             is_shown = what in ("a local path", "your home folder", "a mail address") or "name of" in what
             shown = match[0] if is_shown else match[0][:6] + "..."
-            return f"{what} ({shown})", match.start()
+            return f"{what} ({shown})", text.count("\n", 0, match.start()) + 1
     return None
 
 
 def _secret_patterns() -> dict[str, _Secret]:
-    """Return the patterns that are secrets in every file."""
+    """Return the patterns of what is secret in every file."""
     from huggingface_hub import get_token
 
     secrets = dict(_SECRETS)
@@ -186,11 +187,11 @@ def _secret_patterns() -> dict[str, _Secret]:
     if token:
         secrets = {"your own Hugging Face token": _literal(token), **secrets}
     for name, value in os.environ.items():
-        if _NAMES_A_SECRET.search(name) and len(value) >= _SECRET_LENGTH and value != token:
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SECRET_LENGTH and value != token:
             secrets[f"the value of ${name}"] = _literal(value)
     secrets["a local path"] = _LOCAL_PATH
     home = str(Path.home())
-    if len(home) > len("/root"):
+    if len(home) > len("/root"):  # which names nobody
         secrets["your home folder"] = _literal(home, after=r"\b")
     return secrets
 
@@ -221,7 +222,7 @@ def _literal(text: str, before: str = "", after: str = "", flags: int = 0) -> _S
 
 # ---- texts in files
 
-# How bytes begin whose content cannot be read here, or may run code when it is.
+# Beginnings of bytes that cannot be searched, or that may run code when they are opened.
 _PACKED = {
     "an archive or compressed data": re.compile(
         rb"\x1f\x8b\x08|PK\x03\x04|BZh[1-9]1AY|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf"
@@ -235,13 +236,13 @@ _MAX_INFLATED = 2**20  # bytes of a chunk of a PNG
 def texts_of(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
     """Yield the texts in a file as pairs of place and text.
 
-    JSON is read value by value, also inside of strings; Parquet column by column, whatever its type; of weights the
-    header and the byte tensors that are text; of images everything but the pixels.
+    JSON is read value by value, also inside of strings; Parquet files column by column, of any type; weights by their
+    header and the byte tensors that are text; images without their pixels.
 
     Parameters
     ----------
     name : str
-        Path in the repository; its suffix tells how to read it.
+        Path in the repository; its suffix says how to read it.
     content : Path or bytes
 
     Raises
@@ -263,7 +264,7 @@ def texts_of(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
 
 
 def is_text(raw: bytes) -> bool:
-    """Whether bytes are UTF-8 without control characters of binary files."""
+    """Return whether bytes are UTF-8 without the zeros of binary files."""
     try:
         return "\0" not in raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -271,7 +272,7 @@ def is_text(raw: bytes) -> bool:
 
 
 def png_chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kind and the data of each chunk of a PNG; kind `b""` for what comes behind its end."""
+    """Yield kind and data of each chunk of a PNG; kind `b""` for bytes behind its end."""
     position, kind = 8, b""
     while kind != b"IEND" and len(raw) >= position + 12:
         kind, begin = raw[position + 4 : position + 8], position + 8
@@ -282,7 +283,7 @@ def png_chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Object(list):
-    """The pairs of a JSON object. A dict would drop the first of two equal names, with whatever it holds."""
+    """The pairs of a JSON object. A dict would drop the first of two equal names, and the secret in it."""
 
 
 def _parsed(text: str) -> Any:
@@ -293,7 +294,7 @@ def _parsed(text: str) -> Any:
 
 
 def _json_lines(record: Any, key: str = "") -> Iterator[str]:
-    """Value by value, since escapes of JSON (such as `\\\\n` behind a colon) hide or imitate paths."""
+    """Yield a record value by value, since escapes of JSON (such as `\\\\n` behind a colon) hide or imitate paths."""
     if isinstance(record, _Object):
         for name, value in record:
             yield from _json_lines(value, str(name))
@@ -313,7 +314,9 @@ def _png_texts(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
         if kind != b"IDAT":  # text chunks, EXIF, profiles, private chunks: everything but the pixels
             place = f"{name} ({kind.decode('latin-1') or 'behind its end'})"
             yield place, data.decode("latin-1")
-            for match in re.finditer(b"x", data):  # with which what is deflated begins
+            # Compressed text: zlib streams begin with an x. Where one starts depends on the kind of chunk, and private
+            # chunks follow no rule, so every x is tried.
+            for match in re.finditer(b"x", data):
                 try:
                     inflated = zlib.decompressobj().decompress(data[match.start() :], _MAX_INFLATED)
                 except zlib.error:
@@ -343,8 +346,8 @@ def _parquet_texts(name: str, path: Path) -> Iterator[tuple[str, str]]:
         metadata = {**(file.metadata.metadata or {}), **(schema.metadata or {})}
         yield f"{name} (metadata)", "\n".join(_metadata_lines(metadata))
         yield f"{name} (columns)", "\n".join(line for field in schema for line in _field_lines(field))
-        spelling = [field.name for field in schema if _may_hold_text(field.type)]
-        for batch in file.iter_batches(batch_size=256, columns=spelling) if spelling else ():
+        columns = [field.name for field in schema if _may_hold_text(field.type)]
+        for batch in file.iter_batches(batch_size=256, columns=columns):
             for column, values in zip(batch.schema.names, batch.columns, strict=True):
                 place = f"{name} (column {column})"
                 yield place, "\n".join(_json_lines(_plain(values.to_pylist(), place)))
@@ -364,7 +367,7 @@ def _field_lines(field: Any) -> Iterator[str]:
 
 
 def _may_hold_text(kind: Any) -> bool:
-    """Return whether values of an Arrow type can spell text: all but numbers, truth values and times."""
+    """Return whether values of an Arrow type can be text: all but numbers of several bytes, booleans and times."""
     import pyarrow as pa
 
     if isinstance(kind, pa.BaseExtensionType):
@@ -379,13 +382,13 @@ def _may_hold_text(kind: Any) -> bool:
 
 
 def _plain(value: Any, place: str) -> Any:
-    """A value of Arrow as JSON-like data; bytes, and lists of them, become the text that they spell."""
+    """Turn a value of Arrow into JSON-like data; bytes, and lists of them, become the text that they spell."""
     if isinstance(value, bytes):
         for what, pattern in _PACKED.items():
             if pattern.match(value):
                 raise ValueError(
                     f"{place} holds {what}, which cannot be searched for secrets, and nothing was sent; expected text, "
-                    "numbers or images. Store its contents as columns, or leave the column out."
+                    "numbers or images. Store the contents as columns, or drop the column."
                 )
         return _as_text(value)
     if isinstance(value, Mapping):
@@ -398,7 +401,7 @@ def _plain(value: Any, place: str) -> Any:
 
 
 def _as_text(raw: bytes) -> str:
-    """The text itself, or as `strings` finds it in other bytes: ASCII of some length, wide characters too."""
+    """Decode text; of other bytes return the printable runs, as the program `strings` does, wide characters too."""
     if is_text(raw):
         return raw.decode()
     return "\n".join(run.decode() for run in re.findall(rb"[\x20-\x7e]{8,}", raw.replace(b"\0", b"")))

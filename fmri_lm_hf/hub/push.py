@@ -1,8 +1,8 @@
 """Publish a folder, a model with its processor, or a dataset: complete, in one commit, safe to repeat.
 
-The Hub is the only state. Each attempt looks at the head of the branch, merges the push into it (`merge`), uploads
-what differs, and commits on condition that the head is still the same. A lost reply, a killed process or a commit of
-somebody else therefore needs no special case: the next attempt finds what is there and does the rest, if any.
+The only state is that of the Hub. Each attempt looks at the head of the branch, merges the push into it (`merge`),
+uploads the files that differ, and commits on condition that the head is still the same. A lost reply, a killed process
+or a commit of somebody else therefore needs no special case: the next attempt finds them and does what is missing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from ..cards.rendering import is_form, split_card
-from ..declarations import declared_in_folder
-from .contents import Publication, as_parquet, declared_in_rows, read_folder
+from ..declarations import declared_in_folder, declared_in_parquet
+from ..deprecation import renamed_keywords
+from .contents import Publication, as_parquet, parquet_files, read_folder
 from .download import clear_errors, retried
 from .merge import Branch, declared_at, merge
 from .privacy import find_private
@@ -38,17 +39,17 @@ class PushResult:
     ----------
     repo_id, repo_type, revision : str
     commit : str
-        The commit that holds what was pushed.
+        The commit with the pushed files.
     url : str
-        Of that commit, or of the pull request.
+        Page of that commit, or of the pull request.
     uploaded : tuple of str
-        Files that differed and were committed; empty when the branch held all of them.
+        Files that differed and were committed; empty when the branch was up to date.
     deleted : tuple of str
         Files of the branch that the new ones replace, such as shards of earlier weights.
     left_out : tuple of str
         Files of the folder that are not published, such as a Trainer's state.
     base_model : str or None
-        Of an adapter: its base, with the commit at which it was found.
+        Repository and commit of an adapter's base model.
     """
 
     repo_id: str
@@ -62,6 +63,7 @@ class PushResult:
     base_model: str | None = None
 
 
+@renamed_keywords(thing="artifact")
 def push_to_hub(
     artifact: Any,
     repo_id: str,
@@ -80,7 +82,7 @@ def push_to_hub(
     allow_incomplete: bool = False,
     confirm_controlled: bool = False,
 ) -> PushResult:
-    """Publish on the Hub, in one commit; repeat it as often as needed.
+    """Publish on the Hub in one commit; safe to repeat.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def push_to_hub(
     repo_id : str
         `"organisation/name"`, or `"name"` for a repository of your own; created when there is none.
     processor : optional
-        Committed together with a model given as an object.
+        Processor of a model that is given as an object; both are published in one commit.
     private : bool, optional
         Create the repository as private. An existing public one is refused when this is True.
     revision : str, optional
@@ -106,14 +108,14 @@ def push_to_hub(
         Identifier of the Hub, such as `"cc-by-4.0"`, for the card. A converted checkpoint, whose owner states no
         licence, is not published without one.
     base_model : str, optional
-        Of an adapter: the repository of the model it was trained on, when its configuration names a local folder.
+        Repository of an adapter's base model, when the configuration of the adapter names a local folder.
     max_shard_size : int or str, default="2GB"
         Upper bound of a file of weights or rows, for objects and for datasets of `save_to_disk`.
     allow_incomplete : bool, default=False
-        Accept a model without its processor or generation config: a part that joins others in its repository.
+        Accept a model without its processor or generation config, to be added to a repository that has them.
     confirm_controlled : bool, default=False
-        Publish scan-level data of a cohort declared as controlled: you have the right to, and the repository is
-        private or asks for access.
+        Publish scan-level data of a cohort declared as controlled. You confirm that you have the right to; the
+        repository must be private or require access requests.
 
     Returns
     -------
@@ -122,9 +124,9 @@ def push_to_hub(
     Raises
     ------
     ValueError
-        When the folder is incomplete, or holds files that can run code, or private text; nothing is sent.
+        When the folder is incomplete, or contains files that can run code, or private text; nothing is sent.
     HubAccessError
-        When the Hub refuses, or stays out of reach after several attempts.
+        When the Hub refuses, or cannot be reached after several attempts.
     """
     api = HfApi(token=token)
     repo_id, revision = _full_name(api, repo_id), _branch_name(revision)
@@ -137,11 +139,11 @@ def push_to_hub(
         declared: set[str] = set()
         if publication.kind == "dataset":
             as_parquet(publication, folder, Path(staging) / "parquet", max_shard_size)
-            declared = declared_in_folder(folder) | declared_in_rows(publication)
+            declared = declared_in_folder(folder) | declared_in_parquet(parquet_files(publication))
         _refuse_controlled(declared, confirm_controlled, folder.name)
-        split_card(publication.text("README.md") or "")  # an error in the card comes before anything is sent
+        split_card(publication.text("README.md") or "")  # raises before anything is sent when the card is invalid
         _refuse_unlicensed(publication, license)
-        with_remote_code(publication)  # after the checks, which refuse code of others
+        with_remote_code(publication)  # after the checks, which refuse any other code
         name_repository_in_adapter(publication, repo_id)
         message = commit_message or f"Publish {publication.kind.replace('_', ' ')} with fmri_lm_hf"
         messages = {"commit message": message, "commit description": commit_description or ""}
@@ -150,7 +152,8 @@ def push_to_hub(
         base: str | None = None
 
         def attempt() -> PushResult:
-            # Everything from here on is worked out anew: the head may be another one than in the last attempt.
+            # Nothing is kept from the last attempt: since then the head may have changed, and with it the card, the
+            # declarations of the cohort and whether the repository is public.
             head = branch.head()
             known = declared | (declared_at(head) if publication.kind == "dataset" else set())
             _refuse_controlled(known, confirm_controlled, repo_id)
@@ -170,12 +173,12 @@ def push_to_hub(
             if publication.kind == "adapter" or base_model is not None:
                 base = name_base_model(publication, base_model, api)
             branch.create(True if "controlled" in declared and private is None else private)
-            # A pull request is opened once: an attempt whose reply got lost would open a second one.
+            # No second attempt for a pull request: if only the reply was lost, it would open another one.
             return attempt() if create_pr else retried(attempt, f"Pushing to {repo_id}")
 
 
 def _full_name(api: HfApi, repo_id: str) -> str:
-    """Return the name of a repository with its namespace, by default that of the account."""
+    """Return the full name of a repository; without a namespace it belongs to the account."""
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo_id):
         raise ValueError(f"The repository must be named 'organisation/name' or 'name', got {repo_id!r}.")
     if "/" in repo_id:
@@ -187,16 +190,18 @@ def _full_name(api: HfApi, repo_id: str) -> str:
 def _branch_name(revision: str | None) -> str:
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(
-            f"`revision` is the commit {revision}, which stays as it is: give an existing branch, or a new one."
+            f"`revision` is the commit {revision}, which cannot change: give an existing branch, or a new one."
         )
     return revision or "main"
 
 
 def _as_folder(artifact: Any, processor: Any, staging: Path, max_shard_size: int | str) -> Path:
-    """Return the folder that is published: the given one, or one where the object is saved now."""
+    """Return the folder to publish: the given one, or a new one in which the object is saved."""
     if isinstance(artifact, (str, os.PathLike)):
         if processor is not None:
-            raise ValueError("Save the processor into the folder that you push, instead of giving both.")
+            raise ValueError(
+                "Got a folder and a processor: save the processor into the folder, and give the folder only."
+            )
         return Path(artifact)
     saved = staging / "saved"
     if hasattr(artifact, "save_to_disk"):
@@ -225,7 +230,7 @@ def _refuse_controlled(declared: set[str], confirmed: bool, place: str) -> None:
 
 
 def _refuse_unlicensed(publication: Publication, license: str | None) -> None:
-    """Refuse a converted checkpoint without a licence: it belongs to whoever trained it, and states none."""
+    """Refuse a converted checkpoint without a licence: it belongs to whoever trained it, and states no licence."""
     conversion = _conversion(publication.json("training_info.json"))
     stated = split_card(publication.text("README.md") or "")[0].get("license")
     if conversion and publication.kind != "adapter" and not license and stated in (None, "unknown"):

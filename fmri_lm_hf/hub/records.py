@@ -1,8 +1,4 @@
-"""What a push says about its files: cards made from them, and adapters that name their base model.
-
-Cards: [`render_model_card`] and [`render_dataset_card`] gather what the files of a publication record. Adapters:
-[`name_base_model`] lets an adapter name its base model by a repository that others can reach, with its commit.
-"""
+"""Render the card of a publication from its files, and make an adapter name its base model by repository and commit."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from ..cards.dataset_cards import dataset_card, gated_metadata, scan_dataset_card
+from ..cards.dataset_cards import GATED_METADATA, dataset_card, scan_dataset_card
 from ..cards.model_card import ModelFacts, model_card
 from ..cards.rendering import NOT_RECORDED, exchange_blocks, find_block, has_block, join_card, split_card
 from ..declarations import is_declared
@@ -72,12 +68,11 @@ def render_dataset_card(publication: Publication, repo_id: str, declared: set[st
     Parameters
     ----------
     publication : Publication
-        Its Parquet files are read, all columns but the arrays. A card that came with the data is kept, with the
-        repository's name in its examples.
+        Its Parquet files are read, all columns but the arrays. A card in the folder is kept, with the name of the
+        repository in its examples.
     repo_id : str
     declared : set of str
-        What is declared about the cohort. Where it is controlled, the metadata hold what the Hub asks of those who
-        want access.
+        Declarations about the cohort. For a controlled one, the metadata contain the form for access requests.
     """
     existing = publication.text("README.md")
     if existing is not None and split_card(existing)[0].get("configs"):
@@ -92,7 +87,7 @@ def render_dataset_card(publication: Publication, repo_id: str, declared: set[st
         if configs := data_files(publication.files):
             metadata["configs"] = configs
     if "controlled" in declared:
-        metadata |= gated_metadata()
+        metadata |= GATED_METADATA
     return join_card(metadata, body)
 
 
@@ -124,20 +119,21 @@ def _card_of_rows(publication: Publication, repo_id: str, declared: set[str]) ->
 
 
 def record_base_model(model: Any, folder: Path) -> None:
-    """Write what is recorded about the model under a PEFT model into the folder where that was saved."""
+    """Write the training record of the base of a PEFT model into the folder in which the adapter was saved."""
     if not hasattr(model, "get_base_model") or (folder / "training_info.json").exists():
         return
     base = model.get_base_model()
     if not hasattr(base, "record_of_weights"):
         return
-    # PEFT moves the base's own weights into layers of its own, unchanged but for their names
+    # The weights are compared, by name, with the file that they were loaded from. PEFT wraps the layers that it adapts,
+    # which changes names but no weight of the base.
     weights = {_LAYERS_OF_PEFT.sub(".", name): tensor for name, tensor in base.state_dict().items()}
     if record := base.record_of_weights(weights):
         write_json({"training": NOT_RECORDED, "base_model": record}, folder / "training_info.json")
 
 
 def name_base_model(publication: Publication, base_model: str | None, api: HfApi) -> str:
-    """Let an adapter name its base model by its repository, and record the commit at which it was found there.
+    """Make an adapter name its base model by repository, and record the current commit of that repository.
 
     Returns
     -------
@@ -147,7 +143,7 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
     Raises
     ------
     ValueError
-        When it is not an adapter, or its base is not on the Hub, or is not a model of this package.
+        When the publication is not an adapter, or its base model is not on the Hub or not of this package.
     """
     if publication.kind != "adapter":
         raise ValueError(f"Only an adapter has a base model; this is a {publication.kind.replace('_', ' ')}.")
@@ -157,11 +153,11 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
         f"The adapter was trained on {Path(name).name or 'a model in memory'!r}, which is not a repository on the Hub: "
         "push the base model first, and name it with --base-model org/name (`base_model=`)."
     )
-    # A local folder may be called like a repository; what the configuration names is then the folder.
+    # A local folder may have the name of a repository: the adapter was trained on the folder then.
     if (Path(name).exists() and base_model is None) or name.count("/") != 1:
         raise not_on_the_hub
     commit = None
-    # ValueError: what cannot be a name there. Suppressed and not chained, or `clear_errors` would tell of the cause.
+    # ValueError: not a valid name on the Hub. Suppressed and not chained, or `clear_errors` would report the cause.
     with contextlib.suppress(RepositoryNotFoundError, ValueError):
         commit = str(retried(lambda: api.repo_info(name), f"Looking at {name}").sha)
     if commit is None:
@@ -185,9 +181,9 @@ def name_base_model(publication: Publication, base_model: str | None, api: HfApi
 
 
 def name_repository_in_adapter(publication: Publication, repo_id: str) -> None:
-    """Let an adapter that is published with its base model name the repository of both.
+    """Make an adapter that is published together with its base model name the repository of both.
 
-    transformers loads the weights from the repository that an adapter names, even where they lie next to it.
+    transformers loads the base weights from the repository that an adapter names, even if they lie next to the adapter.
     """
     if publication.kind != "adapter" and "adapter_config.json" in publication.files:
         config = publication.json("adapter_config.json") | {"base_model_name_or_path": repo_id}

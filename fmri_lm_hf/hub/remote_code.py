@@ -1,4 +1,4 @@
-"""Add the code of a checkpoint to it, so that it loads where only transformers is installed.
+"""Add the modelling code to a checkpoint, so that it loads where only transformers is installed.
 
 `AutoModelForCausalLM.from_pretrained("org/name", trust_remote_code=True)` and `pipeline("fmri-to-text",
 model="org/name", trust_remote_code=True)` then work without this package. Where it is installed, its own classes are
@@ -27,14 +27,11 @@ _AUTO_MAPS = {
         "AutoModelForPreTraining": "modeling_fmri_tokenizer_pretraining.FmriTokenizerForPreTraining",
     },
 }
-# As `config.custom_pipelines` names them: the implementation, and the Auto class that loads its model.
+# As in `config.custom_pipelines`: the implementation, and the Auto class that loads its model.
 _EMBED = {"fmri-feature-extraction": ("pipelines.FmriFeatureExtractionPipeline", "AutoModel")}
 _PIPELINES = {
     "fmri_lm": {
-        "fmri-zero-shot-classification": (
-            "pipelines.FmriZeroShotClassificationPipeline",
-            "AutoModelForCausalLM",
-        ),
+        "fmri-zero-shot-classification": ("pipelines.FmriZeroShotClassificationPipeline", "AutoModelForCausalLM"),
         "fmri-to-text": ("pipelines.FmriToTextPipeline", "AutoModelForCausalLM"),
         "fmri-decision": ("pipelines.FmriDecisionPipeline", "AutoModelForCausalLM"),
         **_EMBED,
@@ -89,7 +86,7 @@ def with_remote_code(publication: Publication) -> list[str]:
     changed: list[str] = []
     for name, auto_map in maps.items():
         record = publication.json(name) | {"auto_map": auto_map}
-        # The extractor inside of a processor is loaded on its own, by an `auto_map` of its own.
+        # A processor holds its extractor, which transformers loads separately, by an `auto_map` of its own.
         if isinstance(record.get("feature_extractor"), dict):
             record["feature_extractor"] = {**record["feature_extractor"], "auto_map": _EXTRACTOR_MAP}
         if name == "config.json":
@@ -103,7 +100,8 @@ def with_remote_code(publication: Publication) -> list[str]:
     modules |= {implementation.split(".")[0] for implementation, _ in pipelines.values()}
     if "processor_config.json" in maps:
         modules.add("feature_extraction_fmri")
-    # transformers copies a module and its relative imports into its cache, and fails at the first one that is missing.
+    # transformers copies a module, its relative imports and theirs into its cache, and fails at the first one that is
+    # missing.
     paths = {_MODELS / f"{module}.py" for module in modules}
     for path in sorted(paths):
         paths |= {Path(imported) for imported in get_relative_import_files(path)}

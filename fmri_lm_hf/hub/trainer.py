@@ -1,7 +1,7 @@
-"""Push from a Trainer through `push_to_hub`: with card, code and record, without the Trainer's own state.
+"""Push from a Trainer with `push_to_hub`: with card, code and records, without the state of the Trainer.
 
-transformers uploads the output folder as it is, with `training_args.bin`: a pickle that holds the token it pushes with
-and the paths of the machine. Here neither this file nor the optimizer's state leaves the machine.
+transformers uploads the output folder as it is, with `training_args.bin`: a pickle with the user's token and the paths
+of the machine. Here neither this file nor the optimizer's state leaves the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ else:
 
 
 class PublishesThroughHub(_Trainer):
-    """First base of a Trainer that pushes with `fmri_lm_hf.hub.push_to_hub`.
+    """Base class of a Trainer that pushes with `fmri_lm_hf.hub.push_to_hub`; put it before `Trainer`.
 
     The arguments of `TrainingArguments` keep their meaning (`push_to_hub`, `hub_model_id`, `hub_strategy`,
     `hub_token`, `hub_private_repo`, `hub_revision`, `hub_always_push`), except for the strategies `checkpoint` and
@@ -70,10 +70,10 @@ class PublishesThroughHub(_Trainer):
         token = token if token is not None else self.args.hub_token
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
-        # The records that the training wrote are about these weights. `save_model` writes others over them, about the
-        # weights that the training started from, since it does not know of the training.
-        places = [Path(self.args.output_dir, name) for name in RECORDS]
-        recorded = {path: path.read_bytes() for path in places if path.is_file()}
+        # Training has written its records into the output folder. `save_model` overwrites them with those of the
+        # initial weights, since the model knows no others.
+        paths = [Path(self.args.output_dir, name) for name in RECORDS]
+        recorded = {path: path.read_bytes() for path in paths if path.is_file()}
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -98,8 +98,8 @@ class PublishesThroughHub(_Trainer):
         """Publish the model of a checkpoint in the background, while the training goes on."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        # A push that takes longer than the training needs until the next save is not queued, unless asked for: the
-        # queue would only grow.
+        # If a push takes longer than the training needs until the next save, a queue would only grow: this one is
+        # skipped, unless `hub_always_push` is set.
         in_progress = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if in_progress and not self.args.hub_always_push:
             return
@@ -117,8 +117,8 @@ class PublishesThroughHub(_Trainer):
             self.push_in_progress = PushInProgress([job])
 
     def _staged(self, checkpoint: Path) -> Path:
-        """Link the model of a checkpoint into a folder of its own: the training may delete it during the push."""
-        # in the output folder, since hard links do not cross file systems; hidden, so that no push takes it along
+        """Link the model of a checkpoint into a folder of its own: `save_total_limit` may delete it during the push."""
+        # in the output folder, since hard links do not cross file systems; hidden, so that no push includes it
         staging = Path(tempfile.mkdtemp(prefix=".pushing-", dir=self.args.output_dir))
         for path in checkpoint.iterdir():
             if path.is_file() and not is_left_behind(path.name):
@@ -150,7 +150,7 @@ class PublishesThroughHub(_Trainer):
         return f"step {self.state.global_step}"
 
     def _save_processor(self, folder: str | os.PathLike) -> None:
-        """Save what prepares the inputs: the Trainer's own, or that of its collator."""
+        """Save the processor of the Trainer, or that of its collator."""
         processor: Any = self.processing_class or getattr(self.data_collator, "processor", None)
         if hasattr(processor, "save_pretrained"):
             processor.save_pretrained(folder)

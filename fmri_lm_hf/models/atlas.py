@@ -179,7 +179,10 @@ class Atlas:
             labels = sorted(maps.label[0].items())
             rows = [(key, text, network_of(text)) for key, (text, _) in labels]
         else:
-            raise ScanError("A NIfTI label image needs `table=`, a file with the columns index, name and network.")
+            raise ScanError(
+                "A NIfTI label image needs `table=`, a file with the columns index, name and network (`fmri-lm atlas "
+                "IMAGE --table TABLE --out FILE.json` makes an atlas of both)."
+            )
         rows = [row for row in rows if row[0] != 0]  # 0 is the background
         values = image_data(image) if is_cifti(image) else volume_data(image)
         present = set(np.unique(values).astype(int).tolist()) - {0}

@@ -249,7 +249,7 @@ def _labels_img(atlas: Any) -> Any:
     if atlas.labels_img is None:
         raise ScanError(
             f"Atlas {atlas.name!r} reads images by a label image, which its JSON does not hold: load it with "
-            "Atlas.from_json(path, labels_img=...), or add it with atlas.with_labels_img(...)."
+            "Atlas.from_json(path, labels_img=...) or `--labels-img`, or add it with atlas.with_labels_img(...)."
         )
     return atlas.labels_img
 

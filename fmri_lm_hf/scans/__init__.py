@@ -1,6 +1,6 @@
 """Scan datasets: from folders of scans to sharded Parquet, and back.
 
-Names are loaded when they are first used: whoever loads a dataset does not load the sources of scans.
+Names are loaded on first use: loading a dataset does not import the readers of the sources.
 """
 
 from __future__ import annotations

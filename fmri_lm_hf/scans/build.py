@@ -1,14 +1,13 @@
-"""From a source of scans to a scan dataset: `build_scan_dataset` is resumable and lists every failure.
+"""Build a scan dataset from a source of scans, resumably, with a record of every failure: `build_scan_dataset`.
 
-The files that a run leaves in its folder are described in `folder`.
+The module `folder` describes the files in the folder of a dataset.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .dataset import SHARD_BYTES, in_groups, scan_features
 from .folder import DatasetFolder, Entry
 from .quality import write_quality
 from .sources.bids import subject_key
-from .sources.source import LeftOut, ScanFile, Source
+from .sources.source import Failure, LeftOut, ScanFile, Source
 from .workers import Result, read_all
 
 Phenotypes = Mapping[str, Mapping[str, Any]]
@@ -27,27 +26,27 @@ Phenotypes = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What a run did.
+    """Result of a run.
 
     Attributes
     ----------
     n_new, n_before : int
-        Scans that this run added, and those that were there before.
+        Scans that this run added, and scans of earlier runs.
     n_shards : int
         Shards in the folder.
-    failures : list of dict
-        `scan_id`, `input` and `reason` of the scans that could not be used.
+    failures : list of Failure
+        Dicts with `scan_id`, `input` and `reason` of the scans that could not be used.
     notes : list of str
         Mismatches between scans and participants.
     seconds : float
     left_out : list of LeftOut
-        Files that no scan was taken from.
+        Files that were not read.
     """
 
     n_new: int
     n_before: int
     n_shards: int
-    failures: list[dict[str, str]]
+    failures: list[Failure]
     notes: list[str]
     seconds: float
     left_out: list[LeftOut] = field(default_factory=list)
@@ -66,22 +65,22 @@ def build_scan_dataset(
 ) -> BuildSummary:
     """Read all scans of a source into a scan dataset folder.
 
-    Calling it again continues where it stopped: scans that are done are not read again, failed ones are tried again,
-    new ones are added, changed phenotypes are updated. It refuses parameters that differ from those of the scans that
-    are there, and a folder in which another process is at work.
+    A second call continues the first: finished scans are not read again, failed ones are retried, new ones are added,
+    changed phenotypes are updated. Parameters that differ from those of the finished scans are refused, and so is a
+    folder in which another process works.
 
     Parameters
     ----------
     source : Source
     out : path
-        The folder to make or to continue.
+        A new folder, or one to continue.
     participants : mapping, optional
-        Phenotypes of each subject, as `read_participants` gives them.
+        Phenotypes of each subject, from `read_participants`.
     controlled : bool
-        Declare the cohort as controlled: a data-use agreement binds it. A declaration in a file of `out`, also one
-        made by hand, counts too. It stays in the record and in the rows, so that objects made of them carry it.
+        Declare that a data-use agreement binds the cohort. A declaration in a file of `out` counts too, even if it was
+        written by hand. The record and the rows keep it, and with them everything that is made of them.
     workers : int
-        Processes that read scans; the result does not depend on it.
+        Processes that read scans; the result does not depend on their number.
     scheduler : str, optional
         Address of a Dask scheduler whose workers see the same files; `workers` is then not used.
     shard_bytes : int
@@ -101,7 +100,8 @@ def build_scan_dataset(
             source.atlas = folder.atlas or source.table_atlas(files)
         if participants is None and folder.provenance.get("with_participants"):
             raise ScanError(f"{out} was made with a table of participants: give it again (--participants).")
-        # Columns depend on the tables alone, not on which scans can be read: a run that is continued has the same.
+        # The columns come from the tables, not from the scans that were readable: otherwise a continued run, in which
+        # other scans fail, could find other columns than those of the shards before it.
         columns = [file.phenotypes for file in files]
         columns += [_without_site(row) for row in (participants or {}).values()]
         features = scan_features(columns, source.atlas.n_rois, with_coverage=True)
@@ -113,11 +113,14 @@ def build_scan_dataset(
         if todo:
             folder.begin_changes()
         folder.provenance["with_participants"] = participants is not None
-        failures: list[dict[str, str]] = []
-        read = partial(read_all, source, workers=workers, scheduler=scheduler)
-        n_all = len(done) + len(todo)
-        show = partial(tqdm, initial=len(done), total=n_all, unit="scan", disable=not progress)
-        entries = _read_entries(source, folder, todo, failures, read, show)
+        failures: list[Failure] = []
+        # A run that was killed may have read scans that are in no shard yet.
+        read_before = {file.scan_id: entry for file in todo if (entry := folder.entry(file)) is not None}
+        unread = [file for file in todo if file.scan_id not in read_before]
+        results = read_all(source, unread, workers, scheduler)
+        total = len(done) + len(todo)
+        bar = tqdm(todo, initial=len(done), total=total, unit="scan", disable=not progress)
+        entries = _entries(source, folder, bar, read_before, results, failures)
         for shard in in_groups(entries, lambda entry: entry["bold_bytes"], shard_bytes):
             folder.add_shard(shard, phenotypes)
         without_scans = sorted(set(participants or ()) - {subject_key(file.subject_id) for file in files})
@@ -135,7 +138,7 @@ def build_scan_dataset(
 
 
 def find_scans(source: Source, participants: Phenotypes | None = None) -> list[ScanFile]:
-    """The scans that a build would read, with their sites and phenotypes."""
+    """Find the scans that a build would read, with their sites and phenotypes."""
     files = source.select()
     if not files:
         message = f"No scans of the kind {source.name!r} in {source.root}: check the folder and the options."
@@ -148,28 +151,27 @@ def find_scans(source: Source, participants: Phenotypes | None = None) -> list[S
         other = seen.setdefault(file.scan_id, file)
         if other is not file:
             raise ScanError(
-                f"Two files are taken for the same scan {file.scan_id!r}: {_input_name(source, other)} and "
-                f"{_input_name(source, file)}. Choose between them with a pattern (--match)."
+                f"Two files give the same scan {file.scan_id!r}: {_input_name(source, other)} and "
+                f"{_input_name(source, file)}. Choose one of them with a pattern (--match)."
             )
     return [_with_phenotypes(file, source, participants) for file in files]
 
 
-def _read_entries(
+def _entries(
     source: Source,
     folder: DatasetFolder,
-    files: list[ScanFile],
-    failures: list[dict[str, str]],
-    read: Callable[[list[ScanFile]], Iterator[Result]],
-    show: Callable[[list[ScanFile]], Iterable[ScanFile]],
+    files: Iterable[ScanFile],
+    read_before: Mapping[str, Entry],
+    results: Iterator[Result],
+    failures: list[Failure],
 ) -> Iterator[Entry]:
-    """Records for the shards, in order: of scans that a run before has read, and of those read now.
+    """Yield the records of usable scans in the order of `files`, and add the others to `failures`.
 
-    Scans that cannot be used are added to `failures`.
+    `results` are those of the scans that are not in `read_before`.
     """
+    # A copy of a scan under another id would put one measurement into two splits: the first one stays.
     scan_of = {scan["inputs"][0]["sha256"]: scan["scan_id"] for scan in folder.provenance["scans"] if scan["inputs"]}
-    read_before = {file.scan_id: entry for file in files if (entry := folder.entry(file)) is not None}
-    results = read([file for file in files if file.scan_id not in read_before])
-    for file in show(files):
+    for file in files:
         entry, reason = read_before.get(file.scan_id), ""
         if entry is None:
             row, reason = next(results)
@@ -193,9 +195,9 @@ def _without_site(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_phenotypes(file: ScanFile, source: Source, participants: Phenotypes | None) -> ScanFile:
-    """A scan with its site and its subject's phenotypes."""
+    """Add site and phenotypes of its subject to a scan."""
     row = (participants or {}).get(subject_key(file.subject_id), {})
-    in_table = row.get("site")
+    in_table = row.get("site")  # may be a number, and 0 is a site
     site = source.site or file.site or (None if in_table is None else str(in_table)) or "unknown"
     return replace(file, site=site, phenotypes=file.phenotypes | _without_site(row))
 
@@ -203,7 +205,8 @@ def _with_phenotypes(file: ScanFile, source: Source, participants: Phenotypes | 
 def _phenotypes_by_scan(
     files: list[ScanFile], folder: DatasetFolder, participants: Phenotypes | None
 ) -> dict[str, dict[str, Any]]:
-    """Site and phenotypes by scan_id: of the scans found now, and of those that only the dataset still has."""
+    """Collect site and phenotypes by scan_id: of the scans found now, and of others that are in the dataset."""
+    # Scans whose files are no longer in the source stay in the dataset, and still get new phenotypes.
     found = {file.scan_id: file for file in files}
     for scan in folder.provenance["scans"]:
         if scan["scan_id"] not in found:

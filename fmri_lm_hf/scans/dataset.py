@@ -1,13 +1,13 @@
-"""Scan datasets on disk: writing them as sharded Parquet, and loading them in every form that is accepted.
+"""Scan datasets on disk: write them as sharded Parquet, and load them in every accepted form.
 
 A scan dataset has a row for each scan: `scan_id`, `subject_id`, `session`, `site`, `t_r` (seconds), `n_timepoints`,
 `bold` (n_timepoints, n_rois) float32, `roi_mask`, `mean_fd` (mm), `sample_mask` (n_timepoints; True: observed),
-`coverage` (share of the voxels of each ROI that have signal, where images were read), and phenotypes. In a folder it
-looks like this, so that `datasets.load_dataset(folder)` reads it, from disk and from the Hub alike::
+`coverage` (share of the voxels of each ROI that have signal, for scans from images), and phenotypes. Its folder, which
+`datasets.load_dataset` reads from disk and from the Hub::
 
     data/train-00000.parquet, ...   the scans
     atlas.json                      the ROIs, in the order of the columns of `bold`
-    provenance.json                 how it was made, and whether it is complete
+    provenance.json                 parameters, versions, and whether the dataset is complete
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from ..models.scan_files import read_scan
 
 REQUIRED_COLUMNS = ("scan_id", "subject_id", "site", "t_r", "bold")
 SHARD_BYTES = 300_000_000
-WORK_FOLDER = ".work"  # of a dataset that is not complete
+WORK_FOLDER = ".work"  # in the folder of an unfinished dataset
 ROW_GROUP_BYTES = 16_000_000  # streaming fetches a row group at a time
-# Signals hardly repeat a value: trying a dictionary of them takes nine times as long, and splitting their bytes into
-# streams makes files a third smaller.
+# Signals hardly repeat a value: with a dictionary, which is the default, writing takes nine times as long. Splitting
+# their bytes into streams makes files a third smaller, since sign and exponent repeat.
 PARQUET_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "use_dictionary": False,
@@ -62,12 +62,12 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
     path : path
         A folder written by `write_scan_dataset` or `fmri-lm scans`, another folder of Parquet files, a folder of
         `Dataset.save_to_disk`, or a single Parquet file. The columns `scan_id`, `subject_id`, `site`, `t_r` and `bold`
-        are required, others are kept as they are.
+        are required; others are kept.
 
     Raises
     ------
     ScanError
-        If it is damaged, lacks a required column, or is not complete.
+        If the dataset is damaged or unfinished, or lacks a required column.
 
     Returns
     -------
@@ -89,20 +89,20 @@ def load_scan_dataset(path: str | os.PathLike) -> tuple[datasets.Dataset, Atlas 
     if not len(dataset):
         raise ScanError(f"The scan dataset {path.name} has no scans.")
     dataset = _with_bold_arrays(dataset, path)
-    # A published object says of its cohort what the folder said.
+    # The declarations of the folder travel in the features, since a dataset that is pushed leaves the folder behind.
     declare_in_features(dataset.info.features, declared_in_folder(folder, recursive=path.is_dir()))
     atlas = Atlas.from_json(folder / "atlas.json") if (folder / "atlas.json").exists() else None
     n_rois = dataset.features["bold"].shape[1]
     if atlas is not None and atlas.n_rois != n_rois:
         raise ScanError(
             f"The scans of {path.name} have {n_rois} ROIs, but atlas.json beside them has {atlas.n_rois} "
-            f"({atlas.name!r}): put the atlas of these scans there."
+            f"({atlas.name!r}): replace it by the atlas of these scans."
         )
     return dataset, atlas
 
 
 def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """The record of a scan dataset; None if it has none."""
+    """Read the record of a scan dataset; None if it has none."""
     path = folder / "provenance.json"
     if not path.exists():
         return None
@@ -110,27 +110,29 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ScanError(
-            f"provenance.json of {folder} is empty or truncated ({error}): put it back, or make a new dataset."
+            f"provenance.json of {folder} is empty or truncated ({error}): restore it, or make a new dataset."
         ) from error
     if not isinstance(record, dict):
-        raise ScanError(f"provenance.json of {folder} holds no record: put it back, or make a new dataset.")
+        raise ScanError(f"provenance.json of {folder} is not a JSON object: restore it, or make a new dataset.")
     return record
 
 
 def check_complete(folder: Path) -> None:
-    """Refuse the folder of a scan dataset that is still being made, or that lacks a shard.
+    """Refuse the folder of an unfinished scan dataset, or one that lacks a shard.
 
     Raises
     ------
     ScanError
     """
+    # Only `fmri-lm scans` lists scans and shards in its record; `write_scan_dataset` makes a folder in one step.
     record = read_provenance(folder) or {}
-    is_built = "scans" in record  # by `fmri-lm scans`
+    is_built = "scans" in record
     if (folder / WORK_FOLDER).exists() or (is_built and record.get("complete") is not True):
         raise ScanError(
-            f"The scan dataset {folder.name} is unfinished: run the `fmri-lm scans` command that makes it again, which "
-            "continues where it stopped."
+            f"The scan dataset {folder.name} is unfinished: run its `fmri-lm scans` command again, which continues "
+            "where it stopped."
         )
+    # A copy that was interrupted has fewer shards, and would load without an error as a smaller dataset.
     for number in range(record.get("n_shards", 0) if is_built else 0):
         if not (folder / shard_name(number)).exists():
             raise ScanError(f"The scan dataset {folder.name} lacks {shard_name(number)}: copy or download it again.")
@@ -155,7 +157,7 @@ def write_scan_dataset(
         A new folder (or an empty one).
     atlas : Atlas
     parameters : mapping, optional
-        How the scans were made, for `provenance.json`.
+        Origin of the scans, for `provenance.json`.
     shard_bytes : int
         Largest size of the BOLD of one shard.
 
@@ -175,6 +177,7 @@ def write_scan_dataset(
         rows = rows.with_format("numpy", columns=["bold"], output_all_columns=True)
     features: datasets.Features | None = None
     seen: set[str] = set()
+    # Written beside the folder and renamed at the end: a dataset is whole or absent, also if the rows raise an error.
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         checked = (_scan_row(row, atlas) for row in rows)
@@ -208,11 +211,11 @@ def write_scan_dataset(
 
 
 def _scan_row(row: Mapping[str, Any], atlas: Atlas) -> dict[str, Any]:
-    """A checked row of a scan dataset, with all its columns and `bold` as float32."""
+    """Check a row of a scan dataset, complete its columns and convert `bold` to float32."""
     missing = [column for column in REQUIRED_COLUMNS if column not in row]
     if missing:
         raise ScanError(f"A scan has no {', '.join(missing)}: expected {', '.join(REQUIRED_COLUMNS)}.")
-    scan = read_scan(row, atlas, max_masked=1.0)
+    scan = read_scan(row, atlas, max_masked=1.0)  # masked ROIs were accepted when the scan was first read
     standard = {
         "scan_id": str(row["scan_id"]),
         "subject_id": str(row["subject_id"]),
@@ -229,12 +232,12 @@ def _scan_row(row: Mapping[str, Any], atlas: Atlas) -> dict[str, Any]:
 
 
 def shard_name(number: int) -> str:
-    """Path of a shard in the folder of its dataset."""
+    """Return the path of a shard in the folder of its dataset."""
     return f"data/train-{number:05d}.parquet"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that a scan dataset depends on."""
+    """Collect the versions of the packages that a scan dataset depends on."""
     packages = ("nilearn", "nibabel", "numpy", "scipy", "pyarrow", "datasets")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "fmri-lm-hf": __version__} | versions
@@ -268,9 +271,11 @@ def _open(path: Path) -> datasets.Dataset:
             )
         return datasets.Dataset.from_parquet([str(file) for file in shards])
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
-        damaged = ", ".join(file.name for file in files if _is_damaged(file)) or "which one is not known"
+        # The error of `datasets` names no file: their footers are read again, one by one.
+        damaged = ", ".join(file.name for file in files if _is_damaged(file)) or "unknown which"
         raise ScanError(
-            f"The scan dataset {path.name} is not readable: a file of it may be truncated ({damaged})."
+            f"The scan dataset {path.name} is not readable: a file may be truncated ({damaged}). Copy or download it "
+            "again."
         ) from error
 
 
@@ -283,6 +288,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset:
+    # Other programs write plain nested lists; their width is known from a row alone, and the cast checks all others.
     feature = dataset.features["bold"]
     if not isinstance(feature, datasets.Array2D):
         first = dataset[0]["bold"]
@@ -297,7 +303,7 @@ def _with_bold_arrays(dataset: datasets.Dataset, path: Path) -> datasets.Dataset
     return dataset.with_format("numpy", columns=["bold"], output_all_columns=True)
 
 
-# Rows as Arrow tables and Parquet files.
+# Conversion of rows to Arrow tables and Parquet files
 
 
 def scan_features(
@@ -306,7 +312,7 @@ def scan_features(
     known: Mapping[str, Any] | None = None,
     with_coverage: bool = False,
 ) -> datasets.Features:
-    """Features of a scan dataset; phenotypes have their `known` feature, or one that fits all their values."""
+    """Find the features of a scan dataset; phenotypes keep a `known` feature, or get one that fits all their values."""
     string, flags = datasets.Value("string"), datasets.List(datasets.Value("bool"))
     features: dict[str, Any] = {
         **dict.fromkeys(("scan_id", "subject_id", "session", "site"), string),
@@ -327,7 +333,7 @@ def scan_features(
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -> pa.Table:
-    """Rows of a scan dataset as an Arrow table."""
+    """Convert rows of a scan dataset to an Arrow table."""
     unknown = set(itertools.chain.from_iterable(rows)) - set(features)
     if unknown:
         raise ScanError(f"Some scans have columns that the first ones do not have: {', '.join(sorted(unknown))}.")
@@ -339,9 +345,9 @@ def rows_table(rows: Sequence[Mapping[str, Any]], features: datasets.Features) -
 def write_parquet(
     row_groups: Iterable[pa.Table], path: Path, schema: pa.Schema, times: tuple[int, int] | None = None
 ) -> None:
-    """Write tables as the row groups of one Parquet file, which appears under its name only when it is complete.
+    """Write tables as the row groups of a Parquet file, which appears under its name only when it is complete.
 
-    `times`, of access and change in nanoseconds, are given to the file.
+    `times` are those of access and change that the file gets, in nanoseconds.
     """
     with atomic(path) as partial:
         with pq.ParquetWriter(partial, schema, **PARQUET_OPTIONS) as writer:
@@ -352,7 +358,7 @@ def write_parquet(
 
 
 def in_groups(items: Iterable[Item], n_bytes: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Consecutive items in groups of at most `limit` bytes (a larger item is a group of its own)."""
+    """Group consecutive items up to `limit` bytes (a larger item is a group of its own)."""
     group: list[Item] = []
     size = 0
     for item in items:
@@ -370,6 +376,7 @@ def _feature_of(column: str, values: Sequence[Any]) -> Any:
     first = values[0] if values else None
     if isinstance(first, (list, tuple, np.ndarray)):
         return datasets.List(_feature_of(column, [item for value in values for item in value]))
+    # From narrow to wide: a bool is also an int in Python, and whole numbers should stay whole.
     for kinds, dtype in (
         ((bool, np.bool_), "bool"),
         ((int, np.integer), "int64"),
@@ -386,15 +393,16 @@ def _feature_of(column: str, values: Sequence[Any]) -> Any:
 
 
 def arrow_column(field: pa.Field, values: Sequence[Any], features: datasets.Features) -> pa.Array:
-    """Values of a column of a scan dataset as Arrow; refuses what would lose something."""
+    """Convert the values of a column of a scan dataset to Arrow; refuse a lossy conversion."""
     if field.name != "bold":
         feature = features[field.name]
         try:
-            if not isinstance(feature, (datasets.Value, datasets.List)):  # such as names of classes
+            if not isinstance(feature, (datasets.Value, datasets.List)):  # such as ClassLabel
                 values = datasets.Features({field.name: feature}).encode_batch({field.name: values})[field.name]
-            return pa.array(values).cast(field.type)  # refuses what would lose something
+            return pa.array(values).cast(field.type)  # refuses 1.5 as int64, say, where `type=` would truncate it
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise ScanError(f"Column {field.name!r} should hold {field.type} in every row: {error}.") from error
+    # Offsets into one flat array. `datasets` would turn each scan into nested Python lists of numbers first.
     n_rois = features["bold"].shape[1]
     lengths = np.asarray([len(bold) for bold in values])
     numbers = pa.array(np.concatenate(values).reshape(-1))

@@ -1,4 +1,4 @@
-"""Confound regression by named strategies, and the limits of quality that a scan has to keep after it."""
+"""Confound regression by named strategies, and the quality limits of scans after it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,38 @@ from ..models.scan_errors import ScanError
 if TYPE_CHECKING:
     from ..models.scan_files import Scan
 
-# Names follow nilearn's `load_confounds_strategy`; the values are the parameters of its `load_confounds`.
-_SIMPLE: dict[str, Any] = {"strategy": ("high_pass", "motion", "wm_csf"), "motion": "full", "wm_csf": "basic"}
-_SCRUB: dict[str, Any] = {"scrub": 5, "fd_threshold": 0.5, "std_dvars_threshold": 1.5}
-_GSR: dict[str, Any] = {"global_signal": "basic"}
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "simple": _SIMPLE,
-    "simple_gsr": {**_SIMPLE, **_GSR, "strategy": ("high_pass", "motion", "wm_csf", "global_signal")},
-    "scrubbing": {**_SIMPLE, **_SCRUB, "strategy": ("high_pass", "motion", "wm_csf", "scrub")},
-    "scrubbing_gsr": {
-        **{**_SIMPLE, **_SCRUB, **_GSR},
-        "strategy": ("high_pass", "motion", "wm_csf", "global_signal", "scrub"),
-    },
-    "compcor": {
-        "strategy": ("high_pass", "motion", "compcor"),
-        "motion": "full",
-        "compcor": "anat_combined",
-        "n_compcor": 10,
-    },
+# Options of nilearn's `load_confounds` for each component of a strategy.
+_COMPONENTS: dict[str, dict[str, Any]] = {
+    "high_pass": {},
+    "motion": {"motion": "full"},
+    "wm_csf": {"wm_csf": "basic"},
+    "compcor": {"compcor": "anat_combined", "n_compcor": 10},
+    "global_signal": {"global_signal": "basic"},
+    "scrub": {"scrub": 5, "fd_threshold": 0.5, "std_dvars_threshold": 1.5},
 }
 
-MIN_SD_LEFT = 1e-6  # SD after regression in SDs before it, below which nothing but rounding is left
-# In units of the correlation that chance gives: signals stored with 16 bits stay orthogonal to a few thousandths.
+
+def _strategy(*components: str) -> dict[str, Any]:
+    options: dict[str, Any] = {"strategy": components}
+    for component in components:
+        options |= _COMPONENTS[component]
+    return options
+
+
+# Names and components as in nilearn's `load_confounds_strategy`; the record of a dataset holds these options.
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "simple": _strategy("high_pass", "motion", "wm_csf"),
+    "simple_gsr": _strategy("high_pass", "motion", "wm_csf", "global_signal"),
+    "scrubbing": _strategy("high_pass", "motion", "wm_csf", "scrub"),
+    "scrubbing_gsr": _strategy("high_pass", "motion", "wm_csf", "global_signal", "scrub"),
+    "compcor": _strategy("high_pass", "motion", "compcor"),
+}
+
+MIN_SD_LEFT = 1e-6  # ratio of the SD after regression to that before it, below which only rounding is left
+# In units of the correlation expected by chance. Signals stored with 16 bits are orthogonal up to a few thousandths.
 ORTHOGONAL = 0.05
-MIN_ROIS = 3  # with fewer, chance alone may make a confound orthogonal to all of them
+MIN_ROIS = 3  # of fewer, a confound may be orthogonal to all by chance
 
 
 def _limit(default: float | None, text: str) -> Any:
@@ -45,7 +52,7 @@ def _limit(default: float | None, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Limits of quality: which scans are refused, and which ROIs are masked. The command has an option for each."""
+    """Quality limits, beyond which scans are refused or ROIs masked. `fmri-lm scans` has an option for each."""
 
     max_masked: float = _limit(0.5, "largest share of unusable ROIs")
     min_coverage: float = _limit(0.5, "smallest coverage of an ROI that is not masked")
@@ -60,9 +67,9 @@ class Thresholds:
                 raise ScanError(f"{name}={getattr(self, name)} found, expected a share from 0 to 1.")
 
     def apply(self, scan: Scan, mean_fd: float | None, label: str) -> Scan:
-        """Mask ROIs that are not covered; raise `ScanError` with the figures if the scan is not good enough.
+        """Mask poorly covered ROIs; raise `ScanError` with the numbers if the scan is beyond a limit.
 
-        A scan whose `mean_fd` is not known is not refused for it.
+        An unknown `mean_fd` does not exclude a scan.
         """
         scan = self._mask_uncovered(scan, label)
         n_left, n_times = int(scan.sample_mask.sum()), len(scan.sample_mask)
@@ -88,7 +95,7 @@ class Thresholds:
     def _mask_uncovered(self, scan: Scan, label: str) -> Scan:
         if scan.coverage is None:
             return scan
-        poor = scan.roi_mask & (scan.coverage < self.min_coverage)
+        poor = scan.roi_mask & (scan.coverage < self.min_coverage)  # NaN, unknown coverage, is not below any limit
         if not poor.any():
             return scan
         roi_mask = scan.roi_mask & ~poor
@@ -106,9 +113,9 @@ class Thresholds:
 def denoise(scan: Scan, confounds: Any = None, *, label: str = "The scan", min_dof: int = 1) -> Scan:
     """Regress confounds and a linear trend out of the ROI signals of a scan.
 
-    Regressing ROI means equals the mean of regressed voxels, so this comes after extraction. Time points that
-    `sample_mask` leaves out are not fitted; they are filled in by interpolation, so that the time axis stays regular.
-    The result is around zero: beside a large mean, float32 would round the signal.
+    Regression of ROI means equals the mean over regressed voxels, so it follows extraction. Time points that
+    `sample_mask` leaves out do not enter the fit and are interpolated, so that the time axis stays regular. The result
+    has mean zero: added to a large mean, the signal would be rounded in float32.
 
     Parameters
     ----------
@@ -116,19 +123,19 @@ def denoise(scan: Scan, confounds: Any = None, *, label: str = "The scan", min_d
         `bold` in float64.
     confounds : DataFrame or np.ndarray of shape (n_timepoints, n_confounds), optional
     label : str
-        What errors call the scan.
+        Name of the scan in messages.
     min_dof : int
-        Fewest residual degrees of freedom: observed time points less the rank of the design.
+        Fewest residual degrees of freedom: observed time points minus the rank of the design.
 
     Returns
     -------
     Scan
-        With `bold` in float32; ROIs of which nothing but rounding is left are masked.
+        With `bold` in float32. ROIs that the confounds explain up to rounding are masked.
 
     Raises
     ------
     ScanError
-        With too few degrees of freedom, or if the confounds were regressed out before.
+        If too few degrees of freedom remain, or if the confounds were regressed out before.
     """
     kept, n_times = scan.sample_mask, len(scan.bold)
     confounds = np.empty((n_times, 0)) if confounds is None else np.asarray(confounds, dtype=np.float64)
@@ -139,8 +146,9 @@ def denoise(scan: Scan, confounds: Any = None, *, label: str = "The scan", min_d
     design = _with_trend(confounds, np.arange(n_times))[kept]
     signals = scan.bold[kept].astype(np.float64)
     cleaned = signals - design @ np.linalg.lstsq(design, signals, rcond=None)[0]
-    left = cleaned.std(axis=0) > MIN_SD_LEFT * np.maximum(scan.bold[kept].std(axis=0), 1e-300)
-    roi_mask, explained, report = scan.roi_mask & left, scan.roi_mask & ~left, scan.report
+    # Without the mask, the rounding errors of such an ROI would be scaled up to SD 1 and read as a signal.
+    has_signal = cleaned.std(axis=0) > MIN_SD_LEFT * np.maximum(scan.bold[kept].std(axis=0), 1e-300)
+    roi_mask, explained, report = scan.roi_mask & has_signal, scan.roi_mask & ~has_signal, scan.report
     if not roi_mask.any():
         raise ScanError(
             f"{label} has no signal left after its confounds were regressed out: choose a strategy with fewer."
@@ -153,13 +161,13 @@ def denoise(scan: Scan, confounds: Any = None, *, label: str = "The scan", min_d
 
 
 def check_length(table: Any, scan: Scan, label: str) -> None:
-    """Refuse a table of confounds that has not a row for each time point."""
+    """Refuse a table of confounds without one row for each time point."""
     if len(table) != len(scan.bold):
         raise ScanError(f"{label} has {len(scan.bold)} time points, but its confounds have {len(table)} rows.")
 
 
 def median_tsnr(scan: Scan) -> float | None:
-    """Median over ROIs of mean / SD over the observed time points; None for signals around zero."""
+    """Compute the median over ROIs of mean / SD over the observed time points; None for signals around zero."""
     bold = scan.bold[scan.sample_mask][:, scan.roi_mask].astype(np.float64)
     if not bold.size:
         return None
@@ -168,14 +176,16 @@ def median_tsnr(scan: Scan) -> float | None:
 
 
 def interpolate_censored(bold: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Put the kept time points (n_kept, n_rois) back in their places and fill the others in linearly, as float32."""
+    """Put the kept time points (n_kept, n_rois) in their places and interpolate the others linearly, as float32."""
     times = np.flatnonzero(kept)
     filled = [np.interp(np.arange(len(kept)), times, column) for column in bold.T]
     return np.ascontiguousarray(np.transpose(filled), dtype=np.float32)
 
 
 def _with_trend(confounds: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Confounds of comparable size, with a constant and a linear trend."""
+    """Scale confounds to a comparable size, and add a constant and a linear trend."""
+    # Cosines, millimetres and squares of them differ by orders of magnitude, and the tolerance of rank and lstsq is
+    # relative to the largest singular value: small confounds would count as none.
     scale = np.abs(confounds).max(axis=0, initial=0)
     trend = (times - times.mean()) / max(len(times), 1)
     return np.column_stack([np.ones(len(times)), trend, confounds / np.where(scale > 0, scale, 1)])
@@ -189,12 +199,12 @@ def _check_degrees_of_freedom(confounds: np.ndarray, label: str, min_dof: int, n
         raise ScanError(
             f"{label} has {n_kept} usable time points of {n_times} and {confounds.shape[1]} confounds, of which "
             f"{n_kept - rank} residual degrees of freedom are left, expected at least {min_dof} (--min-dof): the "
-            "subject moved too much, or the scan is too short, for this strategy. Take one with fewer confounds."
+            "subject moved too much, or the scan is too short, for this strategy. Use one with fewer confounds."
         )
 
 
 def _refuse_regressed_twice(bold: np.ndarray, confounds: np.ndarray, label: str) -> None:
-    """Signals that are exactly orthogonal to confounds had them regressed out before."""
+    """Refuse signals that are exactly orthogonal to confounds, which were therefore regressed out before."""
     if bold.shape[1] < MIN_ROIS or len(bold) < 3:
         return
     signals, columns = (x - x.mean(axis=0) for x in (bold, confounds))
@@ -203,10 +213,11 @@ def _refuse_regressed_twice(bold: np.ndarray, confounds: np.ndarray, label: str)
     if columns.shape[1] < 2:
         return
     largest = np.abs(columns.T @ signals).max(axis=1)  # correlation of each confound with any ROI
+    # A quarter of the confounds, not all: cleaned images were often cleaned with fewer than the strategy asks for.
     gone = largest < ORTHOGONAL / np.sqrt(len(bold))
     if gone.sum() >= max(2, columns.shape[1] / 4):
         raise ScanError(
             f"{label}: {gone.sum()} of {columns.shape[1]} confounds have no correlation with any ROI (at most "
-            f"{largest[gone].max():.1e}, chance gives {1 / np.sqrt(len(bold)):.2f}), so they were regressed out "
-            "before. Take the images before that, or --strategy none."
+            f"{largest[gone].max():.1e}, expected by chance {1 / np.sqrt(len(bold)):.2f}), so they were regressed out "
+            "before. Use the images before that step, or --strategy none."
         )

@@ -1,19 +1,19 @@
-"""The folder of a scan dataset in the making: one process at a time, resumable, complete or marked as unfinished.
+"""The folder of a scan dataset that is being built: one process at a time, resumable, never half-valid.
 
-A run leaves in its folder::
+Files in the folder::
 
     data/train-00000.parquet, ...   shards, each complete
     atlas.json                      the ROIs
     provenance.json                 parameters, versions, whether the dataset is complete, and for each scan its shard
                                     and the checksums of its inputs
     failures.json                   scans that could not be used, with the reason
-    exclusions.tsv, quality.html    scans and files that were not kept and why; the quality of the scans
-    .work/                          scans that are read but not yet in a shard (gone when the run is complete)
-    .lock                           held by the process that works here (gone when it has ended)
+    exclusions.tsv, quality.html    excluded scans and files, with the reason; the quality of the scans
+    .work/                          scans that were read but are in no shard yet (removed at the end)
+    .lock                           lock of the process that works here (removed at its end)
 
-A run may be killed at any moment. Each file is therefore complete or absent, and the order of writing says what is
-valid: a scan's table before its record, a shard before the record that lists it, that record before the tables that
-went into the shard are removed. Whatever no record lists is removed, or made again, by the next run.
+A run may be killed at any moment. Each file is therefore complete or absent, and a fixed order of writing keeps the
+folder valid: the table of a scan before its record, a shard before the record that lists it, that record before the
+tables of the shard are removed. The next run removes, or makes again, whatever no record lists.
 """
 
 from __future__ import annotations
@@ -48,27 +48,22 @@ from .dataset import (
     shard_name,
     write_parquet,
 )
-from .sources.source import InputFingerprint, ScanFile, Source, file_sha256
+from .sources.source import Failure, InputFingerprint, ScanFile, Source, file_sha256
 
 # Columns that come from the files of a scan; the others, its site and phenotypes, may change without it.
 READ_COLUMNS = (
     *("scan_id", "subject_id", "session", "t_r", "n_timepoints", "bold", "roi_mask", "mean_fd"),
     *("sample_mask", "coverage"),
 )
-# Keys of the record, in this order: a run that was stopped and continued leaves the same bytes as another.
-RECORD_KEYS = (*("complete", "parameters", "versions", "with_participants", "phenotypes_sha256", "n_shards", "scans"),)
-UNRECORDED = {
-    LOCK_FILE,
-    WORK_FOLDER,
-    "atlas.json",
-    "data",
-}  # files that a run may leave before its first record
+# Keys of the record, in a fixed order: an interrupted and continued run leaves the same bytes as an uninterrupted one.
+RECORD_KEYS = ("complete", "parameters", "versions", "with_participants", "phenotypes_sha256", "n_shards", "scans")
+UNRECORDED = {LOCK_FILE, WORK_FOLDER, "atlas.json", "data"}  # what a run may leave before its first record
 TEMPORARY = re.compile(r"\.?.+\.\d+\.tmp")
 Phenotypes = Mapping[str, Mapping[str, Any]]  # site and phenotypes by scan_id
 
 
 class Entry(TypedDict):
-    """The record of a scan that was read."""
+    """Record of a scan that was read."""
 
     scan_id: str
     subject_id: str
@@ -80,7 +75,7 @@ class Entry(TypedDict):
 
 
 class DatasetFolder:
-    """A folder that is held by this process; use `hold`.
+    """A folder that this process has locked; open it with `hold`.
 
     Attributes
     ----------
@@ -91,10 +86,11 @@ class DatasetFolder:
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / WORK_FOLDER
         if not (out / "provenance.json").exists():
-            found = {path.name for path in out.iterdir() if not TEMPORARY.fullmatch(path.name)}
-            shards = list((out / "data").glob("*")) if "data" in found else []
-            if found - UNRECORDED or any(not TEMPORARY.fullmatch(path.name) for path in shards):
-                raise ScanError(f"The folder {out} holds something else: give a new folder.")
+            # Nothing is removed from a folder that is not ours: a mistyped --out may be a home folder.
+            paths = [*out.iterdir(), *(out / "data").glob("*")]
+            others = sorted({path.name for path in paths if not TEMPORARY.fullmatch(path.name)} - UNRECORDED)
+            if others:
+                raise ScanError(f"The folder {out} holds other files ({', '.join(others[:3])}): give a new folder.")
         for folder in (out, out / "data", self.work):
             for path in folder.glob("*"):
                 if TEMPORARY.fullmatch(path.name):  # of a process that was killed: nobody else works here
@@ -105,10 +101,11 @@ class DatasetFolder:
     @classmethod
     @contextlib.contextmanager
     def hold(cls, out: Path) -> Iterator[DatasetFolder]:
-        """Hold a folder for this process alone; it is made if need be, and removed if nothing was written into it."""
-        with contextlib.ExitStack() as held:
+        """Lock a folder for this process; it is created if needed, and removed if nothing was written into it."""
+        # Only taking the lock may fail with BlockingIOError here: one of the block inside has to pass as it is.
+        with contextlib.ExitStack() as lock:
             try:
-                held.enter_context(exclusive(out))
+                lock.enter_context(exclusive(out))
             except BlockingIOError as error:
                 raise ScanError(str(error)) from error
             yield cls(out)
@@ -119,7 +116,7 @@ class DatasetFolder:
 
     @property
     def atlas(self) -> Atlas | None:
-        """The atlas of the scans that are there."""
+        """Atlas of the scans in the dataset; None without scans."""
         path = self.out / "atlas.json"
         return Atlas.from_json(path) if self.provenance["scans"] and path.exists() else None
 
@@ -130,23 +127,23 @@ class DatasetFolder:
                 pq.read_metadata(self.out / name)
             except (OSError, pa.ArrowException) as error:
                 raise ScanError(
-                    f"The shard {name} of {self.out} is missing, empty or truncated: put it back, or make a "
-                    "new dataset."
+                    f"The shard {name} of {self.out} is missing, empty or truncated: restore it, or make a new dataset."
                 ) from error
         for path in (self.out / "data").glob("*.parquet"):
             if path.relative_to(self.out).as_posix() not in names:
                 path.unlink()  # written by a run that was killed before it could record it
 
     def start(self, source: Source, features: datasets.Features, declared: Iterable[str] = ()) -> None:
-        """Begin or continue a run; refuse parameters that differ from those of the scans that are there.
+        """Begin or continue a run; refuse parameters that differ from those of the scans in the dataset.
 
-        The rows carry what is `declared` about the cohort now, and what files of the folder declare already.
+        The rows carry the names in `declared`, and the declarations of files in the folder.
         """
         assert source.atlas is not None
         declare_in_features(features, {*declared, *declared_in_folder(self.out)})
         self.features, self.source = features, source
         atlas = {"atlas": source.atlas.name, "atlas_sha256": _sha256_of_json(source.atlas.to_dict())}
-        parameters = json.loads(json.dumps(source.parameters() | atlas))  # as they are when they are read back
+        # Through JSON, as the recorded ones were: a tuple would differ from the list that it comes back as.
+        parameters = json.loads(json.dumps(source.parameters() | atlas))
         before = self.provenance.get("parameters", {})
         names = [name for name in before | parameters if before.get(name) != parameters.get(name)]
         if self.provenance["scans"] and names:
@@ -155,8 +152,8 @@ class DatasetFolder:
                 f"{self.out} was made with other parameters ({changes}): give the same ones to continue it, or another "
                 "folder for a new dataset."
             )
-        if not self.provenance["scans"]:  # nothing that other parameters could contradict
-            if names:
+        if not self.provenance["scans"]:
+            if names:  # scans in the work folder were read with other parameters
                 shutil.rmtree(self.work, ignore_errors=True)
             self.provenance |= {"parameters": parameters, "versions": package_versions()}
             source.atlas.to_json(self.out / "atlas.json")
@@ -169,7 +166,7 @@ class DatasetFolder:
             self._save()
 
     def done(self, files: Sequence[ScanFile]) -> set[str]:
-        """Ids of the scans that are in shards; refuse inputs that have changed since, and another TR."""
+        """Return the ids of the scans in shards; refuse inputs that were changed since, and another TR."""
         recorded = {scan["scan_id"]: scan for scan in self.provenance["scans"]}
         for file in files:
             scan = recorded.get(file.scan_id)
@@ -182,15 +179,15 @@ class DatasetFolder:
             t_r = self.source.t_r_of(file)
             if t_r is not None and abs(t_r - scan["t_r"]) > 1e-6:
                 raise ScanError(
-                    f"{file.scan_id} is in {self.out} with TR {scan['t_r']:g} s, but {t_r:g} s is given for it now: "
-                    "give the same, or make a new dataset."
+                    f"{file.scan_id} is in {self.out} with TR {scan['t_r']:g} s, but TR {t_r:g} s was given: give the "
+                    "same, or make a new dataset."
                 )
         return set(recorded)
 
-    # Scans that are read but in no shard yet.
+    # Scans that were read but are in no shard yet
 
     def entry(self, file: ScanFile) -> Entry | None:
-        """The record of a scan in the work folder; None if there is none, or a damaged one."""
+        """Return the record of a scan in the work folder; None if it is missing or damaged."""
         record, table = self._work_files(file.scan_id)
         try:
             entry = json.loads(record.read_text(encoding="utf-8"))
@@ -200,7 +197,7 @@ class DatasetFolder:
             return None
 
     def keep(self, file: ScanFile, row: dict[str, Any]) -> Entry:
-        """Keep a scan that was read until its shard is full."""
+        """Write a scan into the work folder, where it stays until its shard is full."""
         entry: Entry = {
             "scan_id": file.scan_id,
             "subject_id": file.subject_id,
@@ -213,7 +210,7 @@ class DatasetFolder:
         record, path = self._work_files(file.scan_id)
         table = rows_table([row], datasets.Features({name: self.features[name] for name in READ_COLUMNS}))
         write_parquet([table], path, table.schema)
-        write_json(entry, record)  # last: it says that the scan is there
+        write_json(entry, record)  # last, since a record without its table would be an error
         return entry
 
     def drop(self, scan_id: str) -> None:
@@ -222,13 +219,14 @@ class DatasetFolder:
             path.unlink(missing_ok=True)
 
     def _work_files(self, scan_id: str) -> tuple[Path, Path]:
-        """Record and table of a scan in the work folder, however long its id is."""
+        """Return the paths of record and table of a scan in the work folder."""
         name = scan_id
+        # File systems allow 255 bytes in a name, and `atomic` adds its own part to it.
         if len(name.encode()) > 180:
             name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         return self.work / f"{name}.json", self.work / f"{name}.parquet"
 
-    # Shards.
+    # Shards
 
     def add_shard(self, entries: Sequence[Entry], phenotypes: Phenotypes) -> None:
         """Move scans from the work folder into a new shard, with their phenotypes."""
@@ -239,6 +237,7 @@ class DatasetFolder:
         )
         row_groups = (self._with_phenotypes(table, phenotypes) for table in tables)
         write_parquet(row_groups, self.out / name, self.features.arrow_schema)
+        # The order matters if the process is killed: the shard, then the record, then the removal of the tables.
         for entry in entries:
             record = {key: value for key, value in entry.items() if key != "bold_bytes"}
             self.provenance["scans"].append(record | {"shard": name})
@@ -248,12 +247,12 @@ class DatasetFolder:
             self.drop(entry["scan_id"])
 
     def update_phenotypes(self, phenotypes: Phenotypes) -> None:
-        """Bring sites and phenotypes of the scans in shards up to date, without reading their files again."""
+        """Update sites and phenotypes of the scans in shards, without reading the files of the scans again."""
         is_current = self.provenance.get("phenotypes_sha256") == self._sha256(phenotypes)
         if is_current or not self.provenance["scans"]:
             return
         self.begin_changes()
-        # A run that is killed here leaves shards of both kinds: the next one does all of them again.
+        # A run that is killed below leaves old and new shards: without the hash, the next run rewrites all of them.
         self.provenance["phenotypes_sha256"] = None
         self._save()
         for number in range(self.n_shards):
@@ -262,22 +261,23 @@ class DatasetFolder:
             with pq.ParquetFile(path) as shard:
                 tables = (shard.read_row_group(group) for group in range(shard.num_row_groups))
                 row_groups = (self._with_phenotypes(table, phenotypes) for table in tables)
-                # The times stay: they say whether the inputs of the scans have changed since.
+                # The shard keeps its times, with which `_same_inputs` compares those of the inputs.
                 times = (state.st_atime_ns, state.st_mtime_ns)
                 write_parquet(row_groups, path, self.features.arrow_schema, times)
 
-    def finish(self, phenotypes: Phenotypes, failures: list[dict[str, str]]) -> None:
+    def finish(self, phenotypes: Phenotypes, failures: list[Failure]) -> None:
         """Mark the dataset as complete."""
         write_json(failures, self.out / "failures.json")
-        now = self.provenance | {"phenotypes_sha256": self._sha256(phenotypes), "complete": True}
-        now |= dict.fromkeys(declared_in_features(self.features), True)
+        finished = self.provenance | {"phenotypes_sha256": self._sha256(phenotypes), "complete": True}
+        finished |= dict.fromkeys(declared_in_features(self.features), True)
         shutil.rmtree(self.work, ignore_errors=True)
-        if now != read_provenance(self.out):
-            self.provenance = now
+        # A run without news leaves the record untouched, and with it its modification time.
+        if finished != read_provenance(self.out):
+            self.provenance = finished
             self._save()
 
     def _sha256(self, phenotypes: Phenotypes) -> str:
-        """Of the columns, of what is declared in them, and of the sites and phenotypes of the scans in shards."""
+        """Hash the columns, their declarations, and sites and phenotypes of the scans in shards."""
         columns = {name: str(feature) for name, feature in self.features.items()}
         declared = sorted(declared_in_features(self.features))
         rows = {scan["scan_id"]: phenotypes[scan["scan_id"]] for scan in self.provenance["scans"]}
@@ -285,7 +285,7 @@ class DatasetFolder:
 
     def _save(self) -> None:
         record = {key: self.provenance.get(key) for key in RECORD_KEYS}
-        # A declaration never gets lost, whoever wrote it here.
+        # A declaration is kept even if somebody wrote it into the record by hand.
         record |= {name: self.provenance[name] for name in DECLARATIONS if self.provenance.get(name)}
         write_json(record, self.out / "provenance.json")
 
@@ -301,7 +301,7 @@ class DatasetFolder:
         return pa.Table.from_arrays(columns, schema=self.features.arrow_schema)
 
     def _same_inputs(self, file: ScanFile, recorded: Sequence[InputFingerprint], made: Path) -> bool:
-        """Whether the inputs of a scan are those it was read from; files older than the result are not hashed."""
+        """Tell whether the inputs of a scan are unchanged."""
         if file.table is not None:
             return recorded == self.source.fingerprints(file)
         if len(file.inputs) != len(recorded):
@@ -310,6 +310,7 @@ class DatasetFolder:
             state = path.stat()
             if self.source.relative(path) != before["name"] or state.st_size != before["bytes"]:
                 return False
+            # Hashing terabytes again would take hours: only files that are newer than the result are hashed.
             if state.st_mtime >= made.stat().st_mtime and file_sha256(path) != before["sha256"]:
                 return False
         return True

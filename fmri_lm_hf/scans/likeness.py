@@ -1,7 +1,7 @@
-"""Leakage that no identifier shows: copies of a scan, and scans of one person under two ids.
+"""Detect leakage that identifiers do not show: copies of a scan, and scans of one person under two ids.
 
 - `content_sketch` and `shared_content` find the same measurement, also scaled, rounded, shifted or cut.
-- `ScanRecord` keeps with a model which scans it was trained on, readable for those who hold the scans alone.
+- `ScanRecord` stores with a model the scans it was trained on; only holders of the scans can read it.
 - `connectivity_profile` and `like_pairs` find two scans of one person: connectivity identifies people [1]_.
 
 References
@@ -24,24 +24,24 @@ import numpy as np
 from ..descriptors.connectivity import fisher_z_connectivity
 
 N_WORDS = 32  # of a sketch
-N_SKETCHED_ROIS = 16  # spread evenly, from which a word is made
+N_SKETCHED_ROIS = 16  # ROIs of a word, spread evenly
 WORD_BITS = 192  # rises and falls in a word: 12 steps in time of 16 regions, more of fewer
-MIN_SHARED_WORDS = 3  # that chance does not explain
+MIN_SHARED_WORDS = 3  # more than chance explains
 N_RECORDED_WORDS = 6  # of each scan that a record keeps
 RECORDED_BYTES = 4  # of each of them
-MIN_RECORDED_WORDS = 2  # by which a scan is found in a record
+MIN_RECORDED_WORDS = 2  # that identify a scan in a record
 
-N_PROFILED_ROIS = 64  # of a profile, spread evenly
-MIN_SCANS = 20  # from which the usual likeness is estimated
+N_PROFILED_ROIS = 64  # ROIs of a profile, spread evenly
+MIN_SCANS = 20  # to estimate the usual likeness
 N_COMMON_COMPONENTS = 3  # directions in which most scans differ (motion, the global signal), no mark of a person
 MIN_Z = 8.0  # robust z; of the pairs of different people of a simulated cohort none exceeds 5
 
 
-# Copies of a scan.
+# Copies of a scan
 
 
 def content_sketch(bold: Any) -> np.ndarray:
-    """The content of a scan as the smallest hashes of its windows ("words"), a MinHash.
+    """Sketch the content of a scan by the smallest hashes of its windows ("words"), a MinHash.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def content_sketch(bold: Any) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of uint64
-        Sorted; at most `N_WORDS`. Fewer for a scan of less than 44 points (or of more points and few regions), and
-        where regions move alike; none for a scan of less than 4 points, or in which no two regions differ.
+        Sorted; at most `N_WORDS`. Fewer for a scan of fewer than 44 points (or of more points and few regions), and if
+        regions move alike; none for a scan of fewer than 4 points, or in which no two regions differ.
 
     Examples
     --------
@@ -70,15 +70,15 @@ def content_sketch(bold: Any) -> np.ndarray:
     length = min(-(-WORD_BITS // len(chosen)), 64, len(rises))
     n_windows = len(rises) - length + 1
     # Each region's rises and falls through a window are the bits of a number: (n_windows, n_chosen). They survive any
-    # scaling, and a window knows nothing of the time points before and after it.
+    # scaling and any rounding that keeps the order of neighbours, and a cut only removes windows.
     windows = np.zeros((n_windows, len(chosen)), dtype="<u8")
     for step in range(length):
         windows |= rises[step : step + n_windows] << np.uint64(step)
-    # Where most regions move alike, one wave of the whole brain could be that of another scan.
+    # If most regions move alike, a window shows a global wave, and another scan may have the same one.
     n_different = 1 + (np.diff(np.sort(windows, axis=1), axis=1) != 0).sum(1)
     distinct = windows[2 * n_different > max(len(chosen), 2)]
     words = {hashlib.blake2b(window.tobytes(), digest_size=8).digest() for window in distinct}
-    # The smallest hashes are a random sample of the words, and the same one of each copy.
+    # The smallest hashes are a random sample of the words, which is the same for every copy.
     return np.sort(np.frombuffer(b"".join(words), dtype="<u8").astype(np.uint64))[:N_WORDS]
 
 
@@ -91,7 +91,7 @@ class SharedContent:
     first, second : int
         Their indices, in order.
     share : float
-        Estimate of the Jaccard index, the share of what is in either that is in both; 1 for copies.
+        Estimate of the Jaccard index of their words; 1 for copies.
     """
 
     first: int
@@ -100,12 +100,12 @@ class SharedContent:
 
 
 def shared_content(sketches: Sequence[np.ndarray]) -> list[SharedContent]:
-    """All pairs of scans that share content.
+    """Find all pairs of scans that share content.
 
     Parameters
     ----------
     sketches : sequence of numpy.ndarray
-        As `content_sketch` gives them.
+        From `content_sketch`.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def shared_content(sketches: Sequence[np.ndarray]) -> list[SharedContent]:
     for first, second in sorted(pairs):
         union = np.union1d(sketches[first], sketches[second])[:N_WORDS]
         common = np.intersect1d(sketches[first], sketches[second])
-        # A scan of a few points has few words: all of them have to be the other's.
+        # A scan of a few points has few words, which then all have to be shared.
         if len(common) >= min(MIN_SHARED_WORDS, len(sketches[first]), len(sketches[second])):
             found.append(SharedContent(first, second, float(np.isin(union, common).mean())))
     return found
@@ -129,12 +129,12 @@ def shared_content(sketches: Sequence[np.ndarray]) -> list[SharedContent]:
 
 @dataclass(frozen=True)
 class ScanRecord:
-    """The scans that something was made from, for those who hold the scans, and for nobody else.
+    """A record of the scans that a model was trained on, without identifiers.
 
-    A record keeps salted hashes of a few words of each scan. Whoever holds a scan can find it in the record; others
-    learn the number of scans. No name is in it, not even as a hash: identifiers are short, and every hash of one can
-    be undone by trying all. The salt comes from the scans themselves, so that the same scans make the same record,
-    and the records of two models that share some of their scans have nothing in common.
+    It stores salted hashes of a few words of each scan. Holders of a scan can find it in the record; others learn the
+    number of scans only. No identifier is stored, not even as a hash: identifiers are short, and trying all of them
+    undoes the hash. The salt comes from the scans, so that equal sets of scans give equal records, while records of two
+    models with some common scans have nothing in common.
 
     Attributes
     ----------
@@ -149,25 +149,25 @@ class ScanRecord:
 
     @classmethod
     def of(cls, sketches: Iterable[np.ndarray]) -> ScanRecord:
-        """The record of scans, from their sketches; a scan without content is not in it."""
+        """Make the record of scans from their sketches; scans with empty sketches are left out."""
         kept = sorted(sketch[:N_RECORDED_WORDS].astype("<u8").tobytes() for sketch in sketches if len(sketch))
         salt = hashlib.blake2b(b"".join(kept), digest_size=8).hexdigest()
-        words = (np.frombuffer(each, dtype="<u8") for each in kept)
-        return cls(salt, tuple(sorted("".join(_salted(each, salt)) for each in words)))
+        sketched = (np.frombuffer(content, dtype="<u8") for content in kept)
+        return cls(salt, tuple(sorted("".join(_salted(words, salt)) for words in sketched)))
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> ScanRecord:
-        """A record as `to_dict` wrote it."""
+        """Restore a record from `to_dict`."""
         return cls(str(record["salt"]), tuple(map(str, record["digests"])))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Convert to plain values, for JSON."""
         return {"salt": self.salt, "digests": list(self.digests)}
 
     def holds(self, sketches: Sequence[np.ndarray]) -> list[bool]:
-        """Whether each of these scans is among the recorded ones.
+        """Tell for each of these scans whether it is in the record.
 
-        Two of a scan's recorded words have to be found: of copies that are half as long, nine in ten are.
+        Two of the recorded words of a scan have to match: this finds nine in ten of the copies of half the length.
         """
         length = 2 * RECORDED_BYTES  # hexadecimal digits of a word
         recorded = [
@@ -194,11 +194,11 @@ def _salted(words: np.ndarray, salt: str) -> list[str]:
     ]
 
 
-# Scans of one person.
+# Scans of one person
 
 
 def connectivity_profile(bold: Any, roi_mask: Any = None, sample_mask: Any = None) -> np.ndarray:
-    """Fisher z of each pair of up to 64 regions of a scan (n_timepoints, n_rois); NaN where it is not known."""
+    """Compute Fisher z of each pair of up to 64 regions of a scan (n_timepoints, n_rois); NaN if unknown."""
     bold = np.asarray(bold)
     n_rois = bold.shape[1]
     chosen = np.linspace(0, n_rois - 1, min(N_PROFILED_ROIS, n_rois)).astype(int)
@@ -213,18 +213,18 @@ def connectivity_profile(bold: Any, roi_mask: Any = None, sample_mask: Any = Non
 def like_pairs(
     profiles: np.ndarray, sites: Sequence[Any], subjects: Sequence[Any], places: Sequence[int]
 ) -> list[tuple[int, int, float]]:
-    """Scans under different subject ids that are as alike as only two scans of one person are.
+    """Find scans under different subject ids that are as alike as two scans of one person.
 
-    The mean of each site is removed, and so are the directions in which most scans differ; likeness is the correlation
-    of what remains. A pair is listed if each is the other's best match among all scans under another id, and their
-    likeness exceeds that of all such pairs by 8 robust standard deviations. Of 150 simulated people with two sessions
-    of 160 points 143 are found, of 90 with sessions of 100 points 61, and never two different people. A pair that is
-    not listed may still be one person's: of 20 people, too few to estimate the usual likeness, none is found.
+    The mean of each site and the directions in which most scans differ are removed; likeness is the correlation of the
+    residuals. A pair is listed if each scan is the best match of the other among all scans with another id, and if
+    their likeness exceeds that of all such pairs by 8 robust standard deviations. Of 150 simulated people with two
+    sessions of 160 points this finds 143, of 90 with sessions of 100 points 61, and never two different people. A pair
+    that is not listed may still be of one person: of 20 people, too few to estimate the usual likeness, it finds none.
 
     Parameters
     ----------
     profiles : numpy.ndarray of shape (n_scans, n_pairs)
-        As `connectivity_profile` gives them.
+        From `connectivity_profile`.
     sites, subjects : sequences of length n_scans
     places : sequence of int
         Indices of the scans to compare with all others.
@@ -243,7 +243,8 @@ def like_pairs(
     centre = float(np.nanmedian(usual))
     scale = 1.4826 * float(np.nanmedian(np.abs(usual - centre))) + 1e-12
     best, z = np.empty(len(own), dtype=int), np.empty(len(own))
-    for start in range(0, len(own), 512):  # all pairs of a large cohort do not fit into memory
+    # In blocks of rows: of 50,000 scans, the matrix of all pairs would take 10 GB.
+    for start in range(0, len(own), 512):
         rows = np.arange(start, min(start + 512, len(own)))
         likeness = np.nan_to_num(_likeness(own, names, rows), nan=-np.inf)
         best[rows], z[rows] = likeness.argmax(1), (likeness.max(1) - centre) / scale
@@ -256,22 +257,22 @@ def like_pairs(
 
 
 def _individual(profiles: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """Profiles without what the scans of a site, or most scans, have in common; each row of length 1 (or 0)."""
+    """Remove from profiles what the scans of a site, or most scans, have in common; scale rows to length 1 (or 0)."""
     from sklearn.utils.extmath import randomized_svd  # slow to load
 
     known = np.isfinite(profiles)
-    rest = np.where(known, profiles, 0).astype(np.float32)
+    residuals = np.where(known, profiles, 0).astype(np.float32)
     for site in np.unique(sites):
         here = sites == site
-        rest[here] -= rest[here].sum(0) / np.maximum(known[here].sum(0), 1)
-    rest[~known] = 0
-    directions = randomized_svd(rest, min(N_COMMON_COMPONENTS, *rest.shape), random_state=0)[2]
-    rest -= (rest @ directions.T) @ directions
-    return rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)
+        residuals[here] -= residuals[here].sum(0) / np.maximum(known[here].sum(0), 1)
+    residuals[~known] = 0
+    directions = randomized_svd(residuals, min(N_COMMON_COMPONENTS, *residuals.shape), random_state=0)[2]
+    residuals -= (residuals @ directions.T) @ directions
+    return residuals / np.maximum(np.linalg.norm(residuals, axis=1, keepdims=True), 1e-12)
 
 
 def _likeness(own: np.ndarray, names: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Fisher z of the correlation of some scans with all; NaN with those of the same subject."""
+    """Compute Fisher z of the correlation of some scans with all; NaN for scans of the same subject."""
     likeness = np.arctanh(np.clip(own[rows] @ own.T, -0.9999, 0.9999))
     likeness[names[rows][:, None] == names[None]] = np.nan
     return likeness

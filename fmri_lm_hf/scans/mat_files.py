@@ -1,9 +1,9 @@
-"""ROI signals from MATLAB files of version 5: `read_mat`.
+"""Read ROI signals from MATLAB files of version 5: `read_mat`.
 
-Only a full matrix of real numbers is decoded; cells, structures and objects are passed over. `scipy.io.loadmat` does
-not serve here: with scipy 1.17, one damaged file in about two thousand ends the process with a segmentation fault (a
-type number in the file indexes an array that is not checked), and a build of thousands of scans with it. The tests hold
-this reader against scipy on intact files, and against a fuzzer on damaged ones.
+Only full matrices of real numbers are decoded; cells, structures and objects are skipped. `scipy.io.loadmat` is not
+used: on some damaged files, scipy 1.17.1 ends the process with a segmentation fault, which no exception handler stops
+and which would end a build of thousands of scans. A test has such a file, with one changed byte. On intact files, the
+tests compare this reader with scipy; on damaged ones, a fuzzer checks it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from ..models.scan_errors import ScanError
 
 HEADER_BYTES = 128
 MATRIX, COMPRESSED = 14, 15  # kinds of elements
-DTYPES = {
-    **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4"},
-    **{7: "f4", 9: "f8", 12: "i8", 13: "u8"},
-}  # of stored numbers
+# Types of stored numbers. MATLAB stores whole numbers in the smallest type that holds them, whatever their class.
+DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 NUMERIC_CLASSES = range(6, 16)  # mxDOUBLE_CLASS to mxUINT64_CLASS
 COMPLEX, LOGICAL = 0x0800, 0x0200  # flags of a matrix
 MAX_BYTES = 4_000_000_000  # of a variable, so that a small compressed file cannot fill the memory
 
 
 def read_mat(path: Path, key: str = "tc") -> np.ndarray:
-    """ROI signals of a MATLAB file (version 5), where `key` holds (n_rois, n_timepoints).
+    """Read the ROI signals of a MATLAB file (version 5), in which `key` holds (n_rois, n_timepoints).
 
     Parameters
     ----------
@@ -59,36 +57,38 @@ def read_mat(path: Path, key: str = "tc") -> np.ndarray:
     if signals is None or signals.ndim != 2:
         raise ScanError(
             f"{path.name} has no variable {key!r} of numbers (n_rois, n_timepoints): give its name with --mat-key, or "
-            "leave the file out with --match."
+            "exclude the file with --match."
         )
     return np.ascontiguousarray(signals.T, dtype=np.float32)
 
 
 def _find_matrix(content: bytes, key: str) -> np.ndarray | None:
-    """The last numeric variable of this name."""
+    """Find the last numeric variable of this name."""
+    # The last two bytes of the header are "MI" as a number, in the byte order of the machine that wrote it.
     order = {b"IM": "<", b"MI": ">"}[content[126:128]]
     if content[124:126] not in (b"\x00\x01", b"\x01\x00"):
         raise ValueError("another version of the format")
-    found = None
+    last = None
     for kind, data in _elements(memoryview(content)[HEADER_BYTES:], order):
         if kind == COMPRESSED:
             stream = zlib.decompressobj()
             inflated = stream.decompress(data, MAX_BYTES)
-            if not stream.eof:  # and so its checksum was not compared
+            # zlib compares the checksum at the end of the stream: before it, damaged bytes would pass for numbers.
+            if not stream.eof:
                 raise ValueError("the compressed variable does not end")
             [(kind, data)] = _elements(memoryview(inflated), order)
         if kind == MATRIX:
             matrix = _decode_matrix(data, order, key)
-            found = found if matrix is None else matrix
-    return found
+            last = last if matrix is None else matrix
+    return last
 
 
 def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
-    """Kind and content of each element."""
+    """Yield kind and content of each element."""
     place = 0
     while place < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, place)
-        if kind >> 16:  # a small element stands in its own tag, whose upper half is the size
+        if kind >> 16:  # a small element lies inside its tag, whose upper half is the size
             kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
             end = place + 8
             if size > 4:
@@ -103,7 +103,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
 
 
 def _decode_matrix(data: memoryview, order: str, key: str) -> np.ndarray | None:
-    """A variable, empty where it is not a full array of real numbers; None if it has another name."""
+    """Decode a variable, as an empty array unless it is a full one of real numbers; None if it has another name."""
     parts = _elements(data, order)
     _, flags = next(parts)
     _, shape = next(parts)
@@ -116,6 +116,7 @@ def _decode_matrix(data: memoryview, order: str, key: str) -> np.ndarray | None:
     kind, numbers = next(parts)
     sizes = np.frombuffer(shape, dtype=f"{order}i4")
     values = np.frombuffer(numbers, dtype=order + DTYPES[kind])
+    # As Python numbers: the product of damaged sizes may overflow to the right number of values.
     if np.any(sizes < 0) or np.prod(sizes, dtype=object) != len(values):
-        raise ValueError("the variable has another size than it says")
+        raise ValueError("the number of values is not that of the shape")
     return values.reshape(sizes, order="F")

@@ -1,6 +1,6 @@
-"""Exclusions and quality of a scan dataset: `exclusions.tsv` and `quality.html`.
+"""Report exclusions and quality of a scan dataset: `exclusions.tsv` and `quality.html`.
 
-The page is one file that loads nothing from elsewhere, and the same for the same scans.
+The page loads nothing from elsewhere, and equal scans give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..files import write_text
 from ..models.atlas import Atlas
 from ..pages import heading, html_table, new_figure, page, paragraph, picture
 from .dataset import shard_name
-from .sources.source import LeftOut
+from .sources.source import Failure, LeftOut
 
 N_CARPETS = 6
-N_COMPARED = 200  # scans of a large dataset whose connectivity is compared
-MIN_OTHERS = 5  # scans that a scan is compared with
-MIN_POINTS = 20  # observed, for a connectivity that says anything
-N_LISTED = 500  # rows of the table of exclusions on the page; the file has all
+N_COMPARED = 200  # largest number of scans whose connectivity is compared
+MIN_OTHERS = 5  # fewest scans to compare a scan with
+MIN_POINTS = 20  # fewest observed time points for a usable connectivity
+N_LISTED = 500  # exclusions on the page; the file has all
 # Title and decimals of each measure, and the sign of bad values.
 MEASURES = {
     "mean_fd": ("Mean framewise displacement (mm)", 3, 1),
@@ -42,7 +42,7 @@ MEASURES = {
 def write_quality(
     out: Path,
     scans: Sequence[Mapping[str, Any]],
-    failures: Sequence[Mapping[str, str]],
+    failures: Sequence[Failure],
     left_out: Sequence[LeftOut],
     without_scans: Sequence[str],
 ) -> None:
@@ -53,11 +53,15 @@ def write_quality(
     out : Path
     scans : sequence of mappings
         The records of its provenance.
-    failures, left_out, without_scans
-        As of a `BuildSummary`; the last are participants.
+    failures : sequence of Failure
+        Scans that could not be used.
+    left_out : sequence of LeftOut
+        Files that were not read.
+    without_scans : sequence of str
+        Participants without scans.
     """
-    rows = [("dropped", each["scan_id"], each["input"], each["reason"]) for each in failures]
-    rows += [("left out", "n/a", each.name, each.reason) for each in left_out]
+    rows = [("dropped", failure["scan_id"], failure["input"], failure["reason"]) for failure in failures]
+    rows += [("left out", "n/a", file.name, file.reason) for file in left_out]
     rows += [("no scan", "n/a", name, "participant without scans") for name in without_scans]
     excluded = pandas.DataFrame(rows, columns=["outcome", "scan_id", "input", "reason"], dtype=str)
     excluded = excluded.replace(r"\s+", " ", regex=True)  # one line each
@@ -86,8 +90,9 @@ def write_quality(
 
 
 def _measure(out: Path, scans: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """The measures of each scan, and its row in the shards."""
+    """Measure the quality of each scan, and find its row in the shards."""
     columns = ["scan_id", "subject_id", "site", "t_r", "mean_fd", "roi_mask", "sample_mask", "coverage"]
+    # Everything but the signals: of a large dataset, these do not fit into memory.
     shards = sorted({scan["shard"] for scan in scans})
     tables = [pq.read_table(out / shard, columns=columns).to_pandas() for shard in shards]
     if not tables:
@@ -102,7 +107,7 @@ def _measure(out: Path, scans: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         censored=100 * (1 - kept.map(np.mean)),
         minutes=kept.map(np.sum) * frame["t_r"] / 60,
         masked=[int((~mask).sum()) for mask in roi_mask],
-        coverage=[_smallest_percentage(each) for each in frame["coverage"]],
+        coverage=[_smallest_percentage(coverage) for coverage in frame["coverage"]],
     )
 
 
@@ -128,7 +133,7 @@ def _histograms(quality: pandas.DataFrame) -> str:
     figure = new_figure(figsize=(12, 6))
     for axes, (name, (title, _, _)) in zip(figure.subplots(2, 3).flat, MEASURES.items(), strict=True):
         known = quality[name].dropna()
-        axes.stairs(*np.histogram(known, bins=24), fill=True)  # one path: many times as fast as `axes.hist`
+        axes.stairs(*np.histogram(known, bins=24), fill=True)  # one path, where `axes.hist` draws 24 patches
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel(f"median {known.median():.3g} of {len(known)} scans" if len(known) else "not known")
     figure.subplots_adjust(hspace=0.4)
@@ -138,20 +143,21 @@ def _histograms(quality: pandas.DataFrame) -> str:
 def _check_columns(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
     """Compare the connectivity of each scan with that of the others, and left with right in their mean.
 
-    All connectivity is held in memory: of a large dataset, a sample is compared.
+    All connectivity is in memory, so that of a large dataset only a sample is compared.
     """
     atlas = Atlas.from_json(out / "atlas.json")
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    compared: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     group = GroupConnectivity(atlas.n_rois)
     for row in _read_rows(out, quality[:: max(1, -(-len(quality) // N_COMPARED))]):
         kept, usable = row["sample_mask"], row["roi_mask"]
         if kept.sum() < MIN_POINTS or usable.sum() < 3:
             continue
+        # In float64, and with zeros for ROIs that only vary while censored: a report must not fail over a single ROI.
         with np.errstate(invalid="ignore", divide="ignore"):
             connectivity = np.nan_to_num(np.corrcoef(row["bold"][kept][:, usable].T)).astype(np.float32)
-        found[row["scan_id"]] = connectivity, usable
+        compared[row["scan_id"]] = connectivity, usable
         group.add(connectivity, usable)
-    yield paragraph(f"{len(found)} scans compared by their connectivity.")
+    yield paragraph(f"{len(compared)} scans compared by their connectivity.")
     sides = symmetry(group.mean, atlas)
     if np.isfinite(sides.homotopic):
         yield paragraph(
@@ -160,21 +166,21 @@ def _check_columns(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
         )
     if sides.problem:
         yield paragraph(sides.problem, "warning")
-    if len(found) > MIN_OTHERS:
-        for scan_id, (connectivity, usable) in found.items():
+    if len(compared) > MIN_OTHERS:
+        for scan_id, (connectivity, usable) in compared.items():
             others = group.mean_without(connectivity, usable)
-            problem = ColumnCheck(others, atlas).problem(connectivity, usable)
+            problem = ColumnCheck(others, atlas, "the other scans").problem(connectivity, usable)
             if problem is not None:
-                problem = problem.replace("the training scans", "the other scans")
                 yield f"<p class='warning'><b>{html.escape(scan_id)}</b>: {html.escape(problem)}</p>"
 
 
 def _carpet_plots(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
-    """Carpet plots of the scans that stand out most in any measure (but the length, which is a matter of the study)."""
+    """Draw carpet plots of the worst scans in any measure except the length, which is a choice of the study."""
     from matplotlib.image import imsave
 
     names = [name for name in MEASURES if name != "minutes" and quality[name].notna().sum() > 1]
-    values = quality[names] * [MEASURES[name][2] for name in names]
+    values = quality[names] * [MEASURES[name][2] for name in names]  # large values are bad now
+    # In SDs of each measure, so that millimetres and percentages can be compared; the worst measure of a scan counts.
     z = (values - values.median()) / values.std(ddof=0)
     worst = quality.loc[(-z.max(axis=1).fillna(0).clip(lower=0)).sort_values(kind="stable").index[:N_CARPETS]]
     rows = {row["scan_id"]: row for row in _read_rows(out, worst)}
@@ -193,30 +199,27 @@ def _carpet_plots(out: Path, quality: pandas.DataFrame) -> Iterator[str]:
 
 
 def _carpet(bold: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """RGB picture (ROIs, time points, 3) of at most 400 ROIs and 600 time points, each of one or more pixels."""
+    """Draw at most 400 ROIs and 600 time points as an RGB picture, (height, width, 3)."""
     centred = bold - bold[kept].mean(axis=0)
     deviation = centred[kept].std(axis=0)
     z = (centred / np.where(deviation > 0, deviation, 1)).T
     grey = np.clip((z + 3) / 6 * 255, 0, 255).astype(np.uint8)
     pixels = np.repeat(grey[..., None], 3, axis=2)
-    pixels[:, ~kept, 1:] //= 3
+    pixels[:, ~kept, 1:] //= 3  # censored time points turn red
     pixels = pixels[:: max(1, -(-len(pixels) // 400)), :: max(1, -(-pixels.shape[1] // 600))]
     return pixels.repeat(-(-200 // len(pixels)), axis=0).repeat(-(-480 // pixels.shape[1]), axis=1)
 
 
 def _read_rows(out: Path, scans: pandas.DataFrame) -> Iterator[dict[str, Any]]:
-    """Signals and masks of scans, in the order of the shards; each row group is read once."""
+    """Yield signals and masks of scans, in the order of the shards; each row group is read once."""
     for number, chosen in scans.groupby("shard"):
         with pq.ParquetFile(out / shard_name(number)) as shard:
-            first = 0
-            for group in range(shard.num_row_groups):
-                stop = first + shard.metadata.row_group(group).num_rows
-                rows = sorted(row - first for row in chosen["row"] if first <= row < stop)
-                first = stop
-                if not rows:
-                    continue
+            sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+            stops = np.cumsum(sizes)
+            groups = np.searchsorted(stops, chosen["row"], side="right")
+            for group, rows in chosen["row"].groupby(groups):
                 table = shard.read_row_group(group, columns=["scan_id", "bold", "roi_mask", "sample_mask"])
-                for row in rows:
+                for row in sorted(rows - (stops[group] - sizes[group])):
                     masks = {name: np.array(table[name][row].as_py()) for name in ("roi_mask", "sample_mask")}
                     bold = table["bold"][row].value.values.flatten().to_numpy(zero_copy_only=False)
                     bold = bold.reshape(len(masks["sample_mask"]), -1).astype(float)

@@ -1,4 +1,4 @@
-"""Splits by subject: no subject, and no family or site where asked, is in two of them."""
+"""Splits by subject: no subject, and optionally no family or site, is in two splits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SPLITS = ("train", "validation", "test")
 
 
 def subjects_sha256(subjects: Iterable[str]) -> str:
-    """Hash of a set of subject ids: says whether two sets are the same, without naming anyone."""
+    """Hash a set of subject ids, to compare two sets without naming anyone."""
     return hashlib.sha256("\n".join(sorted(set(subjects))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """The split of each subject, and how it was decided.
+    """The split of each subject, and the parameters of the split.
 
     Attributes
     ----------
@@ -39,14 +39,15 @@ class SplitManifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the assignment alone: equal for two datasets with the same splits."""
+        """Hash of the assignment: equal for two datasets with the same splits, whatever their parameters."""
         return hashlib.sha256(json.dumps(self.subjects, sort_keys=True).encode()).hexdigest()
 
     def split_of(self) -> dict[str, str]:
-        """The split of each subject."""
+        """Map each subject to its split."""
         return {subject: split for split, members in self.subjects.items() for subject in members}
 
     def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values, for `splits.json`."""
         return {"sha256": self.sha256, "parameters": self.parameters, "subjects": self.subjects}
 
     @classmethod
@@ -70,8 +71,8 @@ class SplitManifest:
             raise ValueError(f"{path} has {', '.join(twice[:5])} in two splits, expected each subject in one.")
         if record.get("sha256", manifest.sha256) != manifest.sha256:
             raise ValueError(
-                f"{path} was changed: it gives the hash {record['sha256'][:12]} and has {manifest.sha256[:12]}. "
-                "Take the original, or remove the line with the hash."
+                f"{path} was changed: its subjects have the hash {manifest.sha256[:12]}, expected "
+                f"{record['sha256'][:12]}. Use the original, or remove the line with the hash."
             )
         return manifest
 
@@ -88,22 +89,22 @@ def make_splits(
     Parameters
     ----------
     scans : sequence of mappings
-        With `subject_id`, `site`, and the column `group_by`.
+        Rows with `subject_id`, `site`, and the column `group_by`.
     fractions : sequence of three floats, default=(0.8, 0.1, 0.1)
         Share of the subjects that train, validation and test should get; they sum to 1. A split with a share above
         0 gets at least one group.
     group_by : str, optional
         Keep subjects together that share a value of this column, such as `family_id` or `site`.
     holdout_sites : sequence of str
-        All subjects with a scan from these sites are test. `fractions` then divides the others between train and
-        validation; its third number is not used.
+        All subjects with a scan from these sites are in the test split. `fractions` then divides the others between
+        train and validation; its third number is not used.
     seed : int, default=0
-        Of the order in which groups are assigned.
+        Seed of the order in which groups are assigned.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or not fractions[0]:
         raise ValueError(
             f"fractions={tuple(fractions)} found, expected three numbers of at least 0 for train, validation and "
-            "test that sum to 1, with something left to train on."
+            "test that sum to 1, with a share for train above 0."
         )
     groups = _groups(scans, group_by)
     sites = {str(scan["site"]) for scan in scans}
@@ -111,6 +112,7 @@ def make_splits(
     if absent:
         raise ValueError(f"No scan is from site {', '.join(absent)}; the sites are {', '.join(sorted(sites))}.")
     held_out = {str(scan["subject_id"]) for scan in scans if str(scan["site"]) in holdout_sites}
+    # A whole group is held out with its subject: a relative at another site would tell of the test subject.
     test_groups = [group for group in groups if held_out & set(group)]
     others = [group for group in groups if not held_out & set(group)]
     # Ordered by a hash, not a generator: the order depends on the seed and the subjects, not on the order of the scans.
@@ -130,7 +132,7 @@ def make_splits(
 
 
 def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[list[str]]:
-    """Subjects that have to stay together, directly or through others (a subject may belong to two sites)."""
+    """Group subjects that have to stay together, directly or through others (a subject may belong to two sites)."""
     if group_by is not None and group_by not in scans[0]:
         raise ValueError(
             f"The scans have no column {group_by!r} to keep subjects together by; they have {', '.join(scans[0])}."
@@ -140,10 +142,11 @@ def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[li
     for scan in scans:
         subject = group = nodes.setdefault(("subject", str(scan["subject_id"])), len(nodes))
         if group_by is not None and scan[group_by] is not None:
-            # Subjects without a family, say, are not each other's relatives.
+            # A missing value connects nobody: subjects without a family are not one family.
             group = nodes.setdefault(("group", str(scan[group_by])), len(nodes))
         edges.append((subject, group))
     rows, columns = np.array(edges, dtype=int).reshape(-1, 2).T
+    # A subject at two sites links all subjects of both, and so on: groups are the connected components.
     graph = sparse.coo_matrix((np.ones(len(edges)), (rows, columns)), (len(nodes), len(nodes)))
     _, components = sparse.csgraph.connected_components(graph, directed=False)
     members: dict[int, list[str]] = {}
@@ -154,7 +157,7 @@ def _groups(scans: Sequence[Mapping[str, Any]], group_by: str | None) -> list[li
 
 
 def _stops(sizes: Sequence[int], shares: Sequence[float], group_by: str | None) -> list[int]:
-    """Where, in the list of groups, each split ends: as near to the shares as whole groups allow."""
+    """Find the end of each split in the list of groups, as near to the shares as whole groups allow."""
     wanted = [share > 0 for share in shares]
     if len(sizes) < sum(wanted):
         raise ValueError(
@@ -165,6 +168,8 @@ def _stops(sizes: Sequence[int], shares: Sequence[float], group_by: str | None) 
     stops, stop, reached, share_sum = [], 0, 0, 0.0
     for index, share in enumerate(shares):
         share_sum += share / scale
+        # Every later split with a share keeps at least one group. A group is taken if most of it fits into the share so
+        # far; shares are cumulative, so that rounding does not add up over the splits.
         needed_later = sum(wanted[index + 1 :])
         least = stop + int(wanted[index])
         while (

@@ -1,4 +1,4 @@
-"""Reading scans in this process, in several processes of this machine, or on a Dask cluster: `read_all`."""
+"""Read scans in this process, in several processes of this machine, or on a Dask cluster: `read_all`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from ..models.scan_errors import ScanError
 if TYPE_CHECKING:  # the corpus needs the cluster alone, without the sources of scans
     from .sources.source import ScanFile, Source
 
-# The row of a scan, or None and the reason why it has none.
+# The row of a scan; or None, and the reason why it cannot be used.
 Result = tuple[dict[str, Any] | None, str]
 RETRIES = 3  # of a task whose machine failed; the scheduler also moves tasks away from workers that die
-# Errors of the machine rather than of a scan: the run stops.
-MACHINE_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-}
+# Errors of the machine and not of a scan, which stop the run: a full disk would make all other scans fail, too.
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def read_all(
     source: Source, files: Sequence[ScanFile], workers: int = 1, scheduler: str | None = None
 ) -> Iterator[Result]:
-    """Results in the order of `files`.
+    """Read scans, in the order of `files`.
 
     Parameters
     ----------
@@ -53,7 +51,7 @@ def read_all(
 
 
 def _read_scan(source: Source, file: ScanFile) -> Result:
-    """Read one scan. Any error of a library becomes the reason why it fails, and the other scans go on."""
+    """Read one scan; any error of a library becomes its reason, so that the other scans are still read."""
     name = file.inputs[0].name if file.inputs else file.scan_id
     try:
         return source.read_row(file), ""
@@ -72,7 +70,8 @@ def _read_scan(source: Source, file: ScanFile) -> Result:
 
 
 def _in_order(submit: Callable[[ScanFile], Any], files: Sequence[ScanFile], at_once: int) -> Iterator[Result]:
-    """Results of futures in order; only so many in flight, lest results pile up faster than they are written."""
+    """Yield the results of futures in order, with at most `at_once` in flight."""
+    # Submitting all at once would let results pile up in memory faster than shards are written.
     in_flight: collections.deque[Any] = collections.deque()
     for file in files:
         in_flight.append(submit(file))
@@ -82,7 +81,7 @@ def _in_order(submit: Callable[[ScanFile], Any], files: Sequence[ScanFile], at_o
         yield in_flight.popleft().result()
 
 
-# Processes of this machine, which end with this one.
+# Processes of this machine, which end with this one
 
 
 def _read_in_processes(source: Source, files: Sequence[ScanFile], workers: int) -> Iterator[Result]:
@@ -114,7 +113,7 @@ def _start_worker(source: Source) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until the process that asked for this one is gone, even if it was killed, and exit too."""
+    """Exit as soon as the parent process has ended, even if it was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -126,12 +125,12 @@ def _read_in_worker(file: ScanFile) -> Result:
     return _read_scan(_worker_source, file)
 
 
-# A Dask cluster, for work that several machines share.
+# A Dask cluster of several machines
 
 
 @contextmanager
 def open_cluster(scheduler: str) -> Iterator[Any]:
-    """A client of the Dask scheduler at an address such as ``tcp://node:8786``, whose workers see the same files."""
+    """Connect to the Dask scheduler at an address such as ``tcp://node:8786``, whose workers see the same files."""
     try:
         from distributed import Client, KilledWorker
     except ImportError as error:
@@ -156,8 +155,8 @@ def open_cluster(scheduler: str) -> Iterator[Any]:
 
 def _read_on_cluster(source: Source, files: Sequence[ScanFile], scheduler: str) -> Iterator[Result]:
     with open_cluster(scheduler) as client:
-        # Made by a task, so that it goes to each worker once, as its atlas may hold a large image, and is made again
-        # where the workers that had it are lost.
+        # As the result of a task, the source goes to each worker once (its atlas may hold a large image), and Dask
+        # makes it again if the workers that held it are lost; scattered data would be lost for good.
         sent = client.submit(_identity, source, pure=False, retries=RETRIES)
         at_once = 4 * max(1, sum(client.nthreads().values()))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .images import write_nifti
     from .population import Effect, Population, Site, Variability, default_effects
 
-# Names are loaded when they are first used: the stream of random scans needs no cohort, nor the metrics of its oracle.
+# Names are loaded on first use: the stream of random scans needs neither cohorts nor the metrics of their oracle.
 _MODULES = {
     **dict.fromkeys(("DEFAULT_SITES", "SimulatedCohort", "cohort_features", "iter_cohort"), "cohort"),
     **dict.fromkeys(("oracle_scores", "simulate_cohort"), "cohort"),

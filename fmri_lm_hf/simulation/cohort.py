@@ -1,4 +1,4 @@
-"""Cohorts with known ground truth, as a dataset or as a stream of scans."""
+"""Simulate cohorts with known ground truth, as a dataset or one scan after the other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_SITES = (Site("A", 800), Site("B", 300, gain=1.8, noise=0.8))
-SITE, LABELS, SUBJECT, SCAN = range(4)  # purposes of random streams, which do not depend on each other
+# Purposes of random generators: each has a stream of its own, so that a draw more in one leaves the others unchanged.
+SITE, LABELS, SUBJECT, SCAN = range(4)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class SimulatedCohort:
     dataset : datasets.Dataset
         Scans in the form of a scan dataset, with the phenotypes `sex`, `diagnosis` and `age`.
     atlas : Atlas
-        The regions of `bold`'s columns.
+        ROIs of the columns of `bold`.
     effects : tuple of Effect
-        The ground truth: which network pairs each phenotype changes, and by how much.
+        The ground truth: the network pairs that each phenotype changes, and by how much.
     sites : tuple of Site
-        Where the scans come from.
+        Sites of the scans.
     """
 
     dataset: datasets.Dataset
@@ -55,12 +56,12 @@ class SimulatedCohort:
     sites: tuple[Site, ...]
 
     def oracle_scores(self, dataset: datasets.Dataset | None = None) -> dict[str, dict[str, float | None]]:
-        """Scores of a predictor that knows the planted effects; see :func:`oracle_scores`.
+        """Score the oracle, which knows the planted effects; see :func:`oracle_scores`.
 
         Parameters
         ----------
         dataset : datasets.Dataset, optional
-            Scans to score, such as the held-out site; all of the cohort when None.
+            Scans to score, such as the held-out site; the whole cohort when None.
         """
         return oracle_scores(self.dataset if dataset is None else dataset, self.atlas, self.effects)
 
@@ -85,16 +86,16 @@ def simulate_cohort(
     atlas : Atlas, optional
         Any atlas with networks; the 160 regions of Dosenbach 2010 when None.
     sites : sequence of Site
-        Where the scans come from, with the number of subjects, gain, noise and TR of each.
+        Sites of the scans, with number of subjects, gain, noise and TR.
     effects : sequence of Effect, optional
-        Of sex, diagnosis and age; :func:`default_effects` of the atlas when None.
+        Effects of sex, diagnosis and age; :func:`default_effects` of the atlas when None.
     scans_per_subject : int, default=1
         Sessions of each subject.
     variability : Variability, optional
-        Of subjects and scans.
+        Variability of subjects and scans.
     seed : int, default=0
-        Same seed, same bytes. A subject's scans depend on the seed, the site's settings and the subject's number
-        alone: a larger cohort begins with the smaller one, site by site.
+        Equal seeds give equal bytes. The scans of a subject depend on the seed, the settings of the site and the number
+        of the subject only: a larger cohort begins with the smaller one, site by site.
 
     Examples
     --------
@@ -120,7 +121,7 @@ def iter_cohort(
     variability: Variability | None = None,
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """The scans of :func:`simulate_cohort` one after the other, so that a cohort of any size needs little memory.
+    """Yield the scans of :func:`simulate_cohort` one after the other, for cohorts of any size.
 
     Yields
     ------
@@ -132,6 +133,7 @@ def iter_cohort(
         raise ValueError(f"Sites named {names} found, expected at least one site, each with a name of its own.")
     if scans_per_subject < 1:
         raise ValueError(f"scans_per_subject={scans_per_subject} found, expected at least 1.")
+    # Returns a generator and is none itself: wrong arguments are errors of the call, not of the first scan.
     population = Population(atlas, default_effects(atlas) if effects is None else effects)
     variability = Variability() if variability is None else variability
     return (
@@ -143,7 +145,7 @@ def iter_cohort(
 
 
 def cohort_features(n_rois: int) -> datasets.Features:
-    """The columns of a simulated scan dataset and their types."""
+    """Return the features of a simulated scan dataset."""
     from datasets import Array2D, Features, List, Value
 
     types = {
@@ -160,12 +162,13 @@ def cohort_features(n_rois: int) -> datasets.Features:
 
 
 def _generator(seed: int, purpose: int, site: Site, *numbers: int) -> np.random.Generator:
+    # By the name of the site, not its position; and not by `hash`, which differs between processes.
     key = (purpose, zlib.crc32(site.name.encode()), *numbers)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def _subject_labels(site: Site, subject: int, seed: int) -> tuple[str, str]:
-    """Sex and diagnosis: each of the four combinations once in every four subjects, in random order."""
+    """Draw sex and diagnosis: each of the four combinations once in every four subjects, in random order."""
     order = _generator(seed, LABELS, site, subject // 4).permutation(4)[subject % 4]
     return PHENOTYPES["sex"][order // 2], PHENOTYPES["diagnosis"][order % 2]
 
@@ -179,7 +182,9 @@ def _subject_scans(
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     n_rois, n_networks = population.loadings.shape
+    # The same for every subject of a site, which makes scanners recognisable, as real ones are.
     roi_gain = site.gain * np.exp(0.15 * _generator(seed, SITE, site).standard_normal(n_rois))
+    # Drawn once for a subject: labels, traits, topography and restlessness; for each scan: state, noise and motion.
     sex, diagnosis = _subject_labels(site, subject, seed)
     rng = _generator(seed, SUBJECT, site, subject)
     age = round(float(rng.uniform(*AGE_RANGE)), 1)
@@ -215,19 +220,19 @@ def _symmetric_normal(n: int, rng: np.random.Generator) -> np.ndarray:
     return upper + upper.T
 
 
-# The oracle: the score of a predictor that knows the planted effects.
+# The oracle, a predictor that knows the planted effects
 
 
 def oracle_scores(
     dataset: datasets.Dataset, atlas: Atlas, effects: Sequence[Effect]
 ) -> dict[str, dict[str, float | None]]:
-    """Scores of the oracle: it knows which network pairs each phenotype changes, and by how much.
+    """Score the oracle, a predictor that knows which network pairs each phenotype changes, and by how much.
 
     Like any other predictor, it sees the connectivity of a scan with its noise and motion, over the observed time
-    points. A scan's score is the mean Fisher z of the block of ROIs of each planted pair, weighted by the planted
-    strength and summed. Labels are balanced within a site, so the threshold is the median score of the site's scans,
-    which neither the gain nor the noise of a site can shift. The errors that remain come from the variability of
-    people and the shortness of scans, and no predictor from average connectivity can avoid them.
+    points. The score of a scan is the sum, over the planted pairs, of the mean Fisher z of the block of ROIs, weighted
+    by the planted strength. Labels are balanced within a site, so the threshold is the median score of the scans of the
+    site, which neither its gain nor its noise can shift. The remaining errors come from the variability of people and
+    the shortness of scans, and no predictor from average connectivity can avoid them.
 
     Returns
     -------
@@ -240,6 +245,7 @@ def oracle_scores(
     rows = dataset.with_format("numpy", columns=columns)
     scores = np.array([_scan_scores(row, atlas, effects) for row in rows])
     sites = np.array(dataset["site"])
+    # The median of a site is its threshold: half of its labels are on either side.
     for site in np.unique(sites):
         scores[sites == site] -= np.median(scores[sites == site], axis=0)
     results: dict[str, Any] = {}
@@ -257,7 +263,7 @@ def oracle_scores(
 
 
 def _scan_scores(scan: Mapping[str, Any], atlas: Atlas, effects: Sequence[Effect]) -> list[float]:
-    """The weighted sum over the pairs of each effect; a pair without a usable ROI adds nothing."""
+    """Compute the weighted sum over the pairs of each effect; a pair without a usable ROI adds nothing."""
     z = fisher_z_connectivity(scan["bold"], scan.get("roi_mask"), scan.get("sample_mask"))
     networks = np.array(atlas.networks)
     scores = []

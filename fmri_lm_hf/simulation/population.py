@@ -1,4 +1,4 @@
-"""Sites, planted effects and the population of a simulated cohort, and the simulation of one scan."""
+"""Sites, planted effects and population of a simulated cohort, and the simulation of one scan."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from scipy import fft
 
 from ..models.atlas import Atlas
 
-BAND = (0.01, 0.1)  # Hz; where resting-state BOLD fluctuations live
+BAND = (0.01, 0.1)  # Hz; band of resting-state BOLD fluctuations
 PHENOTYPES = {"sex": ("female", "male"), "diagnosis": ("control", "patient")}
 AGE_RANGE = (20.0, 80.0)  # years, uniform
-AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # the strength of an age effect is the change over AGE_UNIT years
-POPULATION_SEED = 20_101  # the population depends on the atlas alone: other seeds are other people of the same one
+AGE_CENTRE, AGE_UNIT = 50.0, 20.0  # years; the strength of an age effect is the change over AGE_UNIT
+# The population depends on the atlas alone. With the seed of the cohort in it, cohorts of different seeds would differ
+# in their mean connectivity.
+POPULATION_SEED = 20_101
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,19 @@ class Site:
     Parameters
     ----------
     name : str
-        Of the column `site`, and in scan ids.
+        Name in the column `site` and in scan ids.
     n_subjects : int
-        People who are scanned there.
+        Number of subjects.
     t_r : float, default=2.0
         Repetition time in seconds.
     n_timepoints : int, default=160
-        Volumes a scan.
+        Volumes of a scan.
     gain : float, default=1.0
-        The scanner's scale: the whole series is multiplied by it (and by a fixed factor a ROI, about 15 %).
+        Scale of the scanner, which multiplies the whole series (besides a fixed factor for each ROI, SD about 15 %).
     noise : float, default=0.5
         SD of the white measurement noise; the band-limited BOLD signal has SD 1.
     motion : float, default=0.15
-        Typical mean framewise displacement in mm; 0 is a scanner in which nobody moves.
+        Typical mean framewise displacement in mm; 0 for no motion.
     """
 
     name: str
@@ -84,7 +86,7 @@ class Effect:
     pairs : tuple of (str, str)
         Pairs of different networks, named as in the atlas.
     strengths : tuple of float
-        For each pair, the change of the networks' correlation in units of Fisher z: male minus female, patient
+        For each pair, the change of the correlation of its networks in units of Fisher z: male minus female, patient
         minus control, or, for age, over 20 years.
     """
 
@@ -110,16 +112,16 @@ class Effect:
 
 @dataclass(frozen=True)
 class Variability:
-    """Variability between people, and between the scans of one person.
+    """Variability between subjects, and between the scans of a subject.
 
     Parameters
     ----------
     trait : float
-        SD between subjects of each network pair's Fisher z; a subject keeps it in every scan.
+        SD of the Fisher z of each network pair between subjects, constant over the scans of a subject.
     state : float
-        SD between the scans of one subject, same unit.
+        SD of the same between the scans of a subject.
     topography : float
-        SD of a subject's loading of each ROI on each network; a subject keeps it in every scan.
+        SD of the loading of each ROI on each network between subjects, constant over the scans of a subject.
     """
 
     trait: float = 0.12
@@ -134,10 +136,9 @@ class Variability:
 
 
 def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
-    """Effects of sex, diagnosis and age on network pairs of their own, raised and lowered in turn.
+    """Plant effects of sex, diagnosis and age on separate network pairs, positive and negative in turn.
 
-    The pairs come from the (at most eight) largest networks, up to four for each phenotype, and no pair carries two
-    effects.
+    The pairs come from the (at most eight) largest networks, up to four for each phenotype.
     """
     sizes = {name: atlas.networks.count(name) for name in atlas.named_networks}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:8]
@@ -156,14 +157,14 @@ def default_effects(atlas: Atlas, strength: float = 0.24) -> tuple[Effect, ...]:
 
 
 class Population:
-    """The people that scans are drawn from: typical network connectivity, ROI loadings, and planted effects.
+    """The population of simulated subjects: mean network connectivity, ROI loadings and planted effects.
 
     Parameters
     ----------
     atlas : Atlas
-        Its networks give the covariance its structure. Two populations on one atlas are the same people.
+        Its networks structure the covariance. An atlas always gives the same population.
     effects : sequence of Effect
-        What sex, diagnosis and age change.
+        Effects of sex, diagnosis and age.
     """
 
     def __init__(self, atlas: Atlas, effects: Sequence[Effect]) -> None:
@@ -180,9 +181,10 @@ class Population:
         upper = np.triu(rng.normal(0.1, 0.12, (len(names), len(names))), 1)
         self.base_z = upper + upper.T  # (n_networks, n_networks), Fisher z
         own = np.array([names.index(network) for network in atlas.networks])
+        # Loadings of 0.5 to 0.8 leave 36 to 75 % of the variance of an ROI to itself.
         self.loadings = np.zeros((atlas.n_rois, len(names)))
         self.loadings[np.arange(atlas.n_rois), own] = rng.uniform(0.5, 0.8, atlas.n_rois)
-        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of the signal of an ROI alone
+        self.own_signal = np.sqrt(1 - (self.loadings**2).sum(1))  # SD of the part of an ROI that no other ROI shares
         self._effect_z = {phenotype: np.zeros_like(self.base_z) for phenotype in (*PHENOTYPES, "age")}
         for effect in effects:
             for (first, second), strength in zip(effect.pairs, effect.strengths, strict=True):
@@ -191,24 +193,24 @@ class Population:
                 self._effect_z[effect.phenotype][j, i] += strength
 
     def expected_z(self, sex: str, diagnosis: str, age: float) -> np.ndarray:
-        """Mean Fisher z of each network pair over people of this sex, diagnosis and age."""
+        """Compute the mean Fisher z of each network pair in people of this sex, diagnosis and age."""
+        # Binary phenotypes add minus or plus half the strength, so that the population mean stays `base_z`.
         z = self.base_z + self._effect_z["age"] * (age - AGE_CENTRE) / AGE_UNIT
         for phenotype, value in (("sex", sex), ("diagnosis", diagnosis)):
             z = z + self._effect_z[phenotype] * (PHENOTYPES[phenotype].index(value) - 0.5)
         return z
 
 
-# One scan: from a subject's network connectivity to a BOLD series with motion.
+# One scan: from the network connectivity of a subject to a BOLD series with motion
 
 SPIKES_PER_VOLUME = 0.01
-ARTEFACT_PER_MM = 1.5  # BOLD SDs that a displacement of one mm adds
+ARTEFACT_PER_MM = 1.5  # change in BOLD SDs for a displacement of 1 mm
 
 
 def network_cholesky(z: np.ndarray) -> np.ndarray:
-    """Cholesky factor of the nearest correlation matrix to `tanh(z)`.
+    """Compute the Cholesky factor of a correlation matrix near `tanh(z)`.
 
-    Independent deviations of many pairs need not make a correlation matrix: it may have negative eigenvalues. Those
-    below 0.02 are raised to it.
+    Independent deviations of many pairs may give negative eigenvalues: those below 0.02 are raised to 0.02.
     """
     correlation = np.tanh(z)
     np.fill_diagonal(correlation, 1.0)
@@ -221,23 +223,25 @@ def network_cholesky(z: np.ndarray) -> np.ndarray:
 def simulate_bold(
     z: np.ndarray, loadings: np.ndarray, population: Population, site: Site, rng: np.random.Generator
 ) -> np.ndarray:
-    """Band-limited BOLD (0.01-0.1 Hz, power falling as 1/f) of expected SD 1, without noise or motion.
+    """Simulate band-limited BOLD (0.01-0.1 Hz, power falling as 1/f) of expected SD 1, without noise or motion.
 
     Parameters
     ----------
     z : ndarray of shape (n_networks, n_networks)
-        Fisher z of the network signals' correlations in this scan.
+        Fisher z of the correlations of network signals in this scan.
     loadings : ndarray of shape (n_rois, n_networks)
-        How much of each network signal each ROI carries in this subject.
+        Loading of each ROI on each network signal in this subject.
 
     Returns
     -------
     ndarray of shape (n_timepoints, n_rois)
     """
-    # An inverse FFT is periodic: a longer series is made and its end cut off, so that a scan does not close on itself.
+    # An inverse FFT is periodic: a longer series is made and its end cut off, or the last volumes of a scan would
+    # predict the first ones.
     n_long = fft.next_fast_len(site.n_timepoints + round(40 / site.t_r), real=True)
     frequencies = fft.rfftfreq(n_long, site.t_r)
     inside = np.flatnonzero((frequencies >= BAND[0]) & (frequencies <= BAND[1]))
+    # Amplitudes for an expected SD of 1 in time: each frequency has a real and an imaginary part of variance 1.
     amplitude = 1 / np.sqrt(frequencies[inside])
     amplitude *= n_long / (2 * np.sqrt((amplitude**2).sum()))
 
@@ -253,16 +257,16 @@ def simulate_bold(
 
 
 def simulate_displacement(typical: float, n_timepoints: int, rng: np.random.Generator) -> np.ndarray:
-    """Framewise displacement in mm of shape (n_timepoints,): small movements all the time and a few spikes."""
+    """Simulate framewise displacement in mm of shape (n_timepoints,): constant small movements and a few spikes."""
     displacement = typical * rng.gamma(2.0, 0.5, n_timepoints)
     spikes = rng.random(n_timepoints) < SPIKES_PER_VOLUME
     displacement += spikes * typical * rng.exponential(5.0, n_timepoints)
-    displacement[0] = 0.0  # the first volume has none before it
+    displacement[0] = 0.0  # no volume before the first one
     return displacement
 
 
 def motion_artefact(displacement: np.ndarray, n_rois: int, rng: np.random.Generator) -> np.ndarray:
-    """The effect of movement on the series (n_timepoints, n_rois): mostly global, gone after two volumes."""
+    """Simulate the effect of movement on the series (n_timepoints, n_rois): mostly global, over two volumes."""
     excess = np.maximum(displacement - 0.2, 0.0)
     course = excess + 0.5 * np.concatenate([[0.0], excess[:-1]])
     weights = rng.choice([-1.0, 1.0]) * (1 + 0.3 * rng.standard_normal(n_rois))

@@ -1,14 +1,14 @@
-"""Random scans without end: each has a network covariance, noise, motion and length of its own, and its atlas may too.
+"""Endless stream of random scans, each with its own covariance, noise, motion and length, and optionally its own atlas.
 
-A model that meets each scan once can rely on nothing but the scan: all that varies between real scans is drawn anew
-(domain randomisation).
+Everything that varies between real scans is drawn anew (domain randomisation), and a model sees each scan once: it can
+only learn to read the scan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from scipy import fft
@@ -19,14 +19,14 @@ from .population import motion_artefact, simulate_displacement
 if TYPE_CHECKING:
     import datasets
 
-ATLAS, SIZE, SCAN = range(3)  # purposes of random streams, which do not depend on each other
+ATLAS, SIZE, SCAN = range(3)  # purposes of independent random generators
 Range = tuple[float, float]
 ScanKind = Literal["brain", "noise", "shuffled"]
 
 
 @dataclass(frozen=True)
 class ScanRanges:
-    """Bounds of the properties of random scans, which are drawn uniformly between them.
+    """Bounds of the properties of random scans, drawn uniformly between them.
 
     Attributes
     ----------
@@ -36,15 +36,15 @@ class ScanRanges:
     low_edge, high_edge : (float, float)
         Edges of the band of the BOLD signal, in Hz; the upper one never exceeds 0.9 of the Nyquist frequency.
     spectral_slope : (float, float)
-        Power falls with frequency to this power.
+        Exponent of the decrease of power with frequency.
     shared_factors : (int, int)
         Independent sources that the network signals mix.
     source_scale : (float, float)
         SD of the weights of that mixture.
     network_signal : (float, float)
-        SD of the signal of a network alone.
+        SD of the signal that a network does not share.
     network_strength : (float, float)
-        Scale of all signals of a network: some networks are weaker than others.
+        Scale of all signals of a network.
     common_signal : (float, float)
         SD of a signal that all networks share, such as arousal.
     loading : (float, float)
@@ -52,15 +52,15 @@ class ScanRanges:
     overlap : (float, float)
         SD of the weights of other networks' signals in an ROI.
     roi_signal : (float, float)
-        SD of the signal of an ROI alone, inside the band.
+        SD of the signal that an ROI does not share, inside the band.
     global_signal : (float, float)
-        SD of a signal in all ROIs, such as breathing; in a fifth of the scans it is regressed out.
+        SD of a signal in all ROIs, such as breathing; a fifth of the scans have it regressed out.
     white_noise : (float, float)
         SD of the measurement noise.
     motion : (float, float)
         Typical displacement in mm.
     gain : (float, float)
-        Logarithm of the scanner's scale.
+        Logarithm of the scale of the scanner.
     missing : (float, float)
         Share of ROIs without signal.
     """
@@ -96,8 +96,19 @@ class ScanRanges:
             )
 
 
+class RandomScan(TypedDict):
+    """A random scan as a row of a scan dataset."""
+
+    scan_id: str
+    subject_id: str
+    t_r: float
+    n_timepoints: int
+    bold: np.ndarray
+    roi_mask: np.ndarray
+
+
 class RandomScans:
-    """A stream of random scans: scan `index` depends on the seed and the index alone.
+    """A stream of random scans: scan `index` depends on the seed and the index only.
 
     Parameters
     ----------
@@ -132,34 +143,34 @@ class RandomScans:
         self.n_networks = n_networks
 
     def atlas_of(self, index: int) -> Atlas:
-        """The atlas of a scan."""
+        """Return the atlas of a scan."""
         if self.atlas is not None:
             return self.atlas
         return random_atlas(self.seed, index // self.scans_per_atlas, self.n_networks, self.atlases_per_size)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> RandomScan:
         return random_scan(self.atlas_of(index), self.seed, index, self.ranges)
 
     def iterable(self, n_scans: int, num_shards: int = 1) -> datasets.IterableDataset:
-        """The first scans of the stream as a dataset, of one atlas.
+        """Make a dataset of the first scans of a stream with one atlas.
 
         Parameters
         ----------
         n_scans : int
         num_shards : int, default=1
-            Parts that the workers of a `DataLoader` share; scans of different parts alternate.
+            Number of parts, which the workers of a `DataLoader` share; scans of the parts alternate.
 
         Returns
         -------
         datasets.IterableDataset
-            Its rows are those of `random_scan`. It resumes (`state_dict`, `load_state_dict`) where it was.
+            With rows as of `random_scan`; it can be resumed (`state_dict`, `load_state_dict`).
         """
         import datasets
 
         if self.atlas is None:
             raise ValueError(
-                "The scans of a stream of random atlases have columns of different meaning: give the stream an `atlas` "
-                "for a dataset, or index it."
+                "A stream of random atlases has no common columns, expected one atlas for a dataset: give the stream "
+                "an `atlas`, or index it."
             )
         features = datasets.Features(
             {
@@ -176,16 +187,16 @@ class RandomScans:
         )
 
 
-def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
-    for each, chosen in zip(stream, indices, strict=True):
+def _rows(stream: Sequence[RandomScans], indices: Sequence[Sequence[int]]) -> Iterator[RandomScan]:
+    for scans, chosen in zip(stream, indices, strict=True):
         for index in chosen:
-            yield each[index]
+            yield scans[index]
 
 
 def random_scan(
     atlas: Atlas, seed: int, index: int, ranges: ScanRanges | None = None, kind: ScanKind = "brain"
-) -> dict[str, Any]:
-    """A scan as a row of a scan dataset; the same arguments give the same bytes.
+) -> RandomScan:
+    """Simulate a scan; equal arguments give equal bytes.
 
     Parameters
     ----------
@@ -193,14 +204,14 @@ def random_scan(
     seed, index : int
     ranges : ScanRanges, optional
     kind : {"brain", "noise", "shuffled"}
-        ``"noise"`` leaves out all signals that ROIs share, and ``"shuffled"`` assigns ROIs to the wrong networks: a
-        model should describe neither.
+        ``"noise"`` omits all signals that ROIs share, and ``"shuffled"`` permutes the ROIs: a model should describe
+        neither.
 
     Returns
     -------
-    dict
-        `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with zeros for
-        missing ROIs, and `roi_mask` (n_rois,) bool.
+    RandomScan
+        A dict with `scan_id`, `subject_id`, `t_r` (seconds), `n_timepoints`, `bold` (n_timepoints, n_rois) float32 with
+        zeros for missing ROIs, and `roi_mask` (n_rois,) bool.
     """
     ranges = ScanRanges() if ranges is None else ranges
     rng = _generator(seed, SCAN, index)
@@ -215,7 +226,8 @@ def random_scan(
     n_timepoints = int(rng.integers(ranges.n_timepoints[0], ranges.n_timepoints[1] + 1))
     t_r = round(float(draw("t_r")), 3)
 
-    # The order of draws is part of the format: models were trained on scans of a seed.
+    # The order of draws is part of the format: moving, adding or dropping one changes every scan of a seed, and models
+    # were trained on these scans.
     # Network signals: shared sources, one of their own, and one in common.
     n_sources = int(rng.integers(ranges.shared_factors[0], ranges.shared_factors[1] + 1))
     mixing = np.concatenate(
@@ -270,8 +282,9 @@ def random_scan(
 
 
 def _band(ranges: ScanRanges, draw: Any, n_timepoints: int, t_r: float) -> tuple[np.ndarray, int, np.ndarray]:
-    """Amplitudes of the band's frequencies, scaled to SD 1 in time; the length of the inverse FFT; their indices."""
-    # An inverse FFT is periodic: a longer series is made and its end cut off, so that a scan does not close on itself.
+    """Compute amplitudes of the frequencies in the band, for SD 1 in time; length of the inverse FFT; their indices."""
+    # An inverse FFT is periodic: a longer series is made and its end cut off, or the last volumes of a scan would
+    # predict the first ones.
     n_long = fft.next_fast_len(n_timepoints + round(40 / t_r), real=True)
     n_long += n_long % 2
     frequencies = fft.rfftfreq(n_long, t_r)
@@ -283,7 +296,7 @@ def _band(ranges: ScanRanges, draw: Any, n_timepoints: int, t_r: float) -> tuple
 
 
 def _without_global_signal(bold: np.ndarray) -> np.ndarray:
-    """Residuals of each ROI after regression on the mean of all."""
+    """Regress the mean over ROIs out of each ROI."""
     bold = bold - bold.mean(0)
     signal = bold.mean(1)
     return bold - np.outer(signal, signal @ bold / (signal @ signal))
@@ -293,7 +306,7 @@ def _generator(seed: int, purpose: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, index)))
 
 
-# Atlases and the names of their networks.
+# Atlases and the names of their networks
 
 # As atlases spell them: Yeo 2011 in Schaefer's short form and in words, Dosenbach 2010, Power 2011, Gordon 2016, Tian
 # 2020, cerebral lobes.
@@ -318,20 +331,21 @@ _VOWELS = ["a", "e", "i", "o", "u", "ea", "ai"]
 
 
 def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), same_size: int = 1) -> Atlas:
-    """An atlas of 40 to 140 ROIs in networks of random sizes (2 ROIs or more) with random names.
+    """Make an atlas of 40 to 140 ROIs in networks of random sizes (2 ROIs or more) with random names.
 
-    Names are those of published atlases, anatomical terms joined at random, and made-up words, so that a model has to
-    read them.
+    Names are those of published atlases, random combinations of anatomical terms, and made-up words, so that a model
+    has to read them.
 
     Parameters
     ----------
     seed, index : int
-        The same two give the same atlas.
+        Equal ones give equal atlases.
     n_networks : (int, int)
         Fewest and most networks.
     same_size : int, default=1
-        So many consecutive atlases have the same number of networks.
+        Number of consecutive atlases with the same number of networks.
     """
+    # The number of networks has a generator of its own, with which `same_size` atlases share it.
     size = int(_generator(seed, SIZE, index // same_size).integers(n_networks[0], n_networks[1] + 1))
     rng = _generator(seed, ATLAS, index)
     names = draw_network_names(size, rng)
@@ -343,9 +357,9 @@ def random_atlas(seed: int, index: int, n_networks: tuple[int, int] = (4, 12), s
 
 
 def draw_network_names(n: int, rng: np.random.Generator) -> list[str]:
-    """`n` different names: on average half published ones, the rest joined terms and made-up words.
+    """Draw `n` different names: on average half published ones, the rest joined terms and made-up words.
 
-    Two names never differ by case alone.
+    No two names differ in case only.
     """
     names: dict[str, str] = {}
     share_published = rng.choice([0.0, 0.5, 1.0])

@@ -1,1 +1,1 @@
-"""Training: one module for each stage; options, examples, cached features and Trainers, which the stages share."""
+"""Training: a module for each stage, and what the stages share: options, examples, cached features and Trainers."""

@@ -4,8 +4,8 @@
     python training/train_alignment.py training/recipes/alignment.yaml
     accelerate launch --num_processes 4 -m fmri_lm_hf.training.alignment training/recipes/alignment.yaml --bf16
 
-The loss is F2T + 0.1 F2F + 0.5 T2T: describe the scan; predict the codes of the next time patch (where a scan has
-several); and continue plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe is a YAML
+The loss is F2T + 0.1 F2F + 0.5 T2T: describe the scan; predict the codes of the next time patch, if a scan has
+several; and continue plain text, so that the model keeps its language. The tokenizer stays frozen. A recipe is a YAML
 file of the options below; options after it override it. `output_dir` gets the model (adapters merged), its processor
 and training_info.json.
 """
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def train(arguments: AlignmentArguments) -> FmriLMTrainer:
-    """Join tokenizer and language model, train them to describe scans, and save the result in `output_dir`."""
+    """Join tokenizer and language model, train them to describe scans, and save the model in `output_dir`."""
     assert arguments.corpus
     assert arguments.fmri_tokenizer
     assert arguments.language_model
@@ -90,6 +90,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     backbone = load_backbone(arguments.language_model, arguments.attention_dropout)
     plain_texts = None
     if arguments.text_only_loss_weight:
+        # the first process writes the blocks to the cache, from which the others read them
         with arguments.main_process_first():
             plain_texts = plain_text_blocks(
                 str(arguments.plain_text), backbone.text_tokenizer, arguments.plain_text_tokens
@@ -98,6 +99,7 @@ def train(arguments: AlignmentArguments) -> FmriLMTrainer:
     model, processor = _join(fmri_tokenizer, extractor, backbone, arguments)
     adapter = add_adapter(model, arguments)
     model.freeze_fmri_tokenizer()
+    # Scans with one time patch have no next codes. The head is then frozen, or DDP would wait for its gradient.
     next_codes = arguments.fmri_loss_weight > 0 and len(fmri_tokenizer.config.block_sizes) > 1
     if model.fmri_head is not None:
         model.fmri_head.requires_grad_(next_codes)
@@ -123,7 +125,7 @@ def _join(
     backbone: Backbone,
     arguments: AlignmentArguments,
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """The model that reads scans with a language model, and its processor."""
+    """Make a model that reads scans with a language model, and its processor."""
     processor = FmriLMProcessor(
         extractor,
         backbone.tokenizer_of(extractor.atlas),
@@ -131,7 +133,7 @@ def _join(
         num_latent_tokens=fmri_tokenizer.config.num_latent_tokens,
         scan_tokens=arguments.scan_tokens,
     )
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(arguments.seed)  # fresh weights must not depend on what ran before
     model = FmriLMForCausalLM.from_components(
         fmri_tokenizer,
         backbone.language_model,

@@ -1,8 +1,8 @@
-"""Options of the training stages, from a recipe in YAML, the command line, or a recipe that the command line changes.
+"""Options of the training stages, read from a YAML recipe and the command line, which overrides it.
 
-Every stage has one dataclass of options, a subclass of `TrainingArguments`, so that one object holds all about a run.
-`--help` shows the options of this package, grouped by the class that declares them under the first line of its
-docstring; `--help-all` adds those of `TrainingArguments`.
+Every stage has one dataclass of options, a subclass of `TrainingArguments`. `--help` shows the options of this package
+in groups: one for each class, with the first line of its docstring as title. `--help-all` adds those of
+`TrainingArguments`.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
@@ -25,7 +25,7 @@ from ..files import project_folder
 
 Arguments = TypeVar("Arguments", bound="StageArguments")
 
-# Names of the release before -> current names: options and recipe keys; recipes of the package.
+# Old names of options, recipe keys and recipes -> new names; the old ones work for one release.
 RENAMED_OPTIONS = {
     "look_up_layers": "supervised_layers",
     "look_up_loss_weight": "attention_loss_weight",
@@ -37,16 +37,16 @@ RENAMED_OPTIONS = {
 RENAMED_RECIPES = {"reader": "reading", "tiny/reader": "tiny/reading"}
 
 
-def argument(help: str, default: Any = None, shown: Any = None) -> Any:
-    """A field of a dataclass of options, whose help ends with its default.
+def argument(help: str, default: Any = None, shown: str | None = None) -> Any:
+    """Declare an option, a field of a dataclass whose help ends with its default.
 
     Parameters
     ----------
     help : str
     default : optional
-        Lists are copied. The help of an option without a default says what happens without it.
+        Lists are copied. Without a default, the help has to say what happens when the option is not given.
     shown : str, optional
-        The default in words.
+        Text for the default of a list.
     """
     if default is None:
         return dataclasses.field(default=None, metadata={"help": help})
@@ -71,8 +71,8 @@ class StageArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.remove_unused_columns = False  # examples are no table; the collators choose what they need
-        # Every weight takes part in each step, and codebooks move alike in all processes. So DDP has no unused
+        self.remove_unused_columns = False  # the Trainer would drop inputs that `forward` does not name
+        # Every weight is used in each step, and codebooks move alike in all processes. So DDP has no unused
         # parameters to search for, and no buffers to broadcast.
         for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):
             if getattr(self, name) is None:
@@ -146,7 +146,7 @@ class LanguageModelArguments(ReadingQuestionArguments, AugmentationArguments, Lo
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help with one spelling of each option."""
+    """Shows one spelling of each option: HfArgumentParser adds `--a-b` to every `--a_b`."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28, width=112)
@@ -156,7 +156,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _parser(kind: type[StageArguments], with_all: bool) -> HfArgumentParser:
-    """The parser of a stage; its help shows the options of this package, or all."""
+    """Make the parser of a stage, whose help shows the options of this package, or all."""
     parser = HfArgumentParser(
         kind,  # type: ignore[arg-type]
         prog=f"fmri-lm train {kind.stage}",
@@ -167,10 +167,11 @@ def _parser(kind: type[StageArguments], with_all: bool) -> HfArgumentParser:
     parser.add_argument("--help-all", action="help", help="also show the options of TrainingArguments")
     declared_in = {
         name: str(owner.__doc__).rstrip(".")
-        for owner in reversed(kind.__mro__)
+        for owner in reversed(kind.__mro__)  # base classes first: an option belongs to the last class that declares it
         if issubclass(owner, StageArguments)
         for name in inspect.get_annotations(owner)
     }
+    # argparse cannot move an option to another group, so its own lists are changed; parsing does not depend on them
     groups: dict[str, Any] = {}
     for action in [action for action in parser._actions if not action.dest.startswith("help")]:
         if title := declared_in.get(action.dest):
@@ -188,17 +189,15 @@ def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Argument
     Parameters
     ----------
     kind : type
-        Dataclass of the stage's options.
+        Dataclass with the options of the stage.
     words : sequence of str, optional
-        ``[RECIPE] [--option value ...]``, those of the command line when None. A recipe is a YAML file, or the name
-        of one of the package's, such as ``demo/tokenizer``. ``--tokenizer.hidden_size 64`` changes one entry of a
-        mapping.
+        ``[RECIPE] [--option value ...]``; the command line when None. A recipe is a YAML file, or the name of a recipe
+        of this package, such as ``demo/tokenizer``. ``--tokenizer.hidden_size 64`` changes one entry of a mapping.
 
     Raises
     ------
     ValueError
-        For a recipe that cannot be found, options that do not exist or are missing, or an output folder that holds
-        something already.
+        If the recipe does not exist, an option is unknown or missing, or the output folder is not empty.
     """
     words = list(sys.argv[1:] if words is None else words)
     parser = _parser(kind, with_all="--help-all" in words)
@@ -207,7 +206,7 @@ def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Argument
     words = _change_entries(recipe, [_current_option(word) for word in words])
     if unknown := sorted(set(recipe) - {action.dest for action in parser._actions}):
         raise ValueError(f"The recipe has unknown options: {', '.join(unknown)}. `--help-all` lists all.")
-    # as defaults they are converted like words of the command line: YAML takes 1e-4 for a string
+    # Set as defaults, strings are converted like those of the command line: YAML reads 1e-4 as a string.
     parser.set_defaults(**recipe)
     (arguments,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     missing = [name for name in kind.required if getattr(arguments, name) is None]
@@ -215,8 +214,10 @@ def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Argument
         raise ValueError(
             f"Give {' and '.join(f'`{name}`' for name in missing)}, in the recipe or as `--{missing[0]}`."
         )
-    if str(arguments.resume_from_checkpoint).lower() == "true":
-        arguments.resume_from_checkpoint = True  # type: ignore[assignment]  # as `Trainer.train` takes it
+    # the option is a string, since it may name a folder; "false" would be one that does not exist
+    resume = str(arguments.resume_from_checkpoint).lower()
+    if resume in ("true", "false"):
+        arguments.resume_from_checkpoint = resume == "true"  # type: ignore[assignment]  # `Trainer.train` takes both
     out = Path(str(arguments.output_dir))
     if not arguments.resume_from_checkpoint and out.is_dir() and any(out.iterdir()):
         raise ValueError(
@@ -228,13 +229,13 @@ def parse(kind: type[Arguments], words: Sequence[str] | None = None) -> Argument
 
 
 def _read_recipe(name: str) -> dict[str, Any]:
-    """The options of a recipe, under their current names."""
+    """Read the options of a recipe, under their current names."""
     path, folder = Path(name), project_folder("training/recipes")
     if not path.is_file() and not path.suffix:
         path = folder / f"{_current(name, RENAMED_RECIPES)}.yaml"
     if not path.is_file():
         known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml"))
-        raise ValueError(f"There is no recipe {name}: give a YAML file, or one of the package's: {', '.join(known)}.")
+        raise ValueError(f"There is no recipe {name}: give a YAML file, or one of {', '.join(known)}.")
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, Mapping):
         raise ValueError(
@@ -247,14 +248,14 @@ def _read_recipe(name: str) -> dict[str, Any]:
 
 
 def _current(name: str, renamed: Mapping[str, str] = RENAMED_OPTIONS) -> str:
-    """The current name of an option or recipe; an old name gives a warning."""
+    """Return the current name of an option or recipe; warn of an old name."""
     if name in renamed:
         warn_renamed(name, renamed[name])
     return renamed.get(name, name)
 
 
 def _current_option(word: str) -> str:
-    """A word of the command line with current names of options, in entries such as ``--reader.n_own_texts``, too."""
+    """Replace old names in an option of the command line, also in entries such as ``--reader.n_own_texts``."""
     if not word.startswith("--"):
         return word
     option, equals, value = word[2:].partition("=")
@@ -266,15 +267,26 @@ def _current_option(word: str) -> str:
 
 
 def _change_entries(recipe: dict[str, Any], words: list[str]) -> list[str]:
-    """Apply ``--mapping.entry value`` to the recipe's mappings; return the other words."""
+    """Apply ``--mapping.entry value`` (or ``=value``) to the recipe's mappings; return the other words."""
     others = []
     while words:
         word = words.pop(0)
-        name, dot, entry = word.removeprefix("--").partition(".")
+        option, equals, value = word.removeprefix("--").partition("=")
+        name, dot, entry = option.partition(".")
         if word.startswith("--") and dot and isinstance(recipe.get(name), Mapping):
-            if not words:
+            if not equals and not words:
                 raise ValueError(f"{word} needs a value.")
-            recipe[name] = {**recipe[name], entry: yaml.safe_load(words.pop(0))}
+            recipe[name] = {**recipe[name], entry: yaml.safe_load(value if equals else words.pop(0))}
         else:
             others.append(word)
     return others
+
+
+def fields_of(kind: type, option: str, given: Any) -> dict[str, Any]:
+    """Return the value of an option that holds fields of a dataclass, such as `tokenizer`; refuse unknown fields."""
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"`{option}` is {given!r}; expected a mapping of fields of {kind.__name__}, in a recipe.")
+    chosen = dict(given or {})
+    if unknown := sorted(set(chosen) - {field.name for field in dataclasses.fields(kind)}):
+        raise ValueError(f"`{option}` has unknown fields: {', '.join(unknown)}. Expected fields of {kind.__name__}.")
+    return chosen

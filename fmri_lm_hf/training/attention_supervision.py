@@ -1,10 +1,9 @@
 """Attention supervision: a loss that shows attention heads which tokens a question about network pairs needs.
 
-The bin of a pair is written after its two names, and its value is in the token of that pair. Without help a small
-model does not learn to attend to that token (it mixes what it knows of all pairs of either network), even after
-thousands of steps. So some heads are supervised while it is trained: those of an early layer to attend to the names,
-those of a later layer to attend to the token of their pair. This costs a few products of queries and keys, and nothing
-once the model is trained.
+The answer is the bin of a pair that is named in the text, and its value is in the token of that pair. A small model
+does not learn to attend to this token even in thousands of steps: it mixes the pairs of both networks. So some heads
+are supervised in training: in an early layer to attend to the names, in a later layer to attend to the token of their
+pair. This costs a few products of queries and keys in training, and nothing after it.
 """
 
 from __future__ import annotations
@@ -26,30 +25,29 @@ from ..corpus.facts import Fact
 from ..corpus.queries import BINS, Question
 from .feature_store import IGNORED
 
-# Columns of the tensor `attention_targets` of a batch: the prompt; the slot, which says which heads attend (1 for the
-# second of two pairs that are compared, or for the pair in the second of two scans); the position that attends; the
-# positions of the pair's token and of its names, -1 for names that are yet to be written.
+# Columns of `attention_targets`: the prompt; the slot, which decides which heads attend (1 for the second of two
+# compared pairs, or for the pair in the second of two scans); the position that attends; the positions of the pair's
+# token and of its two names, -1 for names that are not written yet.
 ROW, SLOT, POSITION, PAIR, FIRST_NAME, SECOND_NAME = range(N_COLUMNS := 6)
 N_SLOTS = 2
 ATTENTION = "sdpa_supervised"
-Span = tuple[str, int, int]  # what is written, its first token, and the one after its last
+Span = tuple[str, int, int]  # name, its first token, and the one after its last
 
 
 @dataclass(frozen=True)
 class AttentionTarget:
-    """A position of a question and its answer from which heads should attend to the token of a network pair.
+    """A position in a question and its answer from which heads should attend to the token of a network pair.
 
     Attributes
     ----------
     position : int
-        The token before what the pair's value decides.
+        The token before the one that the value of the pair determines.
     networks : (int, int)
         Numbers of the two networks.
     names : (int, int)
-        Positions of the pair's names (their last tokens), in the order in which they are written; -1 where they are
-        what is written.
+        Positions of the last tokens of the pair's names, in the order of the text; -1 if the names are the answer.
     slot : int
-        1 for the second of two pairs that are compared, or for the pair in the second of two scans.
+        1 for the second of two compared pairs, or for the pair in the second of two scans; else 0.
     """
 
     position: int
@@ -58,31 +56,32 @@ class AttentionTarget:
     slot: int = 0
 
     def columns(self, start: int, scan: int, n_networks: int) -> list[int]:
-        """Columns of a batch's `attention_targets` after the first.
+        """Return the columns of `attention_targets` after the first.
 
         Parameters
         ----------
         start : int
             Position of the question in its prompt.
         scan : int
-            Position of the network-pair tokens of its scan, of which the first stands for the scan as a whole.
+            Position of the network-pair tokens of its scan; the first of them is that of the whole scan.
         n_networks : int
         """
-        # Pairs are numbered along the upper triangle of a matrix of networks, row by row, the diagonal included.
+        # Pairs are numbered row by row in the upper triangle of a matrix of networks, with the diagonal, as in
+        # `pair_indices`. Their tokens follow that of the whole scan: hence `scan + 1`.
         low, high = sorted(self.networks)
-        pair = low * n_networks - low * (low - 1) // 2 + high - low  # as in `pair_indices`
+        pair = low * n_networks - low * (low - 1) // 2 + high - low
         names = [name if name < 0 else start + name for name in self.names]
         return [self.slot, start + self.position, scan + 1 + pair, *names]
 
 
 @dataclass(frozen=True)
 class PairVocabulary:
-    """Token ids of network names and bins, each as it is written inside a text and at its beginning.
+    """Token ids of network names and bins, each inside a text (after a space) and at its beginning.
 
     Attributes
     ----------
     names : mapping of str to sequence of tuple of int
-        By network.
+        Spellings by network.
     bins : sequence of tuple of int
     """
 
@@ -91,7 +90,7 @@ class PairVocabulary:
 
     @classmethod
     def of(cls, names: Sequence[str], tokenize: Callable[[str], Sequence[int]]) -> PairVocabulary:
-        """The vocabulary of these networks."""
+        """Make the vocabulary for these networks."""
 
         def spellings(words: str) -> list[tuple[int, ...]]:
             return [tuple(tokenize(f" {words}")), tuple(tokenize(words))]
@@ -102,7 +101,7 @@ class PairVocabulary:
         )
 
     def numbers(self, fact: Fact) -> tuple[int, int]:
-        """Numbers of the networks of a fact's pair."""
+        """Return the numbers of the two networks of a fact."""
         first, second = map(list(self.names).index, fact["network"])
         return first, second
 
@@ -110,28 +109,28 @@ class PairVocabulary:
 def find_targets(
     ids: Sequence[int], labels: Sequence[int], question: Question, vocabulary: PairVocabulary
 ) -> list[AttentionTarget]:
-    """Where a question and its answer need the values of pairs.
+    """Find the positions of a question and its answer that need the value of a pair.
 
     Parameters
     ----------
     ids, labels : sequence of int
-        Of the question and its answer; labels as in training, so that the answer is what has any.
+        Tokens of the question and its answer, and labels, which only the answer has.
     question : Question
     vocabulary : PairVocabulary
-        With the names of the scan's networks.
+        Vocabulary with the names of the scan's networks.
 
     Returns
     -------
     list of AttentionTarget
-        Without statements whose names or bin are spelt in a way that `vocabulary` does not have.
+        Statements whose names or bin are spelt in a way that `vocabulary` does not know have no target.
     """
     names = _spans(ids, vocabulary.names)
     if question.compares:
         answer = next(place for place, label in enumerate(labels) if label != IGNORED)
         return _compared(question.compares, names, answer - 1, vocabulary)
     bins = [span for span in _spans(ids, {"": vocabulary.bins}) if labels[span[1]] != IGNORED]
-    found: list[AttentionTarget] = []
-    cursor = 0  # statements come in the order of the answer: what one has used is not used again
+    targets: list[AttentionTarget] = []
+    cursor = 0  # statements are in the order of the answer, so each search starts after the last match
     for fact in question.states:
         of_pair = [span for span in names if span[1] >= cursor and span[0] in fact["network"]]
         if fact["feature"].startswith("connectivity/bin/"):
@@ -139,34 +138,34 @@ def find_targets(
             if written_bin is None:
                 break
             _, start, cursor = written_bin
-            # the names next to the bin: a question may name other pairs first
+            # the last two names before the bin, since the question may name other pairs before
             before = [span for span in of_pair if span[2] <= start][-2:]
             if {name for name, _, _ in before} == set(fact["network"]):
-                found.append(AttentionTarget(start - 1, vocabulary.numbers(fact), _ends(before)))
+                targets.append(AttentionTarget(start - 1, vocabulary.numbers(fact), _ends(before)))
         else:
             written = [span for span in of_pair if labels[span[1]] != IGNORED][:2]
-            found += [AttentionTarget(start - 1, vocabulary.numbers(fact)) for _, start, _ in written]
+            targets += [AttentionTarget(start - 1, vocabulary.numbers(fact)) for _, start, _ in written]
             cursor = written[-1][2] if written else cursor
-    return found
+    return targets
 
 
 def _compared(
     facts: Sequence[Fact], names: Sequence[Span], position: int, vocabulary: PairVocabulary
 ) -> list[AttentionTarget]:
-    """Both pairs of a comparison, or one pair in both scans; the answer is written at once."""
-    found, cursor = [], 0
+    """Find the targets of both pairs of a comparison, or of one pair in both scans, at one position."""
+    targets, cursor = [], 0
     in_two_scans = facts[0]["network"] == facts[1]["network"]
     for slot, fact in enumerate(facts):
         written = [span for span in names if span[1] >= cursor][: len(set(fact["network"]))]
         if {name for name, _, _ in written} != set(fact["network"]):
             return []
         cursor = 0 if in_two_scans else written[-1][2]
-        found.append(AttentionTarget(position, vocabulary.numbers(fact), _ends(written), slot))
-    return found
+        targets.append(AttentionTarget(position, vocabulary.numbers(fact), _ends(written), slot))
+    return targets
 
 
 def _ends(written: Sequence[Span]) -> tuple[int, int]:
-    """Last tokens of two names, or twice that of the only one."""
+    """Return the last tokens of two names; of a single name twice the same."""
     return written[0][2] - 1, written[-1][2] - 1
 
 
@@ -177,39 +176,39 @@ def find_in_conversation(
     vocabulary: PairVocabulary,
     scan: int,
 ) -> Iterator[list[int]]:
-    """Columns of a batch's `attention_targets` after the first, for questions that follow each other in one prompt.
+    """Find the targets of consecutive questions of a prompt, as columns of `attention_targets` after the first.
 
     Parameters
     ----------
     ids, labels : sequence of int
-        Of the whole row of the batch; a question ends where the labels of its answer do.
+        The whole row of the batch; a question ends with the labels of its answer.
     questions : sequence of Question
     vocabulary : PairVocabulary
     scan : int
         Position of the network-pair tokens of the prompt's scan.
     """
-    learnt = [*(label != IGNORED for label in labels), False]
-    ends = [place for place in range(1, len(learnt)) if learnt[place - 1] and not learnt[place]]
+    has_label = [*(label != IGNORED for label in labels), False]
+    ends = [place for place in range(1, len(has_label)) if has_label[place - 1] and not has_label[place]]
     for start, end, question in zip([0, *ends], ends, questions, strict=False):
         for target in find_targets(ids[start:end], labels[start:end], question, vocabulary):
             yield target.columns(start, scan, len(vocabulary.names))
 
 
 def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Span]:
-    """Occurrences in a text, one after the other; the longest where several begin."""
+    """Find spellings in a text, from left to right; the longest of those that begin at the same token."""
     longest_first = sorted(
-        ((spelling, what) for what, each in spellings.items() for spelling in each),
+        ((spelling, name) for name, spelt in spellings.items() for spelling in spelt),
         key=lambda entry: -len(entry[0]),
     )
     by_first_token: dict[int, list[tuple[tuple[int, ...], str]]] = {}
-    for spelling, what in longest_first:
-        by_first_token.setdefault(spelling[0], []).append((spelling, what))
+    for spelling, name in longest_first:
+        by_first_token.setdefault(spelling[0], []).append((spelling, name))
     # "default mode" contains "default": the longer one has to be tried first, and its tokens then skipped
     spans, place = [], 0
     while place < len(ids):
-        for spelling, what in by_first_token.get(ids[place], ()):
+        for spelling, name in by_first_token.get(ids[place], ()):
             if tuple(ids[place : place + len(spelling)]) == spelling:
-                spans.append((what, place, place + len(spelling)))
+                spans.append((name, place, place + len(spelling)))
                 place += len(spelling) - 1
                 break
         place += 1
@@ -217,9 +216,9 @@ def _spans(ids: Sequence[int], spellings: Mapping[str, Sequence[tuple[int, ...]]
 
 
 def select_rows(targets: torch.Tensor, rows: torch.Tensor, n_cut: int = 0) -> torch.Tensor:
-    """The targets of some prompts of a batch, whose first `n_cut` positions are cut off.
+    """Select the targets of some prompts of a batch, whose first `n_cut` positions are cut off.
 
-    `rows` (batch,) says which prompts are kept. They are renumbered; -1 still means no position.
+    `rows` (batch,) is True for the prompts to keep. They are renumbered; -1 still means no position.
     """
     # -1 must stay -1: shifted with the positions it would become the last token of the row, a valid index
     targets = targets[rows[targets[:, ROW]]]
@@ -229,7 +228,7 @@ def select_rows(targets: torch.Tensor, rows: torch.Tensor, n_cut: int = 0) -> to
 
 
 def move_positions(targets: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Targets of a batch whose tokens move: `places` (batch, n_positions) says where in its row each one goes."""
+    """Move the targets of a batch with its tokens: `places` (batch, n_positions) are their new positions."""
     row, columns = targets[:, :1], targets[:, POSITION:]
     columns = torch.where(columns < 0, -1, places[row, columns.clamp_min(0)])
     return torch.cat([targets[:, :POSITION], columns], dim=1)
@@ -241,22 +240,22 @@ class AttentionSupervision:
     Parameters
     ----------
     language_model : PreTrainedModel
-        Its attention becomes one whose queries and keys can be seen, and computes what it did.
+        Its attention is replaced by one that exposes queries and keys; results do not change.
     layers : sequence of two int
-        The layer whose first heads attend to the names (two for each slot), and the later one of which one head in two
-        attends to the token of a pair.
+        A layer whose first heads attend to the names (two for each slot), and a later layer in which heads 0, 2, ...
+        attend to the token of the pair (one for each slot).
 
     Attributes
     ----------
     heads : dict of int to list of (head, slot, column)
         By layer: which heads attend, for which slot, to which column of the targets.
     total : torch.Tensor
-        Cross-entropy of the attention that these heads pay, in nats: a sum over targets and heads of the last run.
+        Cross-entropy of the attention of these heads in nats: the sum over targets and heads of the last forward pass.
 
     Raises
     ------
     ValueError
-        If the model does not have these layers, or enough heads.
+        If the model does not have these layers, or not enough heads.
     """
 
     def __init__(self, language_model: PreTrainedModel, layers: Sequence[int] = (0, 1)):
@@ -280,7 +279,7 @@ class AttentionSupervision:
 
     @contextmanager
     def over(self, targets: torch.Tensor) -> Iterator[AttentionSupervision]:
-        """While the model runs on prompts with these targets (n_targets, N_COLUMNS)."""
+        """Supervise the model while it runs on prompts with these targets (n_targets, N_COLUMNS)."""
         self.targets, self.total = targets, torch.zeros((), device=targets.device)
         token = _ACTIVE.set(self)
         try:
@@ -291,17 +290,17 @@ class AttentionSupervision:
     def add_layer(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float
     ) -> None:
-        """Add the heads of a layer to `total`; queries and keys are (batch, n_heads, n_positions, head_size)."""
+        """Add the loss of a layer's heads to `total`; queries and keys are (batch, n_heads, n_positions, head_size)."""
         assert self.targets is not None
         for head, slot, column in self.heads.get(layer, ()):
             chosen = (self.targets[:, SLOT] == slot) & (self.targets[:, column] >= 0)
             row, position, target = self.targets[chosen][:, [ROW, POSITION, column]].T
-            # with grouped queries several heads share the keys of one
+            # with grouped-query attention several heads share keys
             keys = key[:, head * key.shape[1] // query.shape[1]][row]
-            # in float32, as the softmax of attention itself
+            # in float32, like the softmax of attention: cross-entropy in bfloat16 is too coarse
             scores = (keys @ query[row, head, position][..., None])[..., 0].float() * scaling
-            # The mask is that of the model itself: boolean, or added to the scores. None means plain causal attention,
-            # for which fused kernels take a flag in place of a mask.
+            # The model passes a boolean mask, one to be added to the scores, or None for plain causal attention, which
+            # fused kernels compute without a mask. Treated as "no mask", None would let heads attend to the future.
             if mask is None:
                 seen = torch.arange(keys.shape[1], device=row.device) <= position[:, None]
             else:
@@ -321,7 +320,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """PyTorch's attention, whose queries and keys an active supervision sees."""
+    """Run PyTorch's attention; an active supervision gets its queries and keys."""
     supervision = _ACTIVE.get()
     if supervision is not None:
         scaling = options.get("scaling") or query.shape[-1] ** -0.5

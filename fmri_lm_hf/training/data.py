@@ -1,4 +1,4 @@
-"""Examples of the stages, each with the scan and the texts of one `scan_id`, and their batches."""
+"""Training scans by split, examples of the stages, and their batches."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .arguments import ScanArguments
 from .attention_supervision import N_COLUMNS, PairVocabulary, find_in_conversation
 from .feature_store import IGNORED, FeatureStore, StoredScans
 
-MAX_KEPT_TEXTS = 20_000  # whose tokens a collator keeps
+MAX_KEPT_TEXTS = 20_000  # texts whose tokens a collator keeps
 
 logger = logging.get_logger(__name__)
 
 Messages = list[dict[str, Any]]
-Conversation = list[Question] | Messages  # questions about a scan, or a chat as it was given
+Conversation = list[Question] | Messages  # questions about a scan, or the messages of a given chat
 Converse = Callable[[str, np.random.Generator, Mapping[str, torch.Tensor]], Conversation]
 
 
@@ -43,7 +43,7 @@ class TrainingScans:
     Parameters
     ----------
     arguments : ScanArguments
-        The splits are those of `corpus`, or `splits`.
+        Splits are those of `corpus`, else `splits`.
 
     Attributes
     ----------
@@ -51,10 +51,10 @@ class TrainingScans:
     atlas : Atlas or None
     n_rois : int
     scan_ids : list of str
-        By row.
+        Ids by row.
     store : FeatureStore
     manifest_sha256 : str or None
-        Hash of the split manifest; None when all scans are trained on.
+        Hash of the split manifest; None if all scans are used for training.
     """
 
     def __init__(self, arguments: ScanArguments):
@@ -68,24 +68,26 @@ class TrainingScans:
         manifest = None if arguments.splits is None else SplitManifest.from_json(arguments.splits)
         corpus = None if arguments.corpus is None else dataset_folder(arguments.corpus)
         if corpus is not None and (corpus / "splits.json").exists():
-            of_corpus = SplitManifest.from_json(corpus / "splits.json")
-            if manifest is not None and manifest.sha256 != of_corpus.sha256:
+            corpus_manifest = SplitManifest.from_json(corpus / "splits.json")
+            # The texts of a corpus compare scans with its training subjects. Trained on other splits, a model would
+            # see statistics of its test subjects in every text.
+            if manifest is not None and manifest.sha256 != corpus_manifest.sha256:
                 raise ValueError(
-                    f"`splits` ({manifest.sha256[:12]}) are not those of the corpus ({of_corpus.sha256[:12]}), whose "
-                    "texts compare scans with its own training subjects. Leave `splits` out, or build the corpus with "
-                    "`fmri-lm corpus build --splits`."
+                    f"`splits` ({manifest.sha256[:12]}) differ from those of the corpus "
+                    f"({corpus_manifest.sha256[:12]}), whose texts compare scans with its own training subjects. "
+                    "Leave `splits` out, or build the corpus with `fmri-lm corpus build --splits`."
                 )
-            manifest = of_corpus
+            manifest = corpus_manifest
         self.manifest = manifest
         self.manifest_sha256 = None if manifest is None else manifest.sha256
 
     def split_rows(self, rows: Sequence[int] | None = None) -> dict[str, list[int]]:
-        """Rows of "train", and of "validation" if the training evaluates; no subject is in both.
+        """Select the rows of "train" and, if the training evaluates, "validation"; no subject is in both.
 
         Parameters
         ----------
         rows : sequence of int, optional
-            The scans to choose from, such as those that have a text; all when None.
+            Scans to choose from, such as those with a text; all when None.
         """
         subjects = [str(subject) for subject in self.dataset["subject_id"]]
         candidates = list(range(len(subjects)) if rows is None else rows)
@@ -107,27 +109,26 @@ class TrainingScans:
     def read(
         self, extractor: FmriFeatureExtractor, rows: Mapping[str, Sequence[int]]
     ) -> tuple[StoredScans, dict[str, list[str]]]:
-        """Model inputs of the scans of all splits, and the `scan_id` of those that can be used.
+        """Extract model inputs of the scans; return them with the ids of the scans of each split that can be used.
 
-        A scan that the extractor refuses is left out, with a warning that says why.
+        A scan that the extractor refuses is left out with a warning.
         """
-        inputs = self.store.extract(self.dataset, extractor, [row for each in rows.values() for row in each])
+        inputs = self.store.extract(self.dataset, extractor, [row for split in rows.values() for row in split])
         for scan_id, reason in inputs.failures.items():
             logger.warning(f"Scan {scan_id} is left out: {reason}")
         usable = {
-            split: [self.scan_ids[row] for row in each if self.scan_ids[row] not in inputs.failures]
-            for split, each in rows.items()
+            split: [self.scan_ids[row] for row in of_split if self.scan_ids[row] not in inputs.failures]
+            for split, of_split in rows.items()
         }
-        for split, each in usable.items():
-            if not each:
+        for split, scan_ids in usable.items():
+            if not scan_ids:
                 raise ScanError(f"None of {len(rows[split])} {split} scans can be used; the reasons are logged above.")
         return inputs, usable
 
     def facts(self, scan_ids: Sequence[str]) -> dict[str, Any]:
-        """What `training_info.json` says about the scans that were trained on; it names no subject.
+        """Describe the scans of a training for `training_info.json`, without naming subjects.
 
-        `training_scans` lets those who hold a scan find it there (see `ScanRecord`), so that nobody evaluates a model
-        on what it was trained on.
+        With `training_scans` an evaluation recognises scans that the model was trained on (see `ScanRecord`).
         """
         file = (self.folder if self.folder.is_dir() else self.folder.parent) / "provenance.json"
         record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -145,27 +146,26 @@ class TrainingScans:
         }
 
     def earlier_info(self, checkpoint: str) -> dict[str, Any]:
-        """`training_info.json` of the stage before, without its log; a warning if its splits were others."""
+        """Read `training_info.json` of the stage before, without its log; warn if its splits differ."""
         file = cached_file(checkpoint, "training_info.json", _raise_exceptions_for_missing_entries=False)
         if file is None:
             return {}
         info = json.loads(Path(file).read_text(encoding="utf-8"))
         if info.get("manifest_sha256") != self.manifest_sha256:
-            before, now = (str(each)[:12] for each in (info.get("manifest_sha256"), self.manifest_sha256))
             logger.warning(
-                f"{checkpoint} was trained with the splits {before}, this training has {now}: make sure that no "
-                "subject who will be tested was trained on there."
+                f"{checkpoint} was trained with the splits {str(info.get('manifest_sha256'))[:12]}, this training has "
+                f"{str(self.manifest_sha256)[:12]}: make sure that no test subject was trained on there."
             )
         return {name: value for name, value in info.items() if name not in ("log_history", "versions")}
 
 
 class ScanInputs(Dataset):
-    """Examples of stage 1: `input_values` and masks of a scan, and `text_embeds` of its description if there are any.
+    """Examples of stage 1: `input_values` and masks of a scan, and embeddings of its texts, if any.
 
     Parameters
     ----------
     inputs : StoredScans
-        From `FeatureStore.extract`.
+        Result of `FeatureStore.extract`.
     scan_ids : sequence of str
         The scans to use.
     **of_texts : mapping of str to torch.Tensor
@@ -176,44 +176,43 @@ class ScanInputs(Dataset):
         self.inputs, self.scan_ids, self.of_texts = inputs, list(scan_ids), of_texts
         for name, values in of_texts.items():
             if missing := [scan_id for scan_id in scan_ids if scan_id not in values]:
-                raise ValueError(f"`{name}` has none for scan {missing[0]!r}: give one for each of the scans.")
+                raise ValueError(f"`{name}` has no entry for scan {missing[0]!r}: give one for each scan.")
 
     def __len__(self) -> int:
         return len(self.scan_ids)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         scan_id = self.scan_ids[index]
-        of_texts = {name: values[scan_id] for name, values in self.of_texts.items()}
-        return self.inputs.row(scan_id) | of_texts
+        return self.inputs.row(scan_id) | {name: values[scan_id] for name, values in self.of_texts.items()}
 
 
 @dataclass(eq=False)
 class ScanConversations(Dataset):
-    """Examples of stages 2 and 3: a conversation about each scan, and plain texts.
+    """Examples of stages 2 and 3: a conversation about each scan, plain texts, and prompts without a scan.
 
     Draws (words, a window, hidden ROIs) are functions of seed, epoch and index, so that a resumed training sees the
-    examples of an uninterrupted one. Indices count on through the epochs: example `i` as epoch `e` draws
-    it is ``examples[e * len(examples) + i]``.
+    examples of an uninterrupted one. Indices continue through the epochs: example `i` of epoch `e` is
+    ``examples[e * len(examples) + i]``.
 
     Parameters
     ----------
     views : sequence of StoredScans
-        From `FeatureStore.encode`: the scans, whole and through time windows; one of them is drawn each time.
+        Results of `FeatureStore.encode`: the scans, whole and in time windows; each example draws one of them.
     scan_ids : sequence of str
         The scans to use.
     converse : callable
-        ``converse(scan_id, draw, seen)`` gives the questions or messages about a scan; `draw` is a
-        `numpy.random.Generator`, `seen` what the language model will see of the scan.
+        ``converse(scan_id, draw, seen)`` returns questions or messages about a scan; `draw` is a
+        `numpy.random.Generator`, `seen` holds the inputs about the scan that the language model will get.
     plain_texts : sequence of mappings, optional
-        With `input_ids`; drawn at random.
+        Texts as `input_ids`, drawn at random.
     n_plain : int
         Plain texts in an epoch.
     absent : StoredScans, optional
-        Scans of noise: asked about them, or without any scan, the model learns to say that there is nothing to read.
+        Scans of noise. Asked about them, or without any scan, the model learns to answer that no scan can be read.
     n_absent : int
-        Examples of that kind in an epoch.
+        Examples with noise or without a scan in an epoch.
     roi_dropout : float
-        Probability that a ROI is hidden from the language model, others each time.
+        Probability that a ROI is hidden from the language model; drawn anew for each example.
     seed : int
     """
 
@@ -233,8 +232,8 @@ class ScanConversations(Dataset):
         return len(self.scan_ids) + self.n_plain + self.n_absent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        # A resumed training redraws the examples of its epoch from here: a draw that is added, or made in another
-        # order, changes every example that follows it, and with it all published numbers.
+        # A resumed training redraws the examples of its epoch here. A draw that is added, or made in another order,
+        # changes the rest of the example and so all published numbers.
         epoch, index = divmod(index, len(self))
         draw = np.random.default_rng([self.seed, epoch, index])
         if index >= len(self.scan_ids) + self.n_plain:
@@ -247,15 +246,16 @@ class ScanConversations(Dataset):
             hidden = draw.random(len(seen["roi_mask"])) < self.roi_dropout
             if not hidden.all():  # else no ROI would be left to ask about
                 seen["roi_mask"] = seen["roi_mask"] & ~torch.from_numpy(hidden)
-        # the truth of a question is worked out from what is seen, so ROIs are hidden before it is asked
+        # ROIs are hidden before questions are drawn: their answers are computed from what the model will see
         return {"scan_id": scan_id, **_example_of(self.converse(scan_id, draw, seen)), **seen}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
     def _absent(self, draw: np.random.Generator) -> dict[str, Any]:
-        """A question as about a scan, with no scan or noise in its place, and the answer that nothing can be read."""
+        """Draw a question about a scan, replace the scan by noise or nothing, and answer that no scan can be read."""
         assert self.absent is not None
+        # The question is one about a real scan: nothing but the missing scan may give the answer away.
         scan_id = self.scan_ids[int(draw.integers(len(self.scan_ids)))]
         seen = self.views[0].row(scan_id)
         question = _example_of(self.converse(scan_id, draw, seen))["conversation"][0]
@@ -263,20 +263,20 @@ class ScanConversations(Dataset):
         if draw.random() < 0.5:
             return {"conversation": [{**question, "content": question["content"][1]["text"]}, answer]}
         noise = self.absent.row(self.absent.scan_ids[int(draw.integers(len(self.absent)))])
-        if "fmri_labels" in noise:  # noise has nothing to predict
+        if "fmri_labels" in noise:  # codes of noise must not be learnt
             noise["fmri_labels"] = torch.full_like(noise["fmri_labels"], IGNORED)
         return {"conversation": [question, answer], **noise}
 
 
 def _example_of(conversation: Conversation) -> dict[str, Any]:
-    """An example's `conversation`, and its `questions` where it is made of them."""
+    """Return an example's `conversation`, and the `questions` that it is made of, if any."""
     if not isinstance(conversation[0], Question):
         return {"conversation": conversation}
     return {"conversation": about_scan(conversation), "questions": conversation}  # type: ignore[arg-type]
 
 
 def about_scan(questions: Sequence[Question]) -> Messages:
-    """Messages of a conversation about one scan, from its questions and their answers.
+    """Turn questions about one scan and their answers into messages.
 
     Examples
     --------
@@ -293,7 +293,7 @@ def about_scan(questions: Sequence[Question]) -> Messages:
 
 
 def put_scan_first(messages: Messages) -> Messages:
-    """Put the scan before the text of the first message."""
+    """Put the scan before the text of the first message, in place."""
     messages[0]["content"] = [{"type": "fmri"}, {"type": "text", "text": messages[0]["content"]}]
     return messages
 
@@ -305,14 +305,14 @@ class FmriLMCollator:
     ----------
     processor : FmriLMProcessor
     with_targets : bool, default=False
-        Whether batches hold `attention_targets`, for an `AttentionSupervision`: of the examples with ``questions``.
+        Add `attention_targets` of the examples with ``questions``, for an `AttentionSupervision`.
 
     Notes
     -----
-    An example holds ``conversation`` (a list of messages, with a loss on the assistant's words), ``text`` (plain text,
-    with a loss on every token) or ``input_ids`` (the same, tokenized before). One whose conversation holds a scan also
-    has its `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept, since the
-    same texts come in every epoch.
+    An example has a ``conversation`` (a list of messages, with a loss on the assistant's words), a ``text`` (plain
+    text, with a loss on every token) or ``input_ids`` (the same, already tokenized). If the conversation contains a
+    scan, it also has `fmri_features` (or `input_values`) and masks, without a batch axis. Tokens of texts are kept,
+    since the same texts come in every epoch.
     """
 
     def __init__(self, processor: FmriLMProcessor, with_targets: bool = False):
@@ -327,7 +327,8 @@ class FmriLMCollator:
         encoded = [self._encode(example) for example in examples]
         lengths = torch.tensor([len(each["input_ids"]) for each in encoded])
         longest = int(lengths.max())
-        # Padded on the left: labels are then at the end of every row, and no logits are needed before them.
+        # Padded on the left, so that labels are at the end of every row: logits are computed at the columns in which
+        # any row has a label, and padding on the right would spread those over the whole batch.
         batch = {}
         for name, filler in (("input_ids", self.processor.tokenizer.pad_token_id), ("labels", IGNORED)):
             rows = [[filler] * (longest - len(each[name])) + each[name] for each in encoded]
@@ -339,11 +340,12 @@ class FmriLMCollator:
             padded: Any = zip(examples, batch["input_ids"].tolist(), batch["labels"].tolist())
             for row, (example, ids, labels) in enumerate(padded):
                 if questions := example.get("questions"):
-                    # pairs are the last of a scan's tokens
+                    # network-pair tokens are the last tokens of a scan
                     scan = ids.index(self.processor.fmri_token_id) + self.processor.n_tokens - n_pairs
                     found = find_in_conversation(ids, labels, questions, self.vocabulary, scan)
                     targets += [[row, *columns] for columns in found]
             batch["attention_targets"] = torch.tensor(targets, dtype=torch.long).view(-1, N_COLUMNS)
+        # rows of the prompts that have a scan, in order: the model assigns them to prompts by their placeholders
         for name in (*SCAN_INPUTS, "fmri_labels"):
             values = [torch.as_tensor(example[name]) for example in examples if example.get(name) is not None]
             if values:
@@ -351,12 +353,12 @@ class FmriLMCollator:
         return batch
 
     def _encode(self, example: Mapping[str, Any]) -> dict[str, list[int]]:
-        """`input_ids` and `labels` of an example."""
+        """Return `input_ids` and `labels` of an example."""
         if example.get("input_ids") is not None:
             return _plain(list(example["input_ids"]))
         if len(self._tokens) >= MAX_KEPT_TEXTS:
             self._tokens.clear()
-        text = example.get("text")  # None where a dataset has the column for other examples
+        text = example.get("text")  # None if only other examples of a dataset have the column
         key = json.dumps(example["conversation"], sort_keys=True) if text is None else text
         if key not in self._tokens:
             if text is None:
@@ -368,5 +370,5 @@ class FmriLMCollator:
 
 
 def _plain(ids: list[int]) -> dict[str, list[int]]:
-    """A text of which every token is predicted from those before it."""
+    """Label every token of a plain text but the first, which no token predicts."""
     return {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}

@@ -1,7 +1,7 @@
-"""Outputs of extractors and frozen models for scans and texts: computed once, kept on disk, never stale.
+"""A cache on disk for outputs of extractors and frozen models.
 
-An entry is found by the hash of all that it was made from (weights, options, the scans' own values), so that a change
-of any of them makes another entry. Arrays are memory-mapped: scans need not fit into memory.
+The key of an entry is a hash of everything that it is computed from (weights, options, values of the scans), so a
+change of any of them leads to a new entry. Arrays are memory-mapped: scans need not fit into memory.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.scan_errors import ScanError
 
-IGNORED = -100  # a label that no loss counts: the code of a token that was not observed
-RECORD = "record.json"  # written last: an entry without it is not complete
-# What is stored of each scan, in order: arrays by name, or why there are none.
+IGNORED = -100  # a label that no loss counts, such as the code of a token that was not observed
+RECORD = "record.json"  # written last: an entry without it is incomplete
+# For each scan in order: arrays by name, or the reason why there are none.
 Rows = Iterable[Mapping[str, np.ndarray] | str]
 
 
 @dataclass(eq=False)
 class StoredScans:
-    """Arrays with one row for each scan, read from disk when they are asked for.
+    """Arrays with a row for each scan, read from disk on access.
 
     Attributes
     ----------
     arrays : mapping of str to numpy.ndarray
         Memory-mapped, all of length n_scans.
     scan_ids : sequence of str
-        Of the rows.
+        Ids of the rows.
     failures : mapping of str to str
-        Scans that could not be read, and why; their rows are not to be used.
+        Reasons by `scan_id` of scans that could not be read; their rows must not be used.
     key : str
-        Hash of what the arrays were made from.
+        Hash of everything that the arrays are computed from.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -62,29 +62,29 @@ class StoredScans:
         return len(self.scan_ids)
 
     def row(self, scan_id: str) -> dict[str, torch.Tensor]:
-        """The arrays of one scan, without a batch axis."""
+        """Return the arrays of one scan, without a batch axis."""
         return {name: values[0] for name, values in self.batch([scan_id]).items()}
 
     def batch(self, scan_ids: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The arrays of several scans, in this order."""
+        """Return the arrays of several scans, in this order."""
         rows = [self.index[scan_id] for scan_id in scan_ids]
         return {name: torch.from_numpy(values[rows]) for name, values in self.arrays.items()}
 
 
 class FeatureStore:
-    """A folder of entries that several processes may read and fill at once.
+    """A folder of entries that several processes may read and fill at the same time.
 
     Parameters
     ----------
     folder : path, optional
-        In the cache folder of Hugging Face when None.
+        The cache folder of Hugging Face when None.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
         self.folder = Path(folder or Path(constants.HF_HOME) / "fmri_lm_hf" / "features")
 
     def extract(self, scans: Any, extractor: FmriFeatureExtractor, rows: Sequence[int]) -> StoredScans:
-        """Model inputs of scans: `input_values`, `roi_mask` and `padding_mask`.
+        """Extract model inputs of scans: `input_values`, `roi_mask` and `padding_mask`.
 
         Parameters
         ----------
@@ -92,8 +92,9 @@ class FeatureStore:
             A scan dataset.
         extractor : FmriFeatureExtractor
         rows : sequence of int
-            The scans to extract. One that the extractor refuses is listed in `failures`.
+            Scans to extract. Those that the extractor refuses are listed in `failures`.
         """
+        # by content, not by path or fingerprint: a dataset that is moved or loaded anew finds its entries again
         columns = ("bold", "roi_mask", "sample_mask", "t_r")
         identity = [
             content_hash(*(np.asarray(scan[name]) for name in columns if scan.get(name) is not None))
@@ -121,38 +122,40 @@ class FeatureStore:
         with_codes: bool = False,
         batch_size: int = 32,
     ) -> StoredScans:
-        """Outputs of a model's frozen tokenizer: `fmri_features`, `roi_mask` and `padding_mask`.
+        """Encode scans with a model's frozen tokenizer: `fmri_features`, `roi_mask` and `padding_mask`.
 
         Parameters
         ----------
         inputs : StoredScans
-            From `extract`.
+            Result of `extract`.
         model : FmriLMForCausalLM
-            Only its tokenizer runs, on the model's device, in evaluation mode; nothing of the model is changed.
+            Its tokenizer runs in evaluation mode, on the model's device; the model is not changed.
         window : mapping, optional
             ``{"shortest": least share, "seed": int}``: only a random time window of each scan is encoded.
         with_codes : bool, default=False
-            Keep the codes of the tokens too, as `fmri_labels`; `IGNORED` where nothing was observed.
+            Also return the codes of the tokens as `fmri_labels`; `IGNORED` where nothing was observed.
         batch_size : int
         """
         ids = [scan_id for scan_id in inputs.scan_ids if scan_id not in inputs.failures]
         tokenizer, config = model.fmri_tokenizer, model.config
         if with_codes and (tokenizer is None or tokenizer.quantizer is None):
-            raise ValueError("Codes are to be predicted, but the tokenizer of this model has no codebook.")
+            raise ValueError(
+                "Next codes cannot be predicted: the tokenizer has no codebook. Set `fmri_loss_weight: 0`."
+            )
 
         @torch.inference_mode()
         def encoded() -> Rows:
             was_training = model.training
             model.eval()
-            title = "Tokens of the scans" if window is None else f"The same in windows, seed {window['seed']}"
+            title = "Encoding scans" if window is None else f"Encoding windows, seed {window['seed']}"
             for start in tqdm(range(0, len(ids), batch_size), desc=title, unit="batch"):
                 batch_ids = ids[start : start + batch_size]
                 batch = inputs.batch(batch_ids)
-                if window is not None:  # `batch` copies rows of the memory map, so nothing stored is changed
+                if window is not None:  # in place is safe: `batch` has copied the rows of the memory map
                     batch["padding_mask"] &= draw_windows(batch["padding_mask"], batch_ids, **window)
                 on_device = {name: values.to(model.device) for name, values in batch.items()}
                 values = {
-                    # float32 whatever the tokenizer computes in: numpy has no bfloat16
+                    # float32 even if the tokenizer computes in bfloat16, which numpy does not have
                     "fmri_features": model.get_fmri_features(**on_device).float(),
                     "roi_mask": batch["roi_mask"],
                     "padding_mask": batch["padding_mask"],
@@ -173,7 +176,7 @@ class FeatureStore:
         return self._entry("features", [*made_from, dict(window or {}), inputs.key, ids], ids, encoded)
 
     def encode_noise(self, n: int, model: FmriLMForCausalLM, with_codes: bool = False, seed: int = 0) -> StoredScans:
-        """The same for `n` scans of nothing but white noise."""
+        """Encode `n` scans of white noise."""
         n_rois, n_timepoints = model.config.fmri_config.n_rois, model.config.fmri_config.n_timepoints
         noise = np.random.default_rng(seed).normal(size=(n, n_rois, n_timepoints))
         arrays = {
@@ -186,7 +189,7 @@ class FeatureStore:
         return self.encode(inputs, model, with_codes=with_codes)
 
     def embed(self, texts: Sequence[str], made_from: Any, embed: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Embeddings of texts (n_texts, size), by the function `embed` unless they are stored already.
+        """Return embeddings of texts (n_texts, size): stored ones, or those of the function `embed`.
 
         Parameters
         ----------
@@ -194,7 +197,7 @@ class FeatureStore:
         made_from : JSON value
             Identifies the model and its weights.
         embed : callable
-            Gives the embeddings, one row for each text.
+            Returns the embeddings, one row for each text.
         """
 
         def embedded() -> Rows:
@@ -205,20 +208,20 @@ class FeatureStore:
         return torch.from_numpy(np.array(stored.arrays["text_embeds"]))
 
     def _entry(self, kind: str, made_from: Sequence[Any], ids: Sequence[str], make: Callable[[], Rows]) -> StoredScans:
-        """An entry of the store, made if it is not there; a second process waits for the one that makes it."""
+        """Return an entry, made if it does not exist; a second process waits for the first one to make it."""
         key = content_hash(kind, *made_from)
         folder = self.folder / f"{kind}-{key}"
         if not (folder / RECORD).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / f".{kind}-{key}.lock"):
-                if not (folder / RECORD).is_file():  # by now the process that held the lock may have made it
+                if not (folder / RECORD).is_file():  # another process may have made it while this one waited
                     self._make(folder, ids, make())
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in record["arrays"]}
         return StoredScans(arrays, ids, record["failures"], key)
 
     def _make(self, folder: Path, ids: Sequence[str], rows: Rows) -> None:
-        """Write an entry into a folder beside its own, which gets its name when all is written."""
+        """Write an entry into a temporary folder, which is renamed when it is complete."""
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=self.folder))
         try:
             arrays: dict[str, np.memmap] = {}
@@ -235,17 +238,17 @@ class FeatureStore:
             for values in arrays.values():
                 values.flush()
             write_json({"arrays": list(arrays), "failures": failures}, partial / RECORD)
-            # renamed within one file system, so that readers find all of it or nothing; rename needs a free name, and a
-            # killed process may have left a folder there
+            # Renaming within a file system is atomic, so readers find a complete entry or none. The target must not
+            # exist, but a killed process may have left one without a record.
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: a partial entry may have gigabytes
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
 
 def draw_windows(padding_mask: torch.Tensor, scan_ids: Sequence[str], shortest: float, seed: int) -> torch.Tensor:
-    """Random time windows, a function of seed and scan alone: another sample of each person's connectivity.
+    """Draw a time window of each scan, a function of seed and `scan_id`: another sample of the subject's connectivity.
 
     Parameters
     ----------
@@ -263,9 +266,10 @@ def draw_windows(padding_mask: torch.Tensor, scan_ids: Sequence[str], shortest: 
     """
     windows = torch.zeros_like(padding_mask)
     for i, scan_id in enumerate(scan_ids):
-        # of the id, not of the row: a scan keeps its window when others are added or left out
+        # seeded by the id, not by the row: a scan keeps its window when other scans are added or left out
         draw = np.random.default_rng([seed, *hashlib.blake2b(scan_id.encode(), digest_size=8).digest()])
         observed = padding_mask[i].nonzero().flatten()
+        # at least two points, since one has no correlation
         n_kept = max(2, round(len(observed) * draw.uniform(shortest, 1.0)))
         first = int(draw.integers(len(observed) - n_kept + 1)) if n_kept < len(observed) else 0
         windows[i, observed[first : first + n_kept]] = True

@@ -1,4 +1,4 @@
-"""Stage 3: teach a language model that reads scans to answer questions about them.
+"""Stage 3: train a language model that reads scans to answer questions about them.
 
     fmri-lm train instruction training/recipes/instruction.yaml
     python training/train_instruction.py training/recipes/instruction.yaml
@@ -43,7 +43,7 @@ class InstructionArguments(LanguageModelArguments):
         "labels in one conversation; 0: all; 1 for chat templates that rewrite earlier turns", 0
     )
     extend_vocabulary: bool = argument(
-        "add words of `questions` to the vocabulary, for a model of few words as the bundled one; not with LoRA",
+        "add words of `questions` to a small vocabulary, such as that of the bundled model; not with LoRA",
         False,
     )
     conversations: str | None = argument(
@@ -60,7 +60,7 @@ class InstructionArguments(LanguageModelArguments):
                 "set `lora_rank: 0`."
             )
         if self.share_described and self.corpus is None and not self.reading_questions:
-            raise ValueError("`share_described` needs the descriptions of a corpus: give `corpus`, or set it to 0.")
+            raise ValueError("`share_described` needs descriptions: give `corpus`, or set `share_described: 0`.")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -77,10 +77,10 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     new_words: list[str] = []
     if arguments.questions is not None:
         questions = LabelQuestions(scans.dataset, arguments.questions, arguments.questions_per_conversation)
-        asked, texts = questions.scan_ids, None
+        asked, texts = questions.scan_ids, None  # scans with a conversation
         if arguments.corpus is not None and not arguments.reading_questions:
             texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths)
-            asked &= texts.scan_ids
+            asked = asked & texts.scan_ids
         if arguments.extend_vocabulary:
             new_words = add_words(processor.tokenizer, questions.texts())
         converse = joined((questions, 1.0), *reading_or_corpus(arguments, texts, processor))
@@ -95,7 +95,7 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     model.freeze_fmri_tokenizer()
     if model.fmri_head is not None:
-        model.fmri_head.requires_grad_(False)  # no codes are predicted in this stage
+        model.fmri_head.requires_grad_(False)  # not used in this stage: DDP refuses trained weights without a gradient
     if arguments.lora_rank:
         config = lora_config(model, arguments, modules_to_save=["projector"], task_type="CAUSAL_LM")
         model = get_peft_model(model, config)

@@ -1,7 +1,7 @@
-"""Examples of the stage `reading`: questions about random scans, from few networks and one wording to many.
+"""Examples of the stage `reading`: questions about random scans, in a curriculum from few networks to many.
 
-Attention learns to find the token of a pair by its two names only where there are few pairs to choose from. So training
-begins with few networks and terse questions, and widens from there; see `ReadingRecipe`.
+Attention learns to find the token of a pair by its two names only among few pairs. So training begins with few networks
+and terse questions, and both grow; see `ReadingRecipe`.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from ..models.network_pairs import (
     pair_features,
     pair_indices,
 )
-from ..simulation.stream import RandomScans, random_scan
+from ..simulation.stream import RandomScan, RandomScans, random_scan
 from .attention_supervision import N_COLUMNS, PairVocabulary, find_targets, select_rows
 from .feature_store import IGNORED
 from .texts import pair_facts
 from .vocabulary import ChatFormat, NetworkNames
 
-# How many names, a source of randomness, and the share of the training that is done -> names of a scan's networks.
+# (number of names, random generator, share of the training that is over) -> names of a scan's networks
 _DrawNames = Callable[[int, random.Random, float], Sequence[str]]
 _Row = dict[str, list[int]]
 
 _FILLERS = {"labels": IGNORED, "attention_mask": 0, "position_ids": 0, "text_segments": 0}
-_NOT_READABLE = ("absent", "noise", "shuffled")  # kinds of prompts whose answer is that no scan can be read
+_NOT_READABLE = ("absent", "noise", "shuffled")  # kinds of prompts with the answer that no scan can be read
 ENDLESS = 10**9  # batches
-MOST = 0.9  # share of the scans that are described from `mostly_described_from` on
+MOST = 0.9  # share of descriptions from `mostly_described_from` on
 
 
 @dataclass(frozen=True)
@@ -66,42 +66,43 @@ class ReadingRecipe:
     Attributes
     ----------
     hidden_size, num_layers, num_heads, vocab_size : int
-        Of the Llama-like language model and its subword vocabulary.
+        Sizes of the Llama-like language model and its subword vocabulary.
     steps : int
     batch_size : int
         Scans of a step.
     few_until, some_until : float
-        Until this share of the steps the scans have three or four networks; until the second, up to seven. After that
-        as many as `n_networks` says.
+        Until the first share of the steps, scans have three or four networks; until the second, up to seven; after
+        that, as in `n_networks`.
     terse_until : float
-        Until this share of the steps every question is terse, which is two names alone, answered by a bin, so that
-        each step asks many.
+        Until this share of the steps nearly all questions are terse: only two names, answered by a bin, so that a step
+        holds many.
     share_terse : float
-        Share of terse questions after that, so that what was learnt of them carries over to sentences.
+        Share of terse questions after that, so that reading pairs carries over to whole sentences.
     drawn_until : float
-        Until this share of the steps the connectivity of each pair is drawn for itself, without a scan: then how
-        connected a scan is overall says nothing about a pair; only the pair's own token does.
+        Until this share of the steps the connectivity of each pair is drawn independently, without a scan: only the
+        pair's own token then tells its bin, not the overall connectivity of the scan.
     n_networks : (int, int)
+        Fewest and most networks of a scan.
     questions : int
         Questions about each scan.
     share_described, mostly_described_from : float
-        Share of the scans of which a description is asked, from `some_until` on; and the share of the steps from which
-        on it is nine in ten, since to write a description is learnt late, of pairs that can be read by then.
+        Share of the scans with a request for a description, from `some_until` on; and the share of the steps after
+        which it is nine in ten, since descriptions are learnt late, when pairs can be read.
     share_absent : float
-        Share of the prompts that have no scan, noise or shuffled ROIs in its place, from `some_until` on.
+        Share of the prompts with noise, shuffled ROIs or nothing in place of a scan, from `some_until` on.
     share_text : float
-        Share of the prompts that are a sentence of a corpus alone, from `some_until` on: the model will be trained on
-        texts that compare scans with a cohort.
+        Share of the prompts that are only a sentence of a corpus, from `some_until` on: later stages train the model
+        on texts that compare scans with a cohort.
     share_two_scans : float
         Share of the prompts that compare two scans, from `some_until` on.
     share_sampled_texts : float
         Share of the prompts, from the first step on, that are texts sampled from the language model before the
-        training (`sample_texts`), so that a pretrained one keeps its language.
+        training (`sample_texts`), so that a pretrained model keeps its language.
     n_sampled_texts : int
-        How many there are; few are learnt by heart, and the language is lost all the same.
+        Number of sampled texts. A small number is memorised, and the language is lost nevertheless.
     supervised_layers : (int, int) or None
-        Layers with attention supervision (see `AttentionSupervision`); None for none, as for a pretrained language
-        model whose recipe gives no layers.
+        Layers with attention supervision (see `AttentionSupervision`); None for no supervision, the default with a
+        pretrained language model.
     seed : int
     """
 
@@ -130,27 +131,27 @@ class ReadingRecipe:
 
 
 class ReadingBatches(Dataset):
-    """Batches of random scans with questions about them; each depends on the recipe's seed and its number alone.
+    """Batches of random scans with questions about them; a batch depends only on the recipe and its number.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        With a chat template and a token `<fmri>`. Where it has words for networks, each scan is given some of them;
-        else its networks have names in the tokenizer's own words.
+        Tokenizer with a chat template and a token `<fmri>`. If it has tokens for networks, each scan gets some of
+        them as names; else `NetworkNames` are drawn.
     recipe : ReadingRecipe
     atlas : Atlas, optional
-        That of all scans; random ones when None.
+        Atlas of all scans; random atlases when None.
     sampled_texts : sequence of list of int
-        Token ids of the texts that `share_sampled_texts` of the prompts are.
+        Token ids of the texts for `share_sampled_texts`.
     per_step : int, default=1
-        Batches that one step of the training takes, in all processes.
+        Batches of a step of the training, in all processes.
 
     Notes
     -----
-    A batch holds `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
-    n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. The questions about a
-    scan do not see each other: each is asked as if it were the only one. `attention_targets` (n_targets, N_COLUMNS)
-    says where heads should attend, see `AttentionSupervision`.
+    A batch has `input_ids`, `labels`, `attention_mask`, `position_ids` and `text_segments` of shape (batch,
+    n_positions), and for its scans, if there are any, `fmri_features` and `network_name_ids`. Questions about a scan
+    are parallel segments, which do not attend to each other. `attention_targets` (n_targets, N_COLUMNS) are those of
+    `AttentionSupervision`.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class ReadingBatches(Dataset):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         # Everything is drawn from the number of the batch, so that workers and resumed trainings agree. A string seeds
-        # `Random` through SHA-512, alike in every process.
+        # `Random` through SHA-512, the same in every process; `hash` of a string differs between processes.
         done = number / len(self)
         rng = random.Random(f"{self.recipe.seed}/{number}")
         kinds = self._kinds(rng, done)
@@ -188,7 +189,7 @@ class ReadingBatches(Dataset):
         names = [self.draw_names(len(atlas.network_names), rng, done) for atlas in atlases]
         rows: list[_Row] = []
         targets: list[list[int]] = []
-        scans: list[tuple[int, Sequence[str]]] = []  # those of the batch in the order of their prompts, with names
+        scans: list[tuple[int, Sequence[str]]] = []  # scans and their names, in the order of the prompts
         for place, kind in enumerate(kinds):
             if kind == "sampled text":
                 rows.append(_plain(rng.choice(self.sampled_texts)))
@@ -225,23 +226,24 @@ class ReadingBatches(Dataset):
         return batch
 
     def shares(self, number: int, n_shares: int) -> list[dict[str, torch.Tensor]]:
-        """The prompts of a batch, cut into shares: one for each micro-batch of a step."""
+        """Divide the prompts of a batch into shares, one for each micro-batch of a step."""
         batch = self[number % len(self)]
         n_rows = len(batch["input_ids"])
         if n_rows < n_shares:
             raise ValueError(
-                f"A step is cut into {n_shares} micro-batches, and {n_rows} random scans cannot be shared out among "
-                f"them: give at least {n_shares}."
+                f"A step has {n_shares} micro-batches, among which {n_rows} random scans cannot be divided: give at "
+                f"least {n_shares}."
             )
         parts = np.array_split(np.arange(n_rows), n_shares)
         return [self._prompts(batch, torch.from_numpy(np.isin(np.arange(n_rows), part))) for part in parts]
 
     def _prompts(self, batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Those prompts of a batch that `rows` (batch,) says."""
+        """Select the prompts of a batch for which `rows` (batch,) is True."""
         kept = {name: batch[name][rows] for name in (*_FILLERS, "input_ids")}
         kept["attention_targets"] = select_rows(batch["attention_targets"], rows)
         if "fmri_features" in batch:
-            # a prompt has no scan, one or two: as many as its placeholders make up
+            # A prompt has zero, one or two scans, which follow each other without a mark: their number follows from the
+            # number of placeholders, since all scans of a batch have as many tokens.
             n_scans = (batch["input_ids"] == self.fmri).sum(1) // batch["fmri_features"].shape[1]
             of_rows = rows.repeat_interleave(n_scans)
             if of_rows.any():
@@ -249,7 +251,7 @@ class ReadingBatches(Dataset):
         return kept
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text; those of short ones are kept."""
+        """Tokenize a text; tokens of short texts are kept."""
         if text in self._ids:
             return self._ids[text]
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -258,8 +260,9 @@ class ReadingBatches(Dataset):
         return ids
 
     def _kinds(self, rng: random.Random, done: float) -> list[str]:
-        """What each prompt of a batch is about."""
+        """Draw the kind of each prompt of a batch."""
         kinds = [self._kind(rng, done) for _ in range(self.recipe.batch_size)]
+        # a prompt with two scans needs a partner whose scan is a brain
         for place, kind in enumerate(kinds):
             partner = kinds[_partner(place)] if _partner(place) < len(kinds) else ""
             if kind == "two scans" and partner not in ("brain", "two scans"):
@@ -270,7 +273,7 @@ class ReadingBatches(Dataset):
         recipe = self.recipe
         if rng.random() < recipe.share_sampled_texts:
             return "sampled text"
-        drawn = rng.random()
+        drawn = rng.random()  # also if it is not used: the draws after it stay the same
         if done < recipe.some_until:
             return "brain"
         if drawn < recipe.share_text:
@@ -281,13 +284,13 @@ class ReadingBatches(Dataset):
         return "two scans" if drawn - recipe.share_absent < recipe.share_two_scans else "brain"
 
     def _scans(self, number: int, done: float, kinds: Sequence[str]) -> tuple[torch.Tensor, list[Atlas]]:
-        """Features of the scans of a batch, and the atlas of each."""
+        """Draw the scans of a batch: their features, and the atlas of each."""
         recipe = self.recipe
         limits = recipe.n_networks
         if done < recipe.some_until:
             limits = (3, 4) if done < recipe.few_until else (3, 7)
         stream = RandomScans(self.atlas, recipe.seed, n_networks=limits, atlases_per_size=-(-recipe.batch_size // 4))
-        # a batch has `atlases_per_size` atlases of four scans each, which all have equally many networks
+        # a batch has `atlases_per_size` atlases of four scans each, all with the same number of networks
         first = number * 4 * stream.atlases_per_size
         atlases = [stream.atlas_of(first + place) for place in range(len(kinds))]
         if done < recipe.drawn_until:
@@ -299,18 +302,18 @@ class ReadingBatches(Dataset):
         return _features(scans, atlases), atlases
 
     def _questions(self, facts: Sequence[Fact], rng: random.Random, done: float) -> list[Question]:
-        """Questions about a scan, terse ones first."""
-        recipe, graded = self.recipe, bin_facts(facts)
+        """Draw questions about a scan, terse ones first."""
+        recipe, bins = self.recipe, bin_facts(facts)
         if done < recipe.terse_until:
             n_terse, n_sentences = 2 * recipe.questions, 1
-        else:  # two terse questions take the room of a sentence
+        else:  # two terse questions are about as long as a sentence
             n_terse = round(2 * recipe.share_terse * recipe.questions)
             n_sentences = recipe.questions - n_terse // 2
         terse = [
             replace(ask_bin(fact), text="".join(f" {name}" for name in rng.sample(fact["network"], 2)))
-            for fact in rng.sample(graded, min(n_terse, len(graded)))
+            for fact in rng.sample(bins, min(n_terse, len(bins)))
         ]
-        # names are written from the first step on
+        # one question always has names as its answer, also while all others are terse
         questions = [ask_extreme(facts, rng.choice(("strongest", "weakest")), rng)]
         questions += ask_about(facts, n_sentences - 1, rng)
         share_described = recipe.share_described if done < recipe.mostly_described_from else MOST
@@ -319,7 +322,7 @@ class ReadingBatches(Dataset):
         return terse + questions
 
     def _about_both(self, first: Sequence[Fact], second: Sequence[Fact], rng: random.Random) -> list[Question]:
-        """Questions about two scans with these facts, of the same atlas: which has the stronger pair?"""
+        """Draw questions which of two scans of an atlas has the stronger pair."""
         of_second = {fact["feature"]: fact for fact in bin_facts(second)}
         pairs = [(fact, of_second[fact["feature"]]) for fact in bin_facts(first) if fact["feature"] in of_second]
         return [ask_scans(*pair, rng) for pair in rng.sample(pairs, min(self.recipe.questions, len(pairs)))]
@@ -327,16 +330,17 @@ class ReadingBatches(Dataset):
     def _row(
         self, questions: Sequence[Question], scan_sizes: Sequence[int], names: Sequence[str]
     ) -> tuple[_Row, list[list[int]]]:
-        """A prompt with its questions as parallel segments, written as the chat template does; its attention targets.
+        """Make a prompt with its questions as parallel segments in the chat format, and its attention targets.
 
-        `scan_sizes` are the numbers of tokens of its scans: none, one, or two that are compared. Between a terse
-        question and its answer comes only the last token of what the template writes there.
+        `scan_sizes` are the numbers of tokens of its scans (zero, one or two). Between a terse question and its answer
+        there is only the last token of the separator.
         """
         before, n_scans = len(self.format.prefix), len(scan_sizes)
         ids = [*self.format.prefix, *[self.fmri] * sum(scan_sizes)]
         starts = np.cumsum([before, *scan_sizes]).tolist()
-        # The tokens of a scan share one position. Every question begins after the scans, as if it were the only one:
-        # segments keep questions from seeing each other, so that their positions may overlap.
+        # All tokens of a scan have one position: their order means nothing. Every question has the positions right
+        # after the scans, as if it were the only one, since segments keep questions from attending to each other.
+        # Counted on instead, later questions would have positions that no prompt with a single question has.
         positions = list(range(before))
         for scan, size in enumerate(scan_sizes):
             positions += [before + scan] * size
@@ -359,10 +363,7 @@ class ReadingBatches(Dataset):
 
 
 def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
-    """Batches of `n_scans` random scans, as the stage `reading` ends with; there is no end of them.
-
-    The parameters are those of `ReadingRecipe` and `ReadingBatches`.
-    """
+    """Make endless batches of `n_scans` random scans, with the whole variety of `reading` but sentences of a corpus."""
     recipe = ReadingRecipe(
         steps=ENDLESS,
         batch_size=n_scans,
@@ -378,7 +379,7 @@ def replayed(tokenizer: Any, n_scans: int, seed: int) -> ReadingBatches:
 
 
 def _plain(ids: list[int]) -> _Row:
-    """A text alone, with a loss on every token."""
+    """Make a prompt of a text only, with a loss on every token."""
     return _row_of(ids, ids, list(range(len(ids))), [0] * len(ids))
 
 
@@ -392,8 +393,10 @@ def _row_of(ids: list[int], labels: list[int], positions: list[int], segments: l
     }
 
 
-def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torch.Tensor:
-    """Network-pair features of scans of different lengths and atlases with equally many networks, in one go."""
+def _features(scans: Sequence[RandomScan], atlases: Sequence[Atlas]) -> torch.Tensor:
+    """Compute network-pair features of scans with different lengths and atlases, but equally many networks."""
+    # Shorter scans and smaller atlases are padded with zeros. Without the masks these would enter the correlations, and
+    # a scan would have other values next to a longer one.
     n_timepoints = max(len(scan["bold"]) for scan in scans)
     n_rois = max(atlas.n_rois for atlas in atlases)
     values = torch.zeros(len(scans), n_rois, n_timepoints)
@@ -410,7 +413,7 @@ def _features(scans: Sequence[dict[str, Any]], atlases: Sequence[Atlas]) -> torc
 
 
 def _drawn_features(n: int, n_networks: int, seed: int, number: int) -> torch.Tensor:
-    """Features of `n` scans that do not exist, with the connectivity of each pair independent of the others."""
+    """Draw network-pair features of `n` scans directly, each pair independent of the others."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     first, second = pair_indices(n_networks)
     values = 0.4 + 0.5 * torch.randn(n, len(first), generator=generator) + 0.55 * (first == second)
@@ -423,7 +426,7 @@ def _is_terse(question: Question) -> bool:
 
 
 def _partner(place: int) -> int:
-    """The scan that one is compared with: of the same batch and the same atlas."""
+    """Return the scan of the same batch and atlas that a scan is compared with."""
     return place ^ 1  # 0 and 1, 2 and 3, ...: four scans in a row share an atlas
 
 
@@ -438,7 +441,7 @@ def _made_up_features() -> dict[str, Feature]:
 
 
 def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done: float = 0.0) -> str:
-    """A sentence of a corpus about a scan, in comparison with a cohort."""
+    """Draw a sentence of a corpus, about a scan in comparison with a cohort."""
     table = _made_up_features()
     family = rng.choice(FAMILIES)
     chosen = {name: feature for name, feature in table.items() if feature.measure.family == family}
@@ -449,7 +452,7 @@ def _corpus_text(rng: random.Random, draw_names: _DrawNames = _draw_words, done:
 
 
 def reading_texts(n: int, seed: int = 0) -> list[str]:
-    """Questions, answers and descriptions of made-up facts, without names, for a subword vocabulary."""
+    """Draw questions, answers and descriptions without names of networks, to train a subword vocabulary on."""
     rng, values = random.Random(seed), np.random.default_rng(seed)
     texts = [*BINS, *ABSENT_ANSWERS, *DESCRIBE, "yes", "no"] * (n // 20)
     for _ in range(n):

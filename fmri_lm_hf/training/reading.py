@@ -1,17 +1,18 @@
-"""The stage `reading`: a language model learns to read network pairs from random scans, each met once.
+"""The stage `reading`: train a language model to read network pairs, on random scans that are each used once.
 
     fmri-lm train reading reading --output_dir my_model
     python training/train_reading.py training/recipes/reading.yaml --output_dir my_model
 
-No scan is needed: they are drawn. A recipe is a YAML file of the options below; options after it override it. The
-model, its processor and training_info.json are saved in `output_dir`. This stage made the bundled model.
+It needs no data, since scans are drawn at random. A recipe is a YAML file of the options below; options after it
+override it. The model, its processor and training_info.json are saved in `output_dir`. This stage made the bundled
+model.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +34,7 @@ from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import N_FEATURES, VALUE
 from ..models.processing_fmri_lm import FmriLMProcessor
-from .arguments import LoraArguments, argument, parse
+from .arguments import LoraArguments, argument, fields_of, parse
 from .attention_supervision import AttentionSupervision
 from .backbone import add_adapter, load_backbone
 from .random_questions import ReadingBatches, ReadingRecipe, reading_texts
@@ -42,8 +43,8 @@ from .trainer import FmriLMTrainer
 from .vocabulary import ChatFormat, train_text_tokenizer
 
 REPETITION_PENALTY = 1.04
-# fields of ReadingRecipe that a pretrained language model decides
-_OF_A_SMALL_MODEL = ("hidden_size", "num_layers", "num_heads", "vocab_size")
+# fields of ReadingRecipe that cannot be chosen for a pretrained language model
+_SIZES = ("hidden_size", "num_layers", "num_heads", "vocab_size")
 
 
 @dataclass
@@ -54,9 +55,9 @@ class ReadingArguments(LoraArguments):
 
     reading: dict | str | None = argument("fields of ReadingRecipe; --reading.NAME changes one of the recipe's")
     atlas: str = argument("atlas of the processor: a name for `Atlas.load`, or a JSON file", "dosenbach_2010")
-    fixed_atlas: bool = argument("train on that atlas alone, in place of random ones", False)
+    fixed_atlas: bool = argument("train on that atlas only, in place of random ones", False)
     language_model: str | None = argument(
-        "a folder or Hub id, a GGUF file, or smollm2 (default: a small, new one of the sizes in `reading`)"
+        "a folder or Hub id, a GGUF file, smollm2, or bundled (default: a new, small one of the sizes in `reading`)"
     )
 
 
@@ -69,17 +70,14 @@ def train(arguments: ReadingArguments) -> FmriLMTrainer:
     """Train a model to read network pairs, and save it with its processor in `output_dir`."""
     if arguments.max_steps < 1:
         raise ValueError("Random scans have no end: give `max_steps`, the number of steps to train.")
-    options = arguments.reading or {}
-    assert not isinstance(options, str)
-    if unknown := sorted(set(options) - {field.name for field in fields(ReadingRecipe)}):
-        raise ValueError(f"`reading` has unknown fields: {', '.join(unknown)}.")
-    sizes = [name for name in _OF_A_SMALL_MODEL if name in options]
+    options = fields_of(ReadingRecipe, "reading", arguments.reading)
+    sizes = [name for name in _SIZES if name in options]
     if arguments.language_model is not None and sizes:
         raise ValueError(
-            f"`reading` gives {', '.join(sizes)}, which the language model {arguments.language_model!r} decides: leave "
-            "out either."
+            f"`reading` gives {', '.join(sizes)}, which the language model {arguments.language_model!r} determines: "
+            "leave out either."
         )
-    # layers that suit a small model would disturb a pretrained one
+    # the default layers suit the new, small model; supervision would disturb them in a pretrained one
     defaults = {} if arguments.language_model is None else {"supervised_layers": None}
     recipe = ReadingRecipe(**{"steps": arguments.max_steps, "seed": arguments.seed, **defaults, **options})
     is_file = arguments.atlas.endswith(".json")
@@ -88,7 +86,7 @@ def train(arguments: ReadingArguments) -> FmriLMTrainer:
         model, processor = new_model(recipe, atlas)
     else:
         model, processor = pretrained_model(arguments.language_model, atlas, recipe.seed)
-    # sampled before there are adapters: what the language model writes now is what it has to keep
+    # sampled before adapters are added: these texts stand for the language that the model has to keep
     texts: list[list[int]] = []
     if recipe.share_sampled_texts:
         language_model = model.language_model.to(arguments.device)
@@ -112,29 +110,28 @@ def train(arguments: ReadingArguments) -> FmriLMTrainer:
 
 
 def _only(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The one batch that a step takes from `ReadingBatches`."""
+    """Collate a list of one: an example of `ReadingBatches` is a batch. Not a lambda, which workers cannot pickle."""
     return batches[0]
 
 
 def new_model(
-    recipe: ReadingRecipe, atlas: Atlas, n_timepoints: int = 240, t_r: float = 2.0
+    recipe: ReadingRecipe, atlas: Atlas, n_timepoints: int = 240
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A small, untrained model that reads network pairs, and its processor.
+    """Make a small, untrained model for network pairs, and its processor.
 
     Parameters
     ----------
     recipe : ReadingRecipe
     atlas : Atlas
-        That of the processor; no weight depends on it.
+        Atlas of the processor; no weight depends on it.
     n_timepoints : int, default=240
-        Longest input, in points of `t_r` seconds.
-    t_r : float, default=2.0
+        Longest input, in points of two seconds.
     """
     tokenizer: PreTrainedTokenizerFast = train_text_tokenizer(reading_texts(1500), recipe.vocab_size)
-    # A token for each bin: where two bins begin with the same one, to read pairs takes several times as long to learn.
-    of_two_words = [name for name in BINS if " " in name]
+    # A token for each bin. If two bins begin with the same token ("markedly"), learning takes several times as long.
+    long_names = [name for name in BINS if " " in name]
     tokenizer.add_tokens(
-        [AddedToken(f"{space}{name}", normalized=False) for space in (" ", "") for name in of_two_words]
+        [AddedToken(f"{space}{name}", normalized=False) for space in (" ", "") for name in long_names]
     )
     add_network_words(tokenizer)
     torch.manual_seed(recipe.seed)
@@ -146,7 +143,7 @@ def new_model(
             intermediate_size=2 * recipe.hidden_size,
             num_hidden_layers=recipe.num_layers,
             num_attention_heads=recipe.num_heads,
-            # names differ as whole vectors, and narrow heads learn late to distinguish them
+            # wide heads: names differ as whole vectors, and narrow heads take long to tell them apart
             head_dim=recipe.hidden_size // 2,
             max_position_embeddings=2048,
             rope_parameters={"rope_type": "default", "rope_theta": 1e6},
@@ -157,22 +154,22 @@ def new_model(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    model, processor = join_network_pairs(language_model, tokenizer, atlas, std, n_timepoints, t_r)
+    model, processor = join_network_pairs(language_model, tokenizer, atlas, std, n_timepoints)
     _attend_to_same_embeddings(language_model)
-    # a description should go on to another pair, not repeat the last one
+    # against descriptions that repeat the last pair
     model.generation_config.repetition_penalty = REPETITION_PENALTY
     return model, processor
 
 
 @torch.no_grad()
 def _attend_to_same_embeddings(language_model: LlamaForCausalLM, sharpness: float = 3.0) -> None:
-    """Start attention heads that attend to tokens with the same embedding, and copy what they attend to.
+    """Initialise heads that attend to tokens with the same embedding, and copy them.
 
-    A question's names and the token of their pair share embeddings. With separate random queries and keys a model
-    first has to find that out, which takes hundreds of steps before anything else is learnt. So from the second layer
-    on, keys of every second head start as its queries do; the sharpness favours the pair of both names over those of
-    one. Such a head attends to little else, so the other heads stay free. And outputs start as the transpose of values:
-    with separate random ones, names are not copied after thousands of steps.
+    A question's names and the token of their pair share embeddings. With independent random queries and keys, it takes
+    hundreds of steps until the model uses this, before it learns anything else. So from the second layer on, the keys
+    of every second head start equal to its queries; the sharpness favours the pair of both names over pairs of one.
+    The other heads stay random, since such a head attends to little else. Output weights start as the transpose of
+    those of the values: with independent random ones, names are not copied even after thousands of steps.
     """
     for layer in language_model.model.layers[1:]:
         attention = layer.self_attn
@@ -183,18 +180,18 @@ def _attend_to_same_embeddings(language_model: LlamaForCausalLM, sharpness: floa
 
 
 def pretrained_model(name: str, atlas: Atlas, seed: int = 0) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A pretrained language model that is to learn to read network pairs, and its processor.
+    """Prepare a pretrained language model for network pairs, and make its processor.
 
-    The networks' names are embedded by the model's own text embeddings, and the tokens of pairs have their scale.
+    Names of networks are embedded with the model's own text embeddings, and tokens of pairs have the same scale.
 
     Parameters
     ----------
     name : str
-        As `load_backbone` takes it, such as ``smollm2``. A model that reads network pairs keeps its tokens of pairs.
+        A name for `load_backbone`, such as ``smollm2``. A model that reads network pairs keeps its tokens of pairs.
     atlas : Atlas
-        That of the processor; no weight depends on it.
+        Atlas of the processor; no weight depends on it.
     seed : int
-        Of the weights that join scans and language model.
+        Seed of the weights between scans and language model.
     """
     backbone = load_backbone(name)
     embeddings = backbone.language_model.get_input_embeddings().weight
@@ -210,10 +207,10 @@ def pretrained_model(name: str, atlas: Atlas, seed: int = 0) -> tuple[FmriLMForC
 
 @torch.no_grad()
 def _start_values_as_words(model: FmriLMForCausalLM, tokenizer: Any, n_points: int = 4000) -> None:
-    """Start the embedding of a pair's connectivity as the text embedding of the words for its bin.
+    """Initialise the embedding of a pair's connectivity as the text embedding of its bin.
 
-    A pretrained model copies words from what it attends to; it then only has to learn what to attend to. A share of the
-    random embedding stays, which distinguishes values of the same bin.
+    A pretrained model can copy words from tokens that it attends to, so it then only has to learn where to attend. A
+    part of the random embedding stays, which distinguishes values of the same bin.
     """
     pairs, text_embeddings = model.network_pairs, model.get_input_embeddings().weight
     assert pairs is not None
@@ -225,7 +222,9 @@ def _start_values_as_words(model: FmriLMForCausalLM, tokenizer: Any, n_points: i
     features = torch.rand(n_points, N_FEATURES)  # ranks lie between 0 and 1
     features[:, VALUE] = values[:, 0]
     bounds = torch.tensor(BOUNDS_BETWEEN)
-    above = torch.sigmoid((values - bounds) / 0.05)  # (n_points, 4): softly beyond each bound
+    # (n_points, 4): whether a value is beyond each bound, with soft edges that a smooth function can follow. The
+    # differences of neighbouring columns are the shares of the five bins, which add up to one.
+    above = torch.sigmoid((values - bounds) / 0.05)
     share = torch.cat([torch.ones_like(values), above], 1) - torch.cat([above, torch.zeros_like(values)], 1)
     hidden = pairs.value_features(features)
     own = hidden @ pairs.value_out.weight.T
@@ -240,25 +239,23 @@ def join_network_pairs(
     atlas: Atlas,
     initializer_range: float,
     n_timepoints: int = 240,
-    t_r: float = 2.0,
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """A model that reads network pairs with a language model, and its processor.
+    """Join a language model with network-pair tokens, and make the processor.
 
     Parameters
     ----------
     language_model : PreTrainedModel
-        It is not copied: training the result trains it.
+        Not copied: training the result trains it.
     tokenizer : PreTrainedTokenizerBase
-        Where it has words for networks, they get the names of the atlas.
+        If it has tokens for networks, they get the names of the atlas.
     atlas : Atlas
-        That of the processor; no weight depends on it.
+        Atlas of the processor; no weight depends on it.
     initializer_range : float
-        Scale of the tokens of pairs and of the fresh weights.
+        Scale of tokens of pairs and of fresh weights.
     n_timepoints : int, default=240
-        Longest input, in points of `t_r` seconds.
-    t_r : float, default=2.0
+        Longest input, in points of two seconds.
     """
-    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=t_r, min_timepoints=30)
+    extractor = FmriFeatureExtractor(atlas, n_timepoints=n_timepoints, t_r=2.0, min_timepoints=30)
     tokenizer = name_networks(tokenizer, atlas.network_names)
     processor = FmriLMProcessor(extractor, tokenizer, scan_tokens=["network_pairs"])
     model = FmriLMForCausalLM.from_components(
@@ -282,21 +279,22 @@ def sample_texts(
     seed: int = 0,
     batch_size: int = 64,
 ) -> list[list[int]]:
-    """Texts sampled from a language model without a prompt, as token ids: trained on them, it keeps its language.
+    """Sample texts from a language model without a prompt, as token ids; trained on them, it keeps its language.
 
-    Half of them are conversations, which begin as the chat template begins a user's turn; half follow an empty line.
+    Half of them begin like a user's turn in the chat template, half with an empty line.
 
     Parameters
     ----------
     language_model : PreTrainedModel
     tokenizer : PreTrainedTokenizerBase
-        Its own, with a chat template.
+        Its tokenizer, with a chat template.
     n : int
+        Number of texts.
     n_tokens : int, default=96
-        Length of each text, without its beginning.
+        Tokens of each text after its beginning.
     seed : int, default=0
     batch_size : int, default=64
-        Texts that are sampled at once.
+        Texts that are sampled at the same time.
 
     Returns
     -------
@@ -309,8 +307,8 @@ def sample_texts(
         top_k=0,
         max_new_tokens=n_tokens,
         pad_token_id=tokenizer.pad_token_id,
-        # No end of text is given: what follows the end of a turn is the answer to it, and belongs to the text. But a
-        # placeholder without a scan would be refused.
+        # No end of text: after a user's turn comes the answer, which belongs to the text. `<fmri>` is suppressed, since
+        # a placeholder without a scan is an error.
         suppress_tokens=tokenizer.convert_tokens_to_ids(["<fmri>"]),
     )
     beginnings = [

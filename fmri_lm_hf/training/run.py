@@ -1,4 +1,4 @@
-"""Run a stage: resume where it stopped, train, save the checkpoint, and record how it was made."""
+"""Run a stage: resume, train, save the checkpoint, and record how it was made."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from .trainer import FmriLMTrainer
 
 logger = logging.get_logger(__name__)
 
-N_NOISE = 64  # scans of noise
-REPLAY_SEED = 1_000_003  # replayed scans have another seed than those of the stage `reading`
-SCANS = "training_scans"  # of a stage; see `fmri_lm_hf.scans.likeness.ScanRecord`
+N_NOISE = 64  # scans of noise for `share_absent`
+REPLAY_SEED = 1_000_003  # added to the seed, so that replayed scans are not those of the stage `reading`
+SCANS = "training_scans"  # key of `training_info.json`; see `fmri_lm_hf.scans.likeness.ScanRecord`
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft")
 _RECORDED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps", "bf16", "fp16", "seed")
 
@@ -51,32 +51,32 @@ def train_on_conversations(
     plain_text_share: float = 0.0,
     **options: Any,
 ) -> FmriLMTrainer:
-    """Train on conversations about scans, and save: what stages 2 and 3 share.
+    """Train on conversations about scans, and save: the part that stages 2 and 3 share.
 
     Parameters
     ----------
     model : FmriLMForCausalLM or PeftModel
-        Its frozen tokenizer encodes the scans on the device of the arguments: once, whole and through `n_windows`
-        random time windows.
+        Its frozen tokenizer encodes the scans before the training, on the device of the arguments: whole, and in
+        `n_windows` random time windows.
     processor : FmriLMProcessor
     arguments : LanguageModelArguments
     scans : TrainingScans
     rows : mapping of str to sequence of int
-        Of "train" and, if the training evaluates, "validation".
+        Rows of "train" and, if the training evaluates, "validation".
     converse : callable
-        As for `ScanConversations`.
+        See `ScanConversations`.
     earlier : mapping of str to str
-        Under which name to keep the record of the stage before, and its checkpoint.
+        Checkpoint of the stage before, by the key for its record in `training_info.json`.
     adapter : PeftModel, optional
-        As `train_and_save` takes it.
+        See `train_and_save`.
     next_codes : bool
-        Whether the next codes of scans are predicted.
+        Predict the next codes of scans.
     plain_texts : sequence of mappings, optional
-        With `input_ids`.
+        Texts as `input_ids`.
     plain_text_share : float
         Plain texts in an epoch, as a share of the scans.
     **options
-        Of `FmriLMTrainer`.
+        Further arguments of `FmriLMTrainer`.
     """
     inputs, ids = scans.read(processor.feature_extractor, rows)
     model.to(arguments.device)
@@ -110,7 +110,7 @@ def train_on_conversations(
         replay=replay,
         replay_every=arguments.replay_every,
         train_dataset=examples,
-        # as they are: whole scans, without plain texts
+        # only the first view, the whole scans: evaluation has no windows, hidden ROIs, noise or plain texts
         eval_dataset=ScanConversations(views[:1], ids["validation"], converse) if "validation" in ids else None,
         **options,
     )
@@ -120,18 +120,18 @@ def train_on_conversations(
 
 
 def train_and_save(trainer: StepTrainer, preprocessing: Any, adapter: PeftModel | None = None, **facts: Any) -> None:
-    """Train; then save the model, its preprocessing and, last, `training_info.json` in the output folder.
+    """Train, then save the model, its preprocessing and `training_info.json` in the output folder.
 
     Parameters
     ----------
     trainer : StepTrainer
-        With the stage's arguments; local folders among them are recorded by their last name only, what comes from the
-        Hub with its commit.
+        Trainer with the arguments of the stage. Of local folders among them only the last name is recorded, of Hub
+        repositories also the commit.
     preprocessing : FmriFeatureExtractor or FmriLMProcessor
     adapter : PeftModel, optional
-        Whose weights are merged into the model's before it is saved.
+        Adapter to merge into the model before it is saved.
     **facts
-        More for `training_info.json`.
+        Further entries of `training_info.json`.
     """
     arguments = trainer.args
     assert isinstance(arguments, StageArguments)
@@ -143,12 +143,13 @@ def train_and_save(trainer: StepTrainer, preprocessing: Any, adapter: PeftModel 
     if checkpoint is True:
         checkpoint = last_complete_checkpoint(arguments.output_dir, arguments.world_size)
         if checkpoint is None:
-            logger.warning("There is no complete checkpoint to resume from: the training starts anew.")
+            logger.warning("There is no complete checkpoint to resume from: the training starts from the beginning.")
     trainer.train(resume_from_checkpoint=checkpoint)
-    # merged in place, so that the model that is saved has the names and shapes of one that never had adapters
+    # merged in place: the saved model then has the names and shapes of a model without adapters
     if adapter is not None:
         adapter.merge_and_unload()
-    # every process has a part of the weights where these are sharded, so all take part
+    # Called by all processes, not only by the one that saves: sharded weights are gathered from all of them, and a
+    # process that skips this leaves the others waiting for ever.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(arguments.output_dir, state_dict=weights)
@@ -156,13 +157,13 @@ def train_and_save(trainer: StepTrainer, preprocessing: Any, adapter: PeftModel 
         _record(arguments, facts, trainer.state.log_history)
         if arguments.push_to_hub:
             trainer.push_to_hub()
-    # a process that leaves while others still hold its connections may be aborted
+    # a process that exits while others still hold connections to it can abort them
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
 class StageProgress(ProgressCallback):
-    """A progress bar with the name of the stage and the loss, in place of printed logs."""
+    """Shows a progress bar with the name of the stage and the loss, in place of printed logs."""
 
     def __init__(self, title: str):
         super().__init__()
@@ -179,28 +180,28 @@ class StageProgress(ProgressCallback):
 
 
 def last_complete_checkpoint(folder: str | os.PathLike, world_size: int = 1) -> str | None:
-    """The latest complete checkpoint in a training's output folder; None if there is none.
+    """Find the latest complete checkpoint in an output folder; None if there is none.
 
     Parameters
     ----------
     folder : path
     world_size : int, default=1
-        Processes of the training: each has written its state of randomness.
+        Processes of the training, each of which saves its random state.
 
     Notes
     -----
-    A training that was killed while it saved leaves a folder without a whole `trainer_state.json`, which is written
-    last. Such a folder is passed over, with a warning, and overwritten when the training comes to its step again.
+    A training that is killed while it saves leaves a folder without a complete `trainer_state.json`, which is written
+    last. Such a folder is skipped with a warning, and overwritten when the training reaches that step again.
     """
-    found = {}
+    checkpoints = {}
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
         if path.is_dir() and step.isdecimal():
-            found[int(step)] = path
-    for _, path in sorted(found.items(), reverse=True):
+            checkpoints[int(step)] = path
+    for _, path in sorted(checkpoints.items(), reverse=True):
         if _is_complete(path, world_size):
             return str(path)
-        logger.warning(f"{path.name} was not written to its end and is passed over.")
+        logger.warning(f"The checkpoint {path.name} is incomplete and is skipped.")
     return None
 
 
@@ -209,28 +210,28 @@ def _is_complete(checkpoint: Path, world_size: int) -> bool:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if world_size == 1 or not any(checkpoint.glob("rng_state*.pth")):  # none where only models are saved
+    if world_size == 1 or not any(checkpoint.glob("rng_state*.pth")):  # there are none with `save_only_model`
         return True
     return all((checkpoint / f"rng_state_{rank}.pth").is_file() for rank in range(world_size))
 
 
 def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
-    """Write `training_info.json` beside a checkpoint: what was trained, on what, with which versions.
+    """Write `training_info.json` next to a checkpoint: what was trained, on what, with which versions.
 
     Parameters
     ----------
     folder : path
-        The checkpoint's folder.
+        Folder of the checkpoint.
     **facts
-        JSON values, such as ``stage``, ``simulated`` (whether the scans are), ``n_scans``, ``seed``,
-        ``training_arguments``, ``log_history``.
+        JSON values, such as ``stage``, ``simulated`` (of the scans), ``n_scans``, ``seed``, ``training_arguments``,
+        ``log_history``.
 
     Returns
     -------
     Path
     """
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    versions["fmri-lm-hf"] = __version__  # a clone that is not installed has one as well
+    versions["fmri-lm-hf"] = __version__  # not from metadata, which a clone on the path does not have
     path = Path(folder) / "training_info.json"
     write_json({**facts, "versions": versions}, path)
     return path
@@ -238,8 +239,9 @@ def write_training_info(folder: str | os.PathLike, **facts: Any) -> Path:
 
 def _record(arguments: StageArguments, facts: Mapping[str, Any], log_history: list[dict[str, float]]) -> None:
     """Write `training_info.json` of a stage into its output folder."""
-    of_trainer = {field.name for field in fields(TrainingArguments)} | {"feature_store"}
-    own = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in of_trainer}
+    # without the feature store, a folder of this machine that has no effect on the result
+    inherited = {field.name for field in fields(TrainingArguments)} | {"feature_store"}
+    own = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in inherited}
     per_step = arguments.gradient_accumulation_steps * arguments.world_size
     write_training_info(
         str(arguments.output_dir),
@@ -257,7 +259,7 @@ def _record(arguments: StageArguments, facts: Mapping[str, Any], log_history: li
 
 
 def _scans_once(facts: Mapping[str, Any], above: Any = None) -> dict[str, Any]:
-    """Facts in which a stage that was trained on the scans of the stage above does not list them again."""
+    """Drop the training scans of a stage where they are those of the stage above, which lists them already."""
     own = facts.get(SCANS, above)
     kept = {name: value for name, value in facts.items() if name != SCANS or value != above}
     return {
@@ -267,5 +269,5 @@ def _scans_once(facts: Mapping[str, Any], above: Any = None) -> dict[str, Any]:
 
 
 def _public(value: Any) -> Any:
-    """A value without the folders of this machine: of a path its last name."""
+    """Reduce a local path to its last name, so that no folder of this machine is published."""
     return Path(value).name if isinstance(value, str) and Path(value).exists() else value

@@ -1,4 +1,4 @@
-"""What the Trainers of all stages share: a loss of the whole step, its parts in the log, examples in a fixed order."""
+"""The Trainer behind all stages: a loss of the whole step, its parts in the log, and a fixed order of examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..hub.trainer import PublishesThroughHub
 
 
 class Part(NamedTuple):
-    """A part of the loss of a batch: a sum, the kind of unit by whose number it is divided, its weight in the loss."""
+    """A part of the loss of a batch: a sum over units, the kind of unit, and its weight in the loss."""
 
     total: torch.Tensor
     unit: str
@@ -24,25 +24,25 @@ class Part(NamedTuple):
 
 
 class StepTrainer(PublishesThroughHub, Trainer):
-    """Trainer whose loss is that of the step: however a step is cut into micro-batches and processes, it is the same.
+    """Trainer whose loss does not depend on how a step is divided into micro-batches and processes.
 
     A part of the loss is a sum over units (scans, words) divided by the number of such units in all micro-batches of
     all processes. Every part is logged as its mean over the steps since the last log, and in evaluation as its mean
     over the units of the whole dataset. Examples come in the order of `StepBatches`.
 
-    Subclasses say in `count_units` what is counted, in `loss_parts` what is summed, and may look at all micro-batches
-    of a step in `prepare_step`.
+    Subclasses implement `count_units` and `loss_parts`, and may change all micro-batches of a step in `prepare_step`.
 
     Raises
     ------
     ValueError
-        If one process has several GPUs, which would split batches unseen.
+        If one process has several GPUs: `DataParallel` would split batches after their units are counted.
 
     Notes
     -----
     The Trainer's own `num_items_in_batch` counts one kind of label. A step here has several (words about scans, plain
-    words, codes, scans), each with its own denominator. So `get_batch_samples`, where the Trainer collects all
-    micro-batches of a step before the first of them runs, returns counts by kind, and `compute_loss` divides by them.
+    words, codes, scans), each with its own denominator. The Trainer collects all micro-batches of a step in
+    `get_batch_samples` before the first of them runs; there units are counted by kind, and `compute_loss` divides by
+    these counts.
     """
 
     # `compute_loss` divides by the counts of the whole step, so the Trainer must not divide by micro-batches again
@@ -53,30 +53,30 @@ class StepTrainer(PublishesThroughHub, Trainer):
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"One process has {self.args.n_gpu} GPUs, among which its batches would be split unseen. Start one "
-                "process a GPU (`accelerate launch`), or let it see one GPU (`CUDA_VISIBLE_DEVICES=0`)."
+                "process for each GPU (`accelerate launch`), or use one GPU (`CUDA_VISIBLE_DEVICES=0`)."
             )
         self._trained: dict[str, dict[int, torch.Tensor]] = {}  # part -> step -> mean since the last log
         self._evaluated: dict[str, tuple[torch.Tensor, float, float]] = {}  # part -> sum, number, weight
-        # Without these the Trainer computes no loss in evaluation for batches that lack its label columns, and
-        # collects logits that nobody reads.
+        # Without these the Trainer computes no loss in evaluation for batches without its label columns, and keeps
+        # the logits of the whole dataset in memory, which nobody reads.
         self.can_return_loss = True
         self.args.prediction_loss_only = True
         if self.args.label_names is None:
             self.label_names: list[str] = []
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """How many units of each kind a batch holds (numbers or 0-d tensors); the same kinds for every batch."""
+        """Count the units of each kind in a batch (numbers or 0-d tensors); the same kinds for every batch."""
         raise NotImplementedError
 
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
-        """Run the model on a batch: the parts of its loss, the same ones in all processes, and the model's output."""
+        """Run the model on a batch; return the parts of its loss, the same ones in all processes, and the output."""
         raise NotImplementedError
 
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Look at all micro-batches of a step of this process, and perhaps add to them."""
+        """Change all micro-batches of a step of this process, such as by adding to them."""
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of a step, and how many units they hold in all processes."""
+        """Return the micro-batches of a step, and the number of units of each kind in all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -86,31 +86,31 @@ class StepTrainer(PublishesThroughHub, Trainer):
         return batches, self._over_processes(totals)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The share of a batch in the loss of its step, or the loss of a single batch."""
+        """Compute the share of a batch in the loss of its step, or the loss of a single batch."""
         in_step = model.training and num_items_in_batch is not None
         counts = num_items_in_batch if in_step else self.count_units(inputs)
         parts, outputs = self.loss_parts(model, inputs)
         loss = torch.zeros((), device=self.args.device)
         for name, (total, unit, weight) in parts.items():
-            # A batch may lack a kind of unit that others of its step have; then its sum is zero, too. If the whole step
-            # lacks it, dividing by one keeps the zero from becoming a NaN.
+            # A batch without units of a kind has a sum of zero. If the whole step has none, dividing by one keeps
+            # 0 / 0 = NaN out of the loss.
             n_units = float(counts[unit])
             mean = total / max(n_units, 1.0)
             loss = loss + weight * mean
             if not model.training:
                 before, n_before, _ = self._evaluated.get(name, (0, 0.0, weight))
                 self._evaluated[name] = (total.detach() + before, n_before + n_units, weight)
-            elif n_units:  # a part that no batch of the step has is not logged as zero
+            elif n_units:  # else the step has no such part, and a zero would lower its mean in the log
                 of_steps, step = self._trained.setdefault(name, {}), self.state.global_step
                 of_steps[step] = of_steps.get(step, 0) + mean.detach()
         outputs.loss = loss
         if in_step:
-            # DDP and FSDP average gradients over processes; each process has its share of a sum
+            # DDP and FSDP average gradients over processes, but the shares of the processes have to be added up
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-        """Evaluate; the loss and its parts are means over the units of the whole dataset."""
+        """Evaluate with means over the units of the whole dataset as loss and parts."""
         self._evaluated.clear()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         totals = self._over_processes({name: float(total) for name, (total, _, _) in self._evaluated.items()})
@@ -122,7 +122,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
         return output
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Log with the parts of the loss since the last time."""
+        """Log, with the parts of the loss since the last log."""
         if "loss" in logs and self._trained:
             means = {name: float(sum(of.values())) / len(of) for name, of in self._trained.items()}
             self._trained.clear()
@@ -130,7 +130,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
         super().log(logs, *args, **kwargs)
 
     def _over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Sums over processes, which all have values of the same names."""
+        """Sum values over processes, which all have the same names."""
         if self.accelerator.num_processes == 1 or not values:
             return dict(values)
         names = sorted(values)
@@ -138,7 +138,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
         return dict(zip(names, self.accelerator.reduce(stacked, reduction="sum").tolist(), strict=True))
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches in the order of `StepBatches`; other sampling strategies as the Trainer has them."""
+        """Load batches in the order of `StepBatches`; leave other sampling strategies to the Trainer."""
         strategy = self.args.train_sampling_strategy
         if not _is_sized(self.train_dataset) or strategy not in ("random", "sequential"):
             return super().get_train_dataloader()
@@ -152,7 +152,7 @@ class StepTrainer(PublishesThroughHub, Trainer):
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Batches that share the dataset out among processes without meeting any example twice."""
+        """Load batches that divide the dataset among processes without using an example twice."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
         if not _is_sized(dataset):
@@ -171,14 +171,14 @@ class StepTrainer(PublishesThroughHub, Trainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        # Accelerate moves batches to the device and skips those of a resumed epoch, but must not share them out among
-        # processes: `StepBatches` has done it. Hence `num_processes=1`.
+        # `num_processes=1`: Accelerate moves batches to the device and skips those of a resumed epoch, but must not
+        # divide them among processes, since `StepBatches` has done so.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
-        # `trainer_state.json`, which process 0 writes next, says that a checkpoint is complete: so all processes have
-        # written their state of randomness by then
+        # Process 0 writes `trainer_state.json` next, which marks a complete checkpoint. Without waiting, a kill at this
+        # moment could leave a "complete" checkpoint without the random state of another process.
         self.accelerator.wait_for_everyone()
 
 
@@ -186,26 +186,26 @@ class StepTrainer(PublishesThroughHub, Trainer):
 class StepBatches(Sampler[list[int]]):
     """Micro-batches of one process: its part of the examples of each step.
 
-    The order of an epoch is a function of seed and epoch. It is cut into steps of `world_size * per_step * batch_size`
-    examples, and each of these into micro-batches, of which every process takes `per_step` neighbours. What is left at
-    the end of an epoch is shared out as evenly as it goes, so that every example is met once; only where fewer are left
-    than there are micro-batches, some are met twice.
+    The order of an epoch is a function of seed and epoch. It is divided into steps of `world_size * per_step *
+    batch_size` examples, and each of these into micro-batches, of which every process takes `per_step` consecutive
+    ones. Examples that are left at the end of an epoch are divided evenly, so that each is used once; some are used
+    twice only if fewer are left than there are micro-batches.
 
     Parameters
     ----------
     n_examples : int
     batch_size : int
-        Of a micro-batch.
+        Examples of a micro-batch.
     per_step : int
         Micro-batches of a process in a step.
     seed : int or None
-        None for the order of the examples, in every epoch.
+        None keeps the order of the dataset in every epoch.
     rank, world_size : int
-        This process, and how many there are.
+        Number of this process, and of all processes.
     counts_epochs : bool
-        Whether example `i` of epoch `e` is called ``e * n_examples + i``, for examples that are drawn anew.
+        Give example `i` of epoch `e` the index ``e * n_examples + i``, for datasets that draw examples anew.
     drop_last : bool
-        Leave out what does not fill a micro-batch of every process.
+        Leave out examples that do not fill a micro-batch of every process.
 
     Examples
     --------
@@ -224,12 +224,12 @@ class StepBatches(Sampler[list[int]]):
 
     def __post_init__(self):
         self.epoch, self.n_used = 0, self.n_examples
-        self.n_together = self.batch_size * self.world_size  # examples of all processes that run side by side
+        self.n_together = self.batch_size * self.world_size  # examples that all processes run at the same time
         if self.drop_last:
             self.n_used -= self.n_examples % self.n_together
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch; the Trainer does it."""
+        """Set the epoch; called by the Trainer."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -243,7 +243,8 @@ class StepBatches(Sampler[list[int]]):
             order = order + self.epoch * self.n_examples
         for start in range(0, self.n_used, self.n_together * self.per_step):
             of_step = order[start : min(start + self.n_together * self.per_step, self.n_used)]
-            # as many micro-batches for every process, or those with fewer would wait for the others for ever
+            # Every process needs as many micro-batches as the others: one that is done early takes no part in their
+            # exchange of gradients, and they wait for ever.
             per_process = -(-len(of_step) // self.n_together)
             n_batches = per_process * self.world_size
             if len(of_step) < n_batches:

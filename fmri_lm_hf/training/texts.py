@@ -1,7 +1,7 @@
 """Texts of stages 2 and 3: descriptions of a corpus, questions about scans and labels, conversations, plain text.
 
-Every kind of question has a method `turns(scan_id, draw, seen)`, which draws questions about a scan with their answers;
-`joined` mixes them to conversations.
+Every kind of question has a method `turns(scan_id, draw, seen)`, which draws questions about a scan and their answers;
+`joined` mixes several kinds into conversations.
 """
 
 from __future__ import annotations
@@ -28,32 +28,33 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments
 from .data import Converse, Messages, put_scan_first
 
-Seen = Mapping[str, torch.Tensor]  # what the language model will see of a scan
+Seen = Mapping[str, torch.Tensor]  # inputs about a scan that the language model will get
 
 
 def pick(choices: Sequence[Any], draw: np.random.Generator) -> Any:
-    """One of the choices."""
+    """Draw one of the choices."""
+    # not `draw.choice`, which would turn tuples and lists into arrays
     return choices[int(draw.integers(len(choices)))]
 
 
 class CorpusTexts:
-    """Texts of a corpus about scans.
+    """Descriptions of a corpus.
 
     Parameters
     ----------
     corpus : str
         Folder or Hub repository of a dataset with `scan_id`, `length` and `text`, such as `fmri-lm corpus build` makes.
     config : str, optional
-        Of the corpus: "all" (the default), or a family of descriptors.
+        Config of the corpus: "all" (the default), or a family of descriptors.
     lengths : sequence of str
-        Texts of these lengths are used.
+        Lengths of the texts to use.
     requests : sequence of str
-        What the user says before a description.
+        Requests of the user for a description.
 
     Attributes
     ----------
     scan_ids : set of str
-        The scans that have a text.
+        Scans with a text.
     """
 
     def __init__(self, corpus: str, config: str | None, lengths: Sequence[str], requests: Sequence[str] = DESCRIBE):
@@ -72,55 +73,55 @@ class CorpusTexts:
         self.scan_ids = set(self._of_scan)
 
     def rows(self, scan_ids: Sequence[str]) -> list[int]:
-        """Which of these scans have a text."""
+        """Return the positions of the scans that have a text."""
         rows = [row for row, scan_id in enumerate(scan_ids) if scan_id in self._of_scan]
         if not rows:
             raise ValueError(
-                f"No scan has a text in the corpus: {scan_ids[0]!r} is not one of its scan_ids, such as "
+                f"No scan has a text in the corpus: the scans have ids such as {scan_ids[0]!r}, the corpus "
                 f"{next(iter(self._of_scan))!r}. Give the corpus that was built from these scans."
             )
         return rows
 
     def texts(self, scan_id: str) -> list[str]:
-        """All texts about a scan."""
+        """Return all texts about a scan."""
         return self.corpus[self._of_scan[scan_id]]["text"]
 
     def descriptors(self, scan_ids: Sequence[str], of_training: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The facts of texts as numbers: z of each measure, 0 where no fact states it.
+        """Turn the facts of texts into vectors: z of each feature, 0 if no fact states it.
 
         Parameters
         ----------
         scan_ids : sequence of str
         of_training : sequence of str
-            The scans whose facts say which measures there are.
+            Training scans, whose facts define the features.
 
         Returns
         -------
-        dict of str to torch.Tensor of shape (n_measures,)
-            By `scan_id`; empty where the corpus has no facts with z.
+        dict of str to torch.Tensor of shape (n_features,)
+            By `scan_id`; empty if the corpus has no facts with z.
         """
         if "facts" not in self.corpus.column_names:
             return {}
         stated: dict[str, dict[str, float]] = {}
         for scan_id in scan_ids:
             facts = [fact for row in self.corpus[self._of_scan[scan_id]]["facts"] for fact in json.loads(row)]
-            stated[scan_id] = {each["feature"]: float(each["z"]) for each in facts if each.get("z") is not None}
-        measures = sorted({name for scan_id in of_training for name in stated[scan_id]})
-        if not measures:
+            stated[scan_id] = {fact["feature"]: float(fact["z"]) for fact in facts if fact.get("z") is not None}
+        features = sorted({name for scan_id in of_training for name in stated[scan_id]})
+        if not features:
             return {}
-        return {scan_id: torch.tensor([each.get(name, 0.0) for name in measures]) for scan_id, each in stated.items()}
+        return {scan_id: torch.tensor([z.get(name, 0.0) for name in features]) for scan_id, z in stated.items()}
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
-        """A request and one of the scan's texts."""
+        """Draw a request and one of the scan's texts."""
         return [Question(pick(self.requests, draw), pick(self.texts(scan_id), draw))]
 
 
 def pair_facts(features: torch.Tensor, network_names: Sequence[str], shown: torch.Tensor | None = None) -> list[Fact]:
-    """Facts about a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
+    """State facts about a scan, from its `fmri_features` (n_scan_tokens, size), which end with the network pairs.
 
-    There are none about pairs that are not `shown` (n_pairs).
+    There are no facts about pairs that are not `shown` (n_pairs).
     """
-    # n_pair_tokens counts the token of the scan as a whole, which comes first and is no pair
+    # `n_pair_tokens` includes the token of the whole scan, which comes before the pairs
     pairs = features[1 - n_pair_tokens(len(network_names)) :]
     present = pairs[:, PRESENT] > 0
     if shown is not None:
@@ -129,22 +130,21 @@ def pair_facts(features: torch.Tensor, network_names: Sequence[str], shown: torc
 
 
 class ReadingQuestions:
-    """Questions that a scan alone answers, and descriptions of it: the bin of a network pair, the strongest and the
-    weakest pair, comparisons.
+    """Questions about network pairs, and descriptions: bins, the strongest and the weakest pair, comparisons.
 
-    The truth is worked out from what the language model sees (a scan, or a window of it, without the pairs whose ROIs
-    are hidden), so no answer is ever about something else.
+    Answers are computed from what the language model sees: a scan or a window of it, without the pairs whose ROIs are
+    hidden.
 
     Parameters
     ----------
     atlas : Atlas
-        Of the scans.
+        Atlas of the scans.
     n_questions : int
         Questions in one conversation.
     share_described : float
-        Share of the conversations that ask for a description too.
+        Share of the conversations that also ask for a description.
     languages : sequence of str
-        Of the questions, one drawn for each conversation; descriptions are in English.
+        Languages of the questions, one drawn for each conversation; descriptions are in English.
     """
 
     def __init__(
@@ -160,18 +160,19 @@ class ReadingQuestions:
         self._networks = torch.tensor([self.network_names.index(name) for name in atlas.networks])
 
     def facts(self, seen: Seen) -> list[Fact]:
-        """Facts about a scan, from its `fmri_features` and `roi_mask`."""
+        """State facts about a scan, from its `fmri_features` and `roi_mask`."""
         shown = observed_pairs(seen["roi_mask"][None], self._networks, len(self.network_names))[0, 1:]
         return pair_facts(seen["fmri_features"], self.network_names, shown)
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
-        """Some questions, and perhaps a description."""
+        """Draw some questions, and perhaps a description."""
         facts, rng = self.facts(seen), random.Random(int(draw.integers(2**32)))
+        # no draw for a single language: it would change all draws after it, and so trainings in English
         language = rng.choice(self.languages) if len(self.languages) > 1 else self.languages[0]
-        asked = ask_about(facts, self.n_questions, rng, language)
+        questions = ask_about(facts, self.n_questions, rng, language)
         if facts and rng.random() < self.share_described:
-            asked.append(ask_description(facts, rng))
-        return asked
+            questions.append(ask_description(facts, rng))
+        return questions
 
 
 class LabelQuestions:
@@ -182,15 +183,15 @@ class LabelQuestions:
     scans : datasets.Dataset
         A scan dataset with label columns.
     questions : mapping or path
-        Tasks, as `load_tasks` reads them. A scan whose value has no answer is not asked about it, nor for a form of
-        which a field has none.
+        Tasks, see `load_tasks`. Tasks without an answer for a scan are left out of its conversations, and so are forms
+        with such a task.
     n_questions : int
-        Labels asked about in one conversation; 0 for all.
+        Labels in one conversation; 0 for all.
 
     Attributes
     ----------
     scan_ids : set of str
-        The scans with a known answer to at least one question.
+        Scans with an answer to at least one question.
     tasks : dict of str to Task
     """
 
@@ -218,29 +219,28 @@ class LabelQuestions:
         self.scan_ids = set(self._known)
 
     def texts(self) -> list[str]:
-        """Texts with all words of questions and answers."""
+        """Return texts with all words of questions and answers."""
         texts = [text for task in self.tasks.values() for text in (*task.ask, *task.classes)]
         return texts + [text for form in forms_of(self.tasks).values() for text in form.examples()]
 
     def turns(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
-        """Some or all questions, in any order, with drawn wording."""
+        """Draw some or all questions, their order and their wording."""
         known = self._known.get(scan_id, [])
         order = draw.permutation(len(known))[: self.n_questions or None]
         return [Question(pick(known[i][0], draw), known[i][1]) for i in order]
 
 
 def joined(*parts: tuple[Any, float]) -> Converse:
-    """Conversations that mix several kinds of questions in any order.
+    """Mix several kinds of questions into conversations, in any order.
 
     Parameters
     ----------
     *parts : tuple of (questions, share)
-        An object with `turns`, and the share of conversations that it is part of. The first kind is asked where
-        chance leaves nothing.
+        An object with `turns`, and its share of the conversations. The first kind is used if no kind is drawn.
     """
 
     def converse(scan_id: str, draw: np.random.Generator, seen: Seen) -> list[Question]:
-        # the order of these draws must stay: a resumed training redraws its epoch
+        # the order of these draws must not change: a resumed training redraws its epoch
         turns = [
             turn for part, share in parts if draw.random() < share for turn in part.turns(scan_id, draw, seen)
         ] or parts[0][0].turns(scan_id, draw, seen)
@@ -252,12 +252,12 @@ def joined(*parts: tuple[Any, float]) -> Converse:
 def reading_or_corpus(
     arguments: LanguageModelArguments, texts: CorpusTexts | None, processor: FmriLMProcessor
 ) -> list[tuple[Any, float]]:
-    """Questions that the scan answers, or texts of a corpus, for `joined`.
+    """Make questions about network pairs or, without them, texts of a corpus, for `joined`.
 
     Raises
     ------
     ValueError
-        If questions about network pairs are asked of a model that does not see them.
+        If the model has no network-pair tokens for `reading_questions`.
     """
     if arguments.reading_questions:
         check_pairs_are_read(processor, "reading_questions")
@@ -272,10 +272,10 @@ def reading_or_corpus(
 
 
 def check_pairs_are_read(processor: FmriLMProcessor, argument: str) -> None:
-    """Refuse an argument that asks about network pairs if the model does not see them."""
+    """Refuse an option that needs network-pair tokens if the model has none."""
     if "network_pairs" not in processor.scan_tokens:
         raise ValueError(
-            f"`{argument}` need network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
+            f"`{argument}` needs network-pair tokens: set `scan_tokens: [rois, network_pairs]` in stage 2, or "
             f"`{argument}: 0`."
         )
 
@@ -294,7 +294,7 @@ class GivenConversations:
     Attributes
     ----------
     scan_ids : set of str
-        The scans that have a conversation.
+        Scans with a conversation.
     """
 
     def __init__(self, scans: datasets.Dataset, source: str):
@@ -304,20 +304,20 @@ class GivenConversations:
         for index, scan_id in enumerate(self.conversations["scan_id"]):
             if str(scan_id) not in known:
                 raise ValueError(
-                    f"A conversation is about scan {scan_id!r}, which is not in the scan dataset. Take it out, or give "
-                    "the dataset that has it."
+                    f"A conversation is about scan {scan_id!r}, which is not in the scan dataset. Remove the "
+                    "conversation, or give the dataset that has the scan."
                 )
             self._of_scan.setdefault(str(scan_id), []).append(index)
         self.scan_ids = set(self._of_scan)
 
     def __call__(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> Messages:
-        """One of the conversations about a scan."""
+        """Draw one of the conversations about a scan."""
         chosen = self.conversations[pick(self._of_scan[scan_id], draw)]
         return put_scan_first([dict(message) for message in chosen["messages"]])
 
 
 def load_texts(source: str, columns: Sequence[str]) -> datasets.Dataset:
-    """The rows of a .txt, .jsonl or .parquet file, or of the "train" split of a dataset, with these columns."""
+    """Load a .txt, .jsonl or .parquet file, or the "train" split of a dataset, and check that it has these columns."""
     kinds = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
     kind = kinds.get(Path(source).suffix)
     loaded = datasets.load_dataset(kind, data_files=source) if kind else datasets.load_dataset(source)
@@ -330,25 +330,26 @@ def load_texts(source: str, columns: Sequence[str]) -> datasets.Dataset:
 
 
 def plain_text_blocks(source: str, tokenizer: Any, n_tokens: int) -> datasets.Dataset:
-    """Plain text as blocks of at most `n_tokens` `input_ids`, kept on disk.
+    """Cut plain text into blocks of at most `n_tokens` `input_ids`, kept on disk.
 
     Parameters
     ----------
     source : str
-        As for `load_texts`, with a column `text`.
+        A source for `load_texts` with a column `text`.
     tokenizer : PreTrainedTokenizerBase
-        Its end-of-text token goes between texts.
+        Its end-of-text token separates texts.
     n_tokens : int
     """
     texts = load_texts(source, ("text",))
 
     def cut(batch: dict[str, list]) -> dict[str, list]:
+        # Blocks run across the borders of texts, so that all of them are full and nothing is padded.
         ended = [text + (tokenizer.eos_token or "") for text in batch["text"] if text and text.strip()]
         ids = [token for text in ended for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
         blocks = [ids[start : start + n_tokens] for start in range(0, len(ids), n_tokens)]
-        return {"input_ids": [block for block in blocks if len(block) > 1]}
+        return {"input_ids": [block for block in blocks if len(block) > 1]}  # a single token predicts nothing
 
     blocks = texts.map(cut, batched=True, remove_columns=texts.column_names, desc="Cutting plain text")
     if not len(blocks):
-        raise ValueError(f"{Path(source).name} holds no text to train on.")
+        raise ValueError(f"{Path(source).name} has no text to train on.")
     return blocks

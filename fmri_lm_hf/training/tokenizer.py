@@ -22,14 +22,14 @@ from ..files import weights_hash
 from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
 from ..models.feature_extraction_fmri import FmriFeatureExtractor
 from ..models.modeling_fmri_tokenizer_pretraining import FmriTokenizerForPreTraining
-from .arguments import ScanArguments, argument, parse
+from .arguments import ScanArguments, argument, fields_of, parse
 from .backbone import load_backbone
 from .data import ScanInputs, TrainingScans
 from .run import train_and_save
 from .texts import CorpusTexts
 from .trainer import FmriTrainer
 
-OfTexts = dict[str, dict[str, torch.Tensor]]  # inputs of the model that come from texts, by name and `scan_id`
+TextInputs = dict[str, dict[str, torch.Tensor]]  # inputs of the model that come from texts, by name and `scan_id`
 
 
 @dataclass
@@ -48,12 +48,12 @@ class TokenizerArguments(ScanArguments):
     network_means: bool = argument("add means over networks to a connectivity profile", False)
     text_model: str | None = argument("language model that embeds the texts: a folder, a Hub id, or bundled")
     text_length: str = argument("texts to align with: sentence, paragraph or full", "paragraph")
-    text_tokens: int = argument("align tokens with so many of each text, as published; 0: scans with texts", 0)
+    text_tokens: int = argument("align tokens with this many of each text, as published; 0: scans with texts", 0)
 
     def __post_init__(self):
         super().__post_init__()
         if (self.corpus is None) != (self.text_model is None):
-            raise ValueError("Alignment needs both `corpus` and `text_model`: give the other one, or neither.")
+            raise ValueError("Alignment needs both `corpus` and `text_model`: give both, or neither.")
         if self.text_tokens < 0:
             raise ValueError(f"`text_tokens` must not be negative, got {self.text_tokens}.")
 
@@ -80,25 +80,26 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
         extractor.fit_normalization(scans.dataset[row] for row in rows["train"])
     inputs, ids = scans.read(extractor, rows)
 
-    of_texts: OfTexts = {}
+    text_inputs: TextInputs = {}
     if texts is not None:
-        of_texts = _of_texts(texts, ids, arguments, scans)
-        shape["text_embed_dim"] = len(next(iter(of_texts["text_embeds"].values())))
+        text_inputs = _text_inputs(texts, ids, arguments, scans)
+        shape["text_embed_dim"] = len(next(iter(text_inputs["text_embeds"].values())))
         if shape.get("contrastive_loss", "").startswith("soft_"):
-            every_id = [name for of_split in ids.values() for name in of_split]
-            if descriptors := texts.descriptors(every_id, ids["train"]):
-                of_texts["descriptors"] = descriptors
-    # seeded here, so that fresh weights do not depend on what ran before
+            all_ids = [scan_id for scan_ids in ids.values() for scan_id in scan_ids]
+            if descriptors := texts.descriptors(all_ids, ids["train"]):
+                text_inputs["descriptors"] = descriptors
+    # seeded again, so that fresh weights do not depend on what ran before
     torch.manual_seed(arguments.seed)
     model = FmriTokenizerForPreTraining(FmriTokenizerConfig(**shape))
-    if of_texts:
-        model.fit_texts(torch.stack([of_texts["text_embeds"][scan_id] for scan_id in ids["train"]]))
+    if text_inputs:
+        # of training subjects only: whitening fitted on all texts would leak those of validation subjects
+        model.fit_texts(torch.stack([text_inputs["text_embeds"][scan_id] for scan_id in ids["train"]]))
     trainer = FmriTrainer(
         model,
         arguments,
         data_collator=default_data_collator,
-        train_dataset=ScanInputs(inputs, ids["train"], **of_texts),
-        eval_dataset=ScanInputs(inputs, ids["validation"], **of_texts) if "validation" in ids else None,
+        train_dataset=ScanInputs(inputs, ids["train"], **text_inputs),
+        eval_dataset=ScanInputs(inputs, ids["validation"], **text_inputs) if "validation" in ids else None,
         callbacks=[CodebooksMustStart()],
     )
     train_and_save(trainer, extractor, **scans.facts(ids["train"]))
@@ -106,25 +107,20 @@ def train(arguments: TokenizerArguments) -> FmriTrainer:
 
 
 class CodebooksMustStart(TrainerCallback):
-    """Refuses a training that is over before its codebooks start."""
+    """Refuses a training that ends before its codebooks start."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         n_warm, n_steps = model.config.codebook_warmup_steps, state.max_steps
         if n_warm >= n_steps:
             raise ValueError(
                 f"`codebook_warmup_steps` is {n_warm}, but the training has {n_steps} steps: its codebooks would "
-                "never start."
+                "never start. Give fewer of these, or train longer."
             )
 
 
 def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any]:
-    """Fields of FmriTokenizerConfig, from the recipe and the scans."""
-    assert not isinstance(arguments.tokenizer, str)
-    shape: dict[str, Any] = {"n_rois": scans.n_rois, **(arguments.tokenizer or {})}
-    if unknown := sorted(set(shape) - set(FmriTokenizerConfig.__dataclass_fields__)):
-        raise ValueError(
-            f"`tokenizer` has unknown fields: {', '.join(unknown)}. Those of FmriTokenizerConfig are known."
-        )
+    """Collect fields of FmriTokenizerConfig from the recipe and the scans."""
+    shape = {"n_rois": scans.n_rois, **fields_of(FmriTokenizerConfig, "tokenizer", arguments.tokenizer)}
     if arguments.network_means:
         if scans.atlas is None:
             raise ValueError(
@@ -134,48 +130,49 @@ def _shape(arguments: TokenizerArguments, scans: TrainingScans) -> dict[str, Any
     return shape
 
 
-def _of_texts(
+def _text_inputs(
     texts: CorpusTexts, ids: dict[str, list[str]], arguments: TokenizerArguments, scans: TrainingScans
-) -> OfTexts:
-    """Embeddings of the texts about each scan, and of tokens of the first one if asked for."""
+) -> TextInputs:
+    """Embed the texts about each scan and, with `text_tokens`, tokens of the first one."""
     backbone = load_backbone(str(arguments.text_model))
     model = backbone.language_model.to(arguments.device).eval()
     tokenizer = backbone.tokenizer_of(scans.atlas)
-    names = [name for of_split in ids.values() for name in of_split]
+    all_ids = [scan_id for scan_ids in ids.values() for scan_id in scan_ids]
     embeds = scans.store.embed(
-        ["\n".join(texts.texts(name)) for name in names],
-        # names of networks may be words of the vocabulary, so that other names make other tokens of a text
+        ["\n".join(texts.texts(scan_id)) for scan_id in all_ids],
+        # The names of networks belong to the key: a tokenizer may have tokens for them, so that with another atlas the
+        # same text has other tokens.
         [weights_hash(model), tokenizer.name_or_path, *(scans.atlas.network_names if scans.atlas else ())],
-        lambda: embed_descriptions(texts, names, model, tokenizer),
+        lambda: embed_descriptions(texts, all_ids, model, tokenizer),
     )
-    of_texts = {"text_embeds": dict(zip(names, embeds))}
+    text_inputs = {"text_embeds": dict(zip(all_ids, embeds))}
     if arguments.text_tokens:
-        first = [texts.texts(name)[0] for name in names]
+        first = [texts.texts(scan_id)[0] for scan_id in all_ids]
         tokens = embed_tokens(model, tokenizer, first, arguments.text_tokens)
-        of_texts["text_token_embeds"] = dict(zip(names, tokens))
-    return of_texts
+        text_inputs["text_token_embeds"] = dict(zip(all_ids, tokens))
+    return text_inputs
 
 
 def embed_descriptions(texts: CorpusTexts, scan_ids: Sequence[str], model: Any, tokenizer: Any) -> torch.Tensor:
-    """The embedding of each scan's descriptions: the mean over all texts about it.
+    """Embed the descriptions of each scan: the mean over all texts about it.
 
-    The texts about a scan say the same in other words. The embedding of one text alone varies mostly with its wording,
-    which cannot be predicted from a scan, and which a contrastive loss learns by heart.
+    The texts about a scan state the same facts in different words. The embedding of a single text varies mostly with
+    its wording, which a scan cannot predict and a contrastive loss memorises.
 
     Returns
     -------
     torch.Tensor of shape (n_scans, hidden_size), float32, on the CPU
     """
-    of_scans = [texts.texts(scan_id) for scan_id in scan_ids]
-    embeds = embed_texts(model, tokenizer, [text for each in of_scans for text in each])
-    return torch.stack([each.mean(0) for each in embeds.split([len(each) for each in of_scans])])
+    groups = [texts.texts(scan_id) for scan_id in scan_ids]
+    embeds = embed_texts(model, tokenizer, [text for group in groups for text in group])
+    return torch.stack([group.mean(0) for group in embeds.split(list(map(len, groups)))])
 
 
 @torch.inference_mode()
 def embed_tokens(model: Any, tokenizer: Any, texts: Sequence[str], n_tokens: int) -> torch.Tensor:
-    """Input embeddings of so many tokens of each text, spread over it: (n_texts, n_tokens, hidden_size), float32.
+    """Embed `n_tokens` tokens of each text, spread over it: (n_texts, n_tokens, hidden_size), float32.
 
-    A text with fewer tokens gives some of them twice.
+    These are input embeddings. A text with fewer tokens has some of them twice.
     """
     chosen = []
     for text in texts:
@@ -186,14 +183,14 @@ def embed_tokens(model: Any, tokenizer: Any, texts: Sequence[str], n_tokens: int
 
 @torch.inference_mode()
 def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
-    """Embeddings of texts by a language model: the mean of each text's last hidden states.
+    """Embed texts with a language model: the mean of each text's last hidden states.
 
     Parameters
     ----------
     model : PreTrainedModel
         With or without a language modelling head.
     tokenizer : PreTrainedTokenizerBase
-        With a padding token. Texts are cut to the length that the model takes.
+        Tokenizer with a padding token. Texts are truncated to the longest input of the model.
     texts : sequence of str
     batch_size : int
 
@@ -212,8 +209,8 @@ def embed_texts(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: in
             max_length=longest,
             return_tensors="pt",
         ).to(model.device)
-        # Padded on the right, so that positions count from the first token. A tokenizer may also give
-        # `token_type_ids`, which GPT-2 would add to its embeddings.
+        # Padded on the right, so that positions count from the first token. `token_type_ids`, which some tokenizers
+        # return, are left out, since GPT-2 would add them to its embeddings.
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         hidden = model.base_model(**inputs).last_hidden_state.float()
         mask = batch["attention_mask"][..., None]

@@ -1,7 +1,7 @@
-"""The Trainers of the stages.
+"""Trainers of the stages: losses of a batch, and what its micro-batches share.
 
-Stage 1 trains a `FmriTokenizer` with `FmriTrainer`. The other stages train a `FmriLMForCausalLM` with `FmriLMTrainer`,
-on examples of one scan and one conversation, or of plain text alone, which `FmriLMCollator` batches.
+Stage 1 trains a `FmriTokenizer` with `FmriTrainer`; the other stages train a `FmriLMForCausalLM` with `FmriLMTrainer`.
+How the losses of batches become that of a step is in `step_trainer`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .feature_store import IGNORED
 from .random_questions import ReadingBatches
 from .step_trainer import Part, StepTrainer
 
-# inputs about scans; the others have a row for each prompt
+# Inputs with a row for each scan or target; all others have a row for each prompt, of which only some have a scan.
 OF_SCANS = (*SCAN_INPUTS, "fmri_labels", "attention_targets")
 
 
@@ -28,8 +28,8 @@ class FmriTrainer(StepTrainer):
     """Trainer of stage 1, whose losses are means over scans.
 
     The contrastive loss compares each scan with the texts of all scans of its step, in all micro-batches and
-    processes; texts are frozen, so that nothing but the loss of a scan depends on them. The codebooks start from the
-    scans of the first step, and move once a step. Evaluation compares a scan with the texts of its batch.
+    processes. This needs no gradients of other processes, since embeddings of texts are frozen. The codebooks start
+    from the scans of the first step, and move once a step. Evaluation compares a scan with the texts of its batch.
     """
 
     def count_units(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,10 +38,11 @@ class FmriTrainer(StepTrainer):
     def loss_parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
         quantizer = getattr(self.accelerator.unwrap_model(self.model), "quantizer", None)
         if quantizer is not None:
-            # codebooks move with the last micro-batch, so that all of a step read the same codes
+            # Codebooks move with the last micro-batch of a step. If they moved with each, the next one would read other
+            # codes, and the result would depend on how the step is divided.
             quantizer.step_ends = self.accelerator.sync_gradients
         outputs, n_scans = model(**inputs), len(inputs["input_values"])
-        # the output's "loss" is the weighted sum of the others, which are there to be logged
+        # "loss" is the weighted sum of the other losses, which have weight 0 here: they are only logged
         parts = {
             name: Part(n_scans * value, "scans", float(name == "loss"))
             for name, value in outputs.items()
@@ -50,10 +51,11 @@ class FmriTrainer(StepTrainer):
         return parts, outputs
 
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
-        """Start the codebooks, and give each micro-batch the texts of the others."""
+        """Start the codebooks, and add to each micro-batch the texts of the others."""
         model = self.accelerator.unwrap_model(self.model)
         if hasattr(model, "start_quantizer"):
-            # FSDP2 has whole weights only within a forward pass, or within a method registered (once) as one
+            # FSDP2 gathers weights for a forward pass only, and for methods that are registered as one. Registered on
+            # each step, the method would be wrapped once more each time.
             if "start_quantizer" not in vars(model):
                 register_fsdp_forward_method(model, "start_quantizer")
             model.start_quantizer(batches)
@@ -68,7 +70,7 @@ class FmriTrainer(StepTrainer):
                 place = end
 
     def _of_all_processes(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Rows of all processes, which may have different numbers of them, and where those of this one begin."""
+        """Gather rows of all processes, which may differ in number; also return where those of this process begin."""
         if self.accelerator.num_processes == 1:
             return rows, 0
         sizes = self.accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
@@ -79,30 +81,30 @@ class FmriTrainer(StepTrainer):
 
 
 class FmriLMTrainer(StepTrainer):
-    """Trainer of language models that read scans: text about scans, plain text and next codes, each with its weight.
+    """Trainer of language models that read scans, with losses of text about scans, plain text and next codes.
 
     The loss is ``F2T + fmri_loss_weight * F2F + text_only_loss_weight * T2T`` (arXiv 2511.21760): cross-entropy
-    on text after scans, on the next code of each ROI where the batch holds `fmri_labels`, and on texts without
-    a scan, which keep the language model's language; each a mean over its labels in the whole step. A mixture of
-    experts that has `output_router_logits` adds its load balancing loss with its own weight, as a mean over prompts.
+    of text after scans, of the next code of each ROI if the batch has `fmri_labels`, and of texts without a scan,
+    which preserve the language; each a mean over its labels in the whole step. A mixture of experts with
+    `output_router_logits` adds its load balancing loss with its own weight, as a mean over prompts.
 
-    Prompts with and without scans are run apart, so that texts are not padded to the length of scans, and logits are
-    computed at the positions that predict a label of the batch.
+    Prompts with and without scans run in separate forward passes, so that texts are not padded to the length of scans,
+    and logits are computed only at positions that predict a label of the batch.
 
     Parameters
     ----------
     text_only_loss_weight : float, default=0.5
     supervision : AttentionSupervision, optional
-        Of the language model, whose heads attend where the `attention_targets` of a batch say.
+        Attention supervision of the language model, by the `attention_targets` of a batch.
     attention_loss_weight : float, default=1.0
-        Weight of this supervision, a mean over targets.
+        Weight of its loss, a mean over targets.
     replay : ReadingBatches, optional
-        One of its batches is shared out among the micro-batches of a step, against forgetting; its cross-entropy is
-        one more part of the loss.
+        Random scans against forgetting: one of its batches is divided among the micro-batches of a step, and its
+        cross-entropy is added to the loss.
     replay_every : int, default=1
-        Steps from one such step to the next.
+        Replay in every n-th step.
     *args, **kwargs
-        As for [`Trainer`].
+        Arguments of [`Trainer`].
     """
 
     def __init__(
@@ -123,9 +125,8 @@ class FmriLMTrainer(StepTrainer):
     def prepare_step(self, batches: Sequence[dict[str, Any]]) -> None:
         """Add a share of the step's replayed batch to each micro-batch.
 
-        Which batch that is follows from the number of the step alone, so that a resumed training replays what an
-        uninterrupted one would have. It is cut into as many shares as the step has micro-batches in all processes, so
-        that the step's loss does not depend on how the step is cut.
+        The number of the step alone decides which batch is replayed, so that a resumed training replays the same ones.
+        The batch is divided among the micro-batches of all processes: the loss then does not depend on their number.
         """
         if self.replay is None or self.state.global_step % self.replay_every:
             return
@@ -142,9 +143,9 @@ class FmriLMTrainer(StepTrainer):
         return counts
 
     def _count(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Units of a batch without what is replayed."""
+        """Count the units of a batch without its replayed prompts."""
         has_scan = self._has_scan(inputs)
-        n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)  # the first token is predicted by none
+        n_labels = (inputs["labels"][:, 1:] != IGNORED).sum(1)  # no position predicts the first token
         return {
             "words about scans": n_labels[has_scan].sum(),
             "other words": n_labels[~has_scan].sum(),
@@ -166,7 +167,7 @@ class FmriLMTrainer(StepTrainer):
         return parts, outputs
 
     def _parts(self, model: Any, inputs: dict[str, Any]) -> tuple[dict[str, Part], Any]:
-        """Parts of the loss of a batch without what is replayed: its prompts with scans, and the others."""
+        """Compute the parts of the loss for the prompts with scans and those without, replayed prompts aside."""
         unwrapped = self.accelerator.unwrap_model(self.model)
         names = [
             "text_loss",
@@ -179,8 +180,9 @@ class FmriLMTrainer(StepTrainer):
         for name, batch in zip(names, self._with_and_without_scans(inputs)):
             if batch is None:
                 continue
-            # Position i predicts token i + 1. Logits are computed at the columns in which any row predicts a label;
-            # at least at one, since a head that one process leaves out would hang the others, which reduce it.
+            # Position i predicts token i + 1. Logits are computed at the columns in which any row predicts a label, and
+            # at one column if there is none: a process whose head has no gradient would leave the others waiting for
+            # ever when gradients are reduced.
             labels = F.pad(batch.pop("labels")[:, 1:], (0, 1), value=IGNORED)
             at = (labels != IGNORED).any(0).nonzero().flatten()
             if not len(at):
@@ -189,7 +191,7 @@ class FmriLMTrainer(StepTrainer):
             if self.supervision is None or targets is None:
                 outputs = model(**batch, logits_to_keep=at, skip_hidden=skips)
             else:
-                if skips:  # the model leaves hidden tokens out: targets go where it puts the others
+                if skips:  # the model drops hidden tokens, which moves the others, and so the targets
                     masks = {name: batch.get(name) for name in ("attention_mask", "roi_mask", "padding_mask")}
                     seen = unwrapped.get_attention_mask(batch["input_ids"], **masks)
                     targets = move_positions(targets, ScanLayout.places_without_hidden(seen))
@@ -200,7 +202,7 @@ class FmriLMTrainer(StepTrainer):
             chosen = labels != IGNORED
             logits = outputs.logits[chosen].float()
             totals[name] = F.cross_entropy(logits, labels[chosen], reduction="sum")
-            if outputs.fmri_loss is not None:  # a mean, of which the step needs the sum
+            if outputs.fmri_loss is not None:  # a mean; the step needs the sum
                 totals["fmri_loss"] = outputs.fmri_loss * self._n_codes(batch)
             if outputs.aux_loss is not None:
                 totals["aux_loss"] = totals.get("aux_loss", 0) + outputs.aux_loss * len(labels)
@@ -214,10 +216,10 @@ class FmriLMTrainer(StepTrainer):
         return {name: Part(total, *kinds[name]) for name, total in totals.items()}, outputs
 
     def _with_and_without_scans(self, inputs: Mapping[str, Any]) -> list[dict[str, Any] | None]:
-        """The prompts of a batch that have a scan, and the others; None where no process has any.
+        """Split a batch into prompts with and without a scan; None for a kind that no process has.
 
-        Processes run their models together: gradients and shards are exchanged in each pass. So a process that lacks
-        what another one has runs a prompt of two words without labels, from which nothing is learnt.
+        All processes have to run the same passes, since each pass exchanges gradients and shards. So a process without
+        prompts of a kind that another one has runs a dummy of two tokens without labels.
         """
         has_scan = self._has_scan(inputs)
         n_rows = torch.stack([has_scan.sum(), (~has_scan).sum()])
@@ -235,16 +237,16 @@ class FmriLMTrainer(StepTrainer):
         return batches
 
     def _scans_come_first(self, batch: Mapping[str, Any], labels: torch.Tensor) -> bool:
-        """Whether each row's scans end before its first label, so that what is hidden of them can be left out.
+        """Whether each row's scans end before its first label, so that their hidden tokens can be left out.
 
-        Leaving tokens out moves the others, by another number of columns in each row. Counted from the end of a row,
-        though, what follows its scans stays in place, and with it all that `logits_to_keep` names.
+        Without them the other tokens move, by a different number of columns in each row. Counted from the end of the
+        row, though, tokens after the scans keep their place, and with them the columns of `logits_to_keep`.
         """
         columns = torch.arange(labels.shape[1], device=labels.device)
         is_scan = batch["input_ids"] == self._fmri_token_id
         if batch.get("text_segments") is not None or not is_scan.any():
             return False
-        # the model leaves nothing out where next codes are predicted or a graph is compiled: then targets must not move
+        # With next codes or a compiled graph the model ignores `skip_hidden`: moved targets would then be wrong.
         if batch.get("fmri_labels") is not None or self.args.torch_compile:
             return False
         last_of_scans = torch.where(is_scan, columns, -1).amax(1)
@@ -252,7 +254,7 @@ class FmriLMTrainer(StepTrainer):
         return bool((last_of_scans < first_label).all())
 
     def _rows(self, inputs: Mapping[str, Any], rows: torch.Tensor, with_scans: bool) -> dict[str, Any]:
-        """Some prompts of a batch, without the padding that they share."""
+        """Select prompts of a batch, and cut off the padding that they share."""
         of_scans = {name: inputs[name] for name in OF_SCANS if inputs.get(name) is not None}
         of_prompts = {name: value for name, value in inputs.items() if name not in OF_SCANS}
         if not rows.all():
@@ -268,7 +270,7 @@ class FmriLMTrainer(StepTrainer):
         return {**of_prompts, **(of_scans if with_scans else {})}
 
     def _n_codes(self, inputs: Mapping[str, Any]) -> torch.Tensor | int:
-        """How many next codes a batch has to predict."""
+        """Count the next codes that a batch predicts."""
         if inputs.get("fmri_labels") is None:
             return 0
         masks = [inputs.get(name) for name in ("roi_mask", "padding_mask")]

@@ -1,4 +1,4 @@
-"""Text tokenizers: a subword vocabulary with a chat template, words added to one, and the parts of a conversation."""
+"""Text tokenizers: train one, add words to one, and take a chat template apart."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-N_SHORT = 12  # names that training begins with: as many as a scan has networks then, and of few tokens
+N_SHORT = 12  # names of few tokens, with which the training begins
 
 
 def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of texts, with a chat template and a token `<fmri>`.
+    """Train a byte-level BPE tokenizer with a chat template and a token `<fmri>`.
 
     Parameters
     ----------
     texts : sequence of str
     vocab_size : int
-        At most so many tokens; at least those of single bytes.
+        Largest number of tokens; single bytes are always tokens.
     """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -50,25 +50,26 @@ def train_text_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTok
         pad_token="<pad>",
         eos_token="<|end|>",
         additional_special_tokens=special[2:],
-        padding_side="left",  # generation goes on at the right
+        padding_side="left",  # generation appends tokens on the right
         chat_template=CHAT_TEMPLATE,
     )
 
 
 def add_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Give words of texts that a tokenizer cuts into pieces tokens of their own.
+    """Add tokens to a tokenizer for words of texts that it splits into several.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        It is changed: the model's embeddings have to be resized.
+        Changed in place; the embeddings of its model have to be resized.
     texts : iterable of str
 
     Returns
     -------
     list of str
-        The new tokens; a word after a space includes the space, so that texts are decoded as they were.
+        The new tokens.
     """
+    # a word after a space includes the space: without it, decoded texts would lose their spaces
     words = dict.fromkeys(word for text in texts for word in re.findall(r" ?[^\W\d_]+", text))
     new = [word for word in words if len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1]
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in new])
@@ -77,14 +78,14 @@ def add_words(tokenizer: Any, texts: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Token ids that a chat template writes around a scan, a question and its answer.
+    """Token ids that a chat template puts around a scan, a question and its answer.
 
-    A conversation can then be put together from the ids of its parts: many questions about one scan, side by side.
+    With them a prompt can hold many parallel questions about one scan.
 
     Attributes
     ----------
     prefix : tuple of int
-        Before the scan: the beginning of the user's turn, with whatever the template puts in front of it.
+        Before the scan: the beginning of the user's turn, with everything before it.
     separator : tuple of int
         Between question and answer.
     suffix : tuple of int
@@ -96,54 +97,55 @@ class ChatFormat:
     suffix: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any, fmri_token: str = "<fmri>") -> ChatFormat:
-        """That of a tokenizer's chat template.
+    def of(cls, tokenizer: Any) -> ChatFormat:
+        """Read the format from a tokenizer's chat template.
 
         Raises
         ------
         ValueError
-            If it has none, or one that does not write a question and its answer unchanged, one after the other.
+            If there is no template, or if it does not contain question and answer unchanged, in this order.
         """
         if tokenizer.chat_template is None:
             raise ValueError(
-                "The language model's tokenizer has no chat template, which says how a question and its answer are "
-                "written: set `tokenizer.chat_template` and save it, or take a model that has one."
+                "The language model's tokenizer has no chat template, which defines how questions and answers are "
+                "written: set `tokenizer.chat_template` and save it, or use a model that has one."
             )
-        question, answer = f"{fmri_token}question", "answer"
+        question, answer = "<fmri>question", "answer"
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        prefix, found_question, rest = text.partition(question)
-        separator, found_answer, suffix = rest.partition(answer)
+        prefix, found_question, reply = text.partition(question)
+        separator, found_answer, suffix = reply.partition(answer)
         if not (found_question and found_answer):
             raise ValueError(
-                "The chat template does not write a question and its answer unchanged, one after the other, but makes "
-                f"of them {text!r}: take a model with another template."
+                "The chat template does not write a question and its answer unchanged, one after the other; it writes "
+                f"{text!r}. Use a model with another template."
             )
         parts = tokenizer([prefix, separator, suffix], add_special_tokens=False)["input_ids"]
         return cls(*map(tuple, parts))
 
 
 class NetworkNames:
-    """Draws names of networks for a language model without words for them: short ones first, then published ones, then
-    also anatomical terms and made-up words.
+    """Draws names of networks for a language model without tokens for them.
+
+    First names of few tokens, then published ones, then also anatomical terms and made-up words.
 
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
     short_until, published_until : float
-        Shares of the training.
+        Shares of the training until which short and published names are drawn.
     """
 
     def __init__(self, tokenizer: Any, short_until: float, published_until: float):
         self.short_until, self.published_until = short_until, published_until
-        distinct = {name.lower(): name for name in reversed(PUBLISHED_NAMES)}  # none that differ by case alone
+        distinct = {name.lower(): name for name in reversed(PUBLISHED_NAMES)}  # without names that differ only in case
         self.published = sorted(
             distinct.values(),
             key=lambda name: (len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]), name),
         )
 
     def __call__(self, n: int, rng: random.Random, done: float) -> list[str]:
-        """`n` names of a scan's networks, when this share of the training is done."""
+        """Draw `n` names for the networks of a scan; `done` is the share of the training that is over."""
         if done < self.published_until:
             return rng.sample(self.published[: N_SHORT if done < self.short_until else None], n)
         return draw_network_names(n, np.random.default_rng(rng.getrandbits(32)))

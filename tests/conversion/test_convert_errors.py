@@ -58,7 +58,7 @@ TENSOR_PROBLEMS = {
     "deep settings": (
         "gpt2",
         lambda state, tree: tree.update(model_args={"lr": nested(400)}),
-        "settings in the checkpoint are nested more deeply than any program nests them",
+        "settings in the checkpoint are nested too deeply",
     ),
     "no name": ("gpt2", lambda state, tree: state.update({3: torch.ones(1)}), "names a tensor by a int"),
     "terminal": (

@@ -204,7 +204,8 @@ def test_preprocessing_is_the_published_one_and_recorded(golden, converted):
 
 def test_card_says_where_it_came_from(converted):
     card = (converted["qwen3_merged"] / "README.md").read_text()
-    assert "converted from `checkpoint.pt` (SHA-256 `" in card
+    assert "from `checkpoint.pt`, a checkpoint of the published" in card
+    assert "| SHA-256 of the checkpoint | `" in card
     assert "licence of the checkpoint is not stated" in card
     assert "do not republish" in card
     assert "[not recorded]" not in card

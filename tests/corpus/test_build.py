@@ -186,10 +186,10 @@ def test_other_parameters_are_refused_with_both_values(corpus, scans, tmp_path, 
         monkeypatch.setattr(build, "compute_descriptors", lambda task: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_corpus(scans, out, CONFIG)
-    with pytest.raises(ValueError, match=r"begun with seed = 0, now it is 7. Give the same parameters"):
+    with pytest.raises(ValueError, match=r"started with seed = 0, now seed = 7. Give the same options"):
         build_corpus(scans, out, CorpusConfig(holdout_sites=["B"], fractions=(0.8, 0.2, 0), seed=7))
     other = write_scan_dataset(cohort(seed=3), tmp_path / "other", ATLAS)
-    with pytest.raises(ValueError, match="begun with scans_sha256 = "):
+    with pytest.raises(ValueError, match="started with scans_sha256 = "):
         build_corpus(other, out, CONFIG)
 
 
@@ -216,7 +216,7 @@ def test_unusable_scans_are_listed_and_the_rest_goes_on(tmp_path, capsys):
     failures = json.loads((out / "failures.json").read_text())
     bad = [rows[i]["scan_id"] for i in (1, 4, 5, 6)]
     assert [failure["scan_id"] for failure in failures] == bad
-    reasons = ["0 of 24 ROIs are usable", "10 time points", "bold is not numbers", "t_r is missing"]
+    reasons = ["0 of 24 ROIs are usable", "10 time points", "bold is not a matrix of numbers", "t_r is missing"]
     for failure, reason in zip(failures, reasons, strict=True):
         assert reason in failure["reason"]
     described = {row["scan_id"] for split in datasets.load_dataset(str(out)).values() for row in split}
@@ -413,7 +413,7 @@ def test_scans_without_atlas_or_with_a_double_id_are_refused(tmp_path):
     with pytest.raises(ScanError, match=r"'sub-A0001_ses-1' occurs twice in scans"):
         build_corpus(scans, tmp_path / "out")
     (scans / "atlas.json").unlink()
-    with pytest.raises(ScanError, match=r"no atlas.json beside the scans of scans"):
+    with pytest.raises(ScanError, match=r"no atlas.json next to the scans of scans"):
         build_corpus(scans, tmp_path / "out")
     file = scans / "scans.parquet"
     file.write_bytes(file.read_bytes()[:5000])

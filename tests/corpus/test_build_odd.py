@@ -77,7 +77,7 @@ def test_an_atlas_without_networks_is_refused_and_a_table_helps(rows, tmp_path, 
         "--quiet",
     ]
     assert cli.main(command) == 2
-    assert "names no network for any of its 26 ROIs, and texts speak of networks" in capsys.readouterr().err
+    assert "has no network for any of its 26 ROIs; texts need names of networks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     table = tmp_path / "table.csv"
     pairs = zip(ATLAS.roi_names, ["none" if network == "Control" else network for network in NETWORKS], strict=True)

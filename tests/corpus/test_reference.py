@@ -100,7 +100,7 @@ def test_files_that_do_not_belong_together_are_refused(reference, scans, atlas, 
 
 
 def test_an_unknown_format_and_an_empty_folder_are_refused(reference, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no reference\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no reference\.json"):
         CohortReference.load(tmp_path)
     reference.save(tmp_path)
     description = json.loads((tmp_path / "reference.json").read_text()) | {"format_version": 99}

@@ -117,7 +117,7 @@ def test_a_mask_of_another_length_is_refused(bold, atlas):
 
 @pytest.mark.parametrize("families", [("graphs",), ()])
 def test_unknown_families_are_refused(bold, atlas, families):
-    with pytest.raises(ValueError, match="choose from connectivity, gradients, graph, ica"):
+    with pytest.raises(ValueError, match="expected some of connectivity, gradients, graph, ica"):
         compute_features(bold, 2.0, atlas, families=families)
 
 

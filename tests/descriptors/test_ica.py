@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -195,6 +197,17 @@ def test_masked_rois_hardly_change_the_time_courses(mixture):
     holes = ica_features(prepare_scan(bold, 2.0, atlas, np.arange(60) % 5 > 0), maps)
     for name in ("ica/falff/A", "ica/fnc/A-C", "ica/autocorrelation"):
         assert holes[name] == pytest.approx(whole[name], abs=0.03)
+
+
+def test_a_single_network_without_maps_has_ica_features_and_no_fnc(bold, atlas):
+    one = replace(atlas, networks=("Visual",) * atlas.n_rois)
+    features = compute_features(bold, 2.0, one, families=("ica",))
+    assert features["ica/amplitude/Visual"] == pytest.approx(features["ica/amplitude"])
+    assert not any(name.startswith("ica/fnc") for name in features)
+    only_visual = np.array([network == "Visual" for network in atlas.networks])
+    features = compute_features(bold, 2.0, atlas, families=("ica",), roi_mask=only_visual)
+    assert np.isfinite(features["ica/amplitude"])
+    assert np.isnan(features["ica/fnc/Visual-Motor"])
 
 
 def test_without_maps_the_network_means_take_their_place(bold, atlas):

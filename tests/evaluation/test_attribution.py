@@ -22,7 +22,7 @@ from fmri_lm_hf.evaluation.attribution import (
     integrated_gradients,
     log_odds,
     occlude,
-    other_people,
+    other_subjects,
     randomisation_test,
     with_random_weights,
 )
@@ -73,10 +73,10 @@ def test_what_one_pair_carries_shows_at_that_pair_alone(bundled, people, linear)
     assert np.abs(found.of_pairs[:, others]).max() < 1e-9
     assert np.abs(np.delete(found.of_networks, [found.networks.index(name) for name in PAIR], 1)).max() < 1e-9
     assert found.top_pairs(0)[0] in (PAIR, PAIR[::-1])
-    told = found.summary()
-    assert set(told["of_pairs"][0]["networks"]) == set(PAIR)
-    assert told["of_pairs"][0]["for_answer"] == pytest.approx(found.of_pairs[:, planted].mean())
-    assert told["n_scans"] == 4
+    summary = found.summary()
+    assert set(summary["of_pairs"][0]["networks"]) == set(PAIR)
+    assert summary["of_pairs"][0]["for_answer"] == pytest.approx(found.of_pairs[:, planted].mean())
+    assert summary["n_scans"] == 4
 
 
 def test_a_pairs_value_is_its_part_in_the_log_odds_with_the_sign_of_the_answer(bundled, linear):
@@ -104,7 +104,7 @@ def test_every_network_gets_another_persons_series():
     people = np.array(["a", "a", "b", "c", "c", "d"])
     seen = Counter()
     for seed in range(60):
-        others = other_people(people, 0, 3, np.random.default_rng(seed))
+        others = other_subjects(people, 0, 3, np.random.default_rng(seed))
         assert sorted(people[others]) == ["b", "c", "d"]
         seen.update(others)
     assert set(seen) == {2, 3, 4, 5}
@@ -117,7 +117,7 @@ def test_replaced_series_bring_their_masks_along():
         "padding_mask": torch.tensor([[True, True, True], [True, True, False]]),
     }
     of_roi = torch.tensor([0, 0, 1, 1])
-    found = module._replaced(inputs, 0, [1, 1], [(), (1,)], of_roi)
+    found = module._replace_networks(inputs, 0, [1, 1], [(), (1,)], of_roi)
     assert torch.equal(found["input_values"][0], inputs["input_values"][0])
     assert torch.equal(found["input_values"][1, :2], inputs["input_values"][0, :2])
     assert torch.equal(found["input_values"][1, 2:], inputs["input_values"][1, 2:])
@@ -179,7 +179,7 @@ def test_each_token_goes_to_its_networks_with_its_share(bundled, people, monkeyp
     values = model.get_fmri_features(**people[0])[:, 1:, VALUE]
     subjects = np.array(people[1])
     for scan in range(2):
-        others = other_people(subjects, scan, 3, np.random.default_rng([5, scan]))
+        others = other_subjects(subjects, scan, 3, np.random.default_rng([5, scan]))
         more = (weights * (values[scan] - values[others].mean(0))).tolist()
         for (i, j), share in zip(found.pairs, found.of_pairs[scan]):
             assert share == pytest.approx(more[numbers.index([i, j])], abs=1e-3)
@@ -202,12 +202,12 @@ def test_a_model_of_rois_has_networks_and_no_pairs(checkpoint):
     scans = answer_log_probabilities(model, prompt, answers, **inputs).numpy()
     odds = log_odds(scans, found.answers[0])
     assert found.of_networks[0].sum() == pytest.approx(odds[0] - odds[1:].mean(), rel=0.02)
-    told = found.summary()
-    assert told["of_pairs"] == []
-    assert len(told["of_networks"]) == len(processor.feature_extractor.atlas.network_names)
+    summary = found.summary()
+    assert summary["of_pairs"] == []
+    assert len(summary["of_networks"]) == len(processor.feature_extractor.atlas.network_names)
 
 
-def test_what_cannot_be_shared_out_is_said(bundled, people, checkpoint):
+def test_answers_without_networks_or_other_subjects_are_refused(bundled, people, checkpoint):
     with pytest.raises(Unavailable, match="All scans are of one subject"):
         integrated_gradients(*bundled, people[0], ["a"] * 10, QUESTION, BINS)
     processor = copy.copy(bundled[1])
@@ -217,7 +217,7 @@ def test_what_cannot_be_shared_out_is_said(bundled, people, checkpoint):
         integrated_gradients(bundled[0], processor, *people, QUESTION, BINS)
     latent = copy.deepcopy(AutoModelForCausalLM.from_pretrained(checkpoint).config)
     latent.fmri_config.num_latent_tokens = 4
-    with pytest.raises(Unavailable, match="latent tokens, of which none stands for a network"):
+    with pytest.raises(Unavailable, match="latent tokens only, and none of them stands for a network"):
         module._token_shares(type("Model", (), {"config": latent}), [0, 1], 2)
 
 
@@ -245,7 +245,7 @@ def test_what_is_found_depends_on_what_was_learnt(bundled, people, method):
 
 
 @pytest.mark.parametrize("method", EXPLANATIONS)
-def test_the_seed_decides_who_the_other_people_are(bundled, people, method):
+def test_the_seed_decides_who_the_other_subjects_are(bundled, people, method):
     explain = partial(EXPLANATIONS[method], *bundled, *people, QUESTION, BINS, n_scans=1, n_others=1)
     found = [explain(seed=seed).of_pairs for seed in (0, 0, 1, 2)]
     np.testing.assert_array_equal(found[0], found[1])
@@ -253,9 +253,9 @@ def test_the_seed_decides_who_the_other_people_are(bundled, people, method):
     assert not np.allclose(found[2], found[3])
 
 
-def test_without_enough_people_or_networks_it_says_what_is_missing(bundled, people):
+def test_too_few_subjects_or_networks_are_refused(bundled, people):
     inputs, subjects = people
-    with pytest.raises(Unavailable, match=r"scans of 2 other people, and each of 6 networks.*at least 7 people"):
+    with pytest.raises(Unavailable, match=r"scans of 2 other subjects, and each of 6 networks.*at least 7 subjects"):
         occlude(*bundled, inputs, (subjects[:3] * 4)[:10], "?", BINS)
     processor = copy.copy(bundled[1])
     processor.feature_extractor = copy.copy(processor.feature_extractor)
@@ -269,8 +269,8 @@ def test_without_enough_people_or_networks_it_says_what_is_missing(bundled, peop
 
 def test_pictures_are_drawn_on_a_brain_where_rois_have_places(bundled, people, linear):
     atlas = bundled[1].feature_extractor.atlas
-    told = occlude(*bundled, *people, "?", ["no", "yes"], n_scans=1, n_others=1).summary()
-    with_brain, without = ("".join(explanation_parts({"occlusion": {"sex": told}}, each)) for each in (atlas, None))
+    summary = occlude(*bundled, *people, "?", ["no", "yes"], n_scans=1, n_others=1).summary()
+    with_brain, without = ("".join(explanation_parts({"occlusion": {"sex": summary}}, each)) for each in (atlas, None))
     assert (with_brain.count("data:image/png"), without.count("data:image/png")) == (2, 1)
     assert "default - sensorimotor" in without or "sensorimotor - default" in without
     assert "too few" in "".join(explanation_parts({"integrated_gradients": {"sex": {"left_out": "too few"}}}, atlas))

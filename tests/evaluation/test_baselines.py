@@ -78,7 +78,7 @@ def test_solving_in_the_span_of_the_scans_is_exact():
     np.testing.assert_allclose(direct.scores, padded.scores)
 
 
-def test_scans_of_one_subject_do_not_vouch_for_each_other():
+def test_the_penalty_is_chosen_by_subject():
     """Features that only recognise subjects: by-subject cross-validation must choose the strongest penalty."""
     rng = np.random.default_rng(1)
     subjects = np.repeat(np.arange(40), 4)
@@ -101,7 +101,7 @@ def test_logistic_refuses_what_it_cannot_fit():
         fit_logistic(np.ones((10, 4)), ["a", "b"] * 5, features)
 
 
-def test_majority_answers_the_commonest_training_label():
+def test_majority_predicts_the_most_common_training_label():
     found = majority(["x", "y", "y"], 4)
     assert found.labels == ["y"] * 4
     assert found.score(["x", "y", "y", "y"]) == {"accuracy": 0.75, "balanced_accuracy": 0.5, "auc": 0.5}

@@ -26,10 +26,10 @@ from fmri_lm_hf.evaluation.tasks import Task
 DIAGNOSIS = Task.from_dict("dx", {"ask": "Ill?", "answers": {"ill": "ill", "well": "well"}})
 
 
-def judgement(truth, said, subjects=None, task=DIAGNOSIS) -> TaskScores:
-    """What a model that is sure of itself said."""
+def task_scores(truth, predicted, subjects=None, task=DIAGNOSIS) -> TaskScores:
+    """Scores of a model that gives these answers with high probabilities."""
     classes = tuple(sorted(set(truth)))
-    probabilities = np.array([[0.9 if name == each else 0.1 for name in classes] for each in said])
+    probabilities = np.array([[0.9 if name == each else 0.1 for name in classes] for each in predicted])
     subjects = [f"s{i}" for i in range(len(truth))] if subjects is None else subjects
     return TaskScores(
         task=task,
@@ -121,42 +121,44 @@ def test_in_the_subset_answer_and_confound_are_independent_and_no_more_is_lost_t
 
 
 def test_a_model_that_sees_the_confound_alone_is_at_chance_where_it_is_isolated():
-    truth, motion, said = confounded()
-    judged = judgement(truth, said)
-    everyone = balanced_accuracy_score(truth, said)
-    isolated = isolated_scores(judged, {"motion": motion})["motion"]
+    truth, motion, predicted = confounded()
+    scored = task_scores(truth, predicted)
+    everyone = balanced_accuracy_score(truth, predicted)
+    isolated = isolated_scores(scored, {"motion": motion})["motion"]
     assert everyone > 0.8
     assert isolated["balanced_accuracy"] == pytest.approx(0.5)  # exactly: each stratum is balanced
     assert isolated["association"] > 0.6
     # one that sees the illness is as good there as everywhere
-    knows = isolated_scores(judgement(truth, truth), {"motion": motion})["motion"]
+    knows = isolated_scores(task_scores(truth, truth), {"motion": motion})["motion"]
     assert knows["balanced_accuracy"] == 1
     assert knows["n"] == isolated["n"] < len(truth)
 
 
-def test_subgroups_are_scored_by_themselves_and_the_column_asked_about_is_none():
-    truth, motion, said = confounded(seed=3)
+def test_subgroups_are_scored_without_the_column_of_the_task():
+    truth, motion, predicted = confounded(seed=3)
     sex = ["F" if i % 2 else "M" for i in range(len(truth))]
-    judged = judgement(truth, said)
-    found = subgroup_scores(judged, {"motion": motion, "sex": sex})
+    scored = task_scores(truth, predicted)
+    found = subgroup_scores(scored, {"motion": motion, "sex": sex})
     for stratum in ("F", "M"):
         places = [i for i, each in enumerate(sex) if each == stratum]
-        expected = balanced_accuracy_score([truth[i] for i in places], [said[i] for i in places])
+        expected = balanced_accuracy_score([truth[i] for i in places], [predicted[i] for i in places])
         score = found["sex"][stratum]
         assert score["balanced_accuracy"] == pytest.approx(expected)
         assert score["n"] == score["n_subjects"] == len(places)
         assert score["interval"][0] < expected < score["interval"][1]
     asks_sex = Task.from_dict("which", {"column": "Sex", "ask": "?", "answers": {"ill": "ill", "well": "well"}})
-    assert set(subgroup_scores(judgement(truth, said, task=asks_sex), {"motion": motion, "sex": sex})) == {"motion"}
+    assert set(subgroup_scores(task_scores(truth, predicted, task=asks_sex), {"motion": motion, "sex": sex})) == {
+        "motion"
+    }
 
 
 def test_strata_of_few_subjects_or_one_answer_have_no_score():
     truth = ["ill", "well"] * 10 + ["ill"] * 10
     strata = ["A"] * 20 + ["B"] * 10
-    found = subgroup_scores(judgement(truth, truth), {"site": strata})["site"]
+    found = subgroup_scores(task_scores(truth, truth), {"site": strata})["site"]
     assert found["A"]["balanced_accuracy"] == 1
     assert found["B"] == {"n": 10, "n_subjects": 10, "balanced_accuracy": None, "interval": None}
-    few = judgement(truth, truth, subjects=[f"s{i // 10}" for i in range(30)])
+    few = task_scores(truth, truth, subjects=[f"s{i // 10}" for i in range(30)])
     assert subgroup_scores(few, {"site": strata})["site"]["A"]["interval"] is None
 
 
@@ -186,10 +188,10 @@ def test_unknown_confounds_count_as_the_training_mean_and_unknown_features_stay_
     assert np.isnan(found[0][3, 1])
 
 
-def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at():
+def test_tables_have_a_row_for_each_score():
     assert confounding_tables(EvaluationReport({})) == []
-    truth, motion, said = confounded(seed=1)
-    judged = judgement(truth, said)
+    truth, motion, predicted = confounded(seed=1)
+    scored = task_scores(truth, predicted)
     score = {"balanced_accuracy": 0.7, "interval": [0.6, 0.8], "chance": 0.5, "n": 400}
     results = {
         "confounding": {
@@ -198,8 +200,8 @@ def test_tables_have_a_row_for_each_number_and_none_where_nothing_was_looked_at(
         },
         "subgroups": {
             "dx": {
-                "within_levels": subgroup_scores(judged, {"motion": motion}),
-                "isolated": isolated_scores(judged, {"motion": motion}),
+                "within_levels": subgroup_scores(scored, {"motion": motion}),
+                "isolated": isolated_scores(scored, {"motion": motion}),
             }
         },
     }

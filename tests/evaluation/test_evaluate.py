@@ -290,7 +290,7 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     not_there = ("confounds", "connectivity_regressed", "hypothesis", "hypothesis_direct")
     assert list(results["tasks"]["sex"]) == [name for name in PREDICTORS if name not in not_there]
-    assert "none of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
+    assert "None of site, mean_fd varies" in results["left_out"]["sex"]["confounds"]
     assert json.loads((model / "results.json").read_text()) == results
     report = EvaluationReport.from_json(tmp_path / "out" / "results.json")
     assert report.to_dict() == results
@@ -316,7 +316,7 @@ def test_the_command_writes_scores_report_and_what_the_card_shows(checkpoint, fo
     verdict = results["verdict"]["sex"]
     assert verdict["beats_controls"] is False
     assert "(!) sex: not shown to be above majority, without_scan" in printed
-    assert "Without confounds alone for sex: Among the training scans" in printed
+    assert "Without confounds alone for sex: None of site, mean_fd varies" in printed
     card = model_card(ModelFacts("fmri_lm", results=results), "org/model")
     assert "**sex: not shown to be above its controls** (majority, without_scan" in card
     above = results | {"verdict": {"sex": verdict | {"beats_controls": True}}}

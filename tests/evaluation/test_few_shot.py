@@ -56,7 +56,7 @@ def folder(rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(checkpoint, folder, rows):
+def evaluation(checkpoint, folder, rows):
     scans, _ = load_scan_dataset(folder)
     assert scans["scan_id"] == [row["scan_id"] for row in rows]
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -64,33 +64,33 @@ def study(checkpoint, folder, rows):
     return Evaluation(model, processor, scans, {"sex": TASK}, ROWS["test"])
 
 
-def taught(study, k, draw=0):
-    question = study.split("sex", ROWS)
-    shots = few.draw_shots(question, k, draw)
-    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
-    return dataclasses.replace(question, pool=shots, train=shots), read
+def taught(evaluation, k, draw=0):
+    split = evaluation.split("sex", ROWS)
+    shots = few.draw_shots(split, k, draw)
+    encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, shots)
+    return dataclasses.replace(split, pool=shots, train=shots), encoded
 
 
-def test_shots_are_of_so_many_people_of_each_class_and_of_nobody_who_is_evaluated(study):
-    question = study.split("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
-    drawn = [few.draw_shots(question, 4, draw) for draw in range(20)]
+def test_draws_have_k_subjects_of_each_class_and_no_test_subject(evaluation):
+    split = evaluation.split("sex", {**ROWS, "train": list(range(32))})  # a split that leaks
+    drawn = [few.draw_shots(split, 4, draw) for draw in range(20)]
     for shots in drawn:
-        assert [study.labels["sex"][row] for row in shots] == ["female"] * 4 + ["male"] * 4
-        people = [study.subjects[row] for row in shots]
+        assert [evaluation.labels["sex"][row] for row in shots] == ["female"] * 4 + ["male"] * 4
+        people = [evaluation.subjects[row] for row in shots]
         assert len(set(people)) == 8
-        assert not set(people) & set(question.subjects(question.test))
+        assert not set(people) & set(split.subjects(split.test))
         assert "p0" not in people  # whose scans are of both classes
     assert len(set(drawn)) > 10
     assert {row % 2 for shots in drawn for row in shots} == {0, 1}  # either scan of a person
-    fewer = few.draw_shots(question, 2, 3)
+    fewer = few.draw_shots(split, 2, 3)
     assert fewer == (*drawn[3][:2], *drawn[3][4:6])
-    with pytest.raises(Unavailable, match="6 labelled scans of 'female' are asked for, and 5 training subjects"):
-        few.draw_shots(question, 6, 0)
+    with pytest.raises(Unavailable, match="5 training subjects have a labelled scan of 'female', expected at least 6"):
+        few.draw_shots(split, 6, 0)
 
 
-def test_the_seed_of_the_study_decides_who_is_drawn(study):
+def test_the_seed_of_the_evaluation_decides_the_draw(evaluation):
     def drawn(seed):
-        seeded = copy(study)
+        seeded = copy(evaluation)
         seeded.seed = seed
         return tuple(few.draw_shots(seeded.split("sex", ROWS), 2, draw) for draw in range(3))
 
@@ -98,43 +98,43 @@ def test_the_seed_of_the_study_decides_who_is_drawn(study):
     assert len({drawn(seed) for seed in range(5)}) == 5
 
 
-def test_of_a_model_that_says_nothing_the_adapter_reads_the_values_of_network_pairs(monkeypatch):
+def test_the_adapter_reads_values_of_network_pairs_of_a_model_without_knowledge(monkeypatch):
     cohort = simulate_cohort(sites=[Site("A", 16), Site("B", 12, gain=1.8)], seed=5)
     rows = {"train": list(range(16)), "test": list(range(16, 28))}
-    study = Evaluation(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
-    question = study.split("sex", rows)
-    shots = few.draw_shots(question, 4, 0)
-    read = EncodedScans.encode(study.model, study.processor, study.scans, shots)
-    monkeypatch.setattr(few, "_answers", lambda question, read: np.full((len(question.train), 2), 0.5))
-    monkeypatch.setattr(study, "answer", lambda question: Answer(np.full((len(question.test), 2), 0.5)))
-    found = few.adapter(dataclasses.replace(question, pool=shots, train=shots), read).probabilities
+    evaluation = Evaluation(*fmri_lm_hf.load_bundled_model(), cohort.dataset, {"sex": TASK}, rows["test"])
+    split = evaluation.split("sex", rows)
+    shots = few.draw_shots(split, 4, 0)
+    encoded = EncodedScans.encode(evaluation.model, evaluation.processor, evaluation.scans, shots)
+    monkeypatch.setattr(few, "_answers", lambda split, encoded: np.full((len(split.train), 2), 0.5))
+    monkeypatch.setattr(evaluation, "answer", lambda split: Answer(np.full((len(split.test), 2), 0.5)))
+    found = few.adapter(dataclasses.replace(split, pool=shots, train=shots), encoded).probabilities
     scans = cohort.dataset.with_format("numpy")
-    inputs = dict(study.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
-    values = scan_pairs(study.processor, inputs)[0].double().numpy()
+    inputs = dict(evaluation.processor(fmri=[scans[row] for row in [*shots, *rows["test"]]]))
+    values = scan_pairs(evaluation.processor, inputs)[0].double().numpy()
     values -= values[:8].mean(0)
     values /= np.sqrt((values[:8] ** 2).sum(1).mean())
-    by_hand = LogisticRegression(C=few.ADAPTER_C).fit(values[:8], question.labels(shots)).predict_proba(values[8:])
+    by_hand = LogisticRegression(C=few.ADAPTER_C).fit(values[:8], split.labels(shots)).predict_proba(values[8:])
     np.testing.assert_allclose(found, by_hand, atol=1e-3)
     assert found.std() > 0.1
 
 
-def test_the_adapter_follows_answers_that_are_sure_and_right(study, monkeypatch):
-    question, read = taught(study, 2)
+def test_the_adapter_follows_answers_that_are_sure_and_right(evaluation, monkeypatch):
+    split, encoded = taught(evaluation, 2)
 
     def sure(rows):
-        right = np.array(question.labels(rows)) == question.classes[1]
+        right = np.array(split.labels(rows)) == split.classes[1]
         return np.where(right[:, None], [[0.05, 0.95]], [[0.95, 0.05]])
 
-    unsure = few.adapter(question, read).probabilities
-    monkeypatch.setattr(few, "_answers", lambda question, read: sure(question.train))
-    monkeypatch.setattr(study, "answer", lambda question: Answer(sure(question.test)))
-    found = few.adapter(question, read).probabilities
-    truth = np.array(question.labels(question.test)) == question.classes[1]
+    unsure = few.adapter(split, encoded).probabilities
+    monkeypatch.setattr(few, "_answers", lambda split, encoded: sure(split.train))
+    monkeypatch.setattr(evaluation, "answer", lambda split: Answer(sure(split.test)))
+    found = few.adapter(split, encoded).probabilities
+    truth = np.array(split.labels(split.test)) == split.classes[1]
     assert ((found[:, 1] > 0.5) == truth).all()
     assert not ((unsure[:, 1] > 0.5) == truth).all()
 
 
-def test_a_pair_that_a_scan_does_not_have_counts_as_the_mean():
+def test_a_missing_network_pair_counts_as_the_mean():
     train, test = (
         np.array([[1.0, np.nan], [3.0, np.nan]]),
         np.array([[2.0, 5.0], [np.nan, np.nan], [4.0, 0.0]]),
@@ -145,31 +145,29 @@ def test_a_pair_that_a_scan_does_not_have_counts_as_the_mean():
 
 
 @torch.no_grad()
-def test_in_context_is_the_whole_conversation_read_at_once(study):
-    question, read = taught(study, 1)
-    found = few.in_context(question, read).probabilities
-    order = np.random.default_rng([study.seed, *question.train]).permutation(2)
+def test_in_context_is_the_whole_conversation_read_at_once(evaluation):
+    split, encoded = taught(evaluation, 1)
+    found = few.in_context(split, encoded).probabilities
+    order = np.random.default_rng([evaluation.seed, *split.train]).permutation(2)
     ask = {"role": "user", "content": [{"type": "fmri"}, {"type": "text", "text": TASK.ask[0]}]}
-    messages = [
-        each for i in order for each in (ask, {"role": "assistant", "content": question.labels(question.train)[i]})
-    ]
-    answers = encode_question(study.processor, TASK.ask[0], question.classes)[1]
-    for place, row in enumerate(question.test[:3]):
-        scans = [study.scans[each] for each in [*(question.train[i] for i in order), row]]
-        inputs = study.processor(fmri=scans)
+    messages = [each for i in order for each in (ask, {"role": "assistant", "content": split.labels(split.train)[i]})]
+    answers = encode_question(evaluation.processor, TASK.ask[0], split.classes)[1]
+    for place, row in enumerate(split.test[:3]):
+        scans = [evaluation.scans[each] for each in [*(split.train[i] for i in order), row]]
+        inputs = evaluation.processor(fmri=scans)
         scores = []
-        for name, ids in zip(question.classes, answers):
-            told = [*messages, ask, {"role": "assistant", "content": name}]
-            whole = torch.tensor([study.processor.encode_chat(told)["input_ids"]])
-            logits = study.model(input_ids=whole, **inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+        for name, ids in zip(split.classes, answers):
+            chat = [*messages, ask, {"role": "assistant", "content": name}]
+            whole = torch.tensor([evaluation.processor.encode_chat(chat)["input_ids"]])
+            logits = evaluation.model(input_ids=whole, **inputs).logits[0, -len(ids) - 1 : -1].log_softmax(-1)
             scores.append(logits[range(len(ids)), ids].sum())
         np.testing.assert_allclose(found[place], torch.stack(scores).softmax(0), atol=1e-4)
-    swapped = dataclasses.replace(question, train=question.train[::-1])
-    assert not np.allclose(few.in_context(swapped, read).probabilities, found)  # which labels, matters
+    swapped = dataclasses.replace(split, train=split.train[::-1])
+    assert not np.allclose(few.in_context(swapped, encoded).probabilities, found)  # which labels, matters
 
 
-def test_scores_of_all_predictors_by_number_of_scans(study, rows, checkpoint, tmp_path):
-    found = few.few_shot(study, ROWS, (0, 1, 5, 6), n_draws=2)["sex"]
+def test_scores_of_all_predictors_by_number_of_scans(evaluation, rows, checkpoint, tmp_path):
+    found = few.few_shot(evaluation, ROWS, (0, 1, 5, 6), n_draws=2)["sex"]
     assert list(found) == ["0", "1", "5", "6"]
     assert list(found["0"]) == ["fmri_lm"]
     assert set(found["1"]) == set(few.FEW_SHOT_PREDICTORS)
@@ -179,20 +177,20 @@ def test_scores_of_all_predictors_by_number_of_scans(study, rows, checkpoint, tm
         assert len(scores["draws"]) == 2
     assert "make prompts of" in found["5"]["in_context"]["left_out"]  # ten scans of twelve tokens, 128 places
     assert "balanced_accuracy" in found["5"]["adapter"]
-    assert "5 training subjects have one" in found["6"]["adapter"]["left_out"]
+    assert "5 training subjects have a labelled scan of" in found["6"]["adapter"]["left_out"]
 
 
-def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, tmp_path, monkeypatch):
-    drawn = few.draw_shots(study.split("sex", ROWS), 1, 0)
+def test_an_unreadable_scan_is_replaced_by_one_of_another_subject(evaluation, rows, tmp_path, monkeypatch):
+    drawn = few.draw_shots(evaluation.split("sex", ROWS), 1, 0)
     broken = [dict(row) for row in rows]
     broken[drawn[0]]["bold"] = broken[drawn[0]]["bold"][:2]
     scans, _ = load_scan_dataset(write_scan_dataset(broken, tmp_path / "scans", tiny.atlas()))
-    other = Evaluation(study.model, study.processor, scans, {"sex": TASK}, ROWS["test"])
+    other = Evaluation(evaluation.model, evaluation.processor, scans, {"sex": TASK}, ROWS["test"])
     seen = []
 
-    def recording(question, read):
-        seen.append(question.train)
-        return few.adapter(question, read)
+    def recording(split, encoded):
+        seen.append(split.train)
+        return few.adapter(split, encoded)
 
     monkeypatch.setitem(few.FEW_SHOT_PREDICTORS, "adapter", few.FewShotPredictor("", recording))
     scores = few.few_shot(other, ROWS, (1,), n_draws=1, predictors=["adapter"])["sex"]["1"]["adapter"]
@@ -212,9 +210,9 @@ def test_a_scan_that_cannot_be_read_is_replaced_by_another_persons(study, rows, 
         ({"shots": (2, -1)}, "-1 labelled scans of each class found, expected 0 or more"),
     ],
 )
-def test_what_makes_no_sense_is_refused(study, options, message):
+def test_invalid_arguments_are_refused(evaluation, options, message):
     with pytest.raises(ValueError, match=message):
-        few.few_shot(study, ROWS, **options)
+        few.few_shot(evaluation, ROWS, **options)
 
 
 def test_the_command_writes_curves_and_what_moved_the_answers(checkpoint, folder, tmp_path):

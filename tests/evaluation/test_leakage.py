@@ -11,7 +11,7 @@ import pytest
 
 from fmri_lm_hf.corpus.reference import CohortReference
 from fmri_lm_hf.evaluation.design import Design, FittedStatistics
-from fmri_lm_hf.evaluation.leakage import KINDS, LeakError, check_leaks, find_leaks
+from fmri_lm_hf.evaluation.leakage import KINDS, LeakError, find_leaks
 from fmri_lm_hf.evaluation.tasks import Task
 from fmri_lm_hf.models.atlas import Atlas
 from fmri_lm_hf.models.feature_extraction_fmri import FmriFeatureExtractor
@@ -191,14 +191,14 @@ PLANTED = dict(
 
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_leak_is_found_and_named_and_nothing_else_is(kind, seed):
+def test_each_leak_is_found_and_nothing_else(kind, seed):
     design, named = PLANTED[kind](cohort(seed))
     (leak,) = find_leaks(design)
     assert leak.kind == kind
     assert named in leak.message
     assert leak.message.endswith(".")  # what to do
     with pytest.raises(LeakError, match=rf"Evaluation refused: data leakage \(1 problem\).*\n- {kind}: "):
-        check_leaks(design)
+        raise LeakError(find_leaks(design))
 
 
 def test_a_hundred_clean_designs_are_clean():
@@ -259,7 +259,7 @@ def test_statistics_of_more_subjects_than_train_are_refused_where_they_belong_to
     assert "fitted to 99 subjects, and the splits have" in found(replace(design, fitted=[ours]))
 
 
-def test_a_corpus_and_an_extractor_say_whom_they_were_fitted_to(tmp_path):
+def test_a_corpus_and_an_extractor_record_the_subjects_they_were_fitted_to(tmp_path):
     rows = cohort()
     design = design_of(rows)
     names = tuple(f"r{i}" for i in range(len(rows[0]["bold"][0])))
@@ -323,7 +323,7 @@ def test_splits_whose_sites_are_others_are_those_of_other_scans():
     assert "6 are named by the splits" in found(design_of(rows, replace(splits, subjects=half)))
 
 
-def test_people_are_told_from_their_connectivity_where_no_content_is_shared():
+def test_one_person_is_recognised_by_connectivity_without_shared_content():
     cohorts = [Site("A", 40), Site("B", 20, gain=1.8)]
     rows = [dict(row) for row in simulate_cohort(sites=cohorts, scans_per_subject=2, seed=3).dataset]
     rows = [{**row, "bold": np.asarray(row["bold"], dtype="float32"), "roi_mask": None} for row in rows]
@@ -339,8 +339,10 @@ def test_people_are_told_from_their_connectivity_where_no_content_is_shared():
     assert "one person under two names: " in found(design_of(rows, SplitManifest(members), tasks={}))
 
 
-def test_what_is_declared_of_statistics_is_checked():
-    with pytest.raises(ValueError, match="Fitted statistics declare name, people: expected `name` and some of"):
+def test_declared_statistics_are_validated():
+    with pytest.raises(
+        ValueError, match="Fitted statistics declare name, people: expected `name` and at least one of"
+    ):
         FittedStatistics.from_dict({"name": "ComBat", "people": ["a"]})
     with pytest.raises(ValueError, match="declare nothing"):
         FittedStatistics.from_dict({})

@@ -97,12 +97,14 @@ def test_files_from_before_the_schema_version_are_read():
         "judged_before": 1,
         "test_split": "This test split was judged once before.",
         "simulated": True,
+        "leave_one_site_out": {"sites": ["A"], "not_judged": {"B": "too few"}, "model_retrained": False},
         "seconds": 3.0,  # of a demo
     }
     found = EvaluationReport.from_json(old)
     assert found.questions == {"sex": ASKED}
     assert found.history == {"n_earlier": 1, "statement": "This test split was judged once before."}
     assert found.simulated
+    assert found.leave_one_site_out == {"sites": ["A"], "not_evaluated": {"B": "too few"}, "model_retrained": False}
     assert found.schema_version == SCHEMA_VERSION
     assert EvaluationReport.from_json({"tasks": {}}) == EvaluationReport({})
 

@@ -48,7 +48,7 @@ def test_censored_points_stay_censored_where_time_is_cut_or_resampled():
     assert perturb("length", 0.6, 0, {**scan(), "sample_mask": mask}, 0)["sample_mask"].tolist() == mask[:120].tolist()
 
 
-def test_noise_and_motion_have_the_size_they_say():
+def test_noise_and_motion_have_the_given_size():
     long = scan(20_000)
     added = perturb("noise", 2.0, 0, long, 0)["bold"] - long["bold"]
     np.testing.assert_allclose(added.std(0) / long["bold"].std(0), 2.0, rtol=0.03)
@@ -174,6 +174,6 @@ def test_curves_are_the_scores_of_the_perturbed_scans(checkpoint, tmp_path, monk
     assert short["unread"] == 1.0
     assert "too short" in short["reason"]
     page = "".join(robustness_parts(again))
-    assert "The same scans, measured worse" in page
+    assert "Degraded scans" in page
     assert "too short" in page
     assert robustness_parts(None) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
@@ -114,6 +116,19 @@ def test_permutation_p_holds_its_level_and_finds_what_is_there():
     assert np.mean(np.array(p_values) <= 0.5) > 0.35  # and it is no p that is never small
     truth = labels(40)
     assert task_scores({"fmri_lm": answer(truth, 0.9, 1)}, truth).scores()["fmri_lm"]["p"] < 0.01
+
+
+def test_the_seed_acts_on_intervals_and_on_permutations():
+    truth = labels(40)
+    given = {"fmri_lm": answer(truth, 0.6, 1)}
+    found = [task_scores(given, truth, seed=seed).scores()["fmri_lm"] for seed in (0, 0, 1, 2)]
+    assert found[0] == found[1]
+    for measure in ("p", "balanced_accuracy_se", "auc_se"):
+        assert len({each[measure] for each in found}) == 3, measure
+    ages = np.random.default_rng(0).normal(50, 20, 40)
+    given = {"fmri_lm": replace(given["fmri_lm"], numbers=ages + np.random.default_rng(1).normal(0, 40, 40))}
+    of_age = [task_scores(given, truth, numbers=ages, seed=seed).scores()["fmri_lm"]["p"] for seed in (0, 1, 2)]
+    assert len(set(of_age)) > 1
 
 
 def test_subjects_with_many_scans_make_no_chance_result_sure():

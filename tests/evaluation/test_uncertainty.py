@@ -36,7 +36,12 @@ def test_bootstrap_leaves_out_undefined_resamples():
 
 
 @pytest.mark.parametrize(
-    "draw", [weights_by_subject, lambda subjects, *n: permutations_by_subject(subjects, subjects, *n)]
+    "draw",
+    [
+        weights_by_subject,
+        lambda subjects, *n: permutations_by_subject(subjects, subjects, *n),  # whole subjects exchange labels
+        lambda subjects, *n: permutations_by_subject(subjects // 6, subjects, *n),  # scans within subjects do
+    ],
 )
 def test_the_seed_decides_the_draws(draw):
     subjects = np.repeat(np.arange(12), 2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from datasets import get_dataset_config_names
 
 from experiments import ablation
-from experiments.ablation import STUDIES, load_study, run_study, study_table
-from fmri_lm_hf.cli import main
+from experiments.ablation import STUDIES, load_study, run_study, study_rows
+from fmri_lm_hf.cli import MOVED, main
 from fmri_lm_hf.demo.run import STAGES
 from fmri_lm_hf.evaluation.robustness import PERTURBATIONS
 from fmri_lm_hf.models.configuration_fmri_tokenizer import FmriTokenizerConfig
@@ -42,13 +46,13 @@ def test_the_recipes_take_what_a_study_changes(name, tmp_path):
 def test_one_option_at_a_time_is_changed():
     study = load_study("quantizer")
     by_name = {variant.name: variant for variant in study.variants}
-    assert by_name["rvq of 4 levels"].stages == {"alignment": {"fmri_embedding_source": "codes"}}
+    assert by_name["rvq of 4 stages"].stages == {"alignment": {"fmri_embedding_source": "codes"}}
     assert by_name["no codes"].stages == {"alignment": {"fmri_embedding_source": "encoder"}}
     assert by_name["fsq of 4 codes"].stages["tokenizer"]["tokenizer.fsq_levels"] == [8, 5, 5, 5]
 
 
-def test_what_is_no_study_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="There is no study horoscope: give data, families,"):
+def test_invalid_studies_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no study 'horoscope': give one of data, families,"):
         load_study("horoscope")
     file = tmp_path / "mine.yaml"
     file.write_text("about: nothing\n")
@@ -90,11 +94,11 @@ def test_a_study_runs_each_variant_once_and_shows_all(scans, small_demo, tmp_pat
         results = json.loads((out / f"{name.replace(' ', '_')}-0" / "results.json").read_text())
         assert run["tasks"] == results["tasks"]
         assert run["truth"]["languages"]["fr"] == results["truth"]["languages"]["fr"]
-        assert name in study_table(found)
-    assert "bins, asked in fr" in study_table(found).splitlines()[0]
+        assert name in [row[0] for row in study_rows(found)]
+    assert "bins, asked in fr" in study_rows(found)[0]
     page = (out / "report.html").read_text()
     assert "Does it matter?" in page
-    assert "measured worse" in page
+    assert "Degraded scans" in page
     assert "graph" not in kept["as_it_is-0"]
     assert {"connectivity", "graph"} <= set(kept["graphs_too-0"])
     monkeypatch.setattr(ablation, "run_demo", lambda *args, **more: pytest.fail("run again"))
@@ -121,3 +125,16 @@ def test_the_command_takes_a_study(monkeypatch, tmp_path, capsys):
     assert "100 scans  sex   0.700 ± 0.000" in printed
     assert printed.count("0.700 ± 0.000") == 3  # of the model and of both baselines
     assert "not of brains" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [(["tokens", "report"], "experiments.tokens"), (["study"], "experiments.ablation")],
+)
+def test_commands_of_the_last_release_name_the_modules_that_run_them_now(words, module):
+    command = [sys.executable, "-m", "fmri_lm_hf.cli", *words, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(ablation.__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert f"`fmri-lm {words[0]}` is now `python -m {module}`" in done.stderr
+    assert f"  python -m {module} " in done.stdout  # in the examples
+    assert importlib.util.find_spec(MOVED[words[0]][0]) is not None

@@ -1,4 +1,4 @@
-"""The report on tokens: what it says of tokenizers whose qualities are known."""
+"""The report on tokens, for tokenizers whose qualities are known."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def test_parts_of_a_scan_share_no_time_point():
     assert second["t_r"] == 4.0
     assert first["t_r"] == 2.0
     np.testing.assert_array_equal(second["sample_mask"], second["bold"][:, 0] % 10 > 0)
-    with pytest.raises(ScanError, match="fewer than 20 observed time points"):
+    with pytest.raises(ScanError, match="has 9 observed time points, expected at least 20"):
         Part(0, 0.1).of(scan)
 
 
-def test_a_sketch_keeps_who_is_near_whom(cohort, extractor, monkeypatch):
+def test_a_sketch_keeps_similarities(cohort, extractor, monkeypatch):
     model, rows = tokenizer(cohort), list(range(12))
     whole = read_tokens(model, extractor, cohort.dataset, rows).values["tokens"]
     monkeypatch.setattr("experiments.tokens.readings.MAX_SIZE", 2048)
@@ -92,7 +92,7 @@ def test_scans_that_cannot_be_read_are_listed(cohort, extractor):
 # --- measures of stability, against worked examples ---------------------------------------------------------------
 
 
-def test_people_are_found_where_their_measurements_are_alike():
+def test_subjects_with_similar_measurements_are_identified():
     draw = torch.Generator().manual_seed(0)
     people = torch.randn(10, 50, generator=draw)
     names, sites = [f"p{i}" for i in range(10)], ["A", "B"] * 5
@@ -105,7 +105,7 @@ def test_people_are_found_where_their_measurements_are_alike():
     assert other["anywhere"]["rate"] == 0.0
 
 
-def test_a_measurement_is_not_its_own_other_one():
+def test_a_measurement_is_not_compared_with_itself():
     values = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
     assert identification(values, values, list("aabbcd"), ["A"] * 6)["anywhere"]["n"] == 4
     assert identification(values, values, list("abcdef"), ["A"] * 6) == {}
@@ -114,7 +114,7 @@ def test_a_measurement_is_not_its_own_other_one():
     assert found["anywhere"]["rate"] == found["other_sites"]["rate"] == 1.0
 
 
-def test_icc_is_the_share_of_variance_between_people():
+def test_icc_is_the_share_of_variance_between_subjects():
     draw = torch.Generator().manual_seed(0)
     person = torch.randn(4000, 8, generator=draw)
     first, second = (person + torch.randn(4000, 8, generator=draw) for _ in range(2))
@@ -144,7 +144,7 @@ def test_the_report_has_every_part(report):
     assert all(level["used"] + level["dead"] == report["codes"]["n_codes"] == 4**6 for level in levels)
     assert report["identification"]["other_scan"] == {"left_out": "No subject has a second scan."}
     assert set(report["phenotypes"]) == {"diagnosis", "sex", "age"}
-    assert report["retrieval"] == {"left_out": "No texts were given."}
+    assert report["retrieval"] == {"left_out": "There are no texts: give a corpus and the text model of the training."}
     halves = report["identification"]["halves"]
     assert halves["connectivity"]["anywhere"]["rate"] > 10 * halves["connectivity"]["anywhere"]["chance"]
 
@@ -182,7 +182,7 @@ def test_every_quantizer_and_input_is_reported(cohort, extractor, quantizer, fea
     assert ("left_out" in report["coskewness_r"]) == (features == "connectivity")
 
 
-def test_texts_are_found_where_they_are_those_of_the_scans(cohort, extractor, monkeypatch):
+def test_texts_that_encode_their_scans_are_retrieved(cohort, extractor, monkeypatch):
     model, scans = tokenizer(cohort), cohort.dataset.select(range(12))
     model.alignment.text_mean.zero_()
     draw = torch.Generator().manual_seed(0)
@@ -219,26 +219,26 @@ def test_the_command_writes_report_table_and_page(cohort, extractor, tmp_path, c
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     printed, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
     assert "subject identification, split halves" in printed
-    assert "Codes in use, of 4096" in printed
+    assert "Codes in use, of 4096, by stage: " in printed
     assert page.count("data:image/png") == 3
-    assert "it means nothing clinically" in page
+    assert "it has no clinical meaning" in page
     assert report["simulated"] is True
     assert str(tmp_path) not in page + json.dumps(report)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--corpus", "c"], "Retrieval needs both --corpus and --text-model"),
+        (["--corpus", "c"], "--text-model is missing: give both --corpus and --text-model"),
         (["--labels", "height"], "The scan dataset has no column height: it has "),
-        (["--holdout-site", "C"], "No scan is from site 'C': the scans come from A, B."),
+        (["--holdout-site", "C"], "No scan is from site 'C': give one of the sites of the scans, A, B."),
     ],
 )
-def test_what_cannot_be_reported_is_refused(cohort, extractor, tmp_path, capsys, words, said):
+def test_what_cannot_be_reported_is_refused(cohort, extractor, tmp_path, capsys, words, message):
     write_scan_dataset(cohort.dataset.select([0, 1, 30]), tmp_path / "scans", cohort.atlas)
     tokenizer(cohort).save_pretrained(tmp_path / "model")
     extractor.save_pretrained(tmp_path / "model")
     given = ["tokens", "report", str(tmp_path / "model"), "--scans", str(tmp_path / "scans"), *words]
     assert main([*given, "--out", str(tmp_path / "out")]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

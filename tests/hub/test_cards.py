@@ -197,6 +197,22 @@ def test_only_predictors_are_scores_and_only_the_model_is_indexed(where):
     }
 
 
+def test_errors_of_regression_have_a_column_where_there_are_any():
+    age = {"fmri_lm": {"mean_absolute_error": 7.5}, "mean": {"mean_absolute_error": float("nan")}}
+    text = model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK, "age": age}}), "org/model")
+    table = block(text, "scores")
+    assert "| AUC | mean absolute error |\n|---|---|---|---|---|---|\n| sex" in table
+    assert "| age | **this model** | [not recorded] | [not recorded] | [not recorded] | 7.500 |\n" in table
+    assert "nan" not in table
+    assert "mean absolute error" not in card(scores=SCORES)
+    assert "&id" not in text  # YAML's anchors, which not every reader of the metadata follows
+
+
+def test_limits_of_an_fmri_tokenizer_are_not_those_of_answers():
+    assert "Answers are fluent" in model_card(ModelFacts("adapter"), "org/lora")
+    assert "Answers" not in model_card(ModelFacts("fmri_tokenizer"), "org/tokenizer")
+
+
 def test_what_was_scored_is_said_only_where_it_was_recorded():
     def scores(**record):
         return block(model_card(ModelFacts("fmri_lm", results={"tasks": {"sex": TASK}, **record}), "org/m"), "scores")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from fmri_lm_hf.hub.contents import read_folder
+from fmri_lm_hf.hub.contents import kind_of, read_folder, shard_group
 from fmri_lm_hf.hub.privacy import find_private
 
 TOKEN = "hf_" + "A1b2" * 9
@@ -185,6 +185,24 @@ def test_a_name_is_found_however_its_letters_are_written(monkeypatch, account):
     for written in ("jos\u00e917", "jose\u030117", "JOS\u00c917"):
         record = {"training_info.json": json.dumps({"run": f"by {written}"}).encode()}
         assert len(find_private(record)) == 1, written
+
+
+def test_the_line_of_a_finding_is_that_of_the_file():
+    ligatures = "ﬃ " * 40  # each becomes three letters in the form of the text that is searched
+    findings = find_private({"notes.md": f"{ligatures}\n{ligatures}\nby {TOKEN}\n\n\n".encode()})
+    assert findings == ["notes.md line 3: a Hugging Face token (hf_A1b...)"]
+
+
+def test_shards_of_a_split_are_one_group_wherever_they_lie():
+    for folder in ("", "data/", "data/graph/"):
+        group = (folder.rstrip("/"), "train")
+        assert shard_group(f"{folder}train.parquet") == shard_group(f"{folder}train-00000-of-00002.parquet") == group
+    assert shard_group("README.md") is None
+
+
+def test_a_dataset_without_rows_is_of_no_known_kind():
+    with pytest.raises(ValueError, match=r"nor a dataset \(parquet or arrow files\); found dataset_dict.json"):
+        kind_of(["dataset_dict.json"], {})
 
 
 def test_numbers_are_not_taken_for_text(tmp_path):

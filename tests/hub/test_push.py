@@ -224,6 +224,16 @@ def test_a_file_beyond_the_bound_is_refused(client, folder):
         client.run(PUSH, folder=folder, repo="org/big", options={})
 
 
+def test_the_old_keyword_of_the_artifact_works_for_one_release(tmp_path):
+    from fmri_lm_hf.hub import push_to_hub
+
+    with (
+        pytest.warns(FutureWarning, match="`thing` is now `artifact`"),
+        pytest.raises(ValueError, match="absent is not a folder"),
+    ):
+        push_to_hub(thing=tmp_path / "absent", repo_id="org/absent")
+
+
 SECRETS = {
     "a token": (
         "training_info.json",
@@ -360,7 +370,7 @@ result = [first.repo_id, pull.url, onto.commit]
 
 def test_a_revision_that_cannot_be_pushed_to_is_refused(hub, client, saved):
     hub.faults()
-    with pytest.raises(ClientError, match=r"`revision` is the commit 0{40}, which stays as it is"):
+    with pytest.raises(ClientError, match=r"`revision` is the commit 0{40}, which cannot change"):
         client.run(PUSH, folder=saved, repo="org/pinned", options={"revision": "0" * 40})
     assert hub.log() == []
     with pytest.raises(ClientError, match="org/pinned has no revision 'refs/pr/7'"):
@@ -386,7 +396,7 @@ REFUSALS = {
     "bad": (
         400,
         "Invalid YAML in README.md",
-        r"answered 400 .*Invalid YAML.*; it did not accept what was sent",
+        r"answered 400 .*Invalid YAML.*; it did not accept the request",
     ),
     "size": (413, "Too large", r"answered 413 .*smaller `max_shard_size`\.$"),
 }

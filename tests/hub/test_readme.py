@@ -29,7 +29,6 @@ NOT_RUN = {
     "hf auth login": "it asks for a token, in place of which HF_TOKEN is set",
     "accelerate launch": "it names a program; its commands are in training/README.md",
     "python benchmarks/robustness.py": "a measurement of many minutes",
-    "python benchmarks/mixed_batches.py": "a measurement",
     "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
     "make brainmarks": "it needs a package index; a job of its own in CI",
 }
@@ -187,4 +186,4 @@ def test_every_command_and_example_runs_on_what_those_before_it_made(hub, newcom
     assert len(results) == 6  # the baselines' scores are not the model's
     assert newcomer.session.run("result = scan['scan_id']", kept=True).startswith("sub-")
     for name in ("report.html", "results.json"):
-        assert (folder / "judged" / name).exists()
+        assert (folder / "evaluation" / name).exists()

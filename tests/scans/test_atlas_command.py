@@ -58,13 +58,13 @@ def test_an_atlas_of_two_hemispheres_reads_surfaces(tmp_path, capsys, rng):
 @pytest.mark.parametrize(
     "image, table, message",
     [
-        ({"flip": -1}, TABLE, "4 of 4 ROIs lie on the other side than their names say: the image is flipped"),
+        ({"flip": -1}, TABLE, "4 of 4 ROIs lie on the other side than their names indicate: the image is flipped"),
         (
             {},
             TABLE.replace("Vis_L", "Vis_R").replace("3\tVis_R", "3\tVis2_R"),
             "1 of 4 ROIs lie on the other side",
         ),
-        ({"far": 300}, TABLE, "4 ROIs lie outside of MNI space"),
+        ({"far": 300}, TABLE, "4 ROIs lie outside MNI space"),
         ({}, TABLE + "11\tlost\tVisual\n", "1 of 5 ROIs have no voxel in the label image: lost"),
         ({}, TABLE.replace("Motor\n", "unassigned\n"), "2 of 4 ROIs belong to no network"),
     ],

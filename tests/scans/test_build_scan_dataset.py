@@ -371,7 +371,7 @@ def test_changed_inputs_are_noticed_after_phenotypes_were_updated(tables, tmp_pa
 
 def test_another_t_r_for_scans_that_are_there_is_refused(tables, tmp_path):
     build(tables, tmp_path / "out")
-    with pytest.raises(ScanError, match=r"with TR 2 s, but 3 s is given for it now"):
+    with pytest.raises(ScanError, match=r"with TR 2 s, but TR 3 s was given"):
         build_scan_dataset(FilesSource(tables, t_r={"": 3.0}), tmp_path / "out", progress=False)
 
 
@@ -438,7 +438,7 @@ def test_folders_that_cannot_be_used(tables, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match="No scans of the kind 'files'"):
         build(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(ScanError, match="holds something else"):
+    with pytest.raises(ScanError, match="holds other files"):
         build(tables, tables)
     (tables / "a").mkdir()
     np.save(tables / "a" / "sub-0_task-rest_bold.npy", np.eye(6))

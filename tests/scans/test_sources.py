@@ -403,6 +403,16 @@ def test_mat_files_with_names_from_the_path(tmp_path, rng):
         build("files", root, tmp_path / "bad", pattern="{subject}/{scanner}.mat")
 
 
+def test_the_extension_of_mat_files_may_be_upper_case(tmp_path, rng):
+    root, bold = tmp_path / "files", rng.normal(size=(T, 5)).astype(np.float32)
+    root.mkdir()
+    savemat(tmp_path / "a.mat", {"tc": bold.T})
+    (tmp_path / "a.mat").rename(root / "P1.MAT")
+    rows, _, summary = build("files", root, tmp_path / "out", t_r={"": 2.0})
+    assert summary.failures == []
+    np.testing.assert_array_equal(rows["P1"]["bold"], bold)
+
+
 @pytest.mark.parametrize("dtype", ["f8", "f4", "i2", "u1", "i8"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_mat_files_are_read_as_scipy_reads_them(tmp_path, rng, dtype, compressed):
@@ -698,7 +708,7 @@ def test_hcp_takes_the_most_processed_file_of_a_run(tmp_path, rng):
     [row] = rows.values()
     np.testing.assert_array_equal(row["bold"], nibabel.load(f"{stem}{best}.ptseries.nii").get_fdata())
     assert len(summary.left_out) == 3
-    assert all("another file of the run is taken" in each.reason for each in summary.left_out)
+    assert all("another file of the run is read" in each.reason for each in summary.left_out)
     for selection in (Selection.of(task=["rest"], run=["1"]), Selection.of(participant_label=["100307"])):
         again, _, _ = build("hcp", root, tmp_path / f"out{id(selection)}", selection=selection)
         assert len(again) == 1

@@ -103,7 +103,7 @@ def test_manifest_is_read_back_and_checked(tmp_path):
     assert SplitManifest.from_json(file) == manifest
     changed = manifest.to_dict() | {"subjects": {"train": ["s0"], "test": ["s1"]}}
     write(changed)
-    with pytest.raises(ValueError, match="was changed: it gives the hash"):
+    with pytest.raises(ValueError, match="was changed: its subjects have the hash"):
         SplitManifest.from_json(file)
     write({"subjects": {"train": ["s0"], "test": ["s0"]}})
     with pytest.raises(ValueError, match="has s0 in two splits"):

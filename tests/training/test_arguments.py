@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from fmri_lm_hf import FmriTokenizerConfig
 from fmri_lm_hf.cli import main
 from fmri_lm_hf.training.alignment import AlignmentArguments
-from fmri_lm_hf.training.arguments import RENAMED_OPTIONS, parse
+from fmri_lm_hf.training.arguments import RENAMED_OPTIONS, fields_of, parse
 from fmri_lm_hf.training.backbone import load_backbone
 from fmri_lm_hf.training.instruction import InstructionArguments
 from fmri_lm_hf.training.random_questions import ReadingRecipe
@@ -118,6 +118,35 @@ def test_names_of_the_release_before_work_and_say_their_new_names(tmp_path, caps
         assert "fmri-lm train reading" in help_of("reader", "--help", capsys)
     with pytest.warns(FutureWarning, match=r"`reader` is now `bundled`"):
         assert load_backbone("reader").network_pairs is not None
+
+
+def test_entries_are_changed_with_an_equals_sign_too(tmp_path):
+    words = ["tiny/reading", "--reading.hidden_size=16", "--max_steps=3", "--output_dir", str(tmp_path / "out")]
+    arguments = parse(ReadingArguments, words)
+    assert (arguments.reading["hidden_size"], arguments.max_steps) == (16, 3)
+
+
+def test_resume_from_checkpoint_false_is_no_folder(tmp_path):
+    out = tmp_path / "out"
+    words = ["tiny/reading", "--output_dir", str(out), "--resume_from_checkpoint", "false"]
+    assert parse(ReadingArguments, words).resume_from_checkpoint is False
+    out.mkdir()
+    (out / "notes.txt").write_text("kept")
+    with pytest.raises(ValueError, match=r"is not empty\. Give `resume_from_checkpoint: true`"):
+        parse(ReadingArguments, words)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("small", "`tokenizer` is 'small'; expected a mapping of fields of FmriTokenizerConfig"),
+        ({"width": 3}, "`tokenizer` has unknown fields: width. Expected fields of FmriTokenizerConfig"),
+    ],
+)
+def test_fields_of_a_configuration_are_checked(given, message):
+    with pytest.raises(ValueError, match=message):
+        fields_of(FmriTokenizerConfig, "tokenizer", given)
+    assert fields_of(FmriTokenizerConfig, "tokenizer", None) == {}
 
 
 def test_an_unknown_recipe_and_a_missing_option_are_named(tmp_path):

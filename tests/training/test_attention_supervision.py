@@ -303,7 +303,9 @@ def test_a_replayed_batch_is_beside_every_second_step_and_another_one_each_time(
         assert "replay" in batches[0]
         seen.append(batches[0]["replay"]["input_ids"])
     assert seen[0].shape != seen[1].shape or not torch.equal(*seen)
-    with pytest.raises(ValueError, match="4 random scans cannot be shared out among them: give at least 5"):
+    with pytest.raises(
+        ValueError, match="5 micro-batches, among which 4 random scans cannot be divided: give at least 5"
+    ):
         trainer.prepare_step([dict(texts) for _ in range(5)])
 
 

@@ -191,7 +191,7 @@ def test_what_is_not_installed_or_not_there_is_named(monkeypatch, tmp_path):
 
 def test_without_the_package_gguf_its_name_is_given(monkeypatch):
     monkeypatch.setattr(gguf_files, "is_gguf_available", lambda: False)
-    with pytest.raises(ImportError, match="with the package gguf, and it is not installed: pip install gguf"):
+    with pytest.raises(ImportError, match="needs the package gguf: pip install gguf"):
         load_text_backbone("smollm2")
 
 

@@ -206,7 +206,7 @@ def test_where_no_scan_is_the_answer_says_so(scans, processor, model, store):
 
 
 def test_reading_needs_tokens_of_network_pairs(tiny, trained, tmp_path):
-    with pytest.raises(ValueError, match="`reading_questions` need network-pair tokens: set `scan_tokens"):
+    with pytest.raises(ValueError, match="`reading_questions` needs network-pair tokens: set `scan_tokens"):
         run("alignment", "tiny/alignment", "--scan_tokens", "rois", "--output_dir", str(tmp_path / "out"))
 
 
@@ -223,9 +223,9 @@ def test_stage_one_pairs_a_scan_with_its_own_text(tiny, scans, processor, store)
     more = {scan_id: torch.full((3, 2), -float(i)) for i, scan_id in enumerate(ids)}
     item = ScanInputs(inputs, ids, text_embeds=embeds, text_token_embeds=more)[1]
     assert torch.equal(item["text_token_embeds"], torch.full((3, 2), -1.0))
-    with pytest.raises(ValueError, match=f"`text_embeds` has none for scan '{ids[0]}'"):
+    with pytest.raises(ValueError, match=f"`text_embeds` has no entry for scan '{ids[0]}'"):
         ScanInputs(inputs, ids, text_embeds={})
-    with pytest.raises(ValueError, match=f"`descriptors` has none for scan '{ids[0]}'"):
+    with pytest.raises(ValueError, match=f"`descriptors` has no entry for scan '{ids[0]}'"):
         ScanInputs(inputs, ids, text_embeds=embeds, descriptors={})
 
 

@@ -77,7 +77,7 @@ def test_noise_is_no_scan(store):
 def test_codes_need_a_codebook(store):
     model = language_model()
     model.fmri_tokenizer.quantizer = None
-    with pytest.raises(ValueError, match="tokenizer of this model has no codebook"):
+    with pytest.raises(ValueError, match="the tokenizer has no codebook"):
         store.encode(store.extract(cohort(), extractor(), range(3)), model, with_codes=True)
 
 

@@ -107,7 +107,9 @@ def test_several_gpus_of_one_process_are_refused(tmp_path, monkeypatch):
     from fmri_lm_hf.training.arguments import StageArguments
 
     monkeypatch.setattr(StageArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match=r"One process has 2 GPUs.*Start one process a GPU \(`accelerate launch`\)"):
+    with pytest.raises(
+        ValueError, match=r"One process has 2 GPUs.*Start one process for each GPU \(`accelerate launch`\)"
+    ):
         make("tokenizer", tmp_path)
 
 

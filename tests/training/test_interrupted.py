@@ -66,7 +66,7 @@ def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint
         assert (folder / "checkpoint-9" / "model.safetensors").exists()  # and nothing else that a training needs
         caplog.clear()
         run(stage, *words(stage, folder), "--resume_from_checkpoint", "true")
-        assert "checkpoint-9 was not written to its end and is passed over" in caplog.text
+        assert "The checkpoint checkpoint-9 is incomplete and is skipped" in caplog.text
         run(stage, *words(stage, tmp_path / f"{stage}-whole"))
         assert_same(folder, tmp_path / f"{stage}-whole")
 
@@ -74,7 +74,7 @@ def test_killed_while_it_saves_a_training_goes_on_from_the_last_whole_checkpoint
 @pytest.mark.slow
 def test_killed_before_the_first_save_a_training_starts_anew(killed, tiny, tmp_path, caplog):
     run("tokenizer", *words("tokenizer", killed / "early"), "--resume_from_checkpoint", "true")
-    assert "There is no complete checkpoint to resume from: the training starts anew." in caplog.text
+    assert "There is no complete checkpoint to resume from: the training starts from the beginning." in caplog.text
     run("tokenizer", *words("tokenizer", tmp_path / "whole"))
     assert_same(killed / "early", tmp_path / "whole")
 

@@ -1,4 +1,4 @@
-"""Where scans come from: one module for each kind of folder or public cohort."""
+"""Sources of scans: one module for each kind of folder, and one for public cohorts."""
 
 from .cohorts import AbideSource, AdhdSource, DevelopmentSource
 from .files import FilesSource
@@ -9,10 +9,7 @@ from .xcpd import XcpdSource
 
 SOURCES: dict[str, type[Source]] = {
     source.name: source
-    for source in (
-        *(FmriprepSource, XcpdSource, HcpSource, FilesSource),
-        *(AbideSource, AdhdSource, DevelopmentSource),
-    )
+    for source in (FmriprepSource, XcpdSource, HcpSource, FilesSource, AbideSource, AdhdSource, DevelopmentSource)
 }
 
 __all__ = ["SOURCES", "ScanFile", "Source"]

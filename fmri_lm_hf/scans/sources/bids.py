@@ -1,4 +1,4 @@
-"""BIDS: names of files, tables beside a scan, the selection of scans by entity, and tables of participants."""
+"""BIDS: file names, tables beside a scan, selection of scans by entity, and tables of participants."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pandas
 from ...models.scan_errors import ScanError
 from ...models.scan_files import stem
 
-# Entities that say how a file was derived from a scan; all others say which scan it is.
+# Entities of derivatives; all others identify the scan.
 DERIVED = {"space", "cohort", "res", "den", "label", "desc", "atlas", "seg", "stat", "hemi", "scale"}
-# Entities by the names that filter files and options use.
+# Entities by their names in filter files and options.
 ENTITY_OF = {
-    **{"subject": "sub", "participant_label": "sub", "session": "ses", "task": "task", "run": "run"},
-    **{"acquisition": "acq", "direction": "dir", "reconstruction": "rec", "echo": "echo", "ceagent": "ce"},
-    **{"space": "space", "desc": "desc", "resolution": "res", "density": "den", "part": "part"},
+    **{name: name for name in ("task", "run", "echo", "space", "desc", "part")},
+    **{"subject": "sub", "participant_label": "sub", "session": "ses", "acquisition": "acq", "direction": "dir"},
+    **{"reconstruction": "rec", "ceagent": "ce", "resolution": "res", "density": "den"},
 }
 ID_COLUMNS = ("participant_id", "subject_id")
 RESERVED_COLUMNS = {
@@ -28,21 +28,21 @@ RESERVED_COLUMNS = {
 }
 
 
-# Names of files
+# File names
 
 
 def bids_entities(path: Path) -> dict[str, str]:
-    """BIDS entities of a file name: `sub-01_task-rest_bold.nii.gz` gives `{"sub": "01", "task": "rest"}`."""
+    """Parse the BIDS entities of a file name: `sub-01_task-rest_bold.nii.gz` gives `{"sub": "01", "task": "rest"}`."""
     return dict(re.findall(r"(?:^|_)([a-zA-Z]+)-([a-zA-Z0-9+]+)", stem(path)))
 
 
 def scan_entities(path: Path) -> dict[str, str]:
-    """The entities that say which scan a file belongs to."""
+    """Return the entities that identify the scan of a file."""
     return {key: value for key, value in bids_entities(path).items() if key not in DERIVED}
 
 
 def scan_name(path: Path) -> str:
-    """The scan that a file belongs to: `sub-01_task-rest_space-T1w_bold.nii.gz` gives `sub-01_task-rest`."""
+    """Name the scan of a file: `sub-01_task-rest_space-T1w_bold.nii.gz` gives `sub-01_task-rest`."""
     return "_".join(f"{key}-{value}" for key, value in scan_entities(path).items())
 
 
@@ -50,9 +50,9 @@ def scan_name(path: Path) -> str:
 
 
 def companion(path: Path, suffix: str, extension: str = ".tsv", **entities: str) -> Path | None:
-    """The file beside a scan that belongs to the same scan and has this suffix.
+    """Find the file beside a scan that belongs to it and has this suffix.
 
-    Entities are compared, not beginnings of names: `run-1` is not `run-10`.
+    It compares entities, not beginnings of names: `run-1` is not `run-10`.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def companion(path: Path, suffix: str, extension: str = ".tsv", **entities: str)
     suffix, extension : str
         Such as `outliers` and `.tsv`.
     **entities : str
-        That the companion must have besides, such as `desc="confounds"`.
+        Entities that the file must have, such as `desc="confounds"`.
 
     Returns
     -------
     Path or None
-        Of several, the one with the fewest entities of derivation.
+        Of several, the one with the fewest entities.
     """
     found = [
         other
@@ -77,12 +77,12 @@ def companion(path: Path, suffix: str, extension: str = ".tsv", **entities: str)
 
 
 def confounds_of(path: Path) -> Path | None:
-    """The table of confounds of a scan; fMRIPrep before 20.2 called it `regressors`."""
+    """Find the table of confounds of a scan, which fMRIPrep before 20.2 called `regressors`."""
     return companion(path, "timeseries", desc="confounds") or companion(path, "regressors", desc="confounds")
 
 
 def read_tsv(path: Path) -> pandas.DataFrame:
-    """A table beside a scan, as a data frame."""
+    """Read a table beside a scan."""
     try:
         return pandas.read_csv(path, sep="\t")
     except (OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def read_tsv(path: Path) -> pandas.DataFrame:
 
 
 def mean_displacement(table: pandas.DataFrame | None, n_dropped: int = 0) -> float | None:
-    """Mean framewise displacement in mm after the first `n_dropped` volumes; None if the table has no such column."""
+    """Average framewise displacement in mm after the first `n_dropped` volumes; None without such a column."""
     if table is None or "framewise_displacement" not in table:
         return None
     values = pandas.to_numeric(table["framewise_displacement"], errors="coerce")
@@ -102,20 +102,20 @@ def mean_displacement(table: pandas.DataFrame | None, n_dropped: int = 0) -> flo
 
 @dataclass(frozen=True)
 class Selection:
-    """Scans by their BIDS entities.
+    """A selection of scans by BIDS entities.
 
     Parameters
     ----------
     wanted : mapping of str to tuple of str
-        Values that an entity may have, such as `{"task": ("rest",), "sub": ("01", "02")}`; a scan without the entity
-        is not selected. Numbers are compared as numbers: run `1` is run `01`.
+        Accepted values of entities, such as `{"task": ("rest",), "sub": ("01", "02")}`; a scan without the entity is
+        not selected. Numbers are compared as numbers: run `1` is run `01`.
     """
 
     wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, filter_file: Path | None = None, **options: Any) -> Selection:
-        """From options by name (`participant_label`, `session`, `task`, `run`) and a filter file as of fMRIPrep."""
+        """Make a selection from options (`participant_label`, `session`, `task`, `run`) and a BIDS filter file."""
         wanted = {ENTITY_OF[name]: tuple(map(str, values)) for name, values in options.items() if values}
         if filter_file is not None:
             wanted |= _read_filter(filter_file)
@@ -124,7 +124,7 @@ class Selection:
         return cls(wanted)
 
     def reason(self, entities: Mapping[str, str]) -> str | None:
-        """Why a scan is not selected; None if it is."""
+        """Give the reason why a scan is not selected; None if it is selected."""
         for entity, values in self.wanted.items():
             found = entities.get(entity)
             if found is None:
@@ -153,7 +153,7 @@ def _read_filter(path: Path) -> dict[str, tuple[str, ...]]:
         if name not in ENTITY_OF:
             raise ScanError(f"{path.name} filters by {name!r}: expected some of {', '.join(sorted(ENTITY_OF))}.")
         values = value if isinstance(value, list) else [value]
-        if not all(isinstance(each, (str, int)) for each in values):
+        if not all(isinstance(item, (str, int)) for item in values):
             raise ScanError(f"{path.name} has {name}: {value!r}, expected a value or a list of values.")
         wanted[ENTITY_OF[name]] = tuple(map(str, values))
     return wanted
@@ -163,16 +163,17 @@ def _read_filter(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_participants(path: Path) -> dict[str, dict[str, Any]]:
-    """Phenotypes of each subject from a BIDS `participants.tsv`, or a CSV with a row for each subject.
+    """Read phenotypes from a BIDS `participants.tsv`, or a CSV with a row for each subject.
 
-    A column `site` gives the site of the subject's scans; the others become columns of the dataset.
+    A column `site` gives the site of the scans of a subject; other columns become columns of the dataset.
 
     Returns
     -------
     dict
-        Columns and their values (None: missing) by subject id without `sub-`.
+        By subject id without `sub-`, a dict from column to value; missing values are None.
     """
     try:
+        # Ids as strings: pandas would read subject 0050 as the number 50.
         separator = "," if path.suffix.lower() == ".csv" else "\t"
         table = pandas.read_csv(path, sep=separator, na_values=["n/a"], dtype=dict.fromkeys(ID_COLUMNS, str))
     except (OSError, ValueError) as error:
@@ -187,15 +188,16 @@ def read_participants(path: Path) -> dict[str, dict[str, Any]]:
     if keys.duplicated().any():
         repeated = sorted(set(keys[keys.duplicated()]))[:5]
         raise ScanError(f"{path.name} has several rows for {', '.join(repeated)}: expected one for each subject.")
-    return dict(zip(keys, plain_rows(table.convert_dtypes()), strict=True))  # whole numbers stay whole
+    # With nullable types, whole numbers stay whole: pandas makes a column float if a value is missing.
+    return dict(zip(keys, plain_rows(table.convert_dtypes()), strict=True))
 
 
 def subject_key(subject_id: Any) -> str:
-    """A subject's id without the prefix that BIDS writes in some places and not in others."""
+    """Remove the prefix `sub-`, which some tables have and others do not."""
     return str(subject_id).removeprefix("sub-")
 
 
 def plain_rows(table: pandas.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a pandas table as plain Python values, None where one is missing."""
+    """Convert the rows of a pandas table to plain Python values, None for missing ones."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]

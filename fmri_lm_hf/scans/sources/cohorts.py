@@ -1,6 +1,6 @@
 """Public cohorts that nilearn downloads: ABIDE-PCP ROI series, ADHD-200 (a sample), and development fMRI.
 
-The folder of these sources is where nilearn keeps (or finds) its downloads.
+The root of these sources is the data folder of nilearn, with or without the cohort in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..denoising import check_length, denoise, median_tsnr
 from .bids import mean_displacement, plain_rows
 from .source import ScanFile, Source, SourceScan
 
-# Repetition times in seconds at the sites of ABIDE I, as the initiative publishes them; its tables leave them out.
+# Repetition times in seconds at the sites of ABIDE I, as the initiative publishes them. Its tables omit them.
 ABIDE_T_R = {
     **dict.fromkeys(("CALTECH", "CMU", "NYU", "SDSU", "STANFORD", "TRINITY", "UM_1", "UM_2", "USM", "YALE"), 2.0),
     **dict.fromkeys(("KKI", "OHSU"), 2.5),
@@ -28,7 +28,7 @@ ABIDE_T_R = {
     **dict.fromkeys(("OLIN", "PITT"), 1.5),
     **{"LEUVEN_1": 1.656, "LEUVEN_2": 1.667, "SBL": 2.2},
 }
-# Motion, tissue signals and components of the confound tables that nilearn ships with the images.
+# Motion, tissue signals and CompCor components in the confound tables of these cohorts, which name them differently.
 CONFOUNDS = r"motion|trans_|rot_|csf|wm|white_matter|compcor|a_comp_cor"
 
 
@@ -39,14 +39,14 @@ class NilearnSource(Source):
     Parameters
     ----------
     n_subjects : int, optional
-        Only the first so many.
+        Number of subjects to read, from the first; all when None.
     """
 
     n_subjects: int | None = None
     fetcher: ClassVar[str]
 
     def fetch(self, **options: Any) -> Any:
-        """Download the cohort, or find it in the folder."""
+        """Load the cohort from the folder, or download it."""
         import nilearn.datasets  # slow to load
 
         fetch = getattr(nilearn.datasets, self.fetcher)
@@ -54,21 +54,21 @@ class NilearnSource(Source):
             return fetch(data_dir=str(self.root), n_subjects=self.n_subjects, **options)
         except OSError as error:
             raise ScanError(
-                f"The cohort {self.name} could not be downloaded: go online, or put "
-                f"nilearn's downloads into {self.root}."
+                f"The cohort {self.name} could not be downloaded: go online, or copy its downloads by nilearn into "
+                f"{self.root}."
             ) from error
 
 
 @dataclass
 class AbideSource(NilearnSource):
-    """ABIDE I of the Preprocessed Connectomes Project, as ROI series that were extracted there.
+    """ABIDE I of the Preprocessed Connectomes Project, as the ROI series that the project extracted.
 
     Parameters
     ----------
     pipeline : str
         `"cpac"`, `"css"`, `"dparsf"` or `"niak"`.
     rois : str
-        Which series, such as `"rois_aal"` or `"rois_cc200"`. Their columns have no names, so their ROIs are numbered
+        Name of the series, such as `"rois_aal"` or `"rois_cc200"`. Their columns have no names, so ROIs are numbered
         unless an atlas is given.
     """
 
@@ -111,19 +111,20 @@ class AbideSource(NilearnSource):
 
 @dataclass
 class ImageCohort(NilearnSource):
-    """Images in MNI space with a table of confounds each."""
+    """A cohort of images in MNI space, each with a table of confounds."""
 
     def parameters(self) -> dict[str, Any]:
         return super().parameters() | {"confounds": CONFOUNDS}
 
     def scan_file(self, row: dict[str, Any], inputs: tuple[Path, ...]) -> ScanFile:
-        """The scan of a row of the cohort's table."""
+        """Make the scan of a row in the table of the cohort."""
         raise NotImplementedError
 
     def find(self) -> list[ScanFile]:
         if not self.reads_images:
             raise ScanError(f"The cohort {self.name} consists of images: give an atlas that reads images (--atlas).")
         cohort = self.fetch()
+        # The TR of the command comes second in the union, and so wins over that of the cohort.
         self.t_r = {"": float(cohort.get("t_r", 2.0))} | self.t_r
         scans = zip(_rows(cohort["phenotypic"]), cohort["func"], cohort["confounds"], strict=True)
         return [self.scan_file(row, (Path(image), Path(confounds))) for row, image, confounds in scans]
@@ -135,6 +136,7 @@ class ImageCohort(NilearnSource):
         check_length(table, scan, image.name)
         columns = [name for name in table if re.search(CONFOUNDS, name)]
         tsnr = median_tsnr(scan)
+        # Derivatives of motion have no first value.
         scan = denoise(scan, table[columns].fillna(0).to_numpy(), label=image.name, min_dof=self.thresholds.min_dof)
         mean_fd = mean_displacement(table) if file.mean_fd is None else file.mean_fd
         return SourceScan(scan, mean_fd, tsnr)
@@ -142,7 +144,7 @@ class ImageCohort(NilearnSource):
 
 @dataclass
 class AdhdSource(ImageCohort):
-    """The 40 subjects of ADHD-200 that nilearn offers."""
+    """The sample of 40 subjects of ADHD-200 that nilearn downloads."""
 
     name = "adhd"
     fetcher = "fetch_adhd"
@@ -161,7 +163,7 @@ class AdhdSource(ImageCohort):
 
 @dataclass
 class DevelopmentSource(ImageCohort):
-    """Children and adults who watched a short film."""
+    """Children and adults who watched a short film (development fMRI)."""
 
     name = "development_fmri"
     fetcher = "fetch_development_fmri"
@@ -177,7 +179,7 @@ class DevelopmentSource(ImageCohort):
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:
-    return plain_rows(pandas.DataFrame(table))  # early nilearn gives a record array
+    return plain_rows(pandas.DataFrame(table))  # early versions of nilearn return a record array
 
 
 def _number(value: Any, missing: float | None = None) -> float | None:

@@ -1,4 +1,4 @@
-"""Folders of ROI tables, or of images that need no further cleaning: a file is a scan."""
+"""Folders of ROI tables, or of cleaned images, with one scan in each file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class FilesSource(Source):
     Parameters
     ----------
     pattern : str, optional
-        Where names stand in the path below `root`, such as `"{site}/subjects/{subject}/{session}.mat"`; `*` matches
-        anything within a name. Other files are left out, and listed. Without a pattern, subject and session are taken
-        from BIDS names, and every other file is a subject.
+        Places of names in the path below `root`, such as `"{site}/subjects/{subject}/{session}.mat"`; `*` matches any
+        part of a name. Other files are left out, and listed. Without a pattern, subject and session come from BIDS
+        names, and any other file is a subject of its own.
     mat_key : str
         Variable of `.mat` files, of shape (n_rois, n_timepoints).
     """
@@ -44,7 +44,9 @@ class FilesSource(Source):
         found = []
         for inputs in self.find_inputs(*(TABLES + IMAGES if self.reads_images else TABLES)):
             path = inputs[0]
-            whole = path.with_name(both_hemispheres(path)[0]) if path.name.endswith(".gii") else path
+            is_surface = path.name.lower().endswith(".gii")
+            whole = path.with_name(both_hemispheres(path)[0]) if is_surface else path
+            # Without BIDS names, folders are part of the id: `east/p1/rest.mat` and `west/p1/rest.mat` are two people.
             entities = bids_entities(path)
             if "sub" in entities:
                 scan_id, subject = stem(whole), f"sub-{entities['sub']}"
@@ -62,22 +64,27 @@ class FilesSource(Source):
 
     def table_atlas(self, files: Sequence[ScanFile]) -> Atlas:
         paths = [file.inputs[0] for file in files]
-        named = [path for path in paths if path.suffix != ".mat"]  # which may say the names of their ROIs
+        named = [path for path in paths if not _is_mat(path)]  # only these may name their ROIs
         return common_atlas(named or paths, self.name, self._rois_of)
 
     def _rois_of(self, path: Path) -> tuple[int, list[str] | None]:
-        if path.suffix == ".mat":
+        if _is_mat(path):
             return read_mat(path, self.mat_key).shape[1], None
         return table_names(path)
 
     def read(self, file: ScanFile) -> SourceScan:
         path = file.inputs[0]
-        content = read_mat(path, self.mat_key) if path.suffix == ".mat" else path
+        content = read_mat(path, self.mat_key) if _is_mat(path) else path
         return SourceScan(self.extract(content, self.t_r_of(file)))
 
 
+def _is_mat(path: Path) -> bool:
+    return path.suffix.lower() == ".mat"
+
+
 def _path_pattern(pattern: str) -> re.Pattern[str]:
-    """`"{site}/{subject}/*.mat"` as a regular expression over a path."""
+    """Convert a pattern such as `"{site}/{subject}/*.mat"` to a regular expression over a path."""
+    # The rest of the pattern is taken literally, dots included.
     expression, names = "", []
     for part in re.split(r"(\{[a-z_]+\}|\*)", pattern):
         if part.startswith("{"):

@@ -1,4 +1,4 @@
-"""fMRIPrep derivatives: preprocessed BOLD in a standard space, cleaned with its confounds."""
+"""fMRIPrep derivatives: preprocessed BOLD in a standard space, with confound regression."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .source import ScanFile, Source, SourceScan
 class FmriprepSource(Source):
     """`sub-*/[ses-*/]func/*_space-*_desc-preproc_bold.nii.gz`, or surfaces for an atlas of surfaces.
 
-    Surfaces are `*_space-fsLR_*_bold.dtseries.nii`, or `*_hemi-[LR]_space-*_bold.func.gii` where `space` is another
-    one. Volumes before the steady state are dropped. Scans without an image in the space are listed.
+    Surfaces are `*_space-fsLR_*_bold.dtseries.nii`, or `*_hemi-[LR]_space-*_bold.func.gii` for other spaces. Volumes
+    before the steady state are dropped. Scans without an image in the space are left out, and listed.
 
     Parameters
     ----------
     space : str
-        The standard space of the images, or the surface, such as `"fsaverage5"`.
+        Standard space of the images, or surface such as `"fsaverage5"`.
     strategy : str
         Name of a confound strategy, see `denoising.STRATEGIES`.
     """
@@ -53,15 +53,16 @@ class FmriprepSource(Source):
         in_space: dict[tuple[Path, ...], str] = {}  # inputs of scans and their spaces
         elsewhere: dict[tuple[Path, ...], str] = {}
         for inputs in self.find_inputs(*suffixes):
-            found_space = bids_entities(inputs[0]).get("space", "none (the scan's own)")
-            (in_space if found_space == space else elsewhere)[inputs] = found_space
+            own_space = bids_entities(inputs[0]).get("space", "none (the space of the scan)")
+            (in_space if own_space == space else elsewhere)[inputs] = own_space
         if elsewhere and not in_space:
             raise ScanError(
                 f"No scan is in space {space}: found {', '.join(sorted(set(elsewhere.values())))}. Give one of them "
                 "with --space."
             )
         found = [file for inputs in in_space if (file := self._scan_file(inputs)) is not None]
-        lost: dict[str, set[str]] = {}  # scans that have images, but none in this space
+        # A scan with images in other spaces alone would be missing without a word.
+        lost: dict[str, set[str]] = {}
         for (path, *_), other_space in elsewhere.items():
             lost.setdefault(scan_name(path), set()).add(other_space)
         taken = {scan_name(path) for path, *_ in in_space}
@@ -81,7 +82,7 @@ class FmriprepSource(Source):
 
     def read(self, file: ScanFile) -> SourceScan:
         path = file.inputs[0]
-        # float64: beside the large mean of an image, float32 would round what is left after the regression
+        # float64 until after the regression: with the large mean of an image, float32 would round the signal itself.
         scan = self.extract(path, self.t_r_of(file), mask_img=_mask_of(path), dtype=np.float64)
         table, n_dummies = None, 0
         confounds_file = confounds_of(path)
@@ -93,6 +94,8 @@ class FmriprepSource(Source):
         if self.strategy != "none":
             confounds, kept = _load_confounds(path, self.strategy)
             check_length(confounds, scan, path.name)
+            # The scrubbed time points stay in the series, marked: cutting them out would join points that are not
+            # neighbours, and the TR would no longer be one.
             scan = replace(scan, sample_mask=scan.sample_mask & kept)
             confounds = confounds.iloc[n_dummies:]
         if n_dummies:
@@ -102,7 +105,7 @@ class FmriprepSource(Source):
         tsnr = median_tsnr(scan)
         if confounds is not None:
             scan = denoise(scan, confounds, label=path.name, min_dof=self.thresholds.min_dof)
-        # Also of time points that are censored later: a measure of the person, not of the cleaning.
+        # Over censored time points as well: the measure describes the person, not the strategy.
         return SourceScan(scan, mean_displacement(table, n_dummies), tsnr)
 
 
@@ -112,7 +115,7 @@ def _mask_of(path: Path) -> Path | None:
 
 
 def _load_confounds(path: Path, strategy: str) -> tuple[pandas.DataFrame, np.ndarray]:
-    """Confounds of a strategy (n_timepoints, n_confounds), and which time points it keeps."""
+    """Load the confounds of a strategy (n_timepoints, n_confounds), and a mask of the time points that it keeps."""
     from nilearn.interfaces.fmriprep import load_confounds  # slow to load
 
     image = [str(half) for half in both_hemispheres(path)[1:]] if path.suffix == ".gii" else str(path)
@@ -120,7 +123,7 @@ def _load_confounds(path: Path, strategy: str) -> tuple[pandas.DataFrame, np.nda
         confounds, indices = load_confounds(image, **STRATEGIES[strategy])
     except (MemoryError, ImportError):
         raise
-    except Exception as error:  # nilearn trips over odd tables in many ways
+    except Exception as error:  # nilearn raises errors of many classes over odd tables
         reason = f"{error}" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} {error}"
         raise ScanError(f"The confounds of {path.name} cannot be loaded by strategy {strategy!r}: {reason}") from error
     if indices is None:
@@ -129,7 +132,7 @@ def _load_confounds(path: Path, strategy: str) -> tuple[pandas.DataFrame, np.nda
 
 
 def _n_before_steady_state(table: pandas.DataFrame) -> int:
-    """Leading volumes that fMRIPrep marks as `non_steady_state_outlier*`."""
+    """Count the leading volumes that fMRIPrep marks as `non_steady_state_outlier*`."""
     columns = [name for name in table if str(name).startswith("non_steady_state_outlier")]
     marked = table[columns].fillna(0).to_numpy().any(axis=1)
     return len(marked) if marked.all() else int(np.argmin(marked))

@@ -16,7 +16,7 @@ class HcpSource(Source):
     """`<subject>/MNINonLinear/Results/<run>/<run>_Atlas_*.dtseries.nii`, or `.ptseries.nii`.
 
     Dense series are read with a CIFTI label atlas, parcellated ones by the names of their parcels. Of several files of
-    a run, the most processed one is taken: cleaned before uncleaned, aligned by MSMAll before MSMSulc.
+    a run, the most processed one is read: cleaned before uncleaned, aligned by MSMAll before MSMSulc.
     """
 
     name = "hcp"
@@ -32,11 +32,12 @@ class HcpSource(Source):
             runs.setdefault(path.parent, []).append(path)
         found = []
         for folder, paths in runs.items():
+            # Files that lie in the folder of the subject itself are runs of their own, and all are read.
             subject, *below = folder.relative_to(self.root).parts
             taken = [max(paths, key=_processing)] if below else paths
             for path in paths:
                 if path not in taken:
-                    self.leave_out(path, f"another file of the run is taken: {taken[0].name}")
+                    self.leave_out(path, f"another file of the run is read: {taken[0].name}")
             movement = folder / "Movement_RelativeRMS_mean.txt"
             for path in taken:
                 run = folder.name if below else stem(path)
@@ -45,7 +46,7 @@ class HcpSource(Source):
         return found
 
     def entities(self, file: ScanFile) -> dict[str, str]:
-        """Of a run such as `rfMRI_REST1_LR`: task `rest`, run `1`; the session is the whole name."""
+        """Return the entities of a run: `rfMRI_REST1_LR` has task `rest` and run `1`; its session is the whole name."""
         session = file.session or ""
         known = {"sub": file.subject_id, "ses": session}
         match = re.fullmatch(r"[rt]fMRI_([A-Za-z]+)(\d*)_.+", session)
@@ -58,13 +59,16 @@ class HcpSource(Source):
 
 
 def _processing(path: Path) -> tuple[bool, ...]:
-    """How far a file of a run is processed: the largest is taken."""
+    """Sort key of the files of a run by their processing; the largest is read."""
+    # In the order of importance; "clean" is also in "rclean", and "vn" marks files with normalised variance.
     name = path.name
     return ("clean" in name, "MSMAll" in name, "_hp2000" in name, "rclean" in name, "vn" not in name)
 
 
 def _mean_movement(path: Path) -> float:
-    """Mean relative movement in mm; HCP's measure is the RMS displacement of Jenkinson, not Power's FD."""
+    """Read the mean relative movement in mm."""
+    # HCP reports the RMS displacement of Jenkinson, which is smaller than the FD of Power that fMRIPrep reports: limits
+    # for one do not fit the other.
     try:
         return float(path.read_text())
     except ValueError as error:

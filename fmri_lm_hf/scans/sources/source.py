@@ -1,7 +1,7 @@
-"""What all sources of scans share: a `Source` finds the scans of a folder and reads them one by one.
+"""Base class of the sources of scans: a `Source` finds the scans of a folder and reads them one by one.
 
-A new source is a dataclass derived from `Source`, in a module of its own: a `name`, a `find` that lists the scans by
-their file names, and a `read` that turns one of them into a row. `hcp.py` is the shortest one to start from.
+A new source is a dataclass derived from `Source` in a module of its own, with a `name`, a `find` that lists scans by
+their file names, and a `read` that reads one of them. `hcp.py` is the shortest example.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ...models.scan_files import Scan, read_scan, table_names
 from ..denoising import Thresholds
 from .bids import Selection, bids_entities
 
-N_SAMPLED_TABLES = 25  # from which the ROIs of a folder of tables are learnt
+N_SAMPLED_TABLES = 25  # tables that determine the ROIs of a folder of tables
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file or scan that is not read, and why."""
+    """A file or scan that is not read, and the reason."""
 
     name: str
     reason: str
@@ -44,14 +44,14 @@ class ScanFile:
     ----------
     scan_id, subject_id : str
     inputs : tuple of Path
-        Files it is read from, the scan itself first.
+        Files that it is read from, the scan itself first.
     session, site : str, optional
     phenotypes : dict
-        Columns that the source itself knows.
+        Columns from the source itself.
     mean_fd : float, optional
-        Mean framewise displacement in mm, where the cohort's table gives it.
+        Mean framewise displacement in mm, if the table of the cohort has it.
     table : np.ndarray, optional
-        The signals (n_timepoints, n_rois), where the source holds them in memory.
+        The signals (n_timepoints, n_rois), if the source has them in memory.
     """
 
     scan_id: str
@@ -82,8 +82,16 @@ class SourceScan:
     tsnr: float | None = None
 
 
+class Failure(TypedDict):
+    """A scan that could not be used."""
+
+    scan_id: str
+    input: str
+    reason: str
+
+
 class InputFingerprint(TypedDict):
-    """What says whether an input of a scan has changed."""
+    """Name, size and checksum of an input of a scan, to detect changes."""
 
     name: str
     bytes: int
@@ -99,22 +107,22 @@ class Source:
     root : Path
         The folder.
     atlas : Atlas, optional
-        How to read the scans; taken from the scans themselves where they are tables.
+        ROIs to extract or to match. Tables need none: they name their ROIs, or these are numbered.
     site : str, optional
         Site of all scans.
     t_r : dict
-        Repetition time in seconds by site, or for all sites under the key `""`, where the scans do not hold it.
+        Repetition time in seconds by site, or for all sites under the key `""`, for scans without one.
     match : str
         Only files whose path below `root` matches this pattern, such as `"*task-rest*"`.
     selection : Selection
-        Scans to read, by their BIDS entities.
+        Scans to read, by BIDS entities.
     thresholds : Thresholds
-        Limits of quality.
+        Quality limits.
 
     Attributes
     ----------
     left_out : list of LeftOut
-        Files that `find` came across and did not take.
+        Files that `find` saw but did not take.
     """
 
     root: Path
@@ -127,13 +135,14 @@ class Source:
     left_out: list[LeftOut] = field(default_factory=list)
 
     name: ClassVar[str]
-    # Fields that say which scans are taken, not what becomes of them: a dataset may grow with others.
+    # Fields that select scans but do not change their content: with other values, a dataset may grow. Every other field
+    # enters its record and may not change between runs.
     not_parameters: ClassVar[tuple[str, ...]] = (
         *("root", "atlas", "site", "t_r", "match", "selection", "left_out", "n_subjects"),
     )
 
     def find(self) -> list[ScanFile]:
-        """All scans, in a fixed order; files that are not taken go to `left_out`."""
+        """Find all scans, in a fixed order; add files that are not taken to `left_out`."""
         raise NotImplementedError
 
     def read(self, file: ScanFile) -> SourceScan:
@@ -141,25 +150,25 @@ class Source:
         raise NotImplementedError
 
     def table_atlas(self, files: Sequence[ScanFile]) -> Atlas:
-        """The atlas that the tables themselves name, where none is given."""
+        """Make an atlas of the ROIs that the tables name, if none is given."""
         return common_atlas([file.inputs[0] for file in files], self.name)
 
     def entities(self, file: ScanFile) -> dict[str, str]:
-        """BIDS entities of a scan, by which it is selected."""
+        """Return the BIDS entities of a scan, by which it is selected."""
         known = {"sub": file.subject_id.removeprefix("sub-")}
         if file.session:
             known["ses"] = file.session
         return known | (bids_entities(file.inputs[0]) if file.inputs else {})
 
     def parameters(self) -> dict[str, Any]:
-        """Parameters that the content of a scan depends on, for the record; no paths."""
+        """Collect the parameters that the content of a scan depends on, for the record; no paths."""
         names = [item.name for item in dataclasses.fields(self) if item.name not in self.not_parameters]
         values = {name: getattr(self, name) for name in names}
         thresholds = dataclasses.asdict(values.pop("thresholds"))
         return {"source": self.name} | values | thresholds
 
     def read_row(self, file: ScanFile) -> dict[str, Any]:
-        """Columns of a scan that come from its files, and its `inputs`, `report` and `tsnr`, if it is good enough."""
+        """Read the columns of a scan that come from its files, and its `inputs`, `report` and `tsnr`; check limits."""
         found = self.read(file)
         mean_fd = None if found.mean_fd is None or not np.isfinite(found.mean_fd) else found.mean_fd
         label = file.inputs[0].name if file.inputs else file.scan_id
@@ -181,7 +190,8 @@ class Source:
         }
 
     def fingerprints(self, file: ScanFile) -> list[InputFingerprint]:
-        """Name, size and checksum of each input of a scan."""
+        """Compute name, size and checksum of each input of a scan."""
+        # Scans in memory have no file: their content is hashed, so that a new release of a cohort is noticed.
         if file.table is not None:
             content = np.ascontiguousarray(file.table).tobytes()
             digest = hashlib.sha256(content).hexdigest()
@@ -191,21 +201,21 @@ class Source:
             for path in file.inputs
         ]
 
-    # The rest serves `find` and `read` of the sources.
+    # Helpers for `find` and `read` of the sources
 
     @property
     def reads_images(self) -> bool:
-        """Whether the atlas extracts its ROIs from images, and not from tables alone."""
+        """Whether the atlas extracts ROIs from images, and does not only name columns of tables."""
         return self.atlas is not None and bool(self.atlas.coordinates or self.atlas.labels)
 
     @property
     def reads_surfaces(self) -> bool:
-        """Whether these images are surfaces (CIFTI, GIFTI)."""
+        """Whether the label image of the atlas is one of surfaces (CIFTI, GIFTI)."""
         image = None if self.atlas is None else self.atlas.labels_img
         return image is not None and is_cifti(image)
 
     def find_files(self, *suffixes: str) -> Iterator[Path]:
-        """Files below the folder with one of these endings, sorted, that match the pattern."""
+        """Yield the files below the folder with one of these endings that match the pattern, sorted."""
         if not self.root.is_dir():
             raise ScanError(f"The folder {self.root} does not exist: give the folder with the scans.")
         seen = set()
@@ -216,10 +226,11 @@ class Source:
                 continue
             seen.add((state.st_dev, state.st_ino))
             below[:] = [name for name in below if not name.startswith(".")]
-            # Links last: of a folder that is found twice, the real path gives the names.
+            # Links last: if a folder is found twice, its real path gives the names.
             below.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
             for name in sorted(names):
                 path = Path(folder, name)
+                # Tables of participants end as tables of signals do.
                 if not name.lower().endswith(suffixes) or name.startswith((".", "participants.")):
                     continue
                 if fnmatch.fnmatch(self.relative(path), self.match):
@@ -228,7 +239,7 @@ class Source:
                     self.leave_out(path, f"does not match {self.match!r} (--match)")
 
     def find_inputs(self, *suffixes: str) -> Iterator[tuple[Path, ...]]:
-        """Files as `find_files` gives them, the two hemispheres of a surface together."""
+        """Yield the inputs of each scan: a file of `find_files`, or both hemispheres of a surface."""
         for path in self.find_files(*suffixes):
             if not path.name.lower().endswith(".gii"):
                 yield (path,)
@@ -244,7 +255,7 @@ class Source:
                 self.leave_out(path, f"is a right hemisphere without its left one, {left.name}")
 
     def select(self) -> list[ScanFile]:
-        """The scans that `find` lists and `selection` asks for."""
+        """Find the scans that match `selection`."""
         self.left_out.clear()
         selected = []
         for file in self.find():
@@ -260,20 +271,20 @@ class Source:
         self.left_out.append(LeftOut(self.relative(path) if isinstance(path, Path) else path, reason))
 
     def relative(self, path: Path) -> str:
-        """Path of a file below the folder, without the folder: records name no place on the machine."""
+        """Return the path of a file below the folder: records must not contain paths of a machine."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def t_r_of(self, file: ScanFile) -> float | None:
-        """The repetition time given for the site of a scan, if any."""
+        """Return the repetition time that was given for the site of a scan, if any."""
         return self.t_r.get(file.site or "", self.t_r.get(""))
 
     def extract(self, scan: Any, t_r: float | None, **options: Any) -> Scan:
-        """ROI signals of a scan (a path or an array) with the atlas; `options` as of `read_scan`."""
+        """Read the ROI signals of a scan (a path or an array) with the atlas; `options` as for `read_scan`."""
         return read_scan(scan, self.atlas, t_r, max_masked=self.thresholds.max_masked, **options)
 
 
 def file_sha256(path: Path) -> str:
-    """Checksum of a file of any size."""
+    """Compute the checksum of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -286,20 +297,21 @@ def common_atlas(
     name: str,
     rois_of: Callable[[Path], tuple[int, list[str] | None]] = table_names,
 ) -> Atlas:
-    """The atlas that most of several tables agree on (numbered where they have no names).
+    """Make an atlas of the ROIs that most tables have (numbered if they have no names).
 
-    One stray table must not decide: a sample of the tables votes, and all of them if none of the sample is readable.
+    A single odd table must not decide: a sample of the tables votes, or all of them if none of the sample is readable.
 
     Parameters
     ----------
     paths : sequence of Path
     name : str
-        Of the atlas.
+        Name of the atlas.
     rois_of : callable
-        Number of ROIs of a table, and their names if it has any.
+        Function from a table to its number of ROIs and their names, if it has any.
     """
     failure: ScanError | None = None
     votes: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    # Spread over the folder, which may have the tables of one site after those of another.
     for sample in (paths[:: max(1, len(paths) // N_SAMPLED_TABLES)], paths):
         for path in sample:
             try:
@@ -311,9 +323,9 @@ def common_atlas(
             break
     if not votes:
         raise ScanError(f"No table could be read to learn the ROIs from: {failure or 'there are none'}") from failure
-    # The same names in another order are one atlas; the first table that has them gives the order.
-    sets: Counter[frozenset[str]] = Counter()
-    for (_, named), count in votes.items():
-        sets[frozenset(named)] += count
-    n_rois, named = max(votes, key=lambda vote: sets[frozenset(vote[1])] if vote[1] else votes[vote])
-    return Atlas.from_names(named, name) if named else Atlas.numbered(n_rois, name)
+    # The same names in another order are one atlas, in the order of the first table that has them.
+    n_with: Counter[frozenset[str]] = Counter()  # tables with these names, in any order
+    for (_, roi_names), count in votes.items():
+        n_with[frozenset(roi_names)] += count
+    n_rois, roi_names = max(votes, key=lambda vote: n_with[frozenset(vote[1])] if vote[1] else votes[vote])
+    return Atlas.from_names(roi_names, name) if roi_names else Atlas.numbered(n_rois, name)

@@ -1,4 +1,4 @@
-"""XCP-D derivatives: its atlas time series, or its denoised BOLD read with another atlas."""
+"""XCP-D derivatives: time series of its atlases, or denoised BOLD, read with another atlas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class XcpdSource(Source):
     Parameters
     ----------
     segmentation : str, optional
-        Which of XCP-D's own atlases to take, such as `"4S456Parcels"`. Without it, and with an atlas that reads
+        Atlas of XCP-D whose time series are read, such as `"4S456Parcels"`. Without it, and with an atlas that reads
         images, the denoised BOLD is read: `.nii.gz`, or `.dtseries.nii` with an atlas of surfaces.
     """
 
@@ -42,22 +42,24 @@ class XcpdSource(Source):
         return [self._scan_file(path) for path in paths]
 
     def _find_tables(self) -> list[Path]:
-        found: dict[str, list[Path]] = {}
+        tables: dict[str, list[Path]] = {}
         for path in self.find_files("_timeseries.tsv"):
             entities = bids_entities(path)
             segmentation = entities.get("seg", entities.get("atlas"))
+            # Early versions name no statistic.
             if segmentation is not None and entities.get("stat", "mean") == "mean":
-                found.setdefault(segmentation, []).append(path)
-        if not found:
+                tables.setdefault(segmentation, []).append(path)
+        if not tables:
             return []
-        if self.segmentation is None and len(found) == 1:
-            self.segmentation = next(iter(found))
-        if self.segmentation not in found:
+        # Set on the source, so that the record of the dataset names the atlas even if there was no choice.
+        if self.segmentation is None and len(tables) == 1:
+            self.segmentation = next(iter(tables))
+        if self.segmentation not in tables:
             asked = "none was chosen" if self.segmentation is None else f"{self.segmentation!r} was asked for"
             raise ScanError(
-                f"XCP-D made time series of {', '.join(sorted(found))}; {asked}: give one with --segmentation."
+                f"XCP-D made time series of {', '.join(sorted(tables))}; {asked}: give one with --segmentation."
             )
-        return found[self.segmentation]
+        return tables[self.segmentation]
 
     def _scan_file(self, path: Path) -> ScanFile:
         entities = bids_entities(path)
@@ -86,7 +88,7 @@ class XcpdSource(Source):
 
 
 def _censor(scan: Scan, outliers: Path, label: str) -> Scan:
-    """Mark XCP-D's outliers, which are still in the series or were taken out of it."""
+    """Mark the outliers of XCP-D, which versions and options leave in the series or take out of it."""
     column = pandas.to_numeric(read_tsv(outliers).iloc[:, 0], errors="coerce")
     if not column.isin([0, 1]).all():
         raise ScanError(f"{outliers.name} holds other values than 0 and 1: expected 1 for each outlier.")
@@ -98,18 +100,19 @@ def _censor(scan: Scan, outliers: Path, label: str) -> Scan:
             f"{label} has {len(scan.bold)} time points; expected {len(kept)}, or {kept.sum()} without the outliers of "
             f"{outliers.name}."
         )
+    # The series was cut: put back on a regular time axis, lags and windows are in seconds again.
     observed = np.zeros(len(kept), dtype=bool)
     observed[kept] = scan.sample_mask
     return replace(scan, bold=interpolate_censored(scan.bold, kept), sample_mask=observed)
 
 
 def _motion_tables(path: Path) -> list[Path]:
-    """Tables that may hold the framewise displacement, the best first."""
+    """Find the tables that may have the framewise displacement, the best first."""
     return [table for table in (companion(path, "motion"), confounds_of(path)) if table is not None]
 
 
 def _coverage_table(path: Path) -> Path | None:
-    """XCP-D's own table of the share of each parcel that has signal."""
+    """Find the table of XCP-D with the share of each parcel that has signal."""
     entities = bids_entities(path)
     segmentation = {key: entities[key] for key in ("seg", "atlas") if key in entities}
     if not path.name.endswith(".tsv") or not segmentation:

