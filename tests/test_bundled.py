@@ -58,6 +58,13 @@ def test_an_atlas_is_found_by_its_name(bundled):
     assert model.config.network_name_ids == bundled[0].config.network_name_ids
 
 
+def test_an_atlas_of_ones_own_is_taken():
+    atlas = random_atlas(UNSEEN, 2, (5, 5))
+    model, processor = fmri_lm_hf.load_bundled_model(atlas)
+    assert processor.feature_extractor.atlas == atlas
+    assert len(model.config.network_name_ids) == len(atlas.network_names) == 5
+
+
 def test_weights_are_small_and_have_their_card_and_record():
     names = {path.name for path in WEIGHTS.iterdir()}
     assert {"README.md", "training_info.json", "model.safetensors"} <= names

@@ -750,6 +750,16 @@ def test_thresholds_are_told_with_the_figures(fmriprep, tmp_path, thresholds, me
     assert len(summary.failures) == 2
 
 
+@pytest.mark.parametrize("max_masked, n_read", [(0.2, 0), (0.3, 1)])
+def test_how_many_rois_may_be_flat_is_decided_by_the_threshold(tmp_path, rng, max_masked, n_read):
+    signals = rng.normal(size=(T, 4))
+    signals[:, 1] = 7.0
+    (tmp_path / "tables").mkdir()
+    np.save(tmp_path / "tables" / "scan.npy", signals)
+    source = SOURCES["files"](tmp_path / "tables", t_r={"": 2.0}, thresholds=Thresholds(max_masked=max_masked))
+    assert build_scan_dataset(source, tmp_path / "out", progress=False).n_new == n_read
+
+
 def test_coverage_is_a_number_and_masks(tmp_path, rng):
     path = write_nifti(rng.normal(size=(T, 4)), SPHERES, tmp_path / "scan.nii.gz", 2.0, 5)
     image = nibabel.load(path)
