@@ -21,7 +21,6 @@ PAGES = [
 SOURCES = ("fmri_lm_hf", "experiments", "benchmarks", "training", "tests", "plugins")
 # Options of other programs that the pages show.
 FOREIGN_OPTIONS = {
-    "--index-url",
     "--config_file",
     "--nproc_per_node",
     "--no-deps",
