@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 
 DECLARATIONS = ("controlled", "simulated")
+# the YAML between two lines of dashes at the beginning of a card
 _METADATA_OF_CARD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
 _MARK = "fmri_lm_hf:"  # prefix of the `id` of a feature that carries declarations
+# Whatever else is declared counts as true, a typing error included: to publish controlled data is the worse mistake.
 _DENIALS = ("", "0", "false", "no", "none", "null")
-_CARRIERS = ("bold", "text")  # the columns of what was measured in, or is written about, a person
+_CARRIERS = ("bold", "text")  # columns with data of a person, or with text about one
 
 
 def is_declared(record: Any, name: str) -> bool:
@@ -39,7 +41,7 @@ def is_declared(record: Any, name: str) -> bool:
 
 
 def declared_in_folder(folder: str | Path, recursive: bool = True) -> set[str]:
-    """Declarations of the JSON files and cards in a folder, and below it; unreadable ones declare nothing."""
+    """Collect the declarations of JSON files and cards in and below a folder; unreadable ones declare nothing."""
     found: set[str] = set()
     for path in Path(folder).rglob("*") if recursive else Path(folder).iterdir():
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -76,7 +78,7 @@ def declare_in_features(features: Any, declared: Iterable[str]) -> None:
 
 
 def declared_in_features(features: Any) -> set[str]:
-    """The declarations in the features of a dataset."""
+    """Collect the declarations in the features of a dataset."""
     marks = [mark for mark in _ids(features) if mark.startswith(_MARK)]
     return {name for mark in marks for name in mark.removeprefix(_MARK).split(",")} & set(DECLARATIONS)
 
@@ -84,8 +86,8 @@ def declared_in_features(features: Any) -> set[str]:
 def _ids(feature: Any) -> Iterator[str]:
     """The ids of a feature and of all inside it: `Dataset.batch` turns features into lists of them."""
     if isinstance(feature, Mapping):
-        for each in feature.values():
-            yield from _ids(each)
+        for nested in feature.values():
+            yield from _ids(nested)
     else:
         yield getattr(feature, "id", None) or ""
         if hasattr(feature, "feature"):
@@ -93,7 +95,7 @@ def _ids(feature: Any) -> Iterator[str]:
 
 
 def declared_in_parquet(paths: Iterable[Path]) -> set[str]:
-    """Declarations in the schemas of Parquet files."""
+    """Collect the declarations in the schemas of Parquet files."""
     import pyarrow.parquet as pq
     from datasets import Features
 

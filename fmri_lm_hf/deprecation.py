@@ -1,4 +1,4 @@
-"""Names of the release before: each still works, and says its new name once."""
+"""Old names of the release before: each still works, with a warning that states the new name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Result = TypeVar("Result")
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Say in one sentence that a name has changed."""
+    """Warn in one sentence that a name has changed."""
     warnings.warn(f"`{old}` is now `{new}`; the old name works until the next release.", FutureWarning, stacklevel=3)
 
 
 def renamed_attributes(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for a module that finds what was renamed.
+    """Return a `__getattr__` for a module that finds renamed attributes.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def renamed_keywords(**names: str) -> Callable[[Callable[Parameters, Result]], C
 
 
 class RenamedOption(argparse.Action):
-    """An option of the release before: sets its successor, and says so.
+    """Action of an old option: sets the new one, with a warning.
 
     Examples
     --------

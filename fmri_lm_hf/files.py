@@ -28,6 +28,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder, since a file can be replaced atomically only within one file system
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield partial
@@ -53,7 +54,7 @@ def write_json(record: Any, path: str | os.PathLike) -> None:
 
 
 def project_folder(name: str) -> Path:
-    """A folder of the package: inside it if installed, beside it in a source checkout."""
+    """Find a folder of the package: inside it if installed, next to it in a source checkout."""
     package = Path(__file__).resolve().parent
     for root in (package, package.parent):
         if (root / name).is_dir():
@@ -88,6 +89,8 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
 
 def _acquire(folder: Path) -> BaseFileLock:
     shown = folder.parent if folder.name.startswith(".") else folder
+    # `FileLock` asks the operating system, which lets go when the process ends, even if it is killed. A file that only
+    # exists would lock the folder for good.
     lock = FileLock(folder / LOCK_FILE, timeout=0)
     for _ in range(100):
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +107,10 @@ def _acquire(folder: Path) -> BaseFileLock:
 
 
 def content_hash(*parts: Any) -> str:
-    """Hash of JSON values, bytes and arrays, in order."""
+    """Hash JSON values, bytes and arrays, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
+        # Type, shape and length count: without them the same bytes in other parts would have the same hash.
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())
             part = np.ascontiguousarray(part).tobytes()
@@ -117,7 +121,7 @@ def content_hash(*parts: Any) -> str:
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """Hash of a model's parameters and buffers and, where it has one, its configuration."""
+    """Hash a model's parameters and buffers and, where it has one, its configuration."""
     import torch
 
     config = getattr(model, "config", None)

@@ -44,11 +44,12 @@ th:first-child, td:first-child, .text th, .text td { text-align: left }
 {% endfor %}</html>
 {% endmacro %}
 """
+# Text is escaped once, by the macro that takes it. Parts are HTML already: `safe` lets them through as they are.
 _MACROS: Any = jinja2.Environment(autoescape=True).from_string(_TEMPLATE).module
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A page: parts, which are HTML, under a title.
+    """Make a page: parts, which are HTML, under a title.
 
     Examples
     --------
@@ -58,27 +59,27 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading of a part of a page."""
+    """Make a heading."""
     return str(_MACROS.heading(text, level))
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph; with ``kind`` "warning" or "quote", one that stands out."""
+    """Make a paragraph; ``kind`` may be "warning" or "quote"."""
     return str(_MACROS.paragraph(text, kind))
 
 
 def bullets(texts: Iterable[str]) -> str:
-    """A list."""
+    """Make a list."""
     return str(_MACROS.bullets(texts))
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], text: bool = False) -> str:
-    """A table: the first column is text and all others are numbers, unless `text` says that all are text."""
+    """Make a table: the first column is text and all others are numbers, unless `text` says that all are text."""
     return str(_MACROS.table(head, rows, "text" if text else ""))
 
 
 def new_figure(*args: Any, **kwargs: Any) -> Figure:
-    """A matplotlib figure that needs no screen."""
+    """Make a matplotlib figure that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,7 +89,7 @@ def new_figure(*args: Any, **kwargs: Any) -> Figure:
 
 
 def picture(figure: Figure | bytes, alt: str, caption: str = "") -> str:
-    """A matplotlib figure, or the bytes of a PNG file, as a picture of the page.
+    """Make a picture of a matplotlib figure, or of the bytes of a PNG file.
 
     Parameters
     ----------

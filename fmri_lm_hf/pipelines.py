@@ -1,4 +1,4 @@
-"""Pipelines: a scan in, an answer out. Those of a checkpoint lie in `models`, so that it can carry their code."""
+"""The pipeline that scores hypotheses, and the names of all pipelines; the others are in `models.pipelines`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .models.pipelines import (
 
 
 class Evidence(TypedDict):
-    """How far a scan agrees with one statement: by the model, and by the correlations of the scan."""
+    """Agreement of a scan with one statement: by the model, and by the correlations of the scan."""
 
     statement: str
     probability: float
@@ -27,7 +27,7 @@ class Evidence(TypedDict):
 
 
 class HypothesisScore(TypedDict):
-    """What `FmriHypothesisPipeline` returns for a scan."""
+    """Result of `FmriHypothesisPipeline` for a scan."""
 
     score: float
     direct_score: float
@@ -85,16 +85,16 @@ class FmriHypothesisPipeline(ScanPipeline):
         statements = parse_hypothesis(hypothesis, atlas.network_names)
         reference = None
         if reference_scans is not None:
-            found = super().__call__(list(reference_scans), statements=statements, **options)
+            scores = super().__call__(list(reference_scans), statements=statements, **options)
             reference = np.array(
-                [[(each["probability"], each["direct_probability"]) for each in scan["evidence"]] for scan in found]
+                [[(item["probability"], item["direct_probability"]) for item in scan["evidence"]] for scan in scores]
             )  # (n_reference, n_statements, 2)
         return super().__call__(as_pipeline_input(scans), statements=statements, reference=reference, **options)
 
     def _sanitize_parameters(self, statements=None, reference=None, t_r=None) -> tuple[dict, dict, dict]:
-        asked = given(statements=statements)
+        scored = given(statements=statements)
         # not `given`: a call without a reference must not keep that of the pipeline
-        return given(t_r=t_r), asked, asked | {"reference": reference}
+        return given(t_r=t_r), scored, scored | {"reference": reference}
 
     def _forward(self, model_inputs, statements):
         from .evaluation.truth import direct_probabilities, statement_probabilities

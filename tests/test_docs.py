@@ -20,7 +20,15 @@ PAGES = [
 ]
 SOURCES = ("fmri_lm_hf", "experiments", "benchmarks", "training", "tests", "plugins")
 # Options of other programs that the pages show.
-FOREIGN_OPTIONS = {"--config_file", "--nproc_per_node", "--no-deps", "--overrides", "--help", "--dry-run"}
+FOREIGN_OPTIONS = {
+    "--index-url",
+    "--config_file",
+    "--nproc_per_node",
+    "--no-deps",
+    "--overrides",
+    "--help",
+    "--dry-run",
+}
 _CODE = re.compile(r"`([^`\n]+)`")
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 

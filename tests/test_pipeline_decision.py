@@ -112,8 +112,8 @@ def test_a_request_may_be_json_and_its_state_may_say_more(decide, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"state": "no such place"}, r"must name the scan 'scan-1' once, where it belongs, found it 0 times"),
-        ({"state": "scan-1 scan-1"}, "found it 2 times"),
+        ({"state": "no such place"}, r"must name the scan 'scan-1' once, where it belongs, but names it 0 times"),
+        ({"state": "scan-1 scan-1"}, "names it 2 times"),
         ({"assets": {}}, r"must be one scan by its name, found \[\]"),
         ({"assets": {"a": 1, "b": 2}}, r"must be one scan by its name, found \['a', 'b'\]"),
         ({"questions": {}}, "at least one question"),

@@ -81,5 +81,5 @@ def test_files_arrays_and_batches_agree(embed, tmp_path):
 
 
 def test_a_model_without_its_extractor_is_refused():
-    with pytest.raises(ValueError, match="Scans cannot be read without their extractor: give"):
+    with pytest.raises(ValueError, match="no feature extractor to read scans with: give"):
         pipeline("fmri-feature-extraction", model=tiny.fmri_tokenizer())

@@ -15,9 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fmri_lm_hf"
-NO_CODE = {
-    *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER),
-}
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
 def main() -> None:
@@ -27,7 +25,7 @@ def main() -> None:
     functions = [length for text in texts for length in function_lengths(text)]
     comments = sum(line.lstrip().startswith("#") for text in texts for line in text.splitlines())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for what, count in {
+    for name, count in {
         "modules": f"{len(files)}",
         "code lines": f"{sum(map(code_lines, texts)):,}",
         "lines of a file, median": f"{statistics.median(lines):.0f}",
@@ -36,12 +34,13 @@ def main() -> None:
         "public names": f"{sum(n_public_names(text) for text in texts)}",
         "README, lines / words": f"{len(readme.splitlines())} / {len(readme.split()):,}",
     }.items():
-        print(f"{what:<30}{count:>12}")
+        print(f"{name:<30}{count:>12}")
 
 
 def code_lines(text: str) -> int:
     """Number of lines of a module that hold code."""
     lines: set[int] = set()
+    # a token may span lines, such as a string; a docstring is one, too, and is taken out again
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:
             lines |= set(range(token.start[0], token.end[0] + 1))

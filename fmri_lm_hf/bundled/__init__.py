@@ -73,20 +73,20 @@ def load_bundled_model(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausa
 
 
 def load_reader(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """The old name of `load_bundled_model`."""
+    """Old name of `load_bundled_model`."""
     warn_renamed("load_reader", "load_bundled_model")
     return load_bundled_model(atlas)
 
 
 def example_scan() -> Path:
-    """Path of a small simulated scan: a table of Dosenbach's 160 ROIs, with a BIDS sidecar beside it."""
+    """Return the path of a small simulated scan: a table of Dosenbach's 160 ROIs, with a BIDS sidecar."""
     return Path(__file__).parent / "example_scan.tsv"
 
 
 def with_atlas(
     model: FmriLMForCausalLM, processor: FmriLMProcessor, atlas: Atlas
 ) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
-    """The same weights for scans of another atlas, with that atlas's networks and their names.
+    """Adapt a model to scans of another atlas: the same weights, with that atlas's networks and their names.
 
     Parameters
     ----------
@@ -106,6 +106,7 @@ def with_atlas(
             "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
             f"{model.config.scan_tokens}."
         )
+    # Only the extractor, the names of networks and the shape of scans change.
     old = processor.feature_extractor
     extractor = FmriFeatureExtractor(
         atlas, n_timepoints=old.n_timepoints, t_r=old.t_r, min_timepoints=old.min_timepoints
@@ -119,15 +120,15 @@ def with_atlas(
             "network_name_ids": processor.network_name_ids(),
         }
     )
-    other = FmriLMForCausalLM(config)
-    other.load_state_dict(model.state_dict())
-    other.generation_config = copy.deepcopy(model.generation_config)
-    suppress_unnamed_words(other.generation_config, tokenizer, len(atlas.network_names))
-    return other.eval(), processor
+    adapted = FmriLMForCausalLM(config)
+    adapted.load_state_dict(model.state_dict())  # strict: no weight depends on the atlas
+    adapted.generation_config = copy.deepcopy(model.generation_config)
+    suppress_unnamed_words(adapted.generation_config, tokenizer, len(atlas.network_names))
+    return adapted.eval(), processor
 
 
 def network_pair_scan_config(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
-    """The scan configuration of a model that reads network pairs of an atlas alone."""
+    """Make the scan configuration of a model that reads network pairs of an atlas alone."""
     return FmriTokenizerConfig(
         n_rois=atlas.n_rois,
         n_timepoints=n_timepoints,
@@ -136,11 +137,13 @@ def network_pair_scan_config(atlas: Atlas, n_timepoints: int) -> FmriTokenizerCo
     )
 
 
-# Network words: tokens that each atlas gives the names of its networks.
+# Network words: tokens that stand for the networks of whatever atlas the model has. The tokenizer replaces a network's
+# name by its word before it splits a text, and the word by the name in what is decoded: the model knows words alone, so
+# an atlas with other names needs no other weights.
 
 
 def add_network_words(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add the tokens for networks to a vocabulary, as yet without names."""
+    """Add the network words to the vocabulary of a tokenizer, still without names."""
     # `lstrip`: inside a sentence the space before a name belongs to its token, as with any other word
     tokenizer.add_tokens([AddedToken(word, lstrip=True, normalized=True) for word in NETWORK_WORDS])
 
@@ -177,10 +180,7 @@ def name_networks(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> P
         [normalizers.Replace(Regex(rf"(?i)(?<!\w){re.escape(name)}(?!\w)"), named[name]) for name in longest_first]
     )
     tokenizer.backend_tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.ByteLevel(),
-            *(decoders.Replace(word, f" {name}") for name, word in named.items()),
-        ]
+        [decoders.ByteLevel(), *(decoders.Replace(word, f" {name}") for name, word in named.items())]
     )
     return tokenizer
 

@@ -41,7 +41,7 @@ MOVED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `fmri-lm`; return its exit code (2: bad input, with one sentence that says what to do)."""
+    """Run `fmri-lm`; return its exit code (2: bad input, with one sentence that explains what to do)."""
     if argv is None:
         argv = sys.argv[1:]
         warnings.formatwarning = _as_one_line

@@ -153,6 +153,7 @@ def open_scan(
     labels_img : Path, optional
         Label image of the atlas.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoProcessor
     from transformers.utils import logging
 
@@ -168,6 +169,8 @@ def open_scan(
 
     logging.disable_progress_bar()  # of the weights: an answer is what the user waits for
     if model_name is None:
+        # So small a model is slower with threads: they wait for each other, busily, for longer than they compute.
+        torch.set_num_threads(1)
         model, processor = load_bundled_model()
     else:
         model = AutoModelForCausalLM.from_pretrained(model_name).eval()
@@ -198,7 +201,7 @@ def open_scan(
 
 
 def find_atlas(name: str | None, labels_img: Path | None = None) -> Atlas | None:
-    """An atlas by its name, from an atlas JSON file, or from a label image that names its labels; None for None."""
+    """Load an atlas by its name, from an atlas JSON file, or from a label image with its own names; None for None."""
     from ..models.atlas import Atlas
     from ..models.image_files import both_hemispheres
     from ..models.scan_errors import ScanError
@@ -231,7 +234,7 @@ def atlas_of_table(path: Path, expected: Atlas) -> Atlas | None:
 
 
 def _facts(atlas: Atlas | None, inputs: dict[str, torch.Tensor]) -> list[Fact]:
-    """The facts of the scan's own correlations, which the model's words are compared with."""
+    """Compute the facts of the scan's own correlations, which the model's words are compared with."""
     import torch
 
     from ..corpus.queries import scan_facts
@@ -251,7 +254,7 @@ def _facts(atlas: Atlas | None, inputs: dict[str, torch.Tensor]) -> list[Fact]:
 
 
 def named_pairs(text: str, network_names: Sequence[str]) -> list[tuple[str, str]]:
-    """The network pairs that a text names, once each: ``between A and B``, or ``within A`` for (A, A)."""
+    """Find the network pairs that a text names, once each: ``between A and B``, or ``within A`` for (A, A)."""
     if not network_names:
         return []
     spelling = {name.lower(): name for name in network_names}
@@ -276,13 +279,13 @@ def named_pairs(text: str, network_names: Sequence[str]) -> list[tuple[str, str]
 
 
 def pair_label(pair: PairTruth) -> str:
-    """``A - B``, or ``within A``."""
+    """Write a pair as ``A - B``, or ``within A``."""
     first, second = pair.networks
     return f"within {first}" if first == second else f"{first} - {second}"
 
 
 def rank_label(pair: PairTruth) -> str:
-    """``strongest of 15``, ``2nd of 15`` by magnitude."""
+    """Write the rank of a pair by magnitude: ``strongest of 15``, ``2nd strongest of 15``."""
     if pair.rank in (1, pair.n_pairs) and pair.n_pairs > 1:
         return f"{'strongest' if pair.rank == 1 else 'weakest'} of {pair.n_pairs}"
     ending = "th" if pair.rank % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(pair.rank % 10, "th")

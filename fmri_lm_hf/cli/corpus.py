@@ -121,8 +121,8 @@ def run(args: argparse.Namespace) -> None:
     )
     atlas = None if args.atlas is None else Atlas.from_json(args.atlas)
     if args.networks is not None:
-        beside = (args.scans if args.scans.is_dir() else args.scans.parent) / "atlas.json"
-        atlas = (atlas or Atlas.from_json(beside)).with_networks(args.networks)
+        folder = args.scans if args.scans.is_dir() else args.scans.parent
+        atlas = (atlas or Atlas.from_json(folder / "atlas.json")).with_networks(args.networks)
     progress = not args.quiet
     summary = build_corpus(args.scans, args.out, config, atlas, args.workers, args.scheduler, progress)
     print(f"{summary.n_scans:,} scans of {summary.n_subjects:,} subjects described in {args.out}")

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     # once each: greedy decoding may repeat itself
     statements = list(dict.fromkeys(check_statements(description, scan.facts, scan.network_names)))
     if args.json:
-        print_json(scan, description=description, statements=[asdict(each) for each in statements])
+        print_json(scan, description=description, statements=[asdict(statement) for statement in statements])
     else:
         print_statements(statements)
         print(f"\n{scan.source}")
@@ -61,43 +61,44 @@ def run(args: argparse.Namespace) -> None:
 
 def print_statements(statements: Sequence[CheckedStatement]) -> None:
     """Print a line for each statement: a mark, the sentence, the pair's value, bin and rank."""
-    width = max((len(each.text) for each in statements), default=0)
-    for each in statements:
-        if each.is_true is None:
-            print(each.text)
+    width = max((len(statement.text) for statement in statements), default=0)
+    for statement in statements:
+        if statement.is_true is None:
+            print(statement.text)
             continue
-        facts = "" if each.truth is None else f"{each.truth.value:>6.2f}  {each.truth.bin}, {rank_label(each.truth)}"
-        print(f"{mark(each)} {each.text:<{width}} {facts}".rstrip())
+        pair = statement.truth
+        facts = "" if pair is None else f"{pair.value:>6.2f}  {pair.bin}, {rank_label(pair)}"
+        print(f"{mark(statement)} {statement.text:<{width}} {facts}".rstrip())
     if summary := agreement(statements):
         print(f"\n{summary} Values: {UNITS}.")
 
 
 def mark(statement: CheckedStatement) -> str:
-    """A check mark or a cross for a statement; a dash if the scan has no number to compare it with."""
+    """Return a check mark or a cross for a statement; a dash if the scan has no number to compare it with."""
     if statement.truth is None:
         return "-"
     return "✓" if statement.is_true else "✗"
 
 
 def agreement(statements: Sequence[CheckedStatement]) -> str:
-    """A sentence with the number of statements that agree with the scan; empty if none can be checked."""
-    checked = [each for each in statements if each.truth is not None]
-    n_true = sum(bool(each.is_true) for each in checked)
+    """Write a sentence with the number of statements that agree with the scan; empty if none can be checked."""
+    checked = [statement for statement in statements if statement.truth is not None]
+    n_true = sum(bool(statement.is_true) for statement in checked)
     return f"{n_true} of {len(checked)} statements agree with the scan." if checked else ""
 
 
 def scan_page(scan: OpenScan, statements: Sequence[CheckedStatement]) -> str:
-    """A self-contained HTML page: the statements with their values, and pictures of the scan."""
+    """Make a self-contained HTML page: the statements with their values, and pictures of the scan."""
     from ..pages import heading, html_table, page, paragraph, picture
 
     parts = [paragraph(scan.source)]
     if scan.is_simulated:
         parts.append(paragraph("This scan is simulated; it is not of a person.", "warning"))
     rows = []
-    for each in statements:
-        row = [mark(each), each.text, "", "", ""]
-        if each.truth is not None:
-            row[2:] = [f"{each.truth.value:.2f}", each.truth.bin, rank_label(each.truth)]
+    for statement in statements:
+        row = [mark(statement), statement.text, "", "", ""]
+        if (pair := statement.truth) is not None:
+            row[2:] = [f"{pair.value:.2f}", pair.bin, rank_label(pair)]
         rows.append(row)
     parts += [
         heading("Statements of the model"),
@@ -115,11 +116,12 @@ def scan_page(scan: OpenScan, statements: Sequence[CheckedStatement]) -> str:
 
 
 def draw_scan(scan: OpenScan) -> Figure:
-    """Carpet plot of the ROIs by network, and the connectivity of every network pair."""
+    """Draw a carpet plot of the ROIs by network, and the connectivity of every network pair."""
     from ..pages import new_figure
 
     assert scan.atlas is not None
     names, extractor = list(scan.network_names), scan.processor.feature_extractor
+    # ROIs sorted by network; the sort is stable, so that within a network they keep the order of the atlas
     number = np.array([names.index(name) for name in scan.atlas.networks])
     order = np.argsort(number, kind="stable")
     n_times = int(scan.inputs["padding_mask"][0].nonzero().max()) + 1

@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         report.commits = _commits(model_name, args.scans)
         report.dataset = args.scans if args.scans in report.commits else None
         report.save(out, processor.feature_extractor.atlas)
+        # a copy for the card, which is generated from it when the model is pushed
         if Path(model_name).is_dir():
             report.to_json(Path(model_name) / "results.json")
         print(report.summary())
@@ -175,7 +176,7 @@ def _tasks(args: argparse.Namespace, scans: datasets.Dataset, splits: SplitManif
 
 
 def _local_folder(scans: str) -> Path:
-    """The folder of a scan dataset: a local one, or a snapshot of the Hub, whose code is imported only then."""
+    """Find the folder of a scan dataset: a local one, or a snapshot of the Hub, whose code is imported only then."""
     if Path(scans).exists():
         return Path(scans)
     from ..hub.download import dataset_folder
@@ -184,7 +185,7 @@ def _local_folder(scans: str) -> Path:
 
 
 def _commits(*names: str) -> dict[str, str]:
-    """The commits of models and scans that were fetched from the Hub."""
+    """Return the commits of models and scans that were fetched from the Hub."""
     fetched = [name for name in names if not Path(name).exists()]
     if not fetched:
         return {}

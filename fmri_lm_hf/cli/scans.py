@@ -16,8 +16,8 @@ SOURCE and the files that it reads below INPUT:
                     public cohorts, which nilearn downloads into INPUT
 
 ATLAS is a name (seitzman_2018, dosenbach_2010, schaefer_400_7networks), a file of `fmri-lm atlas` (.json), a
-.dlabel.nii file, or the .label.gii file of one hemisphere with the other beside it. Tables need none: they name their
-ROIs, or these are numbered.
+.dlabel.nii file, or the .label.gii file of one hemisphere with the other in the same folder. Tables need none: they
+name their ROIs, or these are numbered.
 
 examples:
   fmri-lm scans fmriprep derivatives/fmriprep --atlas dosenbach_2010 --strategy scrubbing --out scans

@@ -1,4 +1,4 @@
-"""All that travels with a checkpoint: configurations, models, processors, and how they read scans.
+"""The code that a checkpoint can carry: configurations, models, processors, pipelines, and the reading of scans.
 
 The modules import only each other, so that a repository on the Hub can carry them as its own code.
 """

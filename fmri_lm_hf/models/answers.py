@@ -20,7 +20,7 @@ from .processing_fmri_lm import FmriLMProcessor
 
 MAX_ROWS = 512  # answers that are scored at once, each with a copy of the cache
 
-# Ids of a prompt, and of each of its answers.
+# Token ids of a prompt, and of each of its answers.
 Asked = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 
@@ -30,9 +30,9 @@ def encode_question(
     answers: Sequence[str],
     with_scan: bool = True,
 ) -> tuple[list[int], list[list[int]]]:
-    """Token ids of a question about one scan and of each answer, in the form of the chat template.
+    """Return the token ids of a question about one scan and of each answer, in the form of the chat template.
 
-    The ids of an answer include what the template writes behind it, so that their probability is that of the
+    The ids of an answer include what the template writes after it, so that their probability is that of the
     whole answer and not of every text that begins with it. The scan comes first, unless the question is a list of
     content blocks that places it. ``with_scan=False`` leaves the scan out, as a text-only control.
     """
@@ -49,7 +49,7 @@ def encode_question(
 def answer_log_probabilities(
     model: FmriLMForCausalLM, prompt_ids: Sequence[int], answer_ids: Sequence[Sequence[int]], **scans: Tensor
 ) -> Tensor:
-    """Log-probability of each whole answer to one question about each scan, (n_scans, n_answers).
+    """Compute the log-probability of each whole answer to one question about each scan, (n_scans, n_answers).
 
     See `answers_to_questions`, for many questions.
     """
@@ -76,7 +76,7 @@ def read_before(model: FmriLMForCausalLM, ids: Sequence[int], **scans: Tensor) -
 def answers_to_questions(
     model: FmriLMForCausalLM, asked: Sequence[Asked], before: Cache | None = None, **scans: Tensor
 ) -> list[Tensor]:
-    """Log-probability of each whole answer to each of several questions about each scan.
+    """Compute the log-probability of each whole answer to each of several questions about each scan.
 
     A scan is read once, with the common beginning of the prompts. Each question continues from there, and each answer
     from its question; none sees another.
@@ -109,16 +109,18 @@ def answers_to_questions(
     if any(model.config.fmri_token_id in prompt[n_shared:] for prompt in prompts):
         raise ValueError(
             "The prompts differ before the end of their scan, so that it cannot be read once for all of them: write "
-            "each question behind the scan, or ask one at a time."
+            "each question after the scan, or ask one at a time."
         )
     cache = _repeated(before, n_scans)
     if n_shared:
         shared = _rows([prompts[0][:n_shared]], model.device, n_scans)
         cache = _continue(model, cache, *shared, logits_to_keep=1, **scans)[1]
+    # The cache is copied for every answer of every question: in memory it grows with the product, so questions go in
+    # chunks, however many there are.
     n_answers = max(len(answers) for _, answers in asked)
     n_at_once = max(1, MAX_ROWS // (n_scans * n_answers))
-    rest = [(prompt[n_shared:], answers) for prompt, (_, answers) in zip(prompts, asked, strict=True)]
-    chunks = [rest[start : start + n_at_once] for start in range(0, len(rest), n_at_once)]
+    remaining = [(prompt[n_shared:], answers) for prompt, (_, answers) in zip(prompts, asked, strict=True)]
+    chunks = [remaining[start : start + n_at_once] for start in range(0, len(remaining), n_at_once)]
     return [scores for chunk in chunks for scores in _scores(model, cache, chunk, n_scans, n_answers)]
 
 
@@ -149,7 +151,7 @@ def _scores(
 def _continue(
     model: FmriLMForCausalLM, cache: Cache | None, ids: Tensor, present: Tensor, **inputs: Any
 ) -> tuple[Tensor, Cache]:
-    """Read further ids of every row behind a cache, those not `present` hidden: their logits, and the longer cache."""
+    """Continue a cache with ids for every row, those not `present` hidden: their logits, and the longer cache."""
     n_past = 0 if cache is None else cache.get_seq_length()
     for name, value in inputs.items():
         inputs[name] = value.to(model.device) if isinstance(value, Tensor) else value
@@ -175,8 +177,8 @@ def _rows(
     longest = max(map(len, ids))
     rows = torch.zeros(len(ids), longest, dtype=torch.long)
     present = torch.zeros_like(rows)
-    for row, each in enumerate(ids):
-        place = slice(longest - len(each), None) if left else slice(0, len(each))
-        rows[row, place] = torch.tensor(each, dtype=torch.long)
+    for row, row_ids in enumerate(ids):
+        place = slice(longest - len(row_ids), None) if left else slice(0, len(row_ids))
+        rows[row, place] = torch.tensor(row_ids, dtype=torch.long)
         present[row, place] = 1
     return rows.to(device).repeat(n_times, 1), present.to(device).repeat(n_times, 1)

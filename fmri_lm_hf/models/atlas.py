@@ -82,21 +82,21 @@ class Atlas:
         if self.labels is not None:
             values["labels"] = tuple(map(int, self.labels))
         for name, value in values.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, value)  # the only way to set a field of a frozen dataclass
 
         if not self.roi_names:
             raise ScanError(f"Atlas {self.name!r} has no ROIs: give `roi_names`.")
-        for what in ("networks", "coordinates", "radius_mm", "labels"):
-            values = getattr(self, what)
-            if isinstance(values, tuple) and len(values) != self.n_rois:
+        for name in ("networks", "coordinates", "radius_mm", "labels"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.n_rois:
                 raise ScanError(
-                    f"Atlas {self.name!r} has {self.n_rois} ROI names but {len(values)} {what}: give one for each ROI."
+                    f"Atlas {self.name!r} has {self.n_rois} ROI names but {len(value)} {name}: give one for each ROI."
                 )
-        for what in ("roi_names", "labels"):
-            twice = [str(item) for item, count in Counter(getattr(self, what) or ()).items() if count > 1]
-            if twice:
+        for name in ("roi_names", "labels"):
+            repeated = [str(item) for item, count in Counter(getattr(self, name) or ()).items() if count > 1]
+            if repeated:
                 raise ScanError(
-                    f"Atlas {self.name!r} repeats {len(twice)} of its {what} ({_some(twice)}): make them unique."
+                    f"Atlas {self.name!r} repeats {len(repeated)} of its {name} ({_some(repeated)}): make them unique."
                 )
         if any(len(point) != 3 for point in self.coordinates or ()):
             raise ScanError(f"Atlas {self.name!r} has coordinates that are not (x, y, z) in mm.")
@@ -119,18 +119,18 @@ class Atlas:
 
     @classmethod
     def numbered(cls, n_rois: int, name: str = "numbered") -> Atlas:
-        """An atlas for tables without names: `roi_001`, `roi_002`, ..., all of network `unassigned`."""
+        """Make an atlas for tables without names: `roi_001`, `roi_002`, ..., all of network `unassigned`."""
         return cls(name, tuple(f"roi_{i + 1:03d}" for i in range(n_rois)), (UNASSIGNED,) * n_rois)
 
     @classmethod
     def from_names(cls, roi_names: Iterable[str], name: str) -> Atlas:
-        """An atlas for tables with ROI names, with the networks in these names (`atlas_names.network_of`)."""
+        """Make an atlas for tables with ROI names, which may state networks (`atlas_names.network_of`)."""
         names = tuple(map(str, roi_names))
         return cls(name, names, tuple(map(network_of, names)))
 
     @classmethod
     def load(cls, name: str) -> Atlas:
-        """An atlas that nilearn knows.
+        """Load an atlas that nilearn knows.
 
         Parameters
         ----------
@@ -150,13 +150,13 @@ class Atlas:
 
     @classmethod
     def from_labels_img(cls, labels_img: Any, table: Any = None, name: str = "labels") -> Atlas:
-        """An atlas from a label image and the table that names its values.
+        """Make an atlas from a label image and the table that names its values.
 
         Parameters
         ----------
         labels_img : path or nibabel image
-            3D NIfTI, CIFTI `.dlabel.nii` or one hemisphere of a GIFTI `.label.gii`, with the other one beside it. The
-            latter two carry their own table.
+            3D NIfTI, CIFTI `.dlabel.nii` or one hemisphere of a GIFTI `.label.gii`, with the other one in the same
+            folder. CIFTI and GIFTI carry their own table.
         table : path, optional
             CSV or TSV with columns `index`, `name` and optionally `network` (or as BIDS and XCP-D call them: `label`,
             `network_label`); a colour lookup table with lines `index name R G B A`; or a Workbench label list (a line
@@ -192,6 +192,8 @@ class Atlas:
                 f"No value of the label image is named in the table of {name!r}: found {_some(sorted(present))} in the "
                 f"image and {_some(sorted(named))} in the table. Check that they belong together."
             )
+        # The other way round, a name without a voxel, is kept: it becomes a masked slot in every scan, and the columns
+        # stay where tables and models of this atlas have them.
         if present - named:
             logger.warning(f"Atlas {name!r} leaves out label values without a name: {_some(sorted(present - named))}.")
         indices, names, networks = zip(*rows, strict=True)
@@ -205,7 +207,7 @@ class Atlas:
         )
 
     def with_labels_img(self, labels_img: Any) -> Atlas:
-        """The same atlas with its label image, whose checksum is verified."""
+        """Return the atlas with its label image, whose checksum is verified."""
         if self.labels is None:
             raise ScanError(f"Atlas {self.name!r} has no labels, so it takes no label image.")
         image = load_image(labels_img)
@@ -219,7 +221,7 @@ class Atlas:
         return replace(self, labels_img=image, labels_sha256=found)
 
     def with_networks(self, table: str | os.PathLike) -> Atlas:
-        """The same ROIs with the networks of a table.
+        """Return an atlas of the same ROIs with the networks of a table.
 
         Parameters
         ----------
@@ -237,7 +239,7 @@ class Atlas:
         return replace(self, networks=tuple(network[name] for name in self.roi_names))
 
     def to_dict(self) -> dict[str, Any]:
-        """The atlas as a record for JSON, without the image and local paths."""
+        """Return the atlas as a record for JSON, without the image and local paths."""
         record: dict[str, Any] = {
             "name": self.name,
             "roi_names": list(self.roi_names),
@@ -254,7 +256,7 @@ class Atlas:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], labels_img: Any = None) -> Atlas:
-        """The atlas of a `to_dict` record, with its label image (path or nibabel image) if it has one."""
+        """Make the atlas of a `to_dict` record, with its label image (path or nibabel image) if it has one."""
         missing = {"name", "roi_names", "networks"} - set(record)
         if missing:
             raise ScanError(
@@ -271,6 +273,7 @@ class Atlas:
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write the atlas as JSON."""
+        # not by `fmri_lm_hf.files`, which does not travel with a checkpoint
         partial = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
         partial.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         os.replace(partial, path)
@@ -289,10 +292,12 @@ class Atlas:
         return cls.from_dict(record, labels_img)
 
     def roi_slots(self, roi_names: Iterable[str]) -> np.ndarray:
-        """Columns of a scan with `roi_names` in the order of this atlas, so that `bold[:, slots]` fits it.
+        """Find the columns of a scan with `roi_names` in the order of this atlas, so that `bold[:, slots]` fits it.
 
         Raises `ScanError` with the names that differ unless both have the same names.
         """
+        # By name and never by place: two parcellations can have the same number of ROIs in another order, and a scan in
+        # the wrong order looks like any other.
         names = [str(name) for name in roi_names]
         where = {name: column for column, name in enumerate(names)}
         known = set(self.roi_names)
@@ -317,7 +322,7 @@ class Atlas:
         return np.asarray([where[name] for name in self.roi_names])
 
     def extract(self, image: Any, mask_img: Any = None) -> np.ndarray:
-        """Mean signal of every ROI of a 4D NIfTI image, a dense CIFTI series or a GIFTI series.
+        """Compute the mean signal of every ROI of a 4D NIfTI image, a dense CIFTI series or a GIFTI series.
 
         Parameters
         ----------
@@ -336,7 +341,7 @@ class Atlas:
 def _coordinate_atlas(name: str) -> Atlas:
     datasets = require("nilearn.datasets")
     bunch = getattr(datasets, f"fetch_coords_{name}")()
-    # seitzman_2018 has no ROI names: the network and the structure of each make them
+    # seitzman_2018 has no ROI names: they are made of the network and the structure of each ROI
     names = bunch.get("labels") or [" ".join(pair) for pair in zip(bunch["networks"], bunch["regions"])]
     radius = bunch.get("radius")
     return Atlas(
@@ -366,6 +371,8 @@ def _schaefer_atlas(n_rois: int, n_networks: int) -> Atlas:
 
 
 def _check_yeo_networks(atlas: Atlas) -> None:
+    # The two Yeo parcellations of Schaefer have the same ROIs in another order. With the table of one and the image of
+    # the other every ROI gets a name, and nearly all of them are wrong.
     scheme = yeo_scheme(atlas.roi_names)
     if not scheme:
         return
@@ -404,6 +411,6 @@ def _sha256(labels_img: Any) -> str:
 
 
 def _some(items: Sequence[Any], limit: int = 5) -> str:
-    """The first few items, and how many more there are."""
+    """Name the first few items, and how many more there are."""
     shown = ", ".join(str(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

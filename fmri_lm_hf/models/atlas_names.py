@@ -1,4 +1,4 @@
-"""Names of ROIs: the network, hemisphere and parcellation in them, and the tables that name the values of an image."""
+"""Names of ROIs: the network, hemisphere and parcellation that they state, and the tables of label images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,7 @@ _NO_NETWORK = {UNASSIGNED, "none", "unknown", "n/a", "na", "nan", ""}
 YEO_NETWORKS = {
     "7": {"Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default"},
     "17": {
-        *(
-            "VisCent",
-            "VisPeri",
-            "SomMotA",
-            "SomMotB",
-            "DorsAttnA",
-            "DorsAttnB",
-            "SalVentAttnA",
-            "SalVentAttnB",
-        ),
+        *("VisCent", "VisPeri", "SomMotA", "SomMotB", "DorsAttnA", "DorsAttnB", "SalVentAttnA", "SalVentAttnB"),
         *("LimbicA", "LimbicB", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"),
         "Limbic",  # before version 0.14.3 of the parcellation, and so in TemplateFlow
     },
@@ -47,7 +38,7 @@ _AAL = {
     "Temporal": "Heschl|Temporal_",
     "Cerebellum": "Cereb",
 }
-# Patterns of whole names, and their network; None if the group of the pattern holds it.
+# Patterns of whole names, and their network; None if the group of the pattern holds it. The first match counts.
 _PATTERNS: tuple[tuple[str, str | None], ...] = (
     (rf"(?:[lr]h_)?(?:(?:7|17)Networks_)?[LR]H_({_YEO})(?:[_-].+)?", None),  # Schaefer; cortex of XCP-D's 4S
     (rf"[LR]_({_GORDON})(?:_\d+)?", None),
@@ -71,7 +62,7 @@ def is_network(network: str) -> bool:
 
 
 def network_of(roi_name: str) -> str:
-    """The network in the name of an ROI, else `unassigned`.
+    """Find the network in the name of an ROI, else `unassigned`.
 
     Names of Schaefer (7 and 17 networks), XCP-D's 4S and Gordon hold their network. Those of Tian, and the nuclei in
     4S, are of the `Subcortex`; names of AAL give their lobe.
@@ -84,7 +75,7 @@ def network_of(roi_name: str) -> str:
 
 
 def mirrored_name(roi_name: str) -> str | None:
-    """The name of the same region on the other side (`LH_Vis_1` for `RH_Vis_1`), or None if no side is named."""
+    """Return the name of the region on the other side (`LH_Vis_1` for `RH_Vis_1`), or None if no side is named."""
     match = re.fullmatch(_SIDE, roi_name)
     if match is None:
         return None
@@ -93,13 +84,13 @@ def mirrored_name(roi_name: str) -> str | None:
 
 
 def yeo_scheme(roi_names: Iterable[str]) -> str:
-    """The Yeo parcellation in the names, `"7"` or `"17"`; `"7 and 17"` if they mix; empty if there is none."""
+    """Find the Yeo parcellation in the names, `"7"` or `"17"`; `"7 and 17"` if they mix; empty if there is none."""
     found = {match[1] for name in roi_names if (match := re.match(r"(7|17)Networks_", name))}
     return " and ".join(sorted(found, key=int))
 
 
 def read_label_table(path: Path) -> list[tuple[int, str, str]]:
-    """Rows (index, name, network) of a CSV or TSV table, a colour lookup table or a Workbench label list.
+    """Read rows (index, name, network) of a CSV or TSV table, a colour lookup table or a Workbench label list.
 
     Columns of CSV and TSV are found by their names, as BIDS, XCP-D and AtlasPack spell them. If the table names no
     network, the name of the ROI may hold it (`network_of`). Rows of a table without an index are numbered from 1.

@@ -1,7 +1,7 @@
-"""Requirements for language models that read scans, checked when one is joined to a tokenizer of scans.
+"""Requirements for language models that read scans, checked when one is joined to an fMRI tokenizer.
 
-Most language models of transformers meet them. The others would fail at their first scan, or silently read scans
-wrongly; here they are refused with the reason.
+Most language models of transformers meet them. The others would fail at their first scan, or read scans wrongly
+without an error; they are refused with the reason.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def check_backbone(language_model: PreTrainedModel) -> None:
     embeddings = language_model.get_input_embeddings().weight
     if embeddings.is_meta or not embeddings.numel():
         return
+    # Not `train(mode)` afterwards: parts of the model may be in another mode than the whole, such as a frozen part.
     modes = [(module, module.training) for module in language_model.modules()]
     language_model.eval()
     try:
@@ -92,6 +93,7 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: Tensor) -> Non
     noise = torch.randn(3, len(_IS_SCAN), embeddings.shape[-1], generator=draw)
     prompts = noise[:1].repeat(4, 1, 1)
     prompts[_OTHER_SECOND, 2], prompts[_OTHER_HIDDEN, 3] = noise[1, 2], noise[2, 3]
+    # On the scale of the model's own embeddings: with far larger ones attention may saturate, and no change would show.
     rows = embeddings[: min(len(embeddings), 64)].float()
     prompts = (prompts.to(embeddings.device) * rows.std()).to(embeddings.dtype)
 
@@ -135,6 +137,7 @@ def _check_behaviour(language_model: PreTrainedModel, embeddings: Tensor) -> Non
 
 
 def _check_cache(language_model: PreTrainedModel, outputs: Any, prompts: Tensor, layout: ScanLayout) -> None:
+    # Answers are scored by copies of one cache. Some models return a cache of their own class, without this method.
     cache = getattr(outputs, "past_key_values", None)
     if cache is None or not hasattr(cache, "batch_repeat_interleave"):
         raise _refusal(language_model, f"it returns no cache that can be repeated, but {type(cache).__name__}")

@@ -30,14 +30,14 @@ class FmriLMConfig(PreTrainedConfig):
         Text ids around the tokens of each scan, for callers who build `input_ids` without a processor (which has
         its own). The model itself reads them as the text they are.
     fmri_embedding_source : {"encoder", "codes"}, default="encoder"
-        What the language model reads of a scan: the continuous encoder features (the published form), or the sum of
-        the code vectors.
+        Input of the language model: the continuous encoder features (the published form), or the sum of the code
+        vectors.
     projector_layer_norm : bool, default=False
         Normalise the scan features before the projector (Linear, GELU).
     scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
-        What the tokens of a scan stand for: its ROIs (in each time patch, the published form), its network pairs, or
-        both. Network pairs need no weight that depends on an atlas, and alone they need no fMRI tokenizer: the
-        model then has none, and of `fmri_config` only the shape of the scans and `roi_networks` count.
+        Tokens of a scan: its ROIs in each time patch (the published form), its network pairs, or both. Network pairs
+        need no weight that depends on an atlas. A model of network pairs alone has no fMRI tokenizer, and uses only
+        the shape of the scans and `roi_networks` of `fmri_config`.
     network_name_ids : list of list of int, optional
         Text ids of the name of each network, in the order of `fmri_config.roi_networks`. Needed with network pairs.
     fmri_loss_weight : float
@@ -82,7 +82,7 @@ class FmriLMConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Check the fields, and what holds between them; called when a configuration is made."""
+        """Check the fields, each and together; called when a configuration is made."""
         if self.fmri_embedding_source not in ("encoder", "codes"):
             raise ValueError(
                 f"`fmri_embedding_source` must be 'encoder' or 'codes', got {self.fmri_embedding_source!r}."
@@ -132,5 +132,5 @@ class FmriLMConfig(PreTrainedConfig):
 
 
 def n_pair_tokens(n_networks: int) -> int:
-    """Tokens of network pairs (each network with itself included), and one for the scan as a whole."""
+    """Count the tokens of network pairs (each network with itself included), and one for the scan as a whole."""
     return 1 + n_networks * (n_networks + 1) // 2

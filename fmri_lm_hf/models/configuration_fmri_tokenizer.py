@@ -147,11 +147,12 @@ class FmriTokenizerConfig(PreTrainedConfig):
             self.codebook_size = math.prod(levels) if levels else 8192
         if self.codebook_dim is None:
             self.codebook_dim = self.num_quantizers * len(levels) if levels else 128
+        # Before transformers acts on them. Keys that are no fields of this class arrive in `kwargs`.
         check_config_is_inert(kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Check the fields, and what holds between them; called when a configuration is made."""
+        """Check the fields, each and together; called when a configuration is made."""
         features = self.input_features
         if not features or set(features) - set(INPUT_FEATURES) or len(set(features)) != len(features):
             raise ValueError(

@@ -158,7 +158,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             if self.normalization == "scan":
                 median, iqr = _median_and_iqr(bold[observed])
             elif self.roi_median is not None and self.roi_iqr is not None:
-                median, iqr = (np.asarray(each, dtype=np.float32) for each in (self.roi_median, self.roi_iqr))
+                median, iqr = (np.asarray(values, dtype=np.float32) for values in (self.roi_median, self.roi_iqr))
             else:
                 raise ValueError(
                     "normalization='cohort' needs `roi_median` and `roi_iqr`: call `fit_normalization` with the "
@@ -203,6 +203,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
             bold, mask, observed = self._prepare(scan, t_r, None)
             median, iqr = _median_and_iqr(bold[observed])
             mask &= iqr > 0
+            # NaN, not zero, where there is no signal: the median over scans must not see masked ROIs
             medians.append(np.where(mask, median, np.nan))
             iqrs.append(np.where(mask, iqr, np.nan))
         if not medians:
@@ -231,7 +232,8 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         else:
             weights = resampling_weights(len(content.bold), content.t_r, self.t_r, self.n_timepoints, self.resampling)
             bold = weights @ content.bold[: weights.shape[1]]
-            # A new point counts as observed if most of its weight is on observed points.
+            # Censored points were filled in before, so a new point next to one has a value, but not one to trust. It
+            # counts as observed if most of its weight is on observed points.
             share = np.abs(weights) @ content.sample_mask[: weights.shape[1]]
             observed = share >= 0.5 * np.abs(weights).sum(axis=1)
         if observed.sum() < self.min_timepoints <= len(bold):
@@ -251,7 +253,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
         return bold, content.roi_mask.copy(), observed
 
     def to_dict(self) -> dict[str, Any]:
-        """All parameters, ready for JSON."""
+        """Return all parameters, ready for JSON."""
         record = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
         record["atlas"] = None if self.atlas is None else self.atlas.to_dict()
         record["feature_extractor_type"] = type(self).__name__
@@ -262,7 +264,7 @@ class FmriFeatureExtractor(PublishedOnHub, FeatureExtractionMixin):
 def resampling_weights(
     n_timepoints: int, t_r: float, new_t_r: float, max_timepoints: int, resampling: str = "antialiased"
 ) -> np.ndarray:
-    """Matrix that resamples a series to another TR: `weights @ bold[:weights.shape[1]]`.
+    """Compute the matrix that resamples a series to another TR: `weights @ bold[:weights.shape[1]]`.
 
     The new points are at multiples of `new_t_r` as long as the series has points on both sides; those of `"linear"`
     are spread evenly from the first to the last point of the series, which is the grid of the published program and
@@ -317,6 +319,7 @@ def _median_and_iqr(bold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ordered = np.sort(bold.T, axis=1)  # faster than np.percentile for series of this length
     position = np.array([0.25, 0.5, 0.75]) * (ordered.shape[1] - 1)
     below = position.astype(int)
+    # a single observed point has none above it, and is all three values
     above = np.minimum(below + 1, ordered.shape[1] - 1)
     part = (position - below).astype(np.float32)
     low, median, high = (ordered[:, below] * (1 - part) + ordered[:, above] * part).T

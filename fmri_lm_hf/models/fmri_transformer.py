@@ -22,7 +22,7 @@ FIRST_SHARE = 0.9  # of the attention of a head of `PositionalAttention`, on its
 
 
 def unit_series(input_values: Tensor, padding_mask: Tensor) -> Tensor:
-    """Series with mean 0 and length 1 over the observed time points, zero elsewhere: (batch, n_rois, n_timepoints)."""
+    """Scale series to mean 0 and length 1 over observed time points, zero elsewhere: (batch, n_rois, n_timepoints)."""
     observed = padding_mask[:, None].to(input_values.dtype)  # (batch, 1, n_timepoints)
     # Twice by the mask: padded points must count neither in the mean nor, as minus the mean, in the length.
     mean = (input_values * observed).sum(-1, keepdim=True) / observed.sum(-1, keepdim=True)
@@ -32,7 +32,7 @@ def unit_series(input_values: Tensor, padding_mask: Tensor) -> Tensor:
 def connectivity_profiles(
     input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor, roi_networks: list[int] | None = None
 ) -> Tensor:
-    """Correlation of each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
+    """Correlate each ROI with every ROI of the scan, over its observed time points, in units of the scan's RMS.
 
     Noise of a scanner shrinks all correlations of a scan alike; dividing by their root mean square removes that, so
     that scans of different sites can be compared.
@@ -57,7 +57,7 @@ def connectivity_profiles(
 
 
 def profiles_of(products: Tensor, roi_mask: Tensor, roi_networks: list[int] | None = None) -> Tensor:
-    """Profiles, as of `connectivity_profiles`, of inner products (batch, n_rois, n_rois), zero for missing ROIs."""
+    """Compute `connectivity_profiles` from inner products (batch, n_rois, n_rois), zero for missing ROIs."""
     # The diagonal is no correlation of two ROIs. Missing ROIs have zero rows, so they fall out of sums by themselves;
     # only counts have to leave them out.
     others = 1 - torch.eye(products.shape[-1], device=products.device, dtype=products.dtype)
@@ -113,7 +113,7 @@ class PositionalAttention(nn.Module):
         return self.proj((self.weights(mask) @ values).transpose(1, 2).flatten(2))
 
     def weights(self, mask: Tensor | None = None) -> Tensor:
-        """Attention weights ([batch, ]num_heads, n_queries, n_keys); rows sum to 1."""
+        """Compute attention weights ([batch, ]num_heads, n_queries, n_keys); rows sum to 1."""
         logits = self.logits
         if mask is not None:
             # not -inf: a row without anything to see would be NaN, and its gradient NaN for all
@@ -136,7 +136,7 @@ class LatentTokens(nn.Module):
         self.glance = PositionalAttention(config, of_latents)  # the name of its weights in checkpoints
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The grid (batch, n_patches * n_rois, hidden_size), time-major, and the latents, of either.
+        """Make the grid (batch, n_patches * n_rois, hidden_size), time-major, and the latents, from either.
 
         Parameters
         ----------
@@ -156,6 +156,8 @@ class LatentTokens(nn.Module):
 
 
 class FmriAttention(nn.Module):
+    """Multi-head self-attention; `weights` shows what `forward` attends to."""
+
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
         self.num_heads = config.num_attention_heads
@@ -168,7 +170,7 @@ class FmriAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
     def weights(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Attention weights (batch, heads, n_tokens, n_tokens); rows sum to 1."""
+        """Compute attention weights (batch, heads, n_tokens, n_tokens); rows sum to 1."""
         query, key, _ = self._heads(hidden_states)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if attention_mask is not None:
@@ -234,7 +236,7 @@ class FmriTransformer(nn.Module):
 
     @torch.no_grad()
     def rollout(self, grid: Tensor, grid_mask: Tensor, latents: Tensor, first: Tensor) -> Tensor:
-        """Share of the grid in each latent, by attention rollout (arXiv 2005.00928).
+        """Compute the share of the grid in each latent, by attention rollout (arXiv 2005.00928).
 
         Attention is averaged over heads, and half of the output of each layer is counted as the token itself. A latent
         starts with `first` (batch, n_latents, n_grid), its weights of `PositionalAttention`.
@@ -245,6 +247,7 @@ class FmriTransformer(nn.Module):
             Zero outside of `grid_mask`; rows sum to 1.
         """
         hidden_states, attention_mask = self._sequence(grid, grid_mask, latents)
+        # The layers run twice, once for their output and once for their weights: fused attention returns no weights.
         # flow[i, j]: how much of input j is in token i so far. A layer adds attention to the residual, half and half.
         itself = torch.eye(hidden_states.shape[1], device=grid.device)
         flow = itself
@@ -279,7 +282,7 @@ class FmriTransformer(nn.Module):
 
 
 class FmriEncoder(nn.Module):
-    """Patches of the signal, connectivity profiles, or both, to the features of a scan's tokens."""
+    """Encoder: patches of the signal, connectivity profiles, or both, to the features of a scan's tokens."""
 
     def __init__(self, config: FmriTokenizerConfig):
         super().__init__()
@@ -299,7 +302,7 @@ class FmriEncoder(nn.Module):
     def forward(
         self, input_values: Tensor, profiles: Tensor | None, grid_mask: Tensor, observer: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Features of the tokens (batch, n_tokens, hidden_size), and of the observer (batch, hidden_size) if any."""
+        """Encode tokens to features (batch, n_tokens, hidden_size), and an observer to (batch, hidden_size)."""
         grid, latents = self._inputs(input_values, profiles, grid_mask)
         features = self.transformer(grid, grid_mask, latents, observer)
         observed = None
@@ -308,7 +311,7 @@ class FmriEncoder(nn.Module):
         return features if latents is None else features[:, grid.shape[1] :], observed
 
     def grid_attention(self, input_values, profiles, grid_mask) -> Tensor:
-        """Attention of each latent to the grid: (batch, n_latents, n_patches * n_rois); rows sum to 1."""
+        """Compute the attention of each latent to the grid: (batch, n_latents, n_patches * n_rois); rows sum to 1."""
         assert self.latent_tokens is not None  # the tokenizer asks only if there are latents
         grid, latents = self._inputs(input_values, profiles, grid_mask)
         first = self.latent_tokens.glance.weights(grid_mask).float().mean(1)  # over heads
@@ -329,7 +332,7 @@ class FmriEncoder(nn.Module):
 
 
 class FmriDecoder(nn.Module):
-    """Code vectors to signal and profiles of every ROI.
+    """Decoder: code vectors to signal and profiles of every ROI.
 
     With `connectivity_rank`, profiles are those of the inner products of one vector per ROI, as correlations are
     those of series: pairs of ROIs are not decoded one by one, but follow from the vectors of both.
@@ -354,7 +357,7 @@ class FmriDecoder(nn.Module):
         )
 
     def forward(self, quantized: Tensor, token_mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Signal (batch, n_rois, n_timepoints) and profiles (batch, n_rois, profile_size), from tokens of the mask."""
+        """Decode tokens of the mask: signal (batch, n_rois, n_timepoints), profiles (batch, n_rois, profile_size)."""
         hidden_states = self.input_projection(quantized)
         if self.latent_tokens is None:
             grid_mask = token_mask
@@ -363,6 +366,7 @@ class FmriDecoder(nn.Module):
             grid, latents = self.latent_tokens(hidden_states)
             grid_mask = torch.ones(grid.shape[:2], dtype=torch.bool, device=grid.device)
             hidden_states = self.transformer(grid, grid_mask, latents)[:, : grid.shape[1]]
+        # all time patches of an ROI side by side: the head gives its whole series at once
         by_roi = hidden_states.unflatten(1, (self.n_patches, self.n_rois)).transpose(1, 2).flatten(2)
         signal, profiles = self.head(by_roi).split(self.sizes, dim=-1)
         if self.has_rank:

@@ -1,4 +1,4 @@
-"""Generation with scans: what the `generate` of transformers has to know of placeholders, and of scans in a cache."""
+"""Generation of text about scans: `generate` of transformers with placeholders, and with scans in a cache."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SCAN_INPUTS = (*SCANS, "roi_mask", "padding_mask", "network_name_ids")
 
 
 class _NoPlaceholder(SuppressTokensLogitsProcessor):
-    """Keeps the placeholder from being generated; of a type of its own, which does not replace `suppress_tokens`."""
+    """Keeps the placeholder from being generated."""
+
+    # A class of its own: a custom processor replaces the one of the same class that `generate` makes, and with it the
+    # `suppress_tokens` of the generation configuration.
 
 
 class _WithColumns(LogitsProcessor):
-    """Runs a processor over scores that also have columns for a placeholder outside of the vocabulary.
-
-    Many processors look up the scores of all ids in the prompt.
-    """
+    """Runs a processor that looks up the scores of ids in the prompt, with columns for ids outside the vocabulary."""
 
     def __init__(self, processor: LogitsProcessor, n_columns: int):
         self.processor, self.n_columns = processor, n_columns
@@ -76,7 +76,7 @@ class ScanGenerationMixin(GenerationMixin):
                 "a tokenizer of scans first, or let candidates be copied from the prompt with "
                 "`prompt_lookup_num_tokens`."
             )
-        shapes = [(each.fmri_token_id, each.n_scan_tokens) for each in (own, its)]
+        shapes = [(config.fmri_token_id, config.n_scan_tokens) for config in (own, its)]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 "`assistant_model` must read the same prompts: expected the placeholder id and the number of tokens of "
@@ -91,8 +91,10 @@ class ScanGenerationMixin(GenerationMixin):
             return processors
         return LogitsProcessorList(
             # guidance subtracts the scores of another pass, and does not look up ids
-            each if isinstance(each, UnbatchedClassifierFreeGuidanceLogitsProcessor) else _WithColumns(each, n_outside)
-            for each in processors
+            processor
+            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor)
+            else _WithColumns(processor, n_outside)
+            for processor in processors
         )
 
     def prepare_inputs_for_generation(self, input_ids, **kwargs):
@@ -107,6 +109,8 @@ class ScanGenerationMixin(GenerationMixin):
         """Inputs of the scans in `new_ids`, the end of `input_ids`; scans in the cache are left out."""
         if new_ids.shape[1] == input_ids.shape[1]:
             return scans
+        # A scan is read as a whole, so fewer new ids than a scan has tokens hold none. That is the case for every
+        # generated token, which then costs no count of placeholders.
         if new_ids.shape[1] < self.config.n_scan_tokens:
             return {}
         # the scans that are new in a prompt are its last ones, and prompts may have different numbers of them

@@ -1,8 +1,8 @@
-"""What models and processors do beyond transformers when they are loaded, saved and published.
+"""Loading, saving and publishing of models and processors, with the training record of their weights.
 
-The record of weights (`training_info.json`, `results.json`) travels with the model that they were loaded into: as the
-record of these weights, or of those that it started from. A checkpoint carries this file beside its classes. Where the
-package is not installed, `push_to_hub` is that of transformers.
+The record (`training_info.json`, `results.json`) travels with the model that the weights were loaded into: as the
+record of these weights, or, once they have changed, of those that training started from. This file travels with a
+checkpoint; if the package is not installed, `push_to_hub` is that of transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOCATION = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
 
 class PublishedOnHub:
-    """First base of the classes that have `save_pretrained`."""
+    """Mixin of models and processors; the first base, so that its methods come before those of transformers."""
 
     _recorded_in: Path | None = None  # the folder that the weights came from
 
@@ -116,7 +116,8 @@ class PublishedOnHub:
         import torch
         from safetensors import safe_open
 
-        # what a checkpoint holds beyond this model, such as the objectives of a tokenizer's training
+        # By value: a model that was trained further has the same names and shapes. A checkpoint may hold more than the
+        # model, such as the parts of a tokenizer that only training needs.
         beyond = getattr(self, "_keys_to_ignore_on_load_unexpected", None) or ()
         files = sorted(self._recorded_in.glob("model*.safetensors")) if self._recorded_in else []
         for file in files:

@@ -46,13 +46,13 @@ def is_cifti(image: Any) -> bool:
 
 
 def image_data(image: Any) -> np.ndarray:
-    """The values of an image as float32; a truncated or damaged file ends in a `ScanError`."""
+    """Read the values of an image as float32; a truncated or damaged file ends in a `ScanError`."""
     proxy, name = image.dataobj, image.get_filename() or "The image"
     with as_scan_error(name):
         if not hasattr(proxy, "get_unscaled"):
             return np.asanyarray(proxy, dtype=np.float32)
         check_size(image)
-        # nibabel scales integers in float64, which takes ten times as long and twice the memory
+        # Nibabel scales integers in float64, which takes ten times as long and twice the memory.
         data = np.array(proxy.get_unscaled(), dtype=np.float32)
         data *= np.float32(proxy.slope)
         data += np.float32(proxy.inter)
@@ -63,7 +63,7 @@ def image_data(image: Any) -> np.ndarray:
 
 
 def volume_data(image: Any) -> np.ndarray:
-    """The values of a 3D image (also one that has a fourth axis of length one)."""
+    """Read the values of a 3D image (also one that has a fourth axis of length one)."""
     if len(image.shape) < 3 or np.prod(image.shape[3:]) != 1:
         raise ScanError(f"The label or mask image has shape {tuple(image.shape)}: expected one 3D volume.")
     return image_data(image).reshape(image.shape[:3])
@@ -74,6 +74,7 @@ def check_size(image: Any) -> None:
     proxy, name = image.dataobj, image.get_filename()
     if name is None or not hasattr(proxy, "get_unscaled") or not os.path.exists(name):
         return
+    # as Python's integers: the shape in a damaged header can overflow 64 bits and come out small
     n_bytes = int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize
     limit = os.path.getsize(name) * (1 if str(name).lower().endswith(".nii") else GZIP_RATIO)
     if min(proxy.shape, default=0) < 1 or n_bytes > limit:
@@ -81,7 +82,7 @@ def check_size(image: Any) -> None:
 
 
 def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
-    """The unscaled values of some voxels of a 4D image, or grayordinates of a CIFTI series, time point by time point.
+    """Yield unscaled values of voxels of a 4D image, or grayordinates of a CIFTI series, time point by time point.
 
     One volume of a file is in memory at a time. Compressed files are read to their end.
 
@@ -99,6 +100,7 @@ def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
     proxy, name = image.dataobj, image.get_filename() or "The image"
     if hasattr(proxy, "get_unscaled") and os.path.exists(name) and not is_cifti(image):
         with as_scan_error(name), require("nibabel").openers.ImageOpener(name, "rb") as file:
+            # NIfTI is in Fortran order: the last axis, time, varies slowest, and a volume is one run of bytes
             size = int(np.prod(proxy.shape[:3], dtype=object)) * proxy.dtype.itemsize
             file.seek(proxy.offset)
             for _ in range(proxy.shape[3]):
@@ -122,13 +124,13 @@ def series_of(image: Any, where: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _read_to_the_end(file: Any) -> None:
-    """A compressed file ends with its checksum: unless it is read, damaged bytes would pass for values."""
+    """Read a compressed file to its end, where its checksum is: otherwise damaged bytes would pass for values."""
     while file.read(1 << 20):
         pass
 
 
 def both_hemispheres(path: str | os.PathLike) -> tuple[str, Path, Path]:
-    """The two files of a surface.
+    """Find the two files of a surface.
 
     Parameters
     ----------
@@ -152,17 +154,17 @@ def both_hemispheres(path: str | os.PathLike) -> tuple[str, Path, Path]:
             return path.name[: match.start()] + path.name[match.end() :], left, right
     raise ScanError(
         f"{path.name} does not say in its name which hemisphere it is of: expected hemi-L or hemi-R (or .L., .R., lh., "
-        "rh.), and the other hemisphere beside it."
+        "rh.), and the other hemisphere in the same folder."
     )
 
 
 def open_surfaces(path: str | os.PathLike) -> Any:
-    """Both hemispheres of a surface series (`.func.gii`) or parcellation (`.label.gii`), as one CIFTI image.
+    """Open both hemispheres of a surface series (`.func.gii`) or parcellation (`.label.gii`), as one CIFTI image.
 
     Parameters
     ----------
     path : path
-        The file of either hemisphere; the other one is beside it.
+        The file of either hemisphere; the other one is in the same folder.
 
     Returns
     -------
@@ -187,9 +189,9 @@ def open_surfaces(path: str | os.PathLike) -> Any:
     left, right = (_read_surface(file, structure) for file, structure in zip(files, STRUCTURES, strict=True))
     is_labels = path.name.lower().endswith(".label.gii")
     if len(left.rows) != len(right.rows):
-        what = "maps" if is_labels else "time points"
+        rows = "maps" if is_labels else "time points"
         raise ScanError(
-            f"{files[0].name} has {len(left.rows)} {what}, but {files[1].name} has {len(right.rows)}: expected two "
+            f"{files[0].name} has {len(left.rows)} {rows}, but {files[1].name} has {len(right.rows)}: expected two "
             "hemispheres of one scan."
         )
     cifti2 = require("nibabel.cifti2")
@@ -239,14 +241,14 @@ def _read_surface(file: Path, structure: str) -> _Surface:
         if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
             raise ScanError(unreadable(file))
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-    other = {each.get("AnatomicalStructurePrimary") for each in meta} & set(STRUCTURES) - {structure}
+    other = {entries.get("AnatomicalStructurePrimary") for entries in meta} & set(STRUCTURES) - {structure}
     if other:
         raise ScanError(
-            f"{file.name} says in its header that it is of {other.pop()}, expected {structure} by its name: the "
+            f"The header of {file.name} states {other.pop()}, expected {structure} by its name: the "
             "hemispheres are exchanged, or the file was renamed."
         )
     t_rs = set()
-    for time_step in (each["TimeStep"] for each in meta if "TimeStep" in each):
+    for time_step in (entries["TimeStep"] for entries in meta if "TimeStep" in entries):
         try:
             step = float(time_step)
         except ValueError as error:
@@ -262,9 +264,8 @@ def _merge_labels(left: _Surface, right: _Surface, path: Path) -> tuple[np.ndarr
     Parcellations that number each hemisphere from one get other numbers on the right, and names that both have are
     distinguished by `LH_` and `RH_`.
     """
-    keys = [
-        np.rint(np.maximum(np.nan_to_num(half.rows[0], posinf=0), 0)).astype(int) for half in (left, right)
-    ]  # -1 is unknown
+    # -1 and NaN, too, stand for vertices without a label: they become the background, 0
+    keys = [np.rint(np.maximum(np.nan_to_num(half.rows[0], posinf=0), 0)).astype(int) for half in (left, right)]
     names = [
         {key: half.names[key] for key in np.unique(values).tolist() if key != 0 and key in half.names}
         for half, values in zip((left, right), keys, strict=True)
@@ -273,10 +274,10 @@ def _merge_labels(left: _Surface, right: _Surface, path: Path) -> tuple[np.ndarr
         shift = int(keys[0].max())
         keys[1] = np.where(keys[1] != 0, keys[1] + shift, 0)
         names[1] = {key + shift: name for key, name in names[1].items()}
-    twice = set(names[0].values()) & set(names[1].values())
+    shared = set(names[0].values()) & set(names[1].values())
     merged = {0: "???"}
     for side, own in zip(("LH", "RH"), names, strict=True):
-        merged |= {key: f"{side}_{name}" if name in twice else name for key, name in own.items()}
+        merged |= {key: f"{side}_{name}" if name in shared else name for key, name in own.items()}
     values = np.concatenate(keys)[None]
     if values.max() > LARGEST_KEY:
         raise ScanError(

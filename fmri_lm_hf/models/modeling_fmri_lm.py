@@ -93,7 +93,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     Attention: the tokens of a time patch see each other and everything before them, and no later patch; text is causal
     and sees every scan token before it. Positions: a time patch takes one position, so that a scan of one patch moves
-    the text behind it by one. A prompt may hold several scans, which are read in order.
+    the text after it by one. A prompt may hold several scans, which are read in order.
 
     Examples
     --------
@@ -162,7 +162,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             del language_model.config.quantization_config
         trained = fmri_tokenizer if isinstance(fmri_tokenizer, FmriTokenizer) else None
         fmri_config = fmri_tokenizer if trained is None else trained.config
-        with torch.device("meta"):  # no memory for two children that are replaced at once
+        with torch.device("meta"):  # no memory for parts that are replaced at once
             model = cls(FmriLMConfig(fmri_config=fmri_config, text_config=language_model.config, **config))
         if (trained is not None) != model.config.reads_rois:
             raise ValueError(
@@ -173,6 +173,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         if trained is not None:
             model.fmri_tokenizer = trained.without_objectives().to(language_model.device)
         model.language_model = language_model
+        # What is new has no values yet: made on the meta device, it has to get memory and then be initialised.
         for fresh in (model.projector, model.roi_embeddings, model.fmri_head, model.network_pairs):
             if fresh is not None:
                 fresh.to_empty(device=language_model.device).apply(model._init_weights)
@@ -199,10 +200,10 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save as `PreTrainedModel.save_pretrained` does, and note the parts that have another precision."""
-        # `dtype` in config.json is one for all. Loaded by it, a tokenizer in float32 beside a language model in
+        # `dtype` in config.json is one for all. Loaded by it, a tokenizer in float32 next to a language model in
         # bfloat16 would be rounded, and its codes would differ from those of training.
         first = {name: next(module.parameters(), None) for name, module in self.named_children()}
-        dtypes = {name: each.dtype for name, each in first.items() if each is not None}
+        dtypes = {name: parameter.dtype for name, parameter in first.items() if parameter is not None}
         others = {name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items() if dtype != self.dtype}
         self.config.part_dtypes = others or None
         return super().save_pretrained(save_directory, *args, **kwargs)
@@ -223,7 +224,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         # A frozen codebook has no gradient, but in training mode its moving averages would move all the same, and the
         # codes that the language model has learned to read would change under it.
         tokenizer = self.fmri_tokenizer
-        if tokenizer is not None and not any(each.requires_grad for each in tokenizer.parameters()):
+        if tokenizer is not None and not any(weight.requires_grad for weight in tokenizer.parameters()):
             tokenizer.eval()
         return self
 
@@ -242,7 +243,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def get_fmri_features(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """Features of scans that the language model reads: (n_scans, n_scan_tokens, size).
+        """Compute the features of scans that the language model reads: (n_scans, n_scan_tokens, size).
 
         Rows for ROIs hold `hidden_size` or `codebook_dim` values, for the projector; rows for network pairs hold
         `network_pair_features`, padded with zeros if ROIs have more. Computed once, they replace `input_values` in
@@ -266,7 +267,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return torch.cat([F.pad(part, (0, widest - part.shape[-1])) for part in parts], dim=1)
 
     def get_fmri_embeddings(self, fmri_features: Tensor, network_name_ids: Tensor | None = None) -> Tensor:
-        """Embeddings (n_scans, n_scan_tokens, lm_hidden_size) that enter the language model for scans.
+        """Embed scans for the language model: (n_scans, n_scan_tokens, lm_hidden_size).
 
         With `network_name_ids` the features are those of network pairs alone.
         """
@@ -335,7 +336,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             patch, or of latent tokens, has no next patch and no such loss. -100 is ignored, and so are tokens of
             missing ROIs and padded time patches.
         network_name_ids : torch.LongTensor of shape (n_scans, n_networks, n_ids), optional
-            Text ids of the names of each scan's networks, -1 behind the end of a name, if they are not those of
+            Text ids of the names of each scan's networks, -1 after the end of a name, if they are not those of
             the configuration: scans of many atlases in one batch, read as `fmri_features` of network pairs alone.
         text_segments : torch.LongTensor of shape (batch, n_positions), optional
             Tokens of two different segments do not see each other; all see segment 0. One reading of a scan then
@@ -344,7 +345,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
             Compute logits for the last so many positions only (0: for all), or, without `labels`, for these positions.
         skip_hidden : bool, default=False
             Leave tokens that nobody sees (of missing ROIs, and padding) out of a training step. Then only the logits
-            behind the last such token of a row are defined, and `logits_to_keep` has to say which ones. Not with a
+            after the last such token of a row are defined, and `logits_to_keep` has to say which ones. Not with a
             cache or `text_segments`.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -415,7 +416,8 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         layout.remember(outputs.past_key_values)
         losses, text_loss, fmri_loss, aux_loss = [], None, None, outputs.get("aux_loss")
         if labels is not None:
-            # the labels of the same last positions as the logits; 0 keeps all of both, since -0 is 0
+            # The labels of the same last positions as the logits; 0 keeps all of both, since -0 is 0. The loss shifts
+            # them by one: the first position that is kept predicts, and its own label is not scored.
             text_loss = self.loss_function(
                 outputs.logits, labels[:, -logits_to_keep:], vocab_size=self.config.text_config.vocab_size
             )
@@ -437,7 +439,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         )
 
     def _zero_of_unused(self, inputs_embeds, without_scan: bool, without_codes: bool) -> Tensor:
-        """A zero that depends on the weights which this batch does not use.
+        """Compute a zero that depends on the weights which this batch does not use.
 
         Processes that train together wait for the gradient of every weight. Without this, one with text alone would
         let the others, which have scans, wait forever.
@@ -480,7 +482,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def fmri_logits(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """Code logits of scans without text: (batch, n_tokens, num_quantizers * codebook_size).
+        """Compute the code logits of scans without text: (batch, n_tokens, num_quantizers * codebook_size).
 
         The logits at the token of ROI r and time patch w are for the code of ROI r at patch w + 1.
         """
@@ -492,7 +494,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def scan_tokens(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The last hidden states of the language model at the tokens of scans, without text.
+        """Compute the last hidden states of the language model at the tokens of scans, without text.
 
         Returns
         -------
@@ -514,7 +516,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def entering_tokens(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The embeddings of scans that the language model is given, in the form of `scan_tokens`."""
+        """Compute the embeddings of scans at the input of the language model, in the form of `scan_tokens`."""
         embeddings = self.get_fmri_embeddings(self.get_fmri_features(input_values, roi_mask, padding_mask))
         return embeddings, self._present(len(embeddings), roi_mask, padding_mask, embeddings.device)
 
@@ -542,7 +544,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return self(**inputs, use_cache=True, logits_to_keep=1).past_key_values
 
     def get_position_ids(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Positions (batch, n_positions): one for each text token and one for each time patch of a scan."""
+        """Compute positions (batch, n_positions): one for each text token and one for each time patch of a scan."""
         is_scan = input_ids == self.config.fmri_token_id
         layout = ScanLayout.of(input_ids, is_scan, self.config.block_sizes, attention_mask=attention_mask)
         return layout.position_ids
@@ -554,7 +556,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         roi_mask: Tensor | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """The mask (batch, n_positions) that hides padding and the tokens of missing ROIs.
+        """Compute the mask (batch, n_positions) that hides padding and the tokens of missing ROIs.
 
         `forward` and `generate` apply it themselves, and the cache that they fill remembers it.
         """
@@ -568,7 +570,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
         return layout.attention_mask
 
     def _present(self, n_scans, roi_mask, padding_mask, device) -> Tensor:
-        """Which tokens of scans stand for observed data: (n_scans, n_scan_tokens)."""
+        """Compute which tokens of scans stand for observed data: (n_scans, n_scan_tokens)."""
         fmri, parts = self.config.fmri_config, []
         if self.config.reads_rois:
             masks = self.fmri_tokenizer.complete_masks(n_scans, roi_mask, padding_mask, device)
@@ -599,7 +601,7 @@ class FmriLMForCausalLM(ScanGenerationMixin, FmriPreTrainedModel):
     def count_next_codes(
         self, fmri_labels: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """The number of codes over which `forward` takes the mean that is `fmri_loss`.
+        """Count the codes over which `forward` takes the mean that is `fmri_loss`.
 
         Micro-batches have different numbers of them: a trainer that accumulates has to weight their means by these.
         """

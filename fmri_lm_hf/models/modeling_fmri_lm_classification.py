@@ -41,6 +41,7 @@ class FmriLMForSequenceClassification(FmriLMForCausalLM):
     def from_components(cls, fmri_tokenizer, language_model, **config) -> FmriLMForSequenceClassification:
         """Join tokenizer and language model as [`FmriLMForCausalLM.from_components`] does; the head is initialised."""
         model = super().from_components(fmri_tokenizer, language_model, **config)
+        # made on the meta device by `from_components`, like all parts that are new
         model.score.to_empty(device=language_model.device)
         init.normal_(model.score.weight, std=model.config.initializer_range)
         return model

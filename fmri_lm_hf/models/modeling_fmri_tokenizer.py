@@ -138,7 +138,7 @@ class FmriPreTrainedModel(PublishedOnHub, PreTrainedModel):
 
 
 class FmriTokenizer(FmriPreTrainedModel):
-    """fMRI ROI time series to discrete tokens and back (stage 1 of fMRI-LM, arXiv 2511.21760).
+    """A tokenizer of ROI time series: to discrete tokens and back (stage 1 of fMRI-LM, arXiv 2511.21760).
 
     `input_values` of shape (batch, n_rois, n_timepoints) become `fmri_codes` of shape (batch, n_tokens), with a last
     axis of stages for a residual quantizer. Series are normalised per ROI, at the repetition time of the feature
@@ -189,6 +189,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         embeddings, _ = self.encoder(*inputs)
         if self.quantizer is None:
             return FmriTokenizerEncoderOutput(embeddings=embeddings, token_mask=token_mask)
+        # In training mode this also moves the codebooks: whoever only reads a tokenizer has to call `eval` first.
         _, quantized, codes = self.quantizer(embeddings, token_mask)
         return FmriTokenizerEncoderOutput(codes, embeddings, quantized, token_mask)
 
@@ -215,7 +216,7 @@ class FmriTokenizer(FmriPreTrainedModel):
     def scan_tokens(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features (n_scans, n_tokens, hidden_size) of scans, which are quantized, and the mask of observed tokens.
+        """Compute the features (n_scans, n_tokens, hidden_size) before quantization, and the mask of observed tokens.
 
         Parameters are those of `encode`.
         """
@@ -225,7 +226,7 @@ class FmriTokenizer(FmriPreTrainedModel):
     def roi_attention(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """Attention of each latent token to ROIs and time patches, by attention rollout (arXiv 2005.00928).
+        """Compute the attention of each latent token to ROIs and time patches, by attention rollout (arXiv 2005.00928).
 
         Parameters are those of `encode`.
 
@@ -244,7 +245,7 @@ class FmriTokenizer(FmriPreTrainedModel):
         return shares.unflatten(-1, (self.config.n_patches, self.config.n_rois)).transpose(-1, -2)
 
     def code_statistics(self, fmri_codes: Tensor, token_mask: Tensor | None = None) -> CodeStatistics:
-        """Codes in use, dead codes and perplexity of each stage, among the codes of any number of scans.
+        """Compute the use of codes in each stage, among the codes of any number of scans.
 
         Parameters
         ----------
@@ -258,11 +259,11 @@ class FmriTokenizer(FmriPreTrainedModel):
         return self.quantizer.statistics(fmri_codes, token_mask)
 
     def without_objectives(self) -> FmriTokenizer:
-        """The tokenizer without the parts that only training needs; it shares all weights."""
+        """Return the tokenizer without the parts that only training needs; it shares all weights."""
         return self
 
     def token_mask(self, roi_mask: Tensor, padding_mask: Tensor) -> Tensor:
-        """Which tokens stand for observed data: (batch, n_tokens), from complete masks of ROIs and time points.
+        """Compute which tokens stand for observed data, (batch, n_tokens), from complete masks of ROIs and time points.
 
         A latent token reads the whole scan, so it always does.
         """
@@ -288,7 +289,7 @@ class FmriTokenizer(FmriPreTrainedModel):
     def complete_masks(
         self, n_scans: int, roi_mask: Tensor | None, padding_mask: Tensor | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Both masks as booleans of checked shapes; None hides nothing."""
+        """Complete both masks, as booleans of checked shapes; None hides nothing."""
         masks = []
         for name, mask, size in (
             ("roi_mask", roi_mask, self.config.n_rois),

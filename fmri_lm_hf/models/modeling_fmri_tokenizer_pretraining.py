@@ -1,4 +1,4 @@
-"""Training of the fMRI tokenizer (stage 1 of arXiv 2511.21760): its losses, and retrieval of texts by scans."""
+"""The fMRI tokenizer with the losses of its training (stage 1 of arXiv 2511.21760), and retrieval of texts by scans."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ torch.FloatTensor of shape ()
 
 
 class StepCounter(nn.Module):
-    """Optimizer steps so far, for what starts or grows with them; saved in checkpoints."""
+    """Count of optimizer steps, for the warm-up and the ramp; saved in checkpoints."""
 
     def __init__(self):
         super().__init__()
@@ -158,6 +158,7 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
         use: dict[str, Tensor] = {}
         if codes is not None:
             statistics = self.code_statistics(codes, token_mask)
+            # of one batch and for the log alone, where a codebook that collapses shows
             shares = [used / self.quantizer.codebook_size for used in statistics.used]
             for name, values in (("usage", shares), ("perplexity", statistics.perplexity)):
                 use[f"codebook_{name}"] = torch.tensor(sum(values) / len(values), device=codes.device)
@@ -201,7 +202,7 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
     def embed_scans(
         self, input_values: Tensor, roi_mask: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        """Unit vectors of scans (n_scans, text_embed_dim) in the space of `embed_texts`; parameters as for `encode`."""
+        """Embed scans as unit vectors (n_scans, text_embed_dim), as `embed_texts` does; parameters as for `encode`."""
         alignment = self._aligned()
         inputs, _, token_mask = self._prepare(input_values, roi_mask, padding_mask)
         embeddings, observed = self.encoder(*inputs, alignment.pooling.observer(input_values.device))
@@ -209,11 +210,11 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
 
     @torch.no_grad()
     def embed_texts(self, text_embeds: Tensor) -> Tensor:
-        """Unit vectors of texts (n_texts, text_embed_dim), from embeddings such as those of training."""
+        """Embed texts as unit vectors (n_texts, text_embed_dim), from embeddings such as those of training."""
         return self._aligned(text_embeds).texts(text_embeds)
 
     def retrieve_texts(self, scans: Tensor, texts: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """The texts that describe each scan best.
+        """Find the texts that describe each scan best.
 
         Parameters
         ----------
@@ -235,7 +236,7 @@ class FmriTokenizerForPreTraining(FmriTokenizer):
         return best.values, best.indices
 
     def retrieve_scans(self, texts: Tensor, scans: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """The scans that each text describes best; see `retrieve_texts`."""
+        """Find the scans that each text describes best; see `retrieve_texts`."""
         return self.retrieve_texts(texts, scans, k)
 
     def _aligned(self, text_embeds: Tensor | None = None) -> TextAlignment:

@@ -23,14 +23,14 @@ MAX_NAME_TOKENS = 8
 
 
 def pair_indices(n_networks: int) -> Tensor:
-    """First and second network of each pair, (2, n_pairs); a network with itself is the connectivity within it."""
+    """List first and second network of each pair, (2, n_pairs); a network with itself is the connectivity within it."""
     return torch.triu_indices(n_networks, n_networks)
 
 
 def network_pair_values(
     input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor, roi_networks: Tensor, n_networks: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean correlation of the ROIs of every two networks, in units of the scan's RMS correlation.
+    """Compute the mean correlation of the ROIs of every two networks, in units of the scan's RMS correlation.
 
     Parameters
     ----------
@@ -52,6 +52,7 @@ def network_pair_values(
     """
     unit = unit_series(input_values, padding_mask) * roi_mask[..., None]
     correlation = unit @ unit.transpose(1, 2)
+    # Without the diagonal: an ROI's correlation with itself is 1, and would raise small networks above large ones.
     correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=1, dim2=2))
     n_observed = roi_mask.sum(-1)
     rms = (correlation.square().sum((1, 2)) / (n_observed * (n_observed - 1)).clamp_min(1)).sqrt()
@@ -68,7 +69,7 @@ def network_pair_values(
 
 
 def pair_ranks(values: Tensor, present: Tensor, n_networks: int) -> Tensor:
-    """Rank of each pair among those of its kind (different networks, or within one) in its scan, from 0 to 1."""
+    """Rank each pair among those of its kind (between networks, or within one) in its scan, from 0 to 1."""
     first, second = pair_indices(n_networks).to(values.device)
     within = first == second
     comparable = present[:, None, :] & (within[:, None] == within[None, :])
@@ -82,7 +83,7 @@ def pair_ranks(values: Tensor, present: Tensor, n_networks: int) -> Tensor:
 def network_pair_features(
     input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor, roi_networks: Tensor, n_networks: int
 ) -> Tensor:
-    """Features of the tokens of a scan and its network pairs, without the names: (n_scans, 1 + n_pairs, N_FEATURES).
+    """Compute features of a scan and its network pairs, without names: (n_scans, 1 + n_pairs, N_FEATURES).
 
     Parameters are those of `network_pair_values`.
     """
@@ -91,7 +92,7 @@ def network_pair_features(
 
 
 def pair_features(values: Tensor, present: Tensor, rms: Tensor, n_networks: int) -> Tensor:
-    """The same from the results of `network_pair_values`."""
+    """Compute `network_pair_features` from the results of `network_pair_values`."""
     features = values.new_zeros(len(values), 1 + values.shape[1], N_FEATURES)
     features[:, 1:, PRESENT] = present.to(values.dtype)
     features[:, 1:, VALUE] = values
@@ -107,7 +108,7 @@ def pair_features(values: Tensor, present: Tensor, rms: Tensor, n_networks: int)
 
 
 def observed_pairs(roi_mask: Tensor, roi_networks: Tensor, n_networks: int) -> Tensor:
-    """Which tokens of scan and pairs have observed data, (n_scans, 1 + n_pairs); the one of the scan always has."""
+    """Compute which tokens have observed data, (n_scans, 1 + n_pairs); the one of the scan as a whole always has."""
     # Counts by a product of matrices, in floating point: no GPU multiplies matrices of integers.
     sizes = roi_mask.float() @ F.one_hot(roi_networks, n_networks).float()
     first, second = pair_indices(n_networks).to(sizes.device)
@@ -116,7 +117,7 @@ def observed_pairs(roi_mask: Tensor, roi_networks: Tensor, n_networks: int) -> T
 
 
 def pad_name_ids(name_ids: Sequence[Sequence[int]]) -> Tensor:
-    """Ids of names of different lengths as one tensor (n_names, longest), -1 behind the end of a name."""
+    """Pad ids of names of different lengths to one tensor (n_names, longest), -1 after the end of a name."""
     longest = max(map(len, name_ids))
     return torch.tensor([[*ids, *[-1] * (longest - len(ids))] for ids in name_ids])
 
@@ -152,7 +153,7 @@ class NetworkPairEmbedding(nn.Module):
         names : torch.Tensor of shape (1 or n_scans, n_networks, n_ids, hidden_size)
             Text embeddings of the tokens of each network's name.
         is_id : torch.BoolTensor of shape (1 or n_scans, n_networks, n_ids)
-            False behind the end of a name.
+            False after the end of a name.
 
         Returns
         -------
@@ -165,6 +166,7 @@ class NetworkPairEmbedding(nn.Module):
         names, is_id = names[:, :, :MAX_NAME_TOKENS].to(dtype), is_id[:, :, :MAX_NAME_TOKENS, None]
         ordered = names * self.name_order[: names.shape[2]]
         n_ids = is_id.sum(-2).clamp_min(1)
+        # by the root of their number, so that names of one token and of several are about equally long vectors
         names = (ordered * is_id).sum(-2) / n_ids.sqrt()  # (1 or n_scans, n_networks, hidden)
         first, second = pair_indices(names.shape[1]).to(names.device)
         others = names[:, second] * self.name_place[1]
@@ -174,7 +176,7 @@ class NetworkPairEmbedding(nn.Module):
         return torch.cat([self.scan(features[:, :1].to(dtype)), pairs], dim=1)
 
     def value_features(self, features: Tensor) -> Tensor:
-        """Hidden features of the values of pairs (..., N_FEATURES), before `value_out`: (..., hidden_size)."""
+        """Compute hidden features of the values of pairs (..., N_FEATURES), before `value_out`: (..., hidden_size)."""
         value, *ranks = (features[..., column, None] for column in (VALUE, RANK, MAGNITUDE_RANK))
         points = [torch.tanh((value - _value_points().to(value)) / 0.1)]
         at, width = _rank_points().to(value)
@@ -183,7 +185,7 @@ class NetworkPairEmbedding(nn.Module):
 
 
 def place_factors(size: int) -> Tensor:
-    """Initial `name_place`, (2, size): every other dimension holds the first name, the rest the second."""
+    """Make the initial `name_place`, (2, size): every other dimension holds the first name, the rest the second."""
     of_first = torch.arange(size) % 2 == 0
     return torch.stack([of_first, ~of_first]).float()
 

@@ -16,7 +16,7 @@ LEAST_VARIANCE = 0.1  # of texts in any direction, relative to the mean over dir
 
 
 def connectivity_loss(reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor) -> Tensor:
-    """Mean squared difference of the Pearson correlations of a reconstructed scan and its own.
+    """Compute the mean squared difference of the Pearson correlations of a reconstructed scan and its own.
 
     Parameters
     ----------
@@ -29,31 +29,29 @@ def connectivity_loss(reconstruction: Tensor, input_values: Tensor, roi_mask: Te
     torch.Tensor of shape ()
         Over the pairs of different observed ROIs; zero where no scan has two.
     """
-    found, expected = (unit_series(series, padding_mask) for series in (reconstruction, input_values))
-    difference = found @ found.transpose(1, 2) - expected @ expected.transpose(1, 2)
+    rebuilt, expected = (unit_series(series, padding_mask) for series in (reconstruction, input_values))
+    difference = rebuilt @ rebuilt.transpose(1, 2) - expected @ expected.transpose(1, 2)
     return _mean_over_pairs(difference.square(), roi_mask)
 
 
 def coskewness_loss(reconstruction: Tensor, input_values: Tensor, roi_mask: Tensor, padding_mask: Tensor) -> Tensor:
-    """Mean squared difference of the co-skewness of a reconstructed scan and its own.
+    """Compute the mean squared difference of the co-skewness of a reconstructed scan and its own.
 
     Reconstruction keeps second moments far better than third ones (arXiv 2606.04010). Of the third moments of
     standardised series z the slice ``mean_t(z_i^2 z_j)`` is compared, for different observed ROIs i and j.
     Parameters are those of `connectivity_loss`.
     """
-    n_observed = padding_mask.sum(-1).to(input_values.dtype)
-    found, expected = (
-        unit_series(series, padding_mask) * n_observed.sqrt()[:, None, None]
-        for series in (reconstruction, input_values)
+    # `unit_series` have length 1; times the root of the number of points they have standard deviation 1
+    n_observed = padding_mask.sum(-1).to(input_values.dtype)[:, None, None]
+    rebuilt, expected = (
+        unit_series(series, padding_mask) * n_observed.sqrt() for series in (reconstruction, input_values)
     )
-    difference = (found.square() @ found.transpose(1, 2) - expected.square() @ expected.transpose(1, 2)) / n_observed[
-        :, None, None
-    ]
-    return _mean_over_pairs(difference.square(), roi_mask)
+    difference = rebuilt.square() @ rebuilt.transpose(1, 2) - expected.square() @ expected.transpose(1, 2)
+    return _mean_over_pairs((difference / n_observed).square(), roi_mask)
 
 
 def mean_over_scans(values: Tensor, observed: Tensor) -> Tensor:
-    """Mean over scans of the mean of each scan over what was observed; both (batch, ...).
+    """Average over scans the mean of each scan over observed values; both (batch, ...).
 
     Not a mean over all observed values at once: a scan of many ROIs would count more, and the loss of a step would
     depend on how it is divided. This way it is the mean of its micro-batches, each weighted by its number of scans.
@@ -70,7 +68,7 @@ def _mean_over_pairs(values: Tensor, roi_mask: Tensor) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, kind: str, similarity: Tensor, temperature: float) -> Tensor:
-    """Loss of scans against texts: text n describes scan n, and texts beyond the number of scans describe none.
+    """Compute the loss of scans against texts: text n describes scan n, further texts describe no scan.
 
     Parameters
     ----------
@@ -95,7 +93,7 @@ def contrastive_loss(logits: Tensor, kind: str, similarity: Tensor, temperature:
     # answers of the scans.
     n = len(logits)
     both = ((logits, targets), (logits[:, :n].T, targets[:, :n].T))
-    return sum(F.cross_entropy(each, target / target.sum(-1, keepdim=True)) for each, target in both) / 2
+    return sum(F.cross_entropy(values, target / target.sum(-1, keepdim=True)) for values, target in both) / 2
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -110,7 +108,7 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 def domain_ramp(step: int, n_steps: int) -> float:
-    """Size of the reversed gradient, from 0 to 1 in a sigmoid over `n_steps` (arXiv 1505.07818); 1 without a ramp."""
+    """Scale the reversed gradient, from 0 to 1 in a sigmoid over `n_steps` (arXiv 1505.07818); 1 without a ramp."""
     return 2 / (1 + math.exp(-10 * min(1.0, step / n_steps))) - 1 if n_steps else 1.0
 
 
@@ -123,7 +121,7 @@ class TokenPooling(nn.Module):
         self.score = nn.Linear(config.hidden_size, 1) if config.pooling == "attention" else None
 
     def observer(self, device: torch.device) -> Tensor | None:
-        """The token (1, hidden_size) that the encoder reads along, unseen by the others."""
+        """Return the token (1, hidden_size) that sees all others in the encoder, and that none of them sees."""
         if self.cls_token is None:
             return None
         return self.cls_token(torch.zeros(1, dtype=torch.long, device=device))
@@ -202,13 +200,13 @@ class TextAlignment(nn.Module):
         return F.normalize(self.projection(features + self.refinement(features)), dim=-1)
 
     def texts(self, text_embeds: Tensor) -> Tensor:
-        """Unit vectors of text embeddings (n_texts, text_embed_dim)."""
+        """Whiten text embeddings (n_texts, text_embed_dim) and scale them to unit vectors."""
         centred = text_embeds.detach().float() - self.text_mean.float()
         whitened = centred @ self.text_whitening.float()
         return F.normalize(whitened.to(self.projection.weight.dtype), dim=-1)
 
     def logits(self, scans: Tensor, texts: Tensor) -> Tensor:
-        """Logits of unit vectors of scans and of texts: (n_scans, n_texts)."""
+        """Compute logits of unit vectors of scans and of texts: (n_scans, n_texts)."""
         logits = scans @ texts.T * self.logit_scale.exp()
         return logits if self.logit_bias is None else logits + self.logit_bias
 
@@ -220,7 +218,7 @@ class TextAlignment(nn.Module):
         other_text_embeds: Tensor | None = None,
         other_descriptors: Tensor | None = None,
     ) -> Tensor:
-        """Contrastive loss of (batch, hidden_size) scans and (batch, text_embed_dim) texts, a mean over scans.
+        """Compute the contrastive loss of scans (batch, hidden_size) and texts (batch, text_embed_dim).
 
         `other_text_embeds` (n_others, text_embed_dim) describe none of the scans. The soft forms compare the
         `descriptors` (batch, n_descriptors) of the scans if they are given (with those of the other texts), else the
@@ -237,7 +235,7 @@ class TextAlignment(nn.Module):
         return contrastive_loss(self.logits(self.scans(pooled), texts), self.kind, similarity, self.temperature)
 
     def domain(self, scans: Tensor, texts: Tensor, ramp: float = 1.0) -> Tensor:
-        """Cross-entropy of the classifier of scans and texts, equally weighted; the gradient of scans is reversed.
+        """Compute the loss of the classifier of scans and texts, equally weighted; the gradient of scans is reversed.
 
         Parameters
         ----------
@@ -246,9 +244,9 @@ class TextAlignment(nn.Module):
         ramp : float
             Size of the reversed gradient.
         """
-        logits = [self.domain_classifier(each) for each in (_ReverseGradient.apply(scans, ramp), texts)]
+        logits = [self.domain_classifier(vectors) for vectors in (_ReverseGradient.apply(scans, ramp), texts)]
         parts = [
-            F.binary_cross_entropy_with_logits(each, torch.full_like(each, is_scan))
-            for each, is_scan in zip(logits, (1.0, 0.0))
+            F.binary_cross_entropy_with_logits(values, torch.full_like(values, is_scan))
+            for values, is_scan in zip(logits, (1.0, 0.0))
         ]
         return sum(parts) / 2

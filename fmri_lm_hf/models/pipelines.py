@@ -15,20 +15,20 @@ from .answers import answer_log_probabilities, answers_to_questions, encode_ques
 
 
 class GeneratedText(TypedDict):
-    """What `FmriToTextPipeline` returns for a scan, in a list of one."""
+    """Result of `FmriToTextPipeline` for a scan, in a list of one."""
 
     generated_text: str
 
 
 class LabelScore(TypedDict):
-    """What `FmriZeroShotClassificationPipeline` returns for each label of a scan."""
+    """Result of `FmriZeroShotClassificationPipeline` for each label of a scan."""
 
     label: str
     score: float
 
 
 class ScanFeatures(TypedDict):
-    """What `FmriFeatureExtractionPipeline` returns for a scan."""
+    """Result of `FmriFeatureExtractionPipeline` for a scan."""
 
     pooled: np.ndarray
     tokens: np.ndarray
@@ -44,11 +44,15 @@ class ScanPipeline(Pipeline):
     _load_image_processor = False
 
     def preprocess(self, scan: Any, t_r: float | None = None) -> dict[str, Any]:
+        # Nested under one key. To make a batch, a `Pipeline` pads each tensor by rules for its key, which know nothing
+        # of scans; anything else it hands over as a list, and `join_inputs` makes the batch.
         return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
 
 
 def as_pipeline_input(scans: Any) -> Any:
-    """One scan as it is, several as a list: `Pipeline` takes any other sequence for a single input."""
+    """Return one scan as it is, several as a list: `Pipeline` takes any other sequence for a single input."""
+    # An image with three axes is one scan, refused further on with a better message. An empty list is refused here:
+    # `Pipeline` looks at its first element.
     has_batch_axis = getattr(scans, "ndim", 0) == 3 and not hasattr(scans, "dataobj")
     if not (has_batch_axis or isinstance(scans, (list, tuple))):
         return scans
@@ -58,14 +62,14 @@ def as_pipeline_input(scans: Any) -> Any:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Options without those that are None, which leave what the pipeline was made with."""
+    """Drop options that are None: for these, the values that the pipeline was made with stay."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def join_inputs(inputs: Mapping[str, Tensor] | list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The inputs of one scan, or those of the scans of a batch joined along the first axis."""
+    """Join the inputs of the scans of a batch along the first axis."""
     batch = inputs if isinstance(inputs, list) else [inputs]
-    return {name: torch.cat([each[name] for each in batch]) for name in batch[0]}
+    return {name: torch.cat([scan[name] for scan in batch]) for name in batch[0]}
 
 
 class FmriToTextPipeline(ScanPipeline):
@@ -184,6 +188,7 @@ class FmriZeroShotClassificationPipeline(ScanPipeline):
         prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)
         scans = join_inputs(model_inputs["scans"])
         scores = answer_log_probabilities(self.model, prompt_ids, answer_ids, **scans)
+        # one row for each scan: `Pipeline` splits the tensor of a batch into its rows before `postprocess`
         if length_normalization:
             scores = scores / torch.tensor([len(ids) for ids in answer_ids], device=scores.device)
         return scores
@@ -211,10 +216,10 @@ _YES_OR_NO = {"true": "yes", "false": "no"}
 class FmriDecisionPipeline(ScanPipeline):
     """Answer many typed questions about a scan, which is read once.
 
-    Requests and answers are those of transformers' ``pipeline("decision")``, with a scan as asset. There options have
-    letters, and a model answers with a letter. A model that reads scans answers in words: the probability of an option
-    is that of the option as the whole answer, divided by the sum over all options of the question. Nothing is sampled,
-    and questions do not see each other.
+    Requests and answers are those of transformers' ``pipeline("decision")``, with a scan as asset. There a model
+    answers with the letter of an option; a model that reads scans answers in words. The probability of an option is
+    that of the option as the whole answer, divided by the sum over all options of the question. Nothing is sampled, and
+    questions do not see each other.
 
     Examples
     --------
@@ -279,6 +284,8 @@ class FmriDecisionPipeline(ScanPipeline):
 
     def preprocess(self, request, t_r=None):
         before, scan, after, questions = _read_request(request)
+        # All prompts begin with the state up to the scan and differ after it, which lets `answers_to_questions` read
+        # the scan once.
         asked = []
         for question in questions:
             text = "\n\n".join(filter(None, (after, _question_text(question))))
@@ -308,7 +315,7 @@ class FmriDecisionPipeline(ScanPipeline):
 
 
 def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
-    """The state before the scan, the scan, the state behind it, and the questions as transformers parses them."""
+    """The state before the scan, the scan, the state after it, and the questions as transformers parses them."""
     try:
         from transformers.decision import DecisionConfig, parse_questions
     except ImportError as error:
@@ -323,7 +330,7 @@ def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
         found = sorted(request) if isinstance(request, Mapping) else type(request).__name__
         raise ValueError(
             'A request is {"state": ..., "assets": {name: scan}, "questions": {name: question}}, as a dict or its '
-            f"JSON, found {found}. To ask about scans alone, give `questions` behind them."
+            f"JSON, found {found}. To ask about scans alone, give `questions` as a second argument."
         )
     assets = request["assets"]
     if not isinstance(assets, Mapping) or len(assets) != 1:
@@ -334,7 +341,7 @@ def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
     parts = state.split(name)
     if len(parts) != 2:
         raise ValueError(
-            f"The state must name the scan {name!r} once, where it belongs, found it {len(parts) - 1} times in "
+            f"The state must name the scan {name!r} once, where it belongs, but names it {len(parts) - 1} times: "
             f"{state!r}."
         )
     questions = parse_questions(dict(request["questions"]), DecisionConfig())
@@ -351,7 +358,7 @@ def _answers(question: Any) -> list[str]:
     """The answer in words for each option of a question."""
     if question.type == "noul":
         return [_YES_OR_NO[option] for option in question.options]
-    return [_text(each) for each in (question.descriptions if question.type == "score" else question.options)]
+    return [_text(option) for option in (question.descriptions if question.type == "score" else question.options)]
 
 
 def _question_text(question: Any) -> str:
@@ -385,7 +392,7 @@ class FmriFeatureExtractionPipeline(ScanPipeline):
 
     feature_extractor: Any
     _load_processor = False
-    _load_feature_extractor = None  # where there is one: a processor holds it, too
+    _load_feature_extractor = None  # loaded if the checkpoint has one; a processor holds one, too
 
     def __init__(self, *args, processor: Any = None, **kwargs):
         super().__init__(*args, processor=processor, **kwargs)
@@ -393,8 +400,8 @@ class FmriFeatureExtractionPipeline(ScanPipeline):
             self.feature_extractor = getattr(processor, "feature_extractor", processor)
         if self.feature_extractor is None:
             raise ValueError(
-                "Scans cannot be read without their extractor: give `feature_extractor` or `processor`, or the model "
-                "as a folder or Hub id that holds one."
+                "The pipeline has no feature extractor to read scans with: give `feature_extractor` or `processor`, or "
+                "the model as a folder or Hub id that holds one."
             )
 
     @overload
@@ -431,6 +438,7 @@ class FmriFeatureExtractionPipeline(ScanPipeline):
         return {"tokens": tokens.float(), "token_mask": token_mask}
 
     def postprocess(self, model_outputs) -> ScanFeatures:
+        # over observed tokens: those of missing ROIs have hidden states too, which mean nothing
         tokens, token_mask = (model_outputs[name][0].cpu() for name in ("tokens", "token_mask"))
         pooled = tokens[token_mask].mean(0)
         return {"pooled": pooled.numpy(), "tokens": tokens.numpy(), "token_mask": token_mask.numpy()}

@@ -82,6 +82,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         if "network_pairs" in self.scan_tokens and feature_extractor.atlas is None:
             raise ValueError("Network-pair tokens need a `feature_extractor` with an atlas, which has networks.")
         if fmri_token not in tokenizer.get_vocab():
+            # added to the special tokens that the tokenizer has: by default the list would be replaced
             tokenizer.add_special_tokens(
                 {"additional_special_tokens": [fmri_token]}, replace_extra_special_tokens=False
             )
@@ -93,6 +94,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     def n_tokens(self) -> int:
         """Tokens of a scan."""
         extractor, n_tokens = self.feature_extractor, 0
+        # The same number as `FmriLMConfig.n_scan_tokens`, which a processor without its model cannot ask.
         if "rois" in self.scan_tokens:
             n_patches = extractor.n_timepoints // self.patch_size
             n_tokens += self.num_latent_tokens or extractor.n_rois * n_patches
@@ -101,7 +103,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return n_tokens
 
     def network_name_ids(self) -> list[list[int]]:
-        """Text ids of the names of the networks of the atlas, as inside a sentence."""
+        """Tokenize the names of the networks of the atlas, as inside a sentence."""
         names = self.feature_extractor.atlas.network_names
         return [self.tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in names]
 
@@ -147,13 +149,13 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         ids = None
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            ids = [self.tokenizer(each, add_special_tokens=add_special_tokens)["input_ids"] for each in texts]
+            ids = [self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"] for string in texts]
         return self._join(ids, fmri, t_r, padding, max_length, return_tensors, truncation)
 
     def _join(
         self, ids, fmri=None, t_r=None, padding=True, max_length=None, return_tensors="pt", truncation=None
     ) -> BatchFeature:
-        """Model inputs from token ids with a single placeholder id for each scan, and from the scans."""
+        """Make model inputs from token ids, with one placeholder id for each scan, and from the scans."""
         if truncation:
             raise ValueError("Prompts with scans are not truncated, which could cut a scan. Shorten the text instead.")
         scans = BatchFeature()
@@ -161,15 +163,16 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             scans = self.feature_extractor(fmri, t_r=t_r, return_tensors=return_tensors)
         if ids is None:
             return scans
+        # Before the ids are expanded, while one placeholder is one scan: the error then counts what the user wrote.
         n_scans = 0 if fmri is None else len(scans["input_values"])
-        found = sum(each.count(self.fmri_token_id) for each in ids)
+        found = sum(row.count(self.fmri_token_id) for row in ids)
         if found != n_scans:
             raise ValueError(
                 f"Found {found} `{self.fmri_token}` in the text but received {n_scans} scan(s). "
                 f"Write one `{self.fmri_token}` where each scan belongs."
             )
-        ids = [self._expand(each) for each in ids]
-        masks = [[1] * len(each) for each in ids]
+        ids = [self._expand(row) for row in ids]
+        masks = [[1] * len(row) for row in ids]
         encoded = self.tokenizer.pad(
             {"input_ids": ids, "attention_mask": masks},
             padding=padding,
@@ -191,7 +194,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return expanded
 
     def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Token ids of a text, each `<fmri>` expanded to the ids that stand for a scan."""
+        """Tokenize a text, each `<fmri>` expanded to the ids that stand for a scan."""
         return self._expand(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(
@@ -245,6 +248,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         """
         is_batch = bool(conversation) and not isinstance(conversation[0], dict)
         batch: Any = conversation if is_batch else [conversation]
+        # Options of the call may stand among the variables of the template, whose names are free.
         calling = dict(processor_kwargs or {})
         calling |= {name: kwargs.pop(name) for name in _CALL_OPTIONS if name in kwargs}
         options = {
@@ -261,6 +265,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
             texts = self.tokenizer.apply_chat_template(flat, tokenize=False, **options)
             return texts if is_batch else texts[0]
 
+        # Scans in the order in which the template writes their messages, which is that of their placeholders.
         blocks = [block for messages in batch for message in messages for block in _blocks(message)]
         scans = [block.get("fmri") for block in blocks if block["type"] == "fmri"]
         if any(scan is None for scan in scans):
@@ -276,6 +281,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         encoded = self.tokenizer.apply_chat_template(flat, tokenize=True, return_dict=True, **options)
         inputs = self._join(encoded["input_ids"], scans or None, return_tensors=return_tensors, **calling)
         if return_assistant_tokens_mask:
+            # The mask of the tokenizer is of unexpanded, unpadded ids: expand and pad it like them.
             rows = []
             for ids, mask, padded in zip(
                 encoded["input_ids"], encoded["assistant_masks"], inputs["input_ids"], strict=True
@@ -288,7 +294,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
     def render_chat(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
-        """The text of a conversation in the form of the chat template, with `<fmri>` for each scan."""
+        """Render a conversation in the form of the chat template, with `<fmri>` for each scan."""
         return self.apply_chat_template(messages, add_generation_prompt)
 
     def _as_text(self, message: dict) -> dict:
@@ -305,7 +311,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
     def split_chat(self, messages: list[dict]) -> list[tuple[str, bool]]:
         """Split a rendered conversation into pieces: (text, whether it is of the assistant).
 
-        The piece of an answer ends with what the template writes behind it, so that a model that learns it also learns
+        The piece of an answer ends with what the template writes after it, so that a model that learns it also learns
         to stop. Training and scoring tokenize piece by piece: both see the same ids.
         """
         pieces: list[tuple[str, bool]] = []
@@ -329,7 +335,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return pieces
 
     def encode_chat(self, messages: list[dict]) -> dict[str, list[int]]:
-        """`input_ids` of a conversation and `labels`, -100 everywhere except on words of the assistant."""
+        """Tokenize a conversation: `input_ids` and `labels`, -100 everywhere except on words of the assistant."""
         input_ids: list[int] = []
         labels: list[int] = []
         for text, is_answer in self.split_chat(messages):
@@ -339,7 +345,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         return {"input_ids": input_ids, "labels": labels}
 
     def decode_answer(self, token_ids: Any) -> str:
-        """Text of generated ids, without placeholders and special tokens."""
+        """Decode generated ids, without placeholders and special tokens."""
         ids = np.asarray(token_ids).reshape(-1)
         return self.tokenizer.decode(ids[ids != self.fmri_token_id].tolist(), skip_special_tokens=True).strip()
 

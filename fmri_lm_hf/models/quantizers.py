@@ -78,7 +78,7 @@ class FmriQuantizer(nn.Module):
         """Fit the codes to latents of shape (n, codebook_dim); nothing to do for a fixed grid."""
 
     def latents(self, embeddings: Tensor) -> Tensor:
-        """Latents (batch, n_tokens, codebook_dim) of features (batch, n_tokens, hidden_size)."""
+        """Compute latents (batch, n_tokens, codebook_dim) of features (batch, n_tokens, hidden_size)."""
         raise NotImplementedError
 
     def forward(self, embeddings: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,11 +99,11 @@ class FmriQuantizer(nn.Module):
         raise NotImplementedError
 
     def from_codes(self, fmri_codes: Tensor) -> Tensor:
-        """Code vectors (batch, n_tokens, codebook_dim) of codes (batch, n_tokens[, n_stages])."""
+        """Look up code vectors (batch, n_tokens, codebook_dim) of codes (batch, n_tokens[, n_stages])."""
         raise NotImplementedError
 
     def stages_of(self, fmri_codes: Tensor) -> tuple[Tensor, ...]:
-        """The codes of each stage, (batch, n_tokens), from (batch, n_tokens[, n_stages])."""
+        """Split into the codes of each stage, (batch, n_tokens), codes (batch, n_tokens[, n_stages])."""
         stages = fmri_codes.reshape(*fmri_codes.shape[:2], -1).unbind(-1)
         if len(stages) != self.n_stages:
             raise ValueError(
@@ -113,17 +113,17 @@ class FmriQuantizer(nn.Module):
         return stages
 
     def statistics(self, fmri_codes: Tensor, token_mask: Tensor | None = None) -> CodeStatistics:
-        """Use of codes among (batch, n_tokens[, n_stages]), or among the tokens in `token_mask`."""
+        """Compute the use of codes among (batch, n_tokens[, n_stages]), or among the tokens in `token_mask`."""
         stages = self.stages_of(fmri_codes)
         if token_mask is not None:
             stages = tuple(codes[token_mask] for codes in stages)
-        # the codes that occur, not a count for each code: finite scalar quantization may have billions
+        # only the codes that occur, not a count for every code: finite scalar quantization may have billions
         counts = [codes.flatten().unique(return_counts=True)[1].double() for codes in stages]
-        used = tuple(len(each) for each in counts)
+        used = tuple(len(count) for count in counts)
         return CodeStatistics(
             used=used,
-            dead=tuple(self.codebook_size - each for each in used),
-            perplexity=tuple(float(torch.special.entr(each / each.sum()).sum().exp()) for each in counts),
+            dead=tuple(self.codebook_size - n_used for n_used in used),
+            perplexity=tuple(float(torch.special.entr(count / count.sum()).sum().exp()) for count in counts),
         )
 
 
@@ -151,7 +151,7 @@ class FmriCodebook(nn.Module):
         self._step_latents: list[Tensor] = []  # of the micro-batches of this step
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the code nearest to each of the latents (..., codebook_dim), by Euclidean distance."""
+        """Find the index of the code nearest to each of the latents (..., codebook_dim), by Euclidean distance."""
         # |x - e|^2 without |x|^2, which is the same for every code; in parts, so that memory does not grow
         squares, codes = self.embedding.square().sum(-1), self.embedding.T
         parts = latents.reshape(-1, latents.shape[-1]).split(max(1, MAX_DISTANCES // len(self.embedding)))
@@ -230,6 +230,8 @@ class FmriCodebook(nn.Module):
         self.initialized.fill_(1)
 
     def _revive_unused(self, latents: Tensor) -> None:
+        # The decision depends on averages that all processes share, so all of them come to `_sample`, or none: it talks
+        # to the others, and one process alone in it would wait forever.
         even_share = self.cluster_size.mean()
         unused = self.cluster_size < OUT_OF_USE * even_share
         n_unused = int(unused.sum())
@@ -322,11 +324,11 @@ class FiniteScalarQuantizer(FmriQuantizer):
         return ((levels - half) / half).flatten(-2)
 
     def levels_from_codes(self, codes: Tensor) -> Tensor:
-        """The level of each dimension, counted from 0: (..., n_dimensions) of codes (...)."""
+        """Compute the level of each dimension, counted from 0: (..., n_dimensions) of codes (...)."""
         return codes[..., None] // _as_tensor(self.strides, codes) % _as_tensor(self.levels, codes)
 
     def codes_from_levels(self, levels: Tensor) -> Tensor:
-        """Codes (...) of levels (..., n_dimensions), counted from 0."""
+        """Compute codes (...) of levels (..., n_dimensions), counted from 0."""
         return (levels * _as_tensor(self.strides, levels)).sum(-1)
 
     def _by_stage(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The error for scans that cannot be used, and how errors of libraries over damaged files become it."""
+"""`ScanError`, the error for scans that cannot be used, and its making from errors of libraries over damaged files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def require(module: str) -> Any:
 def as_scan_error(name: Any, message: str = "") -> Iterator[None]:
     """Turn whatever a library raises over a damaged file into a `ScanError`.
 
-    Over damaged bytes, readers of complicated formats raise errors of any class (IndexError, struct.error, XML errors,
-    ...), so all are caught here. Lack of memory or of a package is no fault of the file.
+    Lack of memory or of a package is no fault of the file and stays as it is.
     """
     try:
         yield
     except (ScanError, MemoryError, ImportError):
         raise
     except Exception as error:
+        # All of them: over damaged bytes, nibabel and numpy raise IndexError, struct.error, zlib and XML errors
         if isinstance(error, FileNotFoundError):
             raise ScanError(f"The image {Path(name).name} does not exist: check the path {name}.") from error
         raise ScanError(message or unreadable(name)) from error
 
 
 def unreadable(path: Any) -> str:
-    """The sentence about a file that cannot be read."""
+    """Return the message about a file that cannot be read."""
     return (
         f"{Path(path).name} is not a readable image: it may be truncated, damaged or in another format. "
         "Copy or export it again."

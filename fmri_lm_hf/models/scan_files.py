@@ -1,7 +1,7 @@
-"""`read_scan`: one scan of any format to a table of ROI signals with its TR.
+"""Reading a scan of any format into a table of ROI signals with its TR: `read_scan`.
 
-Files and objects are opened as a `Table` of unchecked values. Then columns are matched with the atlas, the TR is
-settled, time points without signal are filled in, and ROIs without signal are masked, in this order.
+Files and objects are opened as a `Table` of unchecked values. Then the columns are matched with the atlas, the TR is
+determined, time points without signal are filled in, and ROIs without signal are masked, in this order.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_scan(
     scan : path, nibabel image, array, tensor or mapping
         - 4D NIfTI: the signals of the atlas are extracted;
         - CIFTI `.dtseries.nii` (with a CIFTI label atlas) or `.ptseries.nii` (parcels are matched by name);
-        - GIFTI `.func.gii` of either hemisphere, with the other one beside it (and a GIFTI or CIFTI label atlas);
+        - GIFTI `.func.gii` of either hemisphere, the other one in the same folder (with a GIFTI or CIFTI label atlas);
         - `.npy`, `.npz` (keys `bold`, optional `t_r`, `roi_names`, `roi_mask` and `sample_mask`), `.tsv`, `.csv`
           (optional header of ROI names), an array or a data frame, of shape (n_timepoints, n_rois);
         - a row of a scan dataset: `bold`, `t_r`, optional `roi_mask` and `sample_mask`.
@@ -163,11 +163,12 @@ def read_scan(
             "of `fmri-lm scans`)."
         )
     if found is not None and not math.isclose(seconds, found, rel_tol=1e-3):
-        warn(f"{label} says TR {found:g} s, but t_r={given:g} s was given: the given one is used.")
+        warn(f"{label} states TR {found:g} s, but t_r={given:g} s was given: the given one is used.")
 
     # Values beyond float32 become infinite, and their ROI is masked below: no reason to warn here.
     with np.errstate(over="ignore"):
         bold = bold.astype(dtype, copy=False)
+    # Time points first: a scan with a few censored volumes of NaN would otherwise lose every ROI.
     bold, sample_mask, n_filled = _fill_unobserved(bold, row_mask, sample_mask, label)
     if n_filled:
         warn(
@@ -186,19 +187,19 @@ def read_scan(
 
 
 def stem(path: str | os.PathLike) -> str:
-    """File name without the extensions of a scan: `sub-1_bold.nii.gz` becomes `sub-1_bold`."""
+    """Return a file name without the extensions of a scan: `sub-1_bold.nii.gz` becomes `sub-1_bold`."""
     scan = r"(\.[dp]tseries)?\.nii(\.gz)?$|(\.(func|label))?\.gii$|\.(npy|npz|tsv|csv|mat)$"
     return re.sub(scan, "", Path(path).name, flags=re.I)
 
 
 def constant_rois(bold: np.ndarray) -> np.ndarray:
-    """Which columns of (n_timepoints, n_rois) do not vary beyond rounding."""
+    """Find which columns of (n_timepoints, n_rois) do not vary beyond rounding."""
     low, high = bold.min(axis=0), bold.max(axis=0)
     return (high - low) <= 1e-6 * np.maximum(np.abs(low), np.abs(high))
 
 
 def table_names(path: str | os.PathLike) -> tuple[int, list[str] | None]:
-    """Number of ROIs of a table (or `.ptseries.nii`), and their names if the file holds them."""
+    """Return the number of ROIs of a table (or `.ptseries.nii`), and their names if the file holds them."""
     label = Path(path).name
     table = _read_file(Path(path), None, None)
     check_table(table, label)
@@ -206,7 +207,7 @@ def table_names(path: str | os.PathLike) -> tuple[int, list[str] | None]:
 
 
 def sidecar_t_r(path: Path) -> float | None:
-    """`RepetitionTime` of the BIDS sidecar beside a scan."""
+    """Read the `RepetitionTime` of the BIDS sidecar of a scan."""
     sidecar = path.with_name(stem(path) + ".json")
     if not sidecar.exists():
         return None
@@ -243,7 +244,7 @@ def _read_file(path: Path, atlas: Atlas | None, mask_img: Any) -> Table:
     if of_sidecar is None:
         return table
     if of_header is not None and not math.isclose(of_sidecar, of_header, rel_tol=1e-3):
-        note = f"{path.name}: the header says TR {of_header:g} s, its sidecar {of_sidecar:g} s; the sidecar is used."
+        note = f"{path.name}: the header states TR {of_header:g} s, its sidecar {of_sidecar:g} s; the sidecar is used."
         logger.warning(note)
         table.notes.append(note)
     table.t_r = of_sidecar
@@ -281,7 +282,7 @@ def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Table:
     if not is_cifti(image):
         with as_scan_error(name):
             step, unit = float(image.header.get_zooms()[3]), image.header.get_xyzt_units()[1]
-        # writers that know no TR leave 0, or 1 without a unit
+        # writers that do not know the TR leave 0, or 1 without a unit
         if step > 0 and (step, unit) != (1, "unknown") and unit in SECONDS_PER_UNIT:
             # the header holds float32: without rounding, 0.72 s would be 0.7200000286 s
             t_r = round(step * SECONDS_PER_UNIT[unit], 6)
@@ -291,7 +292,7 @@ def _read_image(image: Any, atlas: Atlas | None, mask_img: Any = None) -> Table:
 def _slots(
     shape: tuple[int, int], names: list[str] | None, atlas: Atlas | None, n_rois: int | None, label: str
 ) -> np.ndarray | None:
-    """Columns of the scan in the order of the atlas; None if they are in order as they are."""
+    """Find the columns of the scan in the order of the atlas; None if they are in this order."""
     n_times, n_columns = shape
     if names is not None:
         if len(names) != n_columns:
@@ -307,6 +308,7 @@ def _slots(
         return None
     of_atlas = f" of atlas {atlas.name!r}" if atlas is not None else ""
     if n_times == n_expected:
+        # Refused, not transposed: it may as well be a scan of another atlas, with as many time points.
         raise ScanError(
             f"{label} has shape {shape} and looks transposed: expected (n_timepoints, {n_expected} ROIs{of_atlas}). "
             "Transpose it."
@@ -320,7 +322,7 @@ def _slots(
 def _fill_unobserved(
     bold: np.ndarray, row_mask: np.ndarray | None, sample_mask: np.ndarray | None, label: str
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Fill in the time points without signal; which were observed, and how many were filled in."""
+    """Fill in the time points without signal; also return which were observed, and the number of the others."""
     signals = bold if row_mask is None or not row_mask.any() else bold[:, row_mask]
     # A column without any number says nothing about time points; one ROI alone may well be zero for once.
     signals = signals[:, np.isfinite(signals).any(axis=0)]
@@ -342,13 +344,14 @@ def _fill_unobserved(
         times = np.arange(len(bold))
         bold = bold.copy()
         with np.errstate(invalid="ignore"):
+            # columns with numbers at all observed points; the others are masked as a whole
             for column in np.flatnonzero(np.isfinite(bold[observed]).all(axis=0)):
                 bold[blank, column] = np.interp(times[blank], times[observed], bold[observed, column])
     return bold, observed, int(blank.sum())
 
 
 def _usable_rois(bold: np.ndarray, row_mask: np.ndarray | None, label: str, max_masked: float) -> np.ndarray:
-    """Which ROIs have usable signal; a scan in which too few have is refused."""
+    """Find the ROIs with usable signal; refuse a scan in which too few have."""
     if len(bold) < 2:
         raise ScanError(f"{label} has {len(bold)} time point: expected a series. Is it a single volume or a map?")
     finite = np.isfinite(bold).all(axis=0)

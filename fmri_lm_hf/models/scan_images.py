@@ -1,4 +1,4 @@
-"""From images to ROI signals: the mean signal of each ROI of an atlas in a NIfTI, CIFTI or GIFTI series."""
+"""Extraction of ROI signals: the mean signal of each ROI of an atlas in a NIfTI, CIFTI or GIFTI series."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Extraction:
 def sphere_voxels(
     centre: Sequence[float], radius: float, affine: np.ndarray, shape: Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels of an image within `radius` mm of `centre`, and the voxel that holds the centre.
+    """Find the voxels of an image within `radius` mm of `centre`, and the voxel that holds the centre.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def sphere_voxels(
 
 
 def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
-    """Mean signals of the ROIs of `atlas` in an image, with observed volumes and coverage.
+    """Compute the mean signals of the ROIs of `atlas` in an image, with observed volumes and coverage.
 
     Each volume is read once and summed by ROI in float64, so that memory does not grow with the length of the scan
     and the means agree with those of nilearn's maskers to rounding. A voxel without a number in some volume is left
@@ -84,7 +84,7 @@ def extract(atlas: Any, image: Any, mask_img: Any = None) -> Extraction:
     ----------
     atlas : Atlas
     image : path or nibabel image
-        4D NIfTI, a dense CIFTI series, or one hemisphere of a GIFTI series (the other one is found beside it).
+        4D NIfTI, a dense CIFTI series, or one hemisphere of a GIFTI series (the other one is in the same folder).
     mask_img : path or nibabel image, optional
         Only voxels of this mask are read (NIfTI).
 
@@ -181,6 +181,7 @@ def _label_voxels(atlas: Any, image: Any, mask_img: Any) -> tuple[np.ndarray, np
 
 def _slots_of(atlas: Any, values: np.ndarray) -> np.ndarray:
     """The ROI of each label value, -1 where it is of none."""
+    # by binary search: a table from value to ROI would be as long as the largest value, which may be in the millions
     order = np.argsort(atlas.labels)
     ordered = np.asarray(atlas.labels, dtype=float)[order]
     # rounded: label images come as float32, and resampled ones a little off the integer
@@ -326,6 +327,7 @@ def _means(image: Any, where: np.ndarray, slots: np.ndarray, expected: np.ndarra
     counts = np.bincount(slots[~incomplete], minlength=n_rois)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.where(counts > 0, sums / counts, np.nan)
+    # A mean of scaled values is the scaled mean: slope and intercept are applied to a few means, not to every voxel.
     proxy = image.dataobj
     if hasattr(proxy, "get_unscaled"):
         means = means * float(proxy.slope) + float(proxy.inter)

@@ -1,7 +1,7 @@
 """Attention masks and positions of prompts with scans.
 
 A scan is a row of blocks of tokens: its time patches, in time-major order (all ROIs of patch 0, then of patch 1), and
-whatever `FmriTokenizerConfig.block_sizes` lists behind them. The tokens of a block see each other and share one
+whatever `FmriTokenizerConfig.block_sizes` lists after them. The tokens of a block see each other and share one
 position; text is causal, and each of its tokens has a position. So for a prompt "a <scan of 2 patches, 2 ROIs> b":
 
     tokens      a   s   s   s   s   b
@@ -33,7 +33,7 @@ _REMEMBERED = "_fmri_layout"  # attribute of a cache
 
 @dataclass(frozen=True)
 class ScanLayout:
-    """The layout of a batch of prompts, or of the new tokens behind a filled cache.
+    """The layout of a batch of prompts, or of the new tokens after a filled cache.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class ScanLayout:
         cache: Cache | None,
         segments: Tensor | None = None,
     ) -> Tensor | dict[str, Tensor] | None:
-        """The attention mask in the form that the backbone of this configuration takes.
+        """Make the attention mask in the form that the backbone of this configuration takes.
 
         Tokens of different `segments` (batch, n_past + n_new) do not see each other; all see segment 0.
         """
@@ -159,7 +159,7 @@ class ScanLayout:
         )
 
     def without_hidden(self, inputs_embeds: Tensor) -> tuple[ScanLayout, Tensor]:
-        """The layout and the embeddings (batch, n_seen, size) without the hidden tokens; not behind a cache.
+        """Return layout and embeddings (batch, n_seen, size) without the hidden tokens; not with a cache.
 
         Hidden tokens change nothing and take time. Rows become as long as the one with the most tokens to see, and
         are padded on the left, so that what follows the last hidden token of a row keeps its place from the end.
@@ -183,12 +183,13 @@ class ScanLayout:
 
     @staticmethod
     def places_without_hidden(attention_mask: Tensor) -> Tensor:
-        """Where `without_hidden` puts the tokens that are seen: (batch, n_new), undefined for the hidden ones."""
+        """Find the places where `without_hidden` puts seen tokens: (batch, n_new), undefined for hidden ones."""
         seen = attention_mask.bool()
         places = seen.cumsum(1) - 1
         n_seen = seen.sum(1, keepdim=True)
         if int(n_seen.max()) == seen.shape[1]:  # nothing is left out
             return torch.arange(seen.shape[1], device=seen.device).expand_as(places)
+        # rows with fewer tokens to see are padded on the left, which moves theirs to the right
         return places + n_seen.max() - n_seen
 
     def remember(self, cache: Cache | None) -> None:
@@ -205,14 +206,14 @@ class ScanLayout:
 
 @dataclass(frozen=True)
 class _Past:
-    """What a cache remembers of its tokens: None if positions are not known, and if nothing is hidden."""
+    """A cache's note of its tokens; positions are None if they are not known, and the mask if nothing is hidden."""
 
     position_ids: Tensor | None = None  # (batch, n_past)
     attention_mask: Tensor | None = None  # (batch, n_past)
 
     @classmethod
     def of(cls, cache: Cache | None, n_past: int, n_rows: int) -> _Past:
-        """What the cache remembers of its first `n_past` tokens, for `n_rows` rows of it."""
+        """The note of a cache on its first `n_past` tokens, repeated for `n_rows` rows."""
         past = getattr(cache, _REMEMBERED, cls())
         found = []
         for values in (past.position_ids, past.attention_mask):
@@ -232,6 +233,8 @@ class _Past:
 
 def _block_ids(is_scan: Tensor, block_sizes: Sequence[int]) -> Tensor:
     """Number of each scan token's block in its row, -1 for text: (batch, n_new)."""
+    # Blocks are numbered through all scans of a row: if numbers began anew in each scan, the first patches of two scans
+    # would pass for one block and see each other.
     of_token = [block for block, size in enumerate(block_sizes) for _ in range(size)]
     # the scans of a row one after the other, whatever text is between them
     index = (is_scan.cumsum(1) - 1).clamp_min(0)

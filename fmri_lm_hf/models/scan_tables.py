@@ -31,7 +31,7 @@ MIN_INDEX_LENGTH = 5  # time points; a shorter column of equal steps may be a si
 
 @dataclass
 class Table:
-    """Signals as they were found, unchecked.
+    """Signals as they were read, unchecked.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ def check_table(table: Table, label: str, known: Collection[str] = ()) -> None:
         if hasattr(bold, "columns") and hasattr(bold, "to_numpy"):
             columns, bold = [str(name) for name in bold.columns], bold.to_numpy()
         if hasattr(bold, "detach"):
-            bold = bold.detach().cpu()
+            bold = bold.detach().cpu()  # numpy knows no bfloat16: floats go by double
             bold = (bold.double() if bold.is_floating_point() else bold).numpy()
         if np.ma.is_masked(bold):
             raise ScanError(
@@ -102,7 +102,7 @@ def _numbers(values: np.ndarray, label: str) -> np.ndarray:
 
 
 def read_text(path: Path, known: Collection[str] = ()) -> Table:
-    """A `.tsv` or `.csv` table, with or without a header of ROI names.
+    """Read a `.tsv` or `.csv` table, with or without a header of ROI names.
 
     A first row of whole numbers above rows of fractions, or one that counts its columns, is a header too: data frames
     without names are written so. A first column that counts time points is dropped.
@@ -137,11 +137,12 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _parse(lines: list[str], delimiter: str, n_columns: int, path: Path) -> np.ndarray:
     try:
+        # fast, and strict: `genfromtxt` would fill a cell that it cannot read with NaN
         values = np.loadtxt(lines, delimiter=delimiter, comments=None, quotechar='"', ndmin=2)
         if values.shape == (len(lines), n_columns):
             return values
     except (ValueError, IndexError):
-        pass  # slower, for missing values, and for an error that names the row
+        pass  # again below, slower: with missing values, or an error that names the row
     rows = [_cells(line, delimiter) for line in lines]
     ragged = next((i for i, row in enumerate(rows) if len(row) != n_columns), None)
     if ragged is not None:
@@ -175,6 +176,8 @@ def _is_numeric_header(first: Sequence[str], values: np.ndarray) -> bool:
         return False
     if _counts(cells) and (has_corner or len(cells) > 2):
         return True
+    # Whole numbers that count nothing, such as 3 7 12, are a header if most values below are fractions: a time point
+    # that happens to be all whole numbers is hardly found above those.
     fractions = np.isfinite(rest) & (rest != np.rint(rest))
     return len(set(cells)) == len(cells) and bool(fractions.mean() > 0.5)
 
@@ -187,6 +190,7 @@ def _drop_index(
         column = np.asarray(values[:, 0], dtype=float)
         steps = np.diff(column)
         long_enough = len(column) >= (MIN_INDEX_LENGTH if names is None else 2)
+        # equal steps, not integers alone: the column may hold seconds
         counts = long_enough and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3, atol=0)
         if names is not None:
             name = names[0].strip().lower()
@@ -205,7 +209,7 @@ def _drop_index(
 
 
 def read_numpy(path: Path) -> Table:
-    """A `.npy` or `.npz` file; the latter may hold `bold`, `t_r`, `roi_names`, `roi_mask` and `sample_mask`."""
+    """Read a `.npy` or `.npz` file; the latter may hold `bold`, `t_r`, `roi_names`, `roi_mask` and `sample_mask`."""
     message = (
         f"{path.name} is not a readable array file: it may be truncated, or hold Python objects, which are never "
         "loaded. Save it again with numpy.save or numpy.savez, with numbers and strings only."
@@ -224,7 +228,7 @@ def read_numpy(path: Path) -> Table:
 
 
 def as_names(names: Any, label: str) -> list[str]:
-    """Names of columns, from a list or an array of text."""
+    """Read names of columns, from a list or an array of text."""
     if not isinstance(names, (list, tuple)):
         values = np.asarray(names)
         if values.ndim != 1 or values.dtype.kind not in "USOiu":
@@ -234,7 +238,7 @@ def as_names(names: Any, label: str) -> list[str]:
 
 
 def as_flags(values: Any, n: int, what: str, label: str) -> np.ndarray | None:
-    """A mask of `n` values, true or false."""
+    """Read a mask of `n` values, true or false."""
     if values is None:
         return None
     no_flags = f"{label} has a {what} that holds no flags: expected {n} values true or false."
@@ -248,7 +252,7 @@ def as_flags(values: Any, n: int, what: str, label: str) -> np.ndarray | None:
 
 
 def as_seconds(value: Any, label: str) -> float | None:
-    """A TR in seconds from whatever holds one number; None if there is none (None or NaN)."""
+    """Read a TR in seconds from whatever holds one number; None if there is none (None or NaN)."""
     if value is None:
         return None
     with as_scan_error(label, f"{label} has a TR that is no number: expected seconds, such as 2.0."):

@@ -119,10 +119,10 @@ def test_entries_that_expand(tmp_path, name):
 
 def test_entries_that_are_too_long(tmp_path, monkeypatch):
     path = archive(tmp_path / "long.pt", b"\x80\x02}.", byteorder=b"little" * 100)
-    with pytest.raises(CheckpointError, match=r"`archive/byteorder` .* has 600 bytes, a checkpoint's at most 16"):
+    with pytest.raises(CheckpointError, match=r"`archive/byteorder` .* has 600 bytes, expected at most 16"):
         read_checkpoint(path)
     monkeypatch.setattr("fmri_lm_hf.conversion.checkpoint.MAX_PICKLE_BYTES", 2)
-    with pytest.raises(CheckpointError, match=r"`archive/data.pkl` .* has 4 bytes, a checkpoint's at most 2"):
+    with pytest.raises(CheckpointError, match=r"`archive/data.pkl` .* has 4 bytes, expected at most 2"):
         read_checkpoint(archive(tmp_path / "pickle.pt", b"\x80\x02}."))
 
 

@@ -147,7 +147,7 @@ def test_an_unfinished_scan_dataset_is_refused_and_hidden_work_is_not_read(rows,
     (scans / ".cache" / "more.parquet").write_bytes(next(scans.rglob("*.parquet")).read_bytes())
     assert len(ScanSource(scans).index) == 12
     (scans / ".work").mkdir()
-    with pytest.raises(ScanError, match="scans is unfinished: run the `fmri-lm scans` command"):
+    with pytest.raises(ScanError, match="scans is unfinished: run its `fmri-lm scans` command again"):
         build_corpus(scans, tmp_path / "out", CONFIG)
     assert not (tmp_path / "out").exists()
 

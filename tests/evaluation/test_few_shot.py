@@ -235,4 +235,4 @@ def test_the_command_writes_curves_and_what_moved_the_answers(checkpoint, folder
 def test_one_split_is_needed_to_learn_from_a_few_scans(checkpoint, folder, tmp_path, capsys):
     words = ["evaluate", str(checkpoint), "--scans", str(folder), "--labels", "sex", "--out", str(tmp_path)]
     assert main([*words, "--leave-one-site-out", "--shots", "2"]) == 2
-    assert "--shots, --occlusion and --robustness take one split" in capsys.readouterr().err
+    assert "--shots, --occlusion and --robustness need one split of the scans" in capsys.readouterr().err

@@ -48,9 +48,9 @@ def test_the_snippet_runs_after_a_demo(checkpoint, tmp_path, monkeypatch, capsys
     exec(compile(snippet("python"), "docs/guides/evaluation.md", "exec"), names)
     assert names["again"] == names["report"]
     assert "fMRI-LM shown another scan" in capsys.readouterr().out
-    written = {path.name for path in (tmp_path / "judged").iterdir()}
+    written = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert written == {"report.html", "results.json", "results.csv", "tripod.md"}
-    assert all(f"`judged/{name}`" in GUIDE or f"`{name}`" in GUIDE for name in written)
+    assert all(f"`evaluation/{name}`" in GUIDE or f"`{name}`" in GUIDE for name in written)
 
 
 def test_the_task_file_is_one():

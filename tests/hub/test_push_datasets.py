@@ -123,7 +123,7 @@ def test_scans_of_a_controlled_cohort_are_refused_unless_confirmed(hub, client, 
     pushed = client.run(PUSH, folder=folder, repo=repo, options={"confirm_controlled": True})
     assert hub.state(f"datasets/{repo}")["private"]
     metadata = DatasetCard(pushed["card"]).data.to_dict()
-    assert "will not try to find out who a scan belongs to" in metadata["extra_gated_prompt"]
+    assert "will not try to identify the person of a scan" in metadata["extra_gated_prompt"]
     assert metadata["extra_gated_fields"]["Purpose"] == "text"
     assert "Data-use checklist" in pushed["card"]
 

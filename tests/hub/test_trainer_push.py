@@ -61,7 +61,7 @@ def test_a_trainer_publishes_the_model_and_nothing_else(hub, client, tmp_path, s
     } <= set(state["files"])
     assert not [name for name in state["files"] if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
     assert result["secrets"] == []
-    assert "A tokenizer of fMRI scans" in result["card"]
+    assert "An fMRI tokenizer" in result["card"]
     if strategy == "end":
         assert state["commits"][0] == "End of training"
         assert "training_args.bin" in result["left_out"]

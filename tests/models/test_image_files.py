@@ -127,7 +127,7 @@ def test_files_that_are_no_pair_are_refused_in_a_sentence(atlas, tmp_path, rng):
     write_series(right, values[1:])
     refused(r"s.L.func.gii has 30 time points, but s.R.func.gii has 29")
     write_series(right, values, {"AnatomicalStructurePrimary": "CortexLeft"})
-    refused(r"s.R.func.gii says in its header that it is of CortexLeft, expected CortexRight")
+    refused(r"header of s.R.func.gii states CortexLeft, expected CortexRight")
     write_series(right, values[:, 1:])
     refused(r"has 19 vertices in CIFTI_STRUCTURE_CORTEX_RIGHT, atlas 'schaefer' has 20")
     write_series(left, values, {"TimeStep": "800"})

@@ -157,7 +157,7 @@ def test_t_r_from_the_sidecar_the_header_and_the_caller(tmp_path, bold, rng, cap
     image = write_nifti(rng.normal(size=(9, 2)), SPHERES, tmp_path / "scan.nii", t_r=2.0, voxel_size=8)
     found = read_scan(image, SPHERES)
     assert found.t_r == 1.5
-    assert "header says TR 2 s, its sidecar 1.5 s" in found.report[0]
+    assert "header states TR 2 s, its sidecar 1.5 s" in found.report[0]
     assert caplog.messages == [*contradicted.report, *found.report]
     (tmp_path / "scan.json").write_text("not json")
     with pytest.raises(ScanError, match=r"sidecar scan.json .* not readable JSON"):

@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_continues_without_repeating(tables, tmp_path):
     first = Counting(tables, t_r={"": 2.0}, stop_at="sub-7_task-rest_bold")
     with pytest.raises(KeyboardInterrupt):
         build_scan_dataset(first, tmp_path / "out", shard_bytes=5000, progress=False)
-    with pytest.raises(ScanError, match="scan dataset out is unfinished: run the `fmri-lm scans` command"):
+    with pytest.raises(ScanError, match="scan dataset out is unfinished: run its `fmri-lm scans` command again"):
         load_scan_dataset(tmp_path / "out")
     second = Counting(tables, t_r={"": 2.0})
     summary = build_scan_dataset(second, tmp_path / "out", shard_bytes=5000, progress=False)

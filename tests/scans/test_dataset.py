@@ -136,7 +136,7 @@ def test_unusable_datasets_are_refused(tmp_path):
     shard = tmp_path / "scans" / "data" / "train-00000.parquet"
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ScanError, match="not readable: a file of it may be truncated") as caught:
+    with pytest.raises(ScanError, match="not readable: a file may be truncated") as caught:
         load_scan_dataset(tmp_path / "scans")
     assert caught.value.__cause__ is not None
     shard.write_bytes(content)

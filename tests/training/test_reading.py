@@ -79,7 +79,8 @@ def test_texts_alone_are_learnt_from_their_first_word(small_model):
 
 
 def test_a_model_changes_its_atlas_and_keeps_its_sampling():
-    own = new_model(RECIPE, ATLAS, n_timepoints=80, t_r=0.8)
+    own = new_model(RECIPE, ATLAS, n_timepoints=80)
+    own[1].feature_extractor.t_r = 0.8
     own[1].feature_extractor.min_timepoints = 11
     extractor = with_atlas(*own, Atlas.load("dosenbach_2010"))[1].feature_extractor
     assert (extractor.n_timepoints, extractor.t_r, extractor.min_timepoints) == (80, 0.8, 11)
