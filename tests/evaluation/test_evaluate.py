@@ -24,13 +24,14 @@ from fmri_lm_hf.cli import main
 from fmri_lm_hf.evaluation import connectivity_features, fit_logistic
 from fmri_lm_hf.evaluation.baselines import fit_ridge
 from fmri_lm_hf.evaluation.evaluate import evaluate, evaluate_sites, split_rows
-from fmri_lm_hf.evaluation.model_answers import Answer
+from fmri_lm_hf.evaluation.model_answers import Answer, Evaluation
 from fmri_lm_hf.evaluation.predictors import (
     PREDICTORS,
     Predictor,
     changed_scan,
     other_subjects,
     phase_randomised,
+    regressed_out,
     white_noise,
 )
 from fmri_lm_hf.evaluation.results import EvaluationConfig, EvaluationReport, compare
@@ -416,6 +417,24 @@ def test_confounds_are_no_neighbours_of_the_label(loaded, with_phenotypes, split
     found = evaluate(*loaded, scans, tasks, splits, EvaluationConfig(["confounds"], n_resamples=20)).tasks
     assert found["sex"]["confounds"]["auc"] > 0.95  # the age gives it away
     assert found["alone"]["confounds"]["auc"] < 0.8  # a site does not
+
+
+def test_the_confounds_of_a_scan_are_regressed_out_of_that_scan(loaded, with_phenotypes, task):
+    scans = with_phenotypes
+    columns = [{"subject_id": s, "site": site} for s, site in zip(scans["subject_id"], scans["site"])]
+    rows = split_rows(scans, make_splits(columns, fractions=(1, 0, 0), holdout_sites=["B"]))
+    split = Evaluation(*loaded, scans, {"sex": task}, rows["test"]).split("sex", rows)
+    of_scans = [
+        (
+            connectivity_features([np.array(scans[row]["bold"]) for row in of_split]),
+            split.evaluation.features.confounds(of_split, split.train, ["sex"]),
+        )
+        for of_split in (split.train, split.test)
+    ]
+    train, test = regressed_out(*of_scans[0], *of_scans[1])
+    expected = fit_logistic(train, split.labels(split.train), test, split.subjects(split.train))
+    found = PREDICTORS["connectivity_regressed"].answer(split).probabilities
+    np.testing.assert_allclose(found, expected.scores_of(split.classes), atol=1e-6)
 
 
 def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, with_phenotypes):

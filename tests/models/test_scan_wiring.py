@@ -149,6 +149,18 @@ def test_codes_are_predicted_for_the_same_roi_at_the_next_time_patch(model):
     close(output.fmri_loss, torch.stack(losses).mean())
 
 
+def test_codes_of_what_was_not_observed_are_not_counted(model):
+    """The last patch of the first scan is padding, the second lacks an ROI: neither has a code to predict."""
+    roi_mask = torch.ones(2, N_ROIS, dtype=torch.bool)
+    roi_mask[1, 2] = False
+    padding_mask = torch.ones(2, N_TIMEPOINTS, dtype=torch.bool)
+    padding_mask[0, -PATCH_SIZE:] = False
+    codes = torch.zeros(2, N_PATCHES * N_ROIS, dtype=torch.long)
+    assert model.count_next_codes(codes) == 2 * N_ROIS * (N_PATCHES - 1)
+    expected = N_ROIS * (N_PATCHES - 2) + (N_ROIS - 1) * (N_PATCHES - 1)
+    assert model.count_next_codes(codes, roi_mask, padding_mask) == expected
+
+
 # --- padded time points do not enter connectivity -------------------------------------------------------------
 
 
