@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDES = [
     ROOT / "docs" / "guides" / f"{name}.md"
-    for name in ("scans", "corpus", "training", "models", "evaluation", "hub", "published_weights", "scale")
+    for name in ("scans", "corpus", "training", "models", "evaluation", "hub", "published_weights")
 ]
 PROGRAMS = ("fmri-lm", "python", "make", "pip", "hf", "accelerate", "git", "pytest")
 _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -62,6 +62,8 @@ def read(text: str) -> list[Block]:
     prose = _FENCED.sub(lambda match: "\n" * match[0].count("\n"), text)
     for match in _INLINE.finditer(prose):
         command = " ".join(match[1].split())
+        if re.fullmatch(r"fmri-lm [\w-]+( --[\w-]+)?", command):
+            continue  # prose that names a command, not one to type
         blocks.append(Block(prose.count("\n", 0, match.start()) + 1, "inline", command))
     return sorted(blocks, key=lambda block: block.line)
 
