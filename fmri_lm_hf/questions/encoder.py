@@ -1,0 +1,232 @@
+"""The question encoder: a small BERT that classifies what a question asks, whatever the names of the networks in it.
+
+The names are replaced by placeholders first (`placeholders`), so the encoder sees "how strong is [n1] with [n2]" and
+holds for any atlas. It gives probabilities of the class of the question, of a second question in the same message, and
+of which names a comparison pairs. Which networks are meant, and whether they exist, is not its business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers.models.bert.modeling_bert import BertPreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..files import write_json
+from .query import CLAIMS, DIRECTIONS, ENDS, GRADIENT, GRAPH, RELATIONS, SCOPES, SPECTRAL, TOPICS, Query
+
+MAX_NAMES = 8
+PLACEHOLDERS = (*(f"[n{number}]" for number in range(1, MAX_NAMES + 1)), "[several]", "[missing]")
+KINDS = ("not_in_atlas", "not_in_scan", "needs_reference", "personal", "not_about_scan", "unclear", "action")
+NONE = "none"  # there is no second question
+# Which of the names, by first appearance, a comparison pairs with which: 0102 is "is A closer to B or to C".
+PAIRINGS = ("0123", "0102", "0201", "0212", "0112", "0121", "0011", "0001", "0100", "0111", "1101", "0022")
+MAX_LENGTH = 96  # tokens; what is longer is cut in the middle, since questions stand at either end of a message
+
+CLASSES: tuple[str, ...] = (
+    "level",
+    "within",
+    *(f"yesno{n}/{claim}" for n in (1, 2) for claim in CLAIMS),
+    *(f"compare/{relation}" for relation in RELATIONS),
+    *(f"{end}/{scope}" for end in ENDS for scope in SCOPES),
+    *(f"partner/{direction}" for direction in DIRECTIONS),
+    *(f"rank/{end}" for end in ENDS),
+    *(f"count/{claim}" for claim in CLAIMS),
+    *(f"describe/{topic}" for topic in (*TOPICS, "network")),
+    *(f"graph/{measure}" for measure in GRAPH),
+    *(f"gradient/{measure}" for measure in GRADIENT),
+    *(f"spectral/{measure}{end}" for measure in SPECTRAL for end in ("", "/most", "/least")),
+    *(f"unanswerable/{kind}" for kind in KINDS),
+)
+
+
+def class_of(query: Query) -> str:
+    """Return the class of a query: its intent and parameters, without networks and numbers."""
+    extra = query.extra
+    match query.intent:
+        case "level" | "within":
+            return query.intent
+        case "yesno":
+            return f"yesno{len(query.networks)}/{extra['claim']}"
+        case "describe":
+            return f"describe/{'network' if query.networks else extra['about']}"
+        case "spectral":
+            direction = extra["direction"]
+            return f"spectral/{extra['measure']}{f'/{direction}' if direction else ''}"
+    parameter = next(extra[name] for name in ("relation", "scope", "direction", "claim", "measure") if name in extra)
+    return f"{query.intent}/{parameter}"
+
+
+class QuestionEncoder(BertPreTrainedModel):
+    """BERT with three heads; each weighs the tokens by an attention of its own.
+
+    The heads give the class of the (first) question, that of a second question or `NONE`, and for each of the two the
+    pairing of a comparison.
+    """
+
+    config_class = BertConfig
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.sizes = (len(CLASSES), len(CLASSES) + 1, len(PAIRINGS), len(PAIRINGS))
+        self.attend = nn.Linear(config.hidden_size, len(self.sizes))
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in self.sizes)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **_: Any
+    ) -> ModelOutput:
+        """Classify questions.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : torch.Tensor of shape (batch, n_tokens)
+        labels : torch.LongTensor of shape (batch, 4), optional
+            Of the four heads; -100 where a head has nothing to learn.
+
+        Returns
+        -------
+        ModelOutput
+            `logits`, for the heads one after the other (batch, sum of sizes), and the loss, summed over the heads.
+        """
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weights = self.attend(hidden).masked_fill(attention_mask[..., None] == 0, -1e4).softmax(1)
+        pooled = self.dropout(weights.transpose(1, 2) @ hidden)  # (batch, 4, hidden)
+        logits = [head(pooled[:, number]) for number, head in enumerate(self.heads)]
+        loss = None
+        if labels is not None:
+            # the sum, divided by the number of rows: a head without labels in a batch would have a mean of NaN
+            losses = [
+                F.cross_entropy(each.float(), labels[:, number], reduction="sum", label_smoothing=0.03)
+                for number, each in enumerate(logits)
+            ]
+            loss = torch.stack(losses).sum() / len(labels)
+        return ModelOutput(loss=loss, logits=torch.cat(logits, dim=-1))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the encoder makes of one question.
+
+    Attributes
+    ----------
+    first, second : dict of str to float
+        Probabilities of the classes; `second` of `CLASSES` and `NONE`.
+    pairings : tuple of dict of str to float
+        Probabilities of `PAIRINGS`, should the first, and the second, be a comparison.
+    """
+
+    first: dict[str, float]
+    second: dict[str, float]
+    pairings: tuple[dict[str, float], dict[str, float]]
+
+
+class QuestionReader:
+    """A question encoder with its tokenizer, ready to read.
+
+    Parameters
+    ----------
+    model : QuestionEncoder
+    tokenizer : PreTrainedTokenizerFast
+    """
+
+    def __init__(self, model: QuestionEncoder, tokenizer: PreTrainedTokenizerFast):
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    @torch.inference_mode()
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Classify questions in which names are replaced by placeholders."""
+        ids = [encode(self.tokenizer, text) for text in texts]
+        longest = max(map(len, ids))
+        rows = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        logits = self.model(rows, mask).logits.float().split(self.model.sizes, dim=-1)
+        first, second, *pairings = (each.softmax(-1).tolist() for each in logits)
+        return [
+            Reading(
+                dict(zip(CLASSES, first[number])),
+                dict(zip((*CLASSES, NONE), second[number])),
+                (dict(zip(PAIRINGS, pairings[0][number])), dict(zip(PAIRINGS, pairings[1][number]))),
+            )
+            for number in range(len(texts))
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Save model and tokenizer in `folder`, matrices in 8 bits: see `pack`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(pack(self.model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+        write_json(self.model.config.to_diff_dict() | {"classes": list(CLASSES)}, folder / "config.json")
+        self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> QuestionReader:
+        """Load what `save` has saved.
+
+        Raises
+        ------
+        ValueError
+            If the folder was made for other classes of questions.
+        """
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if (found := config.pop("classes", None)) != list(CLASSES):
+            raise ValueError(
+                f"The question encoder in {folder.name} knows {len(found or ())} classes of questions that differ from "
+                f"the {len(CLASSES)} of this version: train it again with `fmri-lm train understanding`."
+            )
+        with torch.device("meta"):
+            model = QuestionEncoder(BertConfig.from_dict(config))
+        model.load_state_dict(unpack(load_file(folder / "model.safetensors")), assign=True)
+        # buffers that are no weights were made on the meta device, too
+        size = model.config.max_position_embeddings
+        model.bert.embeddings.position_ids = torch.arange(size)[None]
+        model.bert.embeddings.token_type_ids = torch.zeros(1, size, dtype=torch.long)
+        return cls(model, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"))
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Return the token ids of a question, cut in the middle if it is too long."""
+    ids = tokenizer(text)["input_ids"]
+    half = MAX_LENGTH // 2
+    return ids if len(ids) <= MAX_LENGTH else ids[:half] + ids[-half:]
+
+
+def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Quantise matrices to 8 bits, each row with a scale of its own; vectors stay in half precision."""
+    packed = {}
+    for name, weight in state.items():
+        if weight.ndim != 2:
+            packed[name] = weight.half()
+            continue
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127
+        packed[name] = (weight / scale).round().to(torch.int8)
+        packed[f"{name}.scale"] = scale.half()
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `pack`, up to rounding."""
+    scales = {name.removesuffix(".scale"): scale.float() for name, scale in packed.items() if name.endswith(".scale")}
+    return {
+        name: weight.float() * scales[name] if name in scales else weight.float()
+        for name, weight in packed.items()
+        if not name.endswith(".scale")
+    }
+
+
+def most_probable(probabilities: Mapping[str, float]) -> tuple[str, float]:
+    """Return the most probable class and its probability."""
+    names, values = list(probabilities), np.array(list(probabilities.values()))
+    best = int(values.argmax())
+    return names[best], float(values[best])
