@@ -23,6 +23,7 @@ STAGES = {
     "alignment": "stage 2: describe scans; needs scans, a corpus, a tokenizer and a language model",
     "instruction": "stage 3: answer questions about scans; needs scans with labels and the model of stage 2",
     "reading": "read network pairs; needs no data, since scans are drawn at random",
+    "understanding": "understand questions; needs no scans, but questions that people wrote",
 }
 RENAMED = {"reader": "reading"}  # old names of stages -> new names
 

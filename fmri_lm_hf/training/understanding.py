@@ -3,9 +3,9 @@
     fmri-lm train understanding understanding --output_dir my_encoder
     python training/train_understanding.py training/recipes/understanding.yaml --output_dir my_encoder
 
-It needs no scans. Questions are files of JSON lines ({"text", "atlas", "intent", "networks", "extra", "lang"}), each the
-voice of somebody; `hold_out` leaves voices out, which the result is then judged on. `output_dir` gets the encoder in 8
-bits, and understanding.json with the scores.
+It needs no scans. Questions are files of JSON lines, each the voice of somebody (`training/questions/README.md`);
+`hold_out` leaves voices out, which the result is then judged on. `output_dir` gets the encoder in 8 bits, and
+understanding.json with the scores.
 """
 
 # ruff: noqa: RUF009 - `argument` makes a dataclass field
@@ -209,7 +209,7 @@ def smaller_vocabulary(
 
 
 def new_encoder(name: str, kept: Sequence[int], size: int) -> QuestionEncoder:
-    """Make a question encoder of a pretrained BERT, with the kept rows of its embeddings; new rows start at the mean."""
+    """Make a question encoder of a pretrained BERT with the kept rows of its embeddings; new rows start at the mean."""
     config = AutoConfig.from_pretrained(name)
     bert = AutoModel.from_pretrained(name, dtype=torch.float32, add_pooling_layer=False)
     if not isinstance(bert, BertModel):
