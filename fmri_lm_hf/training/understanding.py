@@ -76,6 +76,7 @@ def train(arguments: UnderstandingArguments) -> QuestionReader:
     model = new_encoder(arguments.encoder, kept, len(tokenizer))
     per_epoch = round(len(known) / max(1 - arguments.share_grammar - arguments.share_joined, 0.05))
     examples = Examples(known, grammar, arguments, tokenizer, per_epoch)
+    n_epochs, arguments.num_train_epochs = arguments.num_train_epochs, 1  # `examples` are those of all epochs
     trainer = Trainer(model, arguments, train_dataset=examples, data_collator=collate)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     model.cpu().float()
@@ -90,7 +91,7 @@ def train(arguments: UnderstandingArguments) -> QuestionReader:
             "questions": dict(Counter(row["voice"] for row in rows)),
             "held_out": list(arguments.hold_out),
             "seed": arguments.seed,
-            "epochs": arguments.num_train_epochs,
+            "epochs": n_epochs,
             "scores": judge(reader, held_out, networks),
         },
         output / "understanding.json",
@@ -153,7 +154,8 @@ class Examples(Dataset):
 
 def collate(examples: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
     """Pad examples to a batch."""
-    longest = max(len(example["input_ids"]) for example in examples)
+    # to a multiple of 8, so that kernels meet few different shapes
+    longest = -(-max(len(example["input_ids"]) for example in examples) // 8) * 8
     ids = [example["input_ids"] + [0] * (longest - len(example["input_ids"])) for example in examples]
     mask = [[1] * len(example["input_ids"]) + [0] * (longest - len(example["input_ids"])) for example in examples]
     labels = [example["labels"] for example in examples]
