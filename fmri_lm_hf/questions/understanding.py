@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from .encoder import CLASSES, KINDS, MAX_NAMES, NONE, QuestionReader, Reading, most_probable
+from .classes import CLASSES, KINDS, MAX_NAMES, NONE, Reader, Reading, most_probable
 from .lexicon import Lexicon, Mention
 from .query import Query
 
@@ -63,7 +63,7 @@ class Understanding:
         return "; ".join(map(str, self.queries)) or f"declined: {self.reason}"
 
 
-def understand(text: str, lexicon: Lexicon, reader: QuestionReader) -> Understanding:
+def understand(text: str, lexicon: Lexicon, reader: Reader) -> Understanding:
     """Understand a question about one scan.
 
     Parameters
@@ -72,7 +72,7 @@ def understand(text: str, lexicon: Lexicon, reader: QuestionReader) -> Understan
         In any of the languages that the encoder was trained on.
     lexicon : Lexicon
         Names of the networks of the scan's atlas.
-    reader : QuestionReader
+    reader : Reader
 
     Returns
     -------
