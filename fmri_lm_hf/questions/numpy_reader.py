@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 from scipy.special import erf, softmax
 from tokenizers import Tokenizer
 
+from ..bundled import QUESTION_ENCODER
 from .classes import SIZES, Reading, check_classes, readings, shortened
 
 
@@ -103,3 +105,9 @@ def unpacked(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             scale = packed.get(f"{name}.scale")
             weights[name] = weight.astype(np.float32) * (1 if scale is None else scale.astype(np.float32))
     return weights
+
+
+@cache
+def load_question_reader() -> NumpyQuestionReader:
+    """Load the question encoder that comes with the package, once."""
+    return NumpyQuestionReader.load(QUESTION_ENCODER)
