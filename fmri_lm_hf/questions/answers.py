@@ -62,7 +62,7 @@ def answer(query: Query, measures: ScanMeasures) -> Answer:
     Examples
     --------
     >>> answer(Query("within", ("default",)), measures).text  # doctest: +SKIP
-    'The coupling within default is strong (high), at 1.21 times the scan's RMS correlation: 2nd strongest of 6 networks.'
+    'The coupling within default is strong (high), at 1.21 times ...: 2nd strongest of 6 networks.'
     """
     require_networks(measures, query.networks)
     return _ANSWERS[query.intent](query, measures)

@@ -48,7 +48,7 @@ def _mean_strength(measures: ScanMeasures) -> Answer:
 
 
 def _network(measures: ScanMeasures, measure: str, name: str) -> Answer:
-    return Answer.of(network_statement(measures, measure, name, require_measure(measures, measure, name)))
+    return Answer.of(network_statement(measure, name, require_measure(measures, measure, name)))
 
 
 def network_extreme(measures: ScanMeasures, measure: str, most: bool, *, hub: bool = False) -> Answer:
@@ -62,11 +62,13 @@ def network_extreme(measures: ScanMeasures, measure: str, most: bool, *, hub: bo
     noun, meaning = NOUNS[measure]
     end, other_end = ("highest", "lowest") if most else ("lowest", "highest")
     level = f": {found.level} for this scan" if found.level else ""
-    what = "the hub is" if hub else f"the {end} {noun} is that of"
-    has = f"with the {end} {noun} of" if hub else "of"
-    text = f"{what} {name}, {has} {counted(found.n, 'network')}, at {number(found.value)} ({meaning}){level}"
+    if hub:
+        lead = f"the hub is {name}, with the {end} {noun} of {counted(found.n, 'network')}"
+    else:
+        lead = f"of {counted(found.n, 'network')}, the {end} {noun} is that of {name}"
+    text = f"{lead}, at {number(found.value)} ({meaning}){level}"
     first = measure_statement(sentence(text), found, name)
-    if last == name:
+    if found.n == 1:
         return Answer.of(first, *left_out(measures))
     lowest = measures.network(measure, last)
     assert lowest is not None

@@ -367,6 +367,4 @@ class ScanMeasures:
         """Networks at position 0 and at position 1 of the principal gradient; None without positions."""
         if not self.positions:
             return None
-        return min(self.positions, key=self.positions.__getitem__), max(
-            self.positions, key=self.positions.__getitem__
-        )
+        return min(self.positions, key=self.positions.__getitem__), max(self.positions, key=self.positions.__getitem__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from .bins import BINS, BOUNDS_BETWEEN, UNITS
 from .measures import ScanMeasures
@@ -83,7 +83,7 @@ def _comparison(relation: str, pairs, values, measures: ScanMeasures) -> str:
     order = sorted(zip(values, pairs), key=lambda both: both[0], reverse=relation == "stronger")
     (value, pair), (other, other_pair) = order
     said = [
-        f"{number(one, against)} ({graded(str(measures.level(*of)), one, within=of[0] == of[1])})"
+        f"{number(one, against)} ({measures.level(*of)})"
         for one, of, against in ((value, pair, other), (other, other_pair, value))
     ]
     if value == other:
@@ -99,6 +99,9 @@ def _comparison(relation: str, pairs, values, measures: ScanMeasures) -> str:
 
 
 # ----- pairs that are looked for -----
+
+
+_SCOPES = {"between": " between networks", "within": " inside a network", "any": ""}
 
 
 def answer_extreme(query: Query, measures: ScanMeasures) -> Answer:
@@ -117,7 +120,7 @@ def answer_extreme(query: Query, measures: ScanMeasures) -> Answer:
     most = query.intent == "strongest"
     lead = f"the {query.intent} coupling of {kind} is {{pair}}"
     if len(pairs) == 1:
-        lead = "there is only one coupling of this kind, {pair}"
+        lead = f"the only coupling{_SCOPES[scope]} is {{pair}}"
     return extreme_pair(measures, pairs, most, lead, f"this scan's RMS correlation; among {kind}")
 
 
@@ -130,7 +133,8 @@ def answer_partner(query: Query, measures: ScanMeasures) -> Answer:
 def partner(measures: ScanMeasures, name: str, most: bool) -> Answer:
     """Answer which other network a network is coupled with most, or least."""
     pairs = partners(measures, name)
-    lead = f"of {len(pairs)} other networks, {{name}} has its {'strongest' if most else 'weakest'} coupling with {{other}}"
+    end = "strongest" if most else "weakest"
+    lead = f"of {len(pairs)} other networks, {{name}} has its {end} coupling with {{other}}"
     if len(pairs) == 1:
         lead = "{name} is coupled with one other network alone, {other}"
     return extreme_pair(measures, pairs, most, lead, f"this scan's RMS correlation; among the pairs of {name}")

@@ -64,7 +64,9 @@ def require_between(measures: ScanMeasures, name: str | None = None) -> dict[tup
     if measures.between:
         return measures.between
     present = measures.present
-    found = f"only one network with usable regions, {present[0]}" if present else "no named network with usable regions"
+    found = (
+        f"only one network with usable regions, {present[0]}" if present else "no named network with usable regions"
+    )
     instead = f"Ask how strong the coupling inside {present[0]} is." if measures.within else _WHOLE_INSTEAD
     raise Unanswerable(f"This scan has {found}, so that there is no pair of networks.", instead)
 
@@ -104,7 +106,9 @@ def _no_measure(measures: ScanMeasures, measure: str) -> str:
                 f"resolve (at most {0.5 / highest:.1f} s)."
             )
         if not observed.all():
-            return f"{lead}: too few time points follow each other without a gap ({MIN_STRETCH_SECONDS:g} s are needed)."
+            return (
+                f"{lead}: too few time points follow each other without a gap ({MIN_STRETCH_SECONDS:g} s are needed)."
+            )
         return f"{lead}: {len(observed) * t_r:.0f} s are too short for slow frequencies."
     if measure == "autocorrelation" and t_r > LAG_SECONDS:
         return f"{lead}: it is taken {LAG_SECONDS:g} s apart, less than the repetition time of {t_r:g} s."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..descriptors.ica import HIGH_BAND, LAG_SECONDS, LOW_BAND
 from .bins import BOUNDS_BETWEEN, UNITS
 from .measures import NetworkValue, ScanMeasures, ScanValue
 
@@ -137,6 +138,13 @@ def ordinal(rank: int) -> str:
     return f"{rank}{ending}"
 
 
+def ranked(rank: int, n: int, first: str, last: str) -> str:
+    """Write a rank among `n`: the strongest, 2nd strongest, the weakest."""
+    if rank == 1:
+        return f"the {first}"
+    return f"the {last}" if rank == n else f"{ordinal(rank)} {first}"
+
+
 def listed(items: Sequence[str]) -> str:
     """Join items with commas and "and"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
@@ -182,17 +190,18 @@ def relative(within: bool, n: int) -> str:
 def pair_clause(measures: ScanMeasures, first: str, second: str) -> str:
     """State a pair's connectivity in a clause: how strong, its value and its rank."""
     value, level = measures.pair(first, second), measures.level(first, second)
-    assert value is not None and level is not None
+    assert value is not None
+    assert level is not None
     within = first == second
     rank, n = measures.rank(first, second)
-    place = f"{ordinal(rank)} strongest of {kind_words(within, n)}" if n > 1 else f"the only {_ONLY[within]}"
+    place = f"{ranked(rank, n, 'strongest', 'weakest')} of {kind_words(within, n)}" if n > 1 else _ONLY[within]
     return (
         f"the coupling {pair_words(first, second)} is {graded(level, value, within=within)}, "
         f"at {number(value)} {TIMES}: {place}"
     )
 
 
-_ONLY = {True: "network where it can be measured", False: "pair of different networks"}
+_ONLY = {True: "the only network with such a coupling", False: "the only pair of different networks"}
 
 
 def pair_statement(measures: ScanMeasures, first: str, second: str, text: str | None = None) -> Statement:
@@ -214,20 +223,23 @@ def pair_statement(measures: ScanMeasures, first: str, second: str, text: str | 
 NOUNS = {
     "node_strength": ("node strength", "sum of a region's strongest correlations"),
     "amplitude": ("signal amplitude", "SD of its mean signal, where single regions have 1"),
-    "falff": ("fALFF", "share of the signal's fluctuation that is slow"),
-    "low_high_ratio": ("low/high frequency ratio", "log10 of the power of slow over that of fast fluctuation"),
-    "autocorrelation": ("autocorrelation", "correlation of the signal with itself 4 s later"),
+    "falff": ("fALFF", f"share of the signal's fluctuation below {LOW_BAND[1]:g} Hz"),
+    "low_high_ratio": (
+        "low/high frequency ratio",
+        f"log10 of the power below {LOW_BAND[1]:g} Hz over that above {HIGH_BAND[0]:g} Hz",
+    ),
+    "autocorrelation": ("autocorrelation", f"correlation of the signal with itself {LAG_SECONDS:g} s later"),
     "variability": ("variability", "change of the amplitude from minute to minute, over its mean"),
 }
 
 
-def network_statement(measures: ScanMeasures, measure: str, name: str, found: NetworkValue) -> Statement:
+def network_statement(measure: str, name: str, found: NetworkValue) -> Statement:
     """State a measure of one network among the networks of the scan."""
     noun, meaning = NOUNS[measure]
     text = f"the {noun} of {name} is {number(found.value)} ({meaning})"
     if found.n > 1:
         level = f"{found.level} for this scan, " if found.level else ""
-        text += f": {level}{ordinal(found.rank)} highest of {found.n} networks"
+        text += f": {level}{ranked(found.rank, found.n, 'highest', 'lowest')} of {found.n} networks"
     return measure_statement(sentence(text), found, name)
 
 
