@@ -14,7 +14,6 @@ from typing import Any, TypedDict
 import numpy as np
 
 from ..models.atlas import Atlas
-from ..models.readable_scan import unreadable_reason
 from ..models.scan_errors import ScanError
 from .answers import Answer, Statement, Unanswerable, answer
 from .classes import Reader
@@ -199,9 +198,6 @@ class QuestionAnswerer:
             return OpenedScan(None, _NO_SCAN)
         values, roi_mask, observed = (_one(scan, name) for name in ("input_values", "roi_mask", "padding_mask"))
         try:
-            reason = unreadable_reason(values, self.t_r, roi_mask, observed, self.atlas.networks)
-            if reason is not None:
-                return OpenedScan(None, reason)
             return OpenedScan(ScanMeasures.of(values.T, self.t_r, self.atlas, roi_mask, observed))
         except ScanError as error:
             return OpenedScan(None, str(error))
