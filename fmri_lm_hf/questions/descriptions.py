@@ -91,7 +91,8 @@ def _statements(
     queries: Iterable[Query], measures: ScanMeasures, whole: Sequence[Query] = ()
 ) -> tuple[list[Statement], list[Unanswerable]]:
     """Collect the leading statement of each answer (all but what is left out for some), and what has no answer."""
-    found, refusals = [], []
+    found: list[Statement] = []
+    refusals: list[Unanswerable] = []
     for query in queries:
         try:
             evidence = _ANSWERS[query.intent](query, measures).evidence
