@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,9 +228,9 @@ def reading_options(scan: OpenScan, args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `OpenScan.answerer` that let a language model read the scan, with ``--read model``."""
     if args.read == "numbers":
         return {}
-    from ..questions.reading import level_reader
+    from ..questions.reading import TableReader, read_levels
 
-    return {"levels": level_reader(*load_model(scan, args.model))}
+    return {"levels": partial(read_levels, TableReader(*load_model(scan, args.model)), None)}
 
 
 def load_model(scan: OpenScan, model_name: str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
