@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from fmri_lm_hf.models.atlas import Atlas
+from fmri_lm_hf.questions import nulls
 from fmri_lm_hf.questions.answers import Answer, Unanswerable, answer
 from fmri_lm_hf.questions.bins import BINS, UNITS, bin_of
 from fmri_lm_hf.questions.measures import ScanMeasures
@@ -176,7 +178,7 @@ def test_a_claim_is_confirmed_or_denied_by_the_fact(index):
 @pytest.mark.parametrize("relation,better", [("stronger", max), ("weaker", min)])
 def test_a_comparison_names_the_one_that_was_asked_for(measures, relation, better):
     pairs = list(measures.between)
-    for first, second in zip(pairs, pairs[1:], strict=False):
+    for first, second in pairwise(pairs):
         found = ask(measures, "compare", *first, *second, relation=relation)
         values = [measures.pair(*first), measures.pair(*second)]
         winner = (first, second)[values.index(better(values))]
@@ -284,8 +286,20 @@ def test_measures_of_the_graph_stand_against_chance(measures, measure):
 def test_noise_is_about_the_same_as_chance():
     bold = np.random.default_rng(4).standard_normal((200, 40)).astype(np.float32)
     measures = ScanMeasures.of(bold, 2.0, ATLAS)
-    said = [ask(measures, "graph", measure="modularity").text, ask(measures, "gradient", measure="range").text]
-    assert any("about the same as" in text and "than chance" not in text.split(":")[0] for text in said)
+    expected = measures.whole("range")
+    width = ask(measures, "gradient", measure="range").text
+    assert expected.level == "moderate"
+    assert "about the same as" in width
+    assert "about as far apart as chance would put them" in width
+    # Where the gradient itself may be chance, an answer that rests on it says so.
+    assert ask(measures, "gradient", measure="ends").text.endswith(width)
+    assert ask(measures, "gradient", "limbic", measure="position").text.endswith(width)
+    for networks in ((), ("limbic",)):
+        described = ask(measures, "describe", *networks, about=networks[0] if networks else "all").text
+        assert width in described
+        assert "one end" not in described
+        assert " (0) to " not in described
+    assert "range" not in ask(measures_of(STREAM[0]), "gradient", measure="ends").text
 
 
 def test_the_hub_has_the_highest_node_strength(measures):
@@ -330,7 +344,8 @@ def test_measures_of_signals(measures, measure):
 # ----- descriptions -----
 
 
-def test_descriptions_neither_repeat_nor_contradict_themselves():
+def test_descriptions_neither_repeat_nor_contradict_themselves(monkeypatch):
+    monkeypatch.setattr(nulls, "N_NULLS", 2)  # for speed
     stream = RandomScans(seed=5)
     for index in range(100):
         atlas = stream.atlas_of(index)
@@ -468,6 +483,28 @@ def test_one_network_has_no_pairs_and_no_ends():
     assert ask(measures, "describe", about="all").text
 
 
+def test_two_networks_have_one_pair_that_is_said_once():
+    measures = without(*NAMES[2:])
+    only = ask(measures, "weakest", scope="between")
+    assert only.text.startswith("The only coupling between networks is between default and visual, at ")
+    partner = ask(measures, "partner", "visual", direction="least")
+    assert partner.text.startswith("The only other network that visual can be coupled with is default, at ")
+    assert partner.value == only.value
+    assert ": the only pair of different networks." in ask(measures, "level", "default", "visual").text
+    described = ask(measures, "describe", about="connectivity").text
+    assert described.count("between default and visual") == 1
+    assert ask(measures, "rank", k=2, direction="weakest").text.startswith(
+        "There is only 1 pair of different networks"
+    )
+
+
+def test_networks_at_one_place_have_no_gradient():
+    bold = np.random.default_rng(0).standard_normal((100, 1)) @ np.ones((1, 40))
+    measures = ScanMeasures.of(bold, 2.0, ATLAS)
+    found = refusal(Query("gradient", ("default",), {"measure": "position"}), measures)
+    assert found.reason.startswith("The networks default, visual, control, limbic and motor lie at the same place")
+
+
 def test_networks_of_one_region_each_have_no_coupling_inside():
     atlas = Atlas("single", ATLAS.roi_names[:8], tuple("abcdefgh"))
     measures = ScanMeasures.of(STREAM[0]["bold"][:, :8], 2.0, atlas)
@@ -534,7 +571,7 @@ def test_a_graph_without_edges_has_no_measures():
 
 
 @pytest.mark.parametrize(
-    "value,text", [(0.123, "0.12"), (1.5, "1.50"), (-0.011, "-0.011"), (0.0, "0.00"), (-1e-9, "0.00000"), (7, "7")]
+    "value,text", [(0.123, "0.12"), (1.5, "1.50"), (-0.011, "-0.011"), (0.0, "0.00"), (-1e-9, "0.00"), (7, "7")]
 )
 def test_numbers(value, text):
     assert number(value) == text
