@@ -10,19 +10,24 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Regex, decoders, normalizers
-from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..deprecation import warn_renamed
-from ..models.atlas import Atlas
-from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
-from ..models.feature_extraction_fmri import FmriFeatureExtractor
-from ..models.modeling_fmri_lm import FmriLMForCausalLM
-from ..models.processing_fmri_lm import FmriLMProcessor
+
+# Modules of models are imported where they are used: who wants the paths alone need not wait for torch.
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from ..models.atlas import Atlas
+    from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+    from ..models.modeling_fmri_lm import FmriLMForCausalLM
+    from ..models.processing_fmri_lm import FmriLMProcessor
 
 __all__ = [
     "NETWORK_WORDS",
+    "QUESTION_ENCODER",
     "WEIGHTS",
     "add_network_words",
     "example_scan",
@@ -35,6 +40,8 @@ __all__ = [
 ]
 
 WEIGHTS = Path(__file__).parent / "weights"
+# The encoder that understands questions: `fmri_lm_hf.questions.numpy_reader.load_question_reader`.
+QUESTION_ENCODER = Path(__file__).parent / "understanding"
 
 # Private-use characters occur in no text, so a tokenizer writes them only where it has replaced a network's name.
 NETWORK_WORDS = tuple(chr(0xE000 + number) for number in range(24))
@@ -65,6 +72,10 @@ def load_bundled_model(atlas: Atlas | str | None = None) -> tuple[FmriLMForCausa
     >>> answer[0]["generated_text"]
     'between cerebellum and sensorimotor'
     """
+    from ..models.atlas import Atlas
+    from ..models.modeling_fmri_lm import FmriLMForCausalLM
+    from ..models.processing_fmri_lm import FmriLMProcessor
+
     model = FmriLMForCausalLM.from_pretrained(WEIGHTS).eval()
     processor = FmriLMProcessor.from_pretrained(WEIGHTS)
     if atlas is None:
@@ -101,6 +112,10 @@ def with_atlas(
         If weights of the model depend on its atlas, a network has no name, or the atlas has more networks than the
         model has words for.
     """
+    from ..models.feature_extraction_fmri import FmriFeatureExtractor
+    from ..models.modeling_fmri_lm import FmriLMForCausalLM
+    from ..models.processing_fmri_lm import FmriLMProcessor
+
     if not model.config.reads_network_pairs or model.config.reads_rois:
         raise ValueError(
             "Only a model that reads network pairs alone can change its atlas, but `scan_tokens` are "
@@ -129,6 +144,8 @@ def with_atlas(
 
 def network_pair_scan_config(atlas: Atlas, n_timepoints: int) -> FmriTokenizerConfig:
     """Make the scan configuration of a model that reads network pairs of an atlas alone."""
+    from ..models.configuration_fmri_tokenizer import FmriTokenizerConfig
+
     return FmriTokenizerConfig(
         n_rois=atlas.n_rois,
         n_timepoints=n_timepoints,

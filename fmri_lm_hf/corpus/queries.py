@@ -16,16 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..deprecation import renamed_attributes
+from ..questions.bins import BINS, UNITS, bin_of
+from ..questions.bins import BOUNDS_BETWEEN as BOUNDS_BETWEEN  # an old name of this module, as the next one
+from ..questions.bins import BOUNDS_WITHIN as BOUNDS_WITHIN
 from .check import Claim, parse_claims
 from .facts import EXTREME_MEASURES, NOUNS, PAIR_BIN, Fact, direction_of, extreme_facts, fact_key, fact_measure
 from .languages import ENGLISH, Language
 
-BINS = ENGLISH.bins
-# Bounds between the bins, in units of the scan's RMS correlation: rounded quintiles of random scans (`RandomScans`),
-# for pairs of different networks and for connectivity within a network.
-BOUNDS_BETWEEN = (-0.05, 0.25, 0.5, 0.8)
-BOUNDS_WITHIN = (0.5, 0.8, 1.1, 1.4)
-UNITS = "scan RMS correlation"
 SHARE_BINS = 0.75  # share of questions for bins; half of the others ask for extremes, half for comparisons
 
 ABSENT_ANSWERS = ("No scan can be read here.", "There is no readable scan.", "There is no scan to read here.")
@@ -38,18 +35,6 @@ DESCRIBE = (
 )
 
 # ----- facts of one scan -----
-
-
-def bin_of(value: float | np.ndarray, within: bool | np.ndarray = False) -> np.ndarray:
-    """Return the bin, 0 to 4, of connectivity in units of the scan's RMS correlation.
-
-    Parameters
-    ----------
-    value : float or ndarray
-    within : bool or ndarray
-        Whether the value is the connectivity within one network.
-    """
-    return np.where(within, np.digitize(value, BOUNDS_WITHIN), np.digitize(value, BOUNDS_BETWEEN))
 
 
 def scan_facts(values: Sequence[float], present: Sequence[bool], network_names: Sequence[str]) -> list[Fact]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,48 +21,7 @@ from transformers.models.bert.modeling_bert import BertPreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..files import write_json
-from .query import CLAIMS, DIRECTIONS, ENDS, GRADIENT, GRAPH, RELATIONS, SCOPES, SPECTRAL, TOPICS, Query
-
-MAX_NAMES = 8
-PLACEHOLDERS = (*(f"[n{number}]" for number in range(1, MAX_NAMES + 1)), "[several]", "[missing]")
-KINDS = ("not_in_atlas", "not_in_scan", "needs_reference", "personal", "not_about_scan", "unclear", "action")
-NONE = "none"  # there is no second question
-# Which of the names, by first appearance, a comparison pairs with which: 0102 is "is A closer to B or to C".
-PAIRINGS = ("0123", "0102", "0201", "0212", "1201", "0112", "0122", "0011", "0001", "0100", "0111", "1101")
-MAX_LENGTH = 96  # tokens; what is longer is cut in the middle, since questions stand at either end of a message
-
-CLASSES: tuple[str, ...] = (
-    "level",
-    "within",
-    *(f"yesno{n}/{claim}" for n in (1, 2) for claim in CLAIMS),
-    *(f"compare/{relation}" for relation in RELATIONS),
-    *(f"{end}/{scope}" for end in ENDS for scope in SCOPES),
-    *(f"partner/{direction}" for direction in DIRECTIONS),
-    *(f"rank/{end}" for end in ENDS),
-    *(f"count/{claim}" for claim in CLAIMS),
-    *(f"describe/{topic}" for topic in (*TOPICS, "network")),
-    *(f"graph/{measure}" for measure in GRAPH),
-    *(f"gradient/{measure}" for measure in GRADIENT),
-    *(f"spectral/{measure}{end}" for measure in SPECTRAL for end in ("", "/most", "/least")),
-    *(f"unanswerable/{kind}" for kind in KINDS),
-)
-
-
-def class_of(query: Query) -> str:
-    """Return the class of a query: its intent and parameters, without networks and numbers."""
-    extra = query.extra
-    match query.intent:
-        case "level" | "within":
-            return query.intent
-        case "yesno":
-            return f"yesno{len(query.networks)}/{extra['claim']}"
-        case "describe":
-            return f"describe/{'network' if query.networks else extra['about']}"
-        case "spectral":
-            direction = extra["direction"]
-            return f"spectral/{extra['measure']}{f'/{direction}' if direction else ''}"
-    parameter = next(extra[name] for name in ("relation", "scope", "direction", "claim", "measure") if name in extra)
-    return f"{query.intent}/{parameter}"
+from .classes import CLASSES, SIZES, Reading, check_classes, readings, shortened
 
 
 class QuestionEncoder(BertPreTrainedModel):
@@ -79,7 +36,7 @@ class QuestionEncoder(BertPreTrainedModel):
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.sizes = (len(CLASSES), len(CLASSES) + 1, len(PAIRINGS), len(PAIRINGS))
+        self.sizes = SIZES
         self.attend = nn.Linear(config.hidden_size, len(self.sizes))
         self.heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in self.sizes)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -116,23 +73,6 @@ class QuestionEncoder(BertPreTrainedModel):
         return ModelOutput(loss=loss, logits=torch.cat(logits, dim=-1))
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the encoder makes of one question.
-
-    Attributes
-    ----------
-    first, second : dict of str to float
-        Probabilities of the classes; `second` of `CLASSES` and `NONE`.
-    pairings : tuple of dict of str to float
-        Probabilities of `PAIRINGS`, should the first, and the second, be a comparison.
-    """
-
-    first: dict[str, float]
-    second: dict[str, float]
-    pairings: tuple[dict[str, float], dict[str, float]]
-
-
 class QuestionReader:
     """A question encoder with its tokenizer, ready to read.
 
@@ -153,15 +93,7 @@ class QuestionReader:
         rows = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
         logits = self.model(rows, mask).logits.float().split(self.model.sizes, dim=-1)
-        first, second, *pairings = (each.softmax(-1).tolist() for each in logits)
-        return [
-            Reading(
-                dict(zip(CLASSES, first[number])),
-                dict(zip((*CLASSES, NONE), second[number])),
-                (dict(zip(PAIRINGS, pairings[0][number])), dict(zip(PAIRINGS, pairings[1][number]))),
-            )
-            for number in range(len(texts))
-        ]
+        return readings([each.softmax(-1).numpy() for each in logits])
 
     def save(self, folder: Path) -> None:
         """Save model and tokenizer in `folder`, matrices in 8 bits: see `pack`."""
@@ -180,11 +112,7 @@ class QuestionReader:
             If the folder was made for other classes of questions.
         """
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if (found := config.pop("classes", None)) != list(CLASSES):
-            raise ValueError(
-                f"The question encoder in {folder.name} knows {len(found or ())} classes of questions that differ from "
-                f"the {len(CLASSES)} of this version: train it again with `fmri-lm train understanding`."
-            )
+        check_classes(config.pop("classes", None), folder)
         with torch.device("meta"):
             model = QuestionEncoder(BertConfig.from_dict(config))
         model.load_state_dict(unpack(load_file(folder / "model.safetensors")), assign=True)
@@ -197,9 +125,7 @@ class QuestionReader:
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Return the token ids of a question, cut in the middle if it is too long."""
-    ids = tokenizer(text)["input_ids"]
-    half = MAX_LENGTH // 2
-    return ids if len(ids) <= MAX_LENGTH else ids[:half] + ids[-half:]
+    return shortened(tokenizer(text)["input_ids"])
 
 
 def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,10 +149,3 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, weight in packed.items()
         if not name.endswith(".scale")
     }
-
-
-def most_probable(probabilities: Mapping[str, float]) -> tuple[str, float]:
-    """Return the most probable class and its probability."""
-    names, values = list(probabilities), np.array(list(probabilities.values()))
-    best = int(values.argmax())
-    return names[best], float(values[best])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from .encoder import CLASSES, KINDS, MAX_NAMES, NONE, QuestionReader, Reading, most_probable
+from .classes import CLASSES, KINDS, MAX_NAMES, NONE, Reader, Reading, most_probable
 from .lexicon import Lexicon, Mention
 from .query import Query
 
@@ -63,7 +63,9 @@ class Understanding:
         return "; ".join(map(str, self.queries)) or f"declined: {self.reason}"
 
 
-def understand(text: str, lexicon: Lexicon, reader: QuestionReader) -> Understanding:
+def understand(
+    text: str, lexicon: Lexicon, reader: Reader, min_confidence: float = MIN_CONFIDENCE
+) -> Understanding:
     """Understand a question about one scan.
 
     Parameters
@@ -72,7 +74,9 @@ def understand(text: str, lexicon: Lexicon, reader: QuestionReader) -> Understan
         In any of the languages that the encoder was trained on.
     lexicon : Lexicon
         Names of the networks of the scan's atlas.
-    reader : QuestionReader
+    reader : Reader
+    min_confidence : float
+        Least probability of an answer: a question that is understood with less is declined.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def understand(text: str, lexicon: Lexicon, reader: QuestionReader) -> Understan
         return decline("unclear", 1.0, (), lexicon, "The question is empty.")
     mentions = tuple(lexicon.find(text))
     (reading,) = reader.read([placeholders(text, mentions)])
-    return resolve(text, reading, mentions, lexicon)
+    return resolve(text, reading, mentions, lexicon, min_confidence)
 
 
 def placeholders(text: str, mentions: Sequence[Mention]) -> str:
@@ -99,7 +103,13 @@ def placeholders(text: str, mentions: Sequence[Mention]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def resolve(text: str, reading: Reading, mentions: tuple[Mention, ...], lexicon: Lexicon) -> Understanding:
+def resolve(
+    text: str,
+    reading: Reading,
+    mentions: tuple[Mention, ...],
+    lexicon: Lexicon,
+    min_confidence: float = MIN_CONFIDENCE,
+) -> Understanding:
     """Join what the encoder read with the names that were found; see `understand`."""
     names = [mention.networks[0] for mention in mentions if len(mention.networks) == 1]
     unknown = [mention for mention in mentions if len(mention.networks) != 1]
@@ -108,7 +118,8 @@ def resolve(text: str, reading: Reading, mentions: tuple[Mention, ...], lexicon:
     if no_answer < MIN_CONFIDENCE:
         best = max(_candidates(text, reading, names), key=lambda each: each[0], default=best)
     score, queries = best
-    if queries and score >= (MIN_CONFIDENCE_BESIDE_UNKNOWN if unknown else MIN_CONFIDENCE):
+    least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence
+    if queries and score >= least:
         return Understanding(queries, score, mentions=mentions)
     if unknown:
         return decline("not_in_atlas", 1 - score, mentions, lexicon, _about_name(text, unknown[0], lexicon))

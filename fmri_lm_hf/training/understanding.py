@@ -26,7 +26,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from transformers.models.bert.modeling_bert import BertModel
 
 from ..files import project_folder, write_json
-from ..questions.encoder import PLACEHOLDERS, QuestionEncoder, QuestionReader, encode
+from ..questions.classes import PLACEHOLDERS
+from ..questions.encoder import QuestionEncoder, QuestionReader, encode
 from ..questions.lexicon import Lexicon
 from ..questions.understanding import understand
 from .arguments import StageArguments, argument, parse

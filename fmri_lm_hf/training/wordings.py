@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..questions.encoder import CLASSES, NONE, PAIRINGS, class_of
+from ..questions.classes import CLASSES, NONE, PAIRINGS, class_of
 from ..questions.lexicon import Lexicon
 from ..questions.query import Query
 from ..questions.understanding import placeholders
