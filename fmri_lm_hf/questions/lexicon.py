@@ -173,7 +173,7 @@ class Lexicon:
             return False
         if any(not x.careful for x in item.entries if x.kind in _BASES):
             return True
-        written = words[item.first].written
+        written = "".join(x.written for x in words[item.first : item.last])
         letter = item.last < len(words) and not words[item.last].gap and _LETTER.fullmatch(words[item.last].written)
         return bool(letter) or (len(written) > 1 and written.isupper() and not shouting)
 
@@ -183,6 +183,8 @@ class Lexicon:
             return False
         word = words[items[index].first]
         if word.word not in _ENGLISH_WORDS and len(word.word) > 1 and len(words) <= 9:
+            return True
+        if index + 1 < len(items) and items[index + 1].of("tail") and not _is_base(items[index + 1]):
             return True
         for step in (-1, 1):
             other = index + step
@@ -200,11 +202,36 @@ class Lexicon:
         names = self._names(items, words)
         claimed = {i for name in names for i in range(name.first, name.last)}
         for name in names:
-            yield from self._read(name, items, words)
+            yield from self._several(name, claimed, items, words) or self._read(name, items, words)
         for index, item in enumerate(items):
             if index not in claimed and (item.of("modifier") or self._letter(item, words)):
                 mentions = list(self._coordinated(index, names, items, words)) or list(self._alone(item, words))
                 yield from mentions
+
+    def _several(
+        self, name: _Name, claimed: set[int], items: list[Item], words: Sequence[Token]
+    ) -> list[Mention]:
+        """Read "the visual networks, left and right": one mention for each modifier that follows."""
+        if len(self._resolve_item(name.item, name.modifiers)[1]) < 2:
+            return []
+        found: list[Mention] = []
+        index = name.last
+        while index < len(items) and index < name.last + 8:
+            item = items[index]
+            modifier = None if index in claimed else self._modifier(item, words, 1, " ")
+            if modifier is None and (index in claimed or not item.of("conjunction", "linker", "one", "tail")):
+                break
+            if modifier is not None:
+                modifiers = {**name.modifiers, self._classes[modifier]: modifier}
+                result = self._resolve_item(name.item, modifiers)
+                if len(result[1]) != 1:
+                    break
+                found.append(Mention(words[item.first].start, words[item.last - 1].end, *result))
+                claimed.add(index)
+            index += 1
+        if found:
+            found[0] = replace(found[0], start=words[items[name.first].first].start)
+        return found
 
     def _names(self, items: list[Item], words: Sequence[Token]) -> list[_Name]:
         """Gather each base with modifiers and nouns on both sides."""
@@ -253,7 +280,9 @@ class Lexicon:
             modifier = self._modifier(item, words, step, gap)
             if modifier is not None and self._suits(modifier, name.item):
                 kind = self._classes[modifier]
-                if kind in name.modifiers or (step > 0 and kind != "letter" and self._belongs_next(items, index, words)):
+                if kind in name.modifiers or (step > 0 and kind == "extra"):
+                    return
+                if step > 0 and kind != "letter" and self._belongs_next(items, index, words):
                     return
                 name.modifiers[kind] = modifier
                 self._extend(name, index, step)
@@ -264,6 +293,8 @@ class Lexicon:
                 if seen and step > 0:
                     return
                 self._extend(name, index, step)
+            elif step < 0 and words[item.first].word in ("of", "the", "on", "der", "die", "den", "dem"):
+                return
             elif item.of("linker") and seen < 2 and " " in gap + words[item.first].gap + " ":
                 seen += 1
             elif item.of("linker") and seen < 2 and words[item.first].dense:
@@ -275,9 +306,10 @@ class Lexicon:
     def _suits(self, modifier: str, item: Item) -> bool:
         """Whether a base can have a modifier: there is no hand in "hand–visual"."""
         bases = _SUITED.get(self._classes[modifier])
-        concepts = {concept for x in item.entries for concept, _ in x.concepts}
-        concepts |= {concept for x in item.entries if x.kind == "network" for concept, _ in self._parse(x.value)}
-        return bases is None or bool(concepts & bases)
+        concepts = [y for x in item.entries for y in (self._parse(x.value) if x.kind == "network" else x.concepts)]
+        taken = {self._classes[m] for _, own in concepts for m in own}
+        suited = bases is None or any(concept in bases for concept, _ in concepts)
+        return suited and self._classes[modifier] not in taken
 
     @staticmethod
     def _extend(name: _Name, index: int, step: int) -> None:
@@ -289,7 +321,7 @@ class Lexicon:
     def _belongs_next(self, items: list[Item], index: int, words: Sequence[Token]) -> bool:
         """Whether the modifier is followed by a base of its own."""
         other = index + 1
-        while other < len(items) and items[other].of("modifier") and not _is_base(items[other]):
+        while other < len(items) and items[other].of("modifier", "head") and not _is_base(items[other]):
             other += 1
         return other < len(items) and _is_base(items[other]) and bool(JOINT.match(words[items[other].first].gap))
 
@@ -298,19 +330,22 @@ class Lexicon:
         if found:
             return found[0]
         written = words[item.first].written
-        if step < 0 and written in ("L", "R") or (step < 0 and written in ("l", "r") and gap in ("", "-", "_", ".")):
+        glued = gap in ("", "-", "_", ".") or (gap == " " and self._has("left"))
+        if step < 0 and written in ("L", "R", "l", "r") and (glued or written.isupper() and gap == " "):
             return "left" if written in "Ll" else "right"
         return self._letter(item, words) if step > 0 else None
 
     def _letter(self, item: Item, words: Sequence[Token]) -> str | None:
         """Return the letter that tells subnetworks apart (Default A), if the atlas has such."""
         token = words[item.first]
-        if item.last - item.first > 1 or not _LETTER.fullmatch(token.written) or not self._has_letters():
+        if item.last - item.first > 1 or not _LETTER.fullmatch(token.written) or not self._has(*"abcde"):
             return None
         return token.word if token.written.isupper() or token.gap in ("", "-", "_", " ") else None
 
-    def _has_letters(self) -> bool:
-        return any(x in "abcde" for nets in self._keys.values() for ways in nets.values() for way in ways for x in way)
+    def _has(self, *modifiers: str) -> bool:
+        """Whether the atlas has a network with one of these modifiers."""
+        ways = (way for networks in self._keys.values() for listed in networks.values() for way in listed)
+        return any(not way.isdisjoint(modifiers) for way in ways)
 
     def _coordinated(
         self, index: int, names: list[_Name], items: list[Item], words: Sequence[Token]
@@ -342,8 +377,13 @@ class Lexicon:
         if self._classes.get(modifier) != "body" or not words[item.first].dense and len(words[item.first].word) < 3:
             return
         networks = [name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)]
+        if not networks and self._has("hand", "mouth"):
+            yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (), self._with_body(), "absent")
         if len(set(networks)) == 1:
             yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (networks[0],))
+
+    def _with_body(self) -> tuple[str, ...]:
+        return tuple(x for x, ways in self._keys.get("somatomotor", {}).items() if any("hand" in w or "mouth" in w for w in ways))
 
     # ----- names to networks -----
 
@@ -362,7 +402,15 @@ class Lexicon:
                 yield Mention(start, middle, *sides[0])
                 yield Mention(middle, end, *sides[1])
                 return
-        yield Mention(start, end, concept, networks, near, reason)
+        if networks or near and reason == "part" or not self._is_slight(name.item, words):
+            yield Mention(start, end, concept, networks, near, reason)
+
+    @staticmethod
+    def _is_slight(item: Item, words: Sequence[Token]) -> bool:
+        """Whether a name that the atlas lacks is rather no name: "put", "tl;dr", "the GP"."""
+        word = words[item.first].word
+        careful = all(x.careful for x in item.entries if x.kind in _BASES)
+        return careful and (len(word) < 3 or word in _ENGLISH_WORDS)
 
     def _parts(self, item: Item, words: Sequence[Token]) -> list[Mention]:
         """Read a name of several words that the atlas lacks as the networks that it joins (fronto-parietal)."""
@@ -393,11 +441,16 @@ class Lexicon:
         if entry.kind == "network":
             if not modifiers:
                 return entry.value, (entry.value,), (), ""
-            parsed = self._parse(entry.value) or [(entry.value, frozenset())]
-            result = self._resolve_concept(parsed[0][0], parsed[0][1] | modifiers)
+            concept, own = (self._parse(entry.value) or [(entry.value, frozenset())])[0]
+            result = self._resolve_concept(concept, self._replaced(own, modifiers))
             return result if result[1] else (result[0], (), (entry.value,), "part")
-        results = [self._resolve_concept(concept, own | modifiers) for concept, own in entry.concepts]
+        results = [self._resolve_concept(concept, self._replaced(own, modifiers)) for concept, own in entry.concepts]
         return min(results, key=lambda x: (len(x[1]) != 1, not x[1], not x[2]))
+
+    def _replaced(self, own: frozenset[str], modifiers: frozenset[str]) -> frozenset[str]:
+        """Return both, without those of a name's own that others of their class stand for."""
+        classes = {self._classes[x] for x in modifiers}
+        return frozenset(x for x in own if self._classes[x] not in classes) | modifiers
 
     def _resolve_concept(
         self, concept: str, modifiers: frozenset[str]
@@ -475,13 +528,14 @@ def _lonely(item: Item, items: Sequence[Item], index: int, words: Sequence[Token
 _ENGLISH = set("the is of and how what which to in are with does do this you i me for strong strongly level vs".split())
 _OTHERS = set(
     "que la el il di der die das und ist wie het een de och ar det en les le des est du e os da do na nao und im mit"
-    " sind stark zwischen entre con per tra fra tussen hoe sterk is van den zijn med mellan por para como cuanto".split()
+    " sind stark zwischen entre per tra fra tussen hoe sterk den zijn med mellan por para como cuanto mi es se".split()
 )
 
 
 _ENGLISH_WORDS = set(
     "con co cop van vat an at put par front temp sub mid hip mem th str multi da dat cc mr sc rt vi mm pal limb fl cp"
-    " ln mot som exec post med sec lat ant def dn fro sm cer".split()
+    " ln mot som exec def dn fro sm cer seeing sight moving feeling feelings talking speech speaking memory retrieval"
+    " remembering minne erinnerung memoria bellek".split()
 )
 
 
@@ -507,7 +561,29 @@ def _merged(mentions: list[Mention], text: str) -> list[Mention]:
             merged[-1] = replace(last, end=mention.end)
         else:
             merged.append(mention)
-    return merged
+    return _without_doubles(merged, text)
+
+
+_BESIDE = re.compile(r"[\s\-,(]*(?:(?:of|the|der|des|de|la|del|della|da|do|s)\s+)*\Z")
+
+
+def _without_doubles(mentions: list[Mention], text: str) -> list[Mention]:
+    """Drop ambiguous mentions that another makes plain: "the hand network of the motor system", "the two motor ones"."""
+    sure = {x.network for x in mentions if x.network}
+    kept: list[Mention] = []
+    for index, mention in enumerate(mentions):
+        if len(mention.networks) > 1:
+            following = mentions[index + 1] if index + 1 < len(mentions) else None
+            if sure.issuperset(mention.networks):
+                continue
+            if following and following.network in mention.networks and _BESIDE.match(text[mention.end : following.start]):
+                mentions[index + 1] = replace(following, start=mention.start)
+                continue
+            if kept and kept[-1].network in mention.networks and _BESIDE.match(text[kept[-1].end : mention.start]):
+                kept[-1] = replace(kept[-1], end=mention.end)
+                continue
+        kept.append(mention)
+    return kept
 
 
 def _check(names: tuple[str, ...], extra: Mapping[str, Sequence[str]]) -> None:

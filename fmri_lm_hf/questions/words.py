@@ -100,7 +100,7 @@ def tokens(text: str, whole: Container[str] = ()) -> list[Token]:
 
 def stems(word: str) -> set[str]:
     """Return what is left of a name without an ending that other cases replace; the name itself is among them."""
-    return {word[: len(word) - len(x)] for x in _INHERENT if word.endswith(x) and len(word) - len(x) >= 4}
+    return {word[: len(word) - len(x)] for x in _INHERENT if word.endswith(x) and len(word) - len(x) >= (5 if x else 4)}
 
 
 class Vocabulary:
