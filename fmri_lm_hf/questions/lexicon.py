@@ -306,10 +306,15 @@ class Lexicon:
     def _suits(self, modifier: str, item: Item) -> bool:
         """Whether a base can have a modifier: there is no hand in "hand–visual"."""
         bases = _SUITED.get(self._classes[modifier])
-        concepts = [y for x in item.entries for y in (self._parse(x.value) if x.kind == "network" else x.concepts)]
-        taken = {self._classes[m] for _, own in concepts for m in own}
-        suited = bases is None or any(concept in bases for concept, _ in concepts)
-        return suited and self._classes[modifier] not in taken
+        suited = bases is None or any(concept in bases for concept, _ in self._concepts(item))
+        return suited and self._classes[modifier] not in self._own_classes(item)
+
+    def _concepts(self, item: Item) -> list[tuple[str, frozenset[str]]]:
+        return [y for x in item.entries for y in (self._parse(x.value) if x.kind == "network" else x.concepts)]
+
+    def _own_classes(self, item: Item) -> set[str]:
+        """Return the classes of modifiers that a name itself has, such as the side of "left visual"."""
+        return {self._classes[modifier] for _, own in self._concepts(item) for modifier in own}
 
     @staticmethod
     def _extend(name: _Name, index: int, step: int) -> None:
@@ -356,11 +361,13 @@ class Lexicon:
             return
         kind = self._classes[modifier]
         one = index + 1 < len(items) and items[index + 1].of("one", "tail")
-        for name in sorted(names, key=lambda x: abs(x.first - index)):
-            between = items[index + 1 : name.first] if name.first > index else items[name.last : index]
-            close = all(x.of("conjunction", "modifier", "linker", "tail", "one") for x in between) and len(between) < 6
+        for name in sorted(names, key=lambda x: (x.first < index, abs(x.first - index))):
             behind = name.first < index
-            if not (close or (behind and one and len(between) < 14)) or not name.modifiers.keys() >= {kind}:
+            between = items[name.last : index] if behind else items[index + 1 : name.first]
+            close = all(x.of("conjunction", "modifier", "linker", "tail", "one") for x in between) and len(between) < 6
+            if not (close or (behind and one and len(between) < 14)):
+                continue
+            if kind not in name.modifiers and kind not in self._own_classes(name.item):
                 continue
             if kind == "letter" and not words[items[index].first].written.isupper():
                 continue
@@ -408,9 +415,9 @@ class Lexicon:
     @staticmethod
     def _is_slight(item: Item, words: Sequence[Token]) -> bool:
         """Whether a name that the atlas lacks is rather no name: "put", "tl;dr", "the GP"."""
-        word = words[item.first].word
+        word, written = words[item.first].word, words[item.first].written
         careful = all(x.careful for x in item.entries if x.kind in _BASES)
-        return careful and (len(word) < 3 or word in _ENGLISH_WORDS)
+        return careful and (len(word) < 3 or (word in _ENGLISH_WORDS and not written.isupper()))
 
     def _parts(self, item: Item, words: Sequence[Token]) -> list[Mention]:
         """Read a name of several words that the atlas lacks as the networks that it joins (fronto-parietal)."""

@@ -87,8 +87,9 @@ class Forms:
                 node[""].append(entry)
         if declined:
             self._declined.update(words)
-        if misspelt and (len(words) == 1 or "-" in form):
-            self._misspelt.update(x for way in ways for x in way)
+        if misspelt:
+            short = 5 if len(words) == 1 or "-" in form else 9
+            self._misspelt.update(x for way in ways for x in way if len(x) >= short)
         self.dense.update(x.word for x in tokens(form) if x.dense)
         if tokens(form) and all(x.dense for x in tokens(form)):
             self.dense.add(glued)
