@@ -87,8 +87,9 @@ class Lexicon:
         self._classes = {name: x["class"] for name, x in data()["modifiers"].items()}
         self._own = Forms().close()
         self._keys: dict[str, dict[str, list[frozenset[str]]]] = {}  # concept -> network -> modifiers
+        self._parsed = {name: self._parse(name) for name in self.network_names}
         for name in self.network_names:
-            for concept, modifiers in self._parse(name):
+            for concept, modifiers in self._parsed[name]:
                 self._keys.setdefault(concept, {}).setdefault(name, []).append(modifiers)
         own = Forms()
         for name in self.network_names:
@@ -175,13 +176,16 @@ class Lexicon:
             return True
         written = "".join(x.written for x in words[item.first : item.last])
         letter = item.last < len(words) and not words[item.last].gap and _LETTER.fullmatch(words[item.last].written)
-        return bool(letter) or (len(written) > 1 and written.isupper() and not shouting)
+        suspended = item.last < len(words) and words[item.last].gap.startswith("- ")  # "Seh- und Hörnetz"
+        return bool(letter) or suspended or (len(written) > 1 and written.isupper() and not shouting)
 
     def _in_company(self, items: list[Item], index: int, sure: list[bool], words: Sequence[Token]) -> bool:
         """Whether a careful abbreviation stands beside another name, in a text that is not of another language."""
-        if _foreign(words):
-            return False
         word = words[items[index].first]
+        after = words[items[index].last :][:1]
+        signs = [word.gap, *(x.gap for x in after)] + ["x" for x in after if x.word == "x"]
+        if _foreign(words) or (word.word in ("an", "at", "put") and not any(_SIGN.search(x) for x in signs)):
+            return False
         if word.word not in _ENGLISH_WORDS and len(word.word) > 1 and len(words) <= 9:
             return True
         if index + 1 < len(items) and items[index + 1].of("tail") and not _is_base(items[index + 1]):
@@ -204,13 +208,11 @@ class Lexicon:
         for name in names:
             yield from self._several(name, claimed, items, words) or self._read(name, items, words)
         for index, item in enumerate(items):
-            if index not in claimed and (item.of("modifier") or self._letter(item, words)):
+            if index not in claimed and (item.of("modifier") or len(words[item.first].word) == 1):
                 mentions = list(self._coordinated(index, names, items, words)) or list(self._alone(item, words))
                 yield from mentions
 
-    def _several(
-        self, name: _Name, claimed: set[int], items: list[Item], words: Sequence[Token]
-    ) -> list[Mention]:
+    def _several(self, name: _Name, claimed: set[int], items: list[Item], words: Sequence[Token]) -> list[Mention]:
         """Read "the visual networks, left and right": one mention for each modifier that follows."""
         if len(self._resolve_item(name.item, name.modifiers)[1]) < 2:
             return []
@@ -310,7 +312,7 @@ class Lexicon:
         return suited and self._classes[modifier] not in self._own_classes(item)
 
     def _concepts(self, item: Item) -> list[tuple[str, frozenset[str]]]:
-        return [y for x in item.entries for y in (self._parse(x.value) if x.kind == "network" else x.concepts)]
+        return [y for x in item.entries for y in (self._parsed[x.value] if x.kind == "network" else x.concepts)]
 
     def _own_classes(self, item: Item) -> set[str]:
         """Return the classes of modifiers that a name itself has, such as the side of "left visual"."""
@@ -356,7 +358,7 @@ class Lexicon:
         self, index: int, names: list[_Name], items: list[Item], words: Sequence[Token]
     ) -> Iterator[Mention]:
         """Read "left" in "left and right visual", or "B" in "closer to Default A than to B"."""
-        modifier = self._modifier(items[index], words, 1, " ")
+        modifier = self._modifier(items[index], words, 1, " ") or self._modifier(items[index], words, -1, "-")
         if modifier is None:
             return
         kind = self._classes[modifier]
@@ -375,7 +377,9 @@ class Lexicon:
             concept, networks, near, reason = self._resolve_item(name.item, copied.modifiers)
             if len(networks) == 1:
                 last = items[index + 1] if one and behind else items[index]
-                yield Mention(words[items[index].first].start, words[last.last - 1].end, concept, networks, near, reason)
+                yield Mention(
+                    words[items[index].first].start, words[last.last - 1].end, concept, networks, near, reason
+                )
             return
 
     def _alone(self, item: Item, words: Sequence[Token]) -> Iterator[Mention]:
@@ -383,14 +387,20 @@ class Lexicon:
         modifier = next((x.value for x in item.entries if x.kind == "modifier"), "")
         if self._classes.get(modifier) != "body" or not words[item.first].dense and len(words[item.first].word) < 3:
             return
-        networks = [name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)]
+        networks = [
+            name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)
+        ]
         if not networks and self._has("hand", "mouth"):
             yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (), self._with_body(), "absent")
         if len(set(networks)) == 1:
             yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (networks[0],))
 
     def _with_body(self) -> tuple[str, ...]:
-        return tuple(x for x, ways in self._keys.get("somatomotor", {}).items() if any("hand" in w or "mouth" in w for w in ways))
+        return tuple(
+            x
+            for x, ways in self._keys.get("somatomotor", {}).items()
+            if any("hand" in w or "mouth" in w for w in ways)
+        )
 
     # ----- names to networks -----
 
@@ -448,7 +458,7 @@ class Lexicon:
         if entry.kind == "network":
             if not modifiers:
                 return entry.value, (entry.value,), (), ""
-            concept, own = (self._parse(entry.value) or [(entry.value, frozenset())])[0]
+            concept, own = (self._parsed[entry.value] or [(entry.value, frozenset())])[0]
             result = self._resolve_concept(concept, self._replaced(own, modifiers))
             return result if result[1] else (result[0], (), (entry.value,), "part")
         results = [self._resolve_concept(concept, self._replaced(own, modifiers)) for concept, own in entry.concepts]
@@ -532,13 +542,16 @@ def _lonely(item: Item, items: Sequence[Item], index: int, words: Sequence[Token
     return bool(before or after)
 
 
-_ENGLISH = set("the is of and how what which to in are with does do this you i me for strong strongly level vs".split())
+_ENGLISH = set(
+    "the is of and how what which to in are with does do this you i me for strong strongly level vs".split()
+)
 _OTHERS = set(
     "que la el il di der die das und ist wie het een de och ar det en les le des est du e os da do na nao und im mit"
-    " sind stark zwischen entre per tra fra tussen hoe sterk den zijn med mellan por para como cuanto mi es se".split()
+    " sind stark zwischen entre per tra fra tussen hoe sterk den zijn med mellan por para como cuanto mi es se met minder meer ook naar een".split()
 )
 
 
+_SIGN = re.compile("[-/\u2013\u2014~×*<>=|x]")
 _ENGLISH_WORDS = set(
     "con co cop van vat an at put par front temp sub mid hip mem th str multi da dat cc mr sc rt vi mm pal limb fl cp"
     " ln mot som exec def dn fro sm cer seeing sight moving feeling feelings talking speech speaking memory retrieval"
@@ -583,7 +596,11 @@ def _without_doubles(mentions: list[Mention], text: str) -> list[Mention]:
             following = mentions[index + 1] if index + 1 < len(mentions) else None
             if sure.issuperset(mention.networks):
                 continue
-            if following and following.network in mention.networks and _BESIDE.match(text[mention.end : following.start]):
+            if (
+                following
+                and following.network in mention.networks
+                and _BESIDE.match(text[mention.end : following.start])
+            ):
                 mentions[index + 1] = replace(following, start=mention.start)
                 continue
             if kept and kept[-1].network in mention.networks and _BESIDE.match(text[kept[-1].end : mention.start]):
@@ -595,7 +612,9 @@ def _without_doubles(mentions: list[Mention], text: str) -> list[Mention]:
 
 def _check(names: tuple[str, ...], extra: Mapping[str, Sequence[str]]) -> None:
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"The networks are {list(names)}; expected one name or more, each once. Name each network once.")
+        raise ValueError(
+            f"The networks are {list(names)}; expected one name or more, each once. Name each network once."
+        )
     unknown = sorted(set(extra) - set(names))
     if unknown:
         raise ValueError(

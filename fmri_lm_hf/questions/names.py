@@ -165,7 +165,9 @@ def _dense(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
     while start < length:
         # A Korean word begins with its noun: what follows an unknown syllable is no name.
         inside = _HANGUL.match(word[start]) and unknown < start
-        size = 0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        size = (
+            0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        )
         if size:
             cuts += [(unknown, start)] if unknown < start else []
             cuts.append((start, start + size))
