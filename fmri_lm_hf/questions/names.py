@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from .words import Token, Vocabulary, fold, tokens
+from .words import Token, Vocabulary, data, fold, split_list, tokens
 
 # What may stand between the words of one name.
 JOINT = re.compile(r"[\s\-\u2010-\u2013_/.'\u2019·・]{0,3}\Z")
 _HANGUL = re.compile("[\uac00-\ud7af]")
+
+LETTER = re.compile("[A-E]|[a-e]")  # what tells subnetworks apart (Default A)
+BASES = ("concept", "network")  # kinds of entries that name something
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ class Item:
     last: int  # one past the last token
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def base(self) -> bool:
+        """Whether it may name a network or region."""
+        return self.of(*BASES)
+
     def of(self, *kinds: str) -> bool:
+        """Whether it may be of one of these kinds."""
         return any(x.kind in kinds for x in self.entries)
 
 
@@ -87,8 +94,9 @@ class Forms:
                 node[""].append(entry)
         if declined:
             self._declined.update(words)
-        if misspelt and (len(words) == 1 or "-" in form):
-            self._misspelt.update(x for way in ways for x in way)
+        if misspelt:
+            short = 5 if len(words) == 1 or "-" in form else 9
+            self._misspelt.update(x for way in ways for x in way if len(x) >= short)
         self.dense.update(x.word for x in tokens(form) if x.dense)
         if tokens(form) and all(x.dense for x in tokens(form)):
             self.dense.add(glued)
@@ -139,7 +147,7 @@ class Forms:
         token = text[index]
         for word in self.readings(token.word):
             yield word, index + 1
-        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]\Z", text[index + 1].gap):
+        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]?\Z", text[index + 1].gap):
             if min(len(token.word), len(text[index + 1].word)) < 2:
                 return
             glued = token.word + text[index + 1].word
@@ -164,7 +172,9 @@ def _dense(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
     while start < length:
         # A Korean word begins with its noun: what follows an unknown syllable is no name.
         inside = _HANGUL.match(word[start]) and unknown < start
-        size = 0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        size = (
+            0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        )
         if size:
             cuts += [(unknown, start)] if unknown < start else []
             cuts.append((start, start + size))
@@ -179,13 +189,14 @@ def _dense(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
 
 
 _PREFIX = re.compile(
-    "(fronto|parieto|temporo|occipito|thalamo|cortico|striato|cerebello|hippocampo|amygdalo|insulo|cingulo|limbico)(.{5,})"
+    "(fronto|parieto|temporo|occipito|thalamo|cortico|striato|cerebello|hippocampo|amygdalo|insulo|cingulo)(.{5,})"
 )
+_SIDE = re.compile("(l|r)(vis|smn|ctrl|dmn|fpn|con|dan|van|aud|sal|lim|cont|default|sommot|motor|visual|control)")
 
 
 def _prefixed(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
-    """Divide "thalamocortical", unless a form is written so."""
-    match = _PREFIX.fullmatch(token.word)
+    """Divide "thalamocortical" and "Rvis", unless a form is written so."""
+    match = _PREFIX.fullmatch(token.word) or (re.match("[LR][a-z]", token.written) and _SIDE.fullmatch(token.word))
     whole = any(token.word in x.vocabulary.words or x.vocabulary.inflected(token.word) for x in forms)
     if not match or whole or not any(x.readings(match.group(2)) for x in forms):
         yield token
@@ -193,16 +204,6 @@ def _prefixed(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
     cut = len(match.group(1))
     yield replace(token, word=token.word[:cut], end=token.start + cut, written=token.written[:cut])
     yield replace(token, word=token.word[cut:], start=token.start + cut, written=token.written[cut:], gap="")
-
-
-def split_list(text: str) -> list[str]:
-    return [x.strip() for x in text.split(",") if x.strip()]
-
-
-@lru_cache(maxsize=1)
-def data() -> dict[str, Any]:
-    """Return what `lexicon.json` holds."""
-    return json.loads((Path(__file__).parent / "lexicon.json").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)
@@ -215,7 +216,7 @@ def known_forms() -> Forms:
         concepts = tuple(concept_of(x) for x in identifier.split("/"))
         for group, listed in concept.get("forms", {}).items():
             for form in split_list(listed):
-                careful = form in wordlike
+                careful = form in wordlike or "".join(x.word for x in tokens(form)) in wordlike
                 free = group not in ("abbr", "careful")
                 forms.add(form, Entry("concept", concepts, careful=careful), declined=free, misspelt=free)
     for name, modifier in content["modifiers"].items():
