@@ -22,7 +22,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-
 from questions.small_reader import KeywordReader
 
 from fmri_lm_hf import cli

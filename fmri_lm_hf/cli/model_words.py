@@ -89,12 +89,11 @@ def told_by_model(
     if about in ("all", "connectivity"):
         text = generate(scan, model, processor, QUESTION)
         told += of_text(text, measures)
-    reads_tables = model.config.reads_network_pairs and not model.config.reads_rois
-    if reads_tables or about not in ("all", "connectivity"):
+    reads_pairs_alone = model.config.reads_network_pairs and not model.config.reads_rois
+    if about != "all" or reads_pairs_alone:
         reader = TableReader(model, processor)
-        for family in FAMILIES:
-            if family == about or (about == "all" and family != "connectivity"):
-                told += of_family(reader, measures, family)
+        for family in FAMILIES[1:]:
+            told += of_family(reader, measures, family) if about in ("all", family) else []
     return text, told
 
 
