@@ -143,13 +143,13 @@ def _scores(
         later, _ = _continue(model, of_answers, answers[:, :-1], present[:, :-1])
         logits = torch.cat([logits, later], dim=1)  # (n_scans * n_asked * n_answers, longest, vocab_size)
     # in float32: sums over tokens in bfloat16 would be too coarse to rank answers
-    if not torch.isfinite(logits.float()).all():
+    log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
+    scores = (log_probabilities * present).sum(-1).view(n_scans, len(asked), n_answers)
+    if not torch.isfinite(scores).all():
         raise ValueError(
             "The model gives logits that are not finite (NaN or infinite), so its answers have no probabilities: load "
             "it with `dtype=\"float32\"`, or check the weights and the scan for NaN."
         )
-    log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
-    scores = (log_probabilities * present).sum(-1).view(n_scans, len(asked), n_answers)
     return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 
 
