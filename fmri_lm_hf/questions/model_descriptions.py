@@ -1,7 +1,7 @@
 """The language model's own description of a scan: what it states, checked against the numbers, in plain English.
 
-Connectivity is described by the model's text. Of the other families, what the model reads as most extreme is stated: its
-text needs the connectivity within each name, which a measure has not.
+Connectivity is described by the model's own text. Of other families, what the model reads as most extreme is stated: it
+has learnt to write about scans whose pairs are all there, and a table of measures has no pair of two measures.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ def describe_with_model(
     reader = as_reader(model, processor)
     table = family_table(measures, family)
     if family != "connectivity":
-        notable = most_notable(read_table(reader, family, table, table.entries))
-        return ModelDescription(tuple(_of_reading(reading, measures) for reading in notable))
+        readings = read_table(reader, family, table, table.entries)
+        # that the gradient ends at its ends goes without saying
+        worth = [one for one in readings if one.names[1] != POSITION or one.names[0] not in (measures.ends or ())]
+        return ModelDescription(tuple(_of_reading(reading, measures) for reading in most_notable(worth)))
     raw: list[ModelStatement] = []
     for part in table.parts(MOST_NAMES):
         (text,) = reader.describe([part])
@@ -216,5 +218,5 @@ def _position_words(name: str, level: str, measures: ScanMeasures) -> str:
     first, last = measures.ends or ("", "")
     places = (f"close to the {first} end", f"nearer to the {first} end", "about in the middle")
     places += (f"nearer to the {last} end", f"close to the {last} end")
-    place = "at one end" if name in (first, last) else places[BINS.index(level)]
+    place = places[BINS.index(level)]
     return f"on the principal gradient, which runs from {first} to {last} in this scan, {name} lies {place}"

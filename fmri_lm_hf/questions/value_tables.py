@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ BOUNDS_POSITION = (0.15, 0.4, 0.6, 0.85)
 
 # Ends of the scale for values that are not connectivity: beyond the outer bounds, and still common in training.
 LOWEST, HIGHEST = -0.6, 1.5
-# The tenth of a grade next to each bound takes up a quarter of the model's bin. The model tells values apart that differ
-# by about 0.02, so that it reads values close to a bound more surely.
+# The tenth of a grade next to each bound takes up a quarter of the model's bin: the model tells values apart that
+# differ by about 0.02, so it reads values close to a bound more surely.
 _SHARES, _PLACES = (0.0, 0.1, 0.9), (0.0, 0.25, 0.75)
 # Token of the scan where a table has no connectivity: RMS correlation, mean and SD between networks, and mean within
 # them, as scans have them. Zeros would be unlike any scan, and cost a tenth of the grades.
@@ -72,7 +72,7 @@ def on_scale(value: float | np.ndarray, bounds: Sequence[float]) -> np.ndarray:
 
 def _between(edges: Sequence[float], shares: Sequence[float]) -> list[float]:
     """Return edges, and points between each two of them at given shares of the way."""
-    found = [low + share * (high - low) for low, high in zip(edges, edges[1:]) for share in shares]
+    found = [low + share * (high - low) for low, high in pairwise(edges) for share in shares]
     return [*found, edges[-1]]
 
 
