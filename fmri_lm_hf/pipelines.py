@@ -110,9 +110,7 @@ class FmriHypothesisPipeline(ScanPipeline):
             )  # (n_reference, n_statements, 2)
         return super().__call__(as_pipeline_input(scans), statements=statements, reference=reference, **options)
 
-    def _sanitize_parameters(
-        self, statements=None, reference=None, t_r=None, force=None
-    ) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, statements=None, reference=None, t_r=None, force=None) -> tuple[dict, dict, dict]:
         scored = given(statements=statements)
         # not `given`: a call without a reference must not keep that of the pipeline
         return given(t_r=t_r), scored, scored | {"reference": reference} | given(force=force)
