@@ -373,4 +373,4 @@ _ON_SIGNALS: tuple[Check, ...] = (
     *(_skewed, _unsteady, _arranged),
 )
 # half as long, half as sure: lower thresholds
-_ON_HALVES: tuple[Check, ...] = (partial(_ordered, at_least=1.0), partial(_shared, at_least=1.04), _held)
+_ON_HALVES: tuple[Check, ...] = (partial(_ordered, at_least=0.0), partial(_shared, at_least=1.04), _held)

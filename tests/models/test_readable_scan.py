@@ -117,7 +117,7 @@ def test_simulated_scans_of_random_atlases_are_readable():
     ("kind", "message"),
     [
         ("white noise", "white noise: they have no slow fluctuations"),
-        ("autoregressive noise, 0.9", "correlations are those of independent noise"),
+        ("noise with the spectrum of a scan in each column", "correlations are those of independent noise"),
         ("random walks", r"only drift: \d+% of their power is below"),
         ("noise that alternates from volume to volume", r"too fast: \d+% of their power is above 0.1 Hz|jump over"),
         ("a scan of four values", "take only 4 different values"),
