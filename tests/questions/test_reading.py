@@ -349,6 +349,21 @@ def test_false_and_repeated_sentences_are_marked_and_left_out(reader, measures):
     ]
 
 
+def test_the_strongest_and_the_weakest_coupling_are_those_by_size(reader, measures, monkeypatch):
+    values = {("a", "a"): 2.0, ("a", "b"): -0.9, ("a", "c"): 0.7, ("b", "c"): 0.01}
+    entries = {pair: Entry(value, "moderate", value) for pair, value in values.items()}
+    table = ValueTable(("a", "b", "c"), entries, 0.3)
+    monkeypatch.setattr(model_descriptions, "family_table", lambda *_: table)
+    text = " ".join(
+        f"Between {first} and {second} lies the {end} coupling."
+        for end in ("strongest", "weakest")
+        for first, second in values
+        if first != second
+    )
+    found = describe_with_model(Writes(reader, text), None, measures, "connectivity")
+    assert [(one.names, one.claim) for one in found.statements] == [(("a", "b"), "strongest"), (("b", "c"), "weakest")]
+
+
 def test_the_most_notable_levels_are_stated():
     def read(name, measure, probable):
         probabilities = tuple(0.96 if k == probable else 0.01 for k in range(5))
