@@ -19,6 +19,7 @@ from .answer_text import Pair, Said
 Verdict = Literal["true", "false", "irrelevant", "declined"]
 
 CLOSE = 0.02  # in units of the scan's RMS correlation: what lies closer together, or to a bound, is not told apart
+N_DECIMALS = 3  # numbers of a text that are compared with the one that was asked for
 _MEANT = {"low": ("low", "markedly low"), "high": ("high", "markedly high")}
 # Words of the measures: a text about another one answers another question.
 _TOPICS = {
@@ -131,10 +132,10 @@ def _levels_of(value: float, is_within: bool) -> set[str]:
 
 
 def _states(said: Said, accepted: Sequence[float]) -> list[bool]:
-    """Whether one of the decimal numbers is one that is accepted; nothing without decimal numbers."""
-    if not said.decimals:
-        return []
-    return [any(abs(found - value) <= margin for found, margin in said.decimals for value in accepted)]
+    """Whether one of the first decimal numbers is one that is accepted; nothing without decimal numbers."""
+    # the first ones: who lists numbers enough is right by chance
+    first = said.decimals[:N_DECIMALS]
+    return [any(abs(found - value) <= margin for found, margin in first for value in accepted)] if first else []
 
 
 def _coupling(said: Said, query: Query, measures: ScanMeasures) -> Verdict:
@@ -178,7 +179,9 @@ def _signs_of_coupling(said: Said, pair: Pair, measures: ScanMeasures, claim: st
         if level.name == "negative":
             signs.append((value < CLOSE) if not level.is_denied else (value > -CLOSE))
         elif level.is_denied:
-            signs.append(not _levels_of(value, is_within) <= set(_MEANT.get(level.name, (level.name,))))
+            is_denied_truly = not _levels_of(value, is_within) <= set(_MEANT.get(level.name, (level.name,)))
+            # "it is not weak" answers the question whether it is weak, and not how strong it is
+            signs += [is_denied_truly] if claim is not None or not is_denied_truly else []
     # a raw mean correlation is as good as one over the scan's RMS
     return signs + _states(said, [value, value * measures.rms])
 

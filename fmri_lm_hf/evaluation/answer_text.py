@@ -35,12 +35,11 @@ _NO_LEVEL = re.compile(
     r"low\s*(?:/|to|-|over)\s*high(?:[- ]frequency)?|(?:low|high)[- ](?:frequency|frequencies|pass)", re.IGNORECASE
 )
 _DECIMAL = re.compile(r"(?<![\w.])([-\u2212]?)(\d+\.(\d+))(?![\d.])")
-_NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
-    )
-} | {"none": 0, "no": 0}
+_NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen"),
+)
+_NUMBER_WORDS = {**{word: number for number, word in enumerate(_NUMBERS)}, "none": 0, "no": 0}
 _COUNT = re.compile(
     rf"(?<!of )(?<!all )(?<!among )(?<!the )(?<![\w.])(\d+|{'|'.join(_NUMBER_WORDS)})(?![\w%]|\.\d)", re.IGNORECASE
 )

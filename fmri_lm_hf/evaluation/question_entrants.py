@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..models.atlas import Atlas
+from ..questions.answers import answer
 from ..questions.query import Query
-from .question_benchmark import Entrant
+from .question_benchmark import Entrant, Question
 from .question_scans import QuestionScan, measures_of
 
 if TYPE_CHECKING:
@@ -99,23 +100,30 @@ class TextOnly:
         return self.entrant(self.average[names].scan, question)
 
 
-def oracle(questions: Mapping[tuple[str, tuple[str, ...]], tuple[Query, ...]]) -> Entrant:
-    """Make an entrant that knows what each question means, and answers from the numbers: the ceiling of the judge.
+class Reference:
+    """A program that is told what each question means, and answers from the numbers: the ceiling of the judge.
 
     Parameters
     ----------
-    questions : mapping of (str, tuple of str) to tuple of Query
-        Text and sorted names of the networks -> what is asked.
+    questions : sequence of Question
     """
-    from ..questions.answers import answer
 
-    def answer_known(scan: Mapping[str, Any] | None, question: str) -> dict[str, Any]:
-        queries = () if scan is None else questions.get((question, tuple(sorted(scan["atlas"].network_names))), ())
-        texts = [answer(query, measures_of(scan)).text for query in queries] if scan is not None else []
-        stated = [query.to_json() for query in queries]
-        return {"answer": " ".join(texts) or "Declined.", "declined": not texts, "queries": stated}
+    def __init__(self, questions: Sequence[Question]):
+        self.meanings = {(each.text, each.atlas): each.queries for each in questions}
 
-    return answer_known
+    def __call__(self, scan: Mapping[str, Any] | None, question: str) -> dict[str, Any]:
+        """Answer a question of the benchmark; one of another atlas, or about noise, is answered as well."""
+        meanings = [queries for (text, _), queries in self.meanings.items() if text == question]
+        names = () if scan is None else scan["atlas"].network_names
+        queries = next((each for each in meanings if names and {*_named(each)} <= {*names}), ())
+        if not queries:
+            return {"answer": "Declined.", "declined": True}
+        text = " ".join(answer(query, measures_of(scan)).text for query in queries)
+        return {"answer": text, "declined": False, "queries": [query.to_json() for query in queries]}
+
+
+def _named(queries: Sequence[Query]) -> list[str]:
+    return [name for query in queries for name in query.networks]
 
 
 def load_entrant(name: str) -> Entrant:

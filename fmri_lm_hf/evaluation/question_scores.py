@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..__about__ import __version__
+from ..files import write_json, write_text
 from ..pages import heading, html_table, page, paragraph
 from .calibration import expected_calibration_error
 from .question_benchmark import Case, Question, _digest
@@ -125,18 +130,69 @@ def _ece(cases: Sequence[Case]) -> float:
 # ----- provenance and tables -----
 
 
-def provenance(questions: Sequence[Question], seeds: Sequence[int], commit: str | None = None) -> dict[str, Any]:
-    """Say what scores were measured with: questions by their hash, seeds, versions, and the commit if it is known."""
-    packages = ("fmri-lm-hf", "numpy", "scipy", "torch", "transformers")
+def provenance(
+    questions: Sequence[Question], seeds: Sequence[int], model: str | None = None, scans: str = "simulated"
+) -> dict[str, Any]:
+    """Say what scores were measured with: questions by their hash, scans by their seeds, versions, and the commit.
+
+    Parameters
+    ----------
+    questions : sequence of Question
+    seeds : sequence of int
+        Of the sets of scans; -1 for real ones.
+    model : str, optional
+        Folder or Hub id; the bundled model when None.
+    scans : str
+        Kind of the scans.
+    """
+    packages = ("numpy", "scipy", "torch", "transformers")
     texts = [f"{each.atlas}\t{each.text}\t{'; '.join(map(str, each.queries))}" for each in questions]
     return {
         "n_questions": len(questions),
         "questions_sha256": _digest(*texts),
+        "model": model or "bundled",
+        "scans": scans,
         "seeds": list(seeds),
-        "commit": commit,
+        "commit": _commit(),
         "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in packages},
+        "versions": {"fmri_lm_hf": __version__, **{name: version(name) for name in packages}},
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of a source checkout; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def save_results(
+    out: Path,
+    scores: Mapping[str, Mapping[str, Any]],
+    cases: Mapping[str, Sequence[Case]],
+    record: Mapping[str, Any],
+) -> None:
+    """Write results.json, results.md, results.html and answers.jsonl into a folder.
+
+    Parameters
+    ----------
+    out : Path
+    scores : mapping of str to dict
+        Of each entrant, as of `score_cases`.
+    cases : mapping of str to sequence of Case
+    record : mapping
+        As of `provenance`.
+    """
+    write_json({"provenance": record, "entrants": scores}, out / "results.json")
+    write_text(markdown_table(scores), out / "results.md")
+    write_text(results_page(scores, record), out / "results.html")
+    lines = [{"entrant": name, **case.to_json()} for name, of in cases.items() for case in of]
+    write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), out / "answers.jsonl")
 
 
 _COLUMNS = tuple(name for name in SCORES if name not in ("understood", "swapped_unchanged"))
@@ -152,14 +208,14 @@ def markdown_table(entrants: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:
     ece = scores["ece"]
-    return [*(_percent(scores[name]) for name in _COLUMNS), "–" if ece is None else f"{ece:.3f}"]
+    return [*(_percent(scores[name]) for name in _COLUMNS), "-" if ece is None else f"{ece:.3f}"]
 
 
 def _percent(share: Mapping[str, Any] | None) -> str:
     if share is None:
-        return "–"
+        return "-"
     text = f"{100 * share['estimate']:.1f}"
-    return text if share["low"] is None else f"{text} ({100 * share['low']:.1f}–{100 * share['high']:.1f})"
+    return text if share["low"] is None else f"{text} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
 def results_page(entrants: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any]) -> str:
@@ -167,8 +223,8 @@ def results_page(entrants: Mapping[str, Mapping[str, Any]], record: Mapping[str,
     head = ["Entrant", *(SCORES[name][2] for name in _COLUMNS), "Calibration error"]
     parts = [
         paragraph(
-            f"{record['n_questions']} questions, seeds {', '.join(map(str, record['seeds']))}. Shares in percent, with "
-            "95 % intervals of a bootstrap over questions."
+            f"{record['n_questions']} questions about {record['scans']} scans, model {record['model']}. Shares in "
+            "percent, with 95 % intervals of a bootstrap over questions."
         ),
         html_table(head, [[name, *_cells(scores)] for name, scores in entrants.items()]),
     ]
