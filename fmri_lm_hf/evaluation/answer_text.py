@@ -52,10 +52,10 @@ _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+|;\s+")
 _YES_NO = re.compile(r"\W*(yes|yeah|yep|correct|true|right|no|nope|incorrect|false|wrong)\b", re.IGNORECASE)
 _YES = ("yes", "yeah", "yep", "correct", "true", "right")
 _DECLINES = re.compile(
-    r"\b(?:can(?:no|')?t|cannot|could ?n[o']t|unable|not able|not possible|impossible|do(?:es)?(?: not|n't) "
-    r"(?:know|have|say|tell|show|contain|understand)|not (?:sure|clear|known|available|about|in this|part of)|unclear|"
-    r"no (?:readable|usable|information|scan|such|idea)|there is no|has no|sorry|declined?|unknown|n/a|"
-    r"please (?:ask|say|name|rephrase)|you can ask|only questions)\b",
+    r"\b(?:can(?:no|['\u2019])?t|cannot|could ?n[o'\u2019]t|unable|impossible|do(?:es)?(?: not|n['\u2019]t) "
+    r"(?:know|have|say|tell|show|contain|understand)|(?:not|isn['\u2019]t) (?:able|possible|sure|clear|known|available|"
+    r"about|in this|part of)|unclear|no (?:readable|usable|information|scan|such|idea)|there is no|has no|sorry|"
+    r"declined?|unknown|n/a|please (?:ask|say|name|rephrase)|you can ask|only questions)\b",
     re.IGNORECASE,
 )
 

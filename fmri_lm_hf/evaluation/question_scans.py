@@ -67,17 +67,18 @@ class ScanSet:
 
 def measures_of(scan: Mapping[str, Any]) -> ScanMeasures:
     """Measure a scan as entrants get it; the numbers of the last scans are kept."""
-    key = id(scan["bold"]), scan["atlas"]
+    mask = scan.get("roi_mask")
+    key = id(scan["bold"]), None if mask is None else np.asarray(mask).tobytes(), scan["atlas"]
     if key not in _KEPT:
         if len(_KEPT) >= 256:
             _KEPT.pop(next(iter(_KEPT)))
         # with the array itself: while it is kept, no other array can have its id
-        measures = ScanMeasures.of(scan["bold"], scan["t_r"], scan["atlas"], scan.get("roi_mask"))
+        measures = ScanMeasures.of(scan["bold"], scan["t_r"], scan["atlas"], mask)
         _KEPT[key] = (measures, scan["bold"])
     return _KEPT[key][0]
 
 
-_KEPT: dict[tuple[int, Atlas], tuple[ScanMeasures, np.ndarray]] = {}
+_KEPT: dict[tuple[int, bytes | None, Atlas], tuple[ScanMeasures, np.ndarray]] = {}
 
 
 def swapped(scan: QuestionScan) -> QuestionScan:
