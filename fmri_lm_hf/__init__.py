@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from .models.processing_fmri_lm import FmriLMProcessor
     from .models.scan_errors import ScanError
-    from .pipelines import FmriHypothesisPipeline
+    from .pipelines import FmriHypothesisPipeline, FmriQuestionAnsweringPipeline
     from .training.backbone import load_text_backbone
 
 # The module of each public name, imported when the name is first used: `import fmri_lm_hf` loads neither training
@@ -44,6 +44,7 @@ _HOME = {
     "FmriLMForCausalLM": ".models.modeling_fmri_lm",
     "FmriLMForSequenceClassification": ".models.modeling_fmri_lm_classification",
     "FmriLMProcessor": ".models.processing_fmri_lm",
+    "FmriQuestionAnsweringPipeline": ".pipelines",
     "FmriToTextPipeline": ".models.pipelines",
     "FmriTokenizer": ".models.modeling_fmri_tokenizer",
     "FmriTokenizerConfig": ".models.configuration_fmri_tokenizer",
@@ -66,6 +67,7 @@ __all__ = [
     "FmriLMForCausalLM",
     "FmriLMForSequenceClassification",
     "FmriLMProcessor",
+    "FmriQuestionAnsweringPipeline",
     "FmriToTextPipeline",
     "FmriTokenizer",
     "FmriTokenizerConfig",

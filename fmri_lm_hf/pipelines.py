@@ -1,8 +1,10 @@
-"""The pipeline that scores hypotheses, and the names of all pipelines; the others are in `models.pipelines`."""
+"""The pipelines that need the package: of questions and of hypotheses. The others are in `models.pipelines`."""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, overload
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
@@ -16,6 +18,150 @@ from .models.pipelines import (
     given,
     join_inputs,
 )
+
+if TYPE_CHECKING:
+    from .questions.answering import QuestionAnswer, QuestionAnswerer
+
+
+class FmriQuestionAnsweringPipeline(ScanPipeline):
+    """Answer questions about scans in plain English, with the numbers of the scan; decline what it cannot tell.
+
+    A question is understood as queries, which are answered from the scan's own numbers. Declined are scans that cannot
+    be read, and questions that one scan of this atlas has no answer to: with a reason, and what can be asked instead.
+
+    Examples
+    --------
+    >>> from transformers import pipeline
+    >>> import fmri_lm_hf
+    >>> model, processor = fmri_lm_hf.load_bundled_model()
+    >>> ask = pipeline("fmri-question-answering", model=model, processor=processor)
+    >>> ask(str(fmri_lm_hf.example_scan()), question="Which network is the hub?")["answer"]
+    'The hub is fronto-parietal, ...'
+    """
+
+    @overload
+    def __call__(
+        self,
+        scans: list[Any] | tuple[Any, ...],
+        question: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[QuestionAnswer]: ...
+    @overload
+    def __call__(self, scans: Any, question: str, **options: Any) -> QuestionAnswer: ...
+    @overload
+    def __call__(
+        self, scans: Any, question: Sequence[str] | None = None, **options: Any
+    ) -> QuestionAnswer | list[QuestionAnswer]: ...
+    def __call__(self, scans: Any, question: str | Sequence[str] | None = None, **options: Any) -> Any:
+        """Answer a question about one scan or each scan of a list.
+
+        Parameters
+        ----------
+        scans : scan or list of scans, or ``{"scan", "question"}`` or a list of these
+            As [`FmriFeatureExtractor`] takes them.
+        question : str or list of str
+            One for all scans, or one for each; several about one scan.
+        t_r : float, optional
+            Repetition time in seconds, for scans that do not carry it.
+        read : {"numbers", "model"}, default="numbers"
+            What reads the scan: its own numbers alone; or the language model the levels, too, which are then compared
+            with the numbers.
+        check : bool, default=True
+            False shows the levels that the model reads without comparing them: with ``read="model"``.
+        names : dict, optional
+            Further names of networks, such as ``{"default": ["idle net"]}``.
+        threshold : float, optional
+            Questions that are understood with a lower score are declined; by default 0.5.
+
+        Returns
+        -------
+        dict, or list of dict
+            ``{"answer": str, "score": float, "declined": bool, "reason": str or None, "queries": [{"intent",
+            "networks", "extra"}], "evidence": [{"statement", "value", "units", "relative_to"}]}``. The score is the
+            probability that the question was understood, or that it has no answer.
+        """
+        return super().__call__(as_requests(scans, question), **options)
+
+    _made: tuple[dict[str, Any], QuestionAnswerer] | None = None  # the last answerer, with its options
+
+    def _sanitize_parameters(
+        self, t_r=None, read=None, check=None, names=None, threshold=None
+    ) -> tuple[dict, dict, dict]:
+        return given(t_r=t_r), given(read=read, check=check, names=names, threshold=threshold), {}
+
+    def preprocess(self, request, t_r=None):
+        # nested, for the reason that `ScanPipeline.preprocess` has
+        inputs = dict(self.processor(fmri=request["scan"], t_r=t_r))
+        return {"requests": {"question": request["question"], "scan": inputs}}
+
+    def _forward(self, model_inputs, **options):
+        if self._made is None or self._made[0] != options:
+            self._made = options, self.answerer(**options)
+        requests, answerer = model_inputs["requests"], self._made[1]
+        answers = [
+            answerer.answer(request["question"], {name: values.cpu() for name, values in request["scan"].items()})
+            for request in (requests if isinstance(requests, list) else [requests])
+        ]
+        return {"answers": answers if isinstance(requests, list) else answers[0]}
+
+    def postprocess(self, model_outputs) -> QuestionAnswer:
+        return model_outputs["answers"]
+
+    def answerer(
+        self,
+        read: Literal["numbers", "model"] = "numbers",
+        check: bool = True,
+        names: Mapping[str, Sequence[str]] | None = None,
+        threshold: float | None = None,
+    ) -> QuestionAnswerer:
+        """Make what answers questions about scans of the model's atlas; options are those of a call."""
+        from .questions.answering import QuestionAnswerer
+        from .questions.numpy_reader import load_question_reader
+
+        if read not in ("numbers", "model"):
+            raise ValueError(f"`read` is 'numbers' or 'model', found {read!r}.")
+        extractor = self.processor.feature_extractor
+        if extractor.atlas is None:
+            raise ValueError(
+                "The model's feature extractor has no atlas, so that no question can name a network: give the "
+                "processor of a model with an atlas."
+            )
+        levels = None
+        if read == "model":
+            from .questions.reading import TableReader, read_levels
+
+            levels = partial(read_levels, TableReader(self.model, self.processor), None)
+        return QuestionAnswerer(
+            extractor.atlas, load_question_reader(), names, extractor.t_r, threshold, levels, check
+        )
+
+
+def as_requests(scans: Any, question: str | Sequence[str] | None) -> Any:
+    """Join scans and questions to ``{"scan", "question"}``: a list for several of either, else one."""
+    if isinstance(scans, (list, tuple)) and scans and all(map(_is_request, scans)) and question is None:
+        return list(scans)
+    if _is_request(scans) and question is None:
+        return dict(scans)
+    if question is None:
+        raise ValueError('There is no question: give `question`, or scans as {"scan": ..., "question": ...}.')
+    scans = as_pipeline_input(scans)
+    if isinstance(question, str):
+        if isinstance(scans, list):
+            return [{"scan": scan, "question": question} for scan in scans]
+        return {"scan": scans, "question": question}
+    questions = list(question)
+    if not questions:
+        raise ValueError("The list of questions is empty: give at least one.")
+    several = scans if isinstance(scans, list) else [scans] * len(questions)
+    if len(several) != len(questions):
+        raise ValueError(
+            f"{len(questions)} questions were given for {len(several)} scans: give one for all or for each."
+        )
+    return [{"scan": scan, "question": asked} for scan, asked in zip(several, questions)]
+
+
+def _is_request(scan: Any) -> bool:
+    return isinstance(scan, Mapping) and {"scan", "question"} <= set(scan)
 
 
 class Evidence(TypedDict):
@@ -128,6 +274,7 @@ class FmriHypothesisPipeline(ScanPipeline):
 
 
 PIPELINES = {
+    "fmri-question-answering": FmriQuestionAnsweringPipeline,
     "fmri-zero-shot-classification": FmriZeroShotClassificationPipeline,
     "fmri-to-text": FmriToTextPipeline,
     "fmri-decision": FmriDecisionPipeline,

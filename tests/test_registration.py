@@ -26,7 +26,7 @@ for auto, config in (
     assert config in auto._model_mapping, (auto, config)
 assert FmriTokenizerConfig in FEATURE_EXTRACTOR_MAPPING and FmriLMConfig in FEATURE_EXTRACTOR_MAPPING
 assert FmriLMConfig in PROCESSOR_MAPPING
-tasks = ("to-text", "zero-shot-classification", "decision", "hypothesis", "feature-extraction")
+tasks = ("question-answering", "to-text", "zero-shot-classification", "decision", "hypothesis", "feature-extraction")
 assert {f"fmri-{task}" for task in tasks} <= set(PIPELINE_REGISTRY.get_supported_tasks())
 """
 TWO_THREADS = """

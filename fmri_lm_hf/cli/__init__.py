@@ -17,8 +17,8 @@ from ..__about__ import __version__
 from ..registration import register_models
 
 COMMANDS = {
-    "ask": "ask a question about a scan",
-    "describe": "describe a scan, each statement next to the numbers of the scan",
+    "ask": "ask questions about a scan in your own words",
+    "describe": "describe a scan in sentences, each with the number that it states",
     "demo": "run the three training stages and an evaluation, on a simulated cohort or on your scan dataset",
     "scans": "turn derivative folders, ROI tables or public cohorts into a scan dataset",
     "atlas": "make an atlas from a label image and its table, and check that they fit",
@@ -31,8 +31,9 @@ COMMANDS = {
     "convert-upstream": "convert a checkpoint of the published fMRI-LM program, safely",
 }
 
-# Commands that read files and load no model: they run without torch, which takes seconds to import.
-WITHOUT_MODELS = ("scans", "atlas", "corpus", "push", "verify")
+# Commands that load no model: they run without torch, which takes seconds to import. `ask` and `describe`
+# load one with `--read model` alone, and register the models then.
+WITHOUT_MODELS = ("ask", "describe", "scans", "atlas", "corpus", "push", "verify")
 
 # Commands of the release before, which now lie outside the package: the module of each, and how to run it today.
 MOVED = {

@@ -9,13 +9,14 @@ import argparse
 import json
 import re
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy as np
 
     from ..models.atlas import Atlas
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from ..models.modeling_fmri_lm import FmriLMForCausalLM
     from ..models.processing_fmri_lm import FmriLMProcessor
     from ..questions.answering import QuestionAnswerer
+    from ..questions.statements import Statement
 
 EXAMPLE = "example"
 DECLINED = 3  # exit code
+WIDTH = 110  # of a line of text
 
 
 def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +43,19 @@ def add_scan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels-img", type=Path, metavar="IMAGE", help="label image of an atlas JSON file")
     parser.add_argument("--t-r", type=float, metavar="SECONDS", help="repetition time, if the scan does not state it")
-    parser.add_argument("--names", type=Path, metavar="FILE", help="JSON of further names of networks, such as "
-                        '{"default": ["idle net"]}')
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help='JSON of further names of networks, such as {"default": ["idle net"]}',
+    )
+    parser.add_argument(
+        "--read",
+        choices=("numbers", "model"),
+        default="numbers",
+        help="what reads the scan: its own numbers alone, or the language model, checked against them "
+        "(default: numbers)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -101,7 +115,9 @@ def open_scan(args: argparse.Namespace) -> OpenScan:
         raise ScanError("The model has no atlas, so it knows no network by name: give the scan's with --atlas.")
     inputs = read_inputs(extractor, path, args.t_r, named=args.atlas is not None)
     origin = "given" if args.atlas else "from the ROI names" if atlas else "assumed; use --atlas for another"
-    source = f"Scan: {path.name}{' (simulated)' if args.scan == EXAMPLE else ''}. {atlas_line(extractor.atlas, origin)}"
+    source = (
+        f"Scan: {path.name}{' (simulated)' if args.scan == EXAMPLE else ''}. {atlas_line(extractor.atlas, origin)}"
+    )
     return OpenScan(extractor, inputs, path.name, args.scan == EXAMPLE, source, names)
 
 
@@ -152,9 +168,7 @@ def with_other_atlas(extractor: FmriFeatureExtractor, atlas: Atlas) -> FmriFeatu
     )
 
 
-def read_inputs(
-    extractor: FmriFeatureExtractor, path: Path, t_r: float | None, named: bool
-) -> dict[str, np.ndarray]:
+def read_inputs(extractor: FmriFeatureExtractor, path: Path, t_r: float | None, named: bool) -> dict[str, np.ndarray]:
     """Read a scan; an error about its atlas says how to name another one, unless one was `named`."""
     from ..models.scan_errors import ScanError
 
@@ -208,6 +222,15 @@ def atlas_line(atlas: Atlas, origin: str) -> str:
 
 
 # ----- the language model -----
+
+
+def reading_options(scan: OpenScan, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `OpenScan.answerer` that let a language model read the scan, with ``--read model``."""
+    if args.read == "numbers":
+        return {}
+    from ..questions.reading import TableReader, read_levels
+
+    return {"levels": partial(read_levels, TableReader(*load_model(scan, args.model)), None)}
 
 
 def load_model(scan: OpenScan, model_name: str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:
@@ -265,3 +288,34 @@ def table_lines(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> lis
         ).rstrip()
         for row in rows
     ]
+
+
+def evidence_table(evidence: Sequence[Statement]) -> list[str]:
+    """Align what statements are about with value, units and level, and say what these are relative to."""
+    from ..questions.statements import number
+
+    rows = [("about", "value", "units", "level", "relative to")]
+    rows += [(about(one), number(one.value), one.units, one.level or "", one.relative_to) for one in evidence]
+    references = {one.relative_to for one in evidence}
+    if len(references) == 1:
+        lines = [*table_lines([row[:-1] for row in rows], right=(1,)), f"relative to {references.pop()}"]
+    else:
+        lines = table_lines(rows, right=(1,))
+    return [f"  {line}" for line in lines]
+
+
+def about(statement: Statement) -> str:
+    """Say what the value of a statement is of: a network, a pair of networks, two pairs, or the scan."""
+    names = statement.networks
+    if len(names) == 4:
+        return f"{_pair(*names[:2])} against {_pair(*names[2:])}"
+    return _pair(*names) if len(names) == 2 else ", ".join(names) or "scan"
+
+
+def _pair(first: str, second: str) -> str:
+    return f"within {first}" if first == second else f"{first} - {second}"
+
+
+def wrapped(text: str) -> list[str]:
+    """Break a text into lines, not inside a name such as fronto-parietal."""
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from ..models.atlas import Atlas
-from ..models.readable_scan import unreadable_reason
 from ..models.scan_errors import ScanError
 from .answers import Answer, Statement, Unanswerable, answer
 from .classes import Reader
@@ -23,8 +22,11 @@ from .measures import ScanMeasures
 from .query import Query
 from .understanding import MIN_CONFIDENCE, Understanding, understand
 
-# What a language model reads of a scan: the level of each statement, None where it has none.
-Levels = Callable[[ScanMeasures, Sequence[Statement]], Sequence[str | None]]
+if TYPE_CHECKING:
+    from .reading import LevelReading
+
+# Lets a language model read the levels of all values that a query is about: see `reading.read_levels`.
+Levels = Callable[[ScanMeasures, Query], "Sequence[LevelReading]"]
 
 UNREADABLE = "unreadable"
 _NO_SCAN = "There is no scan."
@@ -150,7 +152,7 @@ class QuestionAnswerer:
     threshold : float, optional
         Questions that are understood with a lower score are declined.
     levels : callable, optional
-        What a language model reads: takes measures and statements, returns a level for each. Without, answers are from
+        What a language model reads: takes measures and a query, returns readings of levels. Without, answers are from
         the numbers alone.
     check : bool, default=True
         Whether levels of the language model are compared with the numbers. Otherwise they are given as they are.
@@ -199,9 +201,6 @@ class QuestionAnswerer:
             return OpenedScan(None, _NO_SCAN)
         values, roi_mask, observed = (_one(scan, name) for name in ("input_values", "roi_mask", "padding_mask"))
         try:
-            reason = unreadable_reason(values, self.t_r, roi_mask, observed, self.atlas.networks)
-            if reason is not None:
-                return OpenedScan(None, reason)
             return OpenedScan(ScanMeasures.of(values.T, self.t_r, self.atlas, roi_mask, observed))
         except ScanError as error:
             return OpenedScan(None, str(error))
@@ -229,10 +228,11 @@ class QuestionAnswerer:
         if not understood.queries:
             return Finding(str(understood.reason), str(understood.reason), understood)
         found = self.answers(understood.queries, opened.measures)
-        reasons = " ".join(dict.fromkeys(str(each) for each in found if isinstance(each, Unanswerable)))
+        texts = [self._text(*each, opened.measures) for each in zip(understood.queries, found, strict=True)]
+        reasons = [str(each) for each in found if isinstance(each, Unanswerable)]
         return Finding(
-            " ".join(dict.fromkeys(self._text(each, opened.measures) for each in found)),
-            reasons or None,
+            " ".join(dict.fromkeys(texts)),
+            " ".join(dict.fromkeys(reasons)) or None,
             understood,
             tuple(each for each in found if isinstance(each, Answer)),
         )
@@ -247,32 +247,44 @@ class QuestionAnswerer:
                 found.append(error)
         return found
 
-    def _text(self, found: Answer | Unanswerable, measures: ScanMeasures) -> str:
-        """Say an answer, with what the language model reads where there is one."""
-        if isinstance(found, Unanswerable) or self.levels is None:
-            return str(found) if isinstance(found, Unanswerable) else found.text
-        read = list(zip(found.evidence, self.levels(measures, found.evidence), strict=True))
-        said = [(statement, level) for statement, level in read if level is not None]
-        return f"{found.text} {agreement(said)}" if self.check else unchecked(said)
+    def _text(self, query: Query, found: Answer | Unanswerable, measures: ScanMeasures) -> str:
+        """Say an answer, with what the language model reads if there is one."""
+        if isinstance(found, Unanswerable):
+            return str(found)
+        if self.levels is None:
+            return found.text
+        readings = self.levels(measures, query)
+        return f"{found.text} {agreement(readings)}" if self.check else unchecked(readings)
 
 
-def agreement(read: Sequence[tuple[Statement, str]]) -> str:
-    """Say in how far the levels that a language model reads are those of the statements."""
-    if not read:
-        return "The language model reads no level here."
-    wrong = [f'"{statement.statement}": {level}' for statement, level in read if level != statement.level]
+_NO_LEVEL = "The language model reads no level here."
+
+
+def agreement(readings: Sequence[LevelReading]) -> str:
+    """Say in how far the levels that a language model reads are those of the numbers."""
+    if not readings:
+        return _NO_LEVEL
+    wrong = [f"{value_words(each)} as {each.level}, not {each.by_numbers}" for each in readings if not each.is_true]
     if not wrong:
-        return f"The language model reads the same level{'s' if len(read) > 1 else ''}."
-    n_right = len(read) - len(wrong)
-    return f"The language model reads {n_right} of {len(read)} levels the same; otherwise {'; '.join(wrong)}."
+        return f"The language model reads {'the same level' if len(readings) == 1 else 'the same levels'}."
+    n_right = len(readings) - len(wrong)
+    return f"The language model reads {n_right} of {len(readings)} levels alike, but {'; '.join(wrong)}."
 
 
-def unchecked(read: Sequence[tuple[Statement, str]]) -> str:
+def unchecked(readings: Sequence[LevelReading]) -> str:
     """Say which levels a language model reads, whatever the numbers are."""
-    if not read:
-        return "The language model reads no level here."
-    levels = [f"{', '.join(dict.fromkeys(statement.networks)) or 'scan'}: {level}" for statement, level in read]
-    return f"The language model reads {'; '.join(levels)} (not checked)."
+    if not readings:
+        return _NO_LEVEL
+    levels = "; ".join(f"{value_words(each)}: {each.level}" for each in readings)
+    return f"The language model reads (not checked): {levels}."
+
+
+def value_words(reading: LevelReading) -> str:
+    """Name the value whose level was read: a coupling, or a measure of a network or of the scan."""
+    first, second = reading.names
+    if reading.family == "connectivity":
+        return f"within {first}" if first == second else f"between {first} and {second}"
+    return f"{second.replace('_', ' ')} of {first}"
 
 
 def checked_names(names: Mapping[str, Sequence[str]], network_names: Sequence[str]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from .measure_answers import answer_gradient, answer_graph, answer_spectral
+from .measure_answers import answer_gradient, answer_graph, answer_spectral, gradient_is_chance
 from .measures import ScanMeasures
 from .pair_answers import answer_count, answer_extreme, answer_level, answer_partner
 from .query import SPECTRAL, Query
@@ -19,6 +19,7 @@ _STRONGEST_WITHIN = Query("strongest", extra={"scope": "within"})
 _HUB = Query("graph", extra={"measure": "hub"})
 _MODULARITY = Query("graph", extra={"measure": "modularity"})
 _ENDS = Query("gradient", extra={"measure": "ends"})
+_RANGE = Query("gradient", extra={"measure": "range"})
 _SIGNALS = tuple(Query("spectral", extra={"measure": measure, "direction": "most"}) for measure in SPECTRAL)
 
 # topic -> the queries whose answers describe it
@@ -38,7 +39,7 @@ _ASKED: dict[str, Sequence[Query]] = {
         Query("graph", extra={"measure": "clustering"}),
         _HUB,
     ),
-    "gradients": (_ENDS, Query("gradient", extra={"measure": "range"})),
+    "gradients": (_ENDS, _RANGE),
     "ica": _SIGNALS,
     "spectral": _SIGNALS,
 }
@@ -91,8 +92,12 @@ def _statements(
     queries: Iterable[Query], measures: ScanMeasures, whole: Sequence[Query] = ()
 ) -> tuple[list[Statement], list[Unanswerable]]:
     """Collect the leading statement of each answer (all but what is left out for some), and what has no answer."""
-    found, refusals = [], []
+    found: list[Statement] = []
+    refusals: list[Unanswerable] = []
     for query in queries:
+        # Where networks lie on a gradient that may be chance is not worth saying; that it may be is.
+        if query.intent == "gradient" and gradient_is_chance(measures):
+            query = _RANGE
         try:
             evidence = _ANSWERS[query.intent](query, measures).evidence
         except Unanswerable as refusal:

@@ -93,7 +93,7 @@ class Lexicon:
         own = Forms()
         for name in self.network_names:
             for form in (name, *(extra or {}).get(name, ())):
-                own.add(form, Entry("network", value=name, careful=len(form) < 3))
+                own.add(form, Entry("network", value=name, careful=len(form) < 3), True, True)
         self._own = own.close()
 
     def find(self, text: str) -> list[Mention]:
@@ -174,12 +174,16 @@ class Lexicon:
         if any(not x.careful for x in item.entries if x.kind in _BASES):
             return True
         written = words[item.first].written
-        return (len(written) > 1 and written.isupper() and not shouting) or any(x.kind == "network" for x in item.entries)
+        letter = item.last < len(words) and not words[item.last].gap and _LETTER.fullmatch(words[item.last].written)
+        return bool(letter) or (len(written) > 1 and written.isupper() and not shouting)
 
     def _in_company(self, items: list[Item], index: int, sure: list[bool], words: Sequence[Token]) -> bool:
         """Whether a careful abbreviation stands beside another name, in a text that is not of another language."""
         if _foreign(words):
             return False
+        word = words[items[index].first]
+        if word.word not in _ENGLISH_WORDS and len(word.word) > 1 and len(words) <= 9:
+            return True
         for step in (-1, 1):
             other = index + step
             while 0 <= other < len(items) and items[other].of("conjunction", "tail", "modifier") and not sure[other]:
@@ -199,7 +203,8 @@ class Lexicon:
             yield from self._read(name, items, words)
         for index, item in enumerate(items):
             if index not in claimed and (item.of("modifier") or self._letter(item, words)):
-                yield from self._coordinated(index, names, items, words)
+                mentions = list(self._coordinated(index, names, items, words)) or list(self._alone(item, words))
+                yield from mentions
 
     def _names(self, items: list[Item], words: Sequence[Token]) -> list[_Name]:
         """Gather each base with modifiers and nouns on both sides."""
@@ -246,7 +251,7 @@ class Lexicon:
             if not JOINT.match(gap):
                 return
             modifier = self._modifier(item, words, step, gap)
-            if modifier is not None:
+            if modifier is not None and self._suits(modifier, name.item):
                 kind = self._classes[modifier]
                 if kind in name.modifiers or (step > 0 and kind != "letter" and self._belongs_next(items, index, words)):
                     return
@@ -266,6 +271,13 @@ class Lexicon:
             else:
                 return
             index += step
+
+    def _suits(self, modifier: str, item: Item) -> bool:
+        """Whether a base can have a modifier: there is no hand in "hand–visual"."""
+        bases = _SUITED.get(self._classes[modifier])
+        concepts = {concept for x in item.entries for concept, _ in x.concepts}
+        concepts |= {concept for x in item.entries if x.kind == "network" for concept, _ in self._parse(x.value)}
+        return bases is None or bool(concepts & bases)
 
     @staticmethod
     def _extend(name: _Name, index: int, step: int) -> None:
@@ -323,6 +335,15 @@ class Lexicon:
                 last = items[index + 1] if one and behind else items[index]
                 yield Mention(words[items[index].first].start, words[last.last - 1].end, concept, networks, near, reason)
             return
+
+    def _alone(self, item: Item, words: Sequence[Token]) -> Iterator[Mention]:
+        """Read "hand" where only one network of the atlas is that of the hand."""
+        modifier = next((x.value for x in item.entries if x.kind == "modifier"), "")
+        if self._classes.get(modifier) != "body" or not words[item.first].dense and len(words[item.first].word) < 3:
+            return
+        networks = [name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)]
+        if len(set(networks)) == 1:
+            yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (networks[0],))
 
     # ----- names to networks -----
 
@@ -429,6 +450,8 @@ class Lexicon:
 
 
 _BASES = ("concept", "network")
+# Classes of modifiers that only some concepts have.
+_SUITED = {"body": {"somatomotor"}, "field": {"visual"}, "order": {"visual", "somatomotor", "auditory"}}
 
 
 def _is_base(item: Item) -> bool:
@@ -456,10 +479,17 @@ _OTHERS = set(
 )
 
 
+_ENGLISH_WORDS = set(
+    "con co cop van vat an at put par front temp sub mid hip mem th str multi da dat cc mr sc rt vi mm pal limb fl cp"
+    " ln mot som exec post med sec lat ant def dn fro sm cer".split()
+)
+
+
 def _foreign(words: Sequence[Token]) -> bool:
     """Whether a text is rather not English, so that "con" or "van" are words."""
     found = [x.word for x in words]
-    return sum(x in _OTHERS for x in found) > sum(x in _ENGLISH for x in found) + 1
+    accents = any(not x.written.isascii() for x in words)
+    return sum(x in _OTHERS for x in found) + accents > sum(x in _ENGLISH for x in found)
 
 
 _ADJOINED = re.compile(r"\s*[/\-\u2013&+]?\s*\Z|\s+(?:and|und|et|y|e|och|og|en|i|és|ve|и)\s+\Z")

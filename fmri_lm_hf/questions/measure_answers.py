@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .measures import ScanMeasures
+from .nulls import BOUNDS_NULL
 from .query import Query
 from .reasons import require_measure, require_positions, require_whole
 from .statements import (
@@ -83,8 +84,21 @@ def answer_gradient(query: Query, measures: ScanMeasures) -> Answer:
         return Answer.of(whole_statement("range", require_whole(measures, "range")))
     require_positions(measures)
     if measure == "position":
-        return Answer.of(position_statement(measures, query.networks[0]))
-    return Answer.of(*ends_statements(measures), *left_out(measures), value=list(measures.ends or ()))
+        return Answer.of(position_statement(measures, query.networks[0]), *_no_wider_than_chance(measures))
+    evidence = (*ends_statements(measures), *_no_wider_than_chance(measures), *left_out(measures))
+    return Answer.of(*evidence, value=list(measures.ends or ()))
+
+
+def gradient_is_chance(measures: ScanMeasures) -> bool:
+    """Whether the principal gradient is no wider than chance makes it, so that positions on it mean little."""
+    found = measures.whole("range")
+    return found is not None and found.z <= BOUNDS_NULL[2]
+
+
+def _no_wider_than_chance(measures: ScanMeasures) -> list[Statement]:
+    """State the range of a gradient that may be chance."""
+    found = measures.whole("range")
+    return [whole_statement("range", found)] if found and gradient_is_chance(measures) else []
 
 
 def answer_spectral(query: Query, measures: ScanMeasures) -> Answer:

@@ -30,6 +30,8 @@ __all__ = [
 
 # Quintiles of a normal distribution, rounded: bounds between the grades of a network among those of its scan, in SDs.
 BOUNDS_NETWORKS = (-0.85, -0.25, 0.25, 0.85)
+# In diffusion units. Between copies of one ROI, whose profiles are the same, float32 makes distances of up to this.
+SAME_PLACE = 0.01
 # name in a query -> descriptor with a value for each network, and with one for the scan
 NETWORK_MEASURES = {
     "node_strength": "graph/node_strength",
@@ -357,8 +359,7 @@ class ScanMeasures:
         if len(values) < 2:
             return {}
         low, high = min(values.values()), max(values.values())
-        # Diffusion coordinates of a matrix without any structure differ by rounding alone.
-        if not high - low > 1e-6:
+        if high - low < SAME_PLACE:
             return {}
         return {name: (value - low) / (high - low) for name, value in values.items()}
 

@@ -64,14 +64,15 @@ class Forms:
     def __init__(self, ordinary: Iterable[str] = ()):
         self.tree: dict[str, Any] = {}
         self._words: set[str] = set()
-        self._exact: set[str] = set()
+        self._declined: set[str] = set()
+        self._misspelt: set[str] = set()
         self._ordinary = set(ordinary)
         self.dense: set[str] = set()
         self.tails: tuple[str, ...] = ()
         self.vocabulary = Vocabulary(())
 
-    def add(self, form: str, entry: Entry, exact: bool = False) -> None:
-        """Add a form; with `exact`, words of it are not declined and not misspelt."""
+    def add(self, form: str, entry: Entry, declined: bool = False, misspelt: bool = False) -> None:
+        """Add a form; whether its words may have other endings, and whether it may be misspelt."""
         words = [x.word for x in tokens(form)]
         glued = "".join(words)
         ways = [words]
@@ -84,15 +85,17 @@ class Forms:
                 self._words.add(word)
             if entry not in node.setdefault("", []):
                 node[""].append(entry)
-        if exact:
-            self._exact.update(words)
+        if declined:
+            self._declined.update(words)
+        if misspelt and (len(words) == 1 or "-" in form):
+            self._misspelt.update(x for way in ways for x in way)
         self.dense.update(x.word for x in tokens(form) if x.dense)
         if tokens(form) and all(x.dense for x in tokens(form)):
             self.dense.add(glued)
 
     def close(self, tails: Sequence[str] = ()) -> Forms:
         """Make the forms ready to be matched."""
-        self.vocabulary = Vocabulary(self._words, self._ordinary, self._exact)
+        self.vocabulary = Vocabulary(self._words, self._ordinary, self._declined, self._misspelt)
         self.tails = tuple(sorted({fold(x) for x in tails if len(x) >= 3}, key=len, reverse=True))
         return self
 
@@ -136,7 +139,9 @@ class Forms:
         token = text[index]
         for word in self.readings(token.word):
             yield word, index + 1
-        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]?\Z", text[index + 1].gap):
+        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]\Z", text[index + 1].gap):
+            if min(len(token.word), len(text[index + 1].word)) < 2:
+                return
             glued = token.word + text[index + 1].word
             if len(glued) >= 6 and glued in self.vocabulary.words:
                 yield glued, index + 2
@@ -145,7 +150,7 @@ class Forms:
 def pieces(text: str, *forms: Forms) -> list[Token]:
     """Divide a text into tokens, and runs of dense scripts and compounds further into words that the forms know."""
     divided: list[Token] = []
-    for token in tokens(text):
+    for token in tokens(text, forms[0].vocabulary.words):
         divided += _dense(token, forms) if token.dense else _prefixed(token, forms)
     return divided
 
@@ -211,14 +216,15 @@ def known_forms() -> Forms:
         for group, listed in concept.get("forms", {}).items():
             for form in split_list(listed):
                 careful = form in wordlike
-                forms.add(form, Entry("concept", concepts, careful=careful), exact=group in ("abbr", "careful"))
+                free = group not in ("abbr", "careful")
+                forms.add(form, Entry("concept", concepts, careful=careful), declined=free, misspelt=free)
     for name, modifier in content["modifiers"].items():
         for form in split_list(modifier["words"]):
-            forms.add(form, Entry("modifier", value=name))
+            forms.add(form, Entry("modifier", value=name), misspelt=len(form) >= 6)
     for kind in ("tail", "head"):
         for form in split_list(content["nouns"][f"{kind}s"]):
-            forms.add(form, Entry(kind), exact=True)
+            forms.add(form, Entry(kind))
     for kind in ("linker", "conjunction", "one", "mask"):
         for form in split_list(content[f"{kind}s"]):
-            forms.add(form, Entry(kind), exact=True)
+            forms.add(form, Entry(kind))
     return forms.close(split_list(content["nouns"]["tails"]))

@@ -136,7 +136,7 @@ def partner(measures: ScanMeasures, name: str, most: bool) -> Answer:
     end = "strongest" if most else "weakest"
     lead = f"of {len(pairs)} other networks, {{name}} has its {end} coupling with {{other}}"
     if len(pairs) == 1:
-        lead = "{name} is coupled with one other network alone, {other}"
+        lead = "the only other network that {name} can be coupled with is {other}"
     return extreme_pair(measures, pairs, most, lead, f"this scan's RMS correlation; among the pairs of {name}")
 
 

@@ -130,7 +130,8 @@ def require_positions(measures: ScanMeasures) -> None:
     present = measures.present
     if len(present) > 1:
         raise Unanswerable(
-            f"{listed(present)} lie at the same place of the principal gradient of this scan, so that it has no ends.",
+            f"The networks {listed(present)} lie at the same place of the principal gradient of this scan, so that it "
+            "has no ends.",
             _PAIRS_INSTEAD,
         )
     raise Unanswerable(

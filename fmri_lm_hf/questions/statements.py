@@ -123,7 +123,7 @@ def number(value: float, against: float | None = None) -> str:
     if isinstance(value, int):
         return str(value)
     decimals = 2
-    if 0 < abs(value) < 0.0995:
+    if 5e-6 <= abs(value) < 0.0995:
         decimals = min(5, 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{decimals}f}"
     while against is not None and decimals < 5 and f"{against:.{decimals}f}" == text:

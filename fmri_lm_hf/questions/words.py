@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,6 +37,7 @@ _ENDINGS = {
 _INHERENT = sorted(
     {"", *"a o e i u y um us os is en ie ej ym yj ek ka й а я о е ы и ь ый ий ая яя ое ее ой ей".split()}, key=len
 )
+_SAME = frozenset("ckzs")  # first letters that one sound is spelt with
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,19 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", "".join(kept)).translate(_LETTERS).replace("\u093c", "")
 
 
-def tokens(text: str) -> list[Token]:
-    """Divide a text into words: at spaces and signs, where the script changes, and inside names in camel case."""
+def tokens(text: str, whole: Container[str] = ()) -> list[Token]:
+    """Divide a text into words: at spaces and signs, where the script changes, and inside names in camel case.
+
+    Words of `whole` (folded) are not divided inside.
+    """
     found: list[Token] = []
     for match in _WORD.finditer(text):
         for run in _SCRIPTS.finditer(match.group()):
             start = match.start() + run.start()
             dense = bool(re.match(f"[{_DENSE}]", run.group()))
-            cuts = [0, *(x.start() for x in _CAMEL.finditer(run.group()) if x.start()), len(run.group())]
+            kept = fold(run.group()) in whole and not re.search("[a-z][A-E]$", run.group())
+            inner = () if kept else (x.start() for x in _CAMEL.finditer(run.group()) if x.start())
+            cuts = [0, *inner, len(run.group())]
             for begin, end in zip(cuts, cuts[1:], strict=False):
                 gap = text[found[-1].end : start + begin] if found else ""
                 piece = run.group()[begin:end]
@@ -105,20 +112,27 @@ class Vocabulary:
         Folded words.
     ordinary : iterable of str
         Words of everyday language, which are never read as an inflected or misspelt word of the vocabulary.
-    exact : iterable of str
-        Words of the vocabulary that are only looked up as they are, such as abbreviations.
+    declined : iterable of str
+        Words that may have another ending.
+    misspelt : iterable of str
+        Words that may be misspelt or cut short.
     """
 
-    def __init__(self, words: Iterable[str], ordinary: Iterable[str] = (), exact: Iterable[str] = ()):
+    def __init__(
+        self,
+        words: Iterable[str],
+        ordinary: Iterable[str] = (),
+        declined: Iterable[str] = (),
+        misspelt: Iterable[str] = (),
+    ):
         self.words = set(words)
         self._ordinary = set(ordinary)
-        flexible = sorted(x for x in self.words - set(exact) if len(x) >= 5 and not re.match(f"[{_DENSE}]", x))
         self._stems: dict[str, set[str]] = {}
-        for word in flexible:
-            for stem in stems(word):
+        for word in declined:
+            for stem in stems(word) if len(word) >= 5 else ():
                 self._stems.setdefault(stem, set()).add(word)
-        self._flexible = flexible
-        self._counts = np.array([_letters(x) for x in flexible]).reshape(-1, 64)
+        self._flexible = sorted(x for x in set(misspelt) if len(x) >= 5 and not re.match(f"[{_DENSE}]", x))
+        self._counts = np.array([_letters(x) for x in self._flexible]).reshape(-1, 64)
         self._found: dict[str, frozenset[str]] = {}
 
     def lookup(self, word: str) -> frozenset[str]:
@@ -133,7 +147,7 @@ class Vocabulary:
         found = {word} if word in self.words else set()
         if word in self._ordinary:
             return found
-        return found | self.inflected(word) or self._misspelt(word)
+        return found | self.inflected(word) or self._cut(word) or self._misspelt(word)
 
     def inflected(self, word: str) -> set[str]:
         """Return the words that differ from `word` by their ending only."""
@@ -142,6 +156,13 @@ class Vocabulary:
             if word[len(word) - size :] in _ENDINGS:
                 found |= self._stems.get(word[: len(word) - size], set())
         return {x for x in found if len(x) > 5 or word.startswith(x)}
+
+    def _cut(self, word: str) -> set[str]:
+        """Return the words of which `word` is the beginning, for seven letters and more."""
+        if len(word) < 7:
+            return set()
+        first = bisect_left(self._flexible, word)
+        return set(self._flexible[first : bisect_left(self._flexible, word + "\uffff")])
 
     def _misspelt(self, word: str) -> set[str]:
         """Return the nearest words by Damerau-Levenshtein distance: 1 for 5 to 7 letters, 2 for 8 and more."""
@@ -152,6 +173,8 @@ class Vocabulary:
         near: dict[int, set[str]] = {}
         for index in np.flatnonzero(far <= 2 * limit):
             known = self._flexible[index]
+            if not ({word[0], known[0]} <= _SAME or word[0] == known[0] or word[:2] == known[1::-1]):
+                continue
             allowed = limit if len(known) >= 8 else min(limit, 1)
             distance = damerau_levenshtein(word, known, allowed)
             if distance <= allowed:
