@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ def _entrants(
         named = {tuple(sorted(scan.atlas.network_names)): scan for scan in average}
         return entrants.TextOnly(entrants.FrontDoor(args.model), named)
 
-    made = {
+    made: dict[str, Callable[[], Entrant]] = {
         "numbers": lambda: entrants.FrontDoor(args.model),
         "model": lambda: entrants.FrontDoor(args.model, "model"),
         "text-only": text_only,

@@ -197,8 +197,8 @@ def _holds(claim: str, value: float, is_within: bool) -> bool:
 
 def _compare(said: Said, query: Query, measures: ScanMeasures) -> Verdict:
     pairs = [query.networks[:2], query.networks[2:]]
-    values = [measures.pair(*pair) for pair in pairs]
-    if None in values:
+    values = [value for pair in pairs if (value := measures.pair(*pair)) is not None]
+    if len(values) < 2:
         return "irrelevant"
     difference = values[0] - values[1]
     if abs(difference) <= CLOSE or said.has(r"\b(?:equal|the same|identical)\b"):
@@ -386,8 +386,8 @@ def _signs_of_sentence(said: Said, measures: ScanMeasures) -> list[bool]:
     """Check a sentence of a description; nothing if it is about several things at once."""
     measure = _topic(said)
     if measure in ("position", "ends"):
-        is_known = measures.ends is not None and len(said.names) > 1
-        return [set(said.names[:2]) == set(measures.ends)] if is_known else []
+        ends = measures.ends
+        return [set(said.names[:2]) == set(ends)] if ends is not None and len(said.names) > 1 else []
     if measure in SCAN_MEASURES:
         return _signs(_of_scan(said, measure, measures))
     if measure is not None:

@@ -39,7 +39,7 @@ _TOPICS = {"connectivity": r"connectivity", "graph": r"graph", "gradients": r"gr
 def keywords(scan: Mapping[str, Any] | None, question: str) -> dict[str, Any]:
     """Answer a question by keywords; an entrant of the benchmark."""
     query = None if scan is None else parse(question, scan["atlas"].network_names)
-    if query is None:
+    if scan is None or query is None:
         return {"answer": "I do not understand the question.", "declined": True}
     try:
         found = answer(query, measures_of(scan))

@@ -243,16 +243,18 @@ def _ask(
     names = () if scan is None else scan.measures.network_names
     declined = given["declined"] if "declined" in given else Said(text, names).declines
     case = replace(case, answer=text, score=None if score is None else float(score))
-    if not expects_answer:
+    if scan is None or not expects_answer:
         return replace(case, outcome="declined" if declined else "answered")
     understood = None if queries is None else _keys(queries) == [query.key for query in question.queries]
     if declined:
         return replace(case, outcome="declined", understood=understood)
-    outcomes = [_judged(text, question, each) for each in (scan, other, former)]
-    if outcomes[0] == "right" and understood is False:
-        outcomes[0] = "irrelevant"  # true, but the answer to what was not asked
-    right = [None if outcome is None else outcome == "right" for outcome in outcomes[1:]]
-    return replace(case, outcome=outcomes[0], understood=understood, by_other=right[0], by_former=right[1])
+    outcome = _judged(text, question, scan)
+    if outcome == "right" and understood is False:
+        outcome = "irrelevant"  # true, but the answer to what was not asked
+    by_other, by_former = (
+        None if each is None else _judged(text, question, each) == "right" for each in (other, former)
+    )
+    return replace(case, outcome=outcome, understood=understood, by_other=by_other, by_former=by_former)
 
 
 def _record(given: Any) -> dict[str, Any]:
@@ -288,5 +290,5 @@ _OUTCOMES: dict[Verdict, Outcome] = {
 }
 
 
-def _judged(text: str, question: Question, scan: QuestionScan | None) -> Outcome | None:
-    return None if scan is None else _OUTCOMES[judge_texts(text, question.queries, scan.measures)]
+def _judged(text: str, question: Question, scan: QuestionScan) -> Outcome:
+    return _OUTCOMES[judge_texts(text, question.queries, scan.measures)]

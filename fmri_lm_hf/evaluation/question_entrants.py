@@ -116,7 +116,7 @@ class Reference:
         meanings = [queries for (text, _), queries in self.meanings.items() if text == question]
         names = () if scan is None else scan["atlas"].network_names
         queries = next((each for each in meanings if names and {*_named(each)} <= {*names}), ())
-        if not queries:
+        if scan is None or not queries:
             return {"answer": "Declined.", "declined": True}
         text = " ".join(answer(query, measures_of(scan)).text for query in queries)
         return {"answer": text, "declined": False, "queries": [query.to_json() for query in queries]}
