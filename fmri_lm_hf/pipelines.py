@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
+from .models.abstention import declined
 from .models.pipelines import (
     FmriDecisionPipeline,
     FmriFeatureExtractionPipeline,
@@ -172,16 +173,23 @@ class Evidence(TypedDict):
     direct_probability: float
 
 
-class HypothesisScore(TypedDict):
-    """Result of `FmriHypothesisPipeline` for a scan."""
-
-    score: float
-    direct_score: float
+class _HypothesisScore(TypedDict):
+    score: float | None
+    direct_score: float | None
     evidence: list[Evidence]
+
+
+class HypothesisScore(_HypothesisScore, total=False):
+    """Result of `FmriHypothesisPipeline` for a scan; a `declined` result has a reason."""
+
+    declined: bool
+    reason: str
 
 
 class FmriHypothesisPipeline(ScanPipeline):
     """Score scans by a hypothesis about network pairs, without labels and without training.
+
+    Scans that are not readable (`unreadable_reason`) are declined, and left out of the reference.
 
     Examples
     --------
@@ -215,13 +223,21 @@ class FmriHypothesisPipeline(ScanPipeline):
             less.
         t_r : float, optional
             Repetition time in seconds, for scans that do not carry it.
+        force : bool, default=False
+            Score also scans that are not readable; such scores are marked with ``declined`` and ``reason``.
 
         Returns
         -------
         dict, or list of dict
             ``score``, between 0 and 1: the mean probability of the statements; ``evidence``: a list of ``{"statement",
             "probability", "direct_probability"}``; and ``direct_score``, computed from the correlations of the scan
-            without the model: its ceiling.
+            without the model: its ceiling. A declined scan has scores of None, no evidence, and ``declined`` and
+            ``reason``.
+
+        Raises
+        ------
+        ValueError
+            If no reference scan is readable.
         """
         from .evaluation.truth import parse_hypothesis
 
@@ -232,15 +248,20 @@ class FmriHypothesisPipeline(ScanPipeline):
         reference = None
         if reference_scans is not None:
             scores = super().__call__(list(reference_scans), statements=statements, **options)
+            readable = [scan["evidence"] for scan in scores if scan["evidence"]]
+            if not readable:
+                raise ValueError(f"None of {len(scores)} reference scans is readable: {scores[0]['reason']}")
             reference = np.array(
-                [[(item["probability"], item["direct_probability"]) for item in scan["evidence"]] for scan in scores]
+                [[(item["probability"], item["direct_probability"]) for item in evidence] for evidence in readable]
             )  # (n_reference, n_statements, 2)
         return super().__call__(as_pipeline_input(scans), statements=statements, reference=reference, **options)
 
-    def _sanitize_parameters(self, statements=None, reference=None, t_r=None) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(
+        self, statements=None, reference=None, t_r=None, force=None
+    ) -> tuple[dict, dict, dict]:
         scored = given(statements=statements)
         # not `given`: a call without a reference must not keep that of the pipeline
-        return given(t_r=t_r), scored, scored | {"reference": reference}
+        return given(t_r=t_r), scored, scored | {"reference": reference} | given(force=force)
 
     def _forward(self, model_inputs, statements):
         from .evaluation.truth import direct_probabilities, statement_probabilities
@@ -251,10 +272,17 @@ class FmriHypothesisPipeline(ScanPipeline):
         return {
             "probabilities": probabilities,
             "direct": direct_probabilities(self.processor, on_cpu, statements),
+            "reason": model_inputs["reason"],
         }
 
-    def postprocess(self, model_outputs, statements, reference=None) -> HypothesisScore:
+    def postprocess(self, model_outputs, statements, reference=None, force=False) -> HypothesisScore:
         from .evaluation.truth import relative_to
+
+        reason = model_outputs["reason"]
+        reason = reason[0] if isinstance(reason, list) else reason
+        mark: Any = {} if reason is None else declined(reason)
+        if mark and not force:
+            return {"score": None, "direct_score": None, "evidence": [], **mark}
 
         probabilities, direct = (
             np.asarray(model_outputs[name]).reshape(1, -1) for name in ("probabilities", "direct")
@@ -270,6 +298,7 @@ class FmriHypothesisPipeline(ScanPipeline):
             "score": float(probabilities.mean()),
             "direct_score": float(direct.mean()),
             "evidence": evidence,
+            **mark,
         }
 
 

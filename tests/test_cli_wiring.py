@@ -22,8 +22,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from questions.small_reader import KeywordReader
 
 from fmri_lm_hf import cli
+from fmri_lm_hf.bundled import WEIGHTS
 from fmri_lm_hf.cli.scans import SOURCE_NAMES
 from fmri_lm_hf.cli.train import STAGES
 from fmri_lm_hf.models.atlas import Atlas
@@ -156,57 +158,111 @@ def follow(value: Any, path: str) -> Any:
 # The table.
 
 
-def printed(module: str) -> Recorder:
-    """What `ask` and `describe` do with an answer: the question, whether JSON is printed, the page that is written."""
-
-    class OpenScan:
-        facts, network_names, atlas, is_simulated, name, source = (), (), None, False, "x", "Scan: x."
-
-        def __init__(self, recorded: dict[str, Any]) -> None:
-            self.recorded = recorded
-
-        def answer(self, question: str) -> str:
-            self.recorded["question"] = question
-            return "There is no readable scan."
-
-    def record(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        recorded: dict[str, Any] = {"is_json": False, "page": None}
-        owner = importlib.import_module(f"fmri_lm_hf.cli.{module}")
-        monkeypatch.setattr(owner, "open_scan", lambda *args: OpenScan(recorded))
-        monkeypatch.setattr(owner, "print_json", lambda *args, **more: recorded.update(is_json=True))
-        monkeypatch.setattr(owner, "scan_page", lambda *args: "a page", raising=False)
-        monkeypatch.setattr("fmri_lm_hf.files.write_text", lambda text, path: recorded.update(page=path))
-        assert cli.main(argv) == 0
-        return recorded
-
-    return record
+def understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions are read by keywords."""
+    monkeypatch.setattr("fmri_lm_hf.questions.numpy_reader.load_question_reader", KeywordReader)
 
 
-OF_A_SCAN = [
-    Option("scan", "scan", {"a.tsv": "a.tsv", "b.nii.gz": "b.nii.gz"}),
-    Option("--model", "model_name", {"my_model": "my_model", None: None}),
-    Option("--atlas", "atlas_name", {"dosenbach_2010": "dosenbach_2010", None: None}),
-    Option("--t-r", "t_r", {"0.72": 0.72, None: None}),
-    Option("--labels-img", "labels_img", {"a.nii.gz": Path("a.nii.gz"), None: None}),
-]
-ASK = {"scan": "a.tsv", "question": "Which?"}
-DESCRIBE = {"scan": "a.tsv"}
+def any_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scan exists, and has no ROI names."""
+    monkeypatch.setattr("fmri_lm_hf.cli.one_scan.find_scan", Path)
+    monkeypatch.setattr("fmri_lm_hf.cli.one_scan.atlas_of_table", lambda *args: None)
+
+
+def described(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `describe` does with a description: whether JSON is printed, the page that is written."""
+    recorded: dict[str, Any] = {"is_json": False, "page": None}
+    understood(monkeypatch)
+    monkeypatch.setattr("fmri_lm_hf.cli.describe.print_json", lambda *args, **more: recorded.update(is_json=True))
+    monkeypatch.setattr("fmri_lm_hf.cli.describe.scan_page", lambda *args: "a page")
+    monkeypatch.setattr("fmri_lm_hf.files.write_text", lambda text, path: recorded.update(page=path))
+    assert cli.main(argv) == 0
+    return recorded
+
+
+EXTRACTOR = "fmri_lm_hf.models.feature_extraction_fmri.FmriFeatureExtractor"
+ANSWERER = "fmri_lm_hf.questions.answering.QuestionAnswerer"
+ONE_SCAN = "fmri_lm_hf.cli.one_scan"
+
+
+def scan_commands(name: str, required: dict[str, str], by_model: str, by_numbers: str) -> list[Command]:
+    """The options that `ask` and `describe` share."""
+    return [
+        Command(
+            name,
+            required | {"scan": "a.npz"},
+            call(f"{EXTRACTOR}.__call__", prepare=any_scan),
+            [
+                Option("scan", "fmri", {"a.tsv": [Path("a.tsv")], "b.nii.gz": [Path("b.nii.gz")]}),
+                Option("--t-r", "t_r", {"0.72": 0.72, None: None}),
+            ],
+        ),
+        Command(
+            name,
+            required,
+            call(f"{EXTRACTOR}.from_pretrained"),
+            [Option("--model", "pretrained_model_name_or_path", {"my_model": "my_model", None: WEIGHTS})],
+        ),
+        Command(
+            name,
+            required,
+            call("fmri_lm_hf.models.atlas.Atlas.load"),
+            [Option("--atlas", "name", {each: each for each in ("dosenbach_2010", "seitzman_2018")})],
+        ),
+        Command(
+            name,
+            {**required, "--atlas": "one/atlas.json"},
+            call("fmri_lm_hf.models.atlas.Atlas.from_json"),
+            [Option("--labels-img", "labels_img", {"a.nii.gz": Path("a.nii.gz"), None: None})],
+        ),
+        Command(
+            name,
+            required,
+            call(ANSWERER, prepare=understood),
+            [
+                Option(
+                    "--names",
+                    "names",
+                    {"one/names.json": {"default": ["one net"]}, "two/names.json": {"default": ["two net"]}, None: {}},
+                )
+            ],
+        ),
+        Command(
+            name,
+            required,
+            call(by_model, by_numbers, prepare=understood),
+            [Option("--read", "target", {"model": by_model, "numbers": by_numbers})],
+        ),
+    ]
+
+
+ASK = {"scan": "example", "question": "hub"}
+DESCRIBE = {"scan": "example", "--about": "connectivity"}
 SCAN_COMMANDS = [
-    Command("ask", ASK, call("fmri_lm_hf.cli.ask.open_scan"), OF_A_SCAN),
+    *scan_commands("ask", ASK, f"{ONE_SCAN}.load_model", ANSWERER),
+    *scan_commands("describe", DESCRIBE, f"{ONE_SCAN}.load_model", "fmri_lm_hf.cli.describe.describe_by_numbers"),
     Command(
         "ask",
         ASK,
-        printed("ask"),
-        [
-            Option("question", "question", {"'What is it?'": "What is it?", "Which?": "Which?"}),
-            flag("--json", "is_json"),
-        ],
+        call(f"{ANSWERER}.find", prepare=understood),
+        [Option("question", "question", {"'What is it?'": "What is it?", "Which?": "Which?"})],
     ),
-    Command("describe", DESCRIBE, call("fmri_lm_hf.cli.describe.open_scan"), OF_A_SCAN),
+    Command(
+        "ask",
+        ASK,
+        call("fmri_lm_hf.cli.ask.print_as_json", "fmri_lm_hf.cli.ask.print_findings", prepare=understood),
+        [flag("--json", "target", "fmri_lm_hf.cli.ask.print_as_json", "fmri_lm_hf.cli.ask.print_findings")],
+    ),
+    Command(
+        "describe",
+        {"scan": "example"},
+        call("fmri_lm_hf.questions.answers.answer", prepare=understood),
+        [Option("--about", "query.extra.about", {"graph": "graph", "DMN": "default", None: "all"})],
+    ),
     Command(
         "describe",
         DESCRIBE,
-        printed("describe"),
+        described,
         [Option("--out", "page", {"page.html": Path("page.html"), None: None}), flag("--json", "is_json")],
     ),
 ]
@@ -722,6 +778,7 @@ def files(tmp_path, monkeypatch) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "participants.tsv").write_text(f"participant_id\tsex\nsub-{name}\tF\n", encoding="utf-8")
+        (folder / "names.json").write_text(json.dumps({"default": [f"{name} net"]}), encoding="utf-8")
         (folder / "filter.json").write_text(json.dumps({"bold": {"task": name}}), encoding="utf-8")
         (folder / "fitted.json").write_text(json.dumps([{"name": name, "subjects": ["s"]}]), encoding="utf-8")
         task = f"{name}: {{column: sex, ask: ['Which sex?'], answers: {{F: female, M: male}}}}\n"

@@ -32,7 +32,8 @@ QUESTIONS = {
 
 @pytest.fixture(scope="module")
 def decide(checkpoint):
-    return pipeline("fmri-decision", model=str(checkpoint))
+    # forced: scans of `tiny` are a few volumes of noise, and its checkpoint records no labels
+    return pipeline("fmri-decision", model=str(checkpoint), force=True)
 
 
 def request(i: int = 0, **changes) -> dict:
@@ -64,7 +65,7 @@ def test_answers_have_the_form_of_transformers(decide):
     assert sex["choice"] == max(sex["probabilities"], key=sex["probabilities"].get)
     assert level["legend"] == dict(zip("0123", QUESTIONS["level"]["criteria"]))
     assert level["score"] == pytest.approx(sum(k * p for k, p in enumerate(probabilities(level))))
-    assert set(patient) == {"type", "noul"}
+    assert set(patient) == {"type", "noul", "declined", "reason"}
     assert 0 < patient["noul"] < 1
     for answer in (sex, level):
         assert sum(probabilities(answer)) == pytest.approx(1)
@@ -82,6 +83,7 @@ def test_a_choice_is_that_of_the_zero_shot_pipeline(checkpoint, decide):
     scores = classify(
         tiny.scan(),
         t_r=2.0,
+        force=True,
         question="What is the sex ?",
         candidate_labels=list(QUESTIONS["sex"]["criteria"]),
     )

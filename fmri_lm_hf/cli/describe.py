@@ -2,8 +2,8 @@
 
 Sentences are computed from the scan: the coupling of its networks, its graph, its principal gradient and the signals
 of its networks. `--about` chooses one of these, or a network. With `--read model` the language model describes the
-coupling in its own words, and a mark shows whether each statement agrees with the scan. `fmri-lm ask --help` lists what
-SCAN can be.
+scan, coupling in its own words, and a mark shows whether each statement agrees with the numbers. `fmri-lm ask --help`
+lists what SCAN can be.
 
 exit code: 0 described, 2 bad input, 3 the scan cannot be read
 
@@ -20,36 +20,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .one_scan import (
-    DECLINED,
-    OpenScan,
-    about,
-    add_scan_arguments,
-    evidence_table,
-    generate,
-    load_model,
-    open_scan,
-    print_json,
-    wrapped,
-)
+from .model_words import COUPLING, RANKS, Told, agreement, told_by_model
+from .one_scan import DECLINED, OpenScan, about, add_scan_arguments, evidence_table, open_scan, print_json, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..corpus.facts import Fact
-    from ..corpus.queries import CheckedStatement, PairTruth
     from ..questions.answering import QuestionAnswerer
     from ..questions.measures import ScanMeasures
     from ..questions.query import Query
-
-
-QUESTION = "Describe this scan."
-COUPLING = "mean correlation of the ROIs of two networks, in units of the scan's RMS correlation"
-RANKS = "Ranks: by magnitude, among all pairs of two networks, or among all single networks."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `fmri-lm describe`; return 0, or 3 if the scan cannot be read."""
-    if args.read == "model" and args.about not in ("all", "connectivity"):
-        raise ValueError(f"--read model describes the connectivity alone: leave out --about {args.about}.")
     scan = open_scan(args)
     answerer = scan.answerer()
     query = what_to_describe(args.about, answerer)
+    if args.read == "model" and query.networks:
+        raise ValueError(
+            f"--read model describes all, connectivity, graph, gradients or spectral, not one network: {args.about}."
+        )
     opened = answerer.open(scan.inputs)
     if opened.measures is None:
         if args.json:
@@ -79,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"{opened.reason}\n\n{scan.source}")
         return DECLINED
     if args.read == "model":
-        page = told_by_model(scan, opened.measures, args)
+        page = describe_by_model(scan, opened.measures, args)
     else:
-        page = told_by_numbers(scan, opened.measures, query, args.json)
+        page = describe_by_numbers(scan, opened.measures, query, args.json)
     if args.out is not None:
         from ..files import write_text
 
@@ -115,7 +99,7 @@ def what_to_describe(topic: str, answerer: QuestionAnswerer) -> Query:
 # ----- by the numbers -----
 
 
-def told_by_numbers(scan: OpenScan, measures: ScanMeasures, query: Query, as_json: bool) -> list[str]:
+def describe_by_numbers(scan: OpenScan, measures: ScanMeasures, query: Query, as_json: bool) -> list[str]:
     """Print the description that is computed from the scan; return its part of the page."""
     from ..pages import heading, html_table
     from ..questions.answers import answer
@@ -139,77 +123,34 @@ def told_by_numbers(scan: OpenScan, measures: ScanMeasures, query: Query, as_jso
 # ----- by the language model -----
 
 
-def told_by_model(scan: OpenScan, measures: ScanMeasures, args: argparse.Namespace) -> list[str]:
-    """Print the language model's own description, each statement checked; return its part of the page."""
-    from ..corpus.queries import check_statements
+def describe_by_model(scan: OpenScan, measures: ScanMeasures, args: argparse.Namespace) -> list[str]:
+    """Print the language model's description, each statement with a mark; return its part of the page."""
     from ..pages import heading, html_table, paragraph
 
-    description = generate(scan, *load_model(scan, args.model), QUESTION)
-    # once each: greedy decoding may repeat itself
-    statements = list(dict.fromkeys(check_statements(description, facts_of(measures), measures.network_names)))
+    text, told = told_by_model(scan, measures, args.about, args.model)
     if args.json:
-        print_json(scan, description=description, statements=[asdict(statement) for statement in statements])
+        print_json(scan, description=text, statements=[one.to_json() for one in told])
     else:
-        print_statements(statements)
+        print_told(told)
         print(f"\n{scan.source}")
-    rows = []
-    for statement in statements:
-        row = [mark(statement), statement.text, "", "", ""]
-        if (pair := statement.truth) is not None:
-            row[2:] = [f"{pair.value:.2f}", pair.bin, rank_label(pair)]
-        rows.append(row)
+    rows = [[one.mark, one.text, one.value, one.detail] for one in told]
     return [
         heading("Statements of the model"),
-        html_table(["", "statement", "value", "bin", "rank by magnitude"], rows, text=True),
-        paragraph(f"{agreement(statements)} Values: {COUPLING}. {RANKS}".strip()),
+        html_table(["", "statement", "value", "level and rank"], rows, text=True),
+        paragraph(f"{agreement(told)} Values of couplings: {COUPLING}. {RANKS}".strip()),
     ]
 
 
-def facts_of(measures: ScanMeasures) -> list[Fact]:
-    """State the bins of all pairs of a scan, which the model's words are compared with."""
-    from ..corpus.queries import scan_facts
-
-    names = measures.network_names
-    pairs = [(first, second) for place, first in enumerate(names) for second in names[place:]]
-    values = [measures.pair(*pair) for pair in pairs]
-    return scan_facts([value or 0.0 for value in values], [value is not None for value in values], names)
-
-
-def print_statements(statements: Sequence[CheckedStatement]) -> None:
-    """Print a line for each statement: a mark, the sentence, the pair's value, bin and rank."""
-    width = max((len(statement.text) for statement in statements), default=0)
-    for statement in statements:
-        if statement.is_true is None:
-            print(statement.text)
-            continue
-        pair = statement.truth
-        facts = "" if pair is None else f"{pair.value:>6.2f}  {pair.bin}, {rank_label(pair)}"
-        print(f"{mark(statement)} {statement.text:<{width}} {facts}".rstrip())
-    if summary := agreement(statements):
-        print(f"\n{summary} Values: {COUPLING}.")
-
-
-def mark(statement: CheckedStatement) -> str:
-    """Return a check mark or a cross for a statement; a dash if the scan has no number to compare it with."""
-    if statement.truth is None:
-        return "-"
-    return "✓" if statement.is_true else "✗"
-
-
-def agreement(statements: Sequence[CheckedStatement]) -> str:
-    """Write a sentence with the number of statements that agree with the scan; empty if none can be checked."""
-    checked = [statement for statement in statements if statement.truth is not None]
-    n_true = sum(bool(statement.is_true) for statement in checked)
-    return f"{n_true} of {len(checked)} statements agree with the scan." if checked else ""
-
-
-def rank_label(pair: PairTruth) -> str:
-    """Write the rank of a pair by magnitude: ``strongest of 15``, ``2nd strongest of 15``."""
-    from ..questions.statements import ordinal
-
-    if pair.rank in (1, pair.n_pairs) and pair.n_pairs > 1:
-        return f"{'strongest' if pair.rank == 1 else 'weakest'} of {pair.n_pairs}"
-    return f"{ordinal(pair.rank)} strongest of {pair.n_pairs}"
+def print_told(told: Sequence[Told]) -> None:
+    """Print a line for each statement: a mark, the sentence, value, level and rank."""
+    width = max((len(one.text) for one in told), default=0)
+    for one in told:
+        if one.is_true is None:
+            print(one.text)
+        else:
+            print(f"{one.mark} {one.text:<{width}} {one.value:>6}  {one.detail}".rstrip())
+    if summary := agreement(told):
+        print(f"\n{summary} Values of couplings: {COUPLING}.")
 
 
 # ----- the page -----

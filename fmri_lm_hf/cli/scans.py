@@ -33,7 +33,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .ask import find_atlas
+from .one_scan import find_atlas
 
 if TYPE_CHECKING:
     from ..scans.sources import ScanFile, Source

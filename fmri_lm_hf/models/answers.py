@@ -99,7 +99,7 @@ def answers_to_questions(
     Raises
     ------
     ValueError
-        If prompts differ before the end of their scan.
+        If prompts differ before the end of their scan, or the model gives logits that are not finite.
     """
     n_scans = max((len(values) for values in scans.values()), default=1)
     prompts = [list(prompt) for prompt, _ in asked]
@@ -145,6 +145,11 @@ def _scores(
     # in float32: sums over tokens in bfloat16 would be too coarse to rank answers
     log_probabilities = logits.float().log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
     scores = (log_probabilities * present).sum(-1).view(n_scans, len(asked), n_answers)
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            "The model gives logits that are not finite (NaN or infinite), so its answers have no probabilities: load "
+            "it with `dtype=\"float32\"`, or check the weights and the scan for NaN."
+        )
     return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 
 

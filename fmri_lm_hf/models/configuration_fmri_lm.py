@@ -46,6 +46,9 @@ class FmriLMConfig(PreTrainedConfig):
     part_dtypes : dict of str to str, optional
         Precision of parts that differ from the whole (`dtype`), such as ``{"language_model": "bfloat16"}``; written by
         `save_pretrained`.
+    answers : dict of str to list of str, optional
+        The questions about labels that the weights were trained on, each with its answers; written by the stage
+        `instruction`. Pipelines decline other labels.
     """
 
     model_type = "fmri_lm"
@@ -67,6 +70,7 @@ class FmriLMConfig(PreTrainedConfig):
     fmri_loss_weight: float | int = 0.1
     initializer_range: float | int = 0.02
     part_dtypes: dict[str, str] | None = None
+    answers: dict[str, list[str]] | None = None
 
     def __post_init__(self, **kwargs):
         for name in ("fmri_config", "text_config"):

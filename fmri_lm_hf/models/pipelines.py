@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Pipeline
 
+from .abstention import declined, read_or_decline, recorded_answers, untrained_reason
 from .answers import answer_log_probabilities, answers_to_questions, encode_question
 
 
@@ -20,11 +21,16 @@ class GeneratedText(TypedDict):
     generated_text: str
 
 
-class LabelScore(TypedDict):
-    """Result of `FmriZeroShotClassificationPipeline` for each label of a scan."""
+class _LabelScore(TypedDict):
+    label: str | None
+    score: float | None
 
-    label: str
-    score: float
+
+class LabelScore(_LabelScore, total=False):
+    """Result of `FmriZeroShotClassificationPipeline` for each label of a scan; `declined` results have a reason."""
+
+    declined: bool
+    reason: str
 
 
 class ScanFeatures(TypedDict):
@@ -46,7 +52,9 @@ class ScanPipeline(Pipeline):
     def preprocess(self, scan: Any, t_r: float | None = None) -> dict[str, Any]:
         # Nested under one key. To make a batch, a `Pipeline` pads each tensor by rules for its key, which know nothing
         # of scans; anything else it hands over as a list, and `join_inputs` makes the batch.
-        return {"scans": dict(self.processor(fmri=scan, t_r=t_r))}
+        # The reason why the scan is not readable goes with it: pipelines that answer decline such a scan.
+        row, reason = read_or_decline(self.processor.feature_extractor, scan, t_r)
+        return {"scans": dict(self.processor(fmri=row)), "reason": reason}
 
 
 def as_pipeline_input(scans: Any) -> Any:
@@ -137,6 +145,9 @@ class FmriZeroShotClassificationPipeline(ScanPipeline):
     spreads the probability of a long label over more wordings; ``length_normalization=True`` compares the mean
     log-probability per token instead. Nothing is sampled: the same scan gives the same scores.
 
+    A scan that is not readable (`unreadable_reason`) is declined, and so are a question and labels that the checkpoint
+    records no training on.
+
     Examples
     --------
     >>> from transformers import pipeline
@@ -167,36 +178,57 @@ class FmriZeroShotClassificationPipeline(ScanPipeline):
             Repetition time in seconds, for scans that do not carry it.
         length_normalization : bool, default=False
             Compare answers by their mean log-probability per token.
+        force : bool, default=False
+            Give scores also where the pipeline declines; each is marked with ``declined`` and ``reason``.
 
         Returns
         -------
         list of dict, or a list of these for each scan
-            ``{"label": str, "score": float}``, highest score first; the scores sum to one.
+            ``{"label": str, "score": float}``, highest score first; the scores sum to one. A declined scan has
+            ``[{"label": None, "score": None, "declined": True, "reason": str}]``.
         """
         return super().__call__(as_pipeline_input(scans), candidate_labels=candidate_labels, **options)
 
     def _sanitize_parameters(
-        self, candidate_labels=None, question=None, t_r=None, length_normalization=None
+        self, candidate_labels=None, question=None, t_r=None, length_normalization=None, force=None
     ) -> tuple[dict, dict, dict]:
         labels = {} if candidate_labels is None else {"candidate_labels": _check_labels(candidate_labels)}
         scoring = given(question=question, length_normalization=length_normalization)
-        return given(t_r=t_r), labels | scoring, labels
+        forced = given(force=force)
+        return given(t_r=t_r), labels | scoring | forced, labels | forced
 
-    def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False):
+    def _forward(self, model_inputs, candidate_labels, question=None, length_normalization=False, force=False):
+        untrained = untrained_reason(recorded_answers(self.model, self.processor), question, candidate_labels)
         if question is None:
             question = f"Which of these describes this scan: {', '.join(candidate_labels)}?"
-        prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)
+        reasons = _reasons(model_inputs["reason"], untrained)
         scans = join_inputs(model_inputs["scans"])
-        scores = answer_log_probabilities(self.model, prompt_ids, answer_ids, **scans)
-        # one row for each scan: `Pipeline` splits the tensor of a batch into its rows before `postprocess`
-        if length_normalization:
-            scores = scores / torch.tensor([len(ids) for ids in answer_ids], device=scores.device)
-        return scores
+        scores = torch.full((len(reasons), len(candidate_labels)), torch.nan)
+        asked = [row for row, reason in enumerate(reasons) if force or reason is None]
+        if asked:
+            prompt_ids, answer_ids = encode_question(self.processor, question, candidate_labels)
+            scans = {name: values[asked] for name, values in scans.items()}
+            found = answer_log_probabilities(self.model, prompt_ids, answer_ids, **scans).cpu()
+            if length_normalization:
+                found = found / torch.tensor([len(ids) for ids in answer_ids])
+            scores = scores.to(found.dtype).index_copy(0, torch.tensor(asked), found)
+        # one row for each scan: `Pipeline` splits the values of a batch into those of its scans before `postprocess`
+        return {"scores": scores, "reason": reasons}
 
-    def postprocess(self, model_outputs, candidate_labels) -> list[LabelScore]:
-        scores = model_outputs[0].double().softmax(-1).tolist()
+    def postprocess(self, model_outputs, candidate_labels, force=False) -> list[LabelScore]:
+        (reason,) = _reasons(model_outputs["reason"])
+        if reason is not None and not force:
+            return [{"label": None, "score": None, **declined(reason)}]
+        scores = model_outputs["scores"][0].double().softmax(-1).tolist()
         ranked = sorted(zip(candidate_labels, scores), key=lambda pair: -pair[1])
-        return [{"label": label, "score": score} for label, score in ranked]
+        mark: Any = {} if reason is None else declined(reason)
+        return [{"label": label, "score": score, **mark} for label, score in ranked]
+
+
+def _reasons(reasons: Any, otherwise: str | None = None) -> list[str | None]:
+    """One reason or those of a batch, as a list; `otherwise` where there is none."""
+    listed = reasons if isinstance(reasons, list) else [reasons]
+    return [otherwise if reason is None else reason for reason in listed]
 
 
 def _check_labels(candidate_labels: Sequence[str]) -> list[str]:
@@ -220,6 +252,9 @@ class FmriDecisionPipeline(ScanPipeline):
     answers with the letter of an option; a model that reads scans answers in words. The probability of an option is
     that of the option as the whole answer, divided by the sum over all options of the question. Nothing is sampled, and
     questions do not see each other.
+
+    All questions about a scan that is not readable are declined, and so is each question, by its `instructions`, that
+    the checkpoint records no training on, or with an option that is none of its answers.
 
     Examples
     --------
@@ -262,13 +297,16 @@ class FmriDecisionPipeline(ScanPipeline):
             - ``noul`` (yes or no): optional `criteria` describe ``true`` and ``false``.
         t_r : float, optional
             Repetition time in seconds, for scans that do not carry it.
+        force : bool, default=False
+            Answer also where the pipeline declines; such answers are marked with ``declined`` and ``reason``.
 
         Returns
         -------
         dict, or list of dict
             By the name of the question: for a choice ``{"type", "choice", "confidence", "probabilities"}``, for a score
             ``{"type", "score", "legend", "confidence", "probabilities"}``, and for ``noul`` ``{"type", "noul"}``, the
-            probability of yes. Probabilities sum to one.
+            probability of yes. Probabilities sum to one. A declined question has ``{"type": str, its type: None,
+            "declined": True, "reason": str}``.
         """
         if questions is not None:
             inputs = as_pipeline_input(inputs)
@@ -279,8 +317,9 @@ class FmriDecisionPipeline(ScanPipeline):
             inputs = requests if isinstance(inputs, list) else requests[0]
         return super().__call__(inputs, **options)
 
-    def _sanitize_parameters(self, t_r=None) -> tuple[dict, dict, dict]:
-        return given(t_r=t_r), {}, {}
+    def _sanitize_parameters(self, t_r=None, force=None) -> tuple[dict, dict, dict]:
+        forced = given(force=force)
+        return given(t_r=t_r), forced, forced
 
     def preprocess(self, request, t_r=None):
         before, scan, after, questions = _read_request(request)
@@ -292,26 +331,43 @@ class FmriDecisionPipeline(ScanPipeline):
             blocks = [{"type": "text", "text": before}, {"type": "fmri"}, {"type": "text", "text": text}]
             blocks = [block for block in blocks if block.get("text") != ""]
             asked.append(encode_question(self.processor, blocks, _answers(question)))
-        scans = self.processor(fmri=scan, t_r=t_r)
-        return {"requests": {"questions": questions, "asked": asked, "scans": scans}}
+        row, reason = read_or_decline(self.processor.feature_extractor, scan, t_r)
+        reasons = [reason if reason is not None else self._untrained(question) for question in questions]
+        scans = self.processor(fmri=row)
+        return {"requests": {"questions": questions, "asked": asked, "scans": scans, "reasons": reasons}}
 
-    def _forward(self, model_inputs):
+    def _untrained(self, question: Any) -> str | None:
+        recorded = recorded_answers(self.model, self.processor)
+        return untrained_reason(recorded, _text(question.instructions), _answers(question))
+
+    def _forward(self, model_inputs, force=False):
         requests = model_inputs["requests"]
-        scored = [
-            {
-                "questions": request["questions"],
-                "scores": answers_to_questions(self.model, request["asked"], **request["scans"]),
-            }
-            for request in (requests if isinstance(requests, list) else [requests])
-        ]
+        scored = [self._scored(request, force) for request in (requests if isinstance(requests, list) else [requests])]
         return {"requests": scored if isinstance(requests, list) else scored[0]}
 
-    def postprocess(self, model_outputs) -> dict[str, dict[str, Any]]:
+    def _scored(self, request: dict[str, Any], force: bool) -> dict[str, Any]:
+        """A request with the scores of its questions, None for those that are declined."""
+        asked = [pair for pair, reason in zip(request["asked"], request["reasons"]) if force or reason is None]
+        found = iter(answers_to_questions(self.model, asked, **request["scans"]) if asked else ())
+        scores = [next(found) if force or reason is None else None for reason in request["reasons"]]
+        return {"questions": request["questions"], "scores": scores, "reasons": request["reasons"]}
+
+    def postprocess(self, model_outputs, force=False) -> dict[str, dict[str, Any]]:
         request = model_outputs["requests"]
         return {
-            question.name: question.answer(scores[0].double().softmax(-1).tolist())
-            for question, scores in zip(request["questions"], request["scores"], strict=True)
+            question.name: _decided(question, scores, reason)
+            for question, scores, reason in zip(
+                request["questions"], request["scores"], request["reasons"], strict=True
+            )
         }
+
+
+def _decided(question: Any, scores: Tensor | None, reason: str | None) -> dict[str, Any]:
+    """The answer to a question of a request, without or beside a reason to decline."""
+    mark: Any = {} if reason is None else declined(reason)
+    if scores is None:
+        return {"type": question.type, question.type: None, **mark}
+    return {**question.answer(scores[0].double().softmax(-1).tolist()), **mark}
 
 
 def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:

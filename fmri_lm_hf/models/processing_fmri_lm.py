@@ -49,6 +49,8 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         Token ids before and after the tokens of each scan (textual scan delimiters).
     scan_tokens : list of {"rois", "network_pairs"}, default=["rois"]
         What the tokens of a scan stand for, as in the configuration of the model.
+    answers : dict of str to list of str, optional
+        As in the configuration of the model, for adapters, which are saved without one.
 
     Examples
     --------
@@ -68,6 +70,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         fmri_start_ids: Sequence[int] = (),
         fmri_end_ids: Sequence[int] = (),
         scan_tokens: Sequence[str] = ("rois",),
+        answers: Mapping[str, Sequence[str]] | None = None,
         **kwargs,
     ):
         template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
@@ -79,6 +82,7 @@ class FmriLMProcessor(PublishedOnHub, ProcessorMixin):
         self.fmri_token = fmri_token
         self.fmri_start_ids, self.fmri_end_ids = list(fmri_start_ids), list(fmri_end_ids)
         self.scan_tokens = list(scan_tokens)
+        self.answers = None if answers is None else {asked: list(each) for asked, each in answers.items()}
         if "network_pairs" in self.scan_tokens and feature_extractor.atlas is None:
             raise ValueError("Network-pair tokens need a `feature_extractor` with an atlas, which has networks.")
         if fmri_token not in tokenizer.get_vocab():

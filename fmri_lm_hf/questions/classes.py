@@ -19,7 +19,7 @@ PLACEHOLDERS = (*(f"[n{number}]" for number in range(1, MAX_NAMES + 1)), "[sever
 KINDS = ("not_in_atlas", "not_in_scan", "needs_reference", "personal", "not_about_scan", "unclear", "action")
 NONE = "none"  # there is no second question
 # Which of the names, by first appearance, a comparison pairs with which: 0102 is "is A closer to B or to C".
-PAIRINGS = ("0123", "0102", "0201", "0212", "0112", "0121", "0011", "0001", "0100", "0111", "1101", "0022")
+PAIRINGS = ("0123", "0102", "0201", "0212", "1201", "0112", "0122", "0011", "0001", "0100", "0111", "1101")
 MAX_LENGTH = 96  # tokens; what is longer is cut in the middle, since questions stand at either end of a message
 
 CLASSES: tuple[str, ...] = (

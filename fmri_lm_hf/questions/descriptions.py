@@ -95,8 +95,8 @@ def _statements(
     found: list[Statement] = []
     refusals: list[Unanswerable] = []
     for query in queries:
-        # Where networks lie on a gradient that may be chance is not worth saying; that it may be is.
-        if query.intent == "gradient" and gradient_is_chance(measures):
+        # Unless gradients were asked for, places on one that may be chance are not worth saying; that it may be is.
+        if query.intent == "gradient" and query not in whole and gradient_is_chance(measures):
             query = _RANGE
         try:
             evidence = _ANSWERS[query.intent](query, measures).evidence

@@ -24,43 +24,42 @@ from ..files import write_json
 from .classes import CLASSES, SIZES, Reading, check_classes, readings, shortened
 
 
-class QuestionEncoder(BertPreTrainedModel):
-    """BERT with three heads; each weighs the tokens by an attention of its own.
+class QuestionHeads(nn.Module):
+    """Four classifiers of a question; each weighs its tokens by an attention of its own.
 
-    The heads give the class of the (first) question, that of a second question or `NONE`, and for each of the two the
+    They give the class of the (first) question, that of a second question or `NONE`, and for each of the two the
     pairing of a comparison.
+
+    Parameters
+    ----------
+    hidden_size : int
+    dropout : float
     """
 
-    config_class = BertConfig
+    def __init__(self, hidden_size: int, dropout: float = 0.1):
+        super().__init__()
+        self.attend = nn.Linear(hidden_size, len(SIZES))
+        self.heads = nn.ModuleList(nn.Linear(hidden_size, size) for size in SIZES)
+        self.dropout = nn.Dropout(dropout)
 
-    def __init__(self, config: BertConfig):
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.sizes = SIZES
-        self.attend = nn.Linear(config.hidden_size, len(self.sizes))
-        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in self.sizes)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.post_init()
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **_: Any
-    ) -> ModelOutput:
+    def forward(self, hidden: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> ModelOutput:
         """Classify questions.
 
         Parameters
         ----------
-        input_ids, attention_mask : torch.Tensor of shape (batch, n_tokens)
+        hidden : torch.Tensor of shape (batch, n_tokens, hidden_size)
+        attention_mask : torch.Tensor of shape (batch, n_tokens)
         labels : torch.LongTensor of shape (batch, 4), optional
-            Of the four heads; -100 where a head has nothing to learn.
+            Of the four classifiers; -100 where one has nothing to learn.
 
         Returns
         -------
         ModelOutput
-            `logits`, for the heads one after the other (batch, sum of sizes), and the loss, summed over the heads.
+            `logits`, of the classifiers one after the other (batch, sum of sizes), and the loss, summed over them.
         """
-        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = hidden.to(self.attend.weight.dtype)
         weights = self.attend(hidden).masked_fill(attention_mask[..., None] == 0, -1e4).softmax(1)
-        pooled = self.dropout(weights.transpose(1, 2) @ hidden)  # (batch, 4, hidden)
+        pooled = self.dropout(weights.transpose(1, 2) @ hidden)  # (batch, 4, hidden_size)
         logits = [head(pooled[:, number]) for number, head in enumerate(self.heads)]
         loss = None
         if labels is not None:
@@ -71,6 +70,25 @@ class QuestionEncoder(BertPreTrainedModel):
             ]
             loss = torch.stack(losses).sum() / len(labels)
         return ModelOutput(loss=loss, logits=torch.cat(logits, dim=-1))
+
+
+class QuestionEncoder(BertPreTrainedModel):
+    """BERT with `QuestionHeads`."""
+
+    config_class = BertConfig
+
+    def __init__(self, config: BertConfig):
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.classify = QuestionHeads(config.hidden_size, config.hidden_dropout_prob)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **_: Any
+    ) -> ModelOutput:
+        """Classify questions: `QuestionHeads.forward` explains labels and result."""
+        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.classify(hidden, attention_mask, labels)
 
 
 class QuestionReader:
@@ -88,12 +106,8 @@ class QuestionReader:
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> list[Reading]:
         """Classify questions in which names are replaced by placeholders."""
-        ids = [encode(self.tokenizer, text) for text in texts]
-        longest = max(map(len, ids))
-        rows = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        logits = self.model(rows, mask).logits.float().split(self.model.sizes, dim=-1)
-        return readings([each.softmax(-1).numpy() for each in logits])
+        rows, mask = padded([encode(self.tokenizer, text) for text in texts])
+        return to_readings(self.model(rows, mask).logits)
 
     def save(self, folder: Path) -> None:
         """Save model and tokenizer in `folder`, matrices in 8 bits: see `pack`."""
@@ -126,6 +140,18 @@ class QuestionReader:
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Return the token ids of a question, cut in the middle if it is too long."""
     return shortened(tokenizer(text)["input_ids"])
+
+
+def padded(ids: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Pad token ids on the right, to a multiple of a length: ids and mask (n_questions, n_tokens)."""
+    longest = -(-max(map(len, ids)) // multiple) * multiple
+    rows = torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids])
+    return rows, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+
+
+def to_readings(logits: Tensor) -> list[Reading]:
+    """Name the probabilities of the logits of `QuestionHeads`."""
+    return readings([each.softmax(-1).numpy() for each in logits.float().split(SIZES, dim=-1)])
 
 
 def pack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

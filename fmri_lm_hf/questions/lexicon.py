@@ -87,8 +87,9 @@ class Lexicon:
         self._classes = {name: x["class"] for name, x in data()["modifiers"].items()}
         self._own = Forms().close()
         self._keys: dict[str, dict[str, list[frozenset[str]]]] = {}  # concept -> network -> modifiers
+        self._parsed = {name: self._parse(name) for name in self.network_names}
         for name in self.network_names:
-            for concept, modifiers in self._parse(name):
+            for concept, modifiers in self._parsed[name]:
                 self._keys.setdefault(concept, {}).setdefault(name, []).append(modifiers)
         own = Forms()
         for name in self.network_names:
@@ -173,16 +174,21 @@ class Lexicon:
             return False
         if any(not x.careful for x in item.entries if x.kind in _BASES):
             return True
-        written = words[item.first].written
+        written = "".join(x.written for x in words[item.first : item.last])
         letter = item.last < len(words) and not words[item.last].gap and _LETTER.fullmatch(words[item.last].written)
-        return bool(letter) or (len(written) > 1 and written.isupper() and not shouting)
+        suspended = item.last < len(words) and words[item.last].gap.startswith("- ")  # "Seh- und Hörnetz"
+        return bool(letter) or suspended or (len(written) > 1 and written.isupper() and not shouting)
 
     def _in_company(self, items: list[Item], index: int, sure: list[bool], words: Sequence[Token]) -> bool:
         """Whether a careful abbreviation stands beside another name, in a text that is not of another language."""
-        if _foreign(words):
-            return False
         word = words[items[index].first]
+        after = words[items[index].last :][:1]
+        signs = [word.gap, *(x.gap for x in after)] + ["x" for x in after if x.word == "x"]
+        if _foreign(words) or (word.word in ("an", "at", "put") and not any(_SIGN.search(x) for x in signs)):
+            return False
         if word.word not in _ENGLISH_WORDS and len(word.word) > 1 and len(words) <= 9:
+            return True
+        if index + 1 < len(items) and items[index + 1].of("tail") and not _is_base(items[index + 1]):
             return True
         for step in (-1, 1):
             other = index + step
@@ -200,11 +206,34 @@ class Lexicon:
         names = self._names(items, words)
         claimed = {i for name in names for i in range(name.first, name.last)}
         for name in names:
-            yield from self._read(name, items, words)
+            yield from self._several(name, claimed, items, words) or self._read(name, items, words)
         for index, item in enumerate(items):
-            if index not in claimed and (item.of("modifier") or self._letter(item, words)):
+            if index not in claimed and (item.of("modifier") or len(words[item.first].word) == 1):
                 mentions = list(self._coordinated(index, names, items, words)) or list(self._alone(item, words))
                 yield from mentions
+
+    def _several(self, name: _Name, claimed: set[int], items: list[Item], words: Sequence[Token]) -> list[Mention]:
+        """Read "the visual networks, left and right": one mention for each modifier that follows."""
+        if len(self._resolve_item(name.item, name.modifiers)[1]) < 2:
+            return []
+        found: list[Mention] = []
+        index = name.last
+        while index < len(items) and index < name.last + 8:
+            item = items[index]
+            modifier = None if index in claimed else self._modifier(item, words, 1, " ")
+            if modifier is None and (index in claimed or not item.of("conjunction", "linker", "one", "tail")):
+                break
+            if modifier is not None:
+                modifiers = {**name.modifiers, self._classes[modifier]: modifier}
+                result = self._resolve_item(name.item, modifiers)
+                if len(result[1]) != 1:
+                    break
+                found.append(Mention(words[item.first].start, words[item.last - 1].end, *result))
+                claimed.add(index)
+            index += 1
+        if found:
+            found[0] = replace(found[0], start=words[items[name.first].first].start)
+        return found
 
     def _names(self, items: list[Item], words: Sequence[Token]) -> list[_Name]:
         """Gather each base with modifiers and nouns on both sides."""
@@ -253,7 +282,9 @@ class Lexicon:
             modifier = self._modifier(item, words, step, gap)
             if modifier is not None and self._suits(modifier, name.item):
                 kind = self._classes[modifier]
-                if kind in name.modifiers or (step > 0 and kind != "letter" and self._belongs_next(items, index, words)):
+                if kind in name.modifiers or (step > 0 and kind == "extra"):
+                    return
+                if step > 0 and kind != "letter" and self._belongs_next(items, index, words):
                     return
                 name.modifiers[kind] = modifier
                 self._extend(name, index, step)
@@ -264,6 +295,8 @@ class Lexicon:
                 if seen and step > 0:
                     return
                 self._extend(name, index, step)
+            elif step < 0 and words[item.first].word in ("of", "the", "on", "der", "die", "den", "dem"):
+                return
             elif item.of("linker") and seen < 2 and " " in gap + words[item.first].gap + " ":
                 seen += 1
             elif item.of("linker") and seen < 2 and words[item.first].dense:
@@ -275,9 +308,15 @@ class Lexicon:
     def _suits(self, modifier: str, item: Item) -> bool:
         """Whether a base can have a modifier: there is no hand in "hand–visual"."""
         bases = _SUITED.get(self._classes[modifier])
-        concepts = {concept for x in item.entries for concept, _ in x.concepts}
-        concepts |= {concept for x in item.entries if x.kind == "network" for concept, _ in self._parse(x.value)}
-        return bases is None or bool(concepts & bases)
+        suited = bases is None or any(concept in bases for concept, _ in self._concepts(item))
+        return suited and self._classes[modifier] not in self._own_classes(item)
+
+    def _concepts(self, item: Item) -> list[tuple[str, frozenset[str]]]:
+        return [y for x in item.entries for y in (self._parsed[x.value] if x.kind == "network" else x.concepts)]
+
+    def _own_classes(self, item: Item) -> set[str]:
+        """Return the classes of modifiers that a name itself has, such as the side of "left visual"."""
+        return {self._classes[modifier] for _, own in self._concepts(item) for modifier in own}
 
     @staticmethod
     def _extend(name: _Name, index: int, step: int) -> None:
@@ -289,7 +328,7 @@ class Lexicon:
     def _belongs_next(self, items: list[Item], index: int, words: Sequence[Token]) -> bool:
         """Whether the modifier is followed by a base of its own."""
         other = index + 1
-        while other < len(items) and items[other].of("modifier") and not _is_base(items[other]):
+        while other < len(items) and items[other].of("modifier", "head") and not _is_base(items[other]):
             other += 1
         return other < len(items) and _is_base(items[other]) and bool(JOINT.match(words[items[other].first].gap))
 
@@ -298,34 +337,39 @@ class Lexicon:
         if found:
             return found[0]
         written = words[item.first].written
-        if step < 0 and written in ("L", "R") or (step < 0 and written in ("l", "r") and gap in ("", "-", "_", ".")):
+        glued = gap in ("", "-", "_", ".") or (gap == " " and self._has("left"))
+        if step < 0 and written in ("L", "R", "l", "r") and (glued or written.isupper() and gap == " "):
             return "left" if written in "Ll" else "right"
         return self._letter(item, words) if step > 0 else None
 
     def _letter(self, item: Item, words: Sequence[Token]) -> str | None:
         """Return the letter that tells subnetworks apart (Default A), if the atlas has such."""
         token = words[item.first]
-        if item.last - item.first > 1 or not _LETTER.fullmatch(token.written) or not self._has_letters():
+        if item.last - item.first > 1 or not _LETTER.fullmatch(token.written) or not self._has(*"abcde"):
             return None
         return token.word if token.written.isupper() or token.gap in ("", "-", "_", " ") else None
 
-    def _has_letters(self) -> bool:
-        return any(x in "abcde" for nets in self._keys.values() for ways in nets.values() for way in ways for x in way)
+    def _has(self, *modifiers: str) -> bool:
+        """Whether the atlas has a network with one of these modifiers."""
+        ways = (way for networks in self._keys.values() for listed in networks.values() for way in listed)
+        return any(not way.isdisjoint(modifiers) for way in ways)
 
     def _coordinated(
         self, index: int, names: list[_Name], items: list[Item], words: Sequence[Token]
     ) -> Iterator[Mention]:
         """Read "left" in "left and right visual", or "B" in "closer to Default A than to B"."""
-        modifier = self._modifier(items[index], words, 1, " ")
+        modifier = self._modifier(items[index], words, 1, " ") or self._modifier(items[index], words, -1, "-")
         if modifier is None:
             return
         kind = self._classes[modifier]
         one = index + 1 < len(items) and items[index + 1].of("one", "tail")
-        for name in sorted(names, key=lambda x: abs(x.first - index)):
-            between = items[index + 1 : name.first] if name.first > index else items[name.last : index]
-            close = all(x.of("conjunction", "modifier", "linker", "tail", "one") for x in between) and len(between) < 6
+        for name in sorted(names, key=lambda x: (x.first < index, abs(x.first - index))):
             behind = name.first < index
-            if not (close or (behind and one and len(between) < 14)) or not name.modifiers.keys() >= {kind}:
+            between = items[name.last : index] if behind else items[index + 1 : name.first]
+            close = all(x.of("conjunction", "modifier", "linker", "tail", "one") for x in between) and len(between) < 6
+            if not (close or (behind and one and len(between) < 14)):
+                continue
+            if kind not in name.modifiers and kind not in self._own_classes(name.item):
                 continue
             if kind == "letter" and not words[items[index].first].written.isupper():
                 continue
@@ -333,7 +377,9 @@ class Lexicon:
             concept, networks, near, reason = self._resolve_item(name.item, copied.modifiers)
             if len(networks) == 1:
                 last = items[index + 1] if one and behind else items[index]
-                yield Mention(words[items[index].first].start, words[last.last - 1].end, concept, networks, near, reason)
+                yield Mention(
+                    words[items[index].first].start, words[last.last - 1].end, concept, networks, near, reason
+                )
             return
 
     def _alone(self, item: Item, words: Sequence[Token]) -> Iterator[Mention]:
@@ -341,9 +387,20 @@ class Lexicon:
         modifier = next((x.value for x in item.entries if x.kind == "modifier"), "")
         if self._classes.get(modifier) != "body" or not words[item.first].dense and len(words[item.first].word) < 3:
             return
-        networks = [name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)]
+        networks = [
+            name for nets in self._keys.values() for name, ways in nets.items() if {modifier} in map(set, ways)
+        ]
+        if not networks and self._has("hand", "mouth"):
+            yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (), self._with_body(), "absent")
         if len(set(networks)) == 1:
             yield Mention(words[item.first].start, words[item.last - 1].end, modifier, (networks[0],))
+
+    def _with_body(self) -> tuple[str, ...]:
+        return tuple(
+            x
+            for x, ways in self._keys.get("somatomotor", {}).items()
+            if any("hand" in w or "mouth" in w for w in ways)
+        )
 
     # ----- names to networks -----
 
@@ -362,7 +419,15 @@ class Lexicon:
                 yield Mention(start, middle, *sides[0])
                 yield Mention(middle, end, *sides[1])
                 return
-        yield Mention(start, end, concept, networks, near, reason)
+        if networks or near and reason == "part" or not self._is_slight(name.item, words):
+            yield Mention(start, end, concept, networks, near, reason)
+
+    @staticmethod
+    def _is_slight(item: Item, words: Sequence[Token]) -> bool:
+        """Whether a name that the atlas lacks is rather no name: "put", "tl;dr", "the GP"."""
+        word, written = words[item.first].word, words[item.first].written
+        careful = all(x.careful for x in item.entries if x.kind in _BASES)
+        return careful and (len(word) < 3 or (word in _ENGLISH_WORDS and not written.isupper()))
 
     def _parts(self, item: Item, words: Sequence[Token]) -> list[Mention]:
         """Read a name of several words that the atlas lacks as the networks that it joins (fronto-parietal)."""
@@ -393,11 +458,16 @@ class Lexicon:
         if entry.kind == "network":
             if not modifiers:
                 return entry.value, (entry.value,), (), ""
-            parsed = self._parse(entry.value) or [(entry.value, frozenset())]
-            result = self._resolve_concept(parsed[0][0], parsed[0][1] | modifiers)
+            concept, own = (self._parsed[entry.value] or [(entry.value, frozenset())])[0]
+            result = self._resolve_concept(concept, self._replaced(own, modifiers))
             return result if result[1] else (result[0], (), (entry.value,), "part")
-        results = [self._resolve_concept(concept, own | modifiers) for concept, own in entry.concepts]
+        results = [self._resolve_concept(concept, self._replaced(own, modifiers)) for concept, own in entry.concepts]
         return min(results, key=lambda x: (len(x[1]) != 1, not x[1], not x[2]))
+
+    def _replaced(self, own: frozenset[str], modifiers: frozenset[str]) -> frozenset[str]:
+        """Return both, without those of a name's own that others of their class stand for."""
+        classes = {self._classes[x] for x in modifiers}
+        return frozenset(x for x in own if self._classes[x] not in classes) | modifiers
 
     def _resolve_concept(
         self, concept: str, modifiers: frozenset[str]
@@ -472,16 +542,20 @@ def _lonely(item: Item, items: Sequence[Item], index: int, words: Sequence[Token
     return bool(before or after)
 
 
-_ENGLISH = set("the is of and how what which to in are with does do this you i me for strong strongly level vs".split())
+_ENGLISH = set(
+    "the is of and how what which to in are with does do this you i me for strong strongly level vs".split()
+)
 _OTHERS = set(
     "que la el il di der die das und ist wie het een de och ar det en les le des est du e os da do na nao und im mit"
-    " sind stark zwischen entre con per tra fra tussen hoe sterk is van den zijn med mellan por para como cuanto".split()
+    " sind stark zwischen entre per tra fra tussen hoe sterk den zijn med mellan por para como cuanto mi es se met minder meer ook naar een".split()
 )
 
 
+_SIGN = re.compile("[-/\u2013\u2014~×*<>=|x]")
 _ENGLISH_WORDS = set(
     "con co cop van vat an at put par front temp sub mid hip mem th str multi da dat cc mr sc rt vi mm pal limb fl cp"
-    " ln mot som exec post med sec lat ant def dn fro sm cer".split()
+    " ln mot som exec def dn fro sm cer seeing sight moving feeling feelings talking speech speaking memory retrieval"
+    " remembering minne erinnerung memoria bellek".split()
 )
 
 
@@ -507,12 +581,40 @@ def _merged(mentions: list[Mention], text: str) -> list[Mention]:
             merged[-1] = replace(last, end=mention.end)
         else:
             merged.append(mention)
-    return merged
+    return _without_doubles(merged, text)
+
+
+_BESIDE = re.compile(r"[\s\-,(]*(?:(?:of|the|der|des|de|la|del|della|da|do|s)\s+)*\Z")
+
+
+def _without_doubles(mentions: list[Mention], text: str) -> list[Mention]:
+    """Drop ambiguous mentions that another makes plain: "the hand network of the motor system", "the two motor ones"."""
+    sure = {x.network for x in mentions if x.network}
+    kept: list[Mention] = []
+    for index, mention in enumerate(mentions):
+        if len(mention.networks) > 1:
+            following = mentions[index + 1] if index + 1 < len(mentions) else None
+            if sure.issuperset(mention.networks):
+                continue
+            if (
+                following
+                and following.network in mention.networks
+                and _BESIDE.match(text[mention.end : following.start])
+            ):
+                mentions[index + 1] = replace(following, start=mention.start)
+                continue
+            if kept and kept[-1].network in mention.networks and _BESIDE.match(text[kept[-1].end : mention.start]):
+                kept[-1] = replace(kept[-1], end=mention.end)
+                continue
+        kept.append(mention)
+    return kept
 
 
 def _check(names: tuple[str, ...], extra: Mapping[str, Sequence[str]]) -> None:
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"The networks are {list(names)}; expected one name or more, each once. Name each network once.")
+        raise ValueError(
+            f"The networks are {list(names)}; expected one name or more, each once. Name each network once."
+        )
     unknown = sorted(set(extra) - set(names))
     if unknown:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The language model's own description of a scan: what it states, checked against the numbers, in plain English.
 
-Connectivity is described by the model's text. Of the other families, what the model reads as most extreme is stated: its
-text needs the connectivity within each name, which a measure has not.
+Connectivity is described by the model's own text. Of other families, what the model reads as most extreme is stated: it
+has learnt to write about scans whose pairs are all there, and a table of measures has no pair of two measures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .bins import BINS
+from .measure_answers import gradient_is_chance
 from .measures import ScanMeasures
 from .query import ENDS
 from .reading import MOST_NAMES, LevelReading, TableReader, as_reader, read_table
@@ -99,8 +100,8 @@ def describe_with_model(
     reader = as_reader(model, processor)
     table = family_table(measures, family)
     if family != "connectivity":
-        notable = most_notable(read_table(reader, family, table, table.entries))
-        return ModelDescription(tuple(_of_reading(reading, measures) for reading in notable))
+        readings = read_table(reader, family, table, _worth_saying(table, measures))
+        return ModelDescription(tuple(_of_reading(reading, measures) for reading in most_notable(readings)))
     raw: list[ModelStatement] = []
     for part in table.parts(MOST_NAMES):
         (text,) = reader.describe([part])
@@ -180,6 +181,14 @@ def _with_names(written: str, names: dict[str, str]) -> str:
 # ----- other families: what the model reads as most extreme -----
 
 
+def _worth_saying(table: ValueTable, measures: ScanMeasures) -> list[Pair]:
+    """Return what may be stated: not where the gradient's ends lie, and no position if the gradient may be chance."""
+    positions = [pair for pair in table.entries if pair[1] == POSITION]
+    trivial = [pair for pair in positions if pair[0] in (measures.ends or ())]
+    left_out = set(positions if positions and gradient_is_chance(measures) else trivial)
+    return [pair for pair in table.entries if pair not in left_out]
+
+
 def most_notable(readings: Sequence[LevelReading]) -> list[LevelReading]:
     """Choose what to state: measures of the whole scan, and the networks whose levels lie furthest from the middle.
 
@@ -214,7 +223,11 @@ def _of_reading(reading: LevelReading, measures: ScanMeasures) -> ModelStatement
 def _position_words(name: str, level: str, measures: ScanMeasures) -> str:
     """Say where the model places a network between the ends of the principal gradient, which have names but no sign."""
     first, last = measures.ends or ("", "")
-    places = (f"close to the {first} end", f"nearer to the {first} end", "about in the middle")
-    places += (f"nearer to the {last} end", f"close to the {last} end")
-    place = "at one end" if name in (first, last) else places[BINS.index(level)]
+    place = (
+        f"close to the {first} end",
+        f"nearer to the {first} end",
+        "about in the middle",
+        f"nearer to the {last} end",
+        f"close to the {last} end",
+    )[BINS.index(level)]
     return f"on the principal gradient, which runs from {first} to {last} in this scan, {name} lies {place}"

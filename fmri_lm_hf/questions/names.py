@@ -87,8 +87,9 @@ class Forms:
                 node[""].append(entry)
         if declined:
             self._declined.update(words)
-        if misspelt and (len(words) == 1 or "-" in form):
-            self._misspelt.update(x for way in ways for x in way)
+        if misspelt:
+            short = 5 if len(words) == 1 or "-" in form else 9
+            self._misspelt.update(x for way in ways for x in way if len(x) >= short)
         self.dense.update(x.word for x in tokens(form) if x.dense)
         if tokens(form) and all(x.dense for x in tokens(form)):
             self.dense.add(glued)
@@ -139,7 +140,7 @@ class Forms:
         token = text[index]
         for word in self.readings(token.word):
             yield word, index + 1
-        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]\Z", text[index + 1].gap):
+        if index + 1 < len(text) and not token.dense and re.match(r"[\s\-]?\Z", text[index + 1].gap):
             if min(len(token.word), len(text[index + 1].word)) < 2:
                 return
             glued = token.word + text[index + 1].word
@@ -164,7 +165,9 @@ def _dense(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
     while start < length:
         # A Korean word begins with its noun: what follows an unknown syllable is no name.
         inside = _HANGUL.match(word[start]) and unknown < start
-        size = 0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        size = (
+            0 if inside else next((n for n in range(min(12, length - start), 0, -1) if word[start:][:n] in known), 0)
+        )
         if size:
             cuts += [(unknown, start)] if unknown < start else []
             cuts.append((start, start + size))
@@ -179,13 +182,14 @@ def _dense(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
 
 
 _PREFIX = re.compile(
-    "(fronto|parieto|temporo|occipito|thalamo|cortico|striato|cerebello|hippocampo|amygdalo|insulo|cingulo|limbico)(.{5,})"
+    "(fronto|parieto|temporo|occipito|thalamo|cortico|striato|cerebello|hippocampo|amygdalo|insulo|cingulo)(.{5,})"
 )
+_SIDE = re.compile("(l|r)(vis|smn|ctrl|dmn|fpn|con|dan|van|aud|sal|lim|cont|default|sommot|motor|visual|control)")
 
 
 def _prefixed(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
-    """Divide "thalamocortical", unless a form is written so."""
-    match = _PREFIX.fullmatch(token.word)
+    """Divide "thalamocortical" and "Rvis", unless a form is written so."""
+    match = _PREFIX.fullmatch(token.word) or (re.match("[LR][a-z]", token.written) and _SIDE.fullmatch(token.word))
     whole = any(token.word in x.vocabulary.words or x.vocabulary.inflected(token.word) for x in forms)
     if not match or whole or not any(x.readings(match.group(2)) for x in forms):
         yield token
@@ -215,7 +219,7 @@ def known_forms() -> Forms:
         concepts = tuple(concept_of(x) for x in identifier.split("/"))
         for group, listed in concept.get("forms", {}).items():
             for form in split_list(listed):
-                careful = form in wordlike
+                careful = form in wordlike or "".join(x.word for x in tokens(form)) in wordlike
                 free = group not in ("abbr", "careful")
                 forms.add(form, Entry("concept", concepts, careful=careful), declined=free, misspelt=free)
     for name, modifier in content["modifiers"].items():

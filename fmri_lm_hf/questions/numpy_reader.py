@@ -73,8 +73,8 @@ class NumpyQuestionReader:
         hidden = self._normalised(hidden + self.weights[table("token_type")][0], "bert.embeddings.LayerNorm")
         for number in range(self.n_layers):
             hidden = self._layer(hidden, f"bert.encoder.layer.{number}")
-        pooled = softmax(self._linear(hidden, "attend"), axis=0).T @ hidden  # (4, hidden)
-        return np.concatenate([self._linear(each, f"heads.{number}") for number, each in enumerate(pooled)])
+        pooled = softmax(self._linear(hidden, "classify.attend"), axis=0).T @ hidden  # (4, hidden)
+        return np.concatenate([self._linear(each, f"classify.heads.{number}") for number, each in enumerate(pooled)])
 
     def _layer(self, hidden: np.ndarray, name: str) -> np.ndarray:
         parts = [self._linear(hidden, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bundled import NETWORK_WORDS, with_atlas
-from ..models.answers import answers_to_questions, encode_question
+from ..models.answers import Asked, answers_to_questions, encode_question
 from ..models.atlas import Atlas
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.network_pairs import pad_name_ids
@@ -18,6 +18,7 @@ from ..models.processing_fmri_lm import FmriLMProcessor
 from .bins import BINS
 from .measures import ScanMeasures
 from .query import Query
+from .statements import pair_words
 from .value_tables import FAMILIES, POSITION, Pair, ValueTable, family_table
 
 MOST_NAMES = len(NETWORK_WORDS)  # of one prompt
@@ -85,6 +86,7 @@ class TableReader:
             )
         self._model, self._processor = model, processor
         self._adapted: dict[tuple[str, ...], tuple[FmriLMForCausalLM, FmriLMProcessor]] = {}
+        self._asked: dict[tuple[int, str, str], Asked] = {}
 
     def labels(self, names: Sequence[str]) -> dict[str, str]:
         """Return what stands for each name in prompts: a word of the model for networks, or itself if it has none.
@@ -111,8 +113,7 @@ class TableReader:
         """
         model, processor = self._for(tables[0].names)
         label = self.labels(tables[0].names)
-        questions = [_QUESTION.format(pair=_pair_words(label[first], label[second])) for first, second in pairs]
-        asked = [encode_question(processor, question, BINS) for question in questions]
+        asked = [self._ask(processor, label[first], label[second]) for first, second in pairs]
         scores = answers_to_questions(model, asked, **self._inputs(tables, processor))
         return torch.stack(scores, dim=1).softmax(-1).cpu().numpy()
 
@@ -144,6 +145,13 @@ class TableReader:
             self._adapted[labels] = with_atlas(self._model, self._processor, Atlas("table", rois, networks))
         return self._adapted[labels]
 
+    def _ask(self, processor: FmriLMProcessor, first: str, second: str) -> Asked:
+        """Encode the question for the level of a pair of labels; kept, since that takes as long as to answer it."""
+        key = (processor.n_tokens, first, second)
+        if key not in self._asked:
+            self._asked[key] = encode_question(processor, _QUESTION.format(pair=pair_words(first, second)), BINS)
+        return self._asked[key]
+
     @staticmethod
     def _inputs(tables: Sequence[ValueTable], processor: FmriLMProcessor) -> dict[str, Tensor]:
         # With ids of names, what is present follows from the features; without, from ROIs, which a table has not.
@@ -152,10 +160,6 @@ class TableReader:
             "fmri_features": torch.stack([table.features() for table in tables]),
             "network_name_ids": ids.expand(len(tables), -1, -1),
         }
-
-
-def _pair_words(first: str, second: str) -> str:
-    return f"within {first}" if first == second else f"between {first} and {second}"
 
 
 # ----- levels that a query is about -----

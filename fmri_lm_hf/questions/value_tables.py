@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ BOUNDS_POSITION = (0.15, 0.4, 0.6, 0.85)
 
 # Ends of the scale for values that are not connectivity: beyond the outer bounds, and still common in training.
 LOWEST, HIGHEST = -0.6, 1.5
-# The tenth of a grade next to each bound takes up a quarter of the model's bin. The model tells values apart that differ
-# by about 0.02, so that it reads values close to a bound more surely.
+# The tenth of a grade next to each bound takes up a quarter of the model's bin: the model tells values apart that
+# differ by about 0.02, so it reads values close to a bound more surely.
 _SHARES, _PLACES = (0.0, 0.1, 0.9), (0.0, 0.25, 0.75)
 # Token of the scan where a table has no connectivity: RMS correlation, mean and SD between networks, and mean within
 # them, as scans have them. Zeros would be unlike any scan, and cost a tenth of the grades.
@@ -67,12 +67,12 @@ def on_scale(value: float | np.ndarray, bounds: Sequence[float]) -> np.ndarray:
     reach = 2 * (bounds[-1] - bounds[0])
     points = _between([bounds[0] - reach, *bounds, bounds[-1] + reach], _SHARES)
     places = _between([LOWEST, *BOUNDS_BETWEEN, HIGHEST], _PLACES)
-    return np.interp(value, points, places)
+    return np.asarray(np.interp(value, points, places))
 
 
 def _between(edges: Sequence[float], shares: Sequence[float]) -> list[float]:
     """Return edges, and points between each two of them at given shares of the way."""
-    found = [low + share * (high - low) for low, high in zip(edges, edges[1:]) for share in shares]
+    found = [low + share * (high - low) for low, high in pairwise(edges) for share in shares]
     return [*found, edges[-1]]
 
 
@@ -177,23 +177,30 @@ def family_table(measures: ScanMeasures, family: str) -> ValueTable:
     Raises
     ------
     ValueError
-        For another family.
+        For another family, or if a network is called as a measure is.
     """
     if family not in FAMILIES:
         raise ValueError(f"The family is {family!r}, expected one of {', '.join(FAMILIES)}.")
     if family == "connectivity":
         return _connectivity(measures)
-    columns = {
-        "graph": ("node_strength", "modularity", "global_efficiency", "clustering"),
-        "gradients": (POSITION, "range"),
-        "spectral": SPECTRAL,
-    }[family]
-    # Words of the measures come last: a pair is named in the order of the table.
+    columns = _COLUMNS[family]
+    if taken := {WHOLE, *columns}.intersection(measures.network_names):
+        raise ValueError(
+            f"A network of the atlas is called {taken.pop()!r}, which names a measure here, expected another name: "
+            "rename it with `Atlas.with_networks`."
+        )
     entries: dict[Pair, Entry] = {}
     for column in columns:
         entries |= _column(measures, column)
     known = {name for pair in entries for name in pair}
     return ValueTable(tuple(name for name in (*measures.network_names, WHOLE, *columns) if name in known), entries)
+
+
+_COLUMNS = {
+    "graph": ("node_strength", "modularity", "global_efficiency", "clustering"),
+    "gradients": (POSITION, "range"),
+    "spectral": SPECTRAL,
+}
 
 
 def _connectivity(measures: ScanMeasures) -> ValueTable:

@@ -100,7 +100,9 @@ def tokens(text: str, whole: Container[str] = ()) -> list[Token]:
 
 def stems(word: str) -> set[str]:
     """Return what is left of a name without an ending that other cases replace; the name itself is among them."""
-    return {word[: len(word) - len(x)] for x in _INHERENT if word.endswith(x) and len(word) - len(x) >= 4}
+    return {
+        word[: len(word) - len(x)] for x in _INHERENT if word.endswith(x) and len(word) - len(x) >= (5 if x else 4)
+    }
 
 
 class Vocabulary:
@@ -152,7 +154,7 @@ class Vocabulary:
     def inflected(self, word: str) -> set[str]:
         """Return the words that differ from `word` by their ending only."""
         found: set[str] = set()
-        for size in range(min(8, len(word) - 3)):
+        for size in range(min(9, len(word) - 3)):
             if word[len(word) - size :] in _ENDINGS:
                 found |= self._stems.get(word[: len(word) - size], set())
         return {x for x in found if len(x) > 5 or word.startswith(x)}

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from peft import get_peft_model
 
+from ..models.abstention import recorded_answers
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
 from .arguments import LanguageModelArguments, argument, parse
@@ -78,6 +79,7 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
     if arguments.questions is not None:
         questions = LabelQuestions(scans.dataset, arguments.questions, arguments.questions_per_conversation)
         asked, texts = questions.scan_ids, None  # scans with a conversation
+        answers = questions.answers
         if arguments.corpus is not None and not arguments.reading_questions:
             texts = CorpusTexts(arguments.corpus, arguments.corpus_config, arguments.text_lengths)
             asked = asked & texts.scan_ids
@@ -86,13 +88,17 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         converse = joined((questions, 1.0), *reading_or_corpus(arguments, texts, processor))
     else:
         given = GivenConversations(scans.dataset, str(arguments.conversations))
-        asked, converse = given.scan_ids, given
+        asked, converse, answers = given.scan_ids, given, given.answers
     rows = scans.split_rows([row for row, scan_id in enumerate(scans.scan_ids) if scan_id in asked])
 
     model: Any = FmriLMForCausalLM.from_pretrained(arguments.model, dtype="float32")
     if new_words:
         torch.manual_seed(arguments.seed)
         model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    # Pipelines decline labels that are not recorded here. An adapter is saved without the configuration of its model.
+    answers = {**(recorded_answers(model, processor) or {}), **answers}
+    model.config.answers = answers
+    processor.answers = answers if arguments.lora_rank else None
     model.freeze_fmri_tokenizer()
     if model.fmri_head is not None:
         model.fmri_head.requires_grad_(False)  # not used in this stage: DDP refuses trained weights without a gradient

@@ -19,7 +19,7 @@ import torch
 from ..corpus.facts import Fact
 from ..corpus.languages import language_of
 from ..corpus.queries import DESCRIBE, Question, ask_about, ask_description, scan_facts
-from ..evaluation.tasks import forms_of, load_tasks
+from ..evaluation.tasks import MAX_CLASSES, forms_of, load_tasks
 from ..hub.download import dataset_folder
 from ..models.atlas import Atlas
 from ..models.configuration_fmri_lm import n_pair_tokens
@@ -218,6 +218,11 @@ class LabelQuestions:
                 self._known[scan_id] = known
         self.scan_ids = set(self._known)
 
+    @property
+    def answers(self) -> dict[str, list[str]]:
+        """The answers to choose from, by each wording of their question; forms have none."""
+        return {ask: task.classes for task in self.tasks.values() if task.form is None for ask in task.ask}
+
     def texts(self) -> list[str]:
         """Return texts with all words of questions and answers."""
         texts = [text for task in self.tasks.values() for text in (*task.ask, *task.classes)]
@@ -309,6 +314,16 @@ class GivenConversations:
                 )
             self._of_scan.setdefault(str(scan_id), []).append(index)
         self.scan_ids = set(self._of_scan)
+
+    @property
+    def answers(self) -> dict[str, list[str]]:
+        """The answers to each question that has 2 to `MAX_CLASSES` different ones: its labels."""
+        found: dict[str, set[str]] = {}
+        for messages in self.conversations["messages"]:
+            for asked, answer in zip(messages, messages[1:]):
+                if (asked["role"], answer["role"]) == ("user", "assistant"):
+                    found.setdefault(str(asked["content"]).strip(), set()).add(str(answer["content"]).strip())
+        return {ask: sorted(answers) for ask, answers in found.items() if 2 <= len(answers) <= MAX_CLASSES}
 
     def __call__(self, scan_id: str, draw: np.random.Generator, seen: Seen) -> Messages:
         """Draw one of the conversations about a scan."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,15 +26,19 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, Trainer, set_seed
 from transformers.models.bert.modeling_bert import BertModel
 
+from ..bundled.gguf_files import PACKAGED
 from ..files import project_folder, write_json
-from ..questions.classes import PLACEHOLDERS
-from ..questions.encoder import QuestionEncoder, QuestionReader, encode
+from ..questions.classes import PLACEHOLDERS, Reader
+from ..questions.encoder import QuestionEncoder, QuestionReader, encode, padded
+from ..questions.language_model import LanguageModelReader, QuestionLanguageModel, load_packaged, prompt
 from ..questions.lexicon import Lexicon
 from ..questions.understanding import understand
 from .arguments import StageArguments, argument, parse
 from .wordings import Example, GrammarQuestions, joined, labelled, noisy, queries_of
 
 IGNORED = -100
+
+_Encode = Callable[[str], list[int]]
 
 
 @dataclass
@@ -42,7 +47,10 @@ class UnderstandingArguments(StageArguments):
 
     stage: ClassVar[str] = "understanding"
 
-    encoder: str | None = argument("folder or Hub id of a pretrained BERT, such as all-MiniLM-L6-v2; required")
+    encoder: str | None = argument(
+        "folder or Hub id of a pretrained BERT, such as all-MiniLM-L6-v2; or smollm2, which gets adapters; required"
+    )
+    lora_rank: int = argument("rank of the adapters of a language model", 16)
     questions: str = argument("folder of questions (*.jsonl), with atlases.json and wordings/", "training/questions")
     hold_out: list[str] = argument("voices (names of files) that are not trained on, but judged", [])
     vocabulary: int = argument("subwords of the encoder that are kept, besides those of the training texts", 6000)
@@ -55,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     train(parse(UnderstandingArguments, words))
 
 
-def train(arguments: UnderstandingArguments) -> QuestionReader:
+def train(arguments: UnderstandingArguments) -> QuestionReader | LanguageModelReader:
     """Train a question encoder, judge it on the voices held out, and save it in `output_dir`."""
     if arguments.encoder is None:
         raise ValueError("No encoder to start from: give `--encoder`, the folder or Hub id of a pretrained BERT.")
@@ -69,34 +77,48 @@ def train(arguments: UnderstandingArguments) -> QuestionReader:
     known = [labelled(row, lexicons[row["atlas"]]) for row in rows if row["voice"] not in arguments.hold_out]
     grammar = GrammarQuestions(folder / "wordings")
     set_seed(arguments.seed)
-    tokenizer, kept = smaller_vocabulary(
-        AutoTokenizer.from_pretrained(arguments.encoder),
-        [example.text for example in known] + list(grammar.texts()),
-        arguments.vocabulary,
-    )
-    model = new_encoder(arguments.encoder, kept, len(tokenizer))
+    new_reader = language_model_reader if arguments.encoder in PACKAGED else encoder_reader
+    reader, encode = new_reader(arguments, [*(example.text for example in known), *grammar.texts()])
     per_epoch = round(len(known) / max(1 - arguments.share_grammar - arguments.share_joined, 0.05))
-    examples = Examples(known, grammar, arguments, tokenizer, per_epoch)
-    trainer = Trainer(model, arguments, train_dataset=examples, data_collator=collate)
+    examples = Examples(known, grammar, arguments, encode, per_epoch)
+    n_epochs, arguments.num_train_epochs = arguments.num_train_epochs, 1  # `examples` are those of all epochs
+    trainer = Trainer(reader.model, arguments, train_dataset=examples, data_collator=collate)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    model.cpu().float()
-    reader = QuestionReader(model, tokenizer)
+    reader.model.cpu().eval()
     output = Path(str(arguments.output_dir))
     reader.save(output)
-    reader = QuestionReader.load(output)  # as it will be used: in 8 bits
+    if isinstance(reader, QuestionReader):
+        reader = QuestionReader.load(output)  # as it will be used: in 8 bits
     held_out = [row for row in rows if row["voice"] in arguments.hold_out]
     write_json(
         {
             "encoder": Path(arguments.encoder).name,
+            "n_examples": len(examples),
             "questions": dict(Counter(row["voice"] for row in rows)),
             "held_out": list(arguments.hold_out),
             "seed": arguments.seed,
-            "epochs": arguments.num_train_epochs,
+            "epochs": n_epochs,
             "scores": judge(reader, held_out, networks),
         },
         output / "understanding.json",
     )
     return reader
+
+
+def encoder_reader(arguments: UnderstandingArguments, texts: Sequence[str]) -> tuple[QuestionReader, _Encode]:
+    """Make an untrained question encoder, and what turns a text into its token ids."""
+    tokenizer, kept = smaller_vocabulary(AutoTokenizer.from_pretrained(arguments.encoder), texts, arguments.vocabulary)
+    model = new_encoder(str(arguments.encoder), kept, len(tokenizer))
+    return QuestionReader(model, tokenizer), partial(encode, tokenizer)
+
+
+def language_model_reader(
+    arguments: UnderstandingArguments, texts: Sequence[str]
+) -> tuple[LanguageModelReader, _Encode]:
+    """Make a language model with untrained adapters, and what turns a text into its token ids."""
+    language_model, tokenizer = load_packaged(str(arguments.encoder))
+    model = QuestionLanguageModel(language_model, arguments.lora_rank)
+    return LanguageModelReader(model, tokenizer), partial(prompt, tokenizer)
 
 
 # ----- questions -----
@@ -124,11 +146,10 @@ class Examples(Dataset):
         known: Sequence[Example],
         grammar: GrammarQuestions,
         arguments: UnderstandingArguments,
-        tokenizer: PreTrainedTokenizerFast,
+        encode: _Encode,
         per_epoch: int,
     ):
-        self.known, self.grammar, self.arguments = known, grammar, arguments
-        self.tokenizer = tokenizer
+        self.known, self.grammar, self.arguments, self.encode = known, grammar, arguments, encode
         self.n = round(per_epoch * arguments.num_train_epochs)  # one pass over it is the training
         self.order = [number for epoch in range(-(-self.n // len(known))) for number in self._shuffled(epoch)]
 
@@ -149,16 +170,14 @@ class Examples(Dataset):
             example = joined(rng.choice(self.known), rng.choice(self.known), rng)
         else:
             example = self.known[self.order[number]]
-        return {"input_ids": encode(self.tokenizer, noisy(example.text, rng)), "labels": list(example.labels)}
+        return {"input_ids": self.encode(noisy(example.text, rng)), "labels": list(example.labels)}
 
 
 def collate(examples: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Pad examples to a batch."""
-    longest = max(len(example["input_ids"]) for example in examples)
-    ids = [example["input_ids"] + [0] * (longest - len(example["input_ids"])) for example in examples]
-    mask = [[1] * len(example["input_ids"]) + [0] * (longest - len(example["input_ids"])) for example in examples]
-    labels = [example["labels"] for example in examples]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
+    """Pad examples to a batch; to a multiple of 8, so that kernels meet few different shapes."""
+    ids, mask = padded([example["input_ids"] for example in examples], 8)
+    labels = torch.tensor([example["labels"] for example in examples])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 # ----- encoder -----
@@ -231,9 +250,7 @@ def new_encoder(name: str, kept: Sequence[int], size: int) -> QuestionEncoder:
 # ----- scores -----
 
 
-def judge(
-    reader: QuestionReader, rows: Sequence[Mapping[str, Any]], networks: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+def judge(reader: Reader, rows: Sequence[Mapping[str, Any]], networks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Judge the whole way from text to query: shares of right, wrong and declined questions, by voice and language.
 
     Of answerable questions, `right` and `wrong` (another query) and the rest declined; of the others, `declined`.

@@ -87,13 +87,13 @@ class GrammarQuestions:
     """
 
     def __init__(self, folder: Path):
-        self.languages: list[dict[str, list[str]]] = []
+        self.languages: dict[str, dict[str, list[str]]] = {}
         for file in sorted(folder.glob("*.json")):
             templates = json.loads(file.read_text(encoding="utf-8"))
             known = {name: forms for name, forms in templates.items() if self._is_class(name) and forms}
             if unknown := sorted(set(templates) - set(known)):
                 raise ValueError(f"{file.name} has templates for unknown classes {', '.join(unknown)}.")
-            self.languages.append(known)
+            self.languages[file.stem] = known
         if not self.languages:
             raise ValueError(f"There are no wordings (*.json) in {folder}.")
 
@@ -103,14 +103,14 @@ class GrammarQuestions:
 
     def texts(self) -> Iterator[str]:
         """Yield every template."""
-        for language in self.languages:
+        for language in self.languages.values():
             for forms in language.values():
                 yield from forms
 
     def draw(self, rng: random.Random) -> Example:
         """Draw a question: a language, a class, a template."""
-        # English has the first place in the world's laboratories, and here two fifths of the questions
-        language = self.languages[0] if rng.random() < 0.4 else rng.choice(self.languages)
+        code = "en" if "en" in self.languages and rng.random() < 0.4 else rng.choice(list(self.languages))
+        language = self.languages[code]
         name = rng.choice(list(language))
         return _filled(name, rng.choice(language[name]), rng)
 

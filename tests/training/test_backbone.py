@@ -23,10 +23,10 @@ from transformers import (
 
 import fmri_lm_hf
 from fmri_lm_hf import FmriLMForCausalLM, FmriLMProcessor
+from fmri_lm_hf.bundled import gguf_files
 from fmri_lm_hf.corpus.queries import BINS, Question, bin_of
 from fmri_lm_hf.models.network_pairs import N_FEATURES, VALUE
 from fmri_lm_hf.simulation.stream import RandomScans
-from fmri_lm_hf.training import backbone as gguf_files
 from fmri_lm_hf.training.arguments import parse
 from fmri_lm_hf.training.backbone import load_backbone, load_text_backbone
 from fmri_lm_hf.training.data import about_scan
