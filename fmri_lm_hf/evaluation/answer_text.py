@@ -133,6 +133,17 @@ class Said:
             found.append((float(number) * (-1 if sign else 1), max(0.51 * 10.0 ** -len(fraction), 0.006)))
         return found
 
+    @cached_property
+    def listed(self) -> dict[tuple[str, ...], str]:
+        """The levels of a list, one in each part between semicolons or lines: sorted pair, or network -> level."""
+        found: dict[tuple[str, ...], str] = {}
+        parts = [Said(part, self.network_names) for part in re.split(r"[;\n]", self.text)]
+        for part in parts if len(parts) > 1 else ():
+            item = tuple(sorted(part.pairs[0])) if part.pairs else tuple(part.names)
+            if (level := part.stated()) and len(part.levels) == 1 and len(item) in (1, 2):
+                found[item] = level
+        return found
+
     @property
     def count(self) -> int | None:
         """The first whole number that is not the size of what is counted from."""

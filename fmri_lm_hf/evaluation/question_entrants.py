@@ -37,19 +37,21 @@ class FrontDoor:
     model : str, optional
         Folder or Hub id; the bundled model when None.
     read : {"numbers", "model"}
-        What answers are read from: the scan's numbers, or the language model.
+        What answers are read from: the scan's numbers; or the language model, whose levels are given as they are,
+        without comparing them with the numbers.
     """
 
     def __init__(self, model: str | None = None, read: Literal["numbers", "model"] = "numbers"):
-        self.model, self.read = model, read
+        self.model = model
+        self.options = {"read": read, **({"check": False} if read == "model" else {})}
         self._pipeline_of = cache(self._new_pipeline)
 
     def __call__(self, scan: Mapping[str, Any] | None, question: str) -> dict[str, Any]:
         """Answer a question about a scan; without a scan, a pipeline of any atlas is asked."""
         if scan is None:
-            return self._pipeline_of(None)(None, question=question, read=self.read)
+            return self._pipeline_of(None)(None, question=question, **self.options)
         signals = {key: value for key, value in scan.items() if key != "atlas"}
-        return self._pipeline_of(scan["atlas"])(signals, question=question, read=self.read)
+        return self._pipeline_of(scan["atlas"])(signals, question=question, **self.options)
 
     def _new_pipeline(self, atlas: Atlas | None) -> Pipeline:
         from transformers import pipeline

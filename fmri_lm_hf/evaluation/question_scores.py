@@ -36,6 +36,10 @@ def _without_answer(case: Case) -> bool:
     return _own(case) and not case.expects_answer
 
 
+def _swapped(case: Case) -> bool:
+    return case.condition == "swapped" and case.expects_answer
+
+
 def _of_condition(condition: str) -> Test:
     return lambda case: case.condition == condition
 
@@ -50,7 +54,7 @@ SCORES: dict[str, tuple[Test, Test, str]] = {
     "unanswerable_declined": (_is_right, _without_answer, "Declined, of questions without"),
     "answered_wrongly": (lambda case: case.is_answered and not case.is_right, _own, "Answered wrongly, of all"),
     "compositions_right": (_is_right, lambda case: case.condition == "own" and case.question.composed, "Compositions"),
-    "swapped_right": (_is_right, lambda case: case.condition == "swapped", "Networks swapped: right"),
+    "swapped_right": (_is_right, _swapped, "Networks swapped: right"),
     "true_of_another_scan": (lambda case: bool(case.by_other), _with_answer, "Also true of another scan"),
     "no_scan_declined": (_is_right, _of_condition("no scan"), "No scan: declined"),
     "noise_declined": (_is_right, _of_condition("noise"), "Noise: declined"),
@@ -64,11 +68,7 @@ SCORES: dict[str, tuple[Test, Test, str]] = {
         lambda case: _with_answer(case) and case.understood is not None,
         "Queries right",
     ),
-    "swapped_unchanged": (
-        lambda case: bool(case.by_former),
-        lambda case: case.condition == "swapped",
-        "Networks swapped: true of the scan before",
-    ),
+    "swapped_unchanged": (lambda case: bool(case.by_former), _swapped, "Networks swapped: true of the scan before"),
 }
 _GROUPS: dict[str, tuple[Callable[[Case], str | None], Test]] = {
     "by_intent": (lambda case: case.question.intent, _with_answer),
@@ -139,7 +139,7 @@ def provenance(
     ----------
     questions : sequence of Question
     seeds : sequence of int
-        Of the sets of scans; -1 for real ones.
+        Of the sets of scans; below 0 for real ones.
     model : str, optional
         Folder or Hub id; the bundled model when None.
     scans : str

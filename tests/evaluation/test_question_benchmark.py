@@ -190,6 +190,57 @@ def test_a_comparison_turns_with_its_relation(scan):
         assert judged(text, query, scan) == "false", text
 
 
+@pytest.mark.parametrize(
+    "query", [each for each in QUERIES if each.intent in ("strongest", "weakest", "partner", "rank")]
+)
+def test_a_list_of_levels_answers_a_choice(query, scan):
+    pairs = [*scan.measures.between, *scan.measures.within]
+    levels = {pair: scan.measures.level(*pair) for pair in pairs}
+    assert (
+        judged(
+            "; ".join(
+                f"{one} and {two}: {levels[one, two]}" if one != two else f"within {one}: {levels[one, two]}"
+                for one, two in pairs
+            ),
+            query,
+            scan,
+        )
+        == "true"
+    )
+    turned = dict(zip(LEVELS, [*LEVELS][::-1]))
+    turned["moderate"] = "low"
+    assert (
+        judged(
+            "; ".join(
+                f"{one} and {two}: {turned[levels[one, two]]}"
+                if one != two
+                else f"within {one}: {turned[levels[one, two]]}"
+                for one, two in pairs
+            ),
+            query,
+            scan,
+        )
+        == "false"
+    )
+
+
+def test_a_list_that_lacks_a_candidate_is_no_choice(scan):
+    one, other, *_ = scan.measures.between
+    text = "; ".join(f"{' and '.join(pair)}: {scan.measures.level(*pair)}" for pair in (one, other))
+    assert judged(text, Query("strongest", (), {"scope": "between"}), scan) == "irrelevant"
+    assert judged(text, Query("compare", (*one, *other), {"relation": "weaker"}), scan) == "true"
+    assert judged(text, Query("compare", (*one, "limbic", "limbic"), {"relation": "weaker"}), scan) == "irrelevant"
+
+
+def test_a_list_of_levels_of_networks_tells_the_hub(scan):
+    def listed(level_of):
+        return "; ".join(f"node strength of {name}: {level_of(name)}" for name in NAMES)
+
+    hub = Query("graph", (), {"measure": "hub"})
+    assert judged(listed(lambda name: scan.measures.network("node_strength", name).level), hub, scan) == "true"
+    assert judged(listed(lambda name: "low"), hub, scan) == "false"
+
+
 def test_a_list_of_all_numbers_is_no_answer(scan):
     numbers = ", ".join(f"{value:.2f}" for value in np.arange(-1, 3, 0.01))
     assert judged(numbers, Query("level", PAIR), scan) == "false"
@@ -383,7 +434,7 @@ def test_the_front_door_has_a_pipeline_for_each_atlas(scan_set, monkeypatch):
         assert entrant(scan.scan, "Q")["answer"] == "high"
     entrant(None, "Q")
     assert [atlas.network_names[:1] if atlas else None for _, _, atlas in made] == [("default",), ("visual",), None]
-    assert {options["read"] for _, options in asked} == {"model"}
+    assert all(options == {"question": "Q", "read": "model", "check": False} for _, options in asked)
     assert "atlas" not in asked[0][0]
     assert asked[-1][0] is None
 
