@@ -225,7 +225,7 @@ def pipeline_row() -> dict[str, Any]:
                 else:
                     names = "\t".join(processor.feature_extractor.atlas.roi_names)
                     np.savetxt(file, bold, fmt="%.5f", delimiter="\t", header=names, comments="")
-            given = {"candidate_labels": ["high", "low"], "question": "Connectivity?", "t_r": 2.0}
+            given = {"candidate_labels": ["high", "low"], "question": "Connectivity?", "t_r": 2.0, "force": True}
             _, seconds = median_seconds(
                 lambda files=files, given=given: ask(files, batch_size=32, **given), repeats=1, warm_up=False
             )

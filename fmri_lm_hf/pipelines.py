@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from .models.abstention import declined
+from .models.abstention import declined, read_or_decline
 from .models.pipelines import (
     FmriDecisionPipeline,
     FmriFeatureExtractionPipeline,
@@ -92,17 +92,18 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
 
     def preprocess(self, request, t_r=None):
         # nested, for the reason that `ScanPipeline.preprocess` has
-        inputs = dict(self.processor(fmri=request["scan"], t_r=t_r))
-        return {"requests": {"question": request["question"], "scan": inputs}}
+        row, reason = read_or_decline(self.processor.feature_extractor, request["scan"], t_r)
+        inputs = dict(self.processor(fmri=row))
+        return {"requests": {"question": request["question"], "scan": inputs, "reason": reason}}
 
     def _forward(self, model_inputs, **options):
         if self._made is None or self._made[0] != options:
             self._made = options, self.answerer(**options)
         requests, answerer = model_inputs["requests"], self._made[1]
-        answers = [
-            answerer.answer(request["question"], {name: values.cpu() for name, values in request["scan"].items()})
-            for request in (requests if isinstance(requests, list) else [requests])
-        ]
+        answers = []
+        for request in requests if isinstance(requests, list) else [requests]:
+            inputs = {name: values.cpu() for name, values in request["scan"].items()}
+            answers.append(answerer.answer(request["question"], answerer.opened(inputs, request["reason"])))
         return {"answers": answers if isinstance(requests, list) else answers[0]}
 
     def postprocess(self, model_outputs) -> QuestionAnswer:
@@ -150,6 +151,8 @@ def as_requests(scans: Any, question: str | Sequence[str] | None) -> Any:
         if isinstance(scans, list):
             return [{"scan": scan, "question": question} for scan in scans]
         return {"scan": scans, "question": question}
+    if not isinstance(question, (list, tuple)):
+        raise ValueError(f"A question is a text, or several, found {question!r}.")
     questions = list(question)
     if not questions:
         raise ValueError("The list of questions is empty: give at least one.")
@@ -256,9 +259,7 @@ class FmriHypothesisPipeline(ScanPipeline):
             )  # (n_reference, n_statements, 2)
         return super().__call__(as_pipeline_input(scans), statements=statements, reference=reference, **options)
 
-    def _sanitize_parameters(
-        self, statements=None, reference=None, t_r=None, force=None
-    ) -> tuple[dict, dict, dict]:
+    def _sanitize_parameters(self, statements=None, reference=None, t_r=None, force=None) -> tuple[dict, dict, dict]:
         scored = given(statements=statements)
         # not `given`: a call without a reference must not keep that of the pipeline
         return given(t_r=t_r), scored, scored | {"reference": reference} | given(force=force)

@@ -191,9 +191,9 @@ def scan_commands(name: str, required: dict[str, str], by_model: str, by_numbers
         Command(
             name,
             required | {"scan": "a.npz"},
-            call(f"{EXTRACTOR}.__call__", prepare=any_scan),
+            call("fmri_lm_hf.models.abstention.read_or_decline", prepare=any_scan),
             [
-                Option("scan", "fmri", {"a.tsv": [Path("a.tsv")], "b.nii.gz": [Path("b.nii.gz")]}),
+                Option("scan", "scan", {name: Path(name) for name in ("a.tsv", "b.nii.gz")}),
                 Option("--t-r", "t_r", {"0.72": 0.72, None: None}),
             ],
         ),

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--read model describes all, connectivity, graph, gradients or spectral, not one network: {args.about}."
         )
-    opened = answerer.open(scan.inputs)
+    opened = answerer.opened(scan.inputs, scan.reason)
     if opened.measures is None:
         if args.json:
             print_json(scan, description=None, declined=True, reason=opened.reason, statements=[])

@@ -73,6 +73,8 @@ class OpenScan:
     is_simulated : bool
     source : str
         A line for the user: the scan and the atlas.
+    reason : str or None
+        Why the scan is not readable.
     names : dict
         Further names of networks.
     """
@@ -82,10 +84,12 @@ class OpenScan:
     name: str
     is_simulated: bool
     source: str
+    reason: str | None = None
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def atlas(self) -> Atlas:
+        assert self.extractor.atlas is not None  # `open_scan` refuses that
         return self.extractor.atlas
 
     def answerer(self, **options: Any) -> QuestionAnswerer:
@@ -113,12 +117,12 @@ def open_scan(args: argparse.Namespace) -> OpenScan:
         from ..models.scan_errors import ScanError
 
         raise ScanError("The model has no atlas, so it knows no network by name: give the scan's with --atlas.")
-    inputs = read_inputs(extractor, path, args.t_r, named=args.atlas is not None)
+    inputs, reason = read_inputs(extractor, path, args.t_r, named=args.atlas is not None)
     origin = "given" if args.atlas else "from the ROI names" if atlas else "assumed; use --atlas for another"
     source = (
         f"Scan: {path.name}{' (simulated)' if args.scan == EXAMPLE else ''}. {atlas_line(extractor.atlas, origin)}"
     )
-    return OpenScan(extractor, inputs, path.name, args.scan == EXAMPLE, source, names)
+    return OpenScan(extractor, inputs, path.name, args.scan == EXAMPLE, source, reason, names)
 
 
 def find_scan(scan: str) -> Path:
@@ -168,12 +172,19 @@ def with_other_atlas(extractor: FmriFeatureExtractor, atlas: Atlas) -> FmriFeatu
     )
 
 
-def read_inputs(extractor: FmriFeatureExtractor, path: Path, t_r: float | None, named: bool) -> dict[str, np.ndarray]:
-    """Read a scan; an error about its atlas says how to name another one, unless one was `named`."""
+def read_inputs(
+    extractor: FmriFeatureExtractor, path: Path, t_r: float | None, named: bool
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """Read a scan, and say why it is not readable.
+
+    An error about its atlas says how to name another one, unless one was `named`.
+    """
+    from ..models.abstention import read_or_decline
     from ..models.scan_errors import ScanError
 
     try:
-        return dict(extractor([path], t_r=t_r, return_tensors="np"))
+        row, reason = read_or_decline(extractor, path, t_r)
+        return dict(extractor([row], return_tensors="np")), reason
     except ScanError as error:
         if named or "atlas" not in str(error):
             raise

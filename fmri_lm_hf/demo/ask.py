@@ -18,15 +18,16 @@ def main(model_dir: str, question: str, labels: list[str], scans: list[str]) -> 
     processor = AutoProcessor.from_pretrained(model_dir)
     classify = pipeline("fmri-zero-shot-classification", model=model, processor=processor)
     describe = pipeline("fmri-to-text", model=model, processor=processor)
-    answers = [
-        {
-            "scores": {
-                each["label"]: each["score"] for each in classify(scan, candidate_labels=labels, question=question)
-            },
-            "text": describe(scan, max_new_tokens=60)[0]["generated_text"],
-        }
-        for scan in scans
-    ]
+    answers = []
+    for scan in scans:
+        scores = classify(scan, candidate_labels=labels, question=question)
+        answers.append(
+            {
+                "scores": {each["label"]: each["score"] for each in scores if each["label"] is not None},
+                "declined": scores[0].get("reason"),
+                "text": describe(scan, max_new_tokens=60)[0]["generated_text"],
+            }
+        )
     json.dump({"class": type(model).__name__, "answers": answers}, sys.stdout)
 
 

@@ -283,7 +283,8 @@ def _single_scans(
     lines = [f"{question} The right answer is {task.answer(values[row])!r}."]
     for name, answer in zip(files, found["answers"]):
         scores = ", ".join(f"{each}: {score:.2f}" for each, score in answer["scores"].items())
-        lines.append(f"From {name}: {scores}. Described: {answer['text']}")
+        told = f"{scores}." if scores else f"declined. {answer['declined']}"
+        lines.append(f"From {name}: {told} Described: {answer['text']}")
     title = f"Scan {scan['scan_id']} of the held-out site, read by a {found['class']}"
     sections = [(title, "\n\n".join(lines))]
     sections += [(f"Real scan: {name}", text) for name, text in describe_real_scans()]

@@ -246,5 +246,9 @@ def _report(scores: Mapping[str, TaskScores], evaluation: Evaluation) -> Evaluat
         conformal={name: each.conformal() for name, each in scores.items()},
         left_out={name: each.left_out for name, each in scores.items()},
         failures=[{"scan_id": scan_id, "reason": reason} for scan_id, reason in evaluation.encoded.failures.items()],
+        n_unreadable=len(evaluation.encoded.unreadable),
+        unreadable=[
+            {"scan_id": scan_id, "reason": reason} for scan_id, reason in evaluation.encoded.unreadable.items()
+        ],
         simulated="simulated" in declared_in_features(evaluation.scans.features),
     )

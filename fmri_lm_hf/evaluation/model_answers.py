@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..models.abstention import read_or_decline
 from ..models.answers import answers_to_questions, encode_question
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from ..models.processing_fmri_lm import FmriLMProcessor
@@ -293,11 +294,14 @@ class EncodedScans:
         `fmri_features` (n_scans, n_tokens, size), `roi_mask` and `padding_mask`.
     failures : dict of str to str
         Scans that cannot be read, and why.
+    unreadable : dict of str to str
+        Scans that are read and answered, but that pipelines would decline (`unreadable_reason`), and why.
     """
 
     rows: list[int]
     inputs: dict[str, torch.Tensor]
     failures: dict[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     @torch.inference_mode()
@@ -317,11 +321,17 @@ class EncodedScans:
             When none of them can be read.
         """
         extractor = processor.feature_extractor
-        extracted, usable, failures = [], [], {}
+        extracted, usable, failures, unreadable = [], [], {}, {}
         for row in tqdm(rows, desc="Reading scans", unit="scan"):
             scan = scans[row]
             try:
-                extracted.append(extractor(scan if change is None else change(scan, row)))
+                if change is None:
+                    shown, reason = read_or_decline(extractor, scan)
+                    if reason is not None:
+                        unreadable[str(scan["scan_id"])] = reason
+                else:
+                    shown = change(scan, row)  # what a control shows need not be a scan
+                extracted.append(extractor(shown))
             except ScanError as error:
                 failures[str(scan["scan_id"])] = str(error)
             else:
@@ -335,7 +345,7 @@ class EncodedScans:
             for batch in tqdm(list(batches(inputs)), desc="Scan tokens", unit="batch")
         ]
         del inputs["input_values"]  # most of the memory, and the language model reads the features only
-        return cls(usable, inputs | {"fmri_features": torch.cat(features)}, failures)
+        return cls(usable, inputs | {"fmri_features": torch.cat(features)}, failures, unreadable)
 
     def places(self, rows: Sequence[int]) -> list[int]:
         """Return the positions of rows of the scan dataset in `inputs`."""

@@ -78,6 +78,7 @@ def report_page(report: EvaluationReport, atlas: Atlas | None = None) -> str:
         *(paragraph(note) for note in wording_notes(report)),
         *([heading("Left out"), bullets(missing)] if missing else []),
         *failure_parts(report.failures),
+        *failure_parts(report.unreadable, "Scans that were scored, but are not readable"),
     ]
     return page("fMRI-LM evaluation", parts)
 
@@ -108,10 +109,10 @@ def truth_parts(truth: TruthResults | None) -> list[str]:
     return [] if truth is None else table_parts(truth_table(truth))
 
 
-def failure_parts(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """List scans that could not be used as parts of a page; none where all could."""
+def failure_parts(failures: Sequence[Mapping[str, Any]], title: str = "Scans that could not be used") -> list[str]:
+    """List scans and reasons as parts of a page; none where there are no such scans."""
     listed = [f"{each['scan_id']}: {each['reason']}" for each in failures]
-    return [heading("Scans that could not be used"), bullets(listed)] if listed else []
+    return [heading(title), bullets(listed)] if listed else []
 
 
 def few_shot_parts(few_shot: Mapping[str, Mapping[str, Mapping[str, FewShotScores]]] | None) -> list[str]:

@@ -181,6 +181,9 @@ class EvaluationReport:
         Task -> predictor that is not available -> reason.
     failures : list of Failure
         Test scans that could not be read.
+    n_unreadable : int
+    unreadable : list of Failure
+        Test scans that were scored although they are no readable resting-state scans: pipelines decline them.
     split, scans_sha256, splits_sha256 : str, optional
         The split that was scored, and hashes of the content of its scans and of the split manifest.
     holdout_site, dataset : str, optional
@@ -219,6 +222,8 @@ class EvaluationReport:
     conformal: dict[str, dict[str, ConformalSets | None]] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    n_unreadable: int = 0
+    unreadable: list[Failure] = field(default_factory=list)
     split: str | None = None
     scans_sha256: str | None = None
     splits_sha256: str | None = None

@@ -41,7 +41,7 @@ def read_or_decline(
     Returns
     -------
     row : dict
-        `bold`, `t_r` and masks, for the extractor.
+        `bold`, `t_r` and masks for the extractor, and `scan_id` if there is one.
     reason : str or None
         None for a readable scan.
 
@@ -55,7 +55,8 @@ def read_or_decline(
     masks = {"roi_mask": found.roi_mask, "sample_mask": found.sample_mask}
     networks = None if atlas is None else [name if is_network(name) else None for name in atlas.networks]
     reason = unreadable_reason(found.bold, found.t_r, networks=networks, **masks)
-    return {"bold": found.bold, "t_r": found.t_r, **masks}, reason
+    named = {"scan_id": scan["scan_id"]} if isinstance(scan, Mapping) and "scan_id" in scan else {}
+    return {**named, "bold": found.bold, "t_r": found.t_r, **masks}, reason
 
 
 def recorded_answers(model: Any, processor: Any) -> Mapping[str, Sequence[str]] | None:
@@ -92,7 +93,9 @@ def untrained_reason(
         return f"This checkpoint was not trained on the question {question!r}. {_trained_on(recorded)}"
     unknown = [label for label in labels if _plain(label) not in known[_plain(question)]]
     if unknown:
-        return f"This checkpoint was not trained to answer {question!r} with {_listed(unknown)}. {_trained_on(recorded)}"
+        return (
+            f"This checkpoint was not trained to answer {question!r} with {_listed(unknown)}. {_trained_on(recorded)}"
+        )
     return None
 
 

@@ -148,7 +148,7 @@ def _scores(
     if not torch.isfinite(scores).all():
         raise ValueError(
             "The model gives logits that are not finite (NaN or infinite), so its answers have no probabilities: load "
-            "it with `dtype=\"float32\"`, or check the weights and the scan for NaN."
+            'it with `dtype="float32"`, or check the weights and the scan for NaN.'
         )
     return [scores[:, number, : len(answers)] for number, (_, answers) in enumerate(asked)]
 

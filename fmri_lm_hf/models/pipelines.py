@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, overload
 
@@ -13,6 +12,7 @@ from transformers import Pipeline
 
 from .abstention import declined, read_or_decline, recorded_answers, untrained_reason
 from .answers import answer_log_probabilities, answers_to_questions, encode_question
+from .decision_requests import answers_of, as_text, question_text, read_request
 
 
 class GeneratedText(TypedDict):
@@ -242,7 +242,6 @@ def _check_labels(candidate_labels: Sequence[str]) -> list[str]:
 
 
 _SCAN = "scan"  # the name of a scan in requests that are about it alone
-_YES_OR_NO = {"true": "yes", "false": "no"}
 
 
 class FmriDecisionPipeline(ScanPipeline):
@@ -322,15 +321,15 @@ class FmriDecisionPipeline(ScanPipeline):
         return given(t_r=t_r), forced, forced
 
     def preprocess(self, request, t_r=None):
-        before, scan, after, questions = _read_request(request)
+        before, scan, after, questions = read_request(request)
         # All prompts begin with the state up to the scan and differ after it, which lets `answers_to_questions` read
         # the scan once.
         asked = []
         for question in questions:
-            text = "\n\n".join(filter(None, (after, _question_text(question))))
+            text = "\n\n".join(filter(None, (after, question_text(question))))
             blocks = [{"type": "text", "text": before}, {"type": "fmri"}, {"type": "text", "text": text}]
             blocks = [block for block in blocks if block.get("text") != ""]
-            asked.append(encode_question(self.processor, blocks, _answers(question)))
+            asked.append(encode_question(self.processor, blocks, answers_of(question)))
         row, reason = read_or_decline(self.processor.feature_extractor, scan, t_r)
         reasons = [reason if reason is not None else self._untrained(question) for question in questions]
         scans = self.processor(fmri=row)
@@ -338,7 +337,7 @@ class FmriDecisionPipeline(ScanPipeline):
 
     def _untrained(self, question: Any) -> str | None:
         recorded = recorded_answers(self.model, self.processor)
-        return untrained_reason(recorded, _text(question.instructions), _answers(question))
+        return untrained_reason(recorded, as_text(question.instructions), answers_of(question))
 
     def _forward(self, model_inputs, force=False):
         requests = model_inputs["requests"]
@@ -368,66 +367,6 @@ def _decided(question: Any, scores: Tensor | None, reason: str | None) -> dict[s
     if scores is None:
         return {"type": question.type, question.type: None, **mark}
     return {**question.answer(scores[0].double().softmax(-1).tolist()), **mark}
-
-
-def _read_request(request: Any) -> tuple[str, Any, str, list[Any]]:
-    """The state before the scan, the scan, the state after it, and the questions as transformers parses them."""
-    try:
-        from transformers.decision import DecisionConfig, parse_questions
-    except ImportError as error:
-        raise ImportError(
-            'pipeline("fmri-decision") needs a version of transformers with pipeline("decision"): '
-            "pip install -U transformers."
-        ) from error
-
-    if isinstance(request, str):
-        request = json.loads(request)
-    if not isinstance(request, Mapping) or not {"state", "questions", "assets"} <= set(request):
-        found = sorted(request) if isinstance(request, Mapping) else type(request).__name__
-        raise ValueError(
-            'A request is {"state": ..., "assets": {name: scan}, "questions": {name: question}}, as a dict or its '
-            f"JSON, found {found}. To ask about scans alone, give `questions` as a second argument."
-        )
-    assets = request["assets"]
-    if not isinstance(assets, Mapping) or len(assets) != 1:
-        found = sorted(assets) if isinstance(assets, Mapping) else assets
-        raise ValueError(f"The assets of a request must be one scan by its name, found {found!r}.")
-    ((name, scan),) = assets.items()
-    state = _text(request["state"])
-    parts = state.split(name)
-    if len(parts) != 2:
-        raise ValueError(
-            f"The state must name the scan {name!r} once, where it belongs, but names it {len(parts) - 1} times: "
-            f"{state!r}."
-        )
-    questions = parse_questions(dict(request["questions"]), DecisionConfig())
-    for question in questions:
-        if question.instructions is None:
-            raise ValueError(f"Question {question.name!r} has no `instructions`: write what is asked there.")
-        answers = _answers(question)
-        if len(set(answers)) != len(answers):
-            raise ValueError(f"Question {question.name!r}: its options must all be different, got {answers}.")
-    return parts[0], scan, parts[1].lstrip(), questions
-
-
-def _answers(question: Any) -> list[str]:
-    """The answer in words for each option of a question."""
-    if question.type == "noul":
-        return [_YES_OR_NO[option] for option in question.options]
-    return [_text(option) for option in (question.descriptions if question.type == "score" else question.options)]
-
-
-def _question_text(question: Any) -> str:
-    """The words of a question, with a line for each option that is described."""
-    lines = [_text(question.instructions)]
-    if question.type != "score":
-        pairs = zip(_answers(question), question.descriptions, strict=True)
-        lines += [f"{answer}: {_text(description)}" for answer, description in pairs if description]
-    return "\n".join(lines)
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 class FmriFeatureExtractionPipeline(ScanPipeline):

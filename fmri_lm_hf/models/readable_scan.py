@@ -12,11 +12,12 @@ This file travels with a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+from .scan_measures import ScanTable
 
 MIN_TIMEPOINTS, MIN_SECONDS, MIN_ROIS = 25, 30.0, 4
 MIN_DISTINCT = 12  # values of a column; a scan rounded to a tenth of its SD has about 50
@@ -82,7 +83,7 @@ def unreadable_reason(
     >>> unreadable_reason(np.random.default_rng(0).normal(size=(150, 100)), t_r=2.0)
     'The signals are white noise: ...'
     """
-    table = _Table.of(bold, t_r, roi_mask, sample_mask, networks)
+    table = ScanTable.of(bold, t_r, roi_mask, sample_mask, networks)
     reason = _first(_ON_VALUES, table) or _first(_ON_SIGNALS, table)
     if reason is not None:
         return reason
@@ -102,146 +103,17 @@ def unreadable_input(
     return unreadable_reason(values.T, t_r, roi_mask, padding_mask, networks)
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table without its masked ROIs, with what the checks measure of it."""
-
-    values: np.ndarray  # (n_timepoints, n_rois) float64
-    observed: np.ndarray  # (n_timepoints,) bool
-    t_r: float | None
-    networks: np.ndarray | None  # (n_rois,) int, -1 for ROIs of no network
-    shape: tuple[int, ...]  # of the whole table
-
-    @classmethod
-    def of(cls, bold: Any, t_r: float | None, roi_mask: Any, sample_mask: Any, networks: Any) -> _Table:
-        values = np.asarray(bold, dtype=np.float64)
-        if values.ndim != 2:
-            raise ValueError(f"A table of shape {values.shape} found, expected (n_timepoints, n_rois).")
-        rois, observed = (
-            np.ones(length, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
-            for mask, length in zip((roi_mask, sample_mask), values.shape[::-1], strict=True)
-        )
-        codes = np.full(values.shape[1], -1)
-        names = list(range(0)) if networks is None else [None if each is None else str(each) for each in networks]
-        for name, given, length in (
-            ("roi_mask", rois, values.shape[1]),
-            ("sample_mask", observed, len(values)),
-            ("networks", codes if networks is None else names, values.shape[1]),
-        ):
-            if len(given) != length:
-                raise ValueError(f"`{name}` has length {len(given)}, expected {length} for a table {values.shape}.")
-        if networks is not None:
-            known = list(dict.fromkeys(name for name in names if name is not None))
-            codes = np.array([-1 if name is None else known.index(name) for name in names], dtype=int)
-        # not observed at the ends is padding, which is no part of the series
-        inside = np.flatnonzero(observed)
-        span = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
-        usable = rois & np.isfinite(values[observed]).all(0)
-        if observed.any():
-            usable &= np.ptp(np.where(usable, values[observed], 0.0), axis=0) > 0
-        return cls(
-            values[span][:, usable],
-            observed[span],
-            t_r,
-            None if networks is None else codes[usable],
-            values.shape,
-        )
-
-    @cached_property
-    def seen(self) -> np.ndarray:
-        """Observed values: (n_observed, n_rois)."""
-        return self.values[self.observed]
-
-    @cached_property
-    def steps(self) -> np.ndarray:
-        """Changes between neighbouring observed volumes."""
-        return np.diff(self.values, axis=0)[self.observed[1:] & self.observed[:-1]]
-
-    @cached_property
-    def signals(self) -> np.ndarray:
-        """Columns without parabola, of SD 1; zero where they were not observed: (n_timepoints, n_rois)."""
-        times = np.linspace(-1, 1, len(self.values))
-        basis = np.stack([np.ones_like(times), times, times**2], axis=1)
-        scaled = self.values - self.seen.mean(0)
-        scaled = scaled / np.maximum(self.seen.std(0), 1e-300)
-        rest = scaled - basis @ np.linalg.lstsq(basis[self.observed], scaled[self.observed], rcond=None)[0]
-        rest[~self.observed] = 0
-        return rest / np.maximum(self._sd(rest), 1e-12)
-
-    @cached_property
-    def trend(self) -> float:
-        """Share of the variance that a parabola explains, in the median column."""
-        times = np.linspace(-1, 1, len(self.values))[self.observed]
-        basis = np.stack([np.ones_like(times), times, times**2], axis=1)
-        scaled = (self.seen - self.seen.mean(0)) / np.maximum(self.seen.std(0), 1e-300)
-        rest = scaled - basis @ np.linalg.lstsq(basis, scaled, rcond=None)[0]
-        return float(np.median(1 - rest.var(0)))
-
-    def _sd(self, series: np.ndarray) -> np.ndarray:
-        return np.sqrt((series[self.observed] ** 2).mean(0))
-
-    @cached_property
-    def components(self) -> tuple[np.ndarray, np.ndarray]:
-        """Shares of variance of the principal components, and their axes: (n,), (n, n_rois)."""
-        _, sizes, axes = np.linalg.svd(self.signals[self.observed], full_matrices=False)
-        return sizes**2 / (sizes**2).sum(), axes
-
-    @cached_property
-    def correlations(self) -> np.ndarray:
-        """Correlations of the signals, zero on the diagonal: (n_rois, n_rois)."""
-        seen = self.signals[self.observed]
-        found = seen.T @ seen / len(seen)
-        np.fill_diagonal(found, 0)
-        return found
-
-    @cached_property
-    def bridged(self) -> np.ndarray:
-        """Signals with values between their neighbours where they were not observed: (n_timepoints, n_rois)."""
-        times, known = np.arange(len(self.signals)), np.flatnonzero(self.observed)
-        if len(known) == len(times):
-            return self.signals
-        return np.stack([np.interp(times, known, column[known]) for column in self.signals.T], axis=1)
-
-    @cached_property
-    def power(self) -> np.ndarray:
-        """Share of each frequency in the variance of each column: (n_frequencies, n_rois)."""
-        power = np.abs(np.fft.rfft(self.bridged * np.hanning(len(self.bridged))[:, None], axis=0))[1:] ** 2
-        return power / np.maximum(power.sum(0), 1e-300)
-
-    @property
-    def frequencies(self) -> np.ndarray:
-        """Of `power`, in Hz."""
-        return np.fft.rfftfreq(len(self.values), self.t_r or 1.0)[1:]
-
-    @cached_property
-    def likeness(self) -> np.ndarray:
-        """Correlations of volumes with each other, every second of a long scan: (n, n)."""
-        seen = self.signals[self.observed]
-        seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), 1e-12)
-        return seen @ seen.T
-
-    def halves(self) -> list[_Table]:
-        """The two halves of a long scan; none of a short one."""
-        middle = len(self.values) // 2
-        parts = [slice(0, middle), slice(middle, None)]
-        if min(self.observed[part].sum() for part in parts) < 70:
-            return []
-        return [
-            _Table(self.values[part], self.observed[part], self.t_r, self.networks, self.shape) for part in parts
-        ]
+Check = Callable[[ScanTable], str | None]
 
 
-Check = Callable[[_Table], str | None]
-
-
-def _first(checks: Sequence[Check], table: _Table) -> str | None:
+def _first(checks: Sequence[Check], table: ScanTable) -> str | None:
     return next((reason for check in checks if (reason := check(table))), None)
 
 
 # Values, whatever their order
 
 
-def _enough(table: _Table) -> str | None:
+def _enough(table: ScanTable) -> str | None:
     n_times, n_rois = table.seen.shape
     if n_rois < MIN_ROIS:
         return f"Only {n_rois} of {table.shape[1]} ROIs have a usable signal: at least {MIN_ROIS} are needed."
@@ -258,7 +130,7 @@ def _enough(table: _Table) -> str | None:
     return None
 
 
-def _scale(table: _Table) -> str | None:
+def _scale(table: ScanTable) -> str | None:
     size = float(np.median(np.abs(table.seen)))
     spread = float(np.median(table.seen.std(0)))
     if size > LARGEST or spread < SMALLEST:
@@ -266,7 +138,7 @@ def _scale(table: _Table) -> str | None:
     return None
 
 
-def _matrix(table: _Table) -> str | None:
+def _matrix(table: ScanTable) -> str | None:
     n_times, n_rois = table.seen.shape
     if n_times == n_rois:
         off = table.seen - np.diag(np.diag(table.seen))
@@ -275,7 +147,7 @@ def _matrix(table: _Table) -> str | None:
     return None
 
 
-def _few_values(table: _Table) -> str | None:
+def _few_values(table: ScanTable) -> str | None:
     ordered = np.sort(table.seen, axis=0)
     n_distinct = float(np.median(1 + (np.diff(ordered, axis=0) > 0).sum(0)))
     if n_distinct < min(MIN_DISTINCT, len(ordered) / 2):
@@ -283,7 +155,7 @@ def _few_values(table: _Table) -> str | None:
     return None
 
 
-def _at_ends(table: _Table) -> str | None:
+def _at_ends(table: ScanTable) -> str | None:
     seen = table.seen
     share = float(np.median(np.maximum((seen == seen.max(0)).mean(0), (seen == seen.min(0)).mean(0))))
     if share > MAX_AT_END:
@@ -291,7 +163,7 @@ def _at_ends(table: _Table) -> str | None:
     return None
 
 
-def _held(table: _Table) -> str | None:
+def _held(table: ScanTable) -> str | None:
     ordered = np.sort(table.seen, axis=0)
     same = ordered[1:] == ordered[:-1]
     commonest = np.zeros(same.shape[1])
@@ -306,7 +178,7 @@ def _held(table: _Table) -> str | None:
     return None
 
 
-def _wrapped(table: _Table) -> str | None:
+def _wrapped(table: ScanTable) -> str | None:
     far = np.abs(table.steps) > 0.7 * np.ptp(table.seen, axis=0)
     # a tenth of the ROIs is enough: only those near the border of a type wrap around
     share = float(np.quantile(far.mean(0), 0.9))
@@ -318,7 +190,7 @@ def _wrapped(table: _Table) -> str | None:
     return None
 
 
-def _skewed(table: _Table) -> str | None:
+def _skewed(table: ScanTable) -> str | None:
     low, middle, high = np.quantile(table.seen, [0.1, 0.5, 0.9], axis=0)
     skew = float(np.mean((low + high - 2 * middle) / np.maximum(high - low, 1e-300)))
     if abs(skew) > MAX_SKEW + 1.0 / len(table.seen):
@@ -329,7 +201,7 @@ def _skewed(table: _Table) -> str | None:
     return None
 
 
-def _peaked(table: _Table) -> str | None:
+def _peaked(table: ScanTable) -> str | None:
     centred = np.abs(table.seen - np.median(table.seen, axis=0))
     peak = float(np.median(centred.max(0) / np.maximum(np.median(centred, axis=0), 1e-300)))
     if peak > MAX_PEAK:
@@ -340,13 +212,13 @@ def _peaked(table: _Table) -> str | None:
 # Series, in time and over ROIs
 
 
-def _trending(table: _Table) -> str | None:
+def _trending(table: ScanTable) -> str | None:
     if table.trend > MAX_TREND:
         return f"The signals are a trend: a parabola explains {table.trend:.0%} of their variance."
     return None
 
 
-def _one_signal(table: _Table) -> str | None:
+def _one_signal(table: ScanTable) -> str | None:
     shares, _ = table.components
     n_needed = int(np.searchsorted(np.cumsum(shares), 0.99) + 1)
     if shares[0] > MAX_FIRST:
@@ -359,7 +231,7 @@ def _one_signal(table: _Table) -> str | None:
     return None
 
 
-def _stepping(table: _Table) -> str | None:
+def _stepping(table: ScanTable) -> str | None:
     changes = np.sqrt((np.diff(table.signals, axis=0) ** 2).mean(1))[table.observed[1:] & table.observed[:-1]]
     scores = (table.seen - table.seen.mean(0)) / table.seen.std(0) @ table.components[1][0]
     sums, n = np.cumsum(scores)[:-1], np.arange(1, len(scores))
@@ -371,7 +243,7 @@ def _stepping(table: _Table) -> str | None:
     return None
 
 
-def _unsteady(table: _Table) -> str | None:
+def _unsteady(table: ScanTable) -> str | None:
     middle = len(table.seen) // 2
     first, second = (np.maximum(part.std(0), 1e-300) for part in (table.seen[:middle], table.seen[middle:]))
     if abs(float(np.median(np.log(first / second)))) > MAX_STRENGTH:
@@ -379,7 +251,7 @@ def _unsteady(table: _Table) -> str | None:
     return None
 
 
-def _frequencies(table: _Table) -> str | None:
+def _frequencies(table: ScanTable) -> str | None:
     if table.t_r is None:
         return None
     power, hz = table.power, table.frequencies
@@ -391,7 +263,7 @@ def _frequencies(table: _Table) -> str | None:
     return None
 
 
-def _line(table: _Table) -> str | None:
+def _line(table: ScanTable) -> str | None:
     power = table.power
     peaks = power.copy()
     peaks[1:] += power[:-1]
@@ -404,7 +276,7 @@ def _line(table: _Table) -> str | None:
     return None
 
 
-def _repeating(table: _Table) -> str | None:
+def _repeating(table: ScanTable) -> str | None:
     likeness, n = table.likeness, len(table.seen)
     shortest = max(5, round(20 / (table.t_r or 2.0)))
     overlap = max(20, n // 4)
@@ -419,10 +291,10 @@ def _repeating(table: _Table) -> str | None:
     return None
 
 
-def _ordered(table: _Table, at_least: float = MIN_ORDER) -> str | None:
+def _ordered(table: ScanTable, at_least: float = MIN_ORDER) -> str | None:
     """Autocorrelation of ten components at five lags, which volumes in random order do not have."""
     scores = table.signals @ table.components[1][:10].T
-    scores = scores / np.maximum(table._sd(scores), 1e-12)
+    scores = scores / np.maximum(table.deviation(scores), 1e-12)
     seen, n = table.observed, len(table.seen)
     total = degrees = 0.0
     for lag in range(1, 6):
@@ -435,7 +307,7 @@ def _ordered(table: _Table, at_least: float = MIN_ORDER) -> str | None:
     return None
 
 
-def _shared(table: _Table, at_least: float = MIN_SHARED) -> str | None:
+def _shared(table: ScanTable, at_least: float = MIN_SHARED) -> str | None:
     """Squared correlations, against what columns of these spectra have by chance (Bartlett's formula)."""
     n_rois = table.seen.shape[1]
     if n_rois < 6:
@@ -449,7 +321,7 @@ def _shared(table: _Table, at_least: float = MIN_SHARED) -> str | None:
     return None
 
 
-def _arranged(table: _Table) -> str | None:
+def _arranged(table: ScanTable) -> str | None:
     """Correlations within networks or of adjacent columns, against ROIs in random order."""
     codes = table.networks
     if codes is None or (codes >= 0).sum() < ROIS_TO_ARRANGE or len(np.unique(codes[codes >= 0])) < 2:
@@ -474,9 +346,7 @@ def _arranged(table: _Table) -> str | None:
         scale = max(float(drawn.std()), 1e-12)
         found.append([(measure(order) - drawn.mean()) / scale for order in (given, given[::-1])])
     if max(found[0][0], found[1][0]) < MIN_ARRANGED:
-        return (
-            "ROIs of the same network are no more alike than others: the ROIs are in another order than the atlas says."
-        )
+        return "ROIs of the same network are no more alike than others: the ROIs are in another order than the atlas says."
     if found[0][1] > found[0][0] + MIN_REVERSED:
         return "The networks fit the ROIs in reversed order: the columns are reversed."
     return None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from ..models.atlas import Atlas
+from ..models.atlas_names import is_network
+from ..models.readable_scan import unreadable_input
 from ..models.scan_errors import ScanError
 from .answers import Answer, Statement, Unanswerable, answer
 from .classes import Reader
@@ -199,9 +201,24 @@ class QuestionAnswerer:
         """
         if scan is None:
             return OpenedScan(None, _NO_SCAN)
-        values, roi_mask, observed = (_one(scan, name) for name in ("input_values", "roi_mask", "padding_mask"))
+        named = [name if is_network(name) else None for name in self.atlas.networks]
+        return self.opened(scan, unreadable_input(*_inputs(scan, self.t_r), networks=named))
+
+    def opened(self, scan: Mapping[str, Any], reason: str | None) -> OpenedScan:
+        """Measure a scan that was checked as it was read.
+
+        Parameters
+        ----------
+        scan : mapping
+            As for `open`.
+        reason : str or None
+            Why the scan is not readable: the second result of `models.abstention.read_or_decline`.
+        """
+        if reason is not None:
+            return OpenedScan(None, reason)
+        values, t_r, roi_mask, observed = _inputs(scan, self.t_r)
         try:
-            return OpenedScan(ScanMeasures.of(values.T, self.t_r, self.atlas, roi_mask, observed))
+            return OpenedScan(ScanMeasures.of(values.T, t_r, self.atlas, roi_mask, observed))
         except ScanError as error:
             return OpenedScan(None, str(error))
 
@@ -330,6 +347,11 @@ def _plain(value: Any) -> float | int | None:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _inputs(scan: Mapping[str, Any], t_r: float) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    values, roi_mask, observed = (_one(scan, name) for name in ("input_values", "roi_mask", "padding_mask"))
+    return values, t_r, roi_mask, observed
 
 
 def _one(scan: Mapping[str, Any], name: str) -> np.ndarray:

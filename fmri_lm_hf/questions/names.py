@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from .words import Token, Vocabulary, fold, tokens
+from .words import Token, Vocabulary, data, fold, split_list, tokens
 
 # What may stand between the words of one name.
 JOINT = re.compile(r"[\s\-\u2010-\u2013_/.'\u2019·・]{0,3}\Z")
 _HANGUL = re.compile("[\uac00-\ud7af]")
+
+LETTER = re.compile("[A-E]|[a-e]")  # what tells subnetworks apart (Default A)
+BASES = ("concept", "network")  # kinds of entries that name something
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ class Item:
     last: int  # one past the last token
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def base(self) -> bool:
+        """Whether it may name a network or region."""
+        return self.of(*BASES)
+
     def of(self, *kinds: str) -> bool:
+        """Whether it may be of one of these kinds."""
         return any(x.kind in kinds for x in self.entries)
 
 
@@ -197,16 +204,6 @@ def _prefixed(token: Token, forms: Sequence[Forms]) -> Iterator[Token]:
     cut = len(match.group(1))
     yield replace(token, word=token.word[:cut], end=token.start + cut, written=token.written[:cut])
     yield replace(token, word=token.word[cut:], start=token.start + cut, written=token.written[cut:], gap="")
-
-
-def split_list(text: str) -> list[str]:
-    return [x.strip() for x in text.split(",") if x.strip()]
-
-
-@lru_cache(maxsize=1)
-def data() -> dict[str, Any]:
-    """Return what `lexicon.json` holds."""
-    return json.loads((Path(__file__).parent / "lexicon.json").read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)

@@ -151,18 +151,20 @@ def gradient_range_chance(scan: PreparedScan) -> Chance:
        58, 77-94.
     """
     rng = np.random.default_rng(SEED)
-    spectrum = np.fft.rfft(scan.signal, axis=0)
-    n_timepoints = len(scan.signal)
-    ranges = []
-    for _ in range(N_NULLS):
-        phases = np.exp(2j * np.pi * rng.random(spectrum.shape))
-        # The mean, and at an even length the Nyquist frequency, are real: another phase would change their power.
-        phases[0] = 1
-        if n_timepoints % 2 == 0:
-            phases[-1] = 1
-        signal = np.fft.irfft(spectrum * phases, n_timepoints, axis=0).astype(np.float32)
-        ranges.append(np.ptp(diffusion_gradients(correlations(signal))[:, 0]))
+    signals = (with_random_phases(scan.signal, rng) for _ in range(N_NULLS))
+    ranges = [np.ptp(diffusion_gradients(correlations(signal))[:, 0]) for signal in signals]
     return Chance(float(np.mean(ranges)), float(np.std(ranges)), N_NULLS, "versions of the scan with random phases")
+
+
+def with_random_phases(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the phases of each column of a centred signal (n_timepoints, n_rois) anew, with the same power spectrum."""
+    n_timepoints = len(signal)
+    spectrum = np.fft.rfft(signal, axis=0)
+    phases = np.exp(2j * np.pi * rng.random(spectrum.shape))
+    # The Nyquist frequency of an even length is real: of another phase, only a part of its power would stay.
+    if n_timepoints % 2 == 0:
+        phases[-1] = 1
+    return np.fft.irfft(spectrum * phases, n_timepoints, axis=0).astype(np.float32)
 
 
 def graph_of(scan: PreparedScan) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +22,10 @@ _DENSE = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af\uf90
 _SCRIPTS = re.compile(rf"[{_DENSE}]+|[^{_DENSE}]+")
 # Where a name in camel case is divided: DorsAttnA, rDMN, DANa.
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z]{2})(?=[a-e](?![a-z]))|(?<=[A-Z])(?=[A-Z][a-z]{3})")
-_LETTERS = str.maketrans({"ø": "o", "æ": "ae", "ß": "ss", "ł": "l", "đ": "d", "ı": "i", "œ": "oe", "ँ": "ं", "ё": "е"})
-
-# Endings of declined names in the languages that decline, or glue particles to, the names of networks.
-_ENDINGS = {
-    "",
-    *"s es n en e er em es a o i as os ai al".split(),  # English, German, Romance
-    *"t et na ne ns ens ets ers erna ernas orna et ets ar arna".split(),  # Nordic, Dutch
-    *"ego emu ej ym ymi ych ie owi ami ach om ow ow owa owej u y iem".split(),  # Polish
-    *"ot at et ok ek ban ben bol val vel nak nek hoz hez ra re rol nal nel bol rol ig ert kent on en ti ei ai".split(),
-    *"hoz sal sel tal tel kal kel hal hel gal gel lal lel mal mel ja je os es".split(),  # Hungarian, assimilated
-    *"in un nin nun si su yi yu yla yle la le da de dan den ta te tan ten ya ye lar ler daki deki ini inin ina ine".split(),
-    *"indan inden inda inde iyla iyle unu una unun dir tir mi mu dur nda nde ki nkinden ninki inkinden".split(),  # Turkish
-    *"ssa sta lla lta lle ksi an in n a on en un".split(),  # Finnish
-    *"а я у ю е и ы о й ой ей ом ем ам ям ах ях ов ев ая яя ую юю ое ее ые ие ый ий ого его ому ему ым им ых их".split(),
-    *"ою ею ами ями ью".split(),
-}
-_INHERENT = sorted(
-    {"", *"a o e i u y um us os is en ie ej ym yj ek ka й а я о е ы и ь ый ий ая яя ое ее ой ей".split()}, key=len
+_LETTERS = str.maketrans(
+    {"ø": "o", "æ": "ae", "ß": "ss", "ł": "l", "đ": "d", "\u0131": "i", "œ": "oe", "ँ": "ं", "\u0451": "\u0435"}
 )
+
 _SAME = frozenset("ckzs")  # first letters that one sound is spelt with
 
 
@@ -91,18 +80,34 @@ def tokens(text: str, whole: Container[str] = ()) -> list[Token]:
             kept = fold(run.group()) in whole and not re.search("[a-z][A-E]$", run.group())
             inner = () if kept else (x.start() for x in _CAMEL.finditer(run.group()) if x.start())
             cuts = [0, *inner, len(run.group())]
-            for begin, end in zip(cuts, cuts[1:], strict=False):
+            for begin, end in itertools.pairwise(cuts):
                 gap = text[found[-1].end : start + begin] if found else ""
                 piece = run.group()[begin:end]
                 found.append(Token(fold(piece), start + begin, start + end, piece, gap, dense))
     return found
 
 
+def split_list(text: str) -> list[str]:
+    """Divide a list of `lexicon.json`."""
+    return [x.strip() for x in text.split(",") if x.strip()]
+
+
+@lru_cache(maxsize=1)
+def data() -> dict[str, Any]:
+    """Return what `lexicon.json` holds."""
+    return json.loads((Path(__file__).parent / "lexicon.json").read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=4)
+def _endings(kind: str) -> frozenset[str]:
+    """Return the endings that a declined name may have, or ("inherent") that it has and others replace."""
+    return frozenset({"", *split_list(data()["endings"][kind])})
+
+
 def stems(word: str) -> set[str]:
     """Return what is left of a name without an ending that other cases replace; the name itself is among them."""
-    return {
-        word[: len(word) - len(x)] for x in _INHERENT if word.endswith(x) and len(word) - len(x) >= (5 if x else 4)
-    }
+    inherent = (x for x in _endings("inherent") if word.endswith(x) and len(word) - len(x) >= (5 if x else 4))
+    return {word[: len(word) - len(x)] for x in inherent}
 
 
 class Vocabulary:
@@ -154,8 +159,9 @@ class Vocabulary:
     def inflected(self, word: str) -> set[str]:
         """Return the words that differ from `word` by their ending only."""
         found: set[str] = set()
+        endings = _endings("declined")
         for size in range(min(9, len(word) - 3)):
-            if word[len(word) - size :] in _ENDINGS:
+            if word[len(word) - size :] in endings:
                 found |= self._stems.get(word[: len(word) - size], set())
         return {x for x in found if len(x) > 5 or word.startswith(x)}
 

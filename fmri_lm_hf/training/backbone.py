@@ -19,6 +19,7 @@ from ..models.configuration_fmri_lm import FmriLMConfig
 from ..models.modeling_fmri_lm import FmriLMForCausalLM
 from .arguments import LoraArguments
 
+
 @dataclass
 class Backbone:
     """A language model to be joined with an fMRI tokenizer.

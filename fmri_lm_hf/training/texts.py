@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ class GivenConversations:
         """The answers to each question that has 2 to `MAX_CLASSES` different ones: its labels."""
         found: dict[str, set[str]] = {}
         for messages in self.conversations["messages"]:
-            for asked, answer in zip(messages, messages[1:]):
+            for asked, answer in pairwise(messages):
                 if (asked["role"], answer["role"]) == ("user", "assistant"):
                     found.setdefault(str(asked["content"]).strip(), set()).add(str(answer["content"]).strip())
         return {ask: sorted(answers) for ask, answers in found.items() if 2 <= len(answers) <= MAX_CLASSES}

@@ -22,7 +22,8 @@ EXPECTED = json.loads((MADE / "expected.json").read_text())
 
 def test_the_language_model_answers_as_it_did():
     classify = pipeline("fmri-zero-shot-classification", model=str(MADE / "language_model"))
-    answers = classify(tiny.scan(3), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0)
+    asked = {"candidate_labels": ["female", "male"], "question": "What is the sex ?", "t_r": 2.0}
+    answers = classify(tiny.scan(3), force=True, **asked)
     found = {answer["label"]: answer["score"] for answer in answers}
     assert found == pytest.approx(EXPECTED["scores"], abs=1e-5)
 

@@ -93,7 +93,7 @@ def test_pipelines_answer(chat_model):
     _, folder, _ = chat_model
     scans = [np.random.default_rng(i).normal(size=(60, 12)).astype(np.float32) for i in range(2)]
     classify = pipeline("fmri-zero-shot-classification", model=str(folder))
-    options = {"candidate_labels": ["Male", "Female"], "question": "What is the sex?", "t_r": 2.0}
+    options = {"candidate_labels": ["Male", "Female"], "question": "What is the sex?", "t_r": 2.0, "force": True}
     answers = classify(scans, **options)
     assert len(answers) == 2
     assert [sum(item["score"] for item in answer) for answer in answers] == pytest.approx([1, 1])

@@ -93,7 +93,7 @@ def evaluated(checkpoint, scans, splits, task):
 
 
 def test_the_models_scores_are_those_of_the_pipeline_scan_by_scan(evaluated, checkpoint, scans):
-    classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
+    classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint), force=True)
     truth, male = [], []
     for scan in scans:
         if scan["site"] == "B" and scan["sex"] is not None:
@@ -361,7 +361,7 @@ def with_phenotypes(scans):
 
 @pytest.mark.parametrize(("predictor", "surrogate"), [("phase_randomised", phase_randomised), ("noise", white_noise)])
 def test_a_control_is_the_pipeline_on_the_changed_scan(evaluated, checkpoint, scans, predictor, surrogate):
-    classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint))
+    classify = pipeline("fmri-zero-shot-classification", model=str(checkpoint), force=True)
     truth, male = [], []
     for row, scan in enumerate(scans):
         if scan["site"] == "B" and scan["sex"] is not None:
@@ -456,7 +456,7 @@ def test_a_number_is_estimated_from_the_answers_and_by_ridge_regression(loaded, 
     ridge = fit_ridge(features["train"], train, features["test"], [scans["subject_id"][i] for i in rows["train"]])
     assert found["connectivity_logistic"]["mean_absolute_error"] == pytest.approx(np.abs(test - ridge).mean())
     assert found["connectivity_logistic"]["r2"] > 0.3
-    answers = pipeline("fmri-zero-shot-classification", model=loaded[0], processor=loaded[1])
+    answers = pipeline("fmri-zero-shot-classification", model=loaded[0], processor=loaded[1], force=True)
     bins = [train[train < 42].mean(), train[(train >= 42) & (train < 58)].mean(), train[train >= 58].mean()]
     expected = []
     for row in rows["test"]:

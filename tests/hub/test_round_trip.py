@@ -54,7 +54,7 @@ push_to_hub(pairs, "org/pairs")
 
 from transformers import pipeline
 scores = pipeline("fmri-zero-shot-classification", model="org/lm")(
-    tiny.scan(), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0)
+    tiny.scan(), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0, force=True)
 text = pipeline("fmri-to-text", model="org/lm")(tiny.scan(), text="What is the sex ?", t_r=2.0, max_new_tokens=4)
 
 result = {
@@ -147,7 +147,7 @@ def test_both_pipelines_load_from_a_repository(fresh):
 import tiny
 from transformers import pipeline
 classify = pipeline("fmri-zero-shot-classification", model="org/lm")
-scores = classify(tiny.scan(), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0)
+scores = classify(tiny.scan(), candidate_labels=["female", "male"], question="What is the sex ?", t_r=2.0, force=True)
 text = pipeline("fmri-to-text", model="org/lm")(tiny.scan(), text="What is the sex ?", t_r=2.0)
 result = [round(sum(score["score"] for score in scores), 5), str(type(text))]
 """
@@ -244,12 +244,12 @@ with torch.no_grad():
     assert classifier(**inputs).logits.shape == (1, 3)
 generated = model.generate(**inputs, max_new_tokens=2, do_sample=False)
 from transformers import pipeline
-ask = {"question": "What is the sex ?", "t_r": 2.0}
+ask = {"question": "What is the sex ?", "t_r": 2.0, "force": True}
 scores = pipeline("fmri-zero-shot-classification", model="org/lm", **trusted)(
     scan, candidate_labels=["female", "male"], **ask)
 assert {score["label"]: score["score"] for score in scores} == told["scores"]
 question = {"type": "choice", "instructions": "What is the sex ?", "criteria": {"female": None, "male": None}}
-decided = pipeline("fmri-decision", model="org/lm", **trusted)(scan, questions={"sex": question}, t_r=2.0)
+decided = pipeline("fmri-decision", model="org/lm", **trusted)(scan, questions={"sex": question}, t_r=2.0, force=True)
 assert decided["sex"]["probabilities"] == told["scores"]
 text = pipeline("fmri-to-text", model="org/lm", **trusted)(scan, text="What is the sex ?", t_r=2.0, max_new_tokens=4)
 assert text == told["text"]

@@ -498,6 +498,14 @@ def test_two_networks_have_one_pair_that_is_said_once():
     )
 
 
+def test_what_is_highest_and_lowest_at_once_is_described_once():
+    measures = measures_of(STREAM[0], bold=np.tile(np.random.default_rng(0).standard_normal((100, 1)), (1, 40)))
+    found = ask(measures, "describe", about="graph")
+    check_description(found, measures)
+    assert "The hub is" in found.text
+    assert "The lowest node strength" not in found.text
+
+
 def test_networks_at_one_place_have_no_gradient():
     bold = np.random.default_rng(0).standard_normal((100, 1)) @ np.ones((1, 40))
     measures = ScanMeasures.of(bold, 2.0, ATLAS)

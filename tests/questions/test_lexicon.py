@@ -1,8 +1,10 @@
+# ruff: noqa: RUF001 (other scripts are meant)
 """Networks are found however they are written, and words that look like names are left alone."""
 
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -101,7 +103,8 @@ def test_a_side_or_a_parcel_is_a_part_where_the_atlas_does_not_tell_it_apart():
 def test_a_base_name_of_several_networks_is_ambiguous():
     (mention,) = Lexicon(SCHAEFER17).find("the default network")
     assert mention.networks == ("DefaultA", "DefaultB", "DefaultC")
-    assert mention.network is None and mention.reason == "ambiguous"
+    assert mention.network is None
+    assert mention.reason == "ambiguous"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_places_are_those_of_the_text_and_do_not_overlap():
     text = "Wie stark koppelt das Sehnetz (VIS) mit DMN, FPN und Amygdala?"
     found = Lexicon(SEVEN).find(text)
     assert [text[x.start : x.end] for x in found] == ["Sehnetz", "VIS", "DMN", "FPN", "Amygdala"]
-    assert all(x.end <= y.start for x, y in zip(found, found[1:], strict=False))
+    assert all(x.end <= y.start for x, y in pairwise(found))
 
 
 def test_delexicalising_numbers_networks_and_keeps_the_rest():

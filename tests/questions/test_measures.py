@@ -16,7 +16,7 @@ from fmri_lm_hf.models.network_pairs import network_pair_values, pair_indices
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.questions import bins
 from fmri_lm_hf.questions.measures import NETWORK_MEASURES, SCAN_MEASURES, ScanMeasures
-from fmri_lm_hf.questions.nulls import Chance, graph_chance, graph_of, rewire
+from fmri_lm_hf.questions.nulls import Chance, graph_chance, graph_of, rewire, with_random_phases
 from fmri_lm_hf.simulation.stream import RandomScans
 
 NAMES = ("default", "visual", "control", "limbic", "motor")
@@ -243,6 +243,17 @@ def test_noise_has_no_gradient_beyond_chance_and_networks_have():
     assert abs(ScanMeasures.of(noise, 2.0, ATLAS).whole("range").z) < 3
     assert ScanMeasures.of(networks, 2.0, ATLAS).whole("range").level in ("high", "markedly high")
     assert ScanMeasures.of(networks, 2.0, ATLAS).whole("modularity").level == "markedly high"
+
+
+@pytest.mark.parametrize("length", [100, 101])
+def test_random_phases_keep_the_spectrum_and_remove_the_relation(length):
+    rng = np.random.default_rng(0)
+    signal = np.repeat(rng.standard_normal((length, 1)), 2, axis=1)
+    signal -= signal.mean(axis=0)
+    null = with_random_phases(signal, rng)
+    spectra = [np.abs(np.fft.rfft(one, axis=0)) for one in (signal, null)]
+    np.testing.assert_allclose(*spectra, atol=1e-4)
+    assert abs(np.corrcoef(null.T)[0, 1]) < 0.5
 
 
 def test_grades_against_chance():

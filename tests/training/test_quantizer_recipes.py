@@ -61,7 +61,7 @@ def test_a_language_model_reads_what_the_quantizer_says(stages, tiny):
     assert ("fmri_loss" in logs[1][0]) == (name == "fsq")  # latents have no next patch
     scan = load_scan_dataset(tiny / "scans")[0][0]
     classify = pipeline("fmri-zero-shot-classification", model=str(alignment))
-    answers = classify(scan, candidate_labels=["female", "male"], question="What is the sex?")
+    answers = classify(scan, candidate_labels=["female", "male"], question="What is the sex?", force=True)
     assert sum(answer["score"] for answer in answers) == pytest.approx(1)
 
 
