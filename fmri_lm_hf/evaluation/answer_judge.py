@@ -28,7 +28,7 @@ _TOPICS = {
     "clustering": r"cluster",
     "node_strength": r"node strength|degree|strength of|hub",
     "hub": r"\bhubs?\b|node strength|most connected|central",
-    "position": r"gradient|\bends?\b|axis",
+    "position": r"gradient|\bends?\b|axis|position",
     "ends": r"gradient|\bends?\b|axis",
     "range": r"gradient",
     "amplitude": r"amplitude",
