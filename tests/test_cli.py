@@ -141,6 +141,16 @@ def test_commands_that_load_no_model_do_not_import_torch(tmp_path, argv):
     assert "torch" not in imported
 
 
+@pytest.mark.parametrize("argv", [("ask", "nothing.tsv", "hub"), ("describe", "nothing.tsv"), ("ask", "nothing.tsv")])
+def test_a_missing_scan_is_said_at_once(tmp_path, argv):
+    command = [sys.executable, "-X", "importtime", "-m", "fmri_lm_hf.cli", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert f"fmri-lm {argv[0]}: The" in done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not {"torch", "transformers", "numpy"} & imported
+
+
 def test_importing_the_package_waits_for_no_command():
     code = (
         "import sys, fmri_lm_hf\n"

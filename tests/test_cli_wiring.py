@@ -642,6 +642,54 @@ CONVERT = Command(
     ],
 )
 
+
+def unanswered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scan is drawn, and nothing asked."""
+    monkeypatch.setattr("fmri_lm_hf.simulation.question_scans.simulated_scans", lambda *args: [])
+    monkeypatch.setattr("fmri_lm_hf.evaluation.question_benchmark.run_entrant", lambda *args: [])
+
+
+BENCHMARK = {"--out": "o", "--entrant": "numbers"}
+SIMULATED, REAL = (
+    "fmri_lm_hf.simulation.question_scans.simulated_scans",
+    "fmri_lm_hf.demo.real_scans.scans_for_questions",
+)
+BENCHMARK_COMMANDS = [
+    Command(
+        "benchmark",
+        {"model": None, **BENCHMARK},
+        call("fmri_lm_hf.evaluation.question_benchmark.run_entrant"),
+        [
+            Option("model", "entrant.model", {"m": "m", None: None}),
+        ],
+    ),
+    Command(
+        "benchmark",
+        {"--out": "o"},
+        call("fmri_lm_hf.evaluation.question_benchmark.run_entrant"),
+        [Option("--entrant", "entrant.__name__", {"keywords decline": "keywords", "most-common": "most_common"})],
+    ),
+    Command(
+        "benchmark",
+        BENCHMARK,
+        call("fmri_lm_hf.evaluation.question_benchmark.load_questions"),
+        [Option("--questions", "files", {name: (Path(name),) for name in ("one/q.jsonl", "two/q.jsonl")})],
+    ),
+    Command(
+        "benchmark",
+        BENCHMARK,
+        call(SIMULATED, REAL),
+        [Option("--scans", "target", {"simulated": SIMULATED, "real": REAL})],
+    ),
+    Command("benchmark", BENCHMARK, call(SIMULATED), [Option("--seeds", "seeds", {"2": range(2), None: range(3)})]),
+    Command(
+        "benchmark",
+        BENCHMARK,
+        call("fmri_lm_hf.evaluation.question_scores.save_results", prepare=unanswered),
+        [Option("--out", "out", {"there": Path("there"), "o": Path("o")})],
+    ),
+]
+
 COMMANDS = [
     *SCAN_COMMANDS,
     DEMO,
@@ -651,6 +699,7 @@ COMMANDS = [
     TRAIN,
     *EVALUATE_COMMANDS,
     *SITES,
+    *BENCHMARK_COMMANDS,
     PUSH,
     VERIFY,
     CONVERT,

@@ -25,6 +25,7 @@ COMMANDS = {
     "corpus": "turn a scan dataset into a dataset of fMRI-text pairs",
     "train": "train a stage from a recipe",
     "evaluate": "score a model on test subjects, next to baselines and controls",
+    "benchmark": "ask programs questions in people's own words about scans, and judge the answers by the scans",
     "push": "publish a model, processor, adapter or dataset folder on the Hub",
     "verify": "check a downloaded repository against the checksums that the Hub lists",
     "convert-upstream": "convert a checkpoint of the published fMRI-LM program, safely",

@@ -110,7 +110,7 @@ def of_family(reader: Any, measures: ScanMeasures, family: str) -> list[Told]:
     from ..questions.model_descriptions import describe_with_model
     from ..questions.value_tables import family_table
 
-    entries = family_table(measures, family).entries
+    entries: dict[Any, Any] = dict(family_table(measures, family).entries)
     told = []
     for one in describe_with_model(reader, None, measures, family).raw:
         entry = entries.get(one.names)

