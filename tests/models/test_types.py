@@ -25,11 +25,11 @@ PROGRAM = """
 from fmri_lm_hf import (
     FmriDecisionPipeline, FmriFeatureExtractionPipeline, FmriFeatureExtractor, FmriHypothesisPipeline,
     FmriLMForCausalLM, FmriLMForSequenceClassification, FmriLMProcessor, FmriTokenizer, FmriTokenizerForPreTraining,
-    FmriToTextPipeline, FmriZeroShotClassificationPipeline,
+    FmriQuestionAnsweringPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline,
 )
 def calls(
     describe: FmriToTextPipeline, classify: FmriZeroShotClassificationPipeline, decide: FmriDecisionPipeline,
-    embed: FmriFeatureExtractionPipeline, test: FmriHypothesisPipeline,
+    embed: FmriFeatureExtractionPipeline, test: FmriHypothesisPipeline, ask: FmriQuestionAnsweringPipeline,
 ) -> None:
 """
 BATCH = "transformers.feature_extraction_utils.BatchFeature"
@@ -50,6 +50,8 @@ EXPECTED = {
     f"describe({SCANS})[0][0]['generated_text']": "str",
     "classify('scan.npy', ['female', 'male'])[0]['score']": "float",
     f"classify({SCANS}, ['female', 'male'])[0][0]['label']": "str",
+    "ask('scan.npy', 'Which is the hub?')['answer']": "str",
+    f"ask({SCANS}, 'Which is the hub?')[0]['declined']": "bool",
     "decide('scan.npy', {})": re.escape(ANSWERS),
     f"decide({SCANS}, {{}})": re.escape(f"list[{ANSWERS}]"),
     "embed('scan.npy')": r"TypedDict\S*ScanFeatures.*",
