@@ -96,7 +96,7 @@ def _variants(bold: np.ndarray, t_r: float, rng: np.random.Generator) -> Iterato
         yield f"decimated by {factor}, 60 volumes", {"bold": slower[20:80], "t_r": t_r * factor}
     for share in (0.1, 0.3, 0.5):
         yield f"{share:.0%} censored", {"bold": bold, "t_r": t_r, "sample_mask": rng.random(len(bold)) > share}
-    yield "40 % of ROIs masked", {"bold": bold, "t_r": t_r, "roi_mask": rng.random(bold.shape[1]) > 0.4}
+    yield "30 % of ROIs masked", {"bold": bold, "t_r": t_r, "roi_mask": rng.random(bold.shape[1]) > 0.3}
 
 
 def _filtered(bold: np.ndarray, t_r: float) -> np.ndarray:

@@ -24,24 +24,26 @@ MIN_DISTINCT = 12  # values of a column; a scan rounded to a tenth of its SD has
 MAX_AT_END = 0.1  # share of the largest or the smallest value in a column
 MAX_EQUAL = 0.3  # share of the commonest value in a column, and of volumes that repeat the one before
 MAX_SKEW = 0.22  # of quantiles: 0.28 for absolute values, at most 0.14 for scans of a minute
-MAX_WRAPPED = 0.12  # share of steps over most of the range of a column
+MAX_WRAPPED = 0.1  # share of steps over most of the range of a column
 MAX_PEAK = 60.0  # largest deviation of a column, in median absolute deviations
 MAX_TREND = 0.9  # share of variance that a parabola explains
-MAX_STEP = 0.7  # share of variance of the first component that one step explains
+MAX_STEP = 0.82  # share of variance of the first component that one step explains
 MAX_JUMP = 40.0  # largest change from volume to volume, in median changes
 MAX_STRENGTH = 1.8  # logarithm of the ratio of SDs in the two halves
 MAX_FIRST = 0.9  # share of variance of the first component
 MIN_COMPONENTS = 6  # for 99 % of the variance
 MAX_TWINS = 0.3  # share of ROIs that correlate above 0.99 with another one
-MAX_SLOW = 0.42  # share of power below 0.01 Hz
+MAX_SLOW = 0.54  # share of power below 0.01 Hz, and at the three lowest frequencies
 MAX_FAST = 0.9  # share of power above 0.1 Hz
 MAX_LINE = 0.9  # share of power at one frequency, in the median column
 MAX_REPEATED = 0.75  # correlation of volumes with those a lag later, or with their mirror images
 MIN_ORDER = 2.7  # z of autocorrelation against volumes in random order
 MIN_SHARED = 1.1  # squared correlations, in units of those that independent columns of the same spectra have
+MIN_LEFT = 1.17  # the same without the first component
 MIN_ARRANGED = 2.2  # z of correlations within networks, or between adjacent columns, against ROIs in random order
+MIN_ARRANGED_OF_FEW = 4.0  # where ROIs have nothing in common but the first component
 MIN_REVERSED = 7.0  # z by which networks fit the ROIs in reversed order better
-ROIS_TO_ARRANGE = 30  # fewer ROIs have too few pairs for that z
+ROIS_TO_ARRANGE = 50  # fewer ROIs have too few pairs for that z
 LARGEST, SMALLEST = 1e9, 1e-12  # of values in a scan of any unit
 
 
@@ -227,7 +229,7 @@ def _one_signal(table: ScanTable) -> str | None:
         return f"The ROIs mix only {n_needed} signals: the ROIs of a scan have more of their own."
     twins = float(np.mean(np.abs(table.correlations).max(0) > 0.99))
     if twins > MAX_TWINS:
-        return f"{twins:.0%} of the ROIs are copies of another ROI."
+        return f"Of the ROIs, {twins:.0%} are copies of another ROI."
     return None
 
 
@@ -255,9 +257,11 @@ def _frequencies(table: ScanTable) -> str | None:
     if table.t_r is None:
         return None
     power, hz = table.power, table.frequencies
-    slow, fast = (float(np.median(power[part].sum(0))) for part in (hz < 0.01, hz > 0.1))
-    if slow > MAX_SLOW:
-        return f"The signals only drift: {slow:.0%} of their power is below 0.01 Hz."
+    seconds = len(table.values) * table.t_r
+    lowest = max(0.01, 3.5 / seconds)
+    slow, fast = (float(np.median(power[part].sum(0))) for part in (hz < lowest, hz > 0.1))
+    if slow > MAX_SLOW and seconds >= 150:
+        return f"The signals only drift: {slow:.0%} of their power is below {lowest:.2g} Hz."
     if fast > MAX_FAST:
         return f"The signals are too fast: {fast:.0%} of their power is above 0.1 Hz, where blood flow hardly follows."
     return None
@@ -312,13 +316,20 @@ def _shared(table: ScanTable, at_least: float = MIN_SHARED) -> str | None:
     n_rois = table.seen.shape[1]
     if n_rois < 6:
         return None
-    # not tapered: by Parseval's theorem, correlations are sums over just these frequencies
-    power = np.abs(np.fft.rfft(table.bridged, axis=0))[1:] ** 2
-    power = power / np.maximum(power.sum(0), 1e-300)
-    by_chance = float(((power.sum(1) ** 2) - (power**2).sum(1)).sum()) / 2
-    if float((table.correlations**2).sum()) < at_least * by_chance:
+    if _excess(table.bridged, table.observed) < at_least:
         return "The ROIs have nothing in common: their correlations are those of independent noise."
     return None
+
+
+def _excess(bridged: np.ndarray, observed: np.ndarray) -> float:
+    """Squared correlations of columns, in units of those that independent columns of the same spectra have."""
+    # not tapered: by Parseval's theorem, correlations are sums over just these frequencies
+    power = np.abs(np.fft.rfft(bridged, axis=0))[1:] ** 2
+    power = power / np.maximum(power.sum(0), 1e-300)
+    by_chance = float(((power.sum(1) ** 2) - (power**2).sum(1)).sum()) / 2
+    seen = bridged[observed] - bridged[observed].mean(0)
+    seen = seen / np.maximum(np.linalg.norm(seen, axis=0), 1e-300)
+    return (float(((seen.T @ seen) ** 2).sum()) - seen.shape[1]) / by_chance
 
 
 def _arranged(table: ScanTable) -> str | None:
@@ -345,8 +356,12 @@ def _arranged(table: ScanTable) -> str | None:
         drawn = np.array([measure(order) for order in orders])
         scale = max(float(drawn.std()), 1e-12)
         found.append([(measure(order) - drawn.mean()) / scale for order in (given, given[::-1])])
-    if max(found[0][0], found[1][0]) < MIN_ARRANGED:
-        return "ROIs of the same network are no more alike than others: the ROIs are in another order than the atlas says."
+    first = table.components[1][0]
+    without = table.bridged - np.outer(table.bridged @ first, first)
+    excess = min(_excess(signals, table.observed) for signals in (table.bridged, without))
+    needed = MIN_ARRANGED if excess >= MIN_LEFT else MIN_ARRANGED_OF_FEW
+    if max(found[0][0], found[1][0]) < needed:
+        return "ROIs of one network are no more alike than others: they are in another order than the atlas says."
     if found[0][1] > found[0][0] + MIN_REVERSED:
         return "The networks fit the ROIs in reversed order: the columns are reversed."
     return None
@@ -357,5 +372,5 @@ _ON_SIGNALS: tuple[Check, ...] = (
     *(_trending, _one_signal, _peaked, _stepping, _line, _ordered, _frequencies, _repeating, _shared),
     *(_skewed, _unsteady, _arranged),
 )
-# half as long, half as sure: only what the whole scan does not outweigh
-_ON_HALVES: tuple[Check, ...] = (partial(_ordered, at_least=1.6), partial(_shared, at_least=1.04), _held)
+# half as long, half as sure: lower thresholds
+_ON_HALVES: tuple[Check, ...] = (partial(_ordered, at_least=0.0), partial(_shared, at_least=1.04), _held)

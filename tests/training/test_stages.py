@@ -66,6 +66,9 @@ def test_three_stages_give_a_model_that_answers(trained, tiny):
     classify = pipeline("fmri-zero-shot-classification", model=str(trained / "instruction"))
     answers = classify(scan, candidate_labels=["female", "male"], question="What is the sex?")
     assert sum(answer["score"] for answer in answers) == pytest.approx(1)
+    assert "declined" not in answers[0]
+    assert set(classify.model.config.answers["What is the sex?"]) == {"female", "male"}
+    assert "declined" in classify(scan, candidate_labels=["rain", "sun"])[0]
     describe = pipeline("fmri-to-text", model=str(trained / "alignment"))
     assert isinstance(describe(scan, max_new_tokens=5)[0]["generated_text"], str)
 
@@ -188,6 +191,7 @@ def test_low_rank_instruction_is_an_adapter_of_its_model(trained, tiny, tmp_path
     assert all("language_model." in name or "projector." in name for name in names)
     scan = load_scan_dataset(tiny / "scans")[0][0]
     processor = AutoProcessor.from_pretrained(tmp_path / "adapter")
+    assert AutoProcessor.from_pretrained(tmp_path / "adapter").answers["What is the sex?"] == ["female", "male"]
     by_peft = log_probabilities(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter"), processor, scan)
     by_auto = log_probabilities(AutoModelForCausalLM.from_pretrained(tmp_path / "adapter"), processor, scan)
     before = log_probabilities(AutoModelForCausalLM.from_pretrained(trained / "alignment"), processor, scan)
