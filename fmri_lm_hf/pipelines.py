@@ -145,7 +145,7 @@ def _answers(answerer: QuestionAnswerer, request: Mapping[str, Any]) -> Question
 
 
 def as_requests(scans: Any, question: str | Sequence[str] | None) -> Any:
-    """Join scans and questions to ``{"scan", "question"}``: a list for several scans; one may have several questions."""
+    """Join scans and questions to ``{"scan", "question"}``: a list for several scans; one may have several."""
     are_requests = all(map(_is_request, scans)) if isinstance(scans, (list, tuple)) and scans else _is_request(scans)
     if question is None:
         if not are_requests:
