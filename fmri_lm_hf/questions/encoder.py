@@ -59,7 +59,9 @@ class QuestionHeads(nn.Module):
         """
         hidden = hidden.to(self.attend.weight.dtype)
         weights = self.attend(hidden).masked_fill(attention_mask[..., None] == 0, -1e4).softmax(1)
-        pooled = self.dropout(weights.transpose(1, 2) @ hidden)  # (batch, 4, hidden_size)
+        pooled = weights.transpose(1, 2) @ hidden  # (batch, 4, hidden_size)
+        # Means over tokens are short vectors, whose length says nothing; normalised, classifiers learn at once.
+        pooled = self.dropout(F.layer_norm(pooled, pooled.shape[-1:]))
         logits = [head(pooled[:, number]) for number, head in enumerate(self.heads)]
         loss = None
         if labels is not None:

@@ -74,6 +74,7 @@ class NumpyQuestionReader:
         for number in range(self.n_layers):
             hidden = self._layer(hidden, f"bert.encoder.layer.{number}")
         pooled = softmax(self._linear(hidden, "classify.attend"), axis=0).T @ hidden  # (4, hidden)
+        pooled = _normalised(pooled, 1e-5)
         return np.concatenate([self._linear(each, f"classify.heads.{number}") for number, each in enumerate(pooled)])
 
     def _layer(self, hidden: np.ndarray, name: str) -> np.ndarray:
@@ -92,9 +93,14 @@ class NumpyQuestionReader:
         return values @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
 
     def _normalised(self, values: np.ndarray, name: str) -> np.ndarray:
-        values = values - values.mean(-1, keepdims=True)
-        values = values / np.sqrt((values**2).mean(-1, keepdims=True) + self.eps)
+        values = _normalised(values, self.eps)
         return values * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+
+
+def _normalised(values: np.ndarray, eps: float) -> np.ndarray:
+    """Scale each row to mean 0 and variance 1."""
+    values = values - values.mean(-1, keepdims=True)
+    return values / np.sqrt((values**2).mean(-1, keepdims=True) + eps)
 
 
 def unpacked(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
