@@ -100,13 +100,11 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
         if self._made is None or self._made[0] != options:
             self._made = options, self.answerer(**options)
         requests, answerer = model_inputs["requests"], self._made[1]
-        answers = []
-        for request in requests if isinstance(requests, list) else [requests]:
-            inputs = {name: values.cpu() for name, values in request["scan"].items()}
-            answers.append(answerer.answer(request["question"], answerer.opened(inputs, request["reason"])))
-        return {"answers": answers if isinstance(requests, list) else answers[0]}
+        if isinstance(requests, list):
+            return {"answers": [_answers(answerer, request) for request in requests]}
+        return {"answers": _answers(answerer, requests)}
 
-    def postprocess(self, model_outputs) -> QuestionAnswer:
+    def postprocess(self, model_outputs) -> QuestionAnswer | list[QuestionAnswer]:
         return model_outputs["answers"]
 
     def answerer(
@@ -138,30 +136,33 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
         )
 
 
+def _answers(answerer: QuestionAnswerer, request: Mapping[str, Any]) -> QuestionAnswer | list[QuestionAnswer]:
+    """Answer the question of a request, or its questions in a list."""
+    opened = answerer.opened({name: values.cpu() for name, values in request["scan"].items()}, request["reason"])
+    if isinstance(request["question"], list):
+        return [answerer.answer(question, opened) for question in request["question"]]
+    return answerer.answer(request["question"], opened)
+
+
 def as_requests(scans: Any, question: str | Sequence[str] | None) -> Any:
-    """Join scans and questions to ``{"scan", "question"}``: a list for several of either, else one."""
-    if isinstance(scans, (list, tuple)) and scans and all(map(_is_request, scans)) and question is None:
-        return list(scans)
-    if _is_request(scans) and question is None:
-        return dict(scans)
+    """Join scans and questions to ``{"scan", "question"}``: a list for several scans; one may have several."""
+    are_requests = all(map(_is_request, scans)) if isinstance(scans, (list, tuple)) and scans else _is_request(scans)
     if question is None:
-        raise ValueError('There is no question: give `question`, or scans as {"scan": ..., "question": ...}.')
+        if not are_requests:
+            raise ValueError('There is no question: give `question`, or scans as {"scan": ..., "question": ...}.')
+        return dict(scans) if isinstance(scans, Mapping) else list(scans)
     scans = as_pipeline_input(scans)
-    if isinstance(question, str):
-        if isinstance(scans, list):
-            return [{"scan": scan, "question": question} for scan in scans]
-        return {"scan": scans, "question": question}
-    if not isinstance(question, (list, tuple)):
+    if not isinstance(question, (str, list, tuple)):
         raise ValueError(f"A question is a text, or several, found {question!r}.")
-    questions = list(question)
-    if not questions:
+    if not isinstance(question, str) and not question:
         raise ValueError("The list of questions is empty: give at least one.")
-    several = scans if isinstance(scans, list) else [scans] * len(questions)
-    if len(several) != len(questions):
-        raise ValueError(
-            f"{len(questions)} questions were given for {len(several)} scans: give one for all or for each."
-        )
-    return [{"scan": scan, "question": asked} for scan, asked in zip(several, questions)]
+    questions = question if isinstance(question, str) else list(question)
+    if not isinstance(scans, list):
+        return {"scan": scans, "question": questions}
+    each = [questions] * len(scans) if isinstance(questions, str) else questions
+    if len(each) != len(scans):
+        raise ValueError(f"{len(each)} questions were given for {len(scans)} scans: give one for all or for each.")
+    return [{"scan": scan, "question": asked} for scan, asked in zip(scans, each)]
 
 
 def _is_request(scan: Any) -> bool:

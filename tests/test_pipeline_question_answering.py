@@ -66,7 +66,9 @@ def test_scans_and_questions_are_taken_in_every_form(ask, scans):
     requests = [{"scan": scan, "question": question} for scan, question in zip(scans, questions)]
     assert ask(requests, batch_size=2) == alone
     assert ask(requests[1]) == alone[1]
-    assert ask(scans[0], question=questions) == [ask(scans[0], question=question) for question in questions]
+    of_one = [ask(scans[0], question=question) for question in questions]
+    assert ask(scans[0], question=questions) == of_one
+    assert ask([{"scan": scans[0], "question": questions}, requests[1]], batch_size=2) == [of_one, alone[1]]
 
 
 def test_a_scan_that_is_not_readable_is_declined_and_the_others_answered(ask, scans):

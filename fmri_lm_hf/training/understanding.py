@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from ..questions.language_model import LanguageModelReader, QuestionLanguageMode
 from ..questions.lexicon import Lexicon
 from ..questions.understanding import understand
 from .arguments import StageArguments, argument, parse
-from .wordings import Example, GrammarQuestions, joined, labelled, noisy, queries_of
+from .wordings import Example, GrammarQuestions, composition, joined, labelled, noisy, queries_of
 
 IGNORED = -100
 
@@ -56,6 +56,9 @@ class UnderstandingArguments(StageArguments):
     vocabulary: int = argument("subwords of the encoder that are kept, besides those of the training texts", 6000)
     share_grammar: float = argument("share of the examples from the grammar of wordings", 0.3)
     share_joined: float = argument("share of the examples that join two questions", 0.12)
+    never_joined: str | None = argument(
+        "JSON file of pairs of intents that no example joins, to be judged on (default: none)"
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -74,13 +77,18 @@ def train(arguments: UnderstandingArguments) -> QuestionReader | LanguageModelRe
     if unknown := sorted(set(arguments.hold_out) - {row["voice"] for row in rows}):
         raise ValueError(f"There are no questions {', '.join(unknown)} to hold out in {folder.name}.")
     lexicons = {atlas: Lexicon(names) for atlas, names in networks.items()}
-    known = [labelled(row, lexicons[row["atlas"]]) for row in rows if row["voice"] not in arguments.hold_out]
+    never = read_compositions(arguments.never_joined)
+    known = [
+        labelled(row, lexicons[row["atlas"]])
+        for row in rows
+        if row["voice"] not in arguments.hold_out and composition(queries_of(row)) not in never
+    ]
     grammar = GrammarQuestions(folder / "wordings")
     set_seed(arguments.seed)
     new_reader = language_model_reader if arguments.encoder in PACKAGED else encoder_reader
     reader, encode = new_reader(arguments, [*(example.text for example in known), *grammar.texts()])
     per_epoch = round(len(known) / max(1 - arguments.share_grammar - arguments.share_joined, 0.05))
-    examples = Examples(known, grammar, arguments, encode, per_epoch)
+    examples = Examples(known, grammar, arguments, encode, per_epoch, never)
     n_epochs, arguments.num_train_epochs = arguments.num_train_epochs, 1  # `examples` are those of all epochs
     trainer = Trainer(
         reader.model,
@@ -151,6 +159,16 @@ def read_questions(folder: Path) -> tuple[list[dict[str, Any]], dict[str, list[s
     return rows, json.loads((folder / "atlases.json").read_text(encoding="utf-8"))
 
 
+def read_compositions(file: str | None) -> set[frozenset[str]]:
+    """Read pairs of intents from a JSON file, in the package or next to it; none without a file."""
+    if file is None:
+        return set()
+    path = Path(file)
+    if not path.is_file():
+        path = project_folder(str(path.parent)) / path.name
+    return {frozenset(pair) for pair in json.loads(path.read_text(encoding="utf-8"))}
+
+
 class Examples(Dataset):
     """Examples of an epoch: questions as written, joined ones, and some of the grammar, all with slips of the pen.
 
@@ -164,7 +182,9 @@ class Examples(Dataset):
         arguments: UnderstandingArguments,
         encode: _Encode,
         per_epoch: int,
+        never: Collection[frozenset[str]] = (),
     ):
+        self.never = never
         self.known, self.grammar, self.arguments, self.encode = known, grammar, arguments, encode
         self.n = round(per_epoch * arguments.num_train_epochs)  # one pass over it is the training
         self.order = [number for epoch in range(-(-self.n // len(known))) for number in self._shuffled(epoch)]
@@ -183,7 +203,7 @@ class Examples(Dataset):
         if kind < self.arguments.share_grammar:
             example = self.grammar.draw(rng)
         elif kind < self.arguments.share_grammar + self.arguments.share_joined:
-            example = joined(rng.choice(self.known), rng.choice(self.known), rng)
+            example = joined(rng.choice(self.known), rng.choice(self.known), rng, self.never)
         else:
             example = self.known[self.order[number]]
         return {"input_ids": self.encode(noisy(example.text, rng)), "labels": list(example.labels)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,25 @@ def _filled(name: str, template: str, rng: random.Random) -> Example:
     )
 
 
-def joined(first: Example, second: Example, rng: random.Random) -> Example:
-    """Join two questions in one message; one that cannot be answered stays alone."""
+def composition(queries: Sequence[Query]) -> frozenset[str] | None:
+    """Return the two intents of a question that asks two things; None for any other."""
+    return frozenset(query.intent for query in queries) if len(queries) == 2 else None
+
+
+def joined(first: Example, second: Example, rng: random.Random, never: Collection[frozenset[str]] = ()) -> Example:
+    """Join two questions in one message; one that cannot be answered, or intents never to be joined, stay alone."""
     answerable = [
         example.labels[0] != IGNORED
         and not CLASSES[example.labels[0]].startswith("unanswerable")
         and example.labels[1] == len(CLASSES)
         for example in (first, second)
     ]
-    if not all(answerable):
+    intents = frozenset(
+        re.sub(r"[12]?(/.*)?$", "", CLASSES[example.labels[0]])
+        for example in (first, second)
+        if example.labels[0] >= 0
+    )
+    if not all(answerable) or intents in never:
         return first
     taken = len(set(re.findall(r"\[n\d\]", first.text)))
     if rng.random() < 0.5 or taken > 4:  # as people do, about the same network

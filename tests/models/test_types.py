@@ -25,11 +25,11 @@ PROGRAM = """
 from fmri_lm_hf import (
     FmriDecisionPipeline, FmriFeatureExtractionPipeline, FmriFeatureExtractor, FmriHypothesisPipeline,
     FmriLMForCausalLM, FmriLMForSequenceClassification, FmriLMProcessor, FmriTokenizer, FmriTokenizerForPreTraining,
-    FmriToTextPipeline, FmriZeroShotClassificationPipeline,
+    FmriQuestionAnsweringPipeline, FmriToTextPipeline, FmriZeroShotClassificationPipeline,
 )
 def calls(
     describe: FmriToTextPipeline, classify: FmriZeroShotClassificationPipeline, decide: FmriDecisionPipeline,
-    embed: FmriFeatureExtractionPipeline, test: FmriHypothesisPipeline,
+    embed: FmriFeatureExtractionPipeline, test: FmriHypothesisPipeline, ask: FmriQuestionAnsweringPipeline,
 ) -> None:
 """
 BATCH = "transformers.feature_extraction_utils.BatchFeature"
@@ -48,13 +48,15 @@ EXPECTED = {
     "FmriFeatureExtractor.from_pretrained('model')('scan.npy')": BATCH,
     "describe('scan.npy')[0]['generated_text']": "str",
     f"describe({SCANS})[0][0]['generated_text']": "str",
-    "classify('scan.npy', ['female', 'male'])[0]['score']": "float",
-    f"classify({SCANS}, ['female', 'male'])[0][0]['label']": "str",
+    "classify('scan.npy', ['female', 'male'])[0]['score']": r"float \| None",  # None if it declines
+    f"classify({SCANS}, ['female', 'male'])[0][0]['label']": r"str \| None",
+    "ask('scan.npy', 'Which is the hub?')['answer']": "str",
+    f"ask({SCANS}, 'Which is the hub?')[0]['declined']": "bool",
     "decide('scan.npy', {})": re.escape(ANSWERS),
     f"decide({SCANS}, {{}})": re.escape(f"list[{ANSWERS}]"),
     "embed('scan.npy')": r"TypedDict\S*ScanFeatures.*",
     "test('scan.npy', 'weaker connectivity within visual')['evidence'][0]['probability']": "float",
-    f"test({SCANS}, 'weaker connectivity within visual')[0]['score']": "float",
+    f"test({SCANS}, 'weaker connectivity within visual')[0]['score']": r"float \| None",
 }
 
 
