@@ -93,8 +93,7 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
     def preprocess(self, request, t_r=None):
         # nested, for the reason that `ScanPipeline.preprocess` has
         row, reason = read_or_decline(self.processor.feature_extractor, request["scan"], t_r)
-        inputs = dict(self.processor(fmri=row))
-        return {"requests": {"question": request["question"], "scan": inputs, "reason": reason}}
+        return {"requests": {"question": request["question"], "scan": row, "reason": reason}}
 
     def _forward(self, model_inputs, **options):
         if self._made is None or self._made[0] != options:
@@ -131,14 +130,12 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
             from .questions.reading import TableReader, read_levels
 
             levels = partial(read_levels, TableReader(self.model, self.processor), None)
-        return QuestionAnswerer(
-            extractor.atlas, load_question_reader(), names, extractor.t_r, threshold, levels, check
-        )
+        return QuestionAnswerer(extractor.atlas, load_question_reader(), names, threshold, levels, check)
 
 
 def _answers(answerer: QuestionAnswerer, request: Mapping[str, Any]) -> QuestionAnswer | list[QuestionAnswer]:
     """Answer the question of a request, or its questions in a list."""
-    opened = answerer.opened({name: values.cpu() for name, values in request["scan"].items()}, request["reason"])
+    opened = answerer.opened(request["scan"], request["reason"])
     if isinstance(request["question"], list):
         return [answerer.answer(question, opened) for question in request["question"]]
     return answerer.answer(request["question"], opened)

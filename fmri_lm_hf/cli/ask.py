@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("There is no question: give one in quotes, or several.")
     scan = open_scan(args)
     answerer = scan.answerer(**reading_options(scan, args))
-    opened = answerer.opened(scan.inputs, scan.reason)
+    opened = answerer.opened(scan.row, scan.reason)
     if not args.question:
         print(f"{scan.source}\nAsk a question; an empty line ends.")
     findings = ((question, answerer.find(question, opened)) for question in args.question or typed())

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--read model describes all, connectivity, graph, gradients or spectral, not one network: {args.about}."
         )
-    opened = answerer.opened(scan.inputs, scan.reason)
+    opened = answerer.opened(scan.row, scan.reason)
     if opened.measures is None:
         if args.json:
             print_json(scan, description=None, declined=True, reason=opened.reason, statements=[])
@@ -184,13 +184,13 @@ def draw_scan(scan: OpenScan, measures: ScanMeasures) -> Figure:
     # ROIs sorted by network; the sort is stable, so that within a network they keep the order of the atlas
     number = np.array([names.index(name) if name in names else len(names) for name in scan.atlas.networks])
     order = np.argsort(number, kind="stable")[: int((number < len(names)).sum())]
-    n_times = int(scan.inputs["padding_mask"][0].nonzero()[0].max()) + 1
-    values = scan.inputs["input_values"][0][order, :n_times]
+    bold = scan.row["bold"]
+    values = ((bold - np.nanmean(bold, 0)) / np.maximum(np.nanstd(bold, 0), 1e-8)).T[order]
     starts = np.searchsorted(number[order], np.arange(len(names) + 1))
 
     figure = new_figure(figsize=(13, 5), layout="constrained")
     carpet, matrix = figure.subplots(1, 2, width_ratios=[1.5, 1])
-    extent = (0.0, n_times * scan.extractor.t_r, float(len(values)), 0.0)
+    extent = (0.0, len(bold) * scan.row["t_r"], float(len(values)), 0.0)
     carpet.imshow(values, aspect="auto", cmap="gray", vmin=-2, vmax=2, extent=extent, interpolation="nearest")
     carpet.set(title="Carpet plot", xlabel="time (s)")
     carpet.set_yticks((starts[:-1] + starts[1:]) / 2, names)

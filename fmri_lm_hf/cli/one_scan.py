@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..models.atlas import Atlas
     from ..models.feature_extraction_fmri import FmriFeatureExtractor
     from ..models.modeling_fmri_lm import FmriLMForCausalLM
@@ -66,8 +64,8 @@ class OpenScan:
     Attributes
     ----------
     extractor : FmriFeatureExtractor
-    inputs : dict of array
-        ``input_values``, ``roi_mask`` and ``padding_mask``, each with a batch axis of one.
+    row : dict
+        `bold` (n_timepoints, n_rois), `t_r` and masks, as recorded.
     name : str
         Name of the file.
     is_simulated : bool
@@ -80,7 +78,7 @@ class OpenScan:
     """
 
     extractor: FmriFeatureExtractor
-    inputs: dict[str, np.ndarray]
+    row: dict[str, Any]
     name: str
     is_simulated: bool
     source: str
@@ -97,7 +95,7 @@ class OpenScan:
         from ..questions.answering import QuestionAnswerer
         from ..questions.numpy_reader import load_question_reader
 
-        return QuestionAnswerer(self.atlas, load_question_reader(), self.names, self.extractor.t_r, **options)
+        return QuestionAnswerer(self.atlas, load_question_reader(), self.names, **options)
 
 
 def open_scan(args: argparse.Namespace) -> OpenScan:
@@ -117,12 +115,12 @@ def open_scan(args: argparse.Namespace) -> OpenScan:
         from ..models.scan_errors import ScanError
 
         raise ScanError("The model has no atlas, so it knows no network by name: give the scan's with --atlas.")
-    inputs, reason = read_inputs(extractor, path, args.t_r, named=args.atlas is not None)
+    row, reason = read_row(extractor, path, args.t_r, named=args.atlas is not None)
     origin = "given" if args.atlas else "from the ROI names" if atlas else "assumed; use --atlas for another"
     source = (
         f"Scan: {path.name}{' (simulated)' if args.scan == EXAMPLE else ''}. {atlas_line(extractor.atlas, origin)}"
     )
-    return OpenScan(extractor, inputs, path.name, args.scan == EXAMPLE, source, reason, names)
+    return OpenScan(extractor, row, path.name, args.scan == EXAMPLE, source, reason, names)
 
 
 def find_scan(scan: str) -> Path:
@@ -172,9 +170,9 @@ def with_other_atlas(extractor: FmriFeatureExtractor, atlas: Atlas) -> FmriFeatu
     )
 
 
-def read_inputs(
+def read_row(
     extractor: FmriFeatureExtractor, path: Path, t_r: float | None, named: bool
-) -> tuple[dict[str, np.ndarray], str | None]:
+) -> tuple[dict[str, Any], str | None]:
     """Read a scan, and say why it is not readable.
 
     An error about its atlas says how to name another one, unless one was `named`.
@@ -183,8 +181,7 @@ def read_inputs(
     from ..models.scan_errors import ScanError
 
     try:
-        row, reason = read_or_decline(extractor, path, t_r)
-        return dict(extractor([row], return_tensors="np")), reason
+        return read_or_decline(extractor, path, t_r)
     except ScanError as error:
         if named or "atlas" not in str(error):
             raise
@@ -275,7 +272,7 @@ def generate(scan: OpenScan, model: FmriLMForCausalLM, processor: FmriLMProcesso
 
     prompt, _ = encode_question(processor, question, ["-"])  # the prompt alone; it needs some answer
     ids = torch.tensor([prompt], device=model.device)
-    inputs = {name: torch.as_tensor(values) for name, values in scan.inputs.items()}
+    inputs = dict(processor(fmri=[scan.row]))
     generated = model.generate(ids, **inputs, max_new_tokens=160, do_sample=False)
     return processor.decode_answer(generated[0, len(prompt) :]).strip()
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..models.atlas import Atlas
 from ..models.atlas_names import is_network
-from ..models.readable_scan import unreadable_input
+from ..models.readable_scan import unreadable_reason
 from ..models.scan_errors import ScanError
 from .answers import Answer, Statement, Unanswerable, answer
 from .classes import Reader
@@ -149,8 +149,6 @@ class QuestionAnswerer:
         Such as `bundled.load_question_reader()`.
     names : mapping of str to sequence of str, optional
         Further names of networks: ``{"default": ["idle net"]}``.
-    t_r : float, default=2.0
-        Repetition time in seconds of the scans, as the model's processor gives them.
     threshold : float, optional
         Questions that are understood with a lower score are declined.
     levels : callable, optional
@@ -162,7 +160,7 @@ class QuestionAnswerer:
     Examples
     --------
     >>> answerer = QuestionAnswerer(processor.feature_extractor.atlas, load_question_reader())  # doctest: +SKIP
-    >>> answerer.answer("Which network is the hub?", processor(fmri="sub-01.tsv"))["answer"]  # doctest: +SKIP
+    >>> answerer.answer("Which network is the hub?", {"bold": bold, "t_r": 2.0})["answer"]  # doctest: +SKIP
     'The hub is default: ...'
     """
 
@@ -171,7 +169,6 @@ class QuestionAnswerer:
         atlas: Atlas,
         reader: Reader,
         names: Mapping[str, Sequence[str]] | None = None,
-        t_r: float = 2.0,
         threshold: float | None = None,
         levels: Levels | None = None,
         check: bool = True,
@@ -185,7 +182,7 @@ class QuestionAnswerer:
             raise ValueError(f"`threshold` is a probability from 0 to 1, found {threshold!r}.")
         if levels is None and not check:
             raise ValueError("`check=False` shows what a language model reads, unchecked: use it with `read='model'`.")
-        self.atlas, self.reader, self.t_r = atlas, reader, t_r
+        self.atlas, self.reader = atlas, reader
         self.lexicon = Lexicon(atlas.named_networks, checked_names(names or {}, atlas.named_networks))
         self.threshold = MIN_CONFIDENCE if threshold is None else threshold
         self.levels, self.check = levels, check
@@ -196,13 +193,14 @@ class QuestionAnswerer:
         Parameters
         ----------
         scan : mapping or None
-            ``input_values`` ([1,] n_rois, n_timepoints), ``roi_mask`` ([1,] n_rois) and ``padding_mask`` ([1,]
-            n_timepoints) of one scan, as a processor gives them.
+            ``bold`` (n_timepoints, n_rois) in the order of the atlas and ``t_r`` in seconds, as it was recorded: not
+            resampled, since that changes the numbers; ``roi_mask`` (n_rois,) and ``sample_mask`` (n_timepoints,) are
+            optional.
         """
         if scan is None:
             return OpenedScan(None, _NO_SCAN)
-        named = [name if is_network(name) else None for name in self.atlas.networks]
-        return self.opened(scan, unreadable_input(*_inputs(scan, self.t_r), networks=named))
+        networks = [name if is_network(name) else None for name in self.atlas.networks]
+        return self.opened(scan, unreadable_reason(*_checked(scan), networks=networks))
 
     def opened(self, scan: Mapping[str, Any], reason: str | None) -> OpenedScan:
         """Measure a scan that was checked as it was read.
@@ -216,9 +214,9 @@ class QuestionAnswerer:
         """
         if reason is not None:
             return OpenedScan(None, reason)
-        values, t_r, roi_mask, observed = _inputs(scan, self.t_r)
+        bold, t_r, roi_mask, sample_mask = _checked(scan)
         try:
-            return OpenedScan(ScanMeasures.of(values.T, t_r, self.atlas, roi_mask, observed))
+            return OpenedScan(ScanMeasures.of(bold, t_r, self.atlas, roi_mask, sample_mask))
         except ScanError as error:
             return OpenedScan(None, str(error))
 
@@ -349,18 +347,14 @@ def _plain(value: Any) -> float | int | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _inputs(scan: Mapping[str, Any], t_r: float) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-    values, roi_mask, observed = (_one(scan, name) for name in ("input_values", "roi_mask", "padding_mask"))
-    return values, t_r, roi_mask, observed
-
-
-def _one(scan: Mapping[str, Any], name: str) -> np.ndarray:
-    """Return an input of one scan, without the axis of the batch."""
-    if name not in scan:
-        raise ValueError(f"The scan has no {name!r}: give what a processor makes of one scan, found {sorted(scan)}.")
-    values = np.asarray(scan[name])
-    if values.ndim == (3 if name == "input_values" else 2):
-        if len(values) != 1:
-            raise ValueError(f"{len(values)} scans were given at once, expected one: answer about each by itself.")
-        values = values[0]
-    return values
+def _checked(scan: Mapping[str, Any]) -> tuple[np.ndarray, float, Any, Any]:
+    """Return signals, repetition time and masks of one scan."""
+    if missing := sorted({"bold", "t_r"} - set(scan)):
+        raise ValueError(
+            f"The scan has no {' and no '.join(missing)}: give `bold` (n_timepoints, n_rois) and `t_r` in seconds, "
+            f"found {sorted(scan)}."
+        )
+    bold = np.asarray(scan["bold"])
+    if bold.ndim != 2:
+        raise ValueError(f"`bold` of one scan has the shape (n_timepoints, n_rois), found {bold.shape}.")
+    return bold, float(scan["t_r"]), scan.get("roi_mask"), scan.get("sample_mask")

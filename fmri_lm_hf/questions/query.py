@@ -32,8 +32,6 @@ INTENTS: dict[str, tuple[tuple[int, ...], dict[str, Sequence[Any] | None]]] = {
     "gradient": ((0, 1), {"measure": GRADIENT}),
     "spectral": ((0, 1), {"measure": SPECTRAL, "direction": (None, *DIRECTIONS)}),
 }
-# The class of a question is its intent with these parameters: what is left, networks and numbers, is found by a program.
-_OF_CLASS = {"describe": "about", "graph": "measure", "gradient": "measure"}
 
 
 @dataclass(frozen=True)

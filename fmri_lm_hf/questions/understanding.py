@@ -63,9 +63,7 @@ class Understanding:
         return "; ".join(map(str, self.queries)) or f"declined: {self.reason}"
 
 
-def understand(
-    text: str, lexicon: Lexicon, reader: Reader, min_confidence: float = MIN_CONFIDENCE
-) -> Understanding:
+def understand(text: str, lexicon: Lexicon, reader: Reader, min_confidence: float = MIN_CONFIDENCE) -> Understanding:
     """Understand a question about one scan.
 
     Parameters
