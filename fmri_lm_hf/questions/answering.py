@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..models.readable_scan import unreadable_reason
 from ..models.scan_errors import ScanError
 from .answers import Answer, Statement, Unanswerable, answer
 from .classes import Reader
+from .labels import RecordedLabels
 from .lexicon import Lexicon
 from .measures import ScanMeasures
 from .query import Query
@@ -89,10 +90,13 @@ class OpenedScan:
     ----------
     measures : ScanMeasures or None
     reason : str or None
+    row : mapping
+        The scan as it was given.
     """
 
     measures: ScanMeasures | None
     reason: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,15 @@ class Finding:
         What was understood; of `kind` `UNREADABLE` if the scan cannot be read.
     answers : tuple of Answer
         One for each query that has an answer.
+    label : str or None
+        A question that the model was trained on, if it gives the answer: see `RecordedLabels`.
     """
 
     text: str
     reason: str | None
     understanding: Understanding
     answers: tuple[Answer, ...] = ()
+    label: str | None = None
 
     @property
     def declined(self) -> bool:
@@ -126,6 +133,13 @@ class Finding:
         """The statements that the answers rest on, once each."""
         return list(dict.fromkeys(statement for found in self.answers for statement in found.evidence))
 
+    @property
+    def queries(self) -> list[QueryRecord]:
+        """What the question was understood as."""
+        if self.label is not None:
+            return [{"intent": "label", "networks": [], "extra": {"question": self.label}}]
+        return [_record(query) for query in self.understanding.queries]
+
     def to_json(self) -> QuestionAnswer:
         """Return the finding as JSON has it."""
         return {
@@ -133,7 +147,7 @@ class Finding:
             "score": float(self.understanding.score),
             "declined": self.declined,
             "reason": self.reason,
-            "queries": [_record(query) for query in self.understanding.queries],
+            "queries": self.queries,
             "evidence": [evidence_of(statement) for statement in self.evidence],
         }
 
@@ -156,6 +170,8 @@ class QuestionAnswerer:
         the numbers alone.
     check : bool, default=True
         Whether levels of the language model are compared with the numbers. Otherwise they are given as they are.
+    labels : RecordedLabels, optional
+        Labels that the model was trained on: questions about them are answered by the model.
 
     Examples
     --------
@@ -172,6 +188,7 @@ class QuestionAnswerer:
         threshold: float | None = None,
         levels: Levels | None = None,
         check: bool = True,
+        labels: RecordedLabels | None = None,
     ):
         if not atlas.named_networks:
             raise ValueError(
@@ -185,7 +202,7 @@ class QuestionAnswerer:
         self.atlas, self.reader = atlas, reader
         self.lexicon = Lexicon(atlas.named_networks, checked_names(names or {}, atlas.named_networks))
         self.threshold = MIN_CONFIDENCE if threshold is None else threshold
-        self.levels, self.check = levels, check
+        self.levels, self.check, self.labels = levels, check, labels
 
     def open(self, scan: Mapping[str, Any] | None) -> OpenedScan:
         """Measure a scan, unless it cannot be read.
@@ -216,7 +233,7 @@ class QuestionAnswerer:
             return OpenedScan(None, reason)
         bold, t_r, roi_mask, sample_mask = _checked(scan)
         try:
-            return OpenedScan(ScanMeasures.of(bold, t_r, self.atlas, roi_mask, sample_mask))
+            return OpenedScan(ScanMeasures.of(bold, t_r, self.atlas, roi_mask, sample_mask), row=scan)
         except ScanError as error:
             return OpenedScan(None, str(error))
 
@@ -241,6 +258,10 @@ class QuestionAnswerer:
             return Finding(f"{reason} {_INSTEAD_OF_UNREADABLE}", reason, Understanding(kind=UNREADABLE))
         understood = understand(question, self.lexicon, self.reader, self.threshold)
         if not understood.queries:
+            label = self.labels and self.labels.find(question)
+            if self.labels and label:
+                answered = self.labels.answer(opened.row, label)
+                return Finding(answered.text, None, understood, (answered,), label)
             return Finding(str(understood.reason), str(understood.reason), understood)
         found = self.answers(understood.queries, opened.measures)
         texts = [self._text(*each, opened.measures) for each in zip(understood.queries, found, strict=True)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..bundled import QUESTION_ADAPTERS
 from ..bundled.gguf_files import PACKAGED, find_gguf, load_gguf
 from ..files import write_json
 from .classes import CLASSES, Reading, check_classes, shortened
@@ -111,6 +113,12 @@ def prompt(tokenizer: Any, text: str) -> list[int]:
         tokenizer(part, add_special_tokens=False)["input_ids"] for part in (BEFORE, text, AFTER)
     )
     return [*before, *shortened(question), *after]
+
+
+@cache
+def load_language_model_reader() -> LanguageModelReader:
+    """Load SmolLM2, and the adapters of this package that let it understand questions, once."""
+    return LanguageModelReader.load(QUESTION_ADAPTERS, *load_packaged("smollm2"))
 
 
 def load_packaged(name: str = "smollm2") -> tuple[PreTrainedModel, Any]:

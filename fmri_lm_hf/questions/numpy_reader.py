@@ -13,7 +13,7 @@ from scipy.special import erf, softmax
 from tokenizers import Tokenizer
 
 from ..bundled import QUESTION_ENCODER
-from .classes import SIZES, Reading, check_classes, readings, shortened
+from .classes import SIZES, Reader, Reading, check_classes, readings, shortened
 
 
 class NumpyQuestionReader:
@@ -117,3 +117,22 @@ def unpacked(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def load_question_reader() -> NumpyQuestionReader:
     """Load the question encoder that comes with the package, once."""
     return NumpyQuestionReader.load(QUESTION_ENCODER)
+
+
+def question_reader(name: str) -> Reader:
+    """Return what reads questions: the question encoder (``bundled``), or a pretrained language model (``smollm2``).
+
+    Raises
+    ------
+    ValueError
+        For any other name.
+    ImportError
+        If the package with the weights of the language model is not installed.
+    """
+    if name == "bundled":
+        return load_question_reader()
+    if name == "smollm2":
+        from .language_model import load_language_model_reader
+
+        return load_language_model_reader()
+    raise ValueError(f"What understands questions is 'bundled' or 'smollm2', found {name!r}.")

@@ -34,6 +34,8 @@ _REASONS = {
     "action": "Only questions about the scan are answered; nothing else is done.",
 }
 
+_WHATEVER_NAMES = ("personal", "not_about_scan", "action")  # kinds of questions whose names do not matter
+
 
 @dataclass(frozen=True)
 class Understanding:
@@ -119,9 +121,11 @@ def resolve(
     least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence
     if queries and score >= least:
         return Understanding(queries, score, mentions=mentions)
-    if unknown:
-        return decline("not_in_atlas", 1 - score, mentions, lexicon, _about_name(text, unknown[0], lexicon))
     kind = max(KINDS, key=lambda name: reading.first[f"unanswerable/{name}"])
+    is_sure = reading.first[f"unanswerable/{kind}"] >= MIN_CONFIDENCE
+    # What is sure to be about something else is told so, whatever names it has.
+    if unknown and not (is_sure and kind in _WHATEVER_NAMES):
+        return decline("not_in_atlas", 1 - score, mentions, lexicon, _about_name(text, unknown[0], lexicon))
     if no_answer >= MIN_CONFIDENCE:
         return decline(kind, no_answer, mentions, lexicon)
     guess = f"It might mean: {'; '.join(map(str, queries))}. Please say it in other words." if queries else None
@@ -154,6 +158,8 @@ def _about_name(text: str, mention: Mention, lexicon: Lexicon) -> str:
     name = text[mention.start : mention.end]
     if len(mention.networks) > 1:
         return f'"{name}" fits {len(mention.networks)} networks of this atlas: {_listed(mention.networks)}. Which one?'
+    if mention.reason == "part":
+        return f'"{name}" is a part of a network, which this atlas does not tell apart.'
     if mention.near:
         return f'This atlas has no "{name}"; the nearest is {_listed(mention.near)}, which is not the same.'
     return f'This atlas has no "{name}". Its networks are {_listed(lexicon.network_names)}.'

@@ -21,15 +21,14 @@ from fmri_lm_hf.simulation.stream import random_scan
 NETWORKS = ("visual", "default", "control", "limbic")
 ATLAS = Atlas("small", tuple(f"roi_{k}" for k in range(24)), tuple(name for name in NETWORKS for _ in range(6)))
 KEYS = ("answer", "score", "declined", "reason", "queries", "evidence")
-EXTRACTOR = FmriFeatureExtractor(ATLAS)
 
 
 def inputs(seed: int = 0, masked: tuple[str, ...] = (), **changes):
-    """A readable scan, as a processor gives it; networks may be without signal."""
+    """A readable scan, as it is recorded; networks may be without signal."""
     scan = random_scan(ATLAS, 0, seed)
     bold = scan["bold"].copy()
     bold[:, [network in masked for network in ATLAS.networks]] = np.nan
-    return {**EXTRACTOR(bold, t_r=scan["t_r"], return_tensors="np"), **changes}
+    return {"bold": bold, "t_r": scan["t_r"], **changes}
 
 
 def answerer(certainty: float = 1.0, atlas: Atlas = ATLAS, **options) -> QuestionAnswerer:
@@ -37,8 +36,7 @@ def answerer(certainty: float = 1.0, atlas: Atlas = ATLAS, **options) -> Questio
 
 
 def measures(scan) -> ScanMeasures:
-    values, mask, observed = (scan[name][0] for name in ("input_values", "roi_mask", "padding_mask"))
-    return ScanMeasures.of(values.T, 2.0, ATLAS, mask, observed)
+    return ScanMeasures.of(scan["bold"], scan["t_r"], ATLAS)
 
 
 def test_an_answer_is_that_of_the_query_and_can_be_written_as_json():
@@ -60,10 +58,13 @@ def test_another_scan_has_other_numbers():
     assert len(values) == 2
 
 
-def test_a_scan_is_taken_with_and_without_the_axis_of_a_batch():
-    scan = inputs()
-    alone = {name: values[0] for name, values in scan.items()}
-    assert answerer().answer("hub", alone) == answerer().answer("hub", scan)
+def test_numbers_are_those_of_the_scan_as_recorded():
+    scan = inputs(t_r=0.8)
+    found = answerer().answer("between default and visual", scan)
+    assert found["evidence"][0]["value"] == pytest.approx(measures(scan).pair("default", "visual"))
+    resampled = FmriFeatureExtractor(ATLAS, n_timepoints=50, t_r=2.0)(scan["bold"], t_r=0.8, return_tensors="np")
+    other = ScanMeasures.of(resampled["input_values"][0].T, 2.0, ATLAS, sample_mask=resampled["padding_mask"][0])
+    assert found["evidence"][0]["value"] != pytest.approx(other.pair("default", "visual"), rel=1e-5)
 
 
 def test_several_questions_share_the_numbers_of_a_scan():
@@ -195,12 +196,11 @@ def test_options_that_make_no_sense_are_refused(options, message):
     ("question", "scan", "message"),
     [
         (3, "given", "A question is a text, found int: 3"),
-        ("hub", {"input_values": np.zeros((24, 160))}, "The scan has no 'roi_mask'"),
-        ("hub", "two", "2 scans were given at once, expected one"),
+        ("hub", {"input_values": np.zeros((24, 160))}, "The scan has no bold and no t_r: give `bold`"),
+        ("hub", {"bold": np.zeros((2, 9, 24)), "t_r": 2.0}, "the shape (n_timepoints, n_rois), found (2, 9, 24)"),
     ],
 )
 def test_what_is_no_question_or_no_scan_is_refused(question, scan, message):
-    if isinstance(scan, str):
-        scan = {name: np.concatenate([values] * (2 if scan == "two" else 1)) for name, values in inputs().items()}
+    scan = inputs() if isinstance(scan, str) else scan
     with pytest.raises(ValueError, match=re.escape(message)):
         answerer().answer(question, scan)
