@@ -1,4 +1,4 @@
-"""Questions about the labels that a checkpoint was trained on: the one kind that the numbers of a scan do not answer."""
+"""Questions about labels that a checkpoint was trained on, which the numbers of a scan do not answer."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_declined_question_has_a_reason_and_what_can_be_asked(question, reason
 
 @pytest.mark.parametrize("question", ["hub", "hello", ""])
 def test_without_a_readable_scan_every_question_is_declined_for_that(question):
-    constant = inputs(roi_mask=np.zeros((1, ATLAS.n_rois), dtype=bool))
+    constant = inputs(roi_mask=np.zeros(ATLAS.n_rois, dtype=bool))
     for scan in (None, constant):
         found = answerer().answer(question, scan)
         assert (found["declined"], found["score"], found["queries"], found["evidence"]) == (True, 1.0, [], [])
