@@ -19,6 +19,7 @@ from .query import Query
 
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_BESIDE_UNKNOWN = 0.9  # where the question also names something that the atlas lacks
+NAMED_BESIDES = 0.8  # factor of the confidence if a question names networks that what it asks for does not need
 MAX_LETTERS = 2000  # of a question
 DEFAULT_K = 3  # of "the strongest pairs"
 
@@ -205,8 +206,10 @@ def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[t
             for second, p_second in _likely(reading.second):
                 p = p_first * p_second * p_pairing
                 if second == NONE:
-                    if not rest or set(rest) <= set(query.networks):
+                    if set(rest) <= set(query.networks):
                         yield p, (query,)
+                    elif not query.networks:  # "my money is on A, but which is the hub?"
+                        yield p * NAMED_BESIDES, (query,)
                     continue
                 for shared in _names_of_second(second, query, rest):
                     for other, p_other, left in _queries(second, shared, reading.pairings[1], text, query):
