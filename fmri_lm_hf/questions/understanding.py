@@ -18,6 +18,7 @@ from .query import Query
 
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_BESIDE_UNKNOWN = 0.9  # where the question also names something that the atlas lacks
+NAMED_BESIDES = 0.8  # factor of the confidence if a question names networks that what it asks for does not need
 MAX_LETTERS = 2000  # of a question
 
 _REASONS = {
@@ -211,6 +212,8 @@ def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[t
                     yield p * p_pairing * p_other, (query, other)
             elif set(rest) <= set(query.networks):
                 yield p * p_pairing, (query,)
+            elif arity(first) == (0,):  # "my money is on A, but which is the hub?"
+                yield p * p_pairing * NAMED_BESIDES, (query,)
 
 
 def _seconds(

@@ -9,6 +9,7 @@ from fmri_lm_hf.questions.lexicon import Lexicon
 from fmri_lm_hf.questions.query import Query
 from fmri_lm_hf.questions.understanding import (
     MAX_LETTERS,
+    NAMED_BESIDES,
     arity,
     decline,
     examples,
@@ -148,7 +149,6 @@ def test_a_name_that_is_said_again_is_one_name(text, name, names):
         ("default and visual", "partner/most", "needs 1 network; found: default, visual."),
         ("default", "compare/stronger", "needs 2 or 3 or 4 networks; found: default."),
         (", ".join(NAMES), "compare/weaker", f"needs 2 or 3 or 4 networks; found: {', '.join(NAMES)}."),
-        ("hub default", "graph/hub", "needs 0 networks; found: default."),
         ("default, visual", "graph/node_strength", "needs 0 or 1 networks; found: default, visual."),
     ],
 )
@@ -162,6 +162,14 @@ def test_a_less_probable_class_that_fits_the_names_is_not_taken_for_granted():
     found = declined("default", {"level": 0.6, "within": 0.4})
     assert found.reason.startswith("It might mean: connectivity within default. Please say it in other words.")
     assert found.score == pytest.approx(0.6)
+
+
+def test_a_name_besides_what_is_asked_makes_it_less_sure():
+    text = "My money is on default, but which is the hub?"
+    found = understand(text, LEXICON, Fixed({"graph/hub": 0.9}))
+    assert found.queries == (Query("graph", (), {"measure": "hub"}),)
+    assert found.score == pytest.approx(0.9 * NAMED_BESIDES)
+    assert declined(text, {"graph/hub": 0.6}).kind == "unclear"
 
 
 @pytest.mark.parametrize("pairing", ["0011", "0102"])
@@ -223,7 +231,9 @@ def test_what_is_likely_unanswerable_is_declined_though_one_class_is_likelier():
         ),
     ],
 )
-@pytest.mark.parametrize("reading", ["level", "graph/hub", "unanswerable/not_in_atlas", "unanswerable/not_in_scan"])
+@pytest.mark.parametrize(
+    "reading", ["level", "compare/stronger", "unanswerable/not_in_atlas", "unanswerable/not_in_scan"]
+)
 def test_a_name_that_is_no_network_is_said(text, lexicon, reason, reading):
     found = declined(text, reading, lexicon=lexicon)
     assert found.kind == "not_in_atlas"
