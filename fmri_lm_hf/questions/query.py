@@ -82,10 +82,11 @@ class Query:
         for name, allowed in parameters.items():
             if allowed is not None and self.extra[name] not in allowed:
                 return f"{name} is one of {', '.join(map(str, allowed))}, not {self.extra[name]!r}"
-        if self.intent == "level" and self.networks[0] == self.networks[1]:
-            return "a level is about two different networks; for one network, the intent is within"
+        if self.intent in ("level", "yesno") and len(set(self.networks)) < len(self.networks):
+            instead = "the intent is within" if self.intent == "level" else "name it once"
+            return f"a {self.intent} is about two different networks; for one network, {instead}"
         k = self.extra.get("k")
-        if self.intent == "rank" and not (isinstance(k, int) and k > 0):
+        if self.intent == "rank" and not (type(k) is int and k > 0):
             return f"k is a whole number above 0, not {k!r}"
         if self.intent == "describe":
             about = self.extra["about"]
@@ -121,8 +122,7 @@ class Query:
         names: tuple[Any, ...] = self.networks
         extra = dict(self.extra)
         if self.intent == "compare":
-            pairs = [tuple(sorted(names[:2])), tuple(sorted(names[2:]))]
-            names = tuple(pairs)
+            names = tuple(sorted([tuple(sorted(names[:2])), tuple(sorted(names[2:]))]))
         elif self.intent in ("level", "yesno"):
             names = tuple(sorted(names))
         return (self.intent, names, tuple(sorted(extra.items())))

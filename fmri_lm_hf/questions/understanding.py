@@ -6,24 +6,21 @@ stands in the question, and there are as many as what is asked needs. What does 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from itertools import product
 
 from .classes import CLASSES, KINDS, MAX_NAMES, NONE, Reader, Reading, most_probable
 from .lexicon import Lexicon, Mention
+from .numbers import number_in
 from .query import Query
 
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_BESIDE_UNKNOWN = 0.9  # where the question also names something that the atlas lacks
 NAMED_BESIDES = 0.8  # factor of the confidence if a question names networks that what it asks for does not need
 MAX_LETTERS = 2000  # of a question
-DEFAULT_K = 3  # of "the strongest pairs"
 
-_TOO_MANY = "It asks more than two things at once. Ask them one by one."
 _REASONS = {
     "not_in_atlas": "It asks about a region or network that this atlas does not have.",
     "not_in_scan": "That cannot be read from the networks of one resting-state scan.",
@@ -117,7 +114,7 @@ def resolve(
     no_answer = sum(p for name, p in reading.first.items() if name.startswith("unanswerable/"))
     best: tuple[float, tuple[Query, ...]] = (0.0, ())
     if no_answer < MIN_CONFIDENCE:
-        best = max(_candidates(text, reading, names), key=lambda each: each[0], default=best)
+        best = max(_candidates(placeholders(text, mentions), reading, names), key=lambda each: each[0], default=best)
     score, queries = best
     least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence
     if queries and score >= least:
@@ -144,13 +141,13 @@ def decline(
 
 def examples(known: Sequence[str], network_names: Sequence[str]) -> str:
     """Say what can be asked about the networks that a question named, or about any others of the atlas."""
-    first, second = (
-        [*dict.fromkeys([*known, *network_names])][:2] if len(network_names) > 1 else (network_names * 2)[:2]
-    )
-    asked = (
-        f'"How strong is connectivity between {first} and {second}?", "Which network is {first} coupled with most?" '
-        'or "Describe the graph."'
-    )
+    first, *others = dict.fromkeys([*known, *network_names])
+    asked = f'"How strong is connectivity within {first}?" or "Describe the graph."'
+    if others:
+        asked = (
+            f'"How strong is connectivity between {first} and {others[0]}?", "Which network is {first} coupled with '
+            'most?" or "Describe the graph."'
+        )
     return f"You can ask, for example, {asked}"
 
 
@@ -170,10 +167,11 @@ def _about_count(reading: Reading, names: Sequence[str]) -> str | None:
     """Say that the names do not fit what is asked; None if something else is unclear."""
     name, probability = most_probable({name: reading.first[name] for name in CLASSES})
     needed = arity(name)
-    if probability < MIN_CONFIDENCE or min(needed) <= len(names) <= max(needed):
+    found = list(dict.fromkeys(names))
+    if probability < MIN_CONFIDENCE or min(needed) <= len(found) <= max(needed):
         return None
-    found = _listed(names) if names else "none"
-    return f"That question needs {' or '.join(map(str, sorted(needed)))} networks; found: {found}."
+    noun = "network" if needed == (1,) else "networks"
+    return f"That question needs {' or '.join(map(str, needed))} {noun}; found: {_listed(found) or 'none'}."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -200,63 +198,91 @@ def arity(name: str) -> tuple[int, ...]:
 
 
 def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[tuple[float, tuple[Query, ...]]]:
-    """List what a question may mean with the names that it has, each with its probability."""
-    for first, p_first in _likely(reading.first):
-        for query, p_pairing, rest in _queries(first, names, reading.pairings[0], text):
-            for second, p_second in _likely(reading.second):
-                p = p_first * p_second * p_pairing
-                if second == NONE:
-                    if set(rest) <= set(query.networks):
-                        yield p, (query,)
-                    elif not query.networks:  # "my money is on A, but which is the hub?"
-                        yield p * NAMED_BESIDES, (query,)
-                    continue
-                for shared in _names_of_second(second, query, rest):
-                    for other, p_other, left in _queries(second, shared, reading.pairings[1], text, query):
-                        if not left:
-                            yield p * p_other, (query, other)
+    """List what a question, with placeholders, may mean with the names that it has, each with its probability.
+
+    Of equally probable ones the first counts: a name that stands in the second question before one of the first.
+    """
+    order = list(dict.fromkeys(names))
+    for (first, p_first), (second, p_second) in product(_likely(reading.first), _likely(reading.second)):
+        p = p_first * p_second
+        counts = {len(order)} if second == NONE else set(range(len(order) + 1))
+        for query, p_pairing, rest in _queries(first, names, _Names(order, counts, reading.pairings[0]), text):
+            if second != NONE:
+                for other, p_other in _seconds(second, query, rest, order, reading.pairings[1], text):
+                    yield p * p_pairing * p_other, (query, other)
+            elif set(rest) <= set(query.networks):
+                yield p * p_pairing, (query,)
+            elif arity(first) == (0,):  # "my money is on A, but which is the hub?"
+                yield p * p_pairing * NAMED_BESIDES, (query,)
+
+
+def _seconds(
+    name: str, first: Query, rest: Sequence[str], order: Sequence[str], pairings: dict[str, float], text: str
+) -> Iterator[tuple[Query, float]]:
+    """List the second questions that the names left over allow; it may refer to the first's ("and its partner?")."""
+    shared = [[*first.networks[:n], *rest] for n in (0, 1, 2)]
+    fitting = [names for names in shared if len(set(names)) in arity(name)]
+    compared = _Names(order, {len(set(names)) for names in fitting}, pairings)
+    for names in fitting:
+        for query, p, left in _queries(name, names, compared, text, after=first):
+            if set(left) <= set(query.networks):
+                yield query, p
 
 
 def _likely(probabilities: dict[str, float]) -> list[tuple[str, float]]:
     return [(name, p) for name, p in probabilities.items() if p > 0.02 and not name.startswith("unanswerable/")]
 
 
-def _names_of_second(name: str, first: Query, rest: Sequence[str]) -> list[list[str]]:
-    """List the names that a second question may be about; it may refer to the first's ("and its partner?")."""
-    shared = [[*first.networks[:n], *rest] for n in (0, 1, 2)]
-    return [names for names in shared if len(names) in arity(name) or name.startswith("compare")]
+@dataclass(frozen=True)
+class _Names:
+    """What a comparison has to know: the names of the message in order, how many it may have, and the pairings."""
+
+    order: Sequence[str]
+    counts: set[int]
+    pairings: dict[str, float]
 
 
 def _queries(
-    name: str, names: Sequence[str], pairings: dict[str, float], text: str, after: Query | None = None
+    name: str, names: Sequence[str], compared: _Names, text: str, after: Query | None = None
 ) -> Iterator[tuple[Query, float, Sequence[str]]]:
     """Make the queries of a class from the first of the names: query, probability of its pairing, names left over."""
     intent, _, parameter = name.partition("/")
     if intent == "compare":
-        yield from _comparisons(parameter, names, pairings)
+        yield from _comparisons(parameter, names, compared)
         return
     for n in arity(name):
-        used, rest = list(names[:n]), list(names[n:])
-        # a name that is said again is not another network ("the default network, is default strong inside?")
-        while rest and len(set(used)) < n and rest[0] in used:
-            rest = rest[1:]
-        if len(used) == n and len(set(used)) == n and (query := _query(intent, parameter, used, text, after)):
-            yield query, 1.0, rest
+        # a name that is said again is not another network ("The default network: is default strong with visual?")
+        used = list(dict.fromkeys(names))[:n]
+        if len(used) == n:
+            yield _query(intent, parameter, used, text, after), 1.0, _behind(used, names)
+
+
+def _behind(used: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """Return the names that follow after all that are used were named once."""
+    return names[max(map(names.index, used), default=-1) + 1 :]
 
 
 def _comparisons(
-    relation: str, names: Sequence[str], pairings: dict[str, float]
+    relation: str, names: Sequence[str], compared: _Names
 ) -> Iterator[tuple[Query, float, Sequence[str]]]:
-    unique = list(dict.fromkeys(names))
-    possible = {pairing: p for pairing, p in pairings.items() if set(map(int, pairing)) == set(range(len(unique)))}
-    total = sum(possible.values())
-    for pairing, p in possible.items():
-        networks = [unique[int(number)] for number in pairing]
-        yield Query("compare", tuple(networks), {"relation": relation}), p / max(total, 1e-9), []
+    """Make the comparisons of the first names; a name that is said again may belong to it or to the next question."""
+    numbers = {pairing: len(set(pairing)) for pairing in compared.pairings}
+    total = sum(p for pairing, p in compared.pairings.items() if numbers[pairing] in compared.counts)
+    for pairing, p in compared.pairings.items():
+        used = list(dict.fromkeys(names))[: numbers[pairing]]
+        if numbers[pairing] not in compared.counts or len(used) < numbers[pairing]:
+            continue
+        ordered = [name for name in compared.order if name in used]  # the encoder numbers them so
+        query = Query("compare", tuple(ordered[int(number)] for number in pairing), {"relation": relation})
+        rest = _behind(used, names)
+        yield query, p / max(total, 1e-9), rest
+        while rest and rest[0] in used:
+            rest = rest[1:]
+            yield query, p / max(total, 1e-9), rest
 
 
-def _query(intent: str, parameter: str, names: Sequence[str], text: str, after: Query | None) -> Query | None:
-    """Make the query of a class; None if the class does not fit the number of names."""
+def _query(intent: str, parameter: str, names: Sequence[str], text: str, after: Query | None) -> Query:
+    """Make the query of a class with as many names as it needs."""
     networks = tuple(names)
     match intent:
         case "level" | "within":
@@ -268,35 +294,10 @@ def _query(intent: str, parameter: str, names: Sequence[str], text: str, after: 
         case "partner":
             return Query(intent, networks, {"direction": parameter})
         case "rank":
-            return Query(
-                intent,
-                (),
-                {"k": number_in(text, skip=after is not None and after.intent == "rank"), "direction": parameter},
-            )
+            return Query(intent, (), {"k": number_in(text, last=after is not None), "direction": parameter})
         case "describe":
             return Query(intent, networks, {"about": names[0] if names else parameter})
         case "spectral":
             measure, _, direction = parameter.partition("/")
             return Query(intent, networks, {"measure": measure, "direction": direction or None})
     return Query(intent, networks, {"measure": parameter})
-
-
-# ----- numbers -----
-
-
-@cache
-def _number_words() -> dict[str, int]:
-    words = json.loads(files(__package__).joinpath("numbers.json").read_text(encoding="utf-8"))
-    return {word: int(number) for number, forms in words.items() for word in forms}
-
-
-def number_in(text: str, skip: bool = False) -> int:
-    """Return the number in a question (digits or words), the second one with `skip`; `DEFAULT_K` without any."""
-    words = _number_words()
-    spoken = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
-    # words of scripts without spaces (a letter beyond Latin, Greek and Cyrillic) may stand inside a longer run
-    pattern = rf"(?<![\w.%])(\d{{1,2}})(?![\d.]*%|\d)|(?<![^\W\d_])({spoken})(?![a-zA-Z\u00c0-\u024f\u0400-\u04ff])"
-    found = [int(m[1]) if m[1] else words[m[2].lower()] for m in re.finditer(pattern, text, re.IGNORECASE)]
-    found = [number for number in found if number > 0]
-    place = 1 if skip and len(found) > 1 else 0
-    return found[place] if found else DEFAULT_K

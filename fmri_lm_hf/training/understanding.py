@@ -24,7 +24,6 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, Trainer, set_seed
-from transformers.models.bert.modeling_bert import BertModel
 
 from ..bundled.gguf_files import PACKAGED
 from ..files import project_folder, write_json
@@ -130,7 +129,19 @@ def optimizer(model: Any, arguments: UnderstandingArguments) -> torch.optim.Opti
 
 
 def encoder_reader(arguments: UnderstandingArguments, texts: Sequence[str]) -> tuple[QuestionReader, _Encode]:
-    """Make an untrained question encoder, and what turns a text into its token ids."""
+    """Make an untrained question encoder, and what turns a text into its token ids.
+
+    Raises
+    ------
+    ValueError
+        If the pretrained encoder is no BERT.
+    """
+    found = AutoConfig.from_pretrained(arguments.encoder).model_type
+    if found != "bert":
+        raise ValueError(
+            f"The encoder {arguments.encoder} is a model of the type {found!r}, expected 'bert': give a BERT, such as "
+            "sentence-transformers/all-MiniLM-L6-v2."
+        )
     tokenizer, kept = smaller_vocabulary(AutoTokenizer.from_pretrained(arguments.encoder), texts, arguments.vocabulary)
     model = new_encoder(str(arguments.encoder), kept, len(tokenizer))
     return QuestionReader(model, tokenizer), partial(encode, tokenizer)
@@ -268,8 +279,6 @@ def new_encoder(name: str, kept: Sequence[int], size: int) -> QuestionEncoder:
     """Make a question encoder of a pretrained BERT with the kept rows of its embeddings; new rows start at the mean."""
     config = AutoConfig.from_pretrained(name)
     bert = AutoModel.from_pretrained(name, dtype=torch.float32, add_pooling_layer=False)
-    if not isinstance(bert, BertModel):
-        raise ValueError(f"The encoder {name} is a {type(bert).__name__}, expected a BertModel.")
     old = bert.get_input_embeddings().weight.detach()
     new = old.mean(0) + 0.02 * torch.randn(size, old.shape[1])
     known = torch.tensor(kept) >= 0

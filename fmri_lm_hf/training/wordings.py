@@ -18,7 +18,7 @@ from ..questions.understanding import placeholders
 IGNORED = -100
 _PAIRING_MARKS = {"abac": "0102", "aabb": "0011", "aaab": "0001", "abbc": "0112", "abcd": "0123"}
 _JOINTS = (" and ", ", and ", " And ", "? ", "? Also ", " + ", "; ", " / ", ". ", "? And ", " plus ", ", then ", "\n")
-_LETTERS = re.compile(r"[^\W\d_]{5,}")
+_LETTERS = re.compile(r"(?<![\[\w])[^\W\d_]{5,}(?![\]\w])")  # whole words, no placeholders
 
 
 @dataclass(frozen=True)

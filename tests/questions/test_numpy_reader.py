@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast
+from small_encoder import encoder, tokenizer
 
-from fmri_lm_hf.questions.classes import CLASSES, MAX_LENGTH, NONE, PAIRINGS, PLACEHOLDERS
-from fmri_lm_hf.questions.encoder import QuestionEncoder, QuestionReader
+from fmri_lm_hf.questions.classes import CLASSES, MAX_LENGTH, NONE, PAIRINGS
+from fmri_lm_hf.questions.encoder import QuestionReader
 from fmri_lm_hf.questions.numpy_reader import NumpyQuestionReader
 
 TEXTS = ["how strong is [n1] with [n2] ?", "hub", "", "how strong is " * MAX_LENGTH]
@@ -18,24 +16,9 @@ TEXTS = ["how strong is [n1] with [n2] ?", "hub", "", "how strong is " * MAX_LEN
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "how", "strong", "is", "with", "?", "hub", *PLACEHOLDERS]
-    tokenizer = Tokenizer(models.WordPiece({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
-    fast.add_special_tokens({"additional_special_tokens": list(PLACEHOLDERS)})
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(fast),
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        intermediate_size=40,
-        max_position_embeddings=MAX_LENGTH,
-        initializer_range=0.5,
-    )
+    fast = tokenizer()
     path = tmp_path_factory.mktemp("encoder") / "made"
-    QuestionReader(QuestionEncoder(config), fast).save(path)
+    QuestionReader(encoder(len(fast)), fast).save(path)
     return path
 
 
