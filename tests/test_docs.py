@@ -15,7 +15,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "training" / "README.md",
-    ROOT / "fmri_lm_hf" / "bundled" / "weights" / "README.md",
+    *sorted((ROOT / "fmri_lm_hf" / "bundled").glob("*/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SOURCES = ("fmri_lm_hf", "experiments", "benchmarks", "training", "tests", "plugins")

@@ -160,7 +160,8 @@ def test_the_first_minute_of_the_readme(installed):
     done = installed.run("python", "-c", "\n".join([*lines, f"print({last})"]))
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert "connectivity between sensorimotor and default is moderate" in done.stdout
+    assert "between fronto-parietal and sensorimotor" in done.stdout
+    assert "no diagnosis" in done.stdout
 
 
 def test_the_python_interface_gives_a_true_answer(installed):
