@@ -53,7 +53,7 @@ _DIGITS = r"(?:(?<![a-z\u00c0-\u04ff\d])|(?<=\btop)|(?<=\bbest))\d{1,3}(?![a-z\u
 _ORDINALS = {"second": 2, "runner-up": 2, "runner up": 2, "third": 3, "fourth": 4, "fifth": 5, "sixth": 6}
 
 
-def number_in(text: str, last: bool = False) -> int:
+def number_in(text: str, last: bool = False, default: int = DEFAULT_K) -> int:
     """Return the number of pairs that a question wants to be listed, in digits or in words of many languages.
 
     Parameters
@@ -62,11 +62,12 @@ def number_in(text: str, last: bool = False) -> int:
         Names of networks, which may hold numbers, are better replaced by placeholders first.
     last : bool
         Whether to take the last number instead of the first, as for the second question in a message.
+    default : int
+        What to return if the question has no number.
 
     Returns
     -------
     int
-        `DEFAULT_K` if the question has no number.
 
     Examples
     --------
@@ -74,7 +75,7 @@ def number_in(text: str, last: bool = False) -> int:
     (5, 3)
     """
     found = list(_numbers(text)) or _places(text)
-    return found[-1 if last else 0] if found else DEFAULT_K
+    return found[-1 if last else 0] if found else default
 
 
 def _places(text: str) -> list[int]:

@@ -7,14 +7,15 @@ stands in the question, and there are as many as what is asked needs. What does 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from .classes import CLASSES, KINDS, MAX_NAMES, NONE, Reader, Reading, most_probable
 from .lexicon import Lexicon, Mention
 from .numbers import number_in
-from .query import Query
+from .query import ENDS, Query
 
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_BESIDE_UNKNOWN = 0.9  # where the question also names something that the atlas lacks
@@ -112,10 +113,9 @@ def resolve(
     names = [mention.networks[0] for mention in mentions if len(mention.networks) == 1]
     unknown = [mention for mention in mentions if len(mention.networks) != 1]
     no_answer = sum(p for name, p in reading.first.items() if name.startswith("unanswerable/"))
-    best: tuple[float, tuple[Query, ...]] = (0.0, ())
+    score, queries = 0.0, ()
     if no_answer < MIN_CONFIDENCE:
-        best = max(_candidates(placeholders(text, mentions), reading, names), key=lambda each: each[0], default=best)
-    score, queries = best
+        score, queries = _most_probable(_candidates(placeholders(text, mentions), reading, names))
     least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence
     if queries and score >= least:
         return Understanding(queries, score, mentions=mentions)
@@ -197,13 +197,50 @@ def arity(name: str) -> tuple[int, ...]:
     return (0,)
 
 
+def _most_probable(candidates: Iterable[tuple[float, tuple[Query, ...]]]) -> tuple[float, tuple[Query, ...]]:
+    """Return what a question most probably means; probabilities of what means the same add up.
+
+    Two times the same is one question ("its value, and what that means").
+    """
+    total: dict[Any, float] = {}
+    best: dict[Any, tuple[float, tuple[Query, ...]]] = {}
+    for p, queries in candidates:
+        keys = tuple(dict.fromkeys(query.key for query in queries))
+        total[keys] = total.get(keys, 0.0) + p
+        if p > best.get(keys, (0.0, ()))[0]:
+            best[keys] = p, queries[: len(keys)]
+    if not total:
+        return 0.0, ()
+    meant = max(total, key=total.__getitem__)
+    return min(total[meant], 1.0), best[meant][1]
+
+
+def _with_number(probabilities: dict[str, float], number: int) -> dict[str, float]:
+    """Let a number decide between the strongest pair and the k strongest, where the encoder finds both possible.
+
+    "Two" stays open: it may count the networks of one pair.
+    """
+    decided = dict(probabilities)
+    for end in ENDS:
+        one, several = f"{end}/between", f"rank/{end}"
+        if number >= 3 and decided[several] >= 0.02:
+            decided[several] += decided[one]
+            decided[one] = 0.0
+        elif not number:
+            decided[one] += decided[several]
+            decided[several] = 0.0
+    return decided
+
+
 def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[tuple[float, tuple[Query, ...]]]:
     """List what a question, with placeholders, may mean with the names that it has, each with its probability.
 
     Of equally probable ones the first counts: a name that stands in the second question before one of the first.
     """
     order = list(dict.fromkeys(names))
-    for (first, p_first), (second, p_second) in product(_likely(reading.first), _likely(reading.second)):
+    firsts = _with_number(reading.first, number_in(text, default=0))
+    seconds = _with_number(reading.second, number_in(text, last=True, default=0))
+    for (first, p_first), (second, p_second) in product(_likely(firsts), _likely(seconds)):
         p = p_first * p_second
         counts = {len(order)} if second == NONE else set(range(len(order) + 1))
         for query, p_pairing, rest in _queries(first, names, _Names(order, counts, reading.pairings[0]), text):
