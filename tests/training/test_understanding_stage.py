@@ -154,6 +154,14 @@ def test_a_voice_that_is_held_out_is_never_drawn(inputs, drawn, tmp_path):
     assert sum("zz" in text for text in texts) > 100
 
 
+def test_examples_have_slips_of_the_pen(inputs, drawn, tmp_path):
+    alone = ("--num_train_epochs", "40", "--share_grammar", "0", "--share_joined", "0")
+    texts, _ = drawn(*words(inputs, tmp_path, *alone))
+    n_questions = sum(map(len, VOICES.values()))
+    assert len(texts) == 40 * n_questions
+    assert len(set(texts)) > 2 * n_questions
+
+
 def test_a_voice_that_is_held_out_gives_no_subwords(held_out):
     known = QuestionReader.load(held_out).tokenizer.get_vocab()
     assert "ñ" not in known
