@@ -203,6 +203,14 @@ def test_two_questions_have_the_labels_of_both():
     assert labels == (WITHIN, CLASSES.index("compare/weaker"), IGNORED, PAIRINGS.index("1201"))
 
 
+def test_a_second_comparison_numbers_its_own_names():
+    compared = part("compare", ("default", "visual", "default", "limbic"), relation="weaker")
+    parts = [part("within", ("control",)), compared]
+    text, labels = labels_of("control inside? default closer to visual or limbic?", "two_in_one", parts=parts)
+    assert text == "[n1] inside? [n2] closer to [n3] or [n4] ?"
+    assert labels[3] == PAIRINGS.index("0102")
+
+
 @pytest.mark.parametrize(
     "networks, pairing",
     [
