@@ -45,6 +45,7 @@ from fmri_lm_hf.questions.numbers import DEFAULT_K, number_in
         ("가장 강한 네트워크 쌍 다섯 개", 5),
         ("상위 세 쌍", 3),
         ("상위8개", 8),
+        ("상위다섯 쌍", 5),
     ],
 )
 def test_a_number_is_read(text, number):
@@ -64,6 +65,7 @@ def test_a_number_is_read(text, number):
         "those above 0.5",
         "those above 2.5",
         "über 0,5",
+        "über 2,5",
         "0 of them",
         # numbers of something else
         "strongest pairs of the 17-network atlas",
@@ -86,6 +88,7 @@ def test_a_number_is_read(text, number):
         "ten skan: najsilniejsze pary",
         "co to za pary",
         "इन दोनों में सबसे मज़बूत",
+        "सातों में सबसे मज़बूत",
         "가장 강한 네트워크 쌍",
         "十分に強いペア",
         "someone, often: strongest pairs",

@@ -211,6 +211,11 @@ def test_what_is_likely_unanswerable_is_declined_though_one_class_is_likelier():
     assert found.score == pytest.approx(0.55)
 
 
+def test_what_is_likely_unanswerable_stays_so_however_little_certainty_is_asked_for():
+    reading = {"within": 0.4, "unanswerable/personal": 0.6}
+    assert declined("default", reading, min_confidence=0.1).kind == "personal"
+
+
 # ----- reasons -----
 
 
@@ -342,6 +347,12 @@ def test_a_comparison_leaves_the_next_question_its_name(name):
     text = f"Is default closer to visual than default to limbic? And inside {name}?"
     compared = Query("compare", ("default", "visual", "default", "limbic"), STRONGER)
     assert queries(text, "compare/stronger", "within", pairing="0102") == (compared, WITHIN[name])
+
+
+def test_names_that_a_comparison_repeats_are_not_those_of_the_next_question():
+    text = "Is default with visual above default inside default? And inside limbic?"
+    compared = Query("compare", ("default", "visual", "default", "default"), STRONGER)
+    assert queries(text, "compare/stronger", "within", pairing="0100") == (compared, WITHIN["limbic"])
 
 
 @pytest.mark.parametrize(
