@@ -98,6 +98,16 @@ def readings(probabilities: Sequence[np.ndarray]) -> list[Reading]:
     ]
 
 
+def mixed(first: Reading, second: Reading, weight: float) -> Reading:
+    """Mix two readings of a question: the probabilities of the first count with a weight, 0 to 1."""
+
+    def mix(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
+        return {name: weight * ours[name] + (1 - weight) * theirs[name] for name in ours}
+
+    pairings = [mix(ours, theirs) for ours, theirs in zip(first.pairings, second.pairings, strict=True)]
+    return Reading(mix(first.first, second.first), mix(first.second, second.second), (pairings[0], pairings[1]))
+
+
 def shortened(ids: list[int]) -> list[int]:
     """Cut the token ids of a question in the middle if there are more than `MAX_LENGTH`."""
     half = MAX_LENGTH // 2

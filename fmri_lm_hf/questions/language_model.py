@@ -21,8 +21,9 @@ from transformers.utils import ModelOutput
 from ..bundled import QUESTION_ADAPTERS
 from ..bundled.gguf_files import PACKAGED, find_gguf, load_gguf
 from ..files import write_json
-from .classes import CLASSES, Reading, check_classes, shortened
+from .classes import CLASSES, Reader, Reading, check_classes, mixed, shortened
 from .encoder import QuestionHeads, padded, to_readings
+from .numpy_reader import load_question_reader
 
 # What the model reads before and after a question; its attention is causal, so the end has seen all of it.
 BEFORE, AFTER = "A question about a brain scan: ", "\nWhat is asked for:"
@@ -115,10 +116,34 @@ def prompt(tokenizer: Any, text: str) -> list[int]:
     return [*before, *shortened(question), *after]
 
 
+class JointReader:
+    """A language model and the question encoder, which read each question together.
+
+    They err on different questions, so that fewer are understood wrongly than by either; what they disagree on is
+    declined.
+
+    Parameters
+    ----------
+    language_model : LanguageModelReader
+    encoder : Reader
+    weight : float
+        Of the language model's probabilities.
+    """
+
+    def __init__(self, language_model: LanguageModelReader, encoder: Reader, weight: float = 0.3):
+        self.language_model, self.encoder, self.weight = language_model, encoder, weight
+
+    def read(self, texts: Sequence[str]) -> list[Reading]:
+        """Classify questions in which names are replaced by placeholders."""
+        both = zip(self.language_model.read(texts), self.encoder.read(texts), strict=True)
+        return [mixed(ours, theirs, self.weight) for ours, theirs in both]
+
+
 @cache
-def load_language_model_reader() -> LanguageModelReader:
-    """Load SmolLM2, and the adapters of this package that let it understand questions, once."""
-    return LanguageModelReader.load(QUESTION_ADAPTERS, *load_packaged("smollm2"))
+def load_language_model_reader() -> JointReader:
+    """Load SmolLM2 with the adapters of this package, and the question encoder, once."""
+    language_model = LanguageModelReader.load(QUESTION_ADAPTERS, *load_packaged("smollm2"))
+    return JointReader(language_model, load_question_reader())
 
 
 def load_packaged(name: str = "smollm2") -> tuple[PreTrainedModel, Any]:

@@ -197,22 +197,27 @@ def arity(name: str) -> tuple[int, ...]:
     return (0,)
 
 
-def _most_probable(candidates: Iterable[tuple[float, tuple[Query, ...]]]) -> tuple[float, tuple[Query, ...]]:
-    """Return what a question most probably means; probabilities of what means the same add up.
+_Classes = tuple[str, str]
+_Candidate = tuple[_Classes, float, tuple[Query, ...]]
+
+
+def _most_probable(candidates: Iterable[_Candidate]) -> tuple[float, tuple[Query, ...]]:
+    """Return what a question most probably means; probabilities of classes that mean the same add up.
 
     Two times the same is one question ("its value, and what that means").
     """
-    total: dict[Any, float] = {}
+    by_meaning: dict[Any, dict[_Classes, float]] = {}
     best: dict[Any, tuple[float, tuple[Query, ...]]] = {}
-    for p, queries in candidates:
+    for classes, p, queries in candidates:
         keys = tuple(dict.fromkeys(query.key for query in queries))
-        total[keys] = total.get(keys, 0.0) + p
+        of_classes = by_meaning.setdefault(keys, {})
+        of_classes[classes] = max(p, of_classes.get(classes, 0.0))
         if p > best.get(keys, (0.0, ()))[0]:
             best[keys] = p, queries[: len(keys)]
-    if not total:
+    if not best:
         return 0.0, ()
-    meant = max(total, key=total.__getitem__)
-    return min(total[meant], 1.0), best[meant][1]
+    meant = max(best, key=lambda keys: sum(by_meaning[keys].values()))
+    return min(sum(by_meaning[meant].values()), 1.0), best[meant][1]
 
 
 def _with_number(probabilities: dict[str, float], number: int) -> dict[str, float]:
@@ -232,8 +237,8 @@ def _with_number(probabilities: dict[str, float], number: int) -> dict[str, floa
     return decided
 
 
-def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[tuple[float, tuple[Query, ...]]]:
-    """List what a question, with placeholders, may mean with the names that it has, each with its probability.
+def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[_Candidate]:
+    """List what a question, with placeholders, may mean with the names that it has: classes, probability, queries.
 
     Of equally probable ones the first counts: a name that stands in the second question before one of the first.
     """
@@ -246,11 +251,11 @@ def _candidates(text: str, reading: Reading, names: Sequence[str]) -> Iterator[t
         for query, p_pairing, rest in _queries(first, names, _Names(order, counts, reading.pairings[0]), text):
             if second != NONE:
                 for other, p_other in _seconds(second, query, rest, order, reading.pairings[1], text):
-                    yield p * p_pairing * p_other, (query, other)
+                    yield (first, second), p * p_pairing * p_other, (query, other)
             elif set(rest) <= set(query.networks):
-                yield p * p_pairing, (query,)
+                yield (first, second), p * p_pairing, (query,)
             elif arity(first) == (0,):  # "my money is on A, but which is the hub?"
-                yield p * p_pairing * NAMED_BESIDES, (query,)
+                yield (first, second), p * p_pairing * NAMED_BESIDES, (query,)
 
 
 def _seconds(

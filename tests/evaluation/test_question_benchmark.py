@@ -526,14 +526,14 @@ def test_the_questions_are_those_of_the_card_and_of_eval_yaml():
     (config,) = front["configs"]
     (split,) = config["data_files"]
     files = sorted(FOLDER.glob(split["path"]))
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) == len(questions) == 600
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) == len(questions) == 296
     for task in yaml.safe_load((FOLDER / "eval.yaml").read_text(encoding="utf-8"))["tasks"]:
         assert task["id"] in SCORES
         assert (task["config"], task["split"]) == (config["config_name"], split["split"])
 
 
 def test_compositions_are_listed_and_can_be_made():
-    questions = load_questions(FOLDER / "crowd.jsonl")
+    questions = load_questions(FOLDER / "street.jsonl")
     pairs = json.loads((FOLDER / "compositions.json").read_text(encoding="utf-8"))
     composed = compose(questions, pairs)
     found = {tuple(query.intent for query in each.queries) for each in composed}

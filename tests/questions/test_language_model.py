@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from small_encoder import tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fmri_lm_hf.questions.classes import CLASSES, MAX_LENGTH, NONE
+from fmri_lm_hf.questions.classes import CLASSES, MAX_LENGTH, NONE, PAIRINGS, Reading
 from fmri_lm_hf.questions.encoder import padded
 from fmri_lm_hf.questions.language_model import (
     AFTER,
     BEFORE,
+    JointReader,
     LanguageModelReader,
     QuestionLanguageModel,
     load_packaged,
@@ -179,3 +180,19 @@ def test_a_name_that_no_package_has_is_refused():
         load_packaged("tiny")
     with pytest.raises(ValueError, match="What understands questions is 'bundled' or 'smollm2', found 'tiny'"):
         question_reader("tiny")
+
+
+def test_two_readers_are_mixed_by_weight():
+    class Certain:
+        def __init__(self, name):
+            self.name = name
+
+        def read(self, texts):
+            pairings = dict.fromkeys(PAIRINGS, 0.0) | {"0123": 1.0}
+            first = dict.fromkeys(CLASSES, 0.0) | {self.name: 1.0}
+            second = dict.fromkeys((*CLASSES, NONE), 0.0) | {NONE: 1.0}
+            return [Reading(first, second, (pairings, pairings)) for _ in texts]
+
+    (found,) = JointReader(Certain("level"), Certain("within"), 0.25).read(["a question"])
+    assert (found.first["level"], found.first["within"], found.second[NONE]) == (0.25, 0.75, 1.0)
+    assert found.pairings[0]["0123"] == 1.0

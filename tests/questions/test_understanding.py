@@ -99,7 +99,7 @@ def test_without_a_word_nothing_is_read(text):
 @pytest.mark.parametrize("name", [name for name in ANSWERABLE if not name.startswith("compare/")])
 def test_a_class_gives_a_query_of_that_class_with_every_name(name):
     for n in arity(name):
-        text = f"Something about {' and '.join(NAMES[:n])}?"
+        text = f"Something about {' and '.join(NAMES[:n])}{'the first four' if name.startswith('rank') else ''}?"
         (query,) = queries(text, name)
         assert class_of(query) == name
         assert query.networks == NAMES[:n]
@@ -389,12 +389,28 @@ def test_the_number_of_pairs_is_that_of_the_question_and_not_of_a_name():
     ranked = [
         queries(text, first, second)
         for text, first, second in (
-            ("net 7 with visual, and the strongest pairs?", "level", "rank/strongest"),
+            ("net 7 with visual, and the 4 strongest pairs?", "level", "rank/strongest"),
             ("the 4 strongest and the five weakest", "rank/strongest", "rank/weakest"),
         )
     ]
-    assert ranked[0][1].extra == {"k": 3, "direction": "strongest"}
+    assert ranked[0][1].extra == {"k": 4, "direction": "strongest"}
     assert [query.extra["k"] for query in ranked[1]] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the four strongest", Query("rank", (), {"k": 4, "direction": "strongest"})),
+        ("the strongest", Query("strongest", (), {"scope": "between"})),
+        ("the strongest two", Query("strongest", (), {"scope": "between"})),
+    ],
+)
+def test_a_number_decides_between_one_pair_and_several(text, expected):
+    assert queries(text, {"strongest/between": 0.6, "rank/strongest": 0.3}) == (expected,)
+
+
+def test_the_same_asked_twice_is_one_question():
+    assert len(queries("the hub, I mean the hub", "graph/hub", "graph/hub")) == 1
 
 
 def test_what_was_understood_is_said_in_words():
