@@ -324,6 +324,7 @@ class EncodedScans:
         extracted, usable, failures, unreadable = [], [], {}, {}
         for row in tqdm(rows, desc="Reading scans", unit="scan"):
             scan = scans[row]
+            shown: Mapping[str, Any]
             try:
                 if change is None:
                     shown, reason = read_or_decline(extractor, scan)

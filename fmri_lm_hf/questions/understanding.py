@@ -113,7 +113,8 @@ def resolve(
     names = [mention.networks[0] for mention in mentions if len(mention.networks) == 1]
     unknown = [mention for mention in mentions if len(mention.networks) != 1]
     no_answer = sum(p for name, p in reading.first.items() if name.startswith("unanswerable/"))
-    score, queries = 0.0, ()
+    score: float = 0.0
+    queries: tuple[Query, ...] = ()
     if no_answer < MIN_CONFIDENCE:
         score, queries = _most_probable(_candidates(placeholders(text, mentions), reading, names))
     least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence

@@ -96,7 +96,8 @@ def train(arguments: InstructionArguments) -> FmriLMTrainer:
         torch.manual_seed(arguments.seed)
         model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     # Pipelines decline labels that are not recorded here. An adapter is saved without the configuration of its model.
-    answers = {**(recorded_answers(model, processor) or {}), **answers}
+    recorded = recorded_answers(model, processor) or {}
+    answers = {question: list(those) for question, those in (*recorded.items(), *answers.items())}
     model.config.answers = answers
     processor.answers = answers if arguments.lora_rank else None
     model.freeze_fmri_tokenizer()
