@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .bins import BINS, BOUNDS_BETWEEN, UNITS
 from .measures import ScanMeasures
@@ -26,6 +27,7 @@ from .statements import (
     sentence,
 )
 
+MOST_NAMED = 6  # pairs that the evidence of a count names
 CLOSE = 0.05  # couplings that differ by less, in units of the scan's RMS correlation, are called close
 # A negative coupling of this size is as strong as those that are called strong.
 STRONG_NEGATIVE = -BOUNDS_BETWEEN[2]
@@ -206,18 +208,28 @@ def answer_rank(query: Query, measures: ScanMeasures) -> Answer:
 
 
 def answer_count(query: Query, measures: ScanMeasures) -> Answer:
-    """Answer how many pairs have a level."""
+    """Answer how many pairs have a level; the evidence names them if they are few."""
     claim = query.extra["claim"]
     pairs = require_between(measures)
     n = len(pairs)
     found = [_counted(measures, pairs, claim, f" of {kind_words(False, n)}")]
     if claim in _BEYOND:
         found.append(_counted(measures, pairs, _BEYOND[claim], " more"))
-    return Answer.of(*found, *left_out(measures))
+    missing = left_out(measures)
+    answer = Answer.of(*found, *missing)
+    named = _with_level(measures, pairs, claim)
+    shown = [pair_statement(measures, *pair) for pair in named] if len(named) <= MOST_NAMED else []
+    return replace(answer, evidence=(*found, *shown, *missing))
+
+
+def _with_level(measures: ScanMeasures, pairs: Pairs, claim: str) -> list[tuple[str, str]]:
+    return [
+        pair for pair, value in pairs.items() if (value < 0 if claim == "negative" else measures.level(*pair) == claim)
+    ]
 
 
 def _counted(measures: ScanMeasures, pairs: Pairs, claim: str, of: str) -> Statement:
-    n = sum(value < 0 if claim == "negative" else measures.level(*pair) == claim for pair, value in pairs.items())
+    n = len(_with_level(measures, pairs, claim))
     word = claim if WORDS[claim] == claim else f"{claim} ({WORDS[claim]})"
     return Statement(
         statement=f"{n}{of} {'is' if n == 1 else 'are'} {word}.",

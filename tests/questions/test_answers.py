@@ -12,6 +12,7 @@ from fmri_lm_hf.questions import nulls
 from fmri_lm_hf.questions.answers import Answer, Unanswerable, answer
 from fmri_lm_hf.questions.bins import BINS, UNITS, bin_of
 from fmri_lm_hf.questions.measures import ScanMeasures
+from fmri_lm_hf.questions.pair_answers import MOST_NAMED
 from fmri_lm_hf.questions.query import CLAIMS, DIRECTIONS, ENDS, GRAPH, RELATIONS, SCOPES, SPECTRAL, TOPICS, Query
 from fmri_lm_hf.questions.statements import WORDS, number, ordinal
 from fmri_lm_hf.simulation.stream import RandomScans
@@ -266,7 +267,11 @@ def test_counts_are_of_the_literal_level_and_say_how_many_lie_beyond(index):
             assert f" {more} more {'is' if more == 1 else 'are'} {beyond} ({WORDS[beyond]})." in found.text
         else:
             assert "more" not in found.text
-    assert ask(measures, "count", claim="negative").value == sum(v < 0 for v in measures.between.values())
+    negative = ask(measures, "count", claim="negative")
+    assert negative.value == sum(v < 0 for v in measures.between.values())
+    if negative.value <= MOST_NAMED:
+        named = {one.networks for one in negative.evidence if len(one.networks) == 2}
+        assert named == {pair for pair, value in measures.between.items() if value < 0}
 
 
 # ----- graph, gradient, signals -----
