@@ -97,7 +97,8 @@ class FmriQuestionAnsweringPipeline(ScanPipeline):
 
     def preprocess(self, request, t_r=None):
         # nested, for the reason that `ScanPipeline.preprocess` has
-        row, reason = read_or_decline(self.processor.feature_extractor, request["scan"], t_r)
+        scan = request["scan"]  # None asks without a scan, which is declined
+        row, reason = (None, None) if scan is None else read_or_decline(self.processor.feature_extractor, scan, t_r)
         return {"requests": {"question": request["question"], "scan": row, "reason": reason}}
 
     def _forward(self, model_inputs, **options):
@@ -153,7 +154,8 @@ def label_scores(
 
 def _answers(answerer: QuestionAnswerer, request: Mapping[str, Any]) -> QuestionAnswer | list[QuestionAnswer]:
     """Answer the question of a request, or its questions in a list."""
-    opened = answerer.opened(request["scan"], request["reason"])
+    scan, reason = request["scan"], request["reason"]
+    opened = answerer.open(None) if scan is None else answerer.opened(scan, reason)
     if isinstance(request["question"], list):
         return [answerer.answer(question, opened) for question in request["question"]]
     return answerer.answer(request["question"], opened)

@@ -149,3 +149,10 @@ def test_calls_that_make_no_sense_are_refused(ask, scans, call, message):
     n_scans = call.pop("scans", None)
     with pytest.raises(ValueError, match=message):
         ask(scans[0] if n_scans is None else scans[:n_scans], **call)
+
+
+def test_without_a_scan_a_question_is_declined(ask, scans):
+    found = ask(None, question=HUB)
+    assert (found["declined"], found["evidence"]) == (True, [])
+    assert "There is no scan" in found["reason"]
+    assert [each["declined"] for each in ask([scans[0], None], question=HUB, batch_size=2)] == [False, True]

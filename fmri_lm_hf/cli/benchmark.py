@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run `fmri-lm benchmark`."""
+    from ..registration import register
+
+    register()  # pipelines, too, which entrants may be
     from ..evaluation.question_benchmark import compose, load_atlases, load_questions, run_entrant
     from ..evaluation.question_scores import markdown_table, provenance, save_results, score_cases
     from ..files import project_folder

@@ -20,16 +20,26 @@ from fmri_lm_hf.training.instruction import InstructionArguments
 from fmri_lm_hf.training.random_questions import ReadingRecipe
 from fmri_lm_hf.training.reading import ReadingArguments
 from fmri_lm_hf.training.tokenizer import TokenizerArguments
+from fmri_lm_hf.training.understanding import UnderstandingArguments
 
 STAGES = {
-    kind.stage: kind for kind in (TokenizerArguments, AlignmentArguments, InstructionArguments, ReadingArguments)
+    kind.stage: kind
+    for kind in (
+        TokenizerArguments,
+        AlignmentArguments,
+        InstructionArguments,
+        ReadingArguments,
+        UnderstandingArguments,
+    )
 }
+OF_OPTION = {"tokenizer": "tokenizer", "encoder": "understanding"}  # options that tell the stage of a recipe
 # what `fmri-lm demo` adds to its recipes, beside what every recipe of the stage needs
 BY_DEMO = {
     "tokenizer": {"corpus"},
     "alignment": {"plain_text"},
     "instruction": {"questions"},
     "reading": set(),
+    "understanding": set(),
 }
 FOLDER = TRAINING / "recipes"
 RECIPES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
@@ -47,7 +57,7 @@ def test_help_shows_the_options_of_this_package(stage, capsys):
     text = help_of(stage, "--help", capsys)
     assert len(text.splitlines()) <= 80
     assert f"fmri-lm train {stage} " in text
-    assert ("scan dataset: a folder of `fmri-lm scans`" in text) == (stage != "reading")
+    assert ("scan dataset: a folder of `fmri-lm scans`" in text) == (stage not in ("reading", "understanding"))
     shown = re.findall(r"^  --(\w+)", text, re.MULTILINE)
     of_trainer = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {field.name for field in dataclasses.fields(STAGES[stage])} - of_trainer
@@ -78,7 +88,7 @@ def test_without_a_stage_the_stages_are_named(capsys):
 def arguments_of(name: str) -> tuple[type, dict]:
     """The stage of a recipe, and its content."""
     recipe = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    stage = "tokenizer" if "tokenizer" in recipe else name.split("/")[-1]
+    stage = next((key for option, key in OF_OPTION.items() if option in recipe), name.split("/")[-1])
     return STAGES.get(stage, ReadingArguments), recipe
 
 
