@@ -23,7 +23,7 @@ STAGES = {
     "alignment": "stage 2: describe scans; needs scans, a corpus, a tokenizer and a language model",
     "instruction": "stage 3: answer questions about scans; needs scans with labels and the model of stage 2",
     "reading": "read network pairs; needs no data, since scans are drawn at random",
-    "understanding": "understand questions; needs no scans, but questions that people wrote",
+    "understanding": "understand questions; needs no scans, but questions and what they mean",
 }
 RENAMED = {"reader": "reading"}  # old names of stages -> new names
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stage is None:
         print("Give a stage: fmri-lm train STAGE [RECIPE] [--option value ...]\n")
         for stage, summary in STAGES.items():
-            print(f"  {stage:12} {summary}")
+            print(f"  {stage:13} {summary}")
         print("\n`fmri-lm train STAGE --help` shows the options of a stage.")
         return 2
     stage = RENAMED.get(args.stage, args.stage)

@@ -1,4 +1,4 @@
-"""The stage `understanding`: train the question encoder on questions that people wrote, and on a grammar of wordings.
+"""The stage `understanding`: train the question encoder on questions and what they mean, and on a grammar of wordings.
 
     fmri-lm train understanding understanding --output_dir my_encoder
     python training/train_understanding.py training/recipes/understanding.yaml --output_dir my_encoder

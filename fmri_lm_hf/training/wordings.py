@@ -1,4 +1,4 @@
-"""Examples for the question encoder: questions that people wrote, a grammar of wordings, and slips of the pen."""
+"""Examples for the question encoder: questions and what they mean, a grammar of wordings, and slips of the pen."""
 
 from __future__ import annotations
 
