@@ -85,8 +85,9 @@ def understand(text: str, lexicon: Lexicon, reader: Reader, min_confidence: floa
     if not re.search(r"\w", text):
         return decline("unclear", 1.0, (), lexicon, "The question is empty.")
     mentions = tuple(lexicon.find(text))
-    (reading,) = reader.read([placeholders(text, mentions)])
-    return resolve(text, reading, mentions, lexicon, min_confidence)
+    shown = placeholders(text, mentions)
+    (reading,) = reader.read([shown])
+    return _resolve(text, shown, reading, mentions, lexicon, min_confidence)
 
 
 def placeholders(text: str, mentions: Sequence[Mention]) -> str:
@@ -102,21 +103,22 @@ def placeholders(text: str, mentions: Sequence[Mention]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def resolve(
+def _resolve(
     text: str,
+    shown: str,
     reading: Reading,
     mentions: tuple[Mention, ...],
     lexicon: Lexicon,
-    min_confidence: float = MIN_CONFIDENCE,
+    min_confidence: float,
 ) -> Understanding:
-    """Join what the encoder read with the names that were found; see `understand`."""
+    """Join what the encoder read, shown the text with placeholders, with the names that were found."""
     names = [mention.networks[0] for mention in mentions if len(mention.networks) == 1]
     unknown = [mention for mention in mentions if len(mention.networks) != 1]
     no_answer = sum(p for name, p in reading.first.items() if name.startswith("unanswerable/"))
     score: float = 0.0
     queries: tuple[Query, ...] = ()
     if no_answer < MIN_CONFIDENCE:
-        score, queries = _most_probable(_candidates(placeholders(text, mentions), reading, names))
+        score, queries = _most_probable(_candidates(shown, reading, names))
     least = max(min_confidence, MIN_CONFIDENCE_BESIDE_UNKNOWN) if unknown else min_confidence
     if queries and score >= least:
         return Understanding(queries, score, mentions=mentions)
