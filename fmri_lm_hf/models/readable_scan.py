@@ -95,16 +95,6 @@ def unreadable_reason(
     return None
 
 
-def unreadable_input(
-    input_values: Any, t_r: float | None = None, roi_mask: Any = None, padding_mask: Any = None, networks: Any = None
-) -> str | None:
-    """Say the same of one row of model inputs: `input_values` (n_rois, n_timepoints) and its masks."""
-    values = np.asarray(input_values)
-    if values.ndim != 2:
-        raise ValueError(f"`input_values` of shape {values.shape} found, expected one scan (n_rois, n_timepoints).")
-    return unreadable_reason(values.T, t_r, roi_mask, padding_mask, networks)
-
-
 Check = Callable[[ScanTable], str | None]
 
 

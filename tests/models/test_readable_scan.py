@@ -10,7 +10,7 @@ from scipy import signal
 
 from fmri_lm_hf.bundled import example_scan
 from fmri_lm_hf.models import readable_scan as module
-from fmri_lm_hf.models.readable_scan import unreadable_input, unreadable_reason
+from fmri_lm_hf.models.readable_scan import unreadable_reason
 from fmri_lm_hf.models.scan_errors import ScanError
 from fmri_lm_hf.models.scan_files import read_scan
 from fmri_lm_hf.simulation.no_scans import NO_SCANS
@@ -42,7 +42,6 @@ def refusal(table: np.ndarray, networks) -> str | None:
 def test_a_scan_is_readable(scan):
     assert unreadable_reason(scan.bold, T_R, networks=scan.networks) is None
     assert unreadable_reason(scan.bold) is None
-    assert unreadable_input(scan.bold.T, T_R, networks=scan.networks) is None
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -201,6 +200,7 @@ def test_equal_tables_have_equal_reasons(scan):
     ("arguments", "message"),
     [
         ({"bold": np.zeros(5)}, r"A table of shape \(5,\) found, expected \(n_timepoints, n_rois\)"),
+        ({"bold": np.zeros((1, 4, 9))}, r"A table of shape \(1, 4, 9\) found, expected \(n_timepoints, n_rois\)"),
         ({"bold": np.zeros((9, 4)), "roi_mask": [True]}, r"`roi_mask` has length 1, expected 4"),
         ({"bold": np.zeros((9, 4)), "sample_mask": [True]}, r"`sample_mask` has length 1, expected 9"),
         ({"bold": np.zeros((9, 4)), "networks": ["a"]}, r"`networks` has length 1, expected 4"),
@@ -209,5 +209,3 @@ def test_equal_tables_have_equal_reasons(scan):
 def test_arguments_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         unreadable_reason(**arguments)
-    with pytest.raises(ValueError, match="expected one scan"):
-        unreadable_input(np.zeros((1, 4, 9)))
